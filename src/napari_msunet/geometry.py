@@ -1,0 +1,290 @@
+"""Regions, grids and scales: all the arithmetic between level-0 pixels, µm and the pixels of a grid.
+
+Everything is in ``y, x`` order. Level-0 pixels of the slide are the only shared coordinates (floats); a `Grid` lays
+pixels of one size over the slide from its corner, and a `Window` names pixels of a grid by integers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, floor, gcd, isfinite, lcm
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_msunet.errors import MsunetError
+
+SNAP = 1e-3
+"""A coordinate this close to a grid line (in grid pixels) is on it."""
+
+MAX_SCALE_TERM = 8
+"""Largest numerator and denominator of a scale."""
+
+
+def snapped(value: float) -> float:
+    """The nearest integer when `value` is within `SNAP` of it, else `value`."""
+    nearest = round(value)
+    return float(nearest) if abs(value - nearest) <= SNAP else value
+
+
+def snap_floor(value: float) -> int:
+    """Largest grid line at or before `value`, with the project's tolerance."""
+    return floor(snapped(value))
+
+
+def snap_ceil(value: float) -> int:
+    """Smallest grid line at or after `value`, with the project's tolerance."""
+    return ceil(snapped(value))
+
+
+@dataclass(frozen=True)
+class Region:
+    """A rectangle on a slide.
+
+    Parameters
+    ----------
+    y, x : float
+        Top left corner in level-0 pixels; may be negative (outside the slide there is background).
+    height, width : float
+        Size in level-0 pixels, above zero.
+    """
+
+    y: float
+    x: float
+    height: float
+    width: float
+
+    def __post_init__(self) -> None:
+        if not all(isfinite(v) for v in (self.y, self.x, self.height, self.width)):
+            raise MsunetError(f"{self} has a coordinate that is no number; give finite level-0 pixels.")
+        if self.height <= 0 or self.width <= 0:
+            raise MsunetError(f"{self} is empty; give a height and a width above zero, in level-0 pixels.")
+
+    @property
+    def stop(self) -> tuple[float, float]:
+        """Bottom right corner, `(y, x)` in level-0 pixels."""
+        return self.y + self.height, self.x + self.width
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of whole pixels of a grid: corner `y, x`, size `height, width`, all integers in grid pixels."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+
+    @property
+    def stop(self) -> tuple[int, int]:
+        """First row and column after the window."""
+        return self.y + self.height, self.x + self.width
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(height, width)`."""
+        return self.height, self.width
+
+    @property
+    def empty(self) -> bool:
+        """Whether no pixel is in it."""
+        return self.height <= 0 or self.width <= 0
+
+    @classmethod
+    def between(cls, start: tuple[int, int], stop: tuple[int, int]) -> Window:
+        """The window from `start` up to, not with, `stop` (both `(y, x)`); of size zero where they cross."""
+        return cls(start[0], start[1], max(0, stop[0] - start[0]), max(0, stop[1] - start[1]))
+
+    def intersection(self, other: Window) -> Window:
+        """The pixels in both, perhaps none."""
+        return Window.between(
+            (max(self.y, other.y), max(self.x, other.x)),
+            (min(self.stop[0], other.stop[0]), min(self.stop[1], other.stop[1])),
+        )
+
+    def padded(self, margin: int) -> Window:
+        """The window with `margin` more pixels on each side."""
+        return Window(self.y - margin, self.x - margin, self.height + 2 * margin, self.width + 2 * margin)
+
+    def aligned(self, multiple: int) -> Window:
+        """The smallest window around this one whose sides lie on multiples of `multiple`."""
+        start = (self.y // multiple * multiple, self.x // multiple * multiple)
+        stop = (-(-self.stop[0] // multiple) * multiple, -(-self.stop[1] // multiple) * multiple)
+        return Window.between(start, stop)
+
+    def slices(self, origin: tuple[int, int] = (0, 0)) -> tuple[slice, slice]:
+        """Slices of this window in an array whose first element is the grid pixel `origin`."""
+        y, x = self.y - origin[0], self.x - origin[1]
+        return slice(y, y + self.height), slice(x, x + self.width)
+
+    def halved(self) -> Window:
+        """The pixels of the next coarser level (2 x 2 to one) that this window touches."""
+        return Window.between((self.y // 2, self.x // 2), (-(-self.stop[0] // 2), -(-self.stop[1] // 2)))
+
+    def times(self, scale: Fraction) -> Window:
+        """This window on a grid with `scale` times as many pixels a side.
+
+        Raises
+        ------
+        ValueError
+            If an edge would not fall on a line of that grid.
+        """
+        values = [Fraction(v) * scale for v in (self.y, self.x, self.height, self.width)]
+        if any(v.denominator != 1 for v in values):
+            raise ValueError(f"{self} times {scale} does not lie on whole pixels; align the window first.")
+        return Window(*(int(v) for v in values))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Pixels of one size laid over a slide from its corner.
+
+    Parameters
+    ----------
+    extent : tuple of int
+        Height and width of the slide in level-0 pixels.
+    pixel : tuple of float
+        Size `(y, x)` of one grid pixel in level-0 pixels.
+    mpp : tuple of float, optional
+        Size `(y, x)` of one grid pixel in µm; None where the slide's own is not known.
+    """
+
+    extent: tuple[int, int]
+    pixel: tuple[float, float]
+    mpp: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.extent) < 1 or not all(isfinite(p) and p > 0 for p in self.pixel):
+            raise MsunetError(
+                f"A grid needs a slide of at least one pixel and pixels larger than zero; got a slide of {self.extent} "
+                f"level-0 pixels and grid pixels of {self.pixel}."
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(height, width)` in grid pixels: as many as cover the slide."""
+        return (
+            max(1, snap_ceil(self.extent[0] / self.pixel[0])),
+            max(1, snap_ceil(self.extent[1] / self.pixel[1])),
+        )
+
+    @property
+    def whole(self) -> Window:
+        """All pixels of the grid."""
+        return Window(0, 0, *self.shape)
+
+    def scaled(self, scale: Fraction) -> Grid:
+        """The grid with `scale` times as many pixels a side over the same slide."""
+        factor = float(scale)
+        mpp = None if self.mpp is None else (self.mpp[0] / factor, self.mpp[1] / factor)
+        return Grid(self.extent, (self.pixel[0] / factor, self.pixel[1] / factor), mpp)
+
+    def window(self, region: Region) -> Window:
+        """The grid pixels whose footprint the region touches."""
+        return Window.between(
+            (snap_floor(region.y / self.pixel[0]), snap_floor(region.x / self.pixel[1])),
+            (snap_ceil(region.stop[0] / self.pixel[0]), snap_ceil(region.stop[1] / self.pixel[1])),
+        )
+
+    def centres(self, region: Region) -> Window:
+        """The grid pixels whose centre lies inside the region (a centre on the first edge is in, on the last out)."""
+        return Window.between(
+            (snap_ceil(region.y / self.pixel[0] - 0.5), snap_ceil(region.x / self.pixel[1] - 0.5)),
+            (snap_ceil(region.stop[0] / self.pixel[0] - 0.5), snap_ceil(region.stop[1] / self.pixel[1] - 0.5)),
+        )
+
+    def region(self, window: Window) -> Region:
+        """The footprint of a window, in level-0 pixels."""
+        return Region(
+            window.y * self.pixel[0],
+            window.x * self.pixel[1],
+            window.height * self.pixel[0],
+            window.width * self.pixel[1],
+        )
+
+
+def footprints(
+    start: int, count: int, ratio: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Which source pixels a run of target pixels averages along one axis, and with which weights.
+
+    Target pixel `i` covers `[i * ratio, (i + 1) * ratio)` in source pixels. Its indices and weights depend on `i`
+    alone, never on `start` or `count`, and the number of taps on `ratio` alone: this is what makes a pixel's value the
+    same to the bit in every window.
+
+    Parameters
+    ----------
+    start, count : int
+        First target pixel and their number.
+    ratio : float
+        Source pixels per target pixel, above zero.
+
+    Returns
+    -------
+    first : (count,) int64
+        First source pixel of each target pixel.
+    weights : (count, taps) float64
+        Share of source pixel `first + t` in the target pixel; each row sums to 1.
+    """
+    edges = (start + np.arange(count + 1, dtype=np.int64)).astype(np.float64) * ratio
+    nearest = np.rint(edges)
+    edges = np.where(np.abs(edges - nearest) <= SNAP, nearest, edges)
+    low, high = edges[:-1, None], edges[1:, None]
+    first = np.floor(edges[:-1]).astype(np.int64)
+    taps = ceil(snapped(ratio)) + 1
+    source = (first[:, None] + np.arange(taps)).astype(np.float64)
+    weights = np.clip(np.minimum(high, source + 1) - np.maximum(low, source), 0.0, None)
+    total = weights[:, :1].copy()
+    for tap in range(1, taps):
+        total += weights[:, tap : tap + 1]
+    return first, weights / total
+
+
+def as_scale(value: float | Fraction) -> Fraction:
+    """A scale as a ratio of integers up to 8.
+
+    Raises
+    ------
+    MsunetError
+        If the value is not above zero, or not within 0.1 % of such a ratio.
+    """
+    if not isfinite(value) or value <= 0:
+        raise MsunetError(f"The scale {value} is not above zero; give ratios such as 1, 0.5 or 0.25.")
+    best = min(
+        (Fraction(p, q) for p in range(1, MAX_SCALE_TERM + 1) for q in range(1, MAX_SCALE_TERM + 1)),
+        key=lambda f: abs(float(f) - float(value)),
+    )
+    if abs(float(best) / float(value) - 1) > 1e-3:
+        raise MsunetError(
+            f"The scale {value} is no ratio of whole numbers up to {MAX_SCALE_TERM}; the nearest is {best}."
+        )
+    return best
+
+
+def alignment(scale: Fraction, stride: int) -> int:
+    """Target pixels between two places where a branch of this scale and stride sees the same phase.
+
+    The smallest number `a` such that `a * scale` is a whole multiple of `stride`.
+    """
+    step = stride * scale.denominator
+    return step // gcd(step, scale.numerator)
+
+
+def common_alignment(scales: tuple[Fraction, ...], strides: tuple[int, ...]) -> int:
+    """Target pixels that are aligned for all branches at once."""
+    return lcm(*(alignment(s, n) for s, n in zip(scales, strides, strict=True)))
+
+
+def round_up(value: float, multiple: int) -> int:
+    """The smallest multiple of `multiple` at or above `value`."""
+    return ceil(snapped(value / multiple)) * multiple
+
+
+def pyramid_shapes(shape: tuple[int, int], longest: int = 1024) -> list[tuple[int, int]]:
+    """Shapes of the levels of a pyramid: halved, rounded up, until the longer side is at most `longest`."""
+    shapes = [shape]
+    while max(shapes[-1]) > longest:
+        height, width = shapes[-1]
+        shapes.append((-(-height // 2), -(-width // 2)))
+    return shapes
