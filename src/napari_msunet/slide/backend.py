@@ -1,0 +1,104 @@
+"""What every reader of one file family gives: facts about the image, and its pixels in fixed chunks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[Any]
+
+CHUNK_SIDE = 512
+CHUNK_BYTES = 4 << 20
+RGB = ("red", "green", "blue")
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of a pyramid: its shape, its downsample `(y, x)` and the size of the chunks it is read in."""
+
+    shape: tuple[int, int]
+    downsample: tuple[float, float]
+    chunk: tuple[int, int]
+
+    @property
+    def chunks(self) -> tuple[int, int]:
+        """Number of chunk rows and columns."""
+        return -(-self.shape[0] // self.chunk[0]), -(-self.shape[1] // self.chunk[1])
+
+
+@dataclass(frozen=True)
+class SlideInfo:
+    """What is known of a slide without reading its pixels."""
+
+    levels: tuple[Level, ...]
+    dtype: np.dtype[Any]
+    channels: tuple[str, ...]
+    mpp: tuple[float, float] | None
+    background: Pixels
+    properties: dict[str, str] = field(default_factory=dict)
+
+
+class Backend(ABC):
+    """One open file. Pixels come in fixed chunks, so a pixel's value cannot depend on what is asked around it."""
+
+    info: SlideInfo
+
+    @abstractmethod
+    def read_chunk(self, level: int, cy: int, cx: int) -> Pixels:
+        """The pixels `(h, w, c)` of one chunk, cropped at the level's edges, in the slide's dtype."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+        return
+
+    def chunk_box(self, level: int, cy: int, cx: int) -> tuple[int, int, int, int]:
+        """First row, first column, height and width of a chunk in pixels of its level."""
+        this = self.info.levels[level]
+        y, x = cy * this.chunk[0], cx * this.chunk[1]
+        return y, x, min(this.chunk[0], this.shape[0] - y), min(this.chunk[1], this.shape[1] - x)
+
+
+def chunk_size(native: tuple[int, int], shape: tuple[int, int], pixel_bytes: int) -> tuple[int, int]:
+    """Whole native chunks, joined until a side has about 512 pixels, no more than a few MiB together."""
+    sides = [max(1, min(native[0], shape[0])), max(1, min(native[1], shape[1]))]
+    for axis in (1, 0):
+        allowed = CHUNK_BYTES // max(1, sides[0] * sides[1] * pixel_bytes)
+        times = max(1, min(CHUNK_SIDE // sides[axis], allowed))
+        sides[axis] = min(sides[axis] * times, max(shape[axis], 1))
+    return sides[0], sides[1]
+
+
+def level_downsample(full: tuple[int, int], shape: tuple[int, int]) -> tuple[float, float]:
+    """How many level-0 pixels a pixel of a level spans: a whole number where the shape fits one, else the ratio."""
+    estimate = max(full) / max(1, shape[full.index(max(full))])
+    for factor in sorted({round(estimate), int(estimate), int(estimate) + 1}, key=lambda f: abs(f - estimate)):
+        if factor >= 1 and all(n // factor <= s <= -(-n // factor) for n, s in zip(full, shape, strict=True)):
+            return float(factor), float(factor)
+    return full[0] / shape[0], full[1] / shape[1]
+
+
+def default_channels(count: int, colour: bool) -> tuple[str, ...]:
+    """Names for channels that the file does not name."""
+    if colour:
+        return RGB
+    return ("gray",) if count == 1 else tuple(f"channel {i}" for i in range(count))
+
+
+def default_background(count: int, dtype: np.dtype[Any], colour: bool) -> Pixels:
+    """White for colour images, 0 for all others."""
+    white = np.iinfo(dtype).max if dtype.kind in "iu" else 1
+    return np.full(count, white if colour else 0, dtype)
+
+
+def on_background(rgba: npt.NDArray[np.uint8], background: Pixels) -> npt.NDArray[np.uint8]:
+    """Colours with (not premultiplied) alpha, laid on the background; alpha is the last channel."""
+    alpha = rgba[..., -1:]
+    if alpha.min(initial=255) == 255:
+        return np.ascontiguousarray(rgba[..., :-1])
+    share = alpha.astype(np.uint32)
+    mixed = rgba[..., :-1] * share + background.astype(np.uint32) * (255 - share)
+    return ((mixed + 127) // 255).astype(np.uint8)

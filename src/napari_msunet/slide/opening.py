@@ -1,0 +1,103 @@
+"""Opening: which reader a file belongs to is decided by its content, not by its name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import openslide
+
+from napari_msunet.errors import SlideError
+from napari_msunet.slide.array_backend import ArrayBackend
+from napari_msunet.slide.backend import Backend
+from napari_msunet.slide.identity import path_identity
+from napari_msunet.slide.openslide_backend import OpenSlideBackend
+from napari_msunet.slide.raster_backend import RasterBackend
+from napari_msunet.slide.slide import Slide, checked_mpp
+
+KINDS = "a whole-slide file that OpenSlide reads (SVS, NDPI, MRXS, ...), TIFF, OME-TIFF, OME-Zarr, PNG or JPEG"
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+RASTER_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"BM")
+
+
+def open_slide(path: str | os.PathLike[str], mpp: float | tuple[float, float] | None = None) -> Slide:
+    """Open an image of any size.
+
+    Parameters
+    ----------
+    path : path
+        A whole-slide file that OpenSlide reads (not DICOM yet), a TIFF or OME-TIFF file, an OME-Zarr folder (0.4 or
+        0.5, also as bioformats2raw writes it), a PNG or a JPEG.
+    mpp : float or (y, x), optional
+        µm per level-0 pixel, where the file does not say it or says it wrongly.
+
+    Returns
+    -------
+    Slide
+
+    Raises
+    ------
+    SlideError
+        If there is no such file, it is no image, it is damaged, or `mpp` is not above zero.
+    """
+    if mpp is not None:
+        checked_mpp(mpp)
+    where = Path(path)
+    return Slide(_backend(where), where, mpp, lambda: path_identity(where))
+
+
+def slide_from_array(
+    array: Any,
+    mpp: float | tuple[float, float] | None = None,
+    channels: Sequence[str] | None = None,
+    background: Any = None,
+) -> Slide:
+    """An array as a slide.
+
+    Parameters
+    ----------
+    array : (h, w) or (h, w, c) numpy or dask array
+        The image; a list or tuple of them is a pyramid, finest first.
+    mpp : float or (y, x), optional
+        µm per level-0 pixel.
+    channels : sequence of str, optional
+        Names of the channels; without them, three channels are colours.
+    background : number or (c,) array, optional
+        Colour outside; without it white for colours, 0 for all else.
+
+    Raises
+    ------
+    SlideError
+        If the array is no image.
+    """
+    backend = ArrayBackend(array if isinstance(array, list | tuple) else [array], channels, background)
+    return Slide(backend, None, mpp, backend.identity)
+
+
+def _backend(path: Path) -> Backend:
+    """The reader of a file or folder."""
+    if not path.exists():
+        raise SlideError(f"{path} is not there; give the path of {KINDS}.")
+    if path.is_dir():
+        raise SlideError(f"{path} is no OME-Zarr folder; give the path of {KINDS}.")
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+        vendor = openslide.OpenSlide.detect_format(path)
+    except OSError as error:
+        raise SlideError(f"{path} cannot be opened ({error.strerror}); check its permissions.") from error
+    except openslide.OpenSlideError:
+        vendor = None
+    if start[128:] == b"DICM" or vendor == "dicom":
+        raise SlideError(f"{path} is a DICOM file, which cannot be read yet; convert it to OME-TIFF or OME-Zarr.")
+    if vendor not in (None, "generic-tiff"):
+        return OpenSlideBackend(path)
+    if path.suffix.lower() == ".mrxs":
+        raise SlideError(
+            f"{path} lacks its folder of the same name beside it (or that is damaged); copy both together."
+        )
+    if start.startswith(RASTER_STARTS):
+        return RasterBackend(path)
+    raise SlideError(f"{path} is no image that can be read, or it is damaged; give {KINDS}.")

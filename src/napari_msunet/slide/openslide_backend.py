@@ -1,0 +1,109 @@
+"""Whole-slide files that OpenSlide reads: SVS, NDPI, MRXS, SCN, BIF and others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openslide
+
+from napari_msunet.errors import SlideError
+from napari_msunet.slide.backend import (
+    CHUNK_SIDE,
+    RGB,
+    Backend,
+    Level,
+    Pixels,
+    SlideInfo,
+    chunk_size,
+    level_downsample,
+    on_background,
+)
+
+TILE_CACHE_BYTES = 32 << 20
+
+
+class OpenSlideBackend(Backend):
+    """One slide read by OpenSlide, within the bounds that it declares.
+
+    OpenSlide interpolates where a place of a level is no whole pixel; each chunk is therefore always read from the
+    level-0 place that lands nearest to its corner.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._slide = openslide.OpenSlide(path)
+        except openslide.OpenSlideError as error:
+            raise damaged(path, error) from error
+        properties = dict(self._slide.properties)
+        width, height = self._slide.dimensions
+        self._corner = _integer(properties, "bounds-y", 0), _integer(properties, "bounds-x", 0)
+        extent = _integer(properties, "bounds-height", height), _integer(properties, "bounds-width", width)
+        self._factors = self._slide.level_downsamples
+        levels = []
+        for number, (level_width, level_height) in enumerate(self._slide.level_dimensions):
+            shape: tuple[int, int] = (level_height, level_width)
+            if extent != (height, width):
+                shape = _covering(extent[0], self._factors[number]), _covering(extent[1], self._factors[number])
+            native = (
+                _integer(properties, f"level[{number}].tile-height", CHUNK_SIDE),
+                _integer(properties, f"level[{number}].tile-width", CHUNK_SIDE),
+            )
+            if not all(64 <= n <= 2 * CHUNK_SIDE for n in native):
+                native = (CHUNK_SIDE, CHUNK_SIDE)
+            levels.append(Level(shape, level_downsample(extent, shape), chunk_size(native, shape, 4)))
+        self.info = SlideInfo(
+            tuple(levels), np.dtype(np.uint8), RGB, _mpp(properties), _background(properties), properties
+        )
+        self._slide.set_cache(openslide.OpenSlideCache(TILE_CACHE_BYTES))
+
+    def read_chunk(self, level: int, cy: int, cx: int) -> Pixels:
+        y, x, height, width = self.chunk_box(level, cy, cx)
+        factor = self._factors[level]
+        place = round(x * factor) + self._corner[1], round(y * factor) + self._corner[0]
+        try:
+            image = self._slide.read_region(place, level, (width, height))
+        except openslide.OpenSlideError as error:
+            raise damaged(self._path, error) from error
+        return on_background(np.asarray(image), self.info.background)
+
+    def close(self) -> None:
+        self._slide.close()
+
+
+def damaged(path: Path, error: BaseException) -> SlideError:
+    """The one sentence about a file whose pixels cannot be read."""
+    detail = (str(error) or type(error).__name__).splitlines()[0].replace(str(path), "").strip(" .:,")
+    return SlideError(
+        f"{path} cannot be read, the file is damaged or cut short ({detail}); copy it from its source again."
+    )
+
+
+def _integer(properties: dict[str, str], name: str, default: int) -> int:
+    return int(properties.get(f"openslide.{name}", default))
+
+
+def _covering(length: int, factor: float) -> int:
+    return max(1, int(np.ceil(round(length / factor, 3))))
+
+
+def _mpp(properties: dict[str, str]) -> tuple[float, float] | None:
+    try:
+        mpp = float(properties["openslide.mpp-y"]), float(properties["openslide.mpp-x"])
+    except (KeyError, ValueError):
+        return None
+    return mpp if min(mpp) > 0 else None
+
+
+def _background(properties: dict[str, str]) -> Pixels:
+    """The file's own background colour, else black where an excitation filter shows fluorescence, else white."""
+    colour = properties.get("openslide.background-color")
+    if colour is not None and len(colour) == 6:
+        return np.frombuffer(bytes.fromhex(colour), np.uint8).copy()
+    fluorescent = any(
+        "fluorescence" in value.lower() or "excitation" in value.lower()
+        for name, value in properties.items()
+        if not name.endswith("comment")
+    )
+    return np.full(3, 0 if fluorescent else 255, np.uint8)

@@ -1,0 +1,261 @@
+"""A slide: one image of any size, read in level-0 pixels or on a grid of pixels of a given µm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from itertools import count
+from math import isfinite
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import dask.array as da
+import numpy as np
+
+from napari_msunet.errors import MissingMppError, SlideError
+from napari_msunet.geometry import SNAP, Grid, Region, Window
+from napari_msunet.slide.backend import Backend, Pixels
+from napari_msunet.slide.cache import CHUNKS
+from napari_msunet.slide.plane import LevelPlane
+from napari_msunet.slide.resample import area_average, settled_ratio, source_span
+
+BAND_BYTES = 48 << 20
+"""Source bytes held at once while a window is averaged."""
+
+_numbers = count()
+
+
+class Slide:
+    """An open image, made by `open_slide` or `slide_from_array`. Reading is thread-safe.
+
+    Attributes
+    ----------
+    path : Path or None
+        The file or folder; None for an array.
+    shape : tuple of int
+        Height, width and number of channels at level 0.
+    dtype : numpy.dtype
+        Type of the pixels.
+    mpp : tuple of float or None
+        Size `(y, x)` of a level-0 pixel in µm; None where neither the file nor the caller says it.
+    downsamples : tuple of (float, float)
+        Level-0 pixels `(y, x)` that one pixel of each level spans, finest first.
+    channels : tuple of str
+        Names of the channels.
+    properties : dict of str
+        What the file says about itself.
+    background : (c,) array
+        Colour outside the slide, in the slide's dtype.
+    identity : str
+        A hash of the content: the same for a copy or a moved file.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        path: Path | None = None,
+        mpp: object = None,
+        identity: Callable[[], str] | None = None,
+    ) -> None:
+        info = backend.info
+        self._backend = backend
+        self._number = next(_numbers)
+        self._identity = identity
+        self._closed = False
+        self._given_mpp = None if mpp is None else checked_mpp(mpp)
+        self.path = path
+        self.shape = (*info.levels[0].shape, len(info.channels))
+        self.dtype = info.dtype
+        self.mpp = self._given_mpp or info.mpp
+        self.downsamples = tuple(level.downsample for level in info.levels)
+        self.channels = info.channels
+        self.properties = dict(info.properties)
+        self.background = info.background
+        self._planes = [LevelPlane(level, self.shape[:2], info.background) for level in info.levels]
+
+    def __repr__(self) -> str:
+        where = "array" if self.path is None else self.path.name
+        return f"Slide({where!r}, shape={self.shape}, mpp={self.mpp}, levels={len(self.downsamples)})"
+
+    def __enter__(self) -> Slide:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file and of the chunks held in memory; the slide cannot be read afterwards."""
+        if not self._closed:
+            self._closed = True
+            CHUNKS.forget(self._number)
+            self._backend.close()
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash of the content: the same for a copy or a moved file."""
+        if self._identity is None:
+            raise SlideError(f"{self!r} has no identity.")
+        return self._identity()
+
+    @cached_property
+    def levels(self) -> list[da.Array]:
+        """The levels as lazy dask arrays `(h, w, c)`, finest first, over the chunks that all reading shares."""
+        arrays = []
+        for number, level in enumerate(self._backend.info.levels):
+            source = _LevelArray(self, number)
+            name = f"slide-{self.identity[:32]}-{number}"
+            chunks = (*level.chunk, len(self.channels))
+            meta = np.empty((0, 0, 0), self.dtype)
+            arrays.append(
+                da.from_array(  # type: ignore[no-untyped-call]
+                    source, chunks=chunks, name=name, asarray=False, fancy=False, meta=meta
+                )
+            )
+        return arrays
+
+    def grid(self, mpp: float | tuple[float, float] | None = None) -> Grid:
+        """The grid over this slide whose pixels are `mpp` µm.
+
+        Parameters
+        ----------
+        mpp : float or (y, x), optional
+            Size of a pixel in µm. None: the grid of level 0, which needs no µm.
+
+        Raises
+        ------
+        MissingMppError
+            If the slide's own µm per pixel is not known.
+        """
+        if mpp is None:
+            return Grid(self.shape[:2], (1.0, 1.0), self.mpp)
+        wanted = checked_mpp(mpp)
+        if self.mpp is None:
+            raise MissingMppError(
+                f"{self._name} gives no µm per pixel, and it is needed here; say it with open_slide(path, mpp=0.5), "
+                "with --slide-mpp on the command line, or in the dock's field."
+            )
+        return Grid(self.shape[:2], (wanted[0] / self.mpp[0], wanted[1] / self.mpp[1]), wanted)
+
+    def read(self, region: Region, mpp: float | tuple[float, float] | None = None) -> Pixels:
+        """The pixels of the grid of this mpp whose footprint a region touches.
+
+        Parameters
+        ----------
+        region : Region
+            In level-0 pixels; it may stick out of the slide, where there is background.
+        mpp : float or (y, x), optional
+            µm per pixel of what is returned; None: level-0 pixels.
+
+        Returns
+        -------
+        (h, w, c) array of the slide's dtype
+            Each pixel is the area average over its footprint, from the nearest finer level of the pyramid.
+
+        Raises
+        ------
+        MissingMppError
+            If `mpp` is given and the slide's own is not known.
+        SlideError
+            If the file is damaged.
+        """
+        grid = self.grid(mpp)
+        return self.read_window(grid, grid.window(region))
+
+    def read_window(self, grid: Grid, window: Window) -> Pixels:
+        """The pixels of a window of a grid over this slide.
+
+        Parameters
+        ----------
+        grid : Grid
+            A grid of this slide (`slide.grid(mpp)`, or one scaled from it).
+        window : Window
+            In pixels of the grid; it may stick out anywhere, where there is background.
+
+        Returns
+        -------
+        (height, width, c) array of the slide's dtype, the caller's own.
+
+        Raises
+        ------
+        SlideError
+            If the grid belongs to a slide of another size, or the file is damaged.
+        """
+        if grid.extent != self.shape[:2]:
+            raise SlideError(
+                f"The grid lies over a slide of {grid.extent} pixels, but {self._name} has {self.shape[:2]}; "
+                "make the grid with this slide's own grid(mpp)."
+            )
+        result = np.empty((max(0, window.height), max(0, window.width), len(self.channels)), self.dtype)
+        result[...] = self.background
+        inside = window.intersection(grid.whole)
+        if inside.empty:
+            return result
+        number = self._level_for(grid)
+        downsample = self.downsamples[number]
+        ratios = (
+            settled_ratio(grid.pixel[0] / downsample[0], grid.shape[0]),
+            settled_ratio(grid.pixel[1] / downsample[1], grid.shape[1]),
+        )
+        columns = source_span(inside.x, inside.width, ratios[1])
+        row_bytes = (columns[1] - columns[0]) * len(self.channels) * max(4, self.dtype.itemsize)
+        band = max(1, int(BAND_BYTES / row_bytes / max(ratios[0], 1)))
+        for y in range(inside.y, inside.stop[0], band):
+            height = min(band, inside.stop[0] - y)
+            rows = source_span(y, height, ratios[0])
+            source = self._planes[number].read(
+                Window.between((rows[0], columns[0]), (rows[1], columns[1])), lambda cy, cx: self._chunk(number, cy, cx)
+            )
+            part = Window(y, inside.x, height, inside.width)
+            result[part.slices((window.y, window.x))] = area_average(source, (y, inside.x), part.shape, ratios)
+        return result
+
+    def _level_for(self, grid: Grid) -> int:
+        """The coarsest level whose pixels are no larger than the grid's; level 0 where none is."""
+        best = 0
+        for number, downsample in enumerate(self.downsamples):
+            if all(d <= p * (1 + SNAP) for d, p in zip(downsample, grid.pixel, strict=True)):
+                best = number
+        return best
+
+    def _chunk(self, level: int, cy: int, cx: int) -> Pixels:
+        """One chunk, from memory or from the file."""
+        if self._closed:
+            raise SlideError(f"{self._name} is closed; open it again with open_slide.")
+        return CHUNKS.get((self._number, level, cy, cx), lambda: self._backend.read_chunk(level, cy, cx))
+
+    @property
+    def _name(self) -> str:
+        return "The image" if self.path is None else str(self.path)
+
+
+class _LevelArray:
+    """What dask needs of a level: a shape, a dtype and slices."""
+
+    def __init__(self, slide: Slide, level: int) -> None:
+        self._slide, self._level = slide, level
+        self.shape = (*slide._planes[level].shape, len(slide.channels))
+        self.dtype = slide.dtype
+        self.ndim = 3
+
+    def __getitem__(self, index: tuple[slice, ...]) -> Pixels:
+        slide, level = self._slide, self._level
+        rows, columns, channels = (s.indices(n) for s, n in zip(index, self.shape, strict=True))
+        window = Window.between((rows[0], columns[0]), (rows[1], columns[1]))
+        pixels = slide._planes[level].inner(window, lambda cy, cx: slide._chunk(level, cy, cx))
+        return pixels[:: rows[2], :: columns[2], slice(*channels)]
+
+
+def checked_mpp(value: Any) -> tuple[float, float]:
+    """µm per pixel as `(y, x)`; raises SlideError where it is no number above zero or pair of them."""
+    try:
+        pair = (
+            tuple(float(v) for v in value) if np.iterable(value) and not isinstance(value, str) else (float(value),) * 2
+        )
+    except (TypeError, ValueError):
+        pair = ()
+    if len(pair) != 2 or not all(isfinite(v) and v > 0 for v in pair):
+        raise SlideError(
+            f"{value!r} is no µm per pixel; give a number above zero such as 0.5, or a pair (y, x) of them."
+        )
+    return pair[0], pair[1]
