@@ -1,0 +1,179 @@
+"""A model as one safetensors file: the weights, and in the header the config and how it was trained. Never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from napari_msunet.config import SCHEMA_VERSION, ModelConfig
+from napari_msunet.errors import ModelError, OutputError
+from napari_msunet.models.blocks import arrange
+
+if TYPE_CHECKING:
+    from napari_msunet.models.msunet import MSUNet
+
+FORMAT = "napari-msunet model"
+
+
+def save_model(model: MSUNet, path: str | Path, summary: dict[str, Any] | None = None) -> Path:
+    """Write a model as one ``safetensors`` file, whole or not at all.
+
+    Parameters
+    ----------
+    model : MSUNet
+        In any mode, on any device.
+    path : str or Path
+        Of the file, in a folder that exists; an older file is replaced.
+    summary : dict, optional
+        Plain JSON values about its training, also set as ``model.summary``; None: the model's own.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    path = Path(path)
+    if summary is not None:
+        model.summary = dict(summary)
+    header = {
+        "format": FORMAT,
+        "schema_version": str(SCHEMA_VERSION),
+        "package_version": _package_version(),
+        "config": model.config.model_dump_json(),
+        "summary": json.dumps(model.summary),
+    }
+    data = save(_tensors(model), metadata=header)
+    aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
+    try:
+        with aside.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise OutputError(
+            f"The model cannot be written to {path}: {error.strerror or error}; give a file in a folder that exists, "
+            "can be written to and has room."
+        ) from error
+    return path
+
+
+def load_model(path: str | Path) -> MSUNet:
+    """Read a model, ready to predict (in evaluation mode, on the CPU).
+
+    Parameters
+    ----------
+    path : str or Path
+        A file written by `save_model`.
+
+    Returns
+    -------
+    MSUNet
+
+    Raises
+    ------
+    ModelError
+        If there is no such file, or it is damaged, not ours, or from a newer version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"There is no model file at {path}; give a .safetensors file that napari-msunet has written.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            config = _config(header, path)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path} cannot be read as a safetensors file ({error}): it is damaged or something else; give a model "
+            "that napari-msunet has written."
+        ) from error
+    model = _assembled(config, tensors, path)
+    model.summary = _summary(header, path)
+    return model
+
+
+def fingerprint(model: MSUNet) -> str:
+    """SHA-256 of the config and all weights, as hexadecimal digits."""
+    digest = hashlib.sha256(model.config.model_dump_json().encode())
+    for name, tensor in sorted(_tensors(model).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _tensors(model: MSUNet) -> dict[str, Tensor]:
+    """The weights on the CPU, each in its plain memory order."""
+    return {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+
+
+def _package_version() -> str:
+    try:
+        return version("napari-msunet")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _config(header: dict[str, str], path: Path) -> ModelConfig:
+    """The config in a header, checked."""
+    if header.get("format") != FORMAT or "config" not in header:
+        raise ModelError(
+            f"{path} is a safetensors file, but no napari-msunet model; give one that train or save_model has written."
+        )
+    if not header.get("schema_version", "").isdecimal() or int(header["schema_version"]) > SCHEMA_VERSION:
+        raise ModelError(
+            f"{path} was written by a newer napari-msunet ({header.get('package_version', 'unknown')}, schema "
+            f"{header.get('schema_version')}; this one knows {SCHEMA_VERSION}): update napari-msunet."
+        )
+    try:
+        return ModelConfig.model_validate_json(header["config"])
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ModelError(f"The config in the model file {path} cannot be used: {reason}.") from error
+
+
+def _summary(header: dict[str, str], path: Path) -> dict[str, Any]:
+    try:
+        summary = json.loads(header.get("summary", "{}"))
+    except ValueError as error:
+        raise ModelError(f"The training summary in the model file {path} is no JSON: the file is damaged.") from error
+    return summary if isinstance(summary, dict) else {}
+
+
+def _assembled(config: ModelConfig, tensors: dict[str, Tensor], path: Path) -> MSUNet:
+    """A model of these weights.
+
+    It is laid out without memory first and compared, so that a damaged header cannot ask for more memory than the file
+    has weights, and loading draws no random numbers.
+    """
+    from napari_msunet.models.msunet import MSUNet
+
+    with torch.device("meta"):
+        model = MSUNet(config)
+    expected = {name: (tuple(t.shape), t.dtype) for name, t in model.state_dict().items()}
+    found = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
+    if expected != found:
+        differing = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
+        raise ModelError(
+            f"The weights in {path} are not those of the model its header describes ({len(differing)} differ, such as "
+            f"{differing[0]}): the file is damaged or was changed."
+        )
+    model.load_state_dict(tensors, assign=True)
+    return arrange(model).eval()
