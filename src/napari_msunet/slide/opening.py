@@ -12,10 +12,12 @@ import openslide
 from napari_msunet.errors import SlideError
 from napari_msunet.slide.array_backend import ArrayBackend
 from napari_msunet.slide.backend import Backend
-from napari_msunet.slide.identity import path_identity
+from napari_msunet.slide.identity import METADATA, path_identity
 from napari_msunet.slide.openslide_backend import OpenSlideBackend
 from napari_msunet.slide.raster_backend import RasterBackend
 from napari_msunet.slide.slide import Slide, checked_mpp
+from napari_msunet.slide.tiff_backend import TiffBackend
+from napari_msunet.slide.zarr_backend import ZarrBackend
 
 KINDS = "a whole-slide file that OpenSlide reads (SVS, NDPI, MRXS, ...), TIFF, OME-TIFF, OME-Zarr, PNG or JPEG"
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -81,7 +83,9 @@ def _backend(path: Path) -> Backend:
     if not path.exists():
         raise SlideError(f"{path} is not there; give the path of {KINDS}.")
     if path.is_dir():
-        raise SlideError(f"{path} is no OME-Zarr folder; give the path of {KINDS}.")
+        if not any((path / name).is_file() for name in METADATA):
+            raise SlideError(f"{path} is no OME-Zarr folder; give the path of {KINDS}.")
+        return ZarrBackend(path)
     try:
         with path.open("rb") as file:
             start = file.read(132)
@@ -100,4 +104,6 @@ def _backend(path: Path) -> Backend:
         )
     if start.startswith(RASTER_STARTS):
         return RasterBackend(path)
+    if start.startswith(TIFF_STARTS):
+        return TiffBackend(path)
     raise SlideError(f"{path} is no image that can be read, or it is damaged; give {KINDS}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from functools import cached_property
 from itertools import count
@@ -62,7 +63,7 @@ class Slide:
         self._backend = backend
         self._number = next(_numbers)
         self._identity = identity
-        self._closed = False
+        self._release = weakref.finalize(self, _release, backend, self._number)
         self._given_mpp = None if mpp is None else checked_mpp(mpp)
         self.path = path
         self.shape = (*info.levels[0].shape, len(info.channels))
@@ -86,10 +87,7 @@ class Slide:
 
     def close(self) -> None:
         """Let go of the file and of the chunks held in memory; the slide cannot be read afterwards."""
-        if not self._closed:
-            self._closed = True
-            CHUNKS.forget(self._number)
-            self._backend.close()
+        self._release()
 
     @cached_property
     def identity(self) -> str:
@@ -220,13 +218,19 @@ class Slide:
 
     def _chunk(self, level: int, cy: int, cx: int) -> Pixels:
         """One chunk, from memory or from the file."""
-        if self._closed:
+        if not self._release.alive:
             raise SlideError(f"{self._name} is closed; open it again with open_slide.")
         return CHUNKS.get((self._number, level, cy, cx), lambda: self._backend.read_chunk(level, cy, cx))
 
     @property
     def _name(self) -> str:
         return "The image" if self.path is None else str(self.path)
+
+
+def _release(backend: Backend, number: int) -> None:
+    """What closing does, also when a slide is simply forgotten."""
+    CHUNKS.forget(number)
+    backend.close()
 
 
 class _LevelArray:

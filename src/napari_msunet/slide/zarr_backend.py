@@ -1,0 +1,130 @@
+"""OME-Zarr 0.4 and 0.5, also in bioformats2raw's layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from napari_msunet.errors import SlideError
+from napari_msunet.slide import ngff
+from napari_msunet.slide.backend import (
+    RGB,
+    Backend,
+    Level,
+    Pixels,
+    SlideInfo,
+    chunk_size,
+    default_background,
+    default_channels,
+    level_downsample,
+)
+from napari_msunet.slide.openslide_backend import damaged
+
+BACKGROUND = "background"
+OWN_KEY = "napari_msunet"
+"""Our own attributes, beside those of OME."""
+
+
+class ZarrBackend(Backend):
+    """The first image of an OME-Zarr folder; of time and depth the first plane."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            group = zarr.open_group(path, mode="r")
+            attributes = dict(group.attrs)
+            inner = ngff.image_group(attributes, _series(group))
+            if inner is not None:
+                group = _child(group, inner, zarr.Group)
+                attributes = dict(group.attrs)
+            if not ngff.is_image(attributes):
+                raise SlideError(
+                    f"{path} is a zarr folder without an OME-Zarr image (0.4 or 0.5) in it; "
+                    "give the folder of an image."
+                )
+            self._pyramid = ngff.read_pyramid(attributes, path)
+            self._arrays = [_child(group, name, zarr.Array) for name in self._pyramid.paths]
+        except SlideError:
+            raise
+        except Exception as error:  # zarr and its codecs raise of all kinds
+            raise damaged(path, error) from error
+        self.info = self._info(attributes)
+
+    def _info(self, attributes: dict[str, Any]) -> SlideInfo:
+        pyramid, first = self._pyramid, self._arrays[0]
+        dtype = np.dtype(first.dtype).newbyteorder("=")
+        if dtype.kind == "b":
+            dtype = np.dtype(np.uint8)
+        if any(a.ndim != len(pyramid.axes) for a in self._arrays) or dtype.kind not in "uif" or 0 in first.shape:
+            raise SlideError(
+                f"{self._path} has arrays of {first.ndim} axes and type {first.dtype}, which is no image of the axes "
+                f"{', '.join(pyramid.axes)}; write it again with a current tool."
+            )
+        self._y, self._x = pyramid.axes.index("y"), pyramid.axes.index("x")
+        self._c = pyramid.axes.index("c") if "c" in pyramid.axes else None
+        count = 1 if self._c is None else first.shape[self._c]
+        colour = pyramid.colour and count == 3
+        channels = pyramid.channels if pyramid.channels and len(pyramid.channels) == count else None
+        levels = []
+        full = (first.shape[self._y], first.shape[self._x])
+        for number, array in enumerate(self._arrays):
+            shape = (array.shape[self._y], array.shape[self._x])
+            native = (array.chunks[self._y], array.chunks[self._x])
+            chunk = chunk_size(native, shape, count * dtype.itemsize)
+            levels.append(Level(shape, self._downsample(number, full, shape), chunk))
+        background = default_background(count, dtype, colour)
+        own = attributes.get(OWN_KEY)
+        if isinstance(own, dict) and len(own.get(BACKGROUND) or ()) == count:
+            background = np.asarray(own[BACKGROUND]).astype(dtype)
+        return SlideInfo(
+            tuple(levels),
+            dtype,
+            RGB if colour else channels or default_channels(count, False),
+            pyramid.mpp,
+            background,
+            {"axes": "".join(pyramid.axes), "name": pyramid.name},
+        )
+
+    def _downsample(self, number: int, full: tuple[int, int], shape: tuple[int, int]) -> tuple[float, float]:
+        """The ratio of the levels' scales, unless it contradicts their shapes by more than a pixel."""
+        scales = self._pyramid.scales
+        ratio = scales[number][0] / scales[0][0], scales[number][1] / scales[0][1]
+        nearest = round(ratio[0]), round(ratio[1])
+        if all(abs(r - n) < 1e-6 for r, n in zip(ratio, nearest, strict=True)):
+            ratio = float(nearest[0]), float(nearest[1])
+        if all(abs(n / r - s) <= 1 for n, r, s in zip(full, ratio, shape, strict=True)):
+            return ratio
+        return level_downsample(full, shape)
+
+    def read_chunk(self, level: int, cy: int, cx: int) -> Pixels:
+        y, x, height, width = self.chunk_box(level, cy, cx)
+        array = self._arrays[level]
+        index: list[Any] = [0] * array.ndim
+        index[self._y], index[self._x] = slice(y, y + height), slice(x, x + width)
+        if self._c is not None:
+            index[self._c] = slice(None)
+        try:
+            pixels = np.asarray(array[tuple(index)])
+        except Exception as error:  # codecs raise of all kinds
+            raise damaged(self._path, error) from error
+        kept = [a for a in (self._c, self._y, self._x) if a is not None]
+        order = [sorted(kept).index(a) for a in (self._y, self._x, self._c) if a is not None]
+        pixels = pixels.transpose(order)
+        if array.dtype.kind == "b":
+            pixels = pixels.astype(np.uint8) * np.uint8(255)
+        return np.array(pixels, self.info.dtype, order="C").reshape(height, width, -1)
+
+
+def _series(group: Any) -> dict[str, Any] | None:
+    """Attributes of the group `OME` that lists the images of bioformats2raw."""
+    return dict(group["OME"].attrs) if "OME" in group else None
+
+
+def _child(group: Any, name: str, kind: type) -> Any:
+    """The array or group of this name; `name` may not lead out of the folder."""
+    if name not in group or not isinstance(group[name], kind):
+        raise SlideError(f"{group.store_path} lacks {name!r}, which its metadata name; copy the folder again, whole.")
+    return group[name]
