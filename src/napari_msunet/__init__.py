@@ -1,0 +1,124 @@
+"""Segment large histology images with multi-scale U-Nets: in napari, from Python and from the command line.
+
+Names are loaded when they are first used, so that ``import napari_msunet`` costs nothing: neither torch nor Qt is
+imported.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_msunet.config import (
+        EvaluateJob,
+        ExportJob,
+        FolderSource,
+        LossConfig,
+        MeasureJob,
+        ModelConfig,
+        PredictJob,
+        PyramidJob,
+        SlideSource,
+        TrainJob,
+        UNetConfig,
+    )
+    from napari_msunet.errors import MissingMppError, MsunetError, StoreLockedError
+    from napari_msunet.geometry import Region
+    from napari_msunet.infer import predict
+    from napari_msunet.jobs import evaluate, export, job_from_json, measure, run, train
+    from napari_msunet.labels import LabelStore, open_labels
+    from napari_msunet.models import MSUNet, build_model, load_model, save_model
+    from napari_msunet.slide import Slide, build_pyramid, open_slide, slide_from_array
+
+    __version__: str
+
+_HOMES = {
+    "config": (
+        "EvaluateJob ExportJob FolderSource LossConfig MeasureJob ModelConfig PredictJob PyramidJob SlideSource "
+        "TrainJob UNetConfig"
+    ),
+    "errors": "MissingMppError MsunetError StoreLockedError",
+    "geometry": "Region",
+    "infer": "predict",
+    "jobs": "evaluate export job_from_json measure run train",
+    "labels": "LabelStore open_labels",
+    "models": "MSUNet build_model load_model save_model",
+    "slide": "Slide build_pyramid open_slide slide_from_array",
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = [
+    "EvaluateJob",
+    "ExportJob",
+    "FolderSource",
+    "LabelStore",
+    "LossConfig",
+    "MSUNet",
+    "MeasureJob",
+    "MissingMppError",
+    "ModelConfig",
+    "MsunetError",
+    "PredictJob",
+    "PyramidJob",
+    "Region",
+    "Slide",
+    "SlideSource",
+    "StoreLockedError",
+    "TrainJob",
+    "UNetConfig",
+    "build_model",
+    "build_pyramid",
+    "evaluate",
+    "export",
+    "job_from_json",
+    "load_model",
+    "measure",
+    "open_labels",
+    "open_slide",
+    "predict",
+    "run",
+    "save_model",
+    "slide_from_array",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("napari-msunet")
+    elif name in _HOME:
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})
+
+
+class _Package(ModuleType):
+    """The package, on which `train` is always the function.
+
+    Importing the room `napari_msunet.train` sets an attribute of that name here, which would take the function's place:
+    this setter lets it pass by. ``from napari_msunet.train import ...`` finds the room all the same.
+    """
+
+    @property
+    def train(self) -> Any:
+        from napari_msunet.jobs import train
+
+        return train
+
+    @train.setter
+    def train(self, room: ModuleType) -> None:
+        pass
+
+
+sys.modules[__name__].__class__ = _Package

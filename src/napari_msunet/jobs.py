@@ -1,0 +1,202 @@
+"""Run a job: the one door to everything that takes long, for the command line, Python and the dock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from napari_msunet.config import (
+    EvaluateJob,
+    ExportJob,
+    Job,
+    MeasureJob,
+    PredictJob,
+    PyramidJob,
+    TrainJob,
+    explain,
+)
+from napari_msunet.errors import MsunetError
+from napari_msunet.events import Event, Result
+
+_JOBS: TypeAdapter[Any] = TypeAdapter(Job)
+
+Listener = Callable[[Event], None]
+
+
+def run(job: Job) -> Iterator[Event]:
+    """Run a job.
+
+    Parameters
+    ----------
+    job : TrainJob, PredictJob, EvaluateJob, MeasureJob, ExportJob or PyramidJob
+
+    Yields
+    ------
+    Event
+        What happens; the last one of a job that came to its end is a `Result`. Closing the iterator stops the job,
+        which keeps what its documentation promises (the best model so far, the finished tiles) and leaves nothing
+        half-written.
+
+    Raises
+    ------
+    MsunetError
+        When something given cannot be used, in one sentence.
+    """
+    # Imported here, because a job that measures must not wait for torch.
+    if isinstance(job, TrainJob):
+        from napari_msunet.train import train_events
+
+        yield from train_events(job)
+    elif isinstance(job, EvaluateJob):
+        from napari_msunet.train import evaluate_events
+
+        yield from evaluate_events(job)
+    elif isinstance(job, PredictJob):
+        from napari_msunet.infer import predict_events
+
+        yield from predict_events(job)
+    elif isinstance(job, MeasureJob):
+        from napari_msunet.annotation import measure_events
+
+        yield from measure_events(job)
+    elif isinstance(job, ExportJob):
+        from napari_msunet.annotation import export_events
+
+        yield from export_events(job)
+    elif isinstance(job, PyramidJob):
+        from napari_msunet.slide import build_pyramid
+
+        yield Result(files={"pyramid": str(build_pyramid(job.image, job.out, mpp=job.mpp))})
+    else:
+        raise MsunetError(f"{job!r} is no job; give a TrainJob, PredictJob or another job of napari_msunet.config.")
+
+
+def parse_job(text: str | bytes, what: str = "The job") -> Job:
+    """The job in a piece of JSON.
+
+    Parameters
+    ----------
+    text : str or bytes
+        As `job.model_dump_json()` writes it.
+    what : str
+        How an error calls it.
+
+    Raises
+    ------
+    MsunetError
+        If it is no job; the sentence names each field that cannot be used.
+    """
+    try:
+        job: Job = _JOBS.validate_json(text)
+    except ValidationError as error:
+        raise explain(error, what) from error
+    return job
+
+
+def job_from_json(path: str | Path) -> Job:
+    """The job in a JSON file; `MsunetError` where there is none."""
+    try:
+        text = Path(path).read_bytes()
+    except OSError as error:
+        raise MsunetError(
+            f"The job file {path} cannot be read ({error.strerror}); give a JSON file of a job."
+        ) from error
+    return parse_job(text, f"The job file {path}")
+
+
+def _finish(job: Job, on_event: Listener | None) -> Result:
+    """Run a job to its end and give its result."""
+    result = None
+    for event in run(job):
+        if on_event is not None:
+            on_event(event)
+        if isinstance(event, Result):
+            result = event
+    if result is None:
+        raise MsunetError(f"The {job.job} job ended without a result; read its messages for the reason.")
+    return result
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training gives.
+
+    Attributes
+    ----------
+    folder : Path
+        The folder of the run.
+    model_path : Path
+        The best model; `load_model` reads it.
+    metrics : dict
+        Numbers of the best epoch and of the training, as plain values.
+    files : dict of str to Path
+        All files it wrote, by what they are.
+    """
+
+    folder: Path
+    model_path: Path
+    metrics: dict[str, Any]
+    files: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """What an evaluation gives: `scores` as plain values (pooled, per image, per output and class) and the `files`."""
+
+    scores: dict[str, Any]
+    files: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class MeasureResult:
+    """What measuring gives: one row of `classes` per class (area in µm²), and the CSV `files` it wrote."""
+
+    classes: list[dict[str, Any]]
+    files: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export gives: the `path` it wrote."""
+
+    path: Path
+
+
+def _paths(result: Result) -> dict[str, Path]:
+    return {name: Path(path) for name, path in result.files.items()}
+
+
+def train(job: TrainJob, on_event: Listener | None = None) -> TrainResult:
+    """Train a model and wait for it.
+
+    Parameters
+    ----------
+    job : TrainJob
+    on_event : callable, optional
+        Called with each event.
+    """
+    result = _finish(job, on_event)
+    files = _paths(result)
+    return TrainResult(job.out, files.get("model", job.out / "model.safetensors"), result.values, files)
+
+
+def evaluate(job: EvaluateJob, on_event: Listener | None = None) -> EvaluateResult:
+    """Score a model against masks, and wait for it; `on_event` is called with each event."""
+    result = _finish(job, on_event)
+    return EvaluateResult(result.values, _paths(result))
+
+
+def measure(job: MeasureJob, on_event: Listener | None = None) -> MeasureResult:
+    """Measure the classes and objects of a label store, and wait for it; `on_event` is called with each event."""
+    result = _finish(job, on_event)
+    return MeasureResult(result.values["classes"], _paths(result))
+
+
+def export(job: ExportJob, on_event: Listener | None = None) -> ExportResult:
+    """Write labels in another format, and wait for it; `on_event` is called with each event."""
+    _finish(job, on_event)
+    return ExportResult(job.out)
