@@ -1,6 +1,7 @@
 """Slides: one `Slide` over one reader per family of files, and pyramids written as OME-Zarr."""
 
 from napari_msunet.slide.opening import open_slide, slide_from_array
+from napari_msunet.slide.pyramid import build_pyramid
 from napari_msunet.slide.slide import Slide
 
-__all__ = ["Slide", "open_slide", "slide_from_array"]
+__all__ = ["Slide", "build_pyramid", "open_slide", "slide_from_array"]

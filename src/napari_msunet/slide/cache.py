@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 
 from napari_msunet.slide.backend import Pixels
@@ -30,6 +30,7 @@ class ChunkCache:
         self._lock = threading.Lock()
         self._chunks: OrderedDict[Hashable, Pixels] = OrderedDict()
         self._under_way: dict[Hashable, threading.Event] = {}
+        self._gone: deque[int] = deque()
         self._bytes = 0
 
     @property
@@ -59,6 +60,7 @@ class ChunkCache:
                 self._under_way.pop(key).set()
 
     def _keep(self, key: Hashable, chunk: Pixels) -> None:
+        self.purge()
         with self._lock:
             self._chunks[key] = chunk
             self._bytes += chunk.nbytes
@@ -67,10 +69,21 @@ class ChunkCache:
                 self._bytes -= old.nbytes
 
     def forget(self, slide: int) -> None:
-        """Drop all chunks whose key begins with this slide's number."""
+        """Let the chunks of a slide go at the next occasion.
+
+        This takes no lock: the garbage collector may call it while this very thread holds one.
+        """
+        self._gone.append(slide)
+
+    def purge(self) -> None:
+        """Drop the chunks of slides that are gone (their keys begin with the slide's number)."""
         with self._lock:
-            for key in [k for k in self._chunks if isinstance(k, tuple) and k[0] == slide]:
-                self._bytes -= self._chunks.pop(key).nbytes
+            gone = set()
+            while self._gone:
+                gone.add(self._gone.popleft())
+            if gone:
+                for key in [k for k in self._chunks if isinstance(k, tuple) and k[0] in gone]:
+                    self._bytes -= self._chunks.pop(key).nbytes
 
 
 CHUNKS = ChunkCache()

@@ -88,6 +88,7 @@ class Slide:
     def close(self) -> None:
         """Let go of the file and of the chunks held in memory; the slide cannot be read afterwards."""
         self._release()
+        CHUNKS.purge()
 
     @cached_property
     def identity(self) -> str:
