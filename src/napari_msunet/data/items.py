@@ -1,0 +1,115 @@
+"""One image with its truth, ready for training or scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_msunet.config import Role
+from napari_msunet.data.masks import IGNORED, Mask
+from napari_msunet.data.truth import MaskTruth, Part, Truth, truth_window
+from napari_msunet.errors import SourceError
+from napari_msunet.geometry import Grid, Region, Window
+from napari_msunet.slide import Slide
+
+_PLACES = 50_000
+
+
+class Facts(NamedTuple):
+    """An image's target grid, number of channels, dtype and colour outside."""
+
+    grid: Grid
+    channels: int
+    dtype: np.dtype[Any]
+    background: npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image, its truth, and on which side of a split it stands.
+
+    Attributes
+    ----------
+    name : str
+        The image's name without its ending.
+    open : callable
+        Gives the `Slide`; called once, at the first use of `slide`.
+    truth : Truth
+    mpp : float
+        The target grid's µm per pixel.
+    group : str, optional
+        Images of one group never stand on both sides of a split.
+    role : str
+    """
+
+    name: str
+    open: Callable[[], Slide]
+    truth: Truth
+    mpp: float
+    group: str | None = None
+    role: Role = "auto"
+    _kept: dict[str, Slide] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def slide(self) -> Slide:
+        """The open image."""
+        if "slide" not in self._kept:
+            self._kept["slide"] = self.open()
+        return self._kept["slide"]
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What is needed of the image after it was closed again."""
+        slide = self.slide
+        return Facts(slide.grid(self.mpp), slide.shape[2], slide.dtype, slide.background)
+
+    @property
+    def grid(self) -> Grid:
+        """The target grid of scale 1."""
+        return self.facts.grid
+
+    @cached_property
+    def places(self) -> dict[int, npt.NDArray[np.float64]]:
+        """For each class that is there, background included: places `(n, 2)` in level-0 pixels where it is."""
+        values, grid = self.truth.overview()
+        places = {}
+        for value in np.unique(values[values != IGNORED]).tolist():
+            y, x = np.nonzero(values == value)
+            step = -(-y.size // _PLACES)
+            places[value] = (np.stack([y[::step], x[::step]], 1) + 0.5) * np.asarray(grid.pixel)
+        return places
+
+    def truth_on_target(self, window: Window) -> Mask:
+        """The truth in a window of the target grid, by majority; 255 where it is not known and outside the slide."""
+        return truth_window(self.truth, self.grid, window)
+
+    def part(self, keep: Region | None = None, drop: Region | None = None) -> Item:
+        """The same image of whose truth only a part counts (level-0 pixels)."""
+        return replace(self, truth=Part(self.truth, keep, drop))
+
+    def release(self) -> None:
+        """Close the image and forget what can be read again."""
+        if "slide" in self._kept:
+            self._kept.pop("slide").close()
+        self.forget_mask()
+
+    def forget_mask(self) -> None:
+        """Forget the pixels of a mask file; they are read again when needed."""
+        truth = self.truth.whole if isinstance(self.truth, Part) else self.truth
+        if isinstance(truth, MaskTruth):
+            truth.release()
+
+
+def check_channels(item: Item, channels: int) -> None:
+    """Raise `SourceError` where the image has other channels than the model."""
+    found = item.facts.channels
+    if found != channels:
+        raise SourceError(
+            f"The image {item.name} has {found} channel{'s' * (found != 1)}, the model is set to {channels}; set "
+            f"the model's `channels` to {found} or give images with {channels}."
+        )

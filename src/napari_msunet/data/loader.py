@@ -1,0 +1,155 @@
+"""Batches of windows, read ahead by threads so that the network never waits for them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from napari_msunet.data.crops import Crops, Sample
+from napari_msunet.data.sampling import Sampler, Spot
+
+_AHEAD = 3
+_THREADS = 2
+_KEEP_BYTES = 256 << 20
+
+
+class Batch(NamedTuple):
+    """Windows that go through the network together.
+
+    Attributes
+    ----------
+    inputs : list of (B, C, h, w) tensors
+        For each scale; uint8, or float32 in 0..1 for other images.
+    target : (B, H, W) uint8 tensor
+        0 background, 1..K classes, 255 ignored.
+    seed : int
+        For the batch's random changes.
+    """
+
+    inputs: list[torch.Tensor]
+    target: torch.Tensor
+    seed: int
+
+
+def as_tensor(pixels: npt.NDArray[Any]) -> torch.Tensor:
+    """`(h, w, c)` pixels as a `(c, h, w)` tensor: uint8 as it is, other integers over their largest value, floats as
+    they are."""
+    values = np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
+    if values.dtype == np.uint8:
+        return torch.from_numpy(values)
+    if np.issubdtype(values.dtype, np.unsignedinteger):
+        return torch.from_numpy(values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max))
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def as_unit(pixels: torch.Tensor) -> torch.Tensor:
+    """Pixels of `as_tensor` as float32 in 0..1."""
+    return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+
+
+def collate(samples: Sequence[Sample], seed: int) -> Batch:
+    """Samples of one size as a batch."""
+    inputs = []
+    for branch in zip(*(s.inputs for s in samples), strict=True):
+        tensors = [as_tensor(p) for p in branch]
+        if len({t.dtype for t in tensors}) > 1:  # images of several dtypes
+            tensors = [as_unit(t) for t in tensors]
+        inputs.append(torch.stack(tensors))
+    return Batch(inputs, torch.from_numpy(np.stack([s.truth for s in samples])), seed)
+
+
+def read_ahead(jobs: Sequence[Callable[[], Batch]]) -> Iterator[Batch]:
+    """The results of the jobs, in order, with a few under way in threads."""
+    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="msunet-loader")
+    waiting: deque[Future[Batch]] = deque()
+    rest = iter(jobs)
+    try:
+        for job in rest:
+            waiting.append(pool.submit(job))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class TrainBatches:
+    """An epoch's training batches, each time it is iterated over: the next epoch's.
+
+    Parameters
+    ----------
+    crops : Crops
+    sampler : Sampler
+    batch, steps : int
+        Windows in a batch, batches in an epoch.
+    pads : sequence of int
+        Pixels more on each side of each branch's window, for the augmentation.
+    truth_pad : int
+        Likewise for the truth.
+
+    Attributes
+    ----------
+    epoch : int
+        The number of the next epoch.
+    """
+
+    def __init__(
+        self, crops: Crops, sampler: Sampler, batch: int, steps: int, pads: Sequence[int], truth_pad: int
+    ) -> None:
+        self.crops = crops
+        self.sampler = sampler
+        self.batch = batch
+        self.steps = steps
+        self.pads = tuple(pads)
+        self.truth_pad = truth_pad
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        spots = self.sampler.epoch(epoch, self.steps * self.batch)
+
+        def job(step: int) -> Callable[[], Batch]:
+            chosen = spots[step * self.batch : (step + 1) * self.batch]
+            seed = int(np.random.SeedSequence((self.sampler.seed, epoch, step)).generate_state(1)[0])
+            return lambda: collate([self.crops.read(s.item, s.window, self.pads, self.truth_pad) for s in chosen], seed)
+
+        return read_ahead([job(step) for step in range(self.steps)])
+
+
+class ValidationBatches:
+    """The validation windows, the same in each epoch; held in memory when they are not too many."""
+
+    def __init__(self, crops: Crops, spots: Sequence[Spot], batch: int) -> None:
+        self.crops = crops
+        self.batches = [spots[i : i + batch] for i in range(0, len(spots), batch)]
+        self._kept: list[Batch] | None = None
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+
+        def job(spots: Sequence[Spot]) -> Callable[[], Batch]:
+            return lambda: collate([self.crops.read(s.item, s.window) for s in spots], 0)
+
+        kept, size = [], 0
+        for batch in read_ahead([job(spots) for spots in self.batches]):
+            size += sum(t.nbytes for t in (*batch.inputs, batch.target))
+            if size <= _KEEP_BYTES:
+                kept.append(batch)
+            yield batch
+        if size <= _KEEP_BYTES:
+            self._kept = kept

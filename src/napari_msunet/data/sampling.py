@@ -1,0 +1,136 @@
+"""Where training windows are taken, and which windows validate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_msunet.data.items import Item
+from napari_msunet.data.masks import IGNORED
+from napari_msunet.data.truth import MaskTruth
+from napari_msunet.geometry import Grid, Window
+
+MAX_STEPS = 500
+"""An epoch of its own accord has no more steps than this."""
+
+_DENSE = 0.5
+_BORDER_SHARE = 8  # windows of dense images stick out by up to this fraction of their size
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A window of an item."""
+
+    item: Item
+    window: Window
+
+
+class Sampler:
+    """Draws training windows: the same for the same seed and epoch.
+
+    Folder images are seen about once an epoch for each window they hold, at random places. On annotated slides, a class
+    is drawn first (background included), then a place where it is, so that rare classes and small annotations are seen.
+
+    Parameters
+    ----------
+    items : sequence of Item
+    size : int
+        Side of a window in target pixels.
+    step : int
+        Windows lie on multiples of it (whole pixels of all branches).
+    seed : int
+    """
+
+    def __init__(self, items: Sequence[Item], size: int, step: int, seed: int) -> None:
+        self.items = list(items)
+        self.size = size
+        self.step = step
+        self.seed = seed
+        self._dense = [_is_dense(i) for i in self.items]
+        looks = [_looks(i, d, size) for i, d in zip(self.items, self._dense, strict=True)]
+        self._looks = np.repeat(np.arange(len(self.items)), looks)
+
+    def steps(self, batch: int) -> int:
+        """Batches that look about once at everything."""
+        return min(MAX_STEPS, max(1, round(len(self._looks) / batch)))
+
+    def epoch(self, epoch: int, count: int) -> list[Spot]:
+        """The windows of an epoch."""
+        rng = np.random.default_rng((self.seed, epoch))
+        order: list[int] = []
+        while len(order) < count:
+            order += self._looks[rng.permutation(len(self._looks))].tolist()
+        return [Spot(self.items[i], self._window(i, rng)) for i in order[:count]]
+
+    def _window(self, index: int, rng: np.random.Generator) -> Window:
+        item = self.items[index]
+        by_class = not self._dense[index] or (not isinstance(item.truth, MaskTruth) and rng.random() < 0.5)
+        if by_class:
+            places = item.places[sorted(item.places)[rng.integers(len(item.places))]]
+            at = places[rng.integers(len(places))] / np.asarray(item.grid.pixel)
+            corner = [float(a) - rng.random() * self.size for a in at]
+        else:
+            out = self.size // _BORDER_SHARE
+            corner = []
+            for length in item.grid.shape:
+                low, high = sorted((-out, length - self.size + out)) if length > self.size else (length - self.size, 0)
+                corner.append(rng.uniform(low, high))
+        y, x = (round(c / self.step) * self.step for c in corner)
+        return Window(y, x, self.size, self.size)
+
+
+def _is_dense(item: Item) -> bool:
+    """Whether most of the image has a truth, so that windows may lie anywhere."""
+    values, _ = item.truth.overview()
+    known = bool((values != IGNORED).mean() >= _DENSE)
+    item.forget_mask()
+    return known
+
+
+def _looks(item: Item, dense: bool, size: int) -> int:
+    """How many windows it takes to see what there is to see."""
+    if dense:
+        height, width = item.grid.shape
+        return max(1, round(height * width / size**2))
+    return max(1, len(known_cells(item, size, 1)))
+
+
+def known_cells(item: Item, size: int, step: int) -> list[Window]:
+    """The windows that tile the image's target grid, centred on it, and hold some truth; row by row."""
+    values, grid = item.truth.overview()
+    origin, count = zip(*(_tiles(n, size, step) for n in item.grid.shape), strict=True)
+    table = (values != IGNORED).astype(np.int64)
+    for axis in (0, 1):
+        cells = _cell_of(grid, item.grid, axis, values.shape[axis], origin[axis], size)
+        starts = np.searchsorted(cells, np.arange(count[axis]))
+        ends = np.searchsorted(cells, np.arange(count[axis]), side="right")
+        sums = np.concatenate([np.zeros_like(table.take([0], axis)), table.cumsum(axis)], axis)
+        table = sums.take(ends, axis) - sums.take(starts, axis)
+    return [Window(origin[0] + int(y) * size, origin[1] + int(x) * size, size, size) for y, x in np.argwhere(table > 0)]
+
+
+def _tiles(length: int, size: int, step: int) -> tuple[int, int]:
+    """Where the first of the tiles over a length starts, and how many there are."""
+    count = ceil(length / size)
+    return -((count * size - length) // 2 // step * step), count
+
+
+def _cell_of(own: Grid, target: Grid, axis: int, length: int, origin: int, size: int) -> npt.NDArray[np.int64]:
+    """The tile in which each row (or column) of an overview has its middle."""
+    middle = (np.arange(length) + 0.5) * own.pixel[axis] / target.pixel[axis]
+    return np.floor((middle - origin) / size).astype(np.int64)
+
+
+def validation_spots(items: Sequence[Item], size: int, step: int, most: int) -> list[Spot]:
+    """Windows that tile the validation images where there is truth, at most so many, evenly spread."""
+    spots = []
+    for item in items:
+        spots += [Spot(item, window) for window in known_cells(item, size, step)]
+        item.forget_mask()
+    if len(spots) <= most:
+        return spots
+    return [spots[i] for i in np.linspace(0, len(spots) - 1, most).round().astype(int)]

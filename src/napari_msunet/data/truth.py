@@ -1,0 +1,209 @@
+"""What is known about the pixels of a slide: a mask file or a label store, read window by window on any grid."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from math import ceil, sqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from napari_msunet.config import MaskValues
+from napari_msunet.data.masks import IGNORED, Mask, class_numbers, majority, read_mask
+from napari_msunet.errors import SourceError
+from napari_msunet.geometry import Grid, Region, Window
+
+if TYPE_CHECKING:
+    from napari_msunet.labels import LabelStore
+
+OVERVIEW_PIXELS = 2**24
+"""An overview has at most about this many pixels."""
+
+
+class Truth(Protocol):
+    """Class numbers of a slide's pixels: 0 background, 1..K classes, 255 not known.
+
+    Attributes
+    ----------
+    grid : Grid
+        The truth's own resolution, at which scores are computed.
+    """
+
+    @property
+    def grid(self) -> Grid: ...
+
+    def read(self, window: Window) -> Mask:
+        """The truth in a window of `grid`; 255 outside the slide."""
+
+    def overview(self) -> tuple[Mask, Grid]:
+        """All of it at some coarser resolution, for finding what is where."""
+
+
+def truth_window(truth: Truth, grid: Grid, window: Window) -> Mask:
+    """The truth in a window of another grid over the same slide, by majority of each pixel's footprint."""
+    return majority(truth.read, truth.grid, grid, window)
+
+
+def cut_out(values: Mask, window: Window) -> Mask:
+    """A window of an array that starts at grid pixel (0, 0); 255 where it sticks out."""
+    inside = window.intersection(Window(0, 0, *values.shape))
+    if inside.shape == window.shape:
+        return values[inside.slices()]
+    result = np.full(window.shape, IGNORED, np.uint8)
+    if not inside.empty:
+        result[inside.slices((window.y, window.x))] = values[inside.slices()]
+    return result
+
+
+class MaskTruth:
+    """The truth of a mask file with exactly its image's pixels.
+
+    The file is read when needed and kept until `release`; `mask` gives a fresh copy of the whole.
+    """
+
+    def __init__(self, path: Path, extent: tuple[int, int], values: MaskValues, classes: tuple[str, ...]) -> None:
+        self.path = path
+        self.grid = Grid(extent, (1.0, 1.0))
+        self.stretched = False
+        self._values = values
+        self._classes = classes
+        self._kept: Mask | None = None
+        self._lock = threading.Lock()
+
+    def mask(self) -> Mask:
+        """The whole mask as class numbers.
+
+        Raises
+        ------
+        SourceError
+            If the file cannot be read, has another size than its image, or a value that is no class.
+        """
+        with self._lock:
+            if self._kept is None:
+                raw = read_mask(self.path)
+                if raw.shape != self.grid.extent:
+                    raise SourceError(
+                        f"The mask {self.path} has {raw.shape[0]} x {raw.shape[1]} pixels (height x width), its image "
+                        f"has {self.grid.extent[0]} x {self.grid.extent[1]}; give a mask of the image's size."
+                    )
+                self._kept, self.stretched = class_numbers(raw, self._values, self._classes, str(self.path))
+            return self._kept
+
+    def release(self) -> None:
+        """Forget the pixels; they are read again when needed."""
+        with self._lock:
+            self._kept = None
+
+    def read(self, window: Window) -> Mask:
+        """The truth in a window of the image's pixels; 255 outside."""
+        return cut_out(self.mask(), window)
+
+    def overview(self) -> tuple[Mask, Grid]:
+        """Every n-th pixel."""
+        mask = self.mask()
+        step = max(1, ceil(sqrt(mask.size / OVERVIEW_PIXELS)))
+        return mask[::step, ::step], Grid(self.grid.extent, (float(step), float(step)))
+
+
+class StoreTruth:
+    """The truth of a label store: an annotation (0 not annotated, 255 background) or labels (0 background)."""
+
+    def __init__(self, store: LabelStore, classes: tuple[str, ...]) -> None:
+        self.store = store
+        self.grid = store.grid
+        self.missing = tuple(c for c in store.classes if c not in classes)
+        # Store value -> truth. What is no class of the model counts neither as background nor as another class.
+        self._numbers = np.full(256, IGNORED, np.uint8)
+        self._numbers[0] = 0
+        for value, name in enumerate(store.classes, start=1):
+            if name in classes:
+                self._numbers[value] = classes.index(name) + 1
+
+    def read(self, window: Window) -> Mask:
+        """The truth in a window of the store's level-0 pixels; 255 outside."""
+        inside = window.intersection(self.grid.whole)
+        result = np.full(window.shape, IGNORED, np.uint8)
+        if not inside.empty:
+            region = Region(inside.y, inside.x, inside.height, inside.width)
+            result[inside.slices((window.y, window.x))] = self._numbers[self.store.truth(region)]
+        return result
+
+    def overview(self) -> tuple[Mask, Grid]:
+        """The finest level that is small enough; level 0 in strips where an annotation is too thin for that level."""
+        levels = self.store.levels
+        level = next((i for i, a in enumerate(levels) if a.shape[0] * a.shape[1] <= OVERVIEW_PIXELS), len(levels) - 1)
+        values = np.asarray(levels[level].compute())
+        if self.store.kind == "annotation":
+            values = self._annotated(values, 2**level)
+            if (values == IGNORED).all() and level:
+                values = self._strips(2**level, values.shape)
+        else:
+            values = self._numbers[values]
+        pixel = (self.grid.pixel[0] * 2**level, self.grid.pixel[1] * 2**level)
+        return values, Grid(self.grid.extent, pixel)
+
+    def _annotated(self, values: Mask, factor: int) -> Mask:
+        """Values of an annotation's coarser level as truth."""
+        from skimage.draw import polygon2mask
+
+        full = np.zeros(values.shape, bool)
+        for polygon in self.store.fully_annotated:
+            full |= polygon2mask(values.shape, np.asarray(polygon, float) / factor - 0.5)  # type: ignore[no-untyped-call]
+        truth = self._numbers[values]
+        truth[values == 255] = 0
+        truth[(values == 0) & ~full] = IGNORED
+        return truth
+
+    def _strips(self, factor: int, shape: tuple[int, int]) -> Mask:
+        """The truth of level 0, read a strip at a time; a coarse pixel is the lowest class in it, else background."""
+        result = np.full(shape, IGNORED, np.uint8)
+        height, width = self.grid.shape
+        for row in range(shape[0]):
+            strip = self.read(Window(row * factor, 0, min(factor, height - row * factor), width))
+            strip = np.where(strip == 0, 254, strip)  # background after the classes, before the ignored
+            padded = np.full((factor, shape[1] * factor), IGNORED, np.uint8)
+            padded[: strip.shape[0], :width] = strip
+            lowest = padded.reshape(factor, shape[1], factor).min(axis=(0, 2))
+            result[row] = np.where(lowest == 254, 0, lowest)
+        return result
+
+
+@dataclass(frozen=True)
+class Part:
+    """A truth of which only a part counts: inside `keep` and outside `drop` (level-0 pixels of the slide)."""
+
+    whole: Truth
+    keep: Region | None = None
+    drop: Region | None = None
+
+    @property
+    def grid(self) -> Grid:
+        """The whole truth's grid."""
+        return self.whole.grid
+
+    def read(self, window: Window) -> Mask:
+        """The truth in a window of `grid`; 255 outside the part."""
+        return self._limited(self.whole.read(window), self.grid, window)
+
+    def overview(self) -> tuple[Mask, Grid]:
+        """As of the whole, 255 outside the part."""
+        values, grid = self.whole.overview()
+        return self._limited(values, grid, Window(0, 0, *values.shape)), grid
+
+    def _limited(self, values: Mask, grid: Grid, window: Window) -> Mask:
+        """A copy with 255 outside the part."""
+        values = values.copy()
+        if self.keep is not None:
+            inside = np.zeros(values.shape, bool)
+            inside[_inside(grid.centres(self.keep), window)] = True
+            values[~inside] = IGNORED
+        if self.drop is not None:
+            values[_inside(grid.centres(self.drop), window)] = IGNORED
+        return values
+
+
+def _inside(area: Window, window: Window) -> tuple[slice, slice]:
+    """Slices, in an array of `window`, of the pixels of `area`."""
+    return area.intersection(window).slices((window.y, window.x))
