@@ -107,9 +107,15 @@ class MSUNet(nn.Module):
 
     @property
     def margin(self) -> int:
-        """Target pixels that exact tiling needs on each side; a multiple of `config.size_multiple`."""
-        needs = [margin / ratio for margin, ratio in zip(self.branch_margins, self.config.ratios, strict=True)]
-        return round_up(float(max(needs)), self.config.size_multiple)
+        """Target pixels that any window needs on each side; a multiple of `config.size_multiple`.
+
+        Tiles end on the stride of each branch and get by with `branch_margins`. The window of this margin may end at
+        any phase: what lies outside then gets at most `stride - 1` pixels further in, since a cell of the stride that is
+        outside in part is at worst outside as a whole.
+        """
+        parts = zip(self.branch_margins, self.reaches, self.config.ratios, self.config.branches, strict=True)
+        needs = [max(float(m), reach + config.stride) / ratio for m, reach, ratio, config in parts]
+        return round_up(max(needs), self.config.size_multiple)
 
     @property
     def fingerprint(self) -> str:
