@@ -77,7 +77,7 @@ class TiffBackend(Backend):
         if level.dataoffset is not None and level.keyframe.is_memmappable:
             return level.asarray(out="memmap")
         fill = 255 if level.keyframe.photometric in COLOUR_SPACES else 0
-        return zarr.open_array(level.aszarr(fillvalue=fill), mode="r")
+        return zarr.open_array(level.aszarr(level=0, fillvalue=fill), mode="r")
 
     def _info(self) -> SlideInfo:
         series, page = self._series, self._page
