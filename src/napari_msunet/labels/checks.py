@@ -1,0 +1,110 @@
+"""What is given to a label store, checked: each refusal is one sentence."""
+
+from __future__ import annotations
+
+from math import isclose
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_msunet.errors import StoreError
+from napari_msunet.geometry import Region, Window, snap_ceil, snap_floor, snapped
+from napari_msunet.labels.metadata import ANNOTATED_BACKGROUND, StoreInfo
+from napari_msunet.labels.runs import Run
+
+Mask = npt.NDArray[np.bool_] | None
+
+
+def touched(region: Region | Window) -> Window:
+    """The level-0 pixels a region touches."""
+    if isinstance(region, Window):
+        return region
+    start = (snap_floor(region.y), snap_floor(region.x))
+    return Window.between(start, (snap_ceil(region.stop[0]), snap_ceil(region.stop[1])))
+
+
+def region_of(window: Window | None) -> Region | None:
+    """A window of level 0 as a region."""
+    return None if window is None else Region(window.y, window.x, window.height, window.width)
+
+
+def whole_pixels(region: Region | Window) -> Window:
+    """The window of a region that lies on whole pixels."""
+    if isinstance(region, Region):
+        edges = (region.y, region.x, *region.stop)
+        if any(snapped(edge) != round(edge) for edge in edges):
+            raise StoreError(f"{region} does not lie on whole pixels; round it to the store's level-0 pixels.")
+    window = touched(region)
+    if window.empty:
+        raise StoreError(f"{window} is empty; give a height and a width above zero.")
+    return window
+
+
+def stroke(info: StoreInfo, path: Path, region: Region | Window, values: Any, mask: Any) -> tuple[Window, Any, Mask]:
+    """The part of a stroke inside the store: its window, values (an array or one number) and mask."""
+    window = whole_pixels(region)
+    inside = window.intersection(Window(0, 0, *info.shape))
+    if inside.empty:
+        raise StoreError(f"{region} is outside of {path}, which has {info.shape[0]} x {info.shape[1]} pixels.")
+    array = np.asarray(values)
+    if array.dtype.kind not in "iub":
+        raise StoreError(
+            f"Labels are whole numbers; got {array.dtype}: convert them, e.g. with .astype('{info.dtype}')."
+        )
+    if array.ndim and array.shape != window.shape:
+        raise StoreError(f"Values of shape {array.shape} do not fill a region of {window.shape} pixels.")
+    place = inside.slices((window.y, window.x))
+    if mask is not None:
+        mask = np.asarray(mask)
+        if mask.dtype != np.bool_ or mask.shape != window.shape:
+            raise StoreError(
+                f"A mask of {mask.dtype} and shape {mask.shape} does not fit; give booleans of shape {window.shape}."
+            )
+        mask = np.array(mask[place])
+    return inside, array[place] if array.ndim else array[()], mask
+
+
+def values_are_classes(info: StoreInfo, values: Any) -> None:
+    """Refuse values that mean nothing in this store."""
+    values = np.asarray(values)
+    if values.size == 0:
+        return
+    top = np.iinfo(info.dtype).max if info.instances else len(info.classes)
+    low, high = int(values.min()), int(values.max())
+    if low >= 0 and high <= top:
+        return
+    strange = values[(values < 0) | (values > top)]
+    if info.kind == "annotation":
+        strange = strange[strange != ANNOTATED_BACKGROUND]
+    if strange.size:
+        also = ", and 255 for background" if info.kind == "annotation" else ""
+        raise StoreError(
+            f"The value {int(strange.flat[0])} is no class: this store has 0 to {top} "
+            f"({', '.join(info.classes)}){also}; add_classes adds more."
+        )
+
+
+def fits(info: StoreInfo, path: Path, run: Run) -> None:
+    """Refuse to merge a run that does not belong to a store."""
+    if info.kind == "annotation":
+        raise StoreError(f"{path} is an annotation; a prediction can be merged into labels only.")
+    ours, theirs = info.mpp, run.info.mpp
+    same = ours == theirs or (
+        ours is not None
+        and theirs is not None
+        and all(isclose(a, b, rel_tol=1e-6) for a, b in zip(ours, theirs, strict=True))
+    )
+    if not same:
+        raise StoreError(
+            f"The run {run.key} has {theirs} µm per pixel and {path} has {ours}; predict into another store."
+        )
+    if run.info.shape != info.shape:
+        raise StoreError(
+            f"The run {run.key} has {run.info.shape} pixels and {path} has {info.shape}; predict into another store."
+        )
+    if run.path.parent.parent != path:
+        raise StoreError(f"The run {run.key} belongs to {run.path.parent.parent}; only runs of {path} can be merged.")
+    if (run.outputs["labels"] == "uint32") != info.instances:
+        raise StoreError(f"The run {run.key} holds {run.outputs['labels']} and {path} holds {info.dtype}.")

@@ -1,0 +1,59 @@
+"""Which strokes can be undone and redone: linear, unlimited, over sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_msunet.labels.records import Kind, Patch
+
+
+class History:
+    """Sequence numbers of strokes and releases: `undo` those that stand, `redo` those taken back, the next one last."""
+
+    def __init__(self, undo: Iterable[int] = (), redo: Iterable[int] = ()) -> None:
+        self.undo = list(undo)
+        self.redo = list(redo)
+        self.latest = max([0, *self.undo, *self.redo])
+
+    @property
+    def needed(self) -> set[int]:
+        """All strokes that can still be undone or redone."""
+        return {*self.undo, *self.redo}
+
+    def keep(self, sequences: Container[int]) -> None:
+        """Forget strokes whose records were lost."""
+        self.undo = [s for s in self.undo if s in sequences]
+        self.redo = [s for s in self.redo if s in sequences]
+
+    def follow(self, kind: Kind, sequence: int) -> None:
+        """Take in one record."""
+        self.latest = max(self.latest, sequence)
+        if kind in (Kind.STROKE, Kind.RELEASE):
+            self.undo.append(sequence)
+            self.redo.clear()
+        elif kind is Kind.UNDO and self.undo:
+            self.redo.append(self.undo.pop())
+        elif kind is Kind.REDO and self.redo:
+            self.undo.append(self.redo.pop())
+
+
+def undone(patch: Patch, base: npt.NDArray[Any]) -> Patch:
+    """What taking a stroke back does: edited pixels get what was there, the others the machine's value, `base`."""
+    before, edited = patch.before, patch.edited_before
+    if edited is None or before is None or edited is False:
+        return Patch(patch.window, base, False, patch.mask)
+    if edited is True:
+        return Patch(patch.window, before, True, patch.mask)
+    values = np.where(edited, np.asarray(before, base.dtype), base)
+    return Patch(patch.window, values, edited, patch.mask)
+
+
+def redone(kind: Kind, patch: Patch, base: npt.NDArray[Any]) -> Patch:
+    """What doing a stroke again does; a release gives the machine's value of today."""
+    if kind is Kind.RELEASE:
+        return Patch(patch.window, base, False, patch.mask)
+    return Patch(patch.window, patch.values, True, patch.mask)

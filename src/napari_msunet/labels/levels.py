@@ -1,0 +1,103 @@
+"""Coarser levels: 2 x 2 pixels to one.
+
+The most frequent value wins; a tie goes to a class before background, then to the lower number. In an annotation the
+order is classes, then 255 (background), then 0 (not annotated).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_msunet.geometry import Window
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+Label = TypeVar("Label", bound=np.unsignedinteger[Any])
+
+
+def _quarters(values: npt.NDArray[Scalar]) -> tuple[npt.NDArray[Scalar], ...]:
+    """The four pixels of each 2 x 2 block; at an odd edge the last ones count twice, which leaves the vote as it is."""
+    height, width = values.shape
+    if height % 2 or width % 2:
+        values = np.pad(values, ((0, height % 2), (0, width % 2)), mode="edge")
+    return values[::2, ::2], values[::2, 1::2], values[1::2, ::2], values[1::2, 1::2]
+
+
+def coarsen(values: npt.NDArray[Label]) -> npt.NDArray[Label]:
+    """The next coarser level of labels.
+
+    Parameters
+    ----------
+    values : (h, w) uint8 or uint32
+        Starts at an even row and column of its level.
+
+    Returns
+    -------
+    (ceil(h / 2), ceil(w / 2)) array of the same type
+    """
+    one = values.dtype.type(1)
+    # minus one, wrapping round: classes come first, then 255 of an annotation, then 0; now the lower number wins
+    a, b, c, d = (quarter - one for quarter in _quarters(values))
+    low, high = np.minimum(a, b), np.maximum(a, b)
+    other_low, other_high = np.minimum(c, d), np.maximum(c, d)
+    first, last = np.minimum(low, other_low), np.maximum(high, other_high)
+    low, high = np.maximum(low, other_low), np.minimum(high, other_high)
+    second, third = np.minimum(low, high), np.maximum(low, high)
+    # sorted: the first equal neighbours are the most frequent value, and of two pairs the one that wins the tie
+    winner = np.where(first == second, first, np.where(second == third, second, np.where(third == last, third, first)))
+    result: npt.NDArray[Label] = winner + one
+    return result
+
+
+def coarsen_any(values: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The next coarser level of a mask: true where any of the 2 x 2 is."""
+    a, b, c, d = _quarters(values)
+    return a | b | c | d
+
+
+def coarsen_mean(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The next coarser level of `(h, w)` probabilities: the mean, of the pixels that exist, in the same type."""
+    a, b, c, d = (quarter.astype(np.float32) for quarter in _quarters(values))
+    mean = ((a + b) + (c + d)) / np.float32(4)
+    return (np.rint(mean) if np.issubdtype(values.dtype, np.integer) else mean).astype(values.dtype)
+
+
+def children(parent: Window, shape: tuple[int, int]) -> Window:
+    """The pixels of the finer level, of `shape`, that make up a window of the coarser one."""
+    start, stop = (parent.y * 2, parent.x * 2), (parent.stop[0] * 2, parent.stop[1] * 2)
+    return Window.between(start, (min(stop[0], shape[0]), min(stop[1], shape[1])))
+
+
+class Planes(Protocol):
+    """Pyramids of labels and of `edited` that can be read and written by windows."""
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]: ...
+
+    def read(self, plane: str, level: int, window: Window) -> npt.NDArray[Any]: ...
+
+    def assign(
+        self, plane: str, level: int, window: Window, values: Any, mask: npt.NDArray[np.bool_] | None = None
+    ) -> None: ...
+
+
+def update_coarser(planes: Planes, window: Window) -> None:
+    """Bring all coarser levels up to date after level 0 changed within `window`."""
+    for level in range(1, len(planes.shapes)):
+        parent = window.halved()
+        source = children(parent, planes.shapes[level - 1])
+        planes.assign("labels", level, parent, coarsen(planes.read("labels", level - 1, source)))
+        planes.assign("edited", level, parent, coarsen_any(planes.read("edited", level - 1, source)))
+        window = parent
+
+
+def tiles(window: Window, side: int) -> Iterator[Window]:
+    """`window` cut along the multiples of `side`, row by row."""
+    for y in range(window.y // side, -(-window.stop[0] // side)):
+        for x in range(window.x // side, -(-window.stop[1] // side)):
+            part = window.intersection(Window(y * side, x * side, side, side))
+            if not part.empty:
+                yield part

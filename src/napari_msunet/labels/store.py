@@ -1,0 +1,510 @@
+"""The label store: what people see and edit. See section 5 of the design."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+
+from napari_msunet.errors import OutputError, StoreError, StoreLockedError
+from napari_msunet.geometry import Grid, Region, Window
+from napari_msunet.labels import annotated, checks
+from napari_msunet.labels.cache import ChunkCache, pieces
+from napari_msunet.labels.chunks import open_array
+from napari_msunet.labels.creation import create_store
+from napari_msunet.labels.files import output_errors
+from napari_msunet.labels.lazy import WindowArray
+from napari_msunet.labels.lock import WriterLock
+from napari_msunet.labels.merge import Table, value_table
+from napari_msunet.labels.metadata import Colour, Kind, StoreInfo, load_info, save_info
+from napari_msunet.labels.records import Kind as Record
+from napari_msunet.labels.runs import Run
+from napari_msunet.labels.session import Session, load_checkpoint, unfinished
+from napari_msunet.slide import Slide
+
+MEMORY = 512 * 2**20
+"""Bytes of chunks a store keeps in memory unless told otherwise."""
+
+_open_stores: dict[Path, LabelStore] = {}
+_opening = threading.RLock()
+
+
+class LabelStore:
+    """Labels of a slide on disk: a pyramid, people's edits, and the machine's runs.
+
+    Made by `LabelStore.create` and opened by `open_labels`; a process has one object for each path. Coordinates are the
+    store's own level-0 pixels. Reading is always possible; the first write takes the store's lock and keeps it until
+    `close`. All methods may be called from any thread.
+
+    Attributes
+    ----------
+    path : Path
+    messages : list of str
+        What was found damaged and repaired when the store was opened.
+    """
+
+    def __init__(self, path: Path, memory: int = MEMORY) -> None:
+        self.path = path
+        self.messages: list[str] = []
+        self._memory = memory
+        self._info = load_info(path)
+        self._info_time = 0
+        load_checkpoint(path)
+        self._planes = {
+            "labels": [open_array(path / str(n), s, self._info.dtype) for n, s in enumerate(self._info.shapes)],
+            "edited": [open_array(path / "edited" / str(n), s, "bool") for n, s in enumerate(self._info.shapes)],
+        }
+        self._lock = WriterLock(path, f"The label store {path}")
+        self._mutex = threading.RLock()
+        self._session: Session | None = None
+        self._runs: dict[str, Run] = {}
+        self._closed = False
+        self._pid = os.getpid()
+        self._inode = path.stat().st_ino
+        self._recover()
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        shape: tuple[int, int] | None = None,
+        mpp: float | tuple[float, float] | None = None,
+        classes: Sequence[str] = (),
+        kind: Kind = "labels",
+        slide: Slide | None = None,
+        **options: Any,
+    ) -> LabelStore:
+        """Make an empty store.
+
+        Parameters
+        ----------
+        path : path
+            The folder to make, such as ``labels.ome.zarr``.
+        shape : (height, width), optional
+            In pixels; not needed with `slide`.
+        mpp : float or (y, x), optional
+            µm per pixel of level 0; None: the slide's own, or unknown.
+        classes : sequence of str
+            Names of classes 1, 2, ...; at most 254.
+        kind : str
+            "labels" (0 is background) or "annotation" (0 is not annotated, 255 is background).
+        slide : Slide, optional
+            The store gets the shape of its grid at `mpp`.
+        dtype : str
+            "uint8" for classes, "uint32" for numbers of objects.
+        colours : sequence, optional
+            One for each class: ``"#rrggbb"`` or three numbers.
+        overwrite : bool
+            Replace a label store that is there already.
+
+        Raises
+        ------
+        OutputError
+            If the path is taken, or the disk refuses; then nothing is left behind.
+        StoreError
+            If shape, classes or colours cannot be used.
+        """
+        where = Path(path).resolve()
+        with _opening:
+            known = _open_stores.pop(where, None)
+            if known is not None and not options.get("overwrite"):
+                _open_stores[where] = known
+            elif known is not None:
+                known.close()
+            create_store(where, shape, mpp, tuple(classes), kind, slide, **options)
+            return open_labels(where)
+
+    # ---------------------------------------------------------------------------------------------------- description
+
+    @property
+    def info(self) -> StoreInfo:
+        """All metadata; read again when another process changed them."""
+        if self._session is None:
+            changed = (self.path / "zarr.json").stat().st_mtime_ns if (self.path / "zarr.json").exists() else 0
+            if changed != self._info_time:
+                self._info, self._info_time = load_info(self.path), changed
+        return self._info
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(height, width)` of level 0."""
+        return self._info.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """uint8 for classes, uint32 for numbers of objects."""
+        return np.dtype(self._info.dtype)
+
+    @property
+    def mpp(self) -> tuple[float, float] | None:
+        """µm per pixel `(y, x)` of level 0, if known."""
+        return self._info.mpp
+
+    @property
+    def pixel(self) -> tuple[float, float]:
+        """Size `(y, x)` of a level-0 pixel of the store in level-0 pixels of its slide."""
+        return self._info.pixel
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Height and width of the slide in its level-0 pixels."""
+        return self._info.extent
+
+    @property
+    def grid(self) -> Grid:
+        """The store's pixels on its slide."""
+        return Grid(self.extent, self.pixel, self.mpp)
+
+    @property
+    def kind(self) -> Kind:
+        """ "labels" or "annotation"."""
+        return self._info.kind
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of classes 1, 2, ..."""
+        return self.info.classes
+
+    @property
+    def colours(self) -> tuple[Colour, ...]:
+        """Red, green and blue of each class, 0 to 255."""
+        return self.info.colours
+
+    @property
+    def fully_annotated(self) -> list[npt.NDArray[np.float64]]:
+        """Polygons `(n, 2)` of `y, x` in which everything is annotated: 0 is background there."""
+        return [np.array(polygon) for polygon in self.info.fully_annotated]
+
+    # -------------------------------------------------------------------------------------------------------- reading
+
+    @property
+    def levels(self) -> list[da.Array]:
+        """The pyramid as lazy arrays `y x`, finest first; edits show at once."""
+        return [self._lazy("labels", level) for level in range(len(self._info.shapes))]
+
+    @property
+    def edited(self) -> da.Array:
+        """Which pixels of level 0 a person changed: lazy, `y x`, bool."""
+        return self._lazy("edited", 0)
+
+    @property
+    def edited_levels(self) -> list[da.Array]:
+        """`edited` as a pyramid: true where any pixel below is."""
+        return [self._lazy("edited", level) for level in range(len(self._info.shapes))]
+
+    def read(self, region: Region | Window, level: int = 0) -> npt.NDArray[Any]:
+        """Labels of the pixels of a level that a region touches.
+
+        Parameters
+        ----------
+        region : Region or Window
+            In level-0 pixels of the store, also for coarser levels. Outside the store: 0.
+        level : int
+            0 is the finest.
+        """
+        return self._read_region("labels", region, level)
+
+    def read_edited(self, region: Region | Window, level: int = 0) -> npt.NDArray[np.bool_]:
+        """Which of the pixels that `read` gives a person changed."""
+        return self._read_region("edited", region, level)
+
+    def truth(self, region: Region | Window) -> npt.NDArray[np.uint8]:
+        """What training and scores take as true: 0 background, 1..K classes, 255 ignored; uint8."""
+        if self._info.instances:
+            raise StoreError(f"{self.path} holds numbers of objects; only labels of classes can be a truth.")
+        values = self.read(region)
+        if self.kind == "labels":
+            return values
+        return annotated.truth(values, checks.touched(region), self.fully_annotated)
+
+    def _lazy(self, plane: str, level: int) -> da.Array:
+        def read(window: Window) -> npt.NDArray[Any]:
+            return self._read(plane, level, window)
+
+        return WindowArray(self._info.shapes[level], self._planes[plane][level].dtype, read).dask()
+
+    def _read_region(self, plane: str, region: Region | Window, level: int) -> npt.NDArray[Any]:
+        if not 0 <= level < len(self._info.shapes):
+            raise StoreError(f"{self.path} has the levels 0 to {len(self._info.shapes) - 1}; got level {level}.")
+        window = checks.touched(region)
+        for _ in range(level):
+            window = window.halved()
+        inside = window.intersection(Window(0, 0, *self._info.shapes[level]))
+        if inside == window:
+            return self._read(plane, level, window)
+        out = np.zeros(window.shape, self._planes[plane][level].dtype)
+        if not inside.empty:
+            out[inside.slices((window.y, window.x))] = self._read(plane, level, inside)
+        return out
+
+    def _read(self, plane: str, level: int, window: Window) -> npt.NDArray[Any]:
+        """A window inside a level: from memory while this process writes, else from the disk: others may write."""
+        if self._closed:
+            raise StoreError(f"{self.path} was closed; open it again with open_labels.")
+        session = self._session
+        if session is not None:
+            return session.cache.read(plane, level, window)
+        files = self._planes[plane][level]
+        out = np.zeros(window.shape, files.dtype)
+        for cy, cx, inner, outer in pieces(window):
+            chunk = files.read(cy, cx)
+            if chunk is not None:
+                out[outer] = chunk[inner]
+        return out
+
+    # ------------------------------------------------------------------------------------------------------- strokes
+
+    def write(self, region: Region | Window, values: npt.ArrayLike, mask: npt.NDArray[np.bool_] | None = None) -> int:
+        """One stroke: on disk when this returns.
+
+        Parameters
+        ----------
+        region : Region or Window
+            Whole pixels of level 0; what sticks out of the store is left away.
+        values : int or (h, w) array of integers
+        mask : (h, w) bool, optional
+            Which pixels are set (and become `edited`, also where they keep their value); None: all.
+
+        Returns
+        -------
+        int
+            Number of the stroke; 0 if the mask is empty and nothing was done.
+
+        Raises
+        ------
+        StoreError
+            If the region is outside, or values or mask do not fit.
+        StoreLockedError
+            If somebody else writes into this store.
+        OutputError
+            If the disk refuses; then nothing of the stroke is kept.
+        """
+        window, array, inner_mask = checks.stroke(self._info, self.path, region, values, mask)
+        checks.values_are_classes(self.info, array if inner_mask is None or np.ndim(array) == 0 else array[inner_mask])
+        return self._begin().change(Record.STROKE, window, array, inner_mask)
+
+    def release(self, region: Region | Window, mask: npt.NDArray[np.bool_] | None = None) -> int:
+        """Give pixels back to the machine: they show the newest merged run again. Can be undone; returns as `write`."""
+        window, _, inner_mask = checks.stroke(self._info, self.path, region, 0, mask)
+        return self._begin().change(Record.RELEASE, window, None, inner_mask)
+
+    def undo(self) -> Region | None:
+        """Take the last stroke or release back; the region that changed, None if there is nothing left to undo."""
+        return checks.region_of(self._begin().turn(Record.UNDO))
+
+    def redo(self) -> Region | None:
+        """Do the stroke that was undone last again; the region that changed, None if there is none."""
+        return checks.region_of(self._begin().turn(Record.REDO))
+
+    def add_classes(self, names: Iterable[str]) -> dict[str, int]:
+        """Append the classes that are not there yet; the value of each of `names`."""
+        names = tuple(names)
+        if any(name not in self.classes for name in names):
+            with self._mutex:
+                self._begin()
+                self._save(self._info.with_classes(names))
+        return {name: self.classes.index(name) + 1 for name in names}
+
+    def mark_annotated(self, polygon: npt.ArrayLike) -> None:
+        """Mark a polygon `(n, 2)` of `y, x` (level-0 pixels of the store) of an annotation as fully annotated."""
+        if self.kind != "annotation":
+            raise StoreError(f'{self.path} holds labels, all of which count; only kind="annotation" has such regions.')
+        corners = annotated.checked_polygon(polygon)
+        with self._mutex:
+            self._begin()
+            self._save(self._info.changed(fully_annotated=(*self._info.fully_annotated, corners)))
+
+    # ---------------------------------------------------------------------------------------------------------- runs
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs, by key."""
+        folder = self.path / "runs"
+        keys = sorted(path.parent.name for path in folder.glob("*/run.json") if not path.parent.name.startswith("."))
+        return [self.run(key) for key in keys]
+
+    def run(self, key: str) -> Run:
+        """The run of this key."""
+        with self._mutex:
+            if key not in self._runs:
+                if not (self.path / "runs" / key / "run.json").exists():
+                    raise StoreError(f"{self.path} has no run {key!r}; its folder runs/ shows which there are.")
+                self._runs[key] = Run(self.path / "runs" / key)
+            return self._runs[key]
+
+    def create_run(self, key: str, description: dict[str, Any], classes: Sequence[str], outputs: dict[str, str]) -> Run:
+        """Make an empty run, or give the one that has this key. Needs no lock.
+
+        Parameters
+        ----------
+        key : str
+            Names the folder: a hash of what makes the prediction what it is.
+        description : dict
+            Plain JSON values to keep with it.
+        classes : sequence of str
+            Names of the run's classes 1, 2, ...
+        outputs : dict
+            ``{"labels": "uint8", "probabilities": "float16"}``, the latter if wanted, or "float32", "uint8".
+        """
+        Run.create(self.path / "runs" / key, self.info, description, classes, outputs)
+        return self.run(key)
+
+    def merge(self, run: Run, windows: Iterable[Window] | None = None) -> None:
+        """Show a run's labels wherever nobody edited.
+
+        This is no stroke and cannot be undone; merging an older run again takes it back.
+
+        Parameters
+        ----------
+        run : Run
+            Of this store; its classes are matched by name, new ones appended.
+        windows : iterable of Window, optional
+            Parts of the run's finished blocks; None: all of them.
+
+        Raises
+        ------
+        StoreError
+            If the run has another shape or mpp, or belongs to another store.
+        """
+        checks.fits(self._info, self.path, run)
+        done = list(run.done.values())
+        parts = done if windows is None else [w.intersection(block) for w in windows for block in done]
+        parts = [part for part in parts if not part.empty]
+        if not parts:
+            return
+        session = self._begin()
+        if not self._info.instances:
+            self.add_classes(run.classes)
+        session.merge(run, value_table(run, self._info.classes, self._info.instances), parts)
+        if windows is None:
+            session.flush()
+
+    @property
+    def probabilities(self) -> da.Array:
+        """Probabilities of the newest merged run that kept them: lazy, `y x K+1`, background first."""
+        merged = [str(note["run"]) for note in load_checkpoint(self.path)["merges"]]
+        if self._session is not None:
+            merged = [merge.key for merge in self._session.merges.newest_first()][::-1]
+        for key in reversed(merged):
+            if "probabilities" in self.run(key).outputs:
+                return self.run(key).probabilities
+        raise StoreError(
+            f'{self.path} shows no run that kept probabilities; predict with outputs=("labels", "probabilities").'
+        )
+
+    # ------------------------------------------------------------------------------------------------------- lifetime
+
+    def flush(self) -> None:
+        """Write all edits into the chunks. (They are safe in the journal before that.)"""
+        if self._session is not None:
+            self._session.flush()
+
+    def close(self) -> None:
+        """Flush, and let others write. The object cannot be used after that."""
+        with self._mutex:
+            session, self._session = self._session, None
+            self._closed = True
+            try:
+                if session is not None and self._lock.held:
+                    session.close()
+            finally:
+                self._lock.release()
+        with _opening:
+            if _open_stores.get(self.path) is self:
+                del _open_stores[self.path]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"LabelStore({str(self.path)!r}, {self.kind}, {self.shape[0]} x {self.shape[1]}, classes {self.classes})"
+
+    def _begin(self) -> Session:
+        """The session of writing; the first call takes the lock and reads what others did since."""
+        with self._mutex:
+            if self._closed:
+                raise StoreError(f"{self.path} was closed; open it again with open_labels.")
+            if self._session is not None and self._lock.held:
+                return self._session
+            self._lock.acquire()
+            try:
+                self._info = load_info(self.path)
+                cache = ChunkCache(self._planes, self._memory, self.path / "aside")
+                with output_errors(self.path):
+                    session = Session(self.path, cache, self.dtype, self._run_and_table)
+                session.start_keeper()
+                self.messages += session.messages
+            except BaseException:
+                self._lock.release()
+                raise
+            self._session = session
+            return session
+
+    def _recover(self) -> None:
+        """Finish what a process that died left in the journal, unless another is at work."""
+        if not unfinished(self.path):
+            return
+        try:
+            self._begin().close()
+        except StoreLockedError:
+            return
+        except OutputError as error:
+            self.messages.append(f"The last edits are in the journal but cannot be shown here: {error}")
+            return
+        self._session = None
+        self._lock.release()
+
+    def _save(self, info: StoreInfo) -> None:
+        with output_errors(self.path):
+            save_info(self.path, info)
+        self._info = info
+
+    def _run_and_table(self, key: str) -> tuple[Run, Table]:
+        run = self.run(key)
+        return run, value_table(run, self._info.classes, self._info.instances)
+
+    def _is_current(self) -> bool:
+        """Whether this object still stands for its path in this process."""
+        try:
+            return not self._closed and self._pid == os.getpid() and self.path.stat().st_ino == self._inode
+        except OSError:
+            return False
+
+
+def open_labels(path: str | Path, memory: int = MEMORY) -> LabelStore:
+    """Open a label store; a process has one `LabelStore` for each path.
+
+    Parameters
+    ----------
+    path : path
+    memory : int
+        Bytes of chunks kept in memory while writing.
+
+    Raises
+    ------
+    StoreError
+        If it is no label store, or damaged; the message names the file.
+    """
+    where = Path(path).resolve()
+    with _opening:
+        known = _open_stores.get(where)
+        if known is None or not known._is_current():
+            known = _open_stores[where] = LabelStore(where, memory)
+        return known
+
+
+@atexit.register
+def _close_all() -> None:
+    for store in list(_open_stores.values()):
+        if store._pid == os.getpid():
+            store.close()
