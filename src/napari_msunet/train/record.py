@@ -1,0 +1,195 @@
+"""The folder of a training run: its job, its numbers and curves, its model and its checkpoint."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import isfinite
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from pydantic import ValidationError
+
+from napari_msunet.config import TrainJob
+from napari_msunet.errors import OutputError
+
+Row = dict[str, float]
+"""One epoch: "epoch", "seconds", "learning_rate", and numbers by `column`."""
+
+_FREE = {"epochs", "time_limit", "resume", "device", "out"}
+"""What may change when a run goes on."""
+
+
+def column(split: str, name: str, output: str) -> str:
+    """A column of metrics.csv, such as ``"validation_iou_scale 1/2"``."""
+    return f"{split}_{name}_{output}"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Write a file aside and put it in its place when all of it is there.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written; nothing is left behind.
+    """
+    aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
+    try:
+        yield aside
+        os.replace(aside, path)
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror or error}; give a folder that can be written to and has room."
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with writing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+class RunFolder:
+    """What a training leaves on disk.
+
+    Parameters
+    ----------
+    job : TrainJob
+
+    Raises
+    ------
+    OutputError
+        If the folder holds another run, or (with `resume`) no run or one of another job.
+    """
+
+    def __init__(self, job: TrainJob) -> None:
+        self.path = job.out
+        self.job_file = job.out / "job.json"
+        self.model = job.out / "model.safetensors"
+        self.checkpoint = job.out / "last.ckpt"
+        self.metrics = job.out / "metrics.csv"
+        self.curves = job.out / "curves.png"
+        self.result_file = job.out / "result.json"
+        self.outputs = job.model.outputs
+        self.rows: list[Row] = []
+        if job.out.exists() and not job.out.is_dir():
+            raise OutputError(f"{job.out} is a file; give a folder for the training run.")
+        if job.resume:
+            self._check_same(job)
+            self.rows = self._read_rows()
+        elif self.job_file.exists() or self.model.exists():
+            raise OutputError(f"{job.out} already holds a training run; give another folder, or resume it.")
+
+    def _check_same(self, job: TrainJob) -> None:
+        """Raise where the folder's job is another one."""
+        if not self.job_file.exists():
+            raise OutputError(f"There is no training run in {self.path} to go on with; start it without resume.")
+        try:
+            old = TrainJob.model_validate_json(self.job_file.read_bytes())
+        except (ValidationError, OSError) as error:
+            raise OutputError(
+                f"{self.job_file} cannot be read as a training job; start anew in another folder."
+            ) from error
+        before, now = json.loads(old.model_dump_json()), json.loads(job.model_dump_json())
+        changed = [name for name in now if name not in _FREE and now[name] != before.get(name)]
+        if changed:
+            raise OutputError(
+                f"The run in {self.path} was started with another {', '.join(changed)}; resume it with the same job "
+                "(only epochs, time_limit and device may change), or give another folder."
+            )
+
+    def begin(self, job: TrainJob) -> None:
+        """Make the folder and write the job."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"The folder {self.path} cannot be made: {error.strerror}; give one in a place that can be written to."
+            ) from error
+        write_text(self.job_file, job.model_dump_json(indent=2))
+        self.result_file.unlink(missing_ok=True)
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The result of a run that came to its end."""
+        try:
+            values = json.loads(self.result_file.read_bytes())
+        except (OSError, ValueError):
+            return None
+        return values if isinstance(values, dict) else None
+
+    def finish(self, values: dict[str, Any]) -> None:
+        """Write the result of the run."""
+        write_text(self.result_file, json.dumps(values, indent=2))
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The files that are there, by what they are."""
+        named = {
+            "model": self.model,
+            "metrics": self.metrics,
+            "curves": self.curves,
+            "job": self.job_file,
+            "checkpoint": self.checkpoint,
+        }
+        return {name: str(path) for name, path in named.items() if path.exists()}
+
+    # ------------------------------------------------------------------------------------------------------ metrics.csv
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of metrics.csv."""
+        numbers = [
+            column(split, name, output)
+            for split in ("train", "validation")
+            for name in ("loss", "iou")
+            for output in self.outputs
+        ]
+        return ["epoch", "seconds", "learning_rate", *numbers]
+
+    def add(self, row: Row) -> None:
+        """Append an epoch; one with the same number or a later one, from before a resume, goes."""
+        fresh = [r for r in self.rows if r["epoch"] < row["epoch"]]
+        if len(fresh) != len(self.rows) or not self.metrics.exists():
+            self.rows = [*fresh, row]
+            write_text(self.metrics, self._csv(self.rows, header=True))
+            return
+        self.rows.append(row)
+        try:
+            with self.metrics.open("a", encoding="utf-8", newline="") as file:
+                file.write(self._csv([row], header=False))
+        except OSError as error:
+            raise OutputError(f"{self.metrics} cannot be written: {error.strerror}; make room and resume.") from error
+
+    def _csv(self, rows: Sequence[Row], header: bool) -> str:
+        """Rows as text; a number that is not there is an empty cell."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
+        if header:
+            writer.writeheader()
+        for row in rows:
+            writer.writerow({c: f"{row[c]:.6g}" for c in self.columns if c in row and isfinite(row[c])})
+        return text.getvalue()
+
+    def _read_rows(self) -> list[Row]:
+        """The epochs in metrics.csv; a torn last line is left out."""
+        if not self.metrics.exists():
+            return []
+        rows: list[Row] = []
+        with self.metrics.open(encoding="utf-8", newline="") as file:
+            for cells in csv.DictReader(file):
+                try:
+                    row = {c: float(v) for c, v in cells.items() if v}
+                except (TypeError, ValueError, AttributeError):
+                    continue
+                if "epoch" in row:
+                    rows.append(row)
+        return rows

@@ -1,0 +1,240 @@
+"""What looks on while Lightning trains: events, the clock, early stopping, and what is kept on disk."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from napari_msunet.config import TrainJob
+from napari_msunet.events import Message, Metric, Progress
+from napari_msunet.models import save_model
+from napari_msunet.train.background import Say, Stop
+from napari_msunet.train.curves import draw_curves
+from napari_msunet.train.module import Training
+from napari_msunet.train.record import RunFolder, column, writing
+
+_PROGRESS_SECONDS = 0.5
+_CURVES_SECONDS = 20.0
+_BETTER = 1e-4
+
+
+@dataclass
+class Standing:
+    """How a run stands after an epoch; plain values, kept in the checkpoint.
+
+    Attributes
+    ----------
+    best_iou, best_loss : float
+        Of the fused output on the validation images, at the best epoch.
+    best_epoch : int
+        0 before the first.
+    epochs, steps : int
+        How many are done.
+    step_seconds : float
+        Time in all steps together.
+    reason : str
+        Why training ended: "epochs", "no better", "time limit"; empty while it runs.
+    """
+
+    best_iou: float = -1.0
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+    epochs: int = 0
+    steps: int = 0
+    step_seconds: float = 0.0
+    reason: str = ""
+
+
+class Watch(pl.Callback):
+    """Looks on.
+
+    Parameters
+    ----------
+    job : TrainJob
+    folder : RunFolder
+    say : callable
+        Takes each event.
+    stop : Stop
+    started : float
+        `time.monotonic` when the job began, from which the time limit counts.
+    """
+
+    def __init__(self, job: TrainJob, folder: RunFolder, say: Say, stop: Stop, started: float) -> None:
+        self.job = job
+        self.folder = folder
+        self.say = say
+        self.stop = stop
+        self.started = started
+        self.standing = Standing()
+        self.summary: dict[str, Any] = {}
+        self._epoch_began = self._step_ended = 0.0
+        self._validation_seconds = 0.0
+        self._last_progress = self._last_curves = 0.0
+        self._warm_steps, self._warm_seconds = 0, 0.0
+        self._steps_done, self._steps_total = 0, 1
+
+    # ------------------------------------------------------------------------------------------------------ the clock
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the job began."""
+        return time.monotonic() - self.started
+
+    def fraction(self) -> float:
+        """How much of the training is over, by steps or by time, whichever is further; 0 to 1."""
+        by_time = self.elapsed / self.job.time_limit if self.job.time_limit else 0.0
+        return min(1.0, max(by_time, self._steps_done / max(1, self._steps_total)))
+
+    def _seconds_left(self) -> float | None:
+        """An upper estimate; early stopping may end it before."""
+        if not self._warm_steps:
+            return None
+        epochs_left = self.job.epochs - self._steps_done * self.job.epochs / self._steps_total
+        by_steps = (self._steps_total - self._steps_done) * self._warm_seconds / self._warm_steps
+        left = by_steps + epochs_left * self._validation_seconds
+        return left if self.job.time_limit is None else max(0.0, min(left, self.job.time_limit - self.elapsed))
+
+    # ---------------------------------------------------------------------------------------------- hooks of Lightning
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._steps_total = self.job.epochs * int(trainer.num_training_batches)
+        self._steps_done = self.standing.steps
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Training)  # for the type checker, as below
+        pl_module.restart_tallies()
+        self._epoch_began = self._step_ended = time.monotonic()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.stop.check()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.stop.check()
+        before, self._step_ended = self._step_ended, time.monotonic()
+        seconds = self._step_ended - before  # with the wait for its batch
+        self._steps_done += 1
+        self.standing.steps = self._steps_done
+        self.standing.step_seconds += seconds
+        if batch_idx:  # the first step of an epoch also warms up
+            self._warm_steps += 1
+            self._warm_seconds += seconds
+        if time.monotonic() - self._last_progress >= _PROGRESS_SECONDS:
+            self._last_progress = time.monotonic()
+            self.say(
+                Progress(
+                    done=self._steps_done, total=self._steps_total, unit="steps", seconds_left=self._seconds_left()
+                )
+            )
+        if self._time_is_up(seconds / 3 * sum(trainer.num_val_batches)):
+            self.standing.reason = "time limit"
+            trainer.should_stop = True
+
+    def _time_is_up(self, guess: float) -> bool:
+        """Whether the time left is just enough to validate, which takes `guess` seconds where it was never done."""
+        needed = self._validation_seconds or guess
+        return self.job.time_limit is not None and self.elapsed + needed >= self.job.time_limit
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validation_began = time.monotonic()
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.stop.check()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validation_seconds = time.monotonic() - self._validation_began
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.stop.check()
+        assert isinstance(pl_module, Training)
+        epoch = self.standing.epochs = trainer.current_epoch + 1
+        rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        row = {"epoch": float(epoch), "seconds": time.monotonic() - self._epoch_began, "learning_rate": rate}
+        self.say(Metric(epoch=epoch, name="learning_rate", split="train", value=rate))
+        for split in ("train", "validation"):
+            for (name, output), value in pl_module.tallies[split].numbers().items():
+                if isfinite(value):
+                    row[column(split, name, output)] = value
+                    self.say(Metric(epoch=epoch, name=name, split=split, output=output, value=value))
+        self.folder.add(row)
+        self._keep_best(pl_module, row)
+        if not self.standing.reason:
+            self._decide(trainer)
+        with writing(self.folder.checkpoint) as aside:
+            trainer.save_checkpoint(aside)
+        if time.monotonic() - self._last_curves >= _CURVES_SECONDS:
+            self.draw()
+
+    def _keep_best(self, module: Training, row: dict[str, float]) -> None:
+        """Save the model when it is better than all before; without validation always."""
+        standing = self.standing
+        iou = row.get(column("validation", "iou", "fused"), -1.0)
+        loss = row.get(column("validation", "loss", "fused"), float("inf"))
+        validated = isfinite(loss)
+        better = iou > standing.best_iou + _BETTER or (iou >= standing.best_iou - _BETTER and loss < standing.best_loss)
+        if validated and not better:
+            return
+        standing.best_iou, standing.best_loss, standing.best_epoch = iou, loss, standing.epochs
+        self.summary |= {
+            "best_epoch": standing.best_epoch,
+            "validation": self.scores("validation", row),
+            "train": self.scores("train", row),
+        }
+        save_model(module.model, self.folder.model, dict(self.summary))
+
+    def scores(self, split: str, row: dict[str, float]) -> dict[str, dict[str, float]]:
+        """An epoch's numbers: for each output its "loss" and "iou"."""
+        named = {
+            output: {n: row[column(split, n, output)] for n in ("loss", "iou") if column(split, n, output) in row}
+            for output in self.job.model.outputs
+        }
+        return {output: numbers for output, numbers in named.items() if numbers}
+
+    def _decide(self, trainer: pl.Trainer) -> None:
+        """End after the last epoch, or when nothing gets better."""
+        standing = self.standing
+        if standing.epochs >= self.job.epochs:
+            standing.reason = "epochs"
+        elif self._time_is_up(0.0):
+            standing.reason = "time limit"
+            trainer.should_stop = True
+        elif standing.epochs - standing.best_epoch >= self.job.optimiser.stop_after:
+            standing.reason = "no better"
+            trainer.should_stop = True
+            self.say(
+                Message(
+                    text=f"No better validation IoU for {self.job.optimiser.stop_after} epochs: training ends here."
+                )
+            )
+
+    def draw(self) -> None:
+        """Write the curves."""
+        self._last_curves = time.monotonic()
+        draw_curves(self.folder.rows, self.folder.outputs, self.folder.curves, self.standing.best_epoch or None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How the run stands, and the summary of the kept model, for the checkpoint."""
+        return {"standing": asdict(self.standing), "summary": self.summary}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.standing = Standing(**state_dict["standing"])
+        self.standing.reason = ""
+        self.summary = dict(state_dict["summary"])
+
+
+def device_arguments(device: torch.device) -> dict[str, Any]:
+    """Which device, as Lightning's Trainer wants it."""
+    if device.type == "cuda":
+        return {"accelerator": "gpu", "devices": [device.index or 0]}
+    return {"accelerator": device.type, "devices": 1}
