@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import time
+from collections.abc import Callable, Generator
+from queue import SimpleQueue
+from threading import Event as Flag
+from threading import Thread
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -88,3 +93,66 @@ _ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)
 def parse_event(line: str | bytes) -> Event:
     """The event in one line of JSON."""
     return _ADAPTER.validate_json(line)
+
+
+def progress(done: float, total: float, unit: str, started: float) -> Progress:
+    """A `Progress` whose time left follows from the pace since `started` (`time.monotonic()`)."""
+    left = (time.monotonic() - started) / done * (total - done) if done else None
+    return Progress(done=done, total=total, unit=unit, seconds_left=left)
+
+
+Value = TypeVar("Value")
+
+
+class _StoppedError(Exception):
+    """Raised inside a piece of work whose listener has gone."""
+
+
+def reported(work: Callable[[Callable[[int, int], None]], Value], unit: str) -> Generator[Progress, None, Value]:
+    """Turn a function that reports through a callback into an iterator of events.
+
+    Parameters
+    ----------
+    work : callable
+        Takes a function `(done, total)` to report with. It runs in a thread of its own; when the iterator is closed,
+        its next report raises inside it, and closing waits until it has cleaned up.
+    unit : str
+        What is counted.
+
+    Yields
+    ------
+    Progress
+
+    Returns
+    -------
+    What `work` returned. What it raised is raised here.
+    """
+    events: SimpleQueue[Progress | None] = SimpleQueue()
+    stop, started = Flag(), time.monotonic()
+    values: list[Value] = []
+    errors: list[BaseException] = []
+
+    def report(done: int, total: int) -> None:
+        if stop.is_set():
+            raise _StoppedError
+        events.put(progress(done, total, unit, started))
+
+    def body() -> None:
+        try:
+            values.append(work(report))
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            events.put(None)
+
+    thread = Thread(target=body, name=f"napari-msunet {unit}")
+    thread.start()
+    try:
+        while (event := events.get()) is not None:
+            yield event
+    finally:
+        stop.set()
+        thread.join()
+    if errors:
+        raise errors[0]
+    return values[0]

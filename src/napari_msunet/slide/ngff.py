@@ -92,6 +92,7 @@ def label_attributes(
     mpp: tuple[float, float] | None,
     classes: Sequence[str] | Mapping[int, str] = (),
     colours: Sequence[Colour] | Mapping[int, Colour] | None = None,
+    offset: tuple[float, float] = (0.0, 0.0),
 ) -> dict[str, Any]:
     """The attributes of the group of a label pyramid `y x` (OME-Zarr 0.5).
 
@@ -105,6 +106,8 @@ def label_attributes(
         Names of the label values, from 1 on where it is a sequence.
     colours : sequence or dict, optional
         Colours of the same values: hexadecimal, or 3 or 4 numbers from 0 to 255.
+    offset : (y, x)
+        Where the first pixel starts, in the unit of the axes: µm, or pixels where `mpp` is unknown.
 
     Returns
     -------
@@ -119,7 +122,7 @@ def label_attributes(
     label = {"colors": [{"label-value": v, "rgba": _rgba(c)} for v, c in tints.items()] or None}
     image = v05.LabelImage.model_validate(
         {
-            "multiscales": [_multiscale(name, shapes, "yx", mpp)],
+            "multiscales": [_multiscale(name, shapes, "yx", mpp, offset)],
             "image-label": {**label, "properties": properties or None},
         }
     )
@@ -209,10 +212,15 @@ def validate(path: str | Path) -> None:
 
 
 def _multiscale(
-    name: str, shapes: Sequence[Sequence[int]], axes: str | Sequence[str], mpp: tuple[float, float] | None
+    name: str,
+    shapes: Sequence[Sequence[int]],
+    axes: str | Sequence[str],
+    mpp: tuple[float, float] | None,
+    offset: tuple[float, float] = (0.0, 0.0),
 ) -> v05.Multiscale:
     """Axes, and levels that halve, centred as area averages are (each level shifted by half a pixel less one)."""
     base = {"y": 1.0, "x": 1.0} if mpp is None else {"y": float(mpp[0]), "x": float(mpp[1])}
+    start = {"y": float(offset[0]), "x": float(offset[1])}
     unit = None if mpp is None else "micrometer"
     listed: list[Any] = [
         v05.SpaceAxis(type="space", name=a, unit=unit) if a in base else v05.ChannelAxis(type="channel", name=a)
@@ -221,9 +229,9 @@ def _multiscale(
     datasets = []
     for number in range(len(shapes)):
         scale = [base.get(a, 0.0) * 2**number or 1.0 for a in axes]
-        shift = [base.get(a, 0.0) * (2**number - 1) / 2 for a in axes]
+        shift = [start.get(a, 0.0) + base.get(a, 0.0) * (2**number - 1) / 2 for a in axes]
         transforms: list[Any] = [v05.ScaleTransformation(scale=scale)]
-        if number:
+        if any(shift):
             transforms.append(v05.TranslationTransformation(translation=shift))
         datasets.append(v05.Dataset(path=str(number), coordinateTransformations=transforms))
     return v05.Multiscale(name=name, axes=listed, datasets=datasets)

@@ -1,0 +1,129 @@
+"""The measuring job: one CSV of objects, one of classes."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Iterator
+from typing import IO, Any
+
+import numpy as np
+
+from napari_msunet.annotation.geojson import object_id
+from napari_msunet.annotation.output import ClassLook, aside, class_looks, window_of
+from napari_msunet.annotation.polygons import LabelShape, walk_polygons
+from napari_msunet.config import MeasureJob
+from napari_msunet.errors import OutputError, StoreError
+from napari_msunet.events import Event, Result, progress
+from napari_msunet.labels import LabelStore, open_labels
+from napari_msunet.labels.measurements import measure_polygons
+from napari_msunet.labels.metadata import ANNOTATED_BACKGROUND
+
+OBJECT_COLUMNS = (
+    "id",
+    "class",
+    "area_um2",
+    "perimeter_um",
+    "centroid_y_um",
+    "centroid_x_um",
+    "centroid_y_px",
+    "centroid_x_px",
+    "box_y_px",
+    "box_x_px",
+    "box_height_px",
+    "box_width_px",
+)
+CLASS_COLUMNS = ("class", "area_um2", "share", "objects")
+
+
+def measure_events(job: MeasureJob) -> Iterator[Event]:
+    """Measure a label store, in bounded memory.
+
+    An object is what hangs together through pixel sides (4-connectivity) and has one class, whichever windows it was
+    predicted or read in; with a region (`y, x, height, width` in the store's level-0 pixels), the part of it inside.
+    `job.out` gets one row per object: id (the same as in an exported GeoJSON), class, area in µm², perimeter in µm (see
+    `napari_msunet.labels.measurements.perimeters`), centroid in µm and in level-0 pixels of the slide, bounding box in
+    level-0 pixels. ``<stem>.classes.csv`` beside it gets one row per class: area in µm², share of the measured area
+    (0..1), number of objects. The result's values hold the same class table under "classes", the measured area
+    as "area_um2", and the number of all "objects".
+
+    Raises
+    ------
+    StoreError
+        If the store has no µm per pixel, holds instances, or the region lies outside of it.
+    OutputError
+        If the files cannot be written; nothing is left then.
+    """
+    if job.out.suffix.lower() != ".csv":
+        raise OutputError(f"{job.out} does not end in .csv; measurements are written as CSV, so choose such a name.")
+    store = open_labels(job.labels)
+    if store.mpp is None:
+        raise StoreError(
+            f"{store.path} does not know its µm per pixel, without which nothing can be measured; predict or create it "
+            "again with an mpp."
+        )
+    looks = class_looks(store)
+    if store.kind == "annotation":
+        del looks[ANNOTATED_BACKGROUND]
+    window = window_of(store, job.region)
+    table = _ClassTable(looks, window.height * window.width * store.mpp[0] * store.mpp[1])
+    classes_path = job.out.with_name(f"{job.out.stem}.classes.csv")
+    started = time.monotonic()
+    with aside(classes_path) as classes_file, aside(job.out) as objects_file:
+        with objects_file.open("w", newline="", encoding="utf8") as file:
+            writer = csv.writer(file)
+            writer.writerow(OBJECT_COLUMNS)
+            for step in walk_polygons(store.read, window):
+                shapes = [shape for shape in step.shapes if shape.value in looks]
+                writer.writerows(_rows(shapes, looks, store, table))
+                yield progress(step.done, step.total, "windows", started)
+        with classes_file.open("w", newline="", encoding="utf8") as file:
+            _write_classes(file, table.rows())
+    values = {"classes": table.rows(), "area_um2": table.total, "objects": sum(table.objects.values())}
+    yield Result(values=values, files={"objects": str(job.out), "classes": str(classes_path)})
+
+
+class _ClassTable:
+    """Sums per class."""
+
+    def __init__(self, looks: dict[int, ClassLook], total: float) -> None:
+        self._looks = looks
+        self.total = total
+        self.area = dict.fromkeys(looks, 0.0)
+        self.objects = dict.fromkeys(looks, 0)
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "class": look.name,
+                "area_um2": self.area[value],
+                "share": self.area[value] / self.total,
+                "objects": self.objects[value],
+            }
+            for value, look in self._looks.items()
+        ]
+
+
+def _rows(
+    shapes: list[LabelShape], looks: dict[int, ClassLook], store: LabelStore, table: _ClassTable
+) -> Iterator[list[Any]]:
+    """The rows of some objects; their sums go to the table."""
+    if not shapes or store.mpp is None:
+        return
+    found = measure_polygons([shape.polygon for shape in shapes], store.mpp)
+    pixel = np.array(store.pixel)
+    centre_um = found.centroid * np.array(store.mpp)
+    centre_px, box_px = found.centroid * pixel, found.box * np.concatenate([pixel, pixel])
+    for i, shape in enumerate(shapes):
+        table.area[shape.value] += float(found.area[i])
+        table.objects[shape.value] += 1
+        look = looks[shape.value]
+        numbers = [found.area[i], found.perimeter[i], *centre_um[i], *centre_px[i], *box_px[i]]
+        yield [object_id(store.path.name, look, shape), look.name, *(f"{v:.10g}" for v in numbers)]
+
+
+def _write_classes(file: IO[str], rows: list[dict[str, Any]]) -> None:
+    writer = csv.DictWriter(file, CLASS_COLUMNS)
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({**row, "area_um2": f"{row['area_um2']:.10g}", "share": f"{row['share']:.10g}"})
