@@ -134,7 +134,7 @@ class StoreTruth:
         """The finest level that is small enough; level 0 in strips where an annotation is too thin for that level."""
         levels = self.store.levels
         level = next((i for i, a in enumerate(levels) if a.shape[0] * a.shape[1] <= OVERVIEW_PIXELS), len(levels) - 1)
-        values = np.asarray(levels[level].compute())
+        values = np.asarray(levels[level])
         if self.store.kind == "annotation":
             values = self._annotated(values, 2**level)
             if (values == IGNORED).all() and level:

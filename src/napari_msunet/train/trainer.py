@@ -160,8 +160,8 @@ def _described(sides: Split, batches: TrainBatches, validation: ValidationBatche
     """What is about to happen, as a sentence."""
     windows = sum(len(b) for b in validation.batches) if validation else 0
     return (
-        f"Training on {len(sides.train)} images in {batches.steps} steps of {batches.batch} windows an epoch, validating "
-        f"on {windows} windows of {len(sides.validate)} images, on {device}."
+        f"Training on {len(sides.train)} images in {batches.steps} steps of {batches.batch} windows an epoch, "
+        f"validating on {windows} windows of {len(sides.validate)} images, on {device}."
     )
 
 
@@ -222,8 +222,8 @@ def _fit(session: Session, folder: RunFolder, started: float, say: Say, stop: St
                 trainer.fit(module, session.batches, session.validation, ckpt_path=checkpoint, weights_only=True)
             except torch.OutOfMemoryError as error:
                 raise MsunetError(
-                    f"{session.device} has too little memory for {job.batch_size} windows of {session.size} pixels; give "
-                    "a smaller batch_size or size, or device='cpu'."
+                    f"{session.device} has too little memory for {job.batch_size} windows of {session.size} pixels; "
+                    "give a smaller batch_size or size, or device='cpu'."
                 ) from error
             finally:
                 if folder.rows:
