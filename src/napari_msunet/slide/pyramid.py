@@ -6,6 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ def _write(
         array = _create_level(group, number, (count, *shape), slide.dtype)
         for block in blocks[number]:
             pixels = _first_level(slide, block) if finer is None else _halved(finer, block, shapes[number - 1])
-            array[(slice(None), *block.slices())] = np.moveaxis(pixels, -1, 0)
+            _write_block(array, block, pixels)
             done += 1
             if progress is not None:
                 progress(done, total)
@@ -158,6 +159,21 @@ def _create_level(group: zarr.Group, number: int, shape: tuple[int, int, int], d
         fill_value=0,
         config={"write_empty_chunks": True},
     )
+
+
+def _write_block(array: Any, block: Window, pixels: Pixels) -> None:
+    """Write whole chunks, each by one thread; when one fails, no other is still writing when this raises."""
+    step = array.chunks[0]
+
+    def write(first: int, x: int) -> None:
+        part = Window.between((block.y, x), (block.stop[0], min(x + CHUNK, block.stop[1])))
+        values = pixels[(*part.slices((block.y, block.x)), slice(first, first + step))]
+        array[(slice(first, first + step), *part.slices())] = np.moveaxis(values, -1, 0)
+
+    places = [(c, x) for c in range(0, array.shape[0], step) for x in range(block.x, block.stop[1], CHUNK)]
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(write, *zip(*places, strict=True)):
+            pass
 
 
 def _blocks(shape: tuple[int, int], pixel_bytes: int) -> Iterator[Window]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import struct
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ class TiffBackend(Backend):
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        _quiet()
         try:
             self._file = tifffile.TiffFile(path)
         except Exception as error:  # tifffile raises of all kinds on damaged files
@@ -45,7 +48,7 @@ class TiffBackend(Backend):
         try:
             self._series: Any = max(self._file.series, key=_area, default=None)
             if self._series is None or _area(self._series) == 0:
-                raise SlideError(f"{path} has no image in it; give a TIFF file with an image of at least one pixel.")
+                raise SlideError(f"{path} has no whole image in it, the file is damaged or cut short; copy it again.")
             levels = _levels(self._file, self._series)
             self._check_length(levels)
             self._page = self._series.keyframe
@@ -61,6 +64,8 @@ class TiffBackend(Backend):
     def _check_length(self, levels: list[Any]) -> None:
         """A file that is cut short is found out here: tifffile would fill what is missing without a word."""
         size = self._file.filehandle.size
+        if _next_page(self._file) > size:
+            raise SlideError(f"{self._path} is cut short, its last pages are missing; copy it from its source again.")
         for level in levels:
             for page in level.pages:
                 if page is None:
@@ -148,6 +153,24 @@ class TiffBackend(Backend):
     def close(self) -> None:
         self._arrays = []
         self._file.close()
+
+
+def _quiet() -> None:
+    """Keep what tifffile logs about damaged files off the terminal: our own errors say it in one sentence."""
+    logger = logging.getLogger("tifffile")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+
+
+def _next_page(file: Any) -> int:
+    """Where the page after the last one lies; 0 where there is none."""
+    tiff, handle, last = file.tiff, file.filehandle, file.pages[-1]
+    with handle.lock:
+        handle.seek(last.offset)
+        (count,) = struct.unpack(tiff.tagnoformat, handle.read(tiff.tagnosize))
+        handle.seek(last.offset + tiff.tagnosize + count * tiff.tagsize)
+        (offset,) = struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))
+    return int(offset)
 
 
 def _area(series: Any) -> int:

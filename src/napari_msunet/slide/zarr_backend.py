@@ -38,7 +38,7 @@ class ZarrBackend(Backend):
             attributes = dict(group.attrs)
             inner = ngff.image_group(attributes, _series(group))
             if inner is not None:
-                group = _child(group, inner, zarr.Group)
+                group = self._child(group, inner, zarr.Group)
                 attributes = dict(group.attrs)
             if not ngff.is_image(attributes):
                 raise SlideError(
@@ -46,12 +46,18 @@ class ZarrBackend(Backend):
                     "give the folder of an image."
                 )
             self._pyramid = ngff.read_pyramid(attributes, path)
-            self._arrays = [_child(group, name, zarr.Array) for name in self._pyramid.paths]
+            self._arrays = [self._child(group, name, zarr.Array) for name in self._pyramid.paths]
         except SlideError:
             raise
         except Exception as error:  # zarr and its codecs raise of all kinds
             raise damaged(path, error) from error
         self.info = self._info(attributes)
+
+    def _child(self, group: Any, name: str, kind: type) -> Any:
+        """The array or group of this name below a group."""
+        if name not in group or not isinstance(group[name], kind):
+            raise SlideError(f"{self._path} lacks {name!r}, which its metadata name; copy the folder again, whole.")
+        return group[name]
 
     def _info(self, attributes: dict[str, Any]) -> SlideInfo:
         pyramid, first = self._pyramid, self._arrays[0]
@@ -121,10 +127,3 @@ class ZarrBackend(Backend):
 def _series(group: Any) -> dict[str, Any] | None:
     """Attributes of the group `OME` that lists the images of bioformats2raw."""
     return dict(group["OME"].attrs) if "OME" in group else None
-
-
-def _child(group: Any, name: str, kind: type) -> Any:
-    """The array or group of this name; `name` may not lead out of the folder."""
-    if name not in group or not isinstance(group[name], kind):
-        raise SlideError(f"{group.store_path} lacks {name!r}, which its metadata name; copy the folder again, whole.")
-    return group[name]
