@@ -149,12 +149,13 @@ def test_a_level_that_was_rounded_down_is_continued_by_its_last_pixel():
     assert slide.grid(0.5).shape == (306, 274)
 
 
-def test_large_windows_are_read_in_bands(monkeypatch):
+def test_large_windows_are_read_in_blocks(monkeypatch):
     slide = SLIDES["pyramid"]
     for pixel in ((1.7, 1.3), (2.0, 2.0), (1.0, 1.0)):
         grid = Grid(slide.shape[:2], pixel)
         whole = slide.read_window(grid, grid.whole.padded(3))
-        monkeypatch.setattr("napari_msunet.slide.slide.BAND_BYTES", 20_000)
+        monkeypatch.setattr("napari_msunet.slide.slide.BLOCK_BYTES", 20_000)
+        monkeypatch.setattr("napari_msunet.slide.slide.BLOCK_WIDTH", 130)
         np.testing.assert_array_equal(slide.read_window(grid, grid.whole.padded(3)), whole)
         monkeypatch.undo()
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import count
-from math import isfinite
+from math import isfinite, prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,8 +21,9 @@ from napari_msunet.slide.cache import CHUNKS
 from napari_msunet.slide.plane import LevelPlane
 from napari_msunet.slide.resample import area_average, settled_ratio, source_span
 
-BAND_BYTES = 48 << 20
-"""Source bytes held at once while a window is averaged."""
+BLOCK_WIDTH = 2048
+BLOCK_BYTES = 3 << 20
+"""Source pixels in a row, and source bytes, that are averaged at once."""
 
 _numbers = count()
 
@@ -196,26 +197,32 @@ class Slide:
             settled_ratio(grid.pixel[0] / downsample[0], grid.shape[0]),
             settled_ratio(grid.pixel[1] / downsample[1], grid.shape[1]),
         )
-        columns = source_span(inside.x, inside.width, ratios[1])
-        row_bytes = (columns[1] - columns[0]) * len(self.channels) * max(4, self.dtype.itemsize)
-        band = max(1, int(BAND_BYTES / row_bytes / max(ratios[0], 1)))
-        for y in range(inside.y, inside.stop[0], band):
-            height = min(band, inside.stop[0] - y)
-            rows = source_span(y, height, ratios[0])
-            source = self._planes[number].read(
+        plane = self._planes[number]
+        for part in self._blocks(inside, ratios):
+            rows, columns = (source_span(a, n, r) for a, n, r in zip((part.y, part.x), part.shape, ratios, strict=True))
+            source = plane.read(
                 Window.between((rows[0], columns[0]), (rows[1], columns[1])), lambda cy, cx: self._chunk(number, cy, cx)
             )
-            part = Window(y, inside.x, height, inside.width)
-            result[part.slices((window.y, window.x))] = area_average(source, (y, inside.x), part.shape, ratios)
+            result[part.slices((window.y, window.x))] = area_average(source, (part.y, part.x), part.shape, ratios)
         return result
+
+    def _blocks(self, window: Window, ratios: tuple[float, float]) -> Iterator[Window]:
+        """A window in parts whose source is small enough for the processor's caches, and for few chunks at a time."""
+        wide = max(1, int(BLOCK_WIDTH / max(ratios[1], 1)))
+        row_bytes = min(BLOCK_WIDTH, window.width * ratios[1]) * len(self.channels) * max(4, self.dtype.itemsize)
+        tall = max(1, int(BLOCK_BYTES / max(row_bytes, 1) / max(ratios[0], 1)))
+        for x in range(window.x, window.stop[1], wide):
+            for y in range(window.y, window.stop[0], tall):
+                yield Window.between((y, x), (min(y + tall, window.stop[0]), min(x + wide, window.stop[1])))
 
     def _level_for(self, grid: Grid) -> int:
         """The coarsest level whose pixels are no larger than the grid's; level 0 where none is."""
-        best = 0
-        for number, downsample in enumerate(self.downsamples):
-            if all(d <= p * (1 + SNAP) for d, p in zip(downsample, grid.pixel, strict=True)):
-                best = number
-        return best
+        finer = [
+            number
+            for number, downsample in enumerate(self.downsamples)
+            if all(d <= p * (1 + SNAP) for d, p in zip(downsample, grid.pixel, strict=True))
+        ]
+        return max(finer, key=lambda number: prod(self.downsamples[number]), default=0)
 
     def _chunk(self, level: int, cy: int, cx: int) -> Pixels:
         """One chunk, from memory or from the file."""
