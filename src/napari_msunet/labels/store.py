@@ -288,7 +288,7 @@ class LabelStore:
         """
         window, array, inner_mask = checks.stroke(self._info, self.path, region, values, mask)
         checks.values_are_classes(self.info, array if inner_mask is None or np.ndim(array) == 0 else array[inner_mask])
-        return self._begin().change(Record.STROKE, window, array, inner_mask)
+        return self._begin().change(Record.STROKE, window, array.astype(self.dtype), inner_mask)
 
     def release(self, region: Region | Window, mask: npt.NDArray[np.bool_] | None = None) -> int:
         """Give pixels back to the machine: they show the newest merged run again. Can be undone; returns as `write`."""
