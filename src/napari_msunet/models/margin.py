@@ -1,25 +1,42 @@
-"""The margin of exact tiling, measured: how far a NaN outside a tile gets into it.
+"""The margin of exact tiling, measured: how far a NaN outside a window gets into it.
 
-A tile of a branch always begins and ends on a multiple of the branch's stride, so this is measured for such edges: NaN
-goes beyond the edge, and what stays finite inside cannot depend on anything out there. Zero weights hide nothing, since
-0 times NaN is NaN. A layer whose output depends on the extent of the tile (instance norm, global pooling, attention
-over space) turns the whole tile into NaN, and so is found out.
+NaN goes beyond the window's edges, and what stays finite inside cannot depend on anything out there. Zero weights hide
+nothing, since 0 times NaN is NaN. A layer whose output depends on the extent of the tile (instance norm, global
+pooling, attention over space) turns everything into NaN, and so is found out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
+from functools import cache
 from math import inf, nan
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 STRIDES = (8, 40)
-"""Clean strides in from each edge to try; a network that reaches further counts as depending on the whole tile."""
+"""Half the length of the strips to try, in strides; a network that reaches further counts as seeing the whole tile."""
 
 
-def measure_reach(network: nn.Module, channels: int, stride: int) -> float:
-    """Largest number of pixels that the outside of a stride-aligned tile reaches into its output, on any side.
+class Reach(NamedTuple):
+    """Pixels of a branch's grid that what is outside a window reaches into it, the largest number of all sides.
+
+    Attributes
+    ----------
+    aligned : float
+        Into a window that begins and ends on multiples of the stride, as tiles do; `math.inf` if there is no end to it.
+    anywhere : float
+        Into a window that begins and ends at any phase of the stride, as a padded image does.
+    """
+
+    aligned: float
+    anywhere: float
+
+
+def measure_reach(network: nn.Module, channels: int, stride: int) -> Reach:
+    """How far the outside of a window reaches into a network's output.
 
     Parameters
     ----------
@@ -32,8 +49,8 @@ def measure_reach(network: nn.Module, channels: int, stride: int) -> float:
 
     Returns
     -------
-    float
-        Whole pixels, or `math.inf` for a network whose output depends on the extent of the tile.
+    Reach
+        Whole pixels, or infinite for a network whose output depends on the extent of the tile.
     """
     # Float64 on the CPU: no Winograd or FFT convolution, whose sums of products would carry a NaN to pixels that do not
     # depend on it. Training may have broken a weight; that must not look like an endless reach.
@@ -41,27 +58,42 @@ def measure_reach(network: nn.Module, channels: int, stride: int) -> float:
     with torch.no_grad():
         for tensor in (*probe.parameters(), *probe.buffers()):
             tensor.nan_to_num_(nan=0.0, posinf=1.0, neginf=-1.0)
-        return max(_reach_along(probe, channels, stride, dim) for dim in (-2, -1))
+
+        @cache
+        def clean(phase: int) -> float:
+            return max(_first_clean(probe, channels, stride, phase, dim) for dim in (-2, -1))
+
+        return Reach(clean(0), _furthest(clean, 0, stride, stride))
 
 
-def _reach_along(probe: nn.Module, channels: int, stride: int, dim: int) -> float:
-    """The larger reach from the two ends of a narrow strip along one axis."""
+def _furthest(clean: Callable[[int], float], low: int, high: int, stride: int) -> float:
+    """Largest reach from an edge at a phase from `low` up to, not with, `high`.
+
+    The further in the edge lies, the further in everything is clean: where both ends of a range of phases agree, all
+    between do, and its first is the worst. So few phases need a measurement.
+    """
+    first = clean(low)
+    last = clean(high) if high < stride else clean(0) + stride
+    if first == last or high - low == 1:
+        return first - low
+    middle = (low + high) // 2
+    return max(_furthest(clean, low, middle, stride), _furthest(clean, middle, high, stride))
+
+
+def _first_clean(probe: nn.Module, channels: int, stride: int, phase: int, dim: int) -> float:
+    """Pixels in from a multiple of the stride where all is finite again, with NaN up to `phase` pixels in.
+
+    Measured from both ends of a strip one stride wide, along one axis; the larger counts.
+    """
     for strides in STRIDES:
-        length, across = 2 * (strides + 1) * stride, 2 * stride
-        shape = (length, across) if dim == -2 else (across, length)
-        strip = torch.full((1, channels, *shape), 0.5, dtype=torch.float64)
-        strip.narrow(dim, 0, stride).fill_(nan)
-        strip.narrow(dim, length - stride, stride).fill_(nan)
-        clean = _finite(probe(strip), dim)[stride : length - stride]
-        half = len(clean) // 2
-        if bool(clean[half - 1 : half + 1].all()):
-            before = torch.nonzero(~clean[:half]).flatten()
-            after = torch.nonzero(~clean[half:].flip(0)).flatten()
-            return max(int(side.max()) + 1 if len(side) else 0 for side in (before, after))
+        length, edge = 2 * strides * stride, stride + phase
+        strip = torch.full((1, channels, length, stride), 0.5, dtype=torch.float64)
+        strip[:, :, :edge] = nan
+        strip[:, :, length - edge :] = nan
+        output = probe(strip if dim == -2 else strip.mT).isfinite().all(dim=1)[0]
+        finite = output.all(dim=1 if dim == -2 else 0)
+        half = length // 2
+        if bool(finite[half - 1 : half + 1].all()):
+            ends = (finite[:half], finite[half:].flip(0))
+            return max((int(torch.nonzero(~end).max()) + 1 - stride for end in ends if not end.all()), default=0)
     return inf
-
-
-def _finite(output: Tensor, dim: int) -> Tensor:
-    """Along the axis, whether a line across the strip has nothing but finite numbers."""
-    other = -1 if dim == -2 else -2
-    return torch.isfinite(output).all(dim=1).all(dim=other).flatten()

@@ -19,7 +19,7 @@ from napari_msunet.errors import ModelError
 from napari_msunet.geometry import round_up
 from napari_msunet.models.blocks import Normalise, arrange, initialise
 from napari_msunet.models.fusion import FUSIONS, Fusion
-from napari_msunet.models.margin import measure_reach
+from napari_msunet.models.margin import Reach, measure_reach
 from napari_msunet.models.resample import to_target
 from napari_msunet.models.unet import UNet
 from napari_msunet.models.windows import Field, Size, checked_size, concentric_offset, input_size, is_concentric
@@ -68,15 +68,15 @@ class MSUNet(nn.Module):
             nn.init.normal_(branch.head.weight, std=branch.network.features**-0.5)
         self.branches = nn.ModuleList(branches)
         self.fusion: Fusion = FUSIONS[config.fusion]([b.width for b in config.branches], outputs)
-        self._reaches: tuple[float, ...] | None = None
+        self._reaches: tuple[Reach, ...] | None = None
 
     # ------------------------------------------------------------------------------------------------ what it needs
 
     @property
-    def reaches(self) -> tuple[float, ...]:
-        """Measured for each scale: branch pixels that the outside of a stride-aligned tile reaches into it."""
+    def reaches(self) -> tuple[Reach, ...]:
+        """Measured for each scale: how far, in branch pixels, the outside of a window gets into the branch's output."""
         if self._reaches is None:
-            known: dict[UNetConfig, float] = {}
+            known: dict[UNetConfig, Reach] = {}
             for i, config in enumerate(self.config.branches):
                 if config not in known:
                     known[config] = measure_reach(self._branch(i).network, self.config.channels, config.stride)
@@ -86,7 +86,7 @@ class MSUNet(nn.Module):
     @property
     def exact(self) -> bool:
         """Whether tiles with this model's margin give what the whole image gives."""
-        return inf not in self.reaches
+        return all(reach.aligned < inf for reach in self.reaches)
 
     @property
     def branch_margins(self) -> tuple[int, ...]:
@@ -97,25 +97,30 @@ class MSUNet(nn.Module):
         ModelError
             If no margin is enough, since an output depends on the extent of the tile.
         """
-        if not self.exact:
-            raise ModelError("This model has a layer that sees the whole tile, so no margin makes its tiles exact.")
-        margins = []
-        for reach, ratio, config in zip(self.reaches, self.config.ratios, self.config.branches, strict=True):
-            # A coarse output is interpolated between pixel centres, and so needs one more pixel.
-            margins.append(round_up(reach + (1 if ratio < 1 else 0), config.stride))
-        return tuple(margins)
+        needs = [need.aligned for need in self._needs()]
+        return tuple(round_up(need, c.stride) for need, c in zip(needs, self.config.branches, strict=True))
 
     @property
     def margin(self) -> int:
         """Target pixels that any window needs on each side; a multiple of `config.size_multiple`.
 
-        Tiles end on the stride of each branch and get by with `branch_margins`. The window of this margin may end at
-        any phase: what lies outside then gets at most `stride - 1` pixels further in, since a cell of the stride that is
-        outside in part is at worst outside as a whole.
+        A tile begins and ends on multiples of each branch's stride and gets by with `branch_margins`. An image with
+        this margin around it may end at any phase of the stride, which takes up to one stride more.
+
+        Raises
+        ------
+        ModelError
+            If no margin is enough, since an output depends on the extent of the tile.
         """
-        parts = zip(self.branch_margins, self.reaches, self.config.ratios, self.config.branches, strict=True)
-        needs = [max(float(m), reach + config.stride) / ratio for m, reach, ratio, config in parts]
+        needs = [need.anywhere / ratio for need, ratio in zip(self._needs(), self.config.ratios, strict=True)]
         return round_up(max(needs), self.config.size_multiple)
+
+    def _needs(self) -> list[Reach]:
+        """The reaches, with one more pixel for coarse outputs, which are interpolated between pixel centres."""
+        if not self.exact:
+            raise ModelError("This model has a layer that sees the whole tile, so no margin makes its tiles exact.")
+        more = [1 if ratio < 1 else 0 for ratio in self.config.ratios]
+        return [Reach(r.aligned + m, r.anywhere + m) for r, m in zip(self.reaches, more, strict=True)]
 
     @property
     def fingerprint(self) -> str:

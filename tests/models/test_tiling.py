@@ -1,0 +1,86 @@
+"""Tiles with the model's margin give what the whole image gives; with a quarter of it they do not."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from napari_msunet.config import UNetConfig
+from napari_msunet.geometry import Window
+from napari_msunet.models import MSUNet
+
+SHAPES = {
+    "three scales": {},
+    "one scale": {"scales": (1.0,)},
+    "odd ratios": {"scales": (1.5, 1.0, 2 / 3)},
+    "finer": {"scales": (2.0, 0.5)},
+    "eighths": {"scales": (1.0, 3 / 8)},
+    "shared": {"shared": True},
+    "wider coarse": {
+        "branch": (UNetConfig(depth=1, width=4), UNetConfig(depth=2, width=4), UNetConfig(depth=3, width=4))
+    },
+}
+UNITS = (3, 4)
+"""Height and width of the image, in alignments."""
+
+
+def whole(model: MSUNet, inputs: list[Tensor], margin: int) -> Tensor:
+    with torch.no_grad():
+        return torch.softmax(model(inputs), dim=1)[..., margin:-margin, margin:-margin]
+
+
+def tile(model: MSUNet, inputs: list[Tensor], origin: int, useful: Window, margins: tuple[int, ...]) -> Tensor:
+    """Probabilities of one target window, from the parts around it of `inputs`, which begin at target pixel -origin."""
+    zs = []
+    for i, (ratio, margin) in enumerate(zip(model.config.ratios, margins, strict=True)):
+        p, q = ratio.numerator, ratio.denominator
+        mine = useful.times(ratio)
+        corner = (int(-origin * ratio), int(-origin * ratio))
+        window = mine.padded(margin)
+        with torch.no_grad():
+            z = model.run_branch(i, inputs[i][(..., *window.slices(corner))])
+        around = p if ratio < 1 else 0
+        z = model.to_target(i, z[(..., *mine.padded(around).slices((window.y, window.x)))])
+        cut = q if ratio < 1 else 0
+        zs.append(z[..., cut : cut + useful.height, cut : cut + useful.width])
+    with torch.no_grad():
+        return torch.softmax(model.combine(zs), dim=1)
+
+
+def worst(model: MSUNet, images, margins: tuple[int, ...]) -> float:
+    """Largest difference of a probability between all tiles and the whole image, which must vary."""
+    step, margin = model.config.size_multiple, model.margin
+    size = (UNITS[0] * step, UNITS[1] * step)
+    torch.manual_seed(5)
+    inputs = images(model.config, size[0] + 2 * margin, size[1] + 2 * margin, batch=1)
+    expected = whole(model, inputs, margin)
+    assert expected.std(dim=(2, 3)).max() > 0.05
+    assert len(expected.argmax(dim=1).unique()) > 1
+    difference = 0.0
+    for y in range(0, size[0], step):
+        for x, width in ((0, step), (step, 2 * step), (3 * step, step)):
+            useful = Window(y, x, step, width)
+            got = tile(model, inputs, margin, useful, margins)
+            difference = max(difference, float((got - expected[(..., *useful.slices())]).abs().max()))
+    return difference
+
+
+def quarter(model: MSUNet) -> tuple[int, ...]:
+    """A quarter of each margin, rounded up to whole strides (and one stride less where that is all of it)."""
+    strides = [b.stride for b in model.config.branches]
+    pairs = zip(model.branch_margins, strides, strict=True)
+    return tuple(min(-(-m // (4 * n)) * n, m - n) for m, n in pairs)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("fusion", ["mean", "weighted", "max", "concat", "attention"])
+def test_tiles_are_exact(calibrated, images, fusion, shape):
+    model = calibrated(fusion=fusion, **SHAPES[shape])
+    assert worst(model, images, model.branch_margins) < 1e-4
+    assert worst(model, images, quarter(model)) > 1e-3
+
+
+@pytest.mark.slow
+def test_tiles_of_the_usual_model_are_exact(calibrated, images):
+    model = calibrated(fusion="attention", branch=UNetConfig(depth=4, width=8))
+    assert worst(model, images, model.branch_margins) < 1e-4
+    assert worst(model, images, quarter(model)) > 1e-3
