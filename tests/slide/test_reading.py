@@ -1,11 +1,13 @@
 """Reading windows of slides: places, averages, edges, and the same pixel in two windows."""
 
+import pickle
 import threading
 
 import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from napari_msunet.errors import MissingMppError, SlideError
 from napari_msunet.geometry import Grid, Region, Window
@@ -165,6 +167,8 @@ def test_levels_are_lazy_and_show_what_is_read():
     assert [level.shape for level in slide.levels] == [FULL.shape, HALF.shape, QUARTER.shape]
     np.testing.assert_array_equal(slide.levels[1].compute(), HALF)
     np.testing.assert_array_equal(slide.levels[0][3:600:7, 5:9, 1].compute(), FULL[3:600:7, 5:9, 1])
+    np.testing.assert_array_equal(slide.levels[0][::-3, 7, 2:].compute(), FULL[::-3, 7, 2:])
+    np.testing.assert_array_equal(slide.levels[0][-1, 5:5].compute(), FULL[-1, 5:5])
     assert slide.levels[0].name == slide_from_array([FULL, HALF]).levels[0].name
     assert slide.levels[0].name != slide_from_array([255 - FULL, HALF]).levels[0].name
 
@@ -258,3 +262,15 @@ def test_threads_read_the_same():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_a_slide_goes_to_other_processes(tmp_path):
+    Image.fromarray(FULL).save(tmp_path / "image.png")
+    with open_slide(tmp_path / "image.png", mpp=0.3) as slide:
+        with pickle.loads(pickle.dumps(slide)) as again:
+            assert (again.mpp, again.shape) == ((0.3, 0.3), FULL.shape)
+            np.testing.assert_array_equal(again.read(Region(0, 0, 50, 60)), FULL[:50, :60])
+        slide._process = -1  # as after a fork
+        np.testing.assert_array_equal(slide.read(Region(0, 0, 50, 60)), FULL[:50, :60])
+    with pytest.raises(TypeError, match="send the array"):
+        pickle.dumps(slide_from_array(FULL))

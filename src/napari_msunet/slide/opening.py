@@ -47,7 +47,7 @@ def open_slide(path: str | os.PathLike[str], mpp: float | tuple[float, float] | 
     if mpp is not None:
         checked_mpp(mpp)
     where = Path(path)
-    return Slide(_backend(where), where, mpp, lambda: path_identity(where))
+    return Slide(_backend(where), where, mpp, lambda: path_identity(where), lambda: _backend(where))
 
 
 def slide_from_array(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from napari_msunet.slide.backend import (
 )
 
 TILE_CACHE_BYTES = 32 << 20
+WAVELENGTH = re.compile(r"(Excitation|Emission)WaveLength=\d")
+"""What Hamamatsu writes of a fluorescence channel; Leica writes an illumination source of `fluorescence`."""
 
 
 class OpenSlideBackend(Backend):
@@ -101,9 +104,5 @@ def _background(properties: dict[str, str]) -> Pixels:
     colour = properties.get("openslide.background-color")
     if colour is not None and len(colour) == 6:
         return np.frombuffer(bytes.fromhex(colour), np.uint8).copy()
-    fluorescent = any(
-        "fluorescence" in value.lower() or "excitation" in value.lower()
-        for name, value in properties.items()
-        if not name.endswith("comment")
-    )
+    fluorescent = any(v.lower() == "fluorescence" or WAVELENGTH.search(v) for v in properties.values())
     return np.full(3, 0 if fluorescent else 255, np.uint8)

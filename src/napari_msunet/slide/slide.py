@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -59,11 +60,14 @@ class Slide:
         path: Path | None = None,
         mpp: object = None,
         identity: Callable[[], str] | None = None,
+        reopen: Callable[[], Backend] | None = None,
     ) -> None:
         info = backend.info
         self._backend = backend
         self._number = next(_numbers)
         self._identity = identity
+        self._reopen = reopen
+        self._process = os.getpid()
         self._release = weakref.finalize(self, _release, backend, self._number)
         self._given_mpp = None if mpp is None else checked_mpp(mpp)
         self.path = path
@@ -85,6 +89,11 @@ class Slide:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.path is None:
+            raise TypeError("A slide of an array cannot be sent to another process; send the array.")
+        return _opened, (self.path, self._given_mpp)
 
     def close(self) -> None:
         """Let go of the file and of the chunks held in memory; the slide cannot be read afterwards."""
@@ -228,6 +237,10 @@ class Slide:
         """One chunk, from memory or from the file."""
         if not self._release.alive:
             raise SlideError(f"{self._name} is closed; open it again with open_slide.")
+        if (
+            self._reopen is not None and self._process != os.getpid()
+        ):  # a forked process may not share the file's position
+            self._backend, self._process = self._reopen(), os.getpid()
         return CHUNKS.get((self._number, level, cy, cx), lambda: self._backend.read_chunk(level, cy, cx))
 
     @property
@@ -241,6 +254,13 @@ def _release(backend: Backend, number: int) -> None:
     backend.close()
 
 
+def _opened(path: Path, mpp: tuple[float, float] | None) -> Slide:
+    """A slide opened again, in another process."""
+    from napari_msunet.slide.opening import open_slide
+
+    return open_slide(path, mpp)
+
+
 class _LevelArray:
     """What dask needs of a level: a shape, a dtype and slices."""
 
@@ -250,12 +270,19 @@ class _LevelArray:
         self.dtype = slide.dtype
         self.ndim = 3
 
-    def __getitem__(self, index: tuple[slice, ...]) -> Pixels:
+    def __getitem__(self, index: tuple[slice | int, ...]) -> Pixels:
         slide, level = self._slide, self._level
-        rows, columns, channels = (s.indices(n) for s, n in zip(index, self.shape, strict=True))
-        window = Window.between((rows[0], columns[0]), (rows[1], columns[1]))
+        runs = [
+            range(n)[i : i + 1] if isinstance(i, int) else range(n)[i] for i, n in zip(index, self.shape, strict=True)
+        ]
+        local = tuple(0 if isinstance(i, int) else slice(None, None, r.step) for i, r in zip(index, runs, strict=True))
+        if not all(runs):
+            return np.empty([len(run) for run in runs], self.dtype)[local]
+        (top, bottom), (left, right), (first, last) = ((min(r[0], r[-1]), max(r[0], r[-1]) + 1) for r in runs)
+        window = Window.between((top, left), (bottom, right))
         pixels = slide._planes[level].inner(window, lambda cy, cx: slide._chunk(level, cy, cx))
-        return pixels[:: rows[2], :: columns[2], slice(*channels)]
+        part: Pixels = pixels[:, :, first:last][local]
+        return part
 
 
 def checked_mpp(value: Any) -> tuple[float, float]:
