@@ -20,7 +20,7 @@ from napari_msunet.config import (
     explain,
 )
 from napari_msunet.errors import MsunetError
-from napari_msunet.events import Event, Result
+from napari_msunet.events import Event, Result, reported
 
 _JOBS: TypeAdapter[Any] = TypeAdapter(Job)
 
@@ -68,11 +68,19 @@ def run(job: Job) -> Iterator[Event]:
 
         yield from export_events(job)
     elif isinstance(job, PyramidJob):
-        from napari_msunet.slide import build_pyramid
-
-        yield Result(files={"pyramid": str(build_pyramid(job.image, job.out, mpp=job.mpp))})
+        yield from _pyramid_events(job)
     else:
         raise MsunetError(f"{job!r} is no job; give a TrainJob, PredictJob or another job of napari_msunet.config.")
+
+
+def _pyramid_events(job: PyramidJob) -> Iterator[Event]:
+    from napari_msunet.slide import build_pyramid
+
+    def work(report: Callable[[int, int], None]) -> Path:
+        return build_pyramid(job.image, job.out, mpp=job.mpp, progress=report)
+
+    path = yield from reported(work, "blocks")
+    yield Result(files={"pyramid": str(path)})
 
 
 def parse_job(text: str | bytes, what: str = "The job") -> Job:

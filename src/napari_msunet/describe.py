@@ -1,0 +1,94 @@
+"""What a file or folder is: a slide, a label store or a model, in numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from napari_msunet.errors import MsunetError, StoreError
+from napari_msunet.labels import LabelStore, open_labels
+from napari_msunet.labels.metadata import load_info
+from napari_msunet.slide import open_slide
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Tell what is at `path`, as plain values.
+
+    Raises
+    ------
+    MsunetError
+        If there is nothing, or nothing that napari-msunet reads.
+    """
+    if not path.exists():
+        raise MsunetError(f"There is nothing at {path}; give a slide, a label store or a model file.")
+    if path.suffix == ".safetensors":
+        return {"is": "model", **_model(path)}
+    if path.is_dir() and _is_store(path):
+        return {"is": "label store", **_store(open_labels(path))}
+    return {"is": "slide", **_slide(path)}
+
+
+def _is_store(path: Path) -> bool:
+    try:
+        load_info(path)
+    except StoreError as error:
+        if (path / "edited").is_dir():
+            raise  # one of ours, and damaged: say so instead of showing it as an image
+        del error
+        return False
+    return True
+
+
+def _slide(path: Path) -> dict[str, Any]:
+    with open_slide(path) as slide:
+        height, width, channels = slide.shape
+        mpp = "unknown: the file does not say it" if slide.mpp is None else list(slide.mpp)
+        return {
+            "path": str(path),
+            "height": height,
+            "width": width,
+            "channels": list(slide.channels) or channels,
+            "dtype": str(slide.dtype),
+            "um_per_pixel": mpp,
+            "downsamples": [round(float(y), 4) for y, _ in slide.downsamples],
+            "background": slide.background.tolist(),
+            "identity": slide.identity,
+        }
+
+
+def _store(store: LabelStore) -> dict[str, Any]:
+    return {
+        "path": str(store.path),
+        "kind": store.kind,
+        "height": store.shape[0],
+        "width": store.shape[1],
+        "dtype": str(store.dtype),
+        "um_per_pixel": None if store.mpp is None else list(store.mpp),
+        "level0_pixels_per_pixel": list(store.pixel),
+        "levels": len(store.levels),
+        "classes": [f"{value} {name}" for value, name in enumerate(store.classes, 1)],
+        "runs": [f"{run.key} ({'complete' if run.complete else 'unfinished'})" for run in store.runs],
+    }
+
+
+def _model(path: Path) -> dict[str, Any]:
+    from napari_msunet.models import load_model
+
+    model = load_model(path)
+    config = model.config
+    return {
+        "path": str(path),
+        "classes": [f"{value} {name}" for value, name in enumerate(config.classes, 1)],
+        "um_per_pixel": config.mpp,
+        "scales": [str(ratio) for ratio in config.ratios],
+        "fusion": config.fusion,
+        "channels": config.channels,
+        "depths": [branch.depth for branch in config.branches],
+        "widths": [branch.width for branch in config.branches],
+        "shared": config.shared,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "margin": model.margin,
+        "size_multiple": config.size_multiple,
+        "fingerprint": model.fingerprint,
+        "training": model.summary,
+    }
