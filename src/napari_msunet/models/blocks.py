@@ -84,6 +84,8 @@ def initialise(module: nn.Module) -> None:
     ----------
     He et al., "Delving Deep into Rectifiers", ICCV 2015.
     """
+    if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
+        return  # Without memory there is nothing to fill, and torch would load its compiler to find that out.
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
     elif isinstance(module, nn.ConvTranspose2d):
