@@ -190,6 +190,13 @@ def test_no_room_leaves_the_old_file_and_nothing_else(path, model):
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_a_summary_that_is_no_json(path, model):
+    with pytest.raises(ModelError, match="plain numbers"):
+        save_model(model, path, {"loss": torch.zeros(1)})
+    assert load_model(path).summary == {"epochs": 3, "iou": {"gland": 0.5}}
+    assert model.summary == {"epochs": 3, "iou": {"gland": 0.5}}
+
+
 def test_an_older_file_is_replaced(path, model):
     shutil.copy(path, path.with_name("copy.safetensors"))
     save_model(model, path, {"epochs": 4})

@@ -47,16 +47,24 @@ def save_model(model: MSUNet, path: str | Path, summary: dict[str, Any] | None =
     ------
     OutputError
         If it cannot be written.
+    ModelError
+        If the summary holds more than JSON can.
     """
     path = Path(path)
-    if summary is not None:
-        model.summary = dict(summary)
+    summary = model.summary if summary is None else dict(summary)
+    try:
+        written = json.dumps(summary)
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"The training summary cannot be kept as JSON ({error}); give plain numbers and text."
+        ) from error
+    model.summary = summary
     header = {
         "format": FORMAT,
         "schema_version": str(SCHEMA_VERSION),
         "package_version": _package_version(),
         "config": model.config.model_dump_json(),
-        "summary": json.dumps(model.summary),
+        "summary": written,
     }
     data = save(_tensors(model), metadata=header)
     aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
