@@ -144,7 +144,7 @@ def _centre(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _turned(image: Tensor, quarter: int, mirrored: bool) -> Tensor:
     """Exactly what the matrix of these turns does, without resampling."""
-    turned = torch.rot90(image, quarter, (1, 2))
+    turned = torch.rot90(image, -quarter, (1, 2))
     return turned.flip(2) if mirrored else turned
 
 

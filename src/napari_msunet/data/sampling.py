@@ -72,13 +72,12 @@ class Sampler:
         if by_class:
             places = item.places[sorted(item.places)[rng.integers(len(item.places))]]
             at = places[rng.integers(len(places))] / np.asarray(item.grid.pixel)
-            corner = [float(a) - rng.random() * self.size for a in at]
-        else:
-            out = self.size // _BORDER_SHARE
-            corner = []
-            for length in item.grid.shape:
-                low, high = sorted((-out, length - self.size + out)) if length > self.size else (length - self.size, 0)
-                corner.append(rng.uniform(low, high))
+        out = self.size // _BORDER_SHARE
+        corner = []
+        for axis, length in enumerate(item.grid.shape):
+            low, high = (-out, length - self.size + out) if length > self.size else (length - self.size, 0)
+            value = float(at[axis]) - rng.random() * self.size if by_class else rng.uniform(low, high)
+            corner.append(min(max(value, low), high))
         y, x = (round(c / self.step) * self.step for c in corner)
         return Window(y, x, self.size, self.size)
 
