@@ -65,12 +65,15 @@ class Journal:
         Which strokes can be undone and redone, as the records tell.
     messages : list of str
         What was found damaged and dropped when the journal was opened.
+    damaged : bool
+        Whether that was more than the end; `compact` leaves it behind.
     """
 
     def __init__(self, folder: Path, dtype: np.dtype[Any], checked_after: int = 0) -> None:
         self.history = History()
         self.messages: list[str] = []
         self._folder = folder
+        self.damaged = False
         self._dtype = dtype
         self._checked_after = checked_after
         self._records: dict[int, tuple[_Place, ...]] = {}
@@ -121,6 +124,7 @@ class Journal:
                     following = self._next_header(file, offset + 1, size)
                     if following is None:
                         break
+                    self.damaged = True
                     self.messages.append(f"{self._file(number)}: a damaged record at byte {offset} was skipped.")
                     offset, parts = following, []
                     continue

@@ -67,26 +67,28 @@ class Run:
     @classmethod
     def create(
         cls,
-        path: Path,
+        folder: Path,
+        key: str,
         info: StoreInfo,
         description: dict[str, Any],
         classes: Sequence[str],
         outputs: Mapping[str, str],
     ) -> Run:
-        """Make an empty run, or open the one that is there."""
-        if not _KEY.fullmatch(path.name):
-            raise StoreError(f"{path.name!r} cannot name a run; use up to 64 letters, digits, dots, dashes.")
+        """Make an empty run in a folder of runs, or open the one that is there; see `LabelStore.create_run`."""
+        if not _KEY.fullmatch(key):
+            raise StoreError(f"{key!r} cannot name a run; use up to 64 letters, digits, dots, dashes.")
         for name, dtype in outputs.items():
             if dtype not in _OUTPUTS.get(name, ()):
                 raise StoreError(f"A run cannot hold {name} as {dtype}; it can hold {_OUTPUTS}.")
         if "labels" not in outputs:
             raise StoreError(f"A run needs labels among its outputs; got {tuple(outputs)}.")
+        path = folder / key
         if (path / "run.json").exists():
             return cls(path)
         classes = tuple(classes)
         note = {"store": info.model_dump(mode="json"), "classes": classes, "description": description}
-        with output_errors(path.parent):
-            path.parent.mkdir(exist_ok=True)
+        with output_errors(folder):
+            folder.mkdir(exist_ok=True)
             try:
                 with folder_aside(path) as aside:
                     for name, dtype in outputs.items():

@@ -199,6 +199,8 @@ class Session:
                     self.cache.trim()
         if self.journal.mark.sequence > self._saved.sequence:
             self.flush()
+        if self.journal.damaged:
+            self._compact()
 
     def flush(self) -> None:
         """All records so far into the chunks, and a checkpoint that says so."""
@@ -226,10 +228,14 @@ class Session:
             try:
                 self.flush()
                 if self.journal.garbage > max(COMPACT_BYTES, self.journal.size // 2):
-                    self.journal.compact()
-                    save_checkpoint(self._path, self.journal.mark, self.merges)
+                    self._compact()
             finally:
                 self.journal.close()
+
+    def _compact(self) -> None:
+        self.journal.compact()
+        self._saved = self.journal.mark
+        save_checkpoint(self._path, self._saved, self.merges)
 
     def keep(self) -> None:
         """What the keeper does now and then."""

@@ -353,7 +353,7 @@ class LabelStore:
         outputs : dict
             ``{"labels": "uint8", "probabilities": "float16"}``, the latter if wanted, or "float32", "uint8".
         """
-        Run.create(self.path / "runs" / key, self.info, description, classes, outputs)
+        Run.create(self.path / "runs", key, self.info, description, classes, outputs)
         return self.run(key)
 
     def merge(self, run: Run, windows: Iterable[Window] | None = None) -> None:
