@@ -146,8 +146,9 @@ def train(
     out : Path
         Folder of the run: the best model (model.safetensors), metrics.csv, curves.png, and what is needed to go on.
     """
+    found = sources.sources()
     config = model.config(classes, sources.mpp)
-    _execute(lambda: training.job(config, sources.sources(), out), options)
+    _execute(lambda: training.job(config, found, out), options)
 
 
 @app.command

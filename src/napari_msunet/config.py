@@ -415,7 +415,8 @@ def explain(error: Any, what: str) -> MsunetError:
     """A pydantic `ValidationError` as one sentence about `what`."""
     parts = []
     for item in error.errors():
-        where = ".".join(str(p) for p in item["loc"])
-        reason = str(item["msg"]).removeprefix("Value error, ")
+        # pydantic puts the kinds of a union into the place too ("literal['exact']"): they help nobody
+        where = ".".join(str(p) for p in item["loc"] if isinstance(p, int) or p.isidentifier())
+        reason = str(item["msg"]).removeprefix("Value error, ").rstrip(".")
         parts.append(f"{where}: {reason}" if where else reason)
     return MsunetError(f"{what} cannot be used: {'; '.join(parts)}.")

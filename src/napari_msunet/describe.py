@@ -90,5 +90,9 @@ def _model(path: Path) -> dict[str, Any]:
         "margin": model.margin,
         "size_multiple": config.size_multiple,
         "fingerprint": model.fingerprint,
-        "training": model.summary,
+        "training": {name: value for name, value in model.summary.items() if isinstance(value, int | float | str)},
+        "validation": {
+            output: ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+            for output, numbers in model.summary.get("validation", {}).items()
+        },
     }

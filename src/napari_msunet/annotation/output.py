@@ -74,11 +74,14 @@ def aside(path: Path) -> Iterator[Path]:
     Raises
     ------
     OutputError
-        If `path` is a folder, or the system refuses (no room, no right).
+        If `path` is a folder or lies below a file, or the system refuses (no room, no right).
     """
     if path.is_dir():
         raise OutputError(f"{path} exists already and is a folder; choose another name, or remove it first.")
     missing = [folder for folder in path.parents if not folder.exists()]
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    if not nearest.is_dir():
+        raise OutputError(f"{path} cannot be written: {nearest} is a file, not a folder; choose another name.")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     done = False
     try:
