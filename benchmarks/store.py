@@ -1,4 +1,4 @@
-"""How fast the label store is: dabs of a brush, undo, merging a run, and memory, on a store of 100,000 x 100,000 pixels.
+"""How fast the label store is: dabs of a brush, undo, merging a run, and memory, at 100,000 x 100,000 pixels.
 
 python benchmarks/store.py [--out store.json] [--strokes 2000]
 """

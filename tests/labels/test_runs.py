@@ -104,7 +104,8 @@ def test_only_one_fills_a_run(store: LabelStore) -> None:
     run = store.create_run("r", {}, CLASSES, {"labels": "uint8"})
     with pytest.raises(StoreError, match=r"with run\.writing"):
         run.write(BLOCKS[0], LABELS[BLOCKS[0].slices()])
-    code = "import sys, pathlib; from napari_msunet.labels import Run\nRun(pathlib.Path(sys.argv[1])).writing().__enter__()"
+    code = "import pathlib, sys; from napari_msunet.labels import Run\n"
+    code += "with Run(pathlib.Path(sys.argv[1])).writing(): pass"
     with run.writing():
         with pytest.raises(StoreLockedError, match=f"process {os.getpid()}"), Run(run.path).writing():
             pass

@@ -1,4 +1,4 @@
-"""The label store: what people see and edit. See section 5 of the design."""
+"""The label store: what people see and edit."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_msunet.errors import OutputError, StoreError, StoreLockedError
-from napari_msunet.geometry import Grid, Region, Window
+from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import annotated, checks
-from napari_msunet.labels.cache import ChunkCache, pieces
-from napari_msunet.labels.chunks import open_array
+from napari_msunet.labels.cache import ChunkCache
 from napari_msunet.labels.creation import create_store
 from napari_msunet.labels.files import output_errors
-from napari_msunet.labels.lazy import WindowArray
 from napari_msunet.labels.lock import WriterLock
 from napari_msunet.labels.merge import Table, value_table
-from napari_msunet.labels.metadata import Colour, Kind, StoreInfo, load_info, save_info
+from napari_msunet.labels.metadata import Kind, StoreInfo, load_info, save_info
 from napari_msunet.labels.records import Kind as Record
 from napari_msunet.labels.runs import Run
 from napari_msunet.labels.session import Session, load_checkpoint, unfinished
+from napari_msunet.labels.view import LabelView
 from napari_msunet.slide import Slide
 
 MEMORY = 512 * 2**20
@@ -36,7 +35,7 @@ _open_stores: dict[Path, LabelStore] = {}
 _opening = threading.RLock()
 
 
-class LabelStore:
+class LabelStore(LabelView):
     """Labels of a slide on disk: a pyramid, people's edits, and the machine's runs.
 
     Made by `LabelStore.create` and opened by `open_labels`; a process has one object for each path. Coordinates are the
@@ -51,21 +50,13 @@ class LabelStore:
     """
 
     def __init__(self, path: Path, memory: int = MEMORY) -> None:
-        self.path = path
+        super().__init__(path)
+        load_checkpoint(path)
         self.messages: list[str] = []
         self._memory = memory
-        self._info = load_info(path)
-        self._info_time = 0
-        load_checkpoint(path)
-        self._planes = {
-            "labels": [open_array(path / str(n), s, self._info.dtype) for n, s in enumerate(self._info.shapes)],
-            "edited": [open_array(path / "edited" / str(n), s, "bool") for n, s in enumerate(self._info.shapes)],
-        }
         self._lock = WriterLock(path, f"The label store {path}")
         self._mutex = threading.RLock()
-        self._session: Session | None = None
         self._runs: dict[str, Run] = {}
-        self._closed = False
         self._pid = os.getpid()
         self._inode = path.stat().st_ino
         self._recover()
@@ -120,144 +111,6 @@ class LabelStore:
                 known.close()
             create_store(where, shape, mpp, tuple(classes), kind, slide, **options)
             return open_labels(where)
-
-    # ---------------------------------------------------------------------------------------------------- description
-
-    @property
-    def info(self) -> StoreInfo:
-        """All metadata; read again when another process changed them."""
-        if self._session is None:
-            changed = (self.path / "zarr.json").stat().st_mtime_ns if (self.path / "zarr.json").exists() else 0
-            if changed != self._info_time:
-                self._info, self._info_time = load_info(self.path), changed
-        return self._info
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """`(height, width)` of level 0."""
-        return self._info.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """uint8 for classes, uint32 for numbers of objects."""
-        return np.dtype(self._info.dtype)
-
-    @property
-    def mpp(self) -> tuple[float, float] | None:
-        """µm per pixel `(y, x)` of level 0, if known."""
-        return self._info.mpp
-
-    @property
-    def pixel(self) -> tuple[float, float]:
-        """Size `(y, x)` of a level-0 pixel of the store in level-0 pixels of its slide."""
-        return self._info.pixel
-
-    @property
-    def extent(self) -> tuple[int, int]:
-        """Height and width of the slide in its level-0 pixels."""
-        return self._info.extent
-
-    @property
-    def grid(self) -> Grid:
-        """The store's pixels on its slide."""
-        return Grid(self.extent, self.pixel, self.mpp)
-
-    @property
-    def kind(self) -> Kind:
-        """ "labels" or "annotation"."""
-        return self._info.kind
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of classes 1, 2, ..."""
-        return self.info.classes
-
-    @property
-    def colours(self) -> tuple[Colour, ...]:
-        """Red, green and blue of each class, 0 to 255."""
-        return self.info.colours
-
-    @property
-    def fully_annotated(self) -> list[npt.NDArray[np.float64]]:
-        """Polygons `(n, 2)` of `y, x` in which everything is annotated: 0 is background there."""
-        return [np.array(polygon) for polygon in self.info.fully_annotated]
-
-    # -------------------------------------------------------------------------------------------------------- reading
-
-    @property
-    def levels(self) -> list[da.Array]:
-        """The pyramid as lazy arrays `y x`, finest first; edits show at once."""
-        return [self._lazy("labels", level) for level in range(len(self._info.shapes))]
-
-    @property
-    def edited(self) -> da.Array:
-        """Which pixels of level 0 a person changed: lazy, `y x`, bool."""
-        return self._lazy("edited", 0)
-
-    @property
-    def edited_levels(self) -> list[da.Array]:
-        """`edited` as a pyramid: true where any pixel below is."""
-        return [self._lazy("edited", level) for level in range(len(self._info.shapes))]
-
-    def read(self, region: Region | Window, level: int = 0) -> npt.NDArray[Any]:
-        """Labels of the pixels of a level that a region touches.
-
-        Parameters
-        ----------
-        region : Region or Window
-            In level-0 pixels of the store, also for coarser levels. Outside the store: 0.
-        level : int
-            0 is the finest.
-        """
-        return self._read_region("labels", region, level)
-
-    def read_edited(self, region: Region | Window, level: int = 0) -> npt.NDArray[np.bool_]:
-        """Which of the pixels that `read` gives a person changed."""
-        return self._read_region("edited", region, level)
-
-    def truth(self, region: Region | Window) -> npt.NDArray[np.uint8]:
-        """What training and scores take as true: 0 background, 1..K classes, 255 ignored; uint8."""
-        if self._info.instances:
-            raise StoreError(f"{self.path} holds numbers of objects; only labels of classes can be a truth.")
-        values = self.read(region)
-        if self.kind == "labels":
-            return values
-        return annotated.truth(values, checks.touched(region), self.fully_annotated)
-
-    def _lazy(self, plane: str, level: int) -> da.Array:
-        def read(window: Window) -> npt.NDArray[Any]:
-            return self._read(plane, level, window)
-
-        return WindowArray(self._info.shapes[level], self._planes[plane][level].dtype, read).dask()
-
-    def _read_region(self, plane: str, region: Region | Window, level: int) -> npt.NDArray[Any]:
-        if not 0 <= level < len(self._info.shapes):
-            raise StoreError(f"{self.path} has the levels 0 to {len(self._info.shapes) - 1}; got level {level}.")
-        window = checks.touched(region)
-        for _ in range(level):
-            window = window.halved()
-        inside = window.intersection(Window(0, 0, *self._info.shapes[level]))
-        if inside == window:
-            return self._read(plane, level, window)
-        out = np.zeros(window.shape, self._planes[plane][level].dtype)
-        if not inside.empty:
-            out[inside.slices((window.y, window.x))] = self._read(plane, level, inside)
-        return out
-
-    def _read(self, plane: str, level: int, window: Window) -> npt.NDArray[Any]:
-        """A window inside a level: from memory while this process writes, else from the disk: others may write."""
-        if self._closed:
-            raise StoreError(f"{self.path} was closed; open it again with open_labels.")
-        session = self._session
-        if session is not None:
-            return session.cache.read(plane, level, window)
-        files = self._planes[plane][level]
-        out = np.zeros(window.shape, files.dtype)
-        for cy, cx, inner, outer in pieces(window):
-            chunk = files.read(cy, cx)
-            if chunk is not None:
-                out[outer] = chunk[inner]
-        return out
 
     # ------------------------------------------------------------------------------------------------------- strokes
 
