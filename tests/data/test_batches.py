@@ -88,7 +88,7 @@ def test_sparse_annotations_are_found_and_balanced():
     truth[1500:1510, 2500:2510] = 1
     item = array_item(truth)
     sampler = Sampler([item], 64, 4, 0)
-    spots = sampler.epoch(0, 100)
+    spots = list(sampler.epoch(0, 100))
     found = [item.truth_on_target(s.window) for s in spots]
     assert all((t != IGNORED).any() for t in found)
     assert 25 < sum((t == 1).any() for t in found) < 75

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,13 +65,12 @@ def collate(samples: Sequence[Sample], seed: int) -> Batch:
     return Batch(inputs, torch.from_numpy(np.stack([s.truth for s in samples])), seed)
 
 
-def read_ahead(jobs: Sequence[Callable[[], Batch]]) -> Iterator[Batch]:
+def read_ahead(jobs: Iterable[Callable[[], Batch]]) -> Iterator[Batch]:
     """The results of the jobs, in order, with a few under way in threads."""
     pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="msunet-loader")
     waiting: deque[Future[Batch]] = deque()
-    rest = iter(jobs)
     try:
-        for job in rest:
+        for job in jobs:
             waiting.append(pool.submit(job))
             if len(waiting) > _AHEAD:
                 yield waiting.popleft().result()
@@ -119,11 +119,11 @@ class TrainBatches:
         spots = self.sampler.epoch(epoch, self.steps * self.batch)
 
         def job(step: int) -> Callable[[], Batch]:
-            chosen = spots[step * self.batch : (step + 1) * self.batch]
+            chosen = list(islice(spots, self.batch))
             seed = int(np.random.SeedSequence((self.sampler.seed, epoch, step)).generate_state(1)[0])
             return lambda: collate([self.crops.read(s.item, s.window, self.pads, self.truth_pad) for s in chosen], seed)
 
-        return read_ahead([job(step) for step in range(self.steps)])
+        return read_ahead(job(step) for step in range(self.steps))
 
 
 class ValidationBatches:

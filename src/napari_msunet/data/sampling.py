@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -58,13 +58,13 @@ class Sampler:
         """Batches that look about once at everything."""
         return min(MAX_STEPS, max(1, round(len(self._looks) / batch)))
 
-    def epoch(self, epoch: int, count: int) -> list[Spot]:
-        """The windows of an epoch."""
+    def epoch(self, epoch: int, count: int) -> Iterator[Spot]:
+        """The windows of an epoch, one after the other."""
         rng = np.random.default_rng((self.seed, epoch))
-        order: list[int] = []
-        while len(order) < count:
-            order += self._looks[rng.permutation(len(self._looks))].tolist()
-        return [Spot(self.items[i], self._window(i, rng)) for i in order[:count]]
+        while count > 0:
+            for index in self._looks[rng.permutation(len(self._looks))][:count].tolist():
+                yield Spot(self.items[index], self._window(index, rng))
+            count -= len(self._looks)
 
     def _window(self, index: int, rng: np.random.Generator) -> Window:
         item = self.items[index]
@@ -76,7 +76,10 @@ class Sampler:
         corner = []
         for axis, length in enumerate(item.grid.shape):
             low, high = (-out, length - self.size + out) if length > self.size else (length - self.size, 0)
-            value = float(at[axis]) - rng.random() * self.size if by_class else rng.uniform(low, high)
+            if by_class:  # the place stays inside when the corner is rounded
+                value = float(at[axis]) - rng.uniform(self.step, self.size - self.step)
+            else:
+                value = rng.uniform(low, high)
             corner.append(min(max(value, low), high))
         y, x = (round(c / self.step) * self.step for c in corner)
         return Window(y, x, self.size, self.size)

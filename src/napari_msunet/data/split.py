@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from napari_msunet.geometry import Region
 
 _MARGIN = 64  # target pixels between the training and the validation part of one slide
 _CUTS = (2, 3, 4, 5)
+_SQUARES = 2**20
+_LEFT = 0.2  # of every class, at least this share trains
 
 
 class Split(NamedTuple):
@@ -122,24 +125,9 @@ def _choose(groups: list[str], sizes: Counter[str], count: int, wanted: float, s
 
 def _blocks(item: Item, validation: float, messages: list[Message]) -> tuple[list[Item], list[Item]]:
     """One slide in two: a rectangle validates, what is a margin away from it trains."""
-    values, grid = item.truth.overview()
-    known = np.argwhere(values != IGNORED)
-    (top, left), (bottom, right) = known.min(0), known.max(0) + 1
-    margin = [max(1, round(_MARGIN * t / p)) for t, p in zip(item.grid.pixel, grid.pixel, strict=True)]
-    classes = np.unique(values[values != IGNORED])
-    sums = np.stack([_integral(values == c) for c in classes])
-    total = sums[:, -1, -1]
-    best: tuple[float, tuple[int, int, int, int]] | None = None
-    for rectangle in _rectangles(int(top), int(left), int(bottom), int(right)):
-        y, x, y2, x2 = rectangle
-        inside = _count(sums, rectangle)
-        around = _count(sums, (y - margin[0], x - margin[1], y2 + margin[0], x2 + margin[1]))
-        if (inside == 0).any() or (around == total).any():
-            continue
-        # The worst class counts: how far its validation share is from the wanted one, and what the margin costs.
-        score = float(np.abs(inside / total - validation).max() + ((around - inside) / total).max())
-        if best is None or score < best[0]:
-            best = score, rectangle
+    counts, pixel = _counts(item)
+    margin = [ceil(_MARGIN * t / p) for t, p in zip(item.grid.pixel, pixel, strict=True)]
+    best = _best_rectangle(counts, (margin[0], margin[1]), validation)
     if best is None:
         messages.append(
             _say(
@@ -148,8 +136,8 @@ def _blocks(item: Item, validation: float, messages: list[Message]) -> tuple[lis
             )
         )
         return [item], []
-    y, x, y2, x2 = best[1]
-    keep = Region(y * grid.pixel[0], x * grid.pixel[1], (y2 - y) * grid.pixel[0], (x2 - x) * grid.pixel[1])
+    y, x, y2, x2 = best
+    keep = Region(y * pixel[0], x * pixel[1], (y2 - y) * pixel[0], (x2 - x) * pixel[1])
     pad = [_MARGIN * t for t in item.grid.pixel]
     drop = Region(keep.y - pad[0], keep.x - pad[1], keep.height + 2 * pad[0], keep.width + 2 * pad[1])
     messages.append(
@@ -159,6 +147,40 @@ def _blocks(item: Item, validation: float, messages: list[Message]) -> tuple[lis
         )
     )
     return [item.part(drop=drop)], [item.part(keep=keep)]
+
+
+def _counts(item: Item) -> tuple[npt.NDArray[np.int64], tuple[float, float]]:
+    """Pixels of each class in small squares `(classes, rows, columns)`, and a square's size in level-0 pixels."""
+    values, grid = item.truth.overview()
+    side = max(1, ceil((values.size / _SQUARES) ** 0.5))
+    starts = [np.arange(0, n, side) for n in values.shape]
+    classes = np.bincount(values.ravel(), minlength=IGNORED + 1)[:IGNORED].nonzero()[0]
+    counts = [
+        np.add.reduceat(np.add.reduceat(values == c, starts[0], 0, dtype=np.int64), starts[1], 1) for c in classes
+    ]
+    return np.stack(counts), (grid.pixel[0] * side, grid.pixel[1] * side)
+
+
+def _best_rectangle(
+    counts: npt.NDArray[np.int64], margin: tuple[int, int], validation: float
+) -> tuple[int, int, int, int] | None:
+    """The rectangle of squares that validates best, `(y, x, y2, x2)`; None where none leaves enough of every class."""
+    rows, columns = (counts.sum((0, axis)).nonzero()[0] for axis in (2, 1))
+    sums = np.zeros((counts.shape[0], counts.shape[1] + 1, counts.shape[2] + 1), np.int64)
+    sums[:, 1:, 1:] = counts.cumsum(1).cumsum(2)
+    total = sums[:, -1, -1]
+    best: tuple[float, tuple[int, int, int, int]] | None = None
+    for rectangle in _rectangles(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1):
+        y, x, y2, x2 = rectangle
+        inside = _inside(sums, rectangle) / total
+        around = _inside(sums, (y - margin[0], x - margin[1], y2 + margin[0], x2 + margin[1])) / total
+        if (inside == 0).any() or (around > 1 - _LEFT).any():
+            continue
+        # The worst class counts: how far its validation share is from the wanted one, and what the margin costs.
+        score = float(np.abs(inside - validation).max() + (around - inside).max())
+        if best is None or score < best[0]:
+            best = score, rectangle
+    return best[1] if best else None
 
 
 def _rectangles(top: int, left: int, bottom: int, right: int) -> list[tuple[int, int, int, int]]:
@@ -175,14 +197,7 @@ def _rectangles(top: int, left: int, bottom: int, right: int) -> list[tuple[int,
     return sorted(found)
 
 
-def _integral(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Sums of all rectangles from the corner, one row and column of zeros first."""
-    table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
-    table[1:, 1:] = mask.cumsum(0, dtype=np.int64).cumsum(1)
-    return table
-
-
-def _count(sums: npt.NDArray[np.int64], rectangle: tuple[int, int, int, int]) -> npt.NDArray[np.int64]:
+def _inside(sums: npt.NDArray[np.int64], rectangle: tuple[int, int, int, int]) -> npt.NDArray[np.int64]:
     """Pixels of each class in a rectangle, which may stick out."""
     height, width = sums.shape[1] - 1, sums.shape[2] - 1
     y, y2 = (min(max(v, 0), height) for v in (rectangle[0], rectangle[2]))

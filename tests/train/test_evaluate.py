@@ -1,0 +1,156 @@
+"""Evaluation: at the masks' own resolution, the same in one piece and in windows, and it can tell good from bad."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data.making import CONFIG, array_item, write_folder
+from torch.nn.functional import interpolate
+
+from napari_msunet.config import EvaluateJob, FolderSource, Optimiser, TrainJob
+from napari_msunet.data import load_sources
+from napari_msunet.errors import ModelError, OutputError, SourceError
+from napari_msunet.events import Message, Progress, Result
+from napari_msunet.geometry import Grid, Window
+from napari_msunet.infer import predict_image
+from napari_msunet.models import build_model, load_model, save_model
+from napari_msunet.train import evaluate, evaluate_events, train_events
+from napari_msunet.train.metrics import Confusion, report
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory) -> tuple[Path, FolderSource]:
+    """A model trained for a moment at 2 µm per pixel on images of 1 µm per pixel, and their source."""
+    root = tmp_path_factory.mktemp("evaluate")
+    images, masks = write_folder(root, 5, (83, 97))
+    source = FolderSource(images=images, masks=masks, mpp=1.0, group="name(.)")
+    model = CONFIG.model_copy(update={"mpp": 2.0})
+    job = TrainJob(
+        model=model, sources=(source,), out=root / "run", size=32, batch_size=4, epochs=8, steps=4, device="cpu",
+        optimiser=Optimiser(learning_rate=1e-2),
+    )  # fmt: skip
+    list(train_events(job))
+    return root / "run" / "model.safetensors", source
+
+
+def test_scores_and_files(setup, tmp_path):
+    model, source = setup
+    events = list(evaluate_events(EvaluateJob(model=model, sources=(source,), out=tmp_path / "e", device="cpu")))
+    result = events[-1]
+    assert isinstance(result, Result)
+    assert any(isinstance(e, Message) and "trained on" in e.text for e in events)
+    assert [e.done for e in events if isinstance(e, Progress)] == [1, 2, 3, 4, 5]
+    values = result.values
+    assert set(values["pooled"]) == {"fused", "scale 1", "scale 1/2"}
+    assert values["pooled"]["fused"]["dice"] > 0.75
+    assert values["pooled"]["fused"]["pixels"] == 5 * 83 * 97
+    assert values["classes"] == ["disc"]
+    assert [i["group"] for i in values["images"]] == list("01234")
+    assert json.loads((tmp_path / "e" / "report.json").read_text()) == values
+    with (tmp_path / "e" / "images.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 5 * 3 * 2
+    assert float(rows[0]["dice"]) == pytest.approx(values["images"][0]["fused"]["dice"], abs=1e-5)
+
+
+def test_it_is_what_one_computes_by_hand(setup):
+    """Probabilities by torch's own bilinear on an image whose sides are whole target pixels."""
+    path, _ = setup
+    model = load_model(path)
+    truth = np.zeros((80, 96), np.uint8)
+    truth[20:50, 30:70] = 1
+    truth[:5] = 255
+    item = array_item(truth, mpp=2.0)
+    counts = evaluate.score_item(model, item, "cpu")
+    maps = predict_image(model, item.slide, device="cpu")
+    for name, confusion in counts.items():
+        up = interpolate(torch.from_numpy(maps[name])[None], (80, 96), mode="bilinear", align_corners=False)[0]
+        expected = Confusion(2)
+        expected.add(up.argmax(0), torch.from_numpy(truth))
+        assert np.abs(confusion.matrix - expected.matrix).sum() <= 4  # ties in the last bit
+        assert confusion.matrix.sum() == 75 * 96
+
+
+def test_large_images_are_done_in_windows(setup, monkeypatch):
+    path, _ = setup
+    model = load_model(path)
+    rng = np.random.default_rng(0)
+    truth = np.kron(rng.integers(0, 2, (11, 13)), np.ones((16, 16))).astype(np.uint8)
+    truth[30:60, 50:100] = 255
+    whole = evaluate.score_item(model, array_item(truth, mpp=2.0), "cpu")
+    monkeypatch.setattr(evaluate, "_LARGEST", 37)
+    monkeypatch.setattr(evaluate, "_BAND", 7)
+    parts = evaluate.score_item(model, array_item(truth, mpp=2.0), "cpu")
+    for name in whole:
+        assert np.abs(whole[name].matrix - parts[name].matrix).sum() <= 4
+        assert whole[name].matrix.sum() == (truth != 255).sum() == parts[name].matrix.sum()
+
+
+def test_only_annotated_windows_are_computed(setup, monkeypatch):
+    path, _ = setup
+    truth = np.full((600, 800), 255, np.uint8)
+    truth[100:120, 100:120] = 1
+    item = array_item(truth, mpp=2.0)
+    monkeypatch.setattr(evaluate, "_LARGEST", 50)
+    seen = []
+    inner = evaluate.predict_image
+    monkeypatch.setattr(evaluate, "predict_image", lambda *a, **k: (seen.append(k["window"]), inner(*a, **k))[1])
+    counts = evaluate.score_item(load_model(path), item, "cpu")
+    assert counts["fused"].matrix.sum() == 400
+    assert 1 <= len(seen) <= 4
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 1.7, 3.0])
+def test_interpolation_is_by_place(ratio):
+    """A linear ramp stays a linear ramp, whatever the grids and the window."""
+    own, grid = Grid((60, 80), (1.0, 1.0)), Grid((60, 80), (ratio, ratio))
+    for window in (Window(0, 0, 60, 80), Window(13, 22, 17, 9)):
+        needed = evaluate.target_window(window, own, grid)
+        assert needed.intersection(grid.whole) == needed
+        y = (np.arange(needed.y, needed.stop[0]) + 0.5) * ratio
+        x = (np.arange(needed.x, needed.stop[1]) + 0.5) * ratio
+        ramp = (y[:, None] + 2 * x).astype(np.float32)[None]
+        found = evaluate.on_grid(ramp, needed, grid, own, window)[0]
+        edge = ratio / 2, [(n - 0.5) * ratio for n in grid.shape]
+        rows = np.clip(np.arange(window.y, window.stop[0]) + 0.5, edge[0], edge[1][0])
+        columns = np.clip(np.arange(window.x, window.stop[1]) + 0.5, edge[0], edge[1][1])
+        np.testing.assert_allclose(found, rows[:, None] + 2 * columns, rtol=1e-4)
+
+
+def test_a_wrong_mask_scores_badly(setup):
+    path, source = setup
+    model = load_model(path)
+    item = load_sources((source,), model.config)[0]
+    good = report(evaluate.score_item(model, item, "cpu")["fused"].matrix, ("disc",))
+    item.truth._kept = 1 - item.truth.mask()
+    bad = report(evaluate.score_item(model, item, "cpu")["fused"].matrix, ("disc",))
+    assert good["dice"] > 0.7
+    assert bad["dice"] < 0.3
+
+
+def test_roles_choose(setup):
+    model, source = setup
+    images, masks = write_folder(source.images.parent / "test", 2)
+    test = FolderSource(images=images, masks=masks, mpp=1.0, role="test")
+    events = list(evaluate_events(EvaluateJob(model=model, sources=(source, test), roles=("test",), device="cpu")))
+    assert len(events[-1].values["images"]) == 2
+    assert not events[-1].files
+    with pytest.raises(SourceError, match="role validate"):
+        list(evaluate_events(EvaluateJob(model=model, sources=(source,), roles=("validate",), device="cpu")))
+
+
+def test_bad_input(setup, tmp_path):
+    model, source = setup
+    (tmp_path / "file").write_text("no model")
+    for path in (tmp_path / "file", tmp_path / "none"):
+        with pytest.raises(ModelError):
+            list(evaluate_events(EvaluateJob(model=path, sources=(source,))))
+    grey = tmp_path / "grey.safetensors"
+    save_model(build_model(CONFIG.model_copy(update={"channels": 1})), grey)
+    with pytest.raises(SourceError, match="3 channels"):
+        list(evaluate_events(EvaluateJob(model=grey, sources=(source,))))
+    with pytest.raises(OutputError, match="cannot be made"):
+        list(evaluate_events(EvaluateJob(model=model, sources=(source,), out=tmp_path / "file" / "x", device="cpu")))
