@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from labels.reference import vote
 
 from napari_msunet.errors import StoreError, StoreLockedError
 from napari_msunet.geometry import Region, Window
-from napari_msunet.labels import LabelStore, Run, open_labels
+from napari_msunet.labels import LabelStore, Run, open_labels, session
 from napari_msunet.labels.merge import joined
 
 SHAPE = (1101, 1300)
@@ -212,6 +215,38 @@ def test_a_merge_in_small_steps_is_one_run_in_the_end(store: LabelStore) -> None
     np.testing.assert_array_equal(store.levels[0].compute(), LABELS)
     assert (store.path / "checkpoint.json").read_text().count('"run"') == 1
     assert joined(BLOCKS) == [Window(0, 0, *SHAPE)]
+
+
+def test_strokes_and_a_kill_in_the_middle_of_a_merge(store: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = fill(store.create_run("r", {}, CLASSES, {"labels": "uint8"}), range(9))
+    store.write(Region(900, 900, 50, 50), 1)
+    real, copy = session.merge_chunks, store.path.with_name("killed.ome.zarr")
+
+    def interrupted(*arguments: Any) -> Iterator[None]:
+        for number, _ in enumerate(real(*arguments)):
+            if number == 2:
+                store.write(Region(0, 0, 40, 40), 2)  # where the merge has been
+                store.write(Region(1000, 1200, 40, 40), 2)  # where it has yet to come
+                store.undo()
+                store.flush()
+                store.write(Region(800, 0, 40, 40), 1)
+                shutil.copytree(store.path, copy)
+            yield
+
+    monkeypatch.setattr(session, "merge_chunks", interrupted)
+    store.merge(run)
+    monkeypatch.undo()
+    expected = LABELS.copy()
+    expected[900:950, 900:950] = 1
+    expected[:40, :40] = 2
+    expected[800:840, :40] = 1
+    with open_labels(copy) as again:
+        for each in (store, again):
+            np.testing.assert_array_equal(each.levels[0].compute(), expected)
+            np.testing.assert_array_equal(each.levels[1].compute(), vote(expected))
+            assert each.edited.sum().compute() == 2500 + 2 * 1600
+    store.close()
+    np.testing.assert_array_equal(open_labels(store.path).levels[0].compute(), expected)
 
 
 def test_refuses_runs_of_other_stores(store: LabelStore, tmp_path: Path) -> None:

@@ -186,6 +186,8 @@ class Journal:
         with self._lock:
             if self._failure is not None:
                 raise output_error(self._folder, self._failure) from self._failure
+            if self._descriptor < 0:
+                raise StoreError(f"{self._folder.parent} was closed; open it again with open_labels.")
             start = self._end
             places: list[_Place] = []
             try:

@@ -68,8 +68,12 @@ class Session:
         self.journal = Journal(path / "journal", dtype, checked_after=self._saved.sequence)
         self.journal.history.latest = max(self.journal.history.latest, self._saved.sequence)
         self._applied = self.journal.mark
-        self._replay()
         self._keeper: _Keeper | None = None
+        try:
+            self._replay()
+        except BaseException:
+            self.journal.close()
+            raise
 
     @property
     def messages(self) -> list[str]:
