@@ -204,12 +204,19 @@ class FolderSource(_Source):
 
 
 class SlideSource(_Source):
-    """A slide with an annotation store (0 not annotated, 255 background) or a label store (0 is background)."""
+    """A slide with an annotation store (0 not annotated, 255 background) or a label store (0 is background).
+
+    Attributes
+    ----------
+    edited_only : bool
+        Only pixels that a person changed are true, all others are ignored: for a corrected prediction.
+    """
 
     kind: Literal["slide"] = "slide"
     slide: Path
     labels: Path
     group: str | None = None
+    edited_only: bool = False
 
 
 Source = Annotated[FolderSource | SlideSource, Field(discriminator="kind")]
@@ -350,6 +357,27 @@ class PredictJob(_Versioned):
     probability_dtype: Literal["float16", "float32", "uint8"] = "float16"
 
 
+class PreviewJob(_Versioned):
+    """What each scale and the fusion see in a region, as maps in a folder: nothing is merged into any labels.
+
+    Attributes
+    ----------
+    out : Path
+        A zarr group with float16 arrays "fused" and "scale 1/2" ... `(K+1, h, w)` of probabilities, and "weights"
+        `(k, h, w)`: what the fusion gives to each scale at each pixel, where it has such weights. Replaced if there.
+    region : tuple of float
+        `y, x, height, width` in level-0 pixels.
+    """
+
+    job: Literal["preview"] = "preview"
+    slide: Path
+    model: Path
+    out: Path
+    slide_mpp: Mpp | None = None
+    region: tuple[float, float, float, float]
+    device: Device = "auto"
+
+
 class EvaluateJob(_Versioned):
     """Score a model against masks, each scale alone and fused, at the masks' own resolution.
 
@@ -406,7 +434,7 @@ class PyramidJob(_Versioned):
 
 
 Job = Annotated[
-    TrainJob | PredictJob | EvaluateJob | MeasureJob | ExportJob | PyramidJob, Field(discriminator="job")
+    TrainJob | PredictJob | PreviewJob | EvaluateJob | MeasureJob | ExportJob | PyramidJob, Field(discriminator="job")
 ]
 """Any job."""
 

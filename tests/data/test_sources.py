@@ -12,7 +12,7 @@ from napari_msunet.data import IGNORED, load_sources
 from napari_msunet.errors import MissingMppError, MsunetError, SlideError, SourceError
 from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import LabelStore
-from napari_msunet.slide import build_pyramid
+from napari_msunet.slide import build_pyramid, open_slide
 
 
 def source(images: Path, masks: Path, **options) -> FolderSource:
@@ -190,6 +190,40 @@ def test_a_label_store_is_all_truth(pyramid: Path, tmp_path: Path):
     assert truth.sum() == 30
     assert truth[10:15, 20:26].all()
     assert item.truth_on_target(Window(-1, 0, 1, 2)).tolist() == [[IGNORED, IGNORED]]
+    store.close()
+
+
+@pytest.mark.parametrize("overview_pixels", [2**24, 500])
+def test_of_a_corrected_prediction_only_the_edits_are_true(pyramid: Path, tmp_path: Path, monkeypatch, overview_pixels):
+    monkeypatch.setattr("napari_msunet.data.truth.OVERVIEW_PIXELS", overview_pixels)
+    with open_slide(pyramid) as slide:
+        store = LabelStore.create(tmp_path / "corrected.ome.zarr", classes=("disc",), slide=slide)
+    run = store.create_run("machine", {}, ("disc",), {"labels": "uint8"})
+    with run.writing():
+        whole = Window(0, 0, *store.shape)
+        run.write(whole, np.ones(store.shape, np.uint8))
+        run.finish(0, whole)
+    store.merge(run)
+    source = SlideSource(slide=pyramid, labels=store.path, edited_only=True)
+    with pytest.raises(SourceError, match="Nothing was corrected"):
+        load_sources([source], CONFIG)
+
+    mask = np.eye(9, 12, dtype=bool)
+    store.write(Window(30, 20, 9, 12), 0, mask)  # taken away, sparsely
+    store.write(Window(33, 50, 1, 2), 1)  # confirmed as it is
+    (item,) = load_sources([source], CONFIG)
+    expected = np.full(store.shape, 255, np.uint8)
+    expected[30:39, 20:32][mask] = 0
+    expected[33, 50:52] = 1
+    np.testing.assert_array_equal(item.truth.read(Window(0, 0, *store.shape)), expected)
+    assert sorted(item.places) == [0, 1]
+    for value, places in item.places.items():
+        pixel = item.truth.overview()[1].pixel[0]
+        for y, x in places:
+            near = expected[int(y - pixel / 2) : int(y + pixel / 2) + 1, int(x - pixel / 2) : int(x + pixel / 2) + 1]
+            assert (near == value).any()
+    (all_of_it,) = load_sources([source.model_copy(update={"edited_only": False})], CONFIG)
+    assert (all_of_it.truth.read(Window(0, 0, *store.shape)) != 255).all()
     store.close()
 
 

@@ -269,13 +269,18 @@ def _slide(source: SlideSource, config: ModelConfig, say: Say) -> Item:
             f"The labels {source.labels} have the classes {', '.join(store.classes)}, the model has "
             f"{', '.join(config.classes)}: none is the same; use the same names."
         )
-    truth = StoreTruth(store, config.classes)
+    truth = StoreTruth(store, config.classes, source.edited_only)
     if truth.missing:
         say("warning", f"{name}: the model has no class {_some(truth.missing)}; pixels labelled so are left out.")
     # A slide is a group of its own: parts of it never stand on both sides unless it is cut into blocks.
     item = Item(name, opener, truth, config.mpp, source.group or name, source.role, {"slide": slide})
     check_channels(item, config.channels)
     if bool(np.all(item.truth.overview()[0] == IGNORED)):
+        if source.edited_only:
+            raise SourceError(
+                f"Nothing was corrected in {source.labels}, and only corrections count (edited_only); correct the "
+                "prediction in a few places first."
+            )
         raise SourceError(
             f"Nothing is annotated in {source.labels}; paint a few examples of each class and of background first."
         )

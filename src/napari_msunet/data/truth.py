@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from napari_msunet.config import MaskValues
 from napari_msunet.data.masks import IGNORED, Mask, class_numbers, majority, read_mask
@@ -108,10 +109,14 @@ class MaskTruth:
 
 
 class StoreTruth:
-    """The truth of a label store: an annotation (0 not annotated, 255 background) or labels (0 background)."""
+    """The truth of a label store: an annotation (0 not annotated, 255 background) or labels (0 background).
 
-    def __init__(self, store: LabelStore, classes: tuple[str, ...]) -> None:
+    With `edited_only`, only where a person changed it: what a machine predicted must not become truth by being looked at.
+    """
+
+    def __init__(self, store: LabelStore, classes: tuple[str, ...], edited_only: bool = False) -> None:
         self.store = store
+        self.edited_only = edited_only
         self.grid = store.grid
         self.missing = tuple(c for c in store.classes if c not in classes)
         # Store value -> truth. What is no class of the model counts neither as background nor as another class.
@@ -127,7 +132,10 @@ class StoreTruth:
         result = np.full(window.shape, IGNORED, np.uint8)
         if not inside.empty:
             region = Region(inside.y, inside.x, inside.height, inside.width)
-            result[inside.slices((window.y, window.x))] = self._numbers[self.store.truth(region)]
+            values = self._numbers[self.store.truth(region)]
+            if self.edited_only:
+                values[~self.store.read_edited(region)] = IGNORED
+            result[inside.slices((window.y, window.x))] = values
         return result
 
     def overview(self) -> tuple[Mask, Grid]:
@@ -135,10 +143,13 @@ class StoreTruth:
         levels = self.store.levels
         level = next((i for i, a in enumerate(levels) if a.shape[0] * a.shape[1] <= OVERVIEW_PIXELS), len(levels) - 1)
         values = np.asarray(levels[level])
-        if self.store.kind == "annotation":
+        if self.edited_only:
+            edited = np.asarray(self.store.edited_levels[level])
+            values = self._strips(2**level, edited)
+        elif self.store.kind == "annotation":
             values = self._annotated(values, 2**level)
             if (values == IGNORED).all() and level:
-                values = self._strips(2**level, values.shape)
+                values = self._strips(2**level, np.ones(values.shape, np.bool_))
         else:
             values = self._numbers[values]
         pixel = (self.grid.pixel[0] * 2**level, self.grid.pixel[1] * 2**level)
@@ -156,17 +167,23 @@ class StoreTruth:
         truth[(values == 0) & ~full] = IGNORED
         return truth
 
-    def _strips(self, factor: int, shape: tuple[int, int]) -> Mask:
-        """The truth of level 0, read a strip at a time; a coarse pixel is the lowest class in it, else background."""
-        result = np.full(shape, IGNORED, np.uint8)
+    def _strips(self, factor: int, where: npt.NDArray[np.bool_]) -> Mask:
+        """The truth of level 0, read a strip at a time; a coarse pixel is the lowest class in it, else background.
+
+        `where` says which coarse pixels can have a truth.
+        """
+        result = np.full(where.shape, IGNORED, np.uint8)
         height, width = self.grid.shape
-        for row in range(shape[0]):
-            strip = self.read(Window(row * factor, 0, min(factor, height - row * factor), width))
+        for row in np.flatnonzero(where.any(1)).tolist():
+            columns = np.flatnonzero(where[row])
+            first, count = int(columns[0]), int(columns[-1] - columns[0] + 1)
+            left, right = first * factor, min((first + count) * factor, width)
+            strip = self.read(Window(row * factor, left, min(factor, height - row * factor), right - left))
             strip = np.where(strip == 0, 254, strip)  # background after the classes, before the ignored
-            padded = np.full((factor, shape[1] * factor), IGNORED, np.uint8)
-            padded[: strip.shape[0], :width] = strip
-            lowest = padded.reshape(factor, shape[1], factor).min(axis=(0, 2))
-            result[row] = np.where(lowest == 254, 0, lowest)
+            padded = np.full((factor, count * factor), IGNORED, np.uint8)
+            padded[: strip.shape[0], : strip.shape[1]] = strip
+            lowest = padded.reshape(factor, count, factor).min(axis=(0, 2))
+            result[row, first : first + count] = np.where(lowest == 254, 0, lowest)
         return result
 
 
