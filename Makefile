@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+# A screen is made where there is none.
+SCREEN := $(shell [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || [ "$$(uname)" != Linux ] || echo 'xvfb-run -a -s "-screen 0 1280x800x24"')
 # Without this, glibc hands every layer's memory back to the system: half of the time of a network on the CPU.
 ALLOCATOR := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=8589934592
 
@@ -10,22 +12,33 @@ ALLOCATOR := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=8589934592
 
 setup: .venv/ready
 
+# What a window without a screen needs on Debian and Ubuntu; elsewhere, or where it is there already, nothing is installed.
+SYSTEM_PACKAGES := xvfb xauth libegl1 libgl1 libopengl0 libgl1-mesa-dri libxkbcommon-x11-0 libxcb-cursor0 \
+	libxcb-icccm4 libxcb-keysyms1 libxcb-shape0 libxcb-image0 libxcb-render-util0 libxcb-xinerama0 libdbus-1-3 \
+	libfontconfig1
+
 .venv/ready: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(SUDO) apt-get update && $(SUDO) apt-get install -y python3-venv; } || { echo "make setup: '$(PYTHON)' has no venv; install it, or give another interpreter: make setup PYTHON=python3.11" >&2; exit 2; }
+	@if command -v apt-get >/dev/null; then \
+		missing=; for p in $(SYSTEM_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+		$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+		if [ -n "$$missing" ]; then echo "installing:$$missing"; \
+			$(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq $$missing \
+			|| { echo "make setup: apt-get could not install:$$missing; install them and try again" >&2; exit 2; }; fi; \
+	fi
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make setup: Python 3.11 or later is needed; remove .venv and call: make setup PYTHON=python3.11" >&2; exit 2; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev,docs]'
 	touch $@
 
 demo: setup
-	$(ALLOCATOR) $(BIN)/napari-msunet demo --out demo-output
+	$(ALLOCATOR) $(SCREEN) $(BIN)/napari-msunet demo --out demo-output
 
 test: setup
-	$(ALLOCATOR) $(BIN)/python -m pytest
+	$(ALLOCATOR) $(SCREEN) $(BIN)/python -m pytest
 
 fast: setup
-	$(ALLOCATOR) $(BIN)/python -m pytest -m "not slow"
+	$(ALLOCATOR) $(SCREEN) $(BIN)/python -m pytest -m "not slow"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ from napari_msunet.config import (
     Job,
     MeasureJob,
     PredictJob,
+    PreviewJob,
     PyramidJob,
     TrainJob,
     explain,
@@ -32,7 +33,7 @@ def run(job: Job) -> Iterator[Event]:
 
     Parameters
     ----------
-    job : TrainJob, PredictJob, EvaluateJob, MeasureJob, ExportJob or PyramidJob
+    job : TrainJob, PredictJob, PreviewJob, EvaluateJob, MeasureJob, ExportJob or PyramidJob
 
     Yields
     ------
@@ -59,6 +60,10 @@ def run(job: Job) -> Iterator[Event]:
         from napari_msunet.infer import predict_events
 
         yield from predict_events(job)
+    elif isinstance(job, PreviewJob):
+        from napari_msunet.infer import preview_events
+
+        yield from preview_events(job)
     elif isinstance(job, MeasureJob):
         from napari_msunet.annotation import measure_events
 

@@ -3,5 +3,6 @@
 from napari_msunet.infer.image import predict_image
 from napari_msunet.infer.plan import Plan, make_plan
 from napari_msunet.infer.prediction import predict, predict_events
+from napari_msunet.infer.preview import preview_events
 
-__all__ = ["Plan", "make_plan", "predict", "predict_events", "predict_image"]
+__all__ = ["Plan", "make_plan", "predict", "predict_events", "predict_image", "preview_events"]

@@ -19,8 +19,6 @@ from napari_msunet.infer.plan import Block, Plan, Tile, cut, ring
 from napari_msunet.models import MSUNet
 from napari_msunet.slide import Slide
 
-__all__ = ["TileResult", "as_input", "check_fits", "pick_device", "run_plan", "thread_count"]
-
 
 @dataclass(frozen=True)
 class TileResult:
@@ -33,11 +31,14 @@ class TileResult:
         Of the fused output.
     branches : tuple of (K+1, h, w) float32 tensors
         Of each scale alone; empty unless asked for.
+    weights : (k, h, w) float32 tensor, optional
+        What the fusion gives to each scale; None unless asked for, or where the fusion has no such weights.
     """
 
     tile: Tile
     probabilities: Tensor
     branches: tuple[Tensor, ...] = ()
+    weights: Tensor | None = None
 
 
 def pick_device(device: str) -> torch.device:
@@ -63,16 +64,19 @@ def pick_device(device: str) -> torch.device:
 
 
 @contextmanager
-def thread_count(threads: int) -> Iterator[None]:
-    """Run torch's CPU work with this many threads: their number changes the last bits."""
-    before = torch.get_num_threads()
-    if threads != before:
+def exact_arithmetic(threads: int) -> Iterator[None]:
+    """Run torch with this many CPU threads, whose number changes the last bits, and without TF32, whose ten bits of
+    precision would break the exactness of tiles on a GPU."""
+    before = torch.get_num_threads(), torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    if threads != before[0]:
         torch.set_num_threads(threads)
     try:
         yield
     finally:
-        if threads != before:
-            torch.set_num_threads(before)
+        if threads != before[0]:
+            torch.set_num_threads(before[0])
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before[1:]
 
 
 def as_input(pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -179,7 +183,12 @@ class _Pass:
         found = [z for z in zs if z is not None]
         fused = torch.softmax(self.model.combine(found).float(), 1).cpu()
         alone = [torch.softmax(self.model.class_logits(z).float(), 1).cpu() for z in found] if self.branches else []
-        return [TileResult(t, fused[n], tuple(a[n] for a in alone)) for n, t in enumerate(batch)]
+        shares = self.model.fusion_weights(found) if self.branches else None
+        shares = None if shares is None else shares.float().cpu()
+        return [
+            TileResult(t, fused[n], tuple(a[n] for a in alone), None if shares is None else shares[n])
+            for n, t in enumerate(batch)
+        ]
 
 
 def _own(place: Window, extra: int, whole: Window) -> Window:
@@ -207,7 +216,7 @@ def run_plan(
     done : collection of int
         Tiles that need not be computed again. Batches stay as planned.
     branches : bool
-        Also give each scale's own probabilities.
+        Also give each scale's own probabilities, and the fusion's weights.
 
     Yields
     ------
@@ -215,7 +224,7 @@ def run_plan(
         The tiles of one batch. Their windows are aligned and may stick out of the wanted ones.
     """
     work = _Pass(model, slide, plan, branches)
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader, thread_count(plan.threads):
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader, exact_arithmetic(plan.threads):
         for block in plan.blocks():
             batches = unfinished(block, done)
             if not batches:

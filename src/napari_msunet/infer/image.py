@@ -34,20 +34,24 @@ def predict_image(
     Returns
     -------
     dict
-        For each of `model.config.outputs` a `(K+1, h, w)` float32 array over the window.
+        For each of `model.config.outputs` a `(K+1, h, w)` float32 array over the window; and "weights"
+        `(k, h, w)`, what the fusion gives to each scale at each pixel, where it has such weights.
     """
     grid = check_fits(model, slide)
     wanted = grid.whole if window is None else window
     picked = pick_device(device)
     plan = make_plan(model.config, model.branch_margins, wanted, margin, tile, 1, str(picked), torch.get_num_threads())
     network = model.to(picked, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    shape = (len(model.config.classes) + 1, wanted.height, wanted.width)
-    maps = {name: np.empty(shape, np.float32) for name in model.config.outputs}
+    maps: dict[str, npt.NDArray[np.float32]] = {}
     for results in run_plan(network, slide, plan, branches=True):
         for result in results:
             part = result.tile.window.intersection(wanted)
             source = (slice(None), *part.slices((result.tile.window.y, result.tile.window.x)))
             place = (slice(None), *part.slices((wanted.y, wanted.x)))
-            for name, values in zip(maps, (result.probabilities, *result.branches), strict=True):
-                maps[name][place] = values.numpy()[source]
+            found = dict(zip(model.config.outputs, (result.probabilities, *result.branches), strict=True))
+            if result.weights is not None:
+                found["weights"] = result.weights
+            for name, values in found.items():
+                target = maps.setdefault(name, np.empty((len(values), *wanted.shape), np.float32))
+                target[place] = values.numpy()[source]
     return maps

@@ -103,7 +103,7 @@ def predict(
 def prediction(slide: Slide, model: MSUNet, out: Path, settings: Settings) -> Iterator[Event]:
     """Fill the run of these settings in `out`, then merge it, saying what happens."""
     grid = check_fits(model, slide)
-    window = _wanted(slide, grid, settings.region)
+    window = wanted_window(slide, grid, settings.region)
     device = pick_device(settings.device)
     store = _store(out, slide, model, grid)
     run = _run(store, slide, model, window, device, settings)
@@ -115,7 +115,7 @@ def prediction(slide: Slide, model: MSUNet, out: Path, settings: Settings) -> It
     yield Result(values={"run": run.key, "pixels": window.height * window.width}, files={"labels": str(out)})
 
 
-def _wanted(slide: Slide, grid: Grid, region: tuple[float, float, float, float] | None) -> Window:
+def wanted_window(slide: Slide, grid: Grid, region: tuple[float, float, float, float] | None) -> Window:
     """The target pixels asked for, clipped to the slide."""
     if region is None:
         return grid.whole
