@@ -244,7 +244,7 @@ def _quiet() -> Iterator[None]:
     """Keep Lightning's banners and hints about workers from users; its settings are put back."""
     loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.filterwarnings("ignore", module=r"lightning\.")
         import lightning.pytorch
 
         del lightning

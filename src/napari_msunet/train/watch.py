@@ -171,7 +171,7 @@ class Watch(pl.Callback):
         if not self.standing.reason:
             self._decide(trainer)
         with writing(self.folder.checkpoint) as aside:
-            trainer.save_checkpoint(aside)
+            trainer.save_checkpoint(aside, weights_only=False)
         if time.monotonic() - self._last_curves >= _CURVES_SECONDS:
             self.draw()
 
