@@ -144,6 +144,31 @@ def test_validation_batches_are_read_once():
     assert all(torch.equal(a.target, b.target) for a, b in zip(once, twice, strict=True))
 
 
+def test_validation_batches_are_kept_and_threads_end_when_nobody_asks_for_more_than_the_last():
+    batches = ValidationBatches(crops(), validation_spots([array_item(image(80, 80))], 32, 4, 64), 4)
+    iterator = iter(batches)
+    for _ in range(len(batches)):
+        next(iterator)
+    assert batches._kept is not None
+    deadline = time.monotonic() + 5
+    while threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not threads()
+
+
+def test_closing_in_the_middle_of_an_epoch_ends_the_threads():
+    batches = TrainBatches(crops(), Sampler([array_item(image(80, 80))], 32, 4, 0), 2, 50, (0, 0, 0), 0)
+    iterator = iter(batches)
+    next(iterator)
+    assert threads()
+    batches.close()
+    assert not threads()
+
+
+def threads() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name.startswith("msunet-loader")]
+
+
 def test_sixteen_bits_and_mixed_types():
     assert float(as_tensor(np.full((1, 1, 1), 65535, np.uint16))) == 1
     eight, sixteen = (np.full((4, 4, 1), v, t) for v, t in ((255, np.uint8), (65535, np.uint16)))

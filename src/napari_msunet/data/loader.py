@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, NamedTuple
@@ -65,7 +65,7 @@ def collate(samples: Sequence[Sample], seed: int) -> Batch:
     return Batch(inputs, torch.from_numpy(np.stack([s.truth for s in samples])), seed)
 
 
-def read_ahead(jobs: Iterable[Callable[[], Batch]]) -> Iterator[Batch]:
+def read_ahead(jobs: Iterable[Callable[[], Batch]]) -> Generator[Batch]:
     """The results of the jobs, in order, with a few under way in threads."""
     pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="msunet-loader")
     waiting: deque[Future[Batch]] = deque()
@@ -74,13 +74,28 @@ def read_ahead(jobs: Iterable[Callable[[], Batch]]) -> Iterator[Batch]:
             waiting.append(pool.submit(job))
             if len(waiting) > _AHEAD:
                 yield waiting.popleft().result()
+        pool.shutdown(
+            wait=False
+        )  # its threads end with the last job, also when nobody asks for more than the last batch
         while waiting:
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-class TrainBatches:
+class _Reader:
+    """Ends the threads that read ahead when somebody stops in the middle and keeps the iterator."""
+
+    _running: Generator[Batch] | None = None
+
+    def close(self) -> None:
+        """End the reading under way."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+
+class TrainBatches(_Reader):
     """An epoch's training batches, each time it is iterated over: the next epoch's.
 
     Parameters
@@ -115,6 +130,7 @@ class TrainBatches:
         return self.steps
 
     def __iter__(self) -> Iterator[Batch]:
+        self.close()
         epoch, self.epoch = self.epoch, self.epoch + 1
         spots = self.sampler.epoch(epoch, self.steps * self.batch)
 
@@ -123,10 +139,11 @@ class TrainBatches:
             seed = int(np.random.SeedSequence((self.sampler.seed, epoch, step)).generate_state(1)[0])
             return lambda: collate([self.crops.read(s.item, s.window, self.pads, self.truth_pad) for s in chosen], seed)
 
-        return read_ahead(job(step) for step in range(self.steps))
+        self._running = read_ahead(job(step) for step in range(self.steps))
+        return self._running
 
 
-class ValidationBatches:
+class ValidationBatches(_Reader):
     """The validation windows, the same in each epoch; held in memory when they are not too many."""
 
     def __init__(self, crops: Crops, spots: Sequence[Spot], batch: int) -> None:
@@ -139,17 +156,21 @@ class ValidationBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         if self._kept is not None:
-            yield from self._kept
-            return
+            return iter(self._kept)
+        self.close()
+        self._running = self._read()
+        return self._running
 
+    def _read(self) -> Generator[Batch]:
         def job(spots: Sequence[Spot]) -> Callable[[], Batch]:
             return lambda: collate([self.crops.read(s.item, s.window) for s in spots], 0)
 
-        kept, size = [], 0
-        for batch in read_ahead([job(spots) for spots in self.batches]):
+        kept: list[Batch] = []
+        size = 0
+        for batch in read_ahead(job(spots) for spots in self.batches):
             size += sum(t.nbytes for t in (*batch.inputs, batch.target))
             if size <= _KEEP_BYTES:
                 kept.append(batch)
+                if len(kept) == len(self.batches):  # now: nobody may ask for more than the last
+                    self._kept = kept
             yield batch
-        if size <= _KEEP_BYTES:
-            self._kept = kept

@@ -111,7 +111,7 @@ class MaskTruth:
 class StoreTruth:
     """The truth of a label store: an annotation (0 not annotated, 255 background) or labels (0 background).
 
-    With `edited_only`, only where a person changed it: what a machine predicted must not become truth by being looked at.
+    With `edited_only`, only where a person changed it: a prediction must not become truth by being looked at.
     """
 
     def __init__(self, store: LabelStore, classes: tuple[str, ...], edited_only: bool = False) -> None:

@@ -7,45 +7,16 @@ import threading
 from collections.abc import Callable, Iterator
 
 from napari_msunet.events import Event
+from napari_msunet.stopping import Stop, current
 
 Say = Callable[[Event], None]
-
-
-class Cancelled(Exception):  # noqa: N818 (it is no error)
-    """The iterator of events was closed."""
-
-
-class Stop:
-    """Asks the thread to stop.
-
-    Attributes
-    ----------
-    asked : bool
-        Whether somebody did.
-    """
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-
-    @property
-    def asked(self) -> bool:
-        return self._event.is_set()
-
-    def ask(self) -> None:
-        """Ask it."""
-        self._event.set()
-
-    def check(self) -> None:
-        """Raise `Cancelled` when it was asked."""
-        if self.asked:
-            raise Cancelled
 
 
 def in_background(work: Callable[[Say, Stop], None]) -> Iterator[Event]:
     """The events that `work` says, as they come.
 
     Closing the iterator, or an interrupt while it waits, asks the work to stop and waits until it has; an exception of
-    the work is raised here.
+    the work is raised here, `Cancelled` among them.
 
     Parameters
     ----------
@@ -53,14 +24,12 @@ def in_background(work: Callable[[Say, Stop], None]) -> Iterator[Event]:
         Takes a function to call with each event, and a `Stop` to look at often.
     """
     events: queue.Queue[Event | BaseException | None] = queue.Queue()
-    stop = Stop()
+    stop = Stop(outer=current())
 
     def body() -> None:
         try:
             work(events.put, stop)
-        except Cancelled:
-            pass
-        except BaseException as error:  # it travels to the caller
+        except BaseException as error:  # it travels to the caller; after closing nobody listens
             events.put(error)
         finally:
             events.put(None)

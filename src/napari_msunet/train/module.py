@@ -17,7 +17,7 @@ from napari_msunet.data.loader import Batch, as_unit
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Window
 from napari_msunet.models import MSUNet, SegmentationLoss, input_windows
-from napari_msunet.train.metrics import Confusion, mean_iou
+from napari_msunet.train.metrics import Confusion, class_scores, mean_iou
 
 
 class DivergedError(MsunetError):
@@ -48,6 +48,10 @@ class Tally:
             values["loss", name] = float(self._losses[name]) / pixels if pixels else nan
             values["iou", name] = mean_iou(confusion.matrix)
         return values
+
+    def class_ious(self) -> list[float]:
+        """The fused output's IoU of each class 1..K; NaN for one that is neither there nor predicted."""
+        return [float(value) for value in class_scores(self.confusions["fused"].matrix)["iou"][1:]]
 
 
 class Training(pl.LightningModule):

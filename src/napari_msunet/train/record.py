@@ -7,7 +7,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,18 @@ class RunFolder:
             ) from error
         write_text(self.job_file, job.model_dump_json(indent=2))
         self.result_file.unlink(missing_ok=True)
+
+    def discard(self, job: TrainJob) -> None:
+        """Remove what a run has written, and its folder when nothing else is in it; a resumed run stays."""
+        if job.resume:
+            return
+        own = (self.job_file, self.model, self.checkpoint, self.metrics, self.curves, self.result_file)
+        for path in own:
+            path.unlink(missing_ok=True)
+            for aside in self.path.glob(f".{path.name}.*.part"):
+                aside.unlink(missing_ok=True)
+        with suppress(OSError):  # somebody else's files are in it
+            self.path.rmdir()
 
     @property
     def result(self) -> dict[str, Any] | None:

@@ -28,7 +28,9 @@ from napari_msunet.geometry import Window, round_up
 from napari_msunet.infer.engine import pick_device
 from napari_msunet.models import MSUNet, build_model, input_windows, load_model
 from napari_msunet.models.windows import concentric_multiple
-from napari_msunet.train.background import Say, Stop, in_background
+from napari_msunet.stopping import Cancelled, Stop, current
+from napari_msunet.stopping import check as check_stop
+from napari_msunet.train.background import Say, in_background
 from napari_msunet.train.record import RunFolder
 
 if TYPE_CHECKING:
@@ -41,7 +43,8 @@ _NORMALISATION_WINDOWS = 48
 def train_events(job: TrainJob) -> Iterator[Event]:
     """Train a model.
 
-    Closing the iterator stops within a batch and keeps the best model so far.
+    Closing the iterator stops within a batch and keeps the best model so far; `stopping.Stop` stops it from another
+    thread, and can keep the last weights or nothing instead.
 
     Parameters
     ----------
@@ -70,13 +73,17 @@ def train_events(job: TrainJob) -> Iterator[Event]:
         yield Message(text=f"The run in {job.out} is finished after {done['epochs']} epochs ({done['stopped']}).")
         yield Result(values=done, files=folder.files)
         return
+    stop, ended = current(), False
     session = prepare(job, folder)
     try:
         yield from session.messages
         folder.begin(job)
         yield from in_background(partial(_fit, session, folder, started))
+        ended = True
     finally:
         session.close()
+        if stop.asked and stop.keep == "none" and not ended:
+            folder.discard(job)
 
 
 def _finished(done: dict[str, Any], job: TrainJob) -> bool:
@@ -98,7 +105,10 @@ class Session:
     messages: list[Event]
 
     def close(self) -> None:
-        """Close all images."""
+        """End reading and close all images."""
+        self.batches.close()
+        if self.validation:
+            self.validation.close()
         for item in (*self.sides.train, *self.sides.validate, *self.sides.test):
             item.release()
 
@@ -173,6 +183,7 @@ def _normalised(config: ModelConfig, crops: Crops, sampler: Sampler, resumed: Ru
         return config.model_copy(update={"normalisation": load_model(resumed.model).config.normalisation})
     count = total = square = 0.0
     for spot in sampler.epoch(2**31, _NORMALISATION_WINDOWS):
+        check_stop()
         pixels = crops.read(spot.item, spot.window).inputs[0]
         values = as_unit(as_tensor(pixels)).double().numpy()
         count = count + values[0].size
@@ -225,8 +236,12 @@ def _fit(session: Session, folder: RunFolder, started: float, say: Say, stop: St
                     f"{session.device} has too little memory for {job.batch_size} windows of {session.size} pixels; "
                     "give a smaller batch_size or size, or device='cpu'."
                 ) from error
+            except Cancelled:
+                if stop.keep == "last" and watch.standing.steps:
+                    watch.keep_last(model)
+                raise
             finally:
-                if folder.rows:
+                if folder.rows and stop.keep != "none":
                     watch.draw()
         values = _result(session, watch, folder)
         folder.finish(values)

@@ -12,8 +12,9 @@ import torch
 
 from napari_msunet.config import TrainJob
 from napari_msunet.events import Message, Metric, Progress
-from napari_msunet.models import save_model
-from napari_msunet.train.background import Say, Stop
+from napari_msunet.models import MSUNet, save_model
+from napari_msunet.stopping import Stop
+from napari_msunet.train.background import Say
 from napari_msunet.train.curves import draw_curves
 from napari_msunet.train.module import Training
 from napari_msunet.train.record import RunFolder, column, writing
@@ -166,6 +167,9 @@ class Watch(pl.Callback):
                 if isfinite(value):
                     row[column(split, name, output)] = value
                     self.say(Metric(epoch=epoch, name=name, split=split, output=output, value=value))
+            for label, value in zip(self.job.model.classes, pl_module.tallies[split].class_ious(), strict=True):
+                if isfinite(value):
+                    self.say(Metric(epoch=epoch, name=f"iou {label}", split=split, value=value))
         self.folder.add(row)
         self._keep_best(pl_module, row)
         if not self.standing.reason:
@@ -191,6 +195,11 @@ class Watch(pl.Callback):
             "train": self.scores("train", row),
         }
         save_model(module.model, self.folder.model, dict(self.summary))
+
+    def keep_last(self, model: MSUNet) -> None:
+        """Put the weights as they are now in the place of the best ones."""
+        standing = self.standing
+        save_model(model, self.folder.model, self.summary | {"kept": "last", "steps": standing.steps})
 
     def scores(self, split: str, row: dict[str, float]) -> dict[str, dict[str, float]]:
         """An epoch's numbers: for each output its "loss" and "iou"."""
