@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from queue import SimpleQueue
-from threading import Event as Flag
 from threading import Thread
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from napari_msunet.stopping import Stop, current
 
 
 class _Event(BaseModel):
@@ -42,7 +43,7 @@ class Metric(_Event):
     Attributes
     ----------
     name : str
-        ``"loss"``, ``"iou"``, ``"dice"``, ``"learning_rate"``.
+        ``"loss"``, ``"iou"``, ``"dice"``, ``"learning_rate"``; of one class ``"iou gland"``.
     split : str
         ``"train"`` or ``"validation"``.
     output : str
@@ -104,10 +105,6 @@ def progress(done: float, total: float, unit: str, started: float) -> Progress:
 Value = TypeVar("Value")
 
 
-class _StoppedError(Exception):
-    """Raised inside a piece of work whose listener has gone."""
-
-
 def reported(work: Callable[[Callable[[int, int], None]], Value], unit: str) -> Generator[Progress, None, Value]:
     """Turn a function that reports through a callback into an iterator of events.
 
@@ -128,13 +125,12 @@ def reported(work: Callable[[Callable[[int, int], None]], Value], unit: str) -> 
     What `work` returned. What it raised is raised here.
     """
     events: SimpleQueue[Progress | None] = SimpleQueue()
-    stop, started = Flag(), time.monotonic()
+    stop, started = Stop(outer=current()), time.monotonic()
     values: list[Value] = []
     errors: list[BaseException] = []
 
     def report(done: int, total: int) -> None:
-        if stop.is_set():
-            raise _StoppedError
+        stop.check()
         events.put(progress(done, total, unit, started))
 
     def body() -> None:
@@ -151,7 +147,7 @@ def reported(work: Callable[[Callable[[int, int], None]], Value], unit: str) -> 
         while (event := events.get()) is not None:
             yield event
     finally:
-        stop.set()
+        stop.ask()
         thread.join()
     if errors:
         raise errors[0]
