@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from napari_msunet.colours import output_colour
 from napari_msunet.train.record import Row, column, writing
 
-# The first is the fused output's; the others are told apart with any colour vision (Okabe and Ito 2008).
-_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _TITLES = {"loss": "Loss (cross-entropy + Dice)", "iou": "IoU (mean over classes)"}
 
 
@@ -36,7 +35,7 @@ def draw_curves(rows: Sequence[Row], outputs: Sequence[str], path: Path, best: i
     for axes, name in zip(panels, ("loss", "iou"), strict=True):
         _panel(axes, rows, outputs, name, best)
     handles = [
-        Line2D([], [], color=_COLOURS[i % len(_COLOURS)], linewidth=2.4 if i == 0 else 1.4, label=output)
+        Line2D([], [], color=output_colour(i), linewidth=2.4 if i == 0 else 1.4, label=output)
         for i, output in enumerate(outputs)
     ]
     handles.append(Line2D([], [], color="#555555", linewidth=1.4, label="validation"))
@@ -59,7 +58,7 @@ def _panel(axes: Any, rows: Sequence[Row], outputs: Sequence[str], name: str, be
             solid = split == "validation"
             axes.plot(
                 *zip(*points, strict=True),
-                color=_COLOURS[i % len(_COLOURS)],
+                color=output_colour(i),
                 linewidth=(2.2 if i == 0 else 1.2) * (1 if solid else 0.8),
                 linestyle="-" if solid else (0, (2, 2)),
                 alpha=1 if solid else 0.65,
