@@ -106,10 +106,16 @@ def demo_events(out: Path, seconds: float = SECONDS_OF_TRAINING) -> Iterator[Eve
     report["seconds"] = round(time.monotonic() - started, 1)
     _summarise(report)
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf8")
-    yield Result(values=report["summary"], files={name: str(out / name) for name in OUTPUTS})
+    yield Result(values=report["summary"], files={what: str(out / name) for what, name in OUTPUTS.items()})
 
 
-OUTPUTS = ("model.safetensors", "labels.ome.zarr", "labels.geojson", "report.json", "overview.png")
+OUTPUTS = {
+    "model": "model.safetensors",
+    "labels": "labels.ome.zarr",
+    "polygons": "labels.geojson",
+    "report": "report.json",
+    "picture": "overview.png",
+}
 
 
 def _job(job: Job) -> Generator[Event, None, Result]:
@@ -127,7 +133,7 @@ def _empty(out: Path) -> None:
     """Remove what a former demonstration left in `out`, and nothing else."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name in (*OUTPUTS, "training", "evaluation"):
+        for name in (*OUTPUTS.values(), "training", "evaluation"):
             path = out / name
             if path.is_dir():
                 shutil.rmtree(path)
@@ -164,7 +170,7 @@ def paint_strokes(labels: LabelStore) -> list[Stroke]:
     """Paint four discs that contradict the machine, undo the last, and give the three that stand."""
     height, width = labels.shape
     disc = np.hypot(*np.mgrid[-60:61, -60:61]) <= 60
-    places = ((0.25, 0.3, 1), (0.5, 0.6, 0), (0.75, 0.35, 1), (0.3, 0.75, 1))
+    places = ((0.25, 0.42, 1), (0.93, 0.23, 0), (0.75, 0.35, 1), (0.3, 0.75, 1))
     strokes = []
     for y, x, value in places:
         region = Region(int(y * height) - 60, int(x * width) - 60, 121, 121)
@@ -190,15 +196,15 @@ def draw_overview(labels: LabelStore, strokes: list[Stroke], path: Path) -> None
     from matplotlib.figure import Figure
     from skimage.segmentation import find_boundaries
 
-    figure = Figure(figsize=(14, 9.2), layout="constrained", dpi=110)
+    figure = Figure(figsize=(11.2, 9.6), layout="constrained", dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
-    axes = figure.subplot_mosaic([["whole", "whole", "0"], ["whole", "whole", "1"], ["whole", "whole", "2"]])
+    axes = figure.subplot_mosaic([["whole", name] for name in "012"], width_ratios=(1.62, 1))
     with open_slide(SLIDE) as slide:
         height, width = labels.shape
         scale = labels.pixel
         views = {"whole": (Region(0, 0, height, width), 2)}
         for name, (region, _, _) in zip("012", strokes, strict=True):
-            views[name] = (Region(region.y - 80, region.x - 140, 281, 401), 1)
+            views[name] = (Region(region.y - 70, region.x - 120, 261, 361), 1)
         for name, (region, step) in views.items():
             mpp = labels.mpp[0] * step if labels.mpp else None
             box = Region(region.y * scale[0], region.x * scale[1], region.height * scale[0], region.width * scale[1])
@@ -207,13 +213,13 @@ def draw_overview(labels: LabelStore, strokes: list[Stroke], path: Path) -> None
             image = image[: values.shape[0], : values.shape[1]]
             edges = find_boundaries(values, mode="inner")  # type: ignore[no-untyped-call]
             inside = (values > 0)[..., None]
-            shaded = np.where(inside, 0.75 * image + 0.25 * np.array([0, 150, 90]), image)
-            image = np.where(edges[..., None], np.array([0, 120, 60]), shaded).astype(np.uint8)
+            shaded = np.where(inside, 0.65 * image + 0.35 * np.array([20, 220, 60]), image)
+            image = np.where(edges[..., None], np.array([0, 170, 40]), shaded).astype(np.uint8)
             axes[name].imshow(image)
             axes[name].set_axis_off()
     axes["whole"].set_title("CMU-1-Small-Region.svs: nuclei found (green)", loc="left")
     for name, (_, _, value) in zip("012", strokes, strict=True):
-        axes[name].set_title(f"stroke painted as {'nucleus' if value else 'background'}, kept", loc="left")
+        axes[name].set_title(f"painted as {'nucleus' if value else 'background'}, kept", loc="left")
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, format="png")
     temporary.replace(path)
