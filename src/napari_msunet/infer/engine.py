@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from napari_msunet import stopping
 from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Grid, Window
 from napari_msunet.infer.plan import Block, Plan, Tile, cut, ring
@@ -239,10 +240,11 @@ def run_plan(
 
 
 def _read_ahead(work: _Pass, block: Block, done: Collection[int], reader: ThreadPoolExecutor) -> Iterator[Tensor]:
-    """The block's inputs in order, the next one read while the network works on the last."""
+    """The block's inputs in order, the next one read while the network works on the last; a stop is noticed here."""
     wanted = work.reads(block, done)
     future = reader.submit(work.read, *wanted[0])
     for following in wanted[1:]:
+        stopping.check()
         ready = future.result()
         future = reader.submit(work.read, *following)
         yield ready

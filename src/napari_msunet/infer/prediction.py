@@ -19,6 +19,7 @@ from napari_msunet.errors import MsunetError, StoreError, StoreLockedError
 from napari_msunet.events import Event, Message, Progress, RegionDone, Result
 from napari_msunet.geometry import Grid, Region, Window
 from napari_msunet.infer.engine import TileResult, check_fits, pick_device, run_plan
+from napari_msunet.infer.kept import KEPT
 from napari_msunet.infer.plan import Plan, make_plan
 from napari_msunet.labels import LabelStore, Run, open_labels
 from napari_msunet.models import MSUNet, load_model
@@ -41,8 +42,8 @@ class Settings:
 def predict_events(job: PredictJob) -> Iterator[Event]:
     """Run a prediction job; see `napari_msunet.run`."""
     settings = Settings(**{name: getattr(job, name) for name in Settings.__dataclass_fields__})
-    model = load_model(job.model)
-    with open_slide(job.slide, mpp=job.slide_mpp) as slide:
+    model = KEPT.model(job.model)
+    with KEPT.slide(job.slide, job.slide_mpp) as slide:
         yield from prediction(slide, model, job.out, settings)
 
 

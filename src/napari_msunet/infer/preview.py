@@ -17,9 +17,9 @@ from napari_msunet.events import Event, Result
 from napari_msunet.geometry import Grid, Window
 from napari_msunet.infer.engine import check_fits
 from napari_msunet.infer.image import predict_image
+from napari_msunet.infer.kept import KEPT
 from napari_msunet.infer.prediction import wanted_window
-from napari_msunet.models import MSUNet, load_model
-from napari_msunet.slide import open_slide
+from napari_msunet.models import MSUNet
 
 LARGEST = 64_000_000
 """Target pixels that a preview may have: it is held in memory."""
@@ -27,8 +27,8 @@ LARGEST = 64_000_000
 
 def preview_events(job: PreviewJob) -> Iterator[Event]:
     """Run a preview job; see `napari_msunet.run`."""
-    model = load_model(job.model)
-    with open_slide(job.slide, mpp=job.slide_mpp) as slide:
+    model = KEPT.model(job.model)
+    with KEPT.slide(job.slide, job.slide_mpp) as slide:
         grid = check_fits(model, slide)
         window = wanted_window(slide, grid, job.region)
         if window.height * window.width > LARGEST:

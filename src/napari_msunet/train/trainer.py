@@ -73,16 +73,17 @@ def train_events(job: TrainJob) -> Iterator[Event]:
         yield Message(text=f"The run in {job.out} is finished after {done['epochs']} epochs ({done['stopped']}).")
         yield Result(values=done, files=folder.files)
         return
-    stop, ended = current(), False
+    stop, under_way = current(), False
     session = prepare(job, folder)
     try:
         yield from session.messages
         folder.begin(job)
+        under_way = True
         yield from in_background(partial(_fit, session, folder, started))
-        ended = True
+        under_way = False
     finally:
         session.close()
-        if stop.asked and stop.keep == "none" and not ended:
+        if under_way and stop.asked and stop.keep == "none":
             folder.discard(job)
 
 

@@ -1,0 +1,143 @@
+"""What holds for all projects of a person: a small file in the configuration folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from uuid import uuid4
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from napari_msunet.errors import MsunetError, OutputError
+
+WORKER_VARIABLE = "NAPARI_MSUNET_WORKER"
+"""Environment variable that is stronger than the file's `worker`."""
+
+
+def split_command(value: object) -> tuple[str, ...]:
+    """A command as its words.
+
+    Parameters
+    ----------
+    value : str or sequence of str
+        Words, or a line quoted as for a shell, or a JSON list of words. No shell ever sees it.
+
+    Raises
+    ------
+    ValueError
+        If it is none of these, or empty.
+    """
+    words: object = value
+    if isinstance(value, str):
+        try:
+            words = json.loads(value) if value.lstrip().startswith("[") else _split_line(value)
+        except ValueError as error:
+            raise ValueError(f"{value!r} cannot be split into words ({error}); check its quotes") from None
+    if not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
+        raise ValueError(f"{value!r} is no command; give a line such as 'ssh gpu-box napari-msunet worker'")
+    if not words or not words[0].strip():
+        raise ValueError("the command is empty; give a line such as 'ssh gpu-box napari-msunet worker'")
+    return tuple(words)
+
+
+def _split_line(line: str) -> list[str]:
+    if sys.platform != "win32":
+        return shlex.split(line)
+    return [word.strip('"') for word in shlex.split(line, posix=False)]  # a backslash is part of a path there
+
+
+class Settings(BaseModel):
+    """What a person has set.
+
+    Attributes
+    ----------
+    worker : tuple of str, optional
+        The command that starts the worker process; None: this Python on this machine.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")  # what a newer version has written stays
+
+    worker: tuple[str, ...] | None = None
+
+    @field_validator("worker", mode="before")
+    @classmethod
+    def _words(cls, value: object) -> tuple[str, ...] | None:
+        return None if value is None else split_command(value)
+
+
+def settings_file() -> Path:
+    """Where the settings are."""
+    return Path(platformdirs.user_config_path("napari-msunet", appauthor=False)) / "settings.json"
+
+
+def load_settings() -> Settings:
+    """The settings; the defaults where there is no file.
+
+    Raises
+    ------
+    MsunetError
+        If the file cannot be used.
+    """
+    path = settings_file()
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return Settings()
+    except OSError as error:
+        raise MsunetError(f"The settings {path} cannot be read ({error.strerror}); check its permissions.") from error
+    try:
+        return Settings.model_validate_json(text)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ").rstrip(".")
+        raise MsunetError(f"The settings {path} cannot be used: {reason}. Correct or remove the file.") from error
+
+
+def save_settings(settings: Settings) -> Path:
+    """Write the settings, whole or not at all, and give the file.
+
+    Raises
+    ------
+    OutputError
+        If they cannot be written.
+    """
+    path = settings_file()
+    aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(settings.model_dump_json(indent=1), encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        raise OutputError(
+            f"The settings cannot be written to {path} ({error.strerror}); check its permissions."
+        ) from error
+    finally:
+        if aside.exists():
+            aside.unlink()
+    return path
+
+
+def default_worker() -> tuple[str, ...]:
+    """The command of a worker on this machine: this Python."""
+    # -P: what lies in the working folder must not take the place of an installed module
+    return (sys.executable, "-P", "-m", "napari_msunet", "worker")
+
+
+def worker_command() -> tuple[str, ...]:
+    """The command that starts the worker: of the environment, else of the settings, else this Python.
+
+    Raises
+    ------
+    MsunetError
+        If what is set cannot be used.
+    """
+    value = os.environ.get(WORKER_VARIABLE, "")
+    if not value.strip():
+        return load_settings().worker or default_worker()
+    try:
+        return split_command(value)
+    except ValueError as error:
+        raise MsunetError(f"The environment variable {WORKER_VARIABLE} cannot be used: {error}.") from error
