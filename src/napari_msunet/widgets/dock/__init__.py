@@ -1,0 +1,1 @@
+"""The dock that leads from a slide to exported labels."""

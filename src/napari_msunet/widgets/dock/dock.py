@@ -1,0 +1,276 @@
+"""The dock "Multi-scale U-Net": from a slide to exported labels, step by step."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.utils.notifications import show_error, show_info
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
+from qtpy.QtWidgets import (
+    QApplication,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_msunet.errors import MsunetError
+from napari_msunet.widgets.dock import style
+from napari_msunet.widgets.dock.section import Section
+from napari_msunet.widgets.dock.state import STEPS, State, StepName
+from napari_msunet.widgets.dock.steps.step import Step
+
+if TYPE_CHECKING:
+    import napari.viewer
+
+    from napari_msunet.config import ModelConfig
+    from napari_msunet.geometry import Region
+    from napari_msunet.widgets.worker_bridge import JobRunner
+
+
+def _step_classes() -> list[type[Step]]:
+    """The steps' classes in order: `SlideStep` in ``steps/slide.py`` and so on."""
+    found = []
+    for name in STEPS:
+        try:
+            module = importlib.import_module(f"napari_msunet.widgets.dock.steps.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"napari_msunet.widgets.dock.steps.{name}":
+                raise
+            continue
+        found.append(getattr(module, f"{name.capitalize()}Step"))
+    return found
+
+
+def told(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A handler of a button: what cannot be done is told as a notification."""
+
+    @wraps(method)
+    def handler(*arguments: Any, **options: Any) -> Any:
+        try:
+            return method(*arguments, **options)
+        except MsunetError as error:
+            show_error(str(error))
+            return None
+
+    return handler
+
+
+class MultiScaleUNet(QWidget):
+    """The dock widget.
+
+    In the console, its methods do what its buttons do; they raise `MsunetError` where a button shows a notification.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+
+    Attributes
+    ----------
+    state : State
+        All it knows: slides, sources, model, options, results.
+    steps : dict of Step
+        By name: "slide", "annotate", "model", "train", "predict", "correct", "export".
+    runner : JobRunner
+        Runs jobs in the worker process.
+    """
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self.viewer = viewer
+        self.state = State()
+        self._runner: JobRunner | None = None
+        self._closed = False
+        self.setObjectName("Multi-scale U-Net")
+        self.setMinimumWidth(style.WIDTH)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+        self.steps: dict[str, Step] = {}
+        self.sections: dict[str, Section] = {}
+        self._build()
+        self._refreshing = QTimer(self)
+        self._refreshing.setSingleShot(True)
+        self._refreshing.setInterval(0)
+        self._refreshing.timeout.connect(self.refresh)
+        self.state.changed.connect(self._changed)
+        viewer.events.theme.connect(self._restyle)
+        self._restyle()
+        self.refresh()
+        self.show_step(self.state.next_step())
+        QApplication.instance().aboutToQuit.connect(self.shut_down)
+
+    # --------------------------------------------------------------------------------------------------------- layout
+
+    def _build(self) -> None:
+        column = QVBoxLayout(self)
+        column.setContentsMargins(6, 6, 0, 6)
+        column.setSpacing(6)
+        column.addWidget(self._advice_bar())
+        inner = QWidget()
+        self._list = QVBoxLayout(inner)
+        self._list.setContentsMargins(0, 0, 6, 0)
+        self._list.setSpacing(0)
+        for number, kind in enumerate(_step_classes(), 1):
+            step = kind(self)
+            section = Section(STEPS.index(step.name) + 1, step)
+            section.toggled.connect(lambda opened, name=step.name: self._toggled(name, opened))
+            section.copy_wanted.connect(lambda name=step.name: self.copy_python(name))
+            self.steps[step.name], self.sections[step.name] = step, section
+            self._list.addWidget(section)
+        self._list.addStretch(1)
+        self._scroll = QScrollArea()
+        self._scroll.setWidgetResizable(True)
+        self._scroll.setFrameShape(QFrame.Shape.NoFrame)
+        self._scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._scroll.setWidget(inner)
+        column.addWidget(self._scroll, 1)
+
+    def _advice_bar(self) -> QFrame:
+        bar = QFrame()
+        bar.setObjectName("msunet_advice")
+        row = QHBoxLayout(bar)
+        row.setContentsMargins(8, 6, 6, 6)
+        self.advice = QLabel()
+        self.advice.setWordWrap(True)
+        self.advice.setAccessibleName("What to do next")
+        self.go = QPushButton()
+        self.go.setToolTip("Opens the step to do next.")
+        self.go.clicked.connect(lambda: self.show_step(self.state.next_step()))
+        row.addWidget(self.advice, 1)
+        row.addWidget(self.go)
+        return bar
+
+    def _restyle(self, event: Any = None) -> None:
+        self.setStyleSheet(style.stylesheet(self.viewer.theme))
+
+    def _toggled(self, name: StepName, opened: bool) -> None:
+        if opened:
+            self.show_step(name)
+        else:
+            self.refresh()
+
+    def show_step(self, name: StepName) -> None:
+        """Open the section of a step and close the others."""
+        for other, section in self.sections.items():
+            section.set_open(other == name)
+        self.refresh()
+        if name in self.sections:
+            QTimer.singleShot(0, lambda: self._reveal(name))
+
+    def _reveal(self, name: StepName) -> None:
+        if not self._closed:
+            self._scroll.ensureWidgetVisible(self.sections[name].header, 0, 0)
+
+    def _changed(self, what: str) -> None:
+        if not self._closed:
+            self._refreshing.start()
+
+    def refresh(self) -> None:
+        """Show the state as it is now."""
+        if self._closed:
+            return
+        following = self.state.next_step()
+        self.advice.setText(self.state.advice())
+        shown = self.sections.get(following)
+        self.go.setVisible(shown is not None and not shown.is_open)
+        self.go.setText(f"{self.steps[following].title} ›" if following in self.steps else "")
+        for name, section in self.sections.items():
+            done = self.steps[name].done()
+            section.set_state("next" if name == following else "done" if done else "waiting")
+            if section.is_open:
+                self.steps[name].refresh()
+
+    # ---------------------------------------------------------------------------------------------- what buttons do
+
+    def step(self, name: StepName) -> Any:
+        """The step of this name; `MsunetError` while it is not there."""
+        if name not in self.steps:
+            raise MsunetError(f"The dock has no step {name!r}; it has {', '.join(self.steps)}.")
+        return self.steps[name]
+
+    def open_slide(self, path: str | Path, mpp: float | tuple[float, float] | None = None) -> Any:
+        """Open a slide, or take one in that is open; gives its layer."""
+        return self.step("slide").open_slide(path, mpp)
+
+    def open_project(self, folder: str | Path) -> None:
+        """Open a project with its slides and annotations, or make one there."""
+        self.step("slide").open_project(folder)
+
+    def start_annotating(self, classes: tuple[str, ...] | None = None) -> Any:
+        """Make an annotation of the active slide, or open the one it has; gives its layer, ready to paint."""
+        return self.step("annotate").start_annotating(classes)
+
+    def set_model(self, config: ModelConfig) -> None:
+        """Choose the model to train."""
+        self.step("model").set_model(config)
+
+    def load_model(self, path: str | Path) -> None:
+        """Choose a model file that predicts."""
+        self.step("model").load_model(path)
+
+    def train(self, **options: Any) -> Any:
+        """Train on all sources; returns at once."""
+        return self.step("train").train(**options)
+
+    def predict(self, where: str | Region = "slide") -> Any:
+        """Predict the "view", the "slide" or a region of the active slide; returns at once."""
+        return self.step("predict").predict(where)
+
+    def export(self, path: str | Path, **options: Any) -> Any:
+        """Write the labels of the active slide to a file; returns at once."""
+        return self.step("export").export(path, **options)
+
+    def as_python(self, name: StepName | None = None) -> str:
+        """The lines that repeat a step without the dock; None: all steps that can be done."""
+        if name is not None:
+            return self.step(name).as_python()
+        return "\n\n".join(step.as_python() for step in self.steps.values() if step.missing() is None)
+
+    @told
+    def copy_python(self, name: StepName) -> None:
+        """Put the lines that repeat a step on the clipboard."""
+        QApplication.clipboard().setText(self.as_python(name))
+        show_info("Copied: the lines of Python that do this step without the dock.")
+
+    # --------------------------------------------------------------------------------------------- worker and closing
+
+    @property
+    def runner(self) -> JobRunner:
+        """Runs jobs in the worker process; made when first asked for."""
+        if self._runner is None:
+            from napari_msunet.widgets.worker_bridge import JobRunner
+
+            self._runner = JobRunner()
+        return self._runner
+
+    def showEvent(self, event: Any) -> None:
+        super().showEvent(event)
+        self.window().installEventFilter(self)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Notice that the window closes: it is asked to, and then hides."""
+        if event.type() == QEvent.Type.Close:
+            watched.setProperty("msunet_closing", True)
+        elif event.type() == QEvent.Type.Hide and watched.property("msunet_closing") and watched is self.window():
+            self.shut_down()
+        return False
+
+    def shut_down(self) -> None:
+        """End the worker and let go of layers and stores; everything painted is on disk."""
+        if self._closed:
+            return
+        self._closed = True
+        self._refreshing.stop()
+        self.state.changed.disconnect(self._changed)
+        self.viewer.events.theme.disconnect(self._restyle)
+        for step in self.steps.values():
+            step.closing()
+        if self._runner is not None:
+            self._runner.close()

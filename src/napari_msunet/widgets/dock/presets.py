@@ -1,0 +1,48 @@
+"""Models to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from napari_msunet.config import ModelConfig, UNetConfig
+
+
+def fast(classes: tuple[str, ...], mpp: float) -> ModelConfig:
+    """One scale: the least work per step, which decides in the first minutes."""
+    return ModelConfig(classes=classes, mpp=mpp, scales=(1.0,), fusion="mean", branch=UNetConfig(depth=3, width=16))
+
+
+def balanced(classes: tuple[str, ...], mpp: float) -> ModelConfig:
+    """Two scales: detail, and four times the area around it."""
+    return ModelConfig(
+        classes=classes, mpp=mpp, scales=(1.0, 0.5), fusion="attention", branch=UNetConfig(depth=3, width=16)
+    )
+
+
+def three_scales(classes: tuple[str, ...], mpp: float) -> ModelConfig:
+    """Three scales: for objects that only their surroundings explain."""
+    return ModelConfig(
+        classes=classes, mpp=mpp, scales=(1.0, 0.5, 0.25), fusion="attention", branch=UNetConfig(depth=4, width=16)
+    )
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model to start from: its `name`, one `sentence` about it, and what makes it of classes and µm per pixel."""
+
+    name: str
+    sentence: str
+    make: Callable[[tuple[str, ...], float], ModelConfig]
+
+    def fits(self, config: ModelConfig) -> bool:
+        """Whether a model is this preset, at whatever resolution and with whatever classes."""
+        made = self.make(config.classes, config.mpp)
+        return made == config.model_copy(update={"channels": made.channels, "normalisation": None})
+
+
+PRESETS = (
+    Preset("Fast on a laptop", "One scale. A first result in minutes without a graphics card.", fast),
+    Preset("Balanced", "Two scales: detail, and more surroundings. A good start.", balanced),
+    Preset("Three scales", "For objects that only their wide surroundings explain. Takes longest.", three_scales),
+)

@@ -1,0 +1,323 @@
+"""What the dock knows, without a window: slides, sources, the model, the options and the results so far.
+
+Intent and data together make a frozen request: `train_job()`, `predict_job()` and so on give a job that can be run,
+copied as Python or sent to the worker. What is missing for one is said in words by `missing`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from psygnal import Signal
+from pydantic import ValidationError
+
+from napari_msunet.config import (
+    EvaluateJob,
+    ExportJob,
+    FolderSource,
+    MeasureJob,
+    ModelConfig,
+    PredictJob,
+    Role,
+    SlideSource,
+    TrainJob,
+    explain,
+)
+from napari_msunet.errors import MsunetError
+from napari_msunet.geometry import Region
+from napari_msunet.project import Project, default_folder
+from napari_msunet.widgets.dock import words
+from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
+from napari_msunet.widgets.dock.presets import balanced
+
+StepName = Literal["slide", "annotate", "model", "train", "predict", "correct", "export"]
+STEPS: tuple[StepName, ...] = get_args(StepName)
+
+BACKGROUND = 255
+"""The value of annotated background in an annotation."""
+
+
+@dataclass(eq=False)
+class SlideRecord:
+    """A slide that the dock works with.
+
+    Attributes
+    ----------
+    path : Path
+    shape : (height, width)
+        In level-0 pixels.
+    channels : int
+    mpp : (y, x), optional
+        µm per pixel, from the file or given.
+    mpp_given : bool
+        Whether a person gave it, so that jobs must say it too.
+    annotation, labels : Path, optional
+        Its annotation store, and its predicted and corrected labels.
+    counts : dict of int
+        Annotated pixels by value: 1..K, 255 for background.
+    marked : int
+        How many regions are marked as fully annotated.
+    corrections : bool
+        Whether corrected pixels of `labels` count as truth in training.
+    """
+
+    path: Path
+    shape: tuple[int, int]
+    channels: int = 3
+    mpp: tuple[float, float] | None = None
+    mpp_given: bool = False
+    identity: str | None = None
+    role: Role = "auto"
+    annotation: Path | None = None
+    labels: Path | None = None
+    counts: dict[int, int] = field(default_factory=dict)
+    marked: int = 0
+    corrections: bool = False
+    edited: int = 0
+
+    @property
+    def name(self) -> str:
+        """The file's name without its endings."""
+        return self.path.name.split(".")[0]
+
+    @property
+    def job_mpp(self) -> tuple[float, float] | None:
+        """The µm per pixel a job must be told."""
+        return self.mpp if self.mpp_given else None
+
+    @property
+    def annotated(self) -> bool:
+        """Whether anything is annotated on it."""
+        return bool(self.annotation) and (any(self.counts.values()) or self.marked > 0)
+
+
+class State:
+    """Everything the dock decides and has found out. Changing it through its methods emits `changed`.
+
+    Attributes
+    ----------
+    changed : Signal(str)
+        What changed: "slides", "classes", "counts", "sources", "model", "train", "predict", "results", "project".
+    slides : list of SlideRecord
+    active : SlideRecord, optional
+        The slide that buttons act on.
+    classes : tuple of str
+        Names of classes 1..K, the same for all annotations.
+    folders : list of FolderSource
+    model_path : Path, optional
+        The model that predicts: the last one trained, or one that was loaded.
+    train_options, predict_options : TrainOptions, PredictOptions
+        Fields of the jobs.
+    running : str, optional
+        The step whose job runs now.
+    """
+
+    changed = Signal(str)
+
+    def __init__(self) -> None:
+        self.project: Project | None = None
+        self.slides: list[SlideRecord] = []
+        self.active: SlideRecord | None = None
+        self.classes: tuple[str, ...] = ("class 1",)
+        self.folders: list[FolderSource] = []
+        self.model_path: Path | None = None
+        self.model_chosen = False
+        self.train_options: TrainOptions = TrainOptions()
+        self.predict_options: PredictOptions = PredictOptions()
+        self.running: StepName | None = None
+        self.predicted: set[Path] = set()
+        self.corrected = False
+        self.exported: list[Path] = []
+        self._model = balanced(("class 1",), 0.5)
+
+    def emit(self, what: str) -> None:
+        """Tell that something changed."""
+        self.changed.emit(what)
+
+    # --------------------------------------------------------------------------------------------------------- slides
+
+    def add_slide(self, record: SlideRecord) -> SlideRecord:
+        """Take a slide in and make it the active one; the record that is there already, if its file is."""
+        known = self.slide_at(record.path)
+        if known is None:
+            self.slides.append(record)
+            known = record
+        self.activate(known)
+        return known
+
+    def remove_slide(self, record: SlideRecord) -> None:
+        """Forget a slide; its files stay."""
+        if record in self.slides:
+            self.slides.remove(record)
+        if self.active is record:
+            self.active = self.slides[-1] if self.slides else None
+        self.emit("slides")
+
+    def activate(self, record: SlideRecord | None) -> None:
+        """Make a slide the one that buttons act on; a first slide suggests the resolution of an untouched model."""
+        self.active = record
+        if record is not None and not self.model_chosen:
+            fitting = words.suggested_mpp(record.mpp[0]) if record.mpp else self._model.mpp
+            self._model = self._model.model_copy(update={"mpp": fitting, "channels": record.channels})
+        self.emit("slides")
+
+    def slide_at(self, path: Path | None) -> SlideRecord | None:
+        """The record of a file."""
+        return next((r for r in self.slides if path is not None and r.path == Path(path)), None)
+
+    def project_folder(self) -> Path:
+        """Where the project is, or would be made."""
+        if self.project is not None:
+            return self.project.folder
+        return default_folder(self.slides[0].path if self.slides else None)
+
+    # --------------------------------------------------------------------------------------------- classes and counts
+
+    def set_classes(self, names: tuple[str, ...]) -> None:
+        """Other class names."""
+        if names != self.classes:
+            self.classes = names
+            self.emit("classes")
+
+    def set_counts(self, record: SlideRecord, counts: dict[int, int], marked: int) -> None:
+        """What is annotated on a slide now."""
+        if (record.counts, record.marked) != (counts, marked):
+            record.counts, record.marked = dict(counts), marked
+            self.emit("counts")
+
+    def count(self, value: int) -> int:
+        """Annotated pixels of a value on all slides."""
+        return sum(record.counts.get(value, 0) for record in self.slides)
+
+    # ---------------------------------------------------------------------------------------------- model and options
+
+    @property
+    def model(self) -> ModelConfig:
+        """The model to train, with the classes as they are now."""
+        return self._model.model_copy(update={"classes": self.classes or ("class 1",)})
+
+    def set_model(self, config: ModelConfig) -> None:
+        """Choose the model to train."""
+        self.model_chosen = True
+        self._model = config
+        self.emit("model")
+
+    def use_model(self, path: Path | None) -> None:
+        """Choose the model file that predicts."""
+        self.model_path = path
+        self.emit("results")
+
+    def set_train_options(self, options: TrainOptions) -> None:
+        """Choose how to train."""
+        self.train_options = options
+        self.emit("train")
+
+    def set_predict_options(self, options: PredictOptions) -> None:
+        """Choose how to predict."""
+        self.predict_options = options
+        self.emit("predict")
+
+    def set_folders(self, folders: list[FolderSource]) -> None:
+        """Choose the folders of images and masks."""
+        self.folders = list(folders)
+        self.emit("sources")
+
+    def set_role(self, record: SlideRecord, role: Role) -> None:
+        """Say what a slide's annotation is for."""
+        record.role = role
+        self.emit("sources")
+
+    # ------------------------------------------------------------------------------------------------------- requests
+
+    def sources(self) -> tuple[SlideSource | FolderSource, ...]:
+        """Where truth comes from: annotated slides, corrected labels, folders."""
+        found: list[SlideSource | FolderSource] = []
+        for record in self.slides:
+            common: dict[str, Any] = {"slide": record.path, "mpp": record.job_mpp, "role": record.role}
+            if record.annotated and record.annotation:
+                found.append(SlideSource(labels=record.annotation, **common))
+            if record.corrections and record.labels:
+                found.append(SlideSource(labels=record.labels, edited_only=True, **common))
+        return (*found, *self.folders)
+
+    def train_job(self, out: Path | None = None, resume: bool = False) -> TrainJob:
+        """The training that the Train button starts; `MsunetError` saying what is missing."""
+        self._needs("train")
+        values = {"model": self.model, "sources": self.sources(), "out": out or self._project().new_run()}
+        return _made(TrainJob, "The training", **values, resume=resume, **dict(self.train_options))
+
+    def predict_job(self, record: SlideRecord | None = None, region: Region | None = None) -> PredictJob:
+        """The prediction of a slide, or a region of it; `MsunetError` saying what is missing."""
+        self._needs("predict")
+        record = record or self.active
+        assert record is not None
+        out = record.labels or self._project().labels_path(record.name)
+        place = None if region is None else (region.y, region.x, region.height, region.width)
+        values = {"slide": record.path, "slide_mpp": record.job_mpp, "model": self.model_path, "out": out}
+        return _made(PredictJob, "The prediction", **values, region=place, **dict(self.predict_options))
+
+    def evaluate_job(self, roles: tuple[Role, ...] | None = ("test",), out: Path | None = None) -> EvaluateJob:
+        """Scores of the model on the sources of these roles; `MsunetError` saying what is missing."""
+        if self.model_path is None:
+            raise MsunetError(words.NO_MODEL)
+        sources = [s for s in self.sources() if roles is None or s.role in roles]
+        if not sources:
+            raise MsunetError("No source has the role test: give it to a slide or a folder in the Annotate step.")
+        values = {"model": self.model_path, "sources": tuple(sources), "roles": roles, "out": out}
+        return _made(EvaluateJob, "The evaluation", **values, device=self.train_options.device)
+
+    def export_job(self, out: Path, record: SlideRecord | None = None, region: Region | None = None) -> ExportJob:
+        """The labels of a slide in another format; `MsunetError` saying what is missing."""
+        return _made(ExportJob, "The export", labels=self._labels(record), out=out, region=_box(region))
+
+    def measure_job(self, out: Path, record: SlideRecord | None = None, region: Region | None = None) -> MeasureJob:
+        """The measures of a slide's labels; `MsunetError` saying what is missing."""
+        return _made(MeasureJob, "The measurement", labels=self._labels(record), out=out, region=_box(region))
+
+    def _labels(self, record: SlideRecord | None) -> Path:
+        self._needs("export")
+        record = record or self.active
+        assert record is not None
+        assert record.labels is not None
+        return record.labels
+
+    def _needs(self, step: StepName) -> None:
+        if (sentence := self.missing(step)) is not None:
+            raise MsunetError(sentence)
+
+    def _project(self) -> Project:
+        if self.project is None:
+            self.project = Project.create(self.project_folder())
+            self.emit("project")
+        return self.project
+
+    # --------------------------------------------------------------------------------------------------- what is next
+
+    def missing(self, step: StepName) -> str | None:
+        """What is missing before a step can be done, as one sentence; None when it can be done."""
+        return words.missing(self, step)
+
+    def done(self, step: StepName) -> bool:
+        """Whether a step was done, so that the next one can come."""
+        return words.done(self, step)
+
+    def next_step(self) -> StepName:
+        """The step to do now: the first that is not done."""
+        return next((step for step in STEPS if not self.done(step)), "export")
+
+    def advice(self) -> str:
+        """What to do next, in words."""
+        return words.advice(self)
+
+
+def _box(region: Region | None) -> tuple[float, float, float, float] | None:
+    return None if region is None else (region.y, region.x, region.height, region.width)
+
+
+def _made(kind: Any, what: str, **values: Any) -> Any:
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise explain(error, what) from error

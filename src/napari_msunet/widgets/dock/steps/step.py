@@ -1,0 +1,79 @@
+"""What all steps of the dock share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
+
+from napari_msunet.widgets.dock.state import State, StepName
+
+if TYPE_CHECKING:
+    import napari
+
+    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+
+
+class Step(QWidget):
+    """One step of the dock: what is inside its section.
+
+    A subclass sets `name` and `title`, puts its fields into `self.body` and overrides `as_python` and `refresh`.
+
+    Parameters
+    ----------
+    dock : MultiScaleUNet
+        Gives `state`, `viewer`, `runner`, and the methods that do what the buttons do.
+
+    Attributes
+    ----------
+    name : str
+        Its key in `dock.steps` and for `state.missing`.
+    title : str
+        The heading of its section.
+    purpose : str
+        The tooltip of the heading: what the step is for.
+    body : QVBoxLayout
+        Where its fields go, from top to bottom.
+    """
+
+    name: StepName
+    title: str = ""
+    purpose: str = ""
+
+    def __init__(self, dock: MultiScaleUNet) -> None:
+        super().__init__()
+        self.dock = dock
+        self.state: State = dock.state
+        self.viewer: napari.Viewer = dock.viewer
+        self.body = QVBoxLayout(self)
+        self.body.setContentsMargins(4, 4, 4, 8)
+        self.body.setSpacing(6)
+
+    def missing(self) -> str | None:
+        """What is missing before it can be done, as a sentence; None when it can be done."""
+        return self.state.missing(self.name)
+
+    def done(self) -> bool:
+        """Whether it was done, so that the next step can come."""
+        return self.state.done(self.name)
+
+    def summary(self) -> str:
+        """A few words beside the heading, such as the slide's name."""
+        return ""
+
+    def as_python(self) -> str:
+        """The lines that repeat this step without the dock."""
+        raise NotImplementedError
+
+    def refresh(self) -> None:
+        """Show the state as it is now; called after every change of it, so it must be quick."""
+
+    def closing(self) -> None:
+        """The dock closes: let go of layers, callbacks and threads."""
+
+    def note(self, text: str = "") -> QLabel:
+        """A line of grey, wrapping text for the body (not added yet)."""
+        label = QLabel(text)
+        label.setObjectName("note")
+        label.setWordWrap(True)
+        return label

@@ -1,0 +1,138 @@
+"""What is missing, what is done and what comes next, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.dock.state import SlideRecord, State, StepName
+
+NO_SLIDE = "Choose a slide: a file, or an image layer that is open."
+NO_MODEL = "Train a model first, or load a model file in the Model step."
+
+FINEST_SUGGESTION = 0.45
+"""µm per pixel below which nuclei gain little and everything costs four times as much."""
+
+
+def suggested_mpp(slide_mpp: float) -> float:
+    """A model resolution for a slide: its own, halved until nuclei still have about ten pixels across."""
+    mpp = slide_mpp
+    while mpp < FINEST_SUGGESTION:
+        mpp *= 2
+    return float(f"{mpp:.3g}")
+
+
+def missing(state: State, step: StepName) -> str | None:
+    """See `State.missing`."""
+    if step in ("slide", "model"):
+        return None
+    if step == "annotate":
+        return _no_slide(state)
+    if step == "train":
+        return _no_truth(state)
+    if step == "predict":
+        return _no_slide(state) or _gone(state.active) or _no_model(state)
+    return _no_labels(state)
+
+
+def done(state: State, step: StepName) -> bool:
+    """See `State.done`."""
+    if step == "slide":
+        return bool(state.slides or state.folders) and _unknown_size(state) is None
+    if step == "annotate":
+        return _no_truth(state) is None or _model_is_there(state)
+    if step == "model":
+        return state.model_chosen or _model_is_there(state)
+    if step == "train":
+        return _model_is_there(state)
+    if step == "predict":
+        return any(record.labels in state.predicted for record in state.slides)
+    if step == "correct":
+        return state.corrected
+    return bool(state.exported)
+
+
+def advice(state: State) -> str:
+    """See `State.advice`."""
+    step = state.next_step()
+    if state.running:
+        return {"train": "Training. Everything else can be used meanwhile.", "predict": "Predicting."}.get(
+            state.running, "Working."
+        )
+    if step == "slide":
+        return _unknown_size(state) or NO_SLIDE
+    if step == "annotate":
+        return missing(state, "annotate") or _no_truth(state) or ""
+    return (
+        missing(state, step)
+        or {
+            "model": "Enough to train. Choose a model, or paint more.",
+            "train": "Everything is there: press Train.",
+            "predict": "The model is ready: predict what is in view, or the whole slide.",
+            "correct": "Look at the labels, paint over what is wrong, then train again; or go on and export.",
+            "export": "Export the labels or measure them."
+            if not state.exported
+            else "Done. Go on with any step you like.",
+        }[step]
+    )
+
+
+def _no_slide(state: State) -> str | None:
+    return (NO_SLIDE if not state.slides else None) or _unknown_size(state)
+
+
+def _unknown_size(state: State) -> str | None:
+    record = next((r for r in state.slides if r.mpp is None), None)
+    if record is None:
+        return None
+    return f"{record.path.name} does not say how many µm a pixel has: give it in the Slide step."
+
+
+def _gone(record: SlideRecord | None) -> str | None:
+    if record is None or record.path.exists():
+        return None
+    return f"{record.path} is no longer there: put it back, or choose where it is now in the Slide step."
+
+
+def _model_is_there(state: State) -> bool:
+    return state.model_path is not None and state.model_path.is_file()
+
+
+def _no_model(state: State) -> str | None:
+    if state.model_path is not None and not state.model_path.is_file():
+        return f"The model {state.model_path} is no longer there: load another, or train again."
+    return NO_MODEL if state.model_path is None else None
+
+
+def _no_truth(state: State) -> str | None:
+    """What of the truth is missing for a training."""
+    if state.folders:
+        return next((text for r in state.slides if r.annotated and (text := _gone(r))), None)
+    if not state.slides:
+        return "Open a slide and annotate it, or add a folder of images and masks."
+    gone = next((text for r in state.slides if (text := _gone(r))), None) or _unknown_size(state)
+    if gone:
+        return gone
+    if any(record.corrections and record.labels for record in state.slides):
+        return None
+    if not any(record.annotation for record in state.slides):
+        return "Press Start annotating, then paint a few strokes of each class."
+    from napari_msunet.widgets.dock.state import BACKGROUND
+
+    empty = [name for value, name in enumerate(state.classes, 1) if not state.count(value)]
+    if not (state.count(BACKGROUND) or any(record.marked for record in state.slides)):
+        empty.append("background")
+    if not empty:
+        return None
+    have = "has none yet" if len(empty) == 1 else "have none yet"
+    return f"Paint a few strokes of each class and of background: {_and(empty)} {have}."
+
+
+def _no_labels(state: State) -> str | None:
+    if state.active is not None and state.active.labels is not None and state.active.labels.exists():
+        return None
+    return _no_slide(state) or "Predict first: this slide has no labels yet."
+
+
+def _and(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
