@@ -1,0 +1,62 @@
+"""Reader contributions: what napari calls when a file is dropped, opened from the menu or given on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+FILE_CHOICES = "Images (*.svs *.ndpi *.mrxs *.scn *.bif *.vms *.tif *.tiff *.qptiff *.png *.jpg *.jpeg zarr.json .zattrs);;All files (*)"
+"""For file dialogs; an OME-Zarr folder is chosen by its metadata file, see `chosen`."""
+
+Reader = Callable[[Any], list[Any]]
+
+
+def get_slide_reader(path: str | Sequence[str]) -> Reader | None:
+    """napari's question whether we read this: a slide, or a label store."""
+    paths = _paths(path)
+    if not paths or not all(p.exists() for p in paths):
+        return None
+    if any(p.is_dir() and not ((p / "zarr.json").is_file() or (p / ".zattrs").is_file()) for p in paths):
+        return None
+    return read
+
+
+def read(path: str | Sequence[str]) -> list[Any]:
+    """Layers of the given files; napari adds them to the viewer it was asked in.
+
+    Raises
+    ------
+    MsunetError
+        If a file cannot be read; the message is one sentence.
+    """
+    from napari_msunet.widgets.slide_layers import labels_layer, slide_layers
+
+    layers: list[Any] = []
+    for one in _paths(path):
+        layers += [labels_layer(one)] if is_label_store(one) else slide_layers(one)
+    return layers
+
+
+def is_label_store(path: Path) -> bool:
+    """Whether a folder is a label store of ours."""
+    from napari_msunet.errors import StoreError
+    from napari_msunet.labels.metadata import load_info
+
+    if not (path / "zarr.json").is_file() or not (path / "journal").is_dir():
+        return False
+    try:
+        load_info(path)
+    except StoreError:
+        return False
+    return True
+
+
+def chosen(path: str | Path) -> Path:
+    """What was meant by a file chosen in a dialog: the folder of an OME-Zarr, whose metadata file was picked."""
+    where = Path(path)
+    return where.parent if where.name in ("zarr.json", ".zattrs", ".zgroup") else where
+
+
+def _paths(path: str | Sequence[str]) -> list[Path]:
+    return [Path(path)] if isinstance(path, str | Path) else [Path(p) for p in path]

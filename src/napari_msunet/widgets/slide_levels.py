@@ -1,0 +1,181 @@
+"""A slide's levels as napari reads them: lazily, over the chunks all reading shares, and never raising while it draws.
+
+napari reads a layer on the GUI thread and takes an exception there for a crash. So a file that vanished or turns out
+damaged is told once, in one sentence, and drawn as background; when it is back, it is read again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.utils.notifications import show_error
+
+from napari_msunet.errors import SlideError
+from napari_msunet.geometry import Grid, Window
+from napari_msunet.slide import Slide, open_slide
+
+Pixels = npt.NDArray[Any]
+
+OVERVIEW_SIDE = 2048
+"""napari holds the coarsest level of a layer whole in memory: its longer side is at most this."""
+LAZY_FACTOR = 4.0
+"""Levels that a slide lacks are averaged while they are drawn up to this factor; beyond it, in the background."""
+RETRY_SECONDS = 2.0
+
+
+class OpenSlide:
+    """A slide that layers show, with what became of its file.
+
+    Parameters
+    ----------
+    slide : Slide
+    """
+
+    def __init__(self, slide: Slide) -> None:
+        self.slide = slide
+        self.told = False
+        self._failed_at = 0.0
+        self._lock = threading.Lock()
+
+    def replace(self, slide: Slide) -> None:
+        """Show another opening of the same image, such as one with another µm per pixel."""
+        self.slide = slide
+        self.told = False
+
+    def read(self, grid: Grid, window: Window) -> Pixels:
+        """Pixels of a window; background where the file cannot be read, which is said once."""
+        try:
+            self._come_back()
+            return self.slide.read_window(grid, window)
+        except (SlideError, OSError) as error:
+            self._tell(error)
+            pixels = np.empty((*window.shape, len(self.slide.channels)), self.slide.dtype)
+            pixels[...] = self.slide.background
+            return pixels
+
+    def _come_back(self) -> None:
+        """After a failure: fail again at once, or open the file anew where it is back."""
+        if not self.told:
+            return
+        with self._lock:
+            path = self.slide.path
+            if path is None or time.monotonic() - self._failed_at < RETRY_SECONDS:
+                raise SlideError("not tried again yet")
+            self._failed_at = time.monotonic()
+            again = open_slide(path, self.slide.mpp)
+            if again.shape != self.slide.shape:
+                raise SlideError(f"{path} is another image now; open it again.")
+            self.replace(again)
+
+    def _tell(self, error: Exception) -> None:
+        self._failed_at = max(self._failed_at, time.monotonic()) if not self.told else self._failed_at
+        if self.told:
+            return
+        self.told = True
+        path = self.slide.path
+        if path is not None and not path.exists():
+            show_error(f"{path} is no longer there: what has not been read is drawn as background until it is back.")
+        else:
+            show_error(str(error))
+
+
+class SlideLevel:
+    """One level, or one channel of it, as an array that is read where it is looked at.
+
+    Parameters
+    ----------
+    source : OpenSlide
+    pixel : (y, x)
+        Size of a pixel in level-0 pixels of the slide.
+    shape : (height, width)
+    chunk : (height, width)
+        napari enlarges what it reads to whole chunks, so that small moves of the view read nothing new.
+    channel : int, optional
+        None: all channels, as colours `(h, w, c)`; else `(h, w)`.
+    """
+
+    def __init__(
+        self,
+        source: OpenSlide,
+        pixel: tuple[float, float],
+        shape: tuple[int, int],
+        chunk: tuple[int, int],
+        channel: int | None = None,
+    ) -> None:
+        self.source, self.channel = source, channel
+        self._pixel = pixel
+        count = len(source.slide.channels)
+        self.shape: tuple[int, ...] = shape if channel is not None else (*shape, count)
+        self.chunks: tuple[int, ...] = chunk if channel is not None else (*chunk, count)
+        self.dtype = source.slide.dtype
+        self.ndim = len(self.shape)
+        self.size = int(np.prod(self.shape, dtype=np.int64))
+
+    def __getitem__(self, index: Any) -> Pixels:
+        index = index if isinstance(index, tuple) else (index,)
+        if Ellipsis in index:
+            at = index.index(Ellipsis)
+            index = (*index[:at], *(slice(None),) * (self.ndim - len(index) + 1), *index[at + 1 :])
+        index = (*index, *(slice(None),) * (self.ndim - len(index)))
+        runs, local = [], []
+        for part, length in zip(index[:2], self.shape[:2], strict=True):
+            run = range(length)[part] if isinstance(part, slice) else range(length)[int(part) :][:1]
+            runs.append((min(run[0], run[-1]), max(run[0], run[-1]) + 1) if len(run) else (0, 0))
+            local.append(slice(None, None, run.step) if isinstance(part, slice) else 0)
+        window = Window.between((runs[0][0], runs[1][0]), (runs[0][1], runs[1][1]))
+        pixels = self._read(window)
+        if self.channel is not None:
+            pixels = pixels[..., self.channel]
+        part_: Pixels = pixels[(*local, *index[2:])]
+        return part_
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Pixels:
+        return np.asarray(self[...], dtype)
+
+    def __deepcopy__(self, memo: Any) -> SlideLevel:
+        return self  # a duplicated layer shows the same file
+
+    def _read(self, window: Window) -> Pixels:
+        return self.source.read(self._grid, window)
+
+    @property
+    def _grid(self) -> Grid:
+        return Grid(self.source.slide.shape[:2], self._pixel)
+
+
+class Overview(SlideLevel):
+    """A coarse level that the file lacks, made in the background; until then it is background, part by part filled.
+
+    Parameters
+    ----------
+    changed : callable
+        Called (in the thread that reads) when more of it is there.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        slide = self.source.slide
+        self._pixels = np.empty((*self.shape[:2], len(slide.channels)), slide.dtype)
+        self._pixels[...] = slide.background
+        self.done = False
+
+    def fill(self, changed: Callable[[], None], stop: threading.Event) -> None:
+        """Read all of it, strip after strip; ends early when `stop` is set or the file cannot be read."""
+        height, width = self.shape[:2]
+        rows = max(1, int(self.chunks[0] / self._pixel[0]) or 1)
+        for y in range(0, height, rows):
+            if stop.is_set():
+                return
+            window = Window.between((y, 0), (min(y + rows, height), width))
+            self._pixels[window.slices()] = self.source.read(self._grid, window)
+            changed()
+        self.done = True
+        changed()
+
+    def _read(self, window: Window) -> Pixels:
+        return self._pixels[window.slices()]
