@@ -119,6 +119,15 @@ def test_validation_windows_are_limited_and_spread():
     assert {s.item.name for s in spots} == {f"i{n}" for n in range(10)}
 
 
+def test_half_of_the_validation_windows_hold_a_class():
+    truth = np.zeros((320, 640), np.uint8)
+    truth[:96, :96] = 1
+    spots = validation_spots([array_item(truth)], 32, 4, 12)
+    assert len(spots) == 12
+    assert sum(truth[s.window.slices()].any() for s in spots) == 6
+    assert len(validation_spots([array_item(truth)], 32, 4, 500)) == 200
+
+
 def test_batches_are_the_same_for_the_same_epoch():
     items = [array_item(image(80, 80, n), f"i{n}") for n in range(3)]
     a, b = (TrainBatches(crops(), Sampler(items, 32, 4, 7), 4, 3, (0, 0, 0), 0) for _ in range(2))

@@ -101,11 +101,12 @@ def _looks(item: Item, dense: bool, size: int) -> int:
     return max(1, len(known_cells(item, size, 1)))
 
 
-def known_cells(item: Item, size: int, step: int) -> list[Window]:
-    """The windows that tile the image's target grid, centred on it, and hold some truth; row by row."""
+def known_cells(item: Item, size: int, step: int, classes: bool = False) -> list[Window]:
+    """The windows that tile the image's target grid, centred on it, and hold some truth, row by row; with `classes`
+    those that hold a class."""
     values, grid = item.truth.overview()
     origin, count = zip(*(_tiles(n, size, step) for n in item.grid.shape), strict=True)
-    table = (values != IGNORED).astype(np.int64)
+    table = ((values != IGNORED) & (values > 0 if classes else True)).astype(np.int64)
     for axis in (0, 1):
         cells = _cell_of(grid, item.grid, axis, values.shape[axis], origin[axis], size)
         starts = np.searchsorted(cells, np.arange(count[axis]))
@@ -128,11 +129,24 @@ def _cell_of(own: Grid, target: Grid, axis: int, length: int, origin: int, size:
 
 
 def validation_spots(items: Sequence[Item], size: int, step: int, most: int) -> list[Spot]:
-    """Windows that tile the validation images where there is truth, at most so many, evenly spread."""
-    spots = []
+    """Windows that tile the validation images where there is truth, at most so many, evenly spread.
+
+    Where there are more, at least half of those taken hold a class, if so many do: on a slide of mostly background,
+    scores would mean nothing otherwise.
+    """
+    labelled: list[Spot] = []
+    others: list[Spot] = []
     for item in items:
-        spots += [Spot(item, window) for window in known_cells(item, size, step)]
+        holding = set(known_cells(item, size, step, classes=True))
+        for window in known_cells(item, size, step):
+            (labelled if window in holding else others).append(Spot(item, window))
         item.forget_mask()
+    first = min(len(labelled), max(most // 2, most - len(others)))
+    return _spread(labelled, first) + _spread(others, most - first)
+
+
+def _spread(spots: list[Spot], most: int) -> list[Spot]:
+    """At most so many, evenly spread."""
     if len(spots) <= most:
         return spots
     return [spots[i] for i in np.linspace(0, len(spots) - 1, most).round().astype(int)]

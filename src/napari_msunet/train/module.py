@@ -89,8 +89,9 @@ class Training(pl.LightningModule):
         loss = self._step(inputs, target, "train")
         if not isfinite(float(loss.detach())):
             raise DivergedError(
-                f"The loss became {float(loss.detach())} in epoch {self.current_epoch + 1}, so training stopped; try a "
-                f"smaller learning rate than {self.job.optimiser.learning_rate}, and look for damaged images."
+                f"The loss became {float(loss.detach())} in epoch {self.current_epoch + 1}, so training stopped "
+                "(the best model before is kept); try a smaller learning rate than "
+                f"{self.job.optimiser.learning_rate}, and look for damaged images."
             )
         return loss
 

@@ -182,7 +182,7 @@ class Watch(pl.Callback):
     def _keep_best(self, module: Training, row: dict[str, float]) -> None:
         """Save the model when it is better than all before; without validation always."""
         standing = self.standing
-        iou = row.get(column("validation", "iou", "fused"), -1.0)
+        iou = row.get(column("validation", "iou", "fused"), 0.0)
         loss = row.get(column("validation", "loss", "fused"), float("inf"))
         validated = isfinite(loss)
         better = iou > standing.best_iou + _BETTER or (iou >= standing.best_iou - _BETTER and loss < standing.best_loss)
