@@ -55,6 +55,9 @@ class _Filler(QObject):
             layer.refresh(extent=False, thumbnail=last)
 
 
+_running: weakref.WeakKeyDictionary[Image, _Filler] = weakref.WeakKeyDictionary()
+
+
 def fill(layer: Image, levels: list[Overview]) -> threading.Thread:
     """Fill levels in a thread that ends with the layer; the layer is drawn again as they come.
 
@@ -65,6 +68,6 @@ def fill(layer: Image, levels: list[Overview]) -> threading.Thread:
         Its levels to fill; the coarsest first.
     """
     filler = _Filler(layer, levels)
-    layer.metadata["napari_msunet"]["overview"] = filler
+    _running[layer] = filler
     filler.thread.start()
     return filler.thread
