@@ -32,6 +32,9 @@ SYNC_SECONDS = 0.4
 
 COMPACT_BYTES = 16 * 2**20
 
+Change = tuple[Window, Any, npt.NDArray[np.bool_] | None]
+"""A window, its values (None: what the machine shows) and which of its pixels change."""
+
 
 class Session:
     """The writing half of a store, from the first write until `close`.
@@ -87,18 +90,22 @@ class Session:
 
     # ------------------------------------------------------------------------------------------------------- strokes
 
-    def change(self, kind: Kind, window: Window, values: Any, mask: npt.NDArray[np.bool_] | None) -> int:
-        """A stroke (`values`: an array or one value) or a release (`values`: None); 0 if the mask is empty."""
+    def change(self, kind: Kind, changes: Iterable[Change]) -> int:
+        """A stroke (values: an array or one value) or a release (values: None); 0 if every mask is empty.
+
+        The windows of `changes` do not overlap.
+        """
         parts = []
-        for part in tiles(window, PART):
-            place = part.slices((window.y, window.x))
-            part_mask = None if mask is None else mask[place]
-            if part_mask is None or part_mask.any():
-                parts.append((part, place, part_mask))
+        for window, values, mask in changes:
+            for part in tiles(window, PART):
+                place = part.slices((window.y, window.x))
+                part_mask = None if mask is None else mask[place]
+                if part_mask is None or part_mask.any():
+                    parts.append((part, values if np.ndim(values) == 0 else values[place], part_mask))
 
         def patches() -> Iterator[Patch]:
-            for part, place, part_mask in parts:
-                new = self.machine(part) if values is None else values if np.ndim(values) == 0 else values[place]
+            for part, values, part_mask in parts:
+                new = self.machine(part) if values is None else values
                 before, edited = self.cache.read("labels", 0, part), self.cache.read("edited", 0, part)
                 yield Patch(part, new, kind is Kind.STROKE, part_mask, before, edited)
 

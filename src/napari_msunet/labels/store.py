@@ -139,14 +139,34 @@ class LabelStore(LabelView):
         OutputError
             If the disk refuses; then nothing of the stroke is kept.
         """
-        window, array, inner_mask = checks.stroke(self._info, self.path, region, values, mask)
-        checks.values_are_classes(self.info, array if inner_mask is None or np.ndim(array) == 0 else array[inner_mask])
-        return self._begin().change(Record.STROKE, window, array.astype(self.dtype), inner_mask)
+        return self.write_parts([(region, values, mask)])
+
+    def write_parts(
+        self, parts: Iterable[tuple[Region | Window, npt.ArrayLike, npt.NDArray[np.bool_] | None]]
+    ) -> int:
+        """One stroke over several regions that do not overlap: each with values and mask as in `write`, which see."""
+        changes = []
+        for region, values, mask in parts:
+            window, array, inner_mask = checks.stroke(self._info, self.path, region, values, mask)
+            given = array if inner_mask is None or np.ndim(array) == 0 else array[inner_mask]
+            checks.values_are_classes(self.info, given)
+            changes.append((window, array.astype(self.dtype), inner_mask))
+        return self._begin().change(Record.STROKE, changes)
+
+    def hold(self) -> None:
+        """Take the right to write now, as an editor does when it opens; otherwise the first write takes it.
+
+        Raises
+        ------
+        StoreLockedError
+            If somebody else writes into this store.
+        """
+        self._begin()
 
     def release(self, region: Region | Window, mask: npt.NDArray[np.bool_] | None = None) -> int:
         """Give pixels back to the machine: they show the newest merged run again. Can be undone; returns as `write`."""
         window, _, inner_mask = checks.stroke(self._info, self.path, region, 0, mask)
-        return self._begin().change(Record.RELEASE, window, None, inner_mask)
+        return self._begin().change(Record.RELEASE, [(window, None, inner_mask)])
 
     def undo(self) -> Region | None:
         """Take the last stroke or release back; the region that changed, None if there is nothing left to undo."""
