@@ -1,5 +1,6 @@
 """The command line: every verb, jobs printed and run, bad input in one sentence, Ctrl-C."""
 
+import io
 import json
 import os
 import re
@@ -18,13 +19,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from safetensors.numpy import save_file
 
 import napari_msunet as ms
 from napari_msunet import doctor
 from napari_msunet.cli import app, execute
-from napari_msunet.console import epoch_text, left_text
-from napari_msunet.events import Metric
+from napari_msunet.console import _Terminal, epoch_text, left_text
+from napari_msunet.events import Message, Metric, Progress
 from napari_msunet.jobs import parse_job
 
 PACKAGE = Path(ms.__file__).parent
@@ -220,6 +222,17 @@ def test_numbers_as_text():
     assert epoch_text(metrics) == wanted
     texts = [left_text(None), left_text(5.2), left_text(65), left_text(7300)]
     assert texts == ["", ", 5 s left", ", 1 min 5 s left", ", 2 h 1 min left"]
+
+
+def test_a_terminal_shows_a_bar_and_the_time_left():
+    shown = io.StringIO()
+    with _Terminal(Console(file=shown, force_terminal=True, width=90)) as screen:
+        screen.show(Progress(done=3, total=12, unit="tiles", seconds_left=65.0))
+        screen.show(Message(level="warning", text="[odd] text"))
+    text = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", shown.getvalue())
+    assert "3 of 12 tiles" in text
+    assert "1 min 5 s left" in text
+    assert "Warning: [odd] text" in text
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input
