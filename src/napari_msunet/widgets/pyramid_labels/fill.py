@@ -1,0 +1,66 @@
+"""The fill bucket on a large slide: only as far as one can wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from napari_msunet.geometry import Window
+
+LIMIT = 4096
+"""A fill is at most this many level-0 pixels high and wide."""
+
+_START = 512
+
+
+class FillTooLargeError(Exception):
+    """The area is larger than `LIMIT`."""
+
+
+def connected(
+    read: Callable[[Window], npt.NDArray[Any]], bounds: Window, y: int, x: int
+) -> tuple[Window, npt.NDArray[np.bool_]]:
+    """The pixels around `y, x` of the same value that hang together by their sides.
+
+    Looks at a small window first and at larger ones while the area reaches the window's edge.
+    """
+    side = _START
+    while True:
+        window = Window(y - side // 2, x - side // 2, side, side).intersection(bounds)
+        values = read(window)
+        parts, _ = ndimage.label(values == values[y - window.y, x - window.x])
+        number = parts[y - window.y, x - window.x]
+        box = ndimage.find_objects(parts, max_label=number)[number - 1]
+        found = Window(
+            window.y + box[0].start, window.x + box[1].start, box[0].stop - box[0].start, box[1].stop - box[1].start
+        )
+        if found.height > LIMIT or found.width > LIMIT:
+            raise FillTooLargeError
+        if not _cut_off(found, window, bounds):
+            return found, parts[box] == number
+        if side >= 2 * LIMIT:
+            raise FillTooLargeError
+        side *= 2
+
+
+def everywhere(
+    read: Callable[[Window], npt.NDArray[Any]], area: Window, y: int, x: int
+) -> tuple[Window, npt.NDArray[np.bool_]]:
+    """The pixels of `area` that have the value at `y, x`."""
+    if area.height > LIMIT or area.width > LIMIT:
+        raise FillTooLargeError
+    return area, read(area) == read(Window(y, x, 1, 1))[0, 0]
+
+
+def _cut_off(found: Window, window: Window, bounds: Window) -> bool:
+    """Whether an area reaches an edge of the window that is no edge of the slide."""
+    return (
+        (found.y == window.y > bounds.y)
+        or (found.x == window.x > bounds.x)
+        or (found.stop[0] == window.stop[0] < bounds.stop[0])
+        or (found.stop[1] == window.stop[1] < bounds.stop[1])
+    )

@@ -1,0 +1,353 @@
+"""A labels layer over a label store: napari's own tools at any zoom, every stroke on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Labels
+from napari.utils.events import Event
+from napari.utils.notifications import show_error, show_warning
+
+from napari_msunet.errors import MsunetError, StoreError
+from napari_msunet.geometry import Region, Window
+from napari_msunet.labels import LabelStore, open_labels
+from napari_msunet.labels.checks import touched
+from napari_msunet.labels.chunks import CHUNK
+from napari_msunet.labels.lazy import WindowArray
+from napari_msunet.widgets.pyramid_labels import colours, fill, lifetime
+from napari_msunet.widgets.pyramid_labels.napari_internals import PaintHooks, missing
+from napari_msunet.widgets.pyramid_labels.stroke import BLOCK, Canvas, cut
+
+POLYGON_LIMIT = 32_768
+"""A polygon is at most this many level-0 pixels high and wide."""
+
+TEXTURE_LIMIT = 8192
+"""Side of the largest level that may be locked: napari then draws it whole, as one texture."""
+
+
+class LevelArray(WindowArray):
+    """A level of a canvas as napari slices it; never cached, since it is painted on."""
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Chunks as zarr gives them: napari loads whole ones, so a small move of the view reads nothing."""
+        return (CHUNK, CHUNK)
+
+    @property
+    def size(self) -> int:
+        """Number of pixels."""
+        return self.shape[0] * self.shape[1]
+
+    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return np.asarray(self[:, :], dtype)
+
+
+class PyramidLabels(PaintHooks):
+    """Labels of a store, painted with napari's tools at every zoom.
+
+    A stroke (from the press of the mouse to its release, or one call of `paint`, `fill` or `paint_polygon`) is one step
+    of undo and is on disk when it ends. Coordinates are the store's level-0 pixels at every zoom.
+
+    Parameters
+    ----------
+    store : LabelStore or path
+    name : str, optional
+        None: the store's name.
+    read_only : bool
+        Only look. (A store that another process writes into opens so by itself, and says who holds it.)
+    **kwargs
+        As for `napari.layers.Labels`; scale, translation, units and colours are the store's unless given.
+
+    Attributes
+    ----------
+    store : LabelStore
+    events.stroke
+        After a stroke is stored, undone or redone: `region` (level-0 pixels of the store) and `number` (of the stroke;
+        0 for an undo or redo).
+    """
+
+    def __init__(
+        self, store: LabelStore | str | Path, name: str | None = None, read_only: bool = False, **kwargs: Any
+    ) -> None:
+        self.store = store if isinstance(store, LabelStore) else open_labels(store)
+        self._canvas = Canvas(self.store)
+        self._obstacle = self._hold(read_only)
+        levels = [
+            LevelArray(shape, self.store.dtype, _reader(self._canvas, n)) for n, shape in enumerate(self._canvas.shapes)
+        ]
+        defaults: dict[str, Any] = {
+            "multiscale": True,
+            "name": name or self.store.info.name,
+            "colormap": colours.colormap(self.store),
+            "features": colours.features(self.store),
+            **placement(self.store),
+        }
+        super().__init__(levels, **(defaults | kwargs))
+        self.events.add(stroke=Event)
+        self._classes = (self.store.classes, self.store.colours)
+        lifetime.register(self)
+        if self._obstacle is not None and not read_only:
+            show_warning(self._obstacle)
+
+    def _hold(self, read_only: bool) -> str | None:
+        """Take the store's lock; what stands in the way of painting, if something does."""
+        if read_only:
+            return f"{self.store.path.name} was opened to be looked at only; open it without read_only to paint."
+        lacking = missing()
+        if lacking is not None:
+            return lacking
+        try:
+            self.store.hold()
+        except MsunetError as error:
+            return f"These labels can be looked at but not painted on: {error}"
+        return None
+
+    # --------------------------------------------------------------------------------------------------------- painting
+
+    def can_be_painted(self) -> bool:
+        return self._obstacle is None
+
+    def paint_window(self, window: Window, mask: npt.NDArray[np.bool_] | None, label: int) -> None:
+        if not self._may_paint(label):
+            return
+        if self.preserve_labels:
+            keep = self._canvas.read(0, window) == self.preserved(label)
+            mask = keep if mask is None else mask & keep
+        if self._canvas.stroke.empty:
+            lifetime.watch_viewers(self)
+        self._canvas.stroke.paint(window, label, mask)
+        self.show_window(window)
+
+    def _may_paint(self, label: int) -> bool:
+        if self._obstacle is not None:
+            show_warning(self._obstacle)
+            return False
+        allowed = colours.values(self.store)
+        if allowed is not None and label not in allowed:
+            show_warning(colours.refusal(self.store, label))
+            return False
+        return True
+
+    def _draw(self, new_label: int, last_cursor_coord: Any, coordinates: Any) -> None:
+        if self._slice_input.ndisplay == 3:
+            show_warning(
+                "Labels of a slide are painted in the 2D view; switch to it with the button at the bottom left."
+            )
+            return
+        super()._draw(new_label, last_cursor_coord, coordinates)
+
+    def flood(self, y: int, x: int, label: int) -> tuple[Window, npt.NDArray[np.bool_]] | None:
+        bounds = Window(0, 0, *self.store.shape)
+        if Window(y, x, 1, 1).intersection(bounds).empty:
+            return None
+        old = int(self._canvas.read(0, Window(y, x, 1, 1))[0, 0])
+        if old == label or (self.preserve_labels and old != self.preserved(label)):
+            return None
+
+        def read(window: Window) -> npt.NDArray[Any]:
+            return self._canvas.read(0, window)
+
+        try:
+            if self.contiguous:
+                return fill.connected(read, bounds, y, x)
+            small = max(bounds.shape) <= fill.LIMIT
+            return fill.everywhere(read, bounds if small else self.in_view, y, x)
+        except fill.FillTooLargeError:
+            what = "This area is" if self.contiguous else "What is in view is"
+            show_warning(
+                f"{what} larger than {fill.LIMIT} x {fill.LIMIT} pixels, so nothing was filled; "
+                "draw its border closer first, zoom in, or use the polygon tool."
+            )
+            return None
+
+    def paint_polygon(self, points: Any, new_label: int) -> None:
+        """Paint a polygon `(n, 2)` of `y, x`, as napari does; a large one piece by piece."""
+        corners = np.asarray(points, dtype=int)
+        start, stop = corners.min(axis=0), corners.max(axis=0) + 1
+        box = Window.between(tuple(map(int, start)), tuple(map(int, stop))).intersection(
+            Window(0, 0, *self.store.shape)
+        )
+        if max(box.shape) <= BLOCK:
+            super().paint_polygon(points, new_label)
+            return
+        if max(box.shape) > POLYGON_LIMIT:
+            show_warning(
+                f"This polygon is larger than {POLYGON_LIMIT} x {POLYGON_LIMIT} pixels, so nothing was painted; "
+                "draw it in parts."
+            )
+            return
+        for _, part in cut(box, BLOCK):
+            mask = self.polygon_mask(corners, part)
+            if mask.any():
+                self.paint_window(part, None if mask.all() else mask, int(new_label))
+        if not self.in_stroke:
+            self.end_stroke()
+        self.show_now()
+
+    def data_setitem(self, indices: Any, value: Any, refresh: bool = True) -> None:
+        """Set pixels by index, as plugins do: arrays of rows and columns, and one value or one for each."""
+        rows, columns = (np.asarray(part).ravel() for part in indices)
+        if rows.size == 0:
+            return
+        window = Window.between((int(rows.min()), int(columns.min())), (int(rows.max()) + 1, int(columns.max()) + 1))
+        if max(window.shape) > fill.LIMIT:
+            show_warning(
+                f"Pixels over more than {fill.LIMIT} x {fill.LIMIT} were given, so nothing was set; give parts."
+            )
+            return
+        given = np.broadcast_to(np.asarray(value).ravel(), rows.shape) if np.size(value) == 1 else np.ravel(value)
+        for label in np.unique(given):
+            mask = np.zeros(window.shape, bool)
+            chosen = given == label
+            mask[rows[chosen] - window.y, columns[chosen] - window.x] = True
+            self.paint_window(window, mask, int(label))
+        if not self.in_stroke:
+            self.end_stroke()
+        if refresh:
+            self.show_now()
+
+    # ---------------------------------------------------------------------------------------------------------- strokes
+
+    def end_stroke(self) -> None:
+        """Store what was painted: on disk when this returns. A stroke the disk refuses stays, for the next try."""
+        canvas = self._canvas
+        if canvas.stroke.empty:
+            return
+        window = canvas.stroke.window
+        try:
+            number = self.store.write_parts(canvas.stroke.parts())
+        except MsunetError as error:
+            show_error(f"{error} What was painted is still here and is stored with the next stroke.")
+            return
+        canvas.stroke = canvas.new_stroke()
+        self._tell(window, number)
+        self.events.paint(value=[])
+
+    def drop_stroke(self) -> None:
+        window = None if self._canvas.stroke.empty else self._canvas.stroke.window
+        self._canvas.stroke = self._canvas.new_stroke()
+        if window is not None:
+            self.refresh_window(window)
+
+    def undo(self) -> None:
+        """Take the last stroke of the store back."""
+        self._turn("undo")
+
+    def redo(self) -> None:
+        """Do the stroke that was undone last again."""
+        self._turn("redo")
+
+    def _turn(self, what: str) -> None:
+        if self._obstacle is not None:
+            show_warning(self._obstacle)
+            return
+        self.end_stroke()
+        try:
+            region = getattr(self.store, what)()
+        except MsunetError as error:
+            show_error(str(error))
+            return
+        if region is not None:
+            self.refresh_window(region)
+            self._tell(touched(region), 0)
+
+    def _tell(self, window: Window, number: int) -> None:
+        for other in lifetime.layers_of(self.store):
+            if other is not self:
+                other.refresh_window(window)
+        self.events.stroke(region=Region(window.y, window.x, window.height, window.width), number=number)
+
+    def flush(self) -> None:
+        """Write all edits into the store's chunks. (They are safe in its journal before that.)"""
+        try:
+            if self._obstacle is None:
+                self.store.flush()
+        except MsunetError as error:
+            show_error(str(error))
+
+    # ---------------------------------------------------------------------------------------------------------- showing
+
+    def read_level(self, level: int, window: Window) -> npt.NDArray[Any]:
+        return self._canvas.read(level, window)
+
+    def refresh_window(self, window: Window | Region) -> None:
+        """Show what changed in the store within a window (its level-0 pixels), as after a merge."""
+        if (self.store.classes, self.store.colours) != self._classes:
+            self.refresh_classes()
+        self.show_window(touched(window))
+        self.show_now()
+        self.show_thumbnail()
+
+    def refresh_classes(self) -> None:
+        """Take over the store's class names and colours."""
+        self._classes = (self.store.classes, self.store.colours)
+        table, colormap = colours.features(self.store), colours.colormap(self.store)
+        if table is not None:
+            self.features = table
+            self.colormap = colormap
+
+    def new_colormap(self, seed: int | None = None) -> None:
+        """Shuffle the colours of objects; classes go back to the store's colours."""
+        if self.store.info.instances:
+            super().new_colormap(seed)
+        else:
+            self.refresh_classes()
+
+    # --------------------------------------------------------------------------------- napari's properties, with limits
+
+    @property
+    def selected_label(self) -> int:
+        """The value that is painted: 0, a class, or 255 (background) in an annotation."""
+        return Labels.selected_label.fget(self)
+
+    @selected_label.setter
+    def selected_label(self, label: int) -> None:
+        allowed = colours.values(self.store)
+        if allowed is not None and label not in allowed:
+            show_warning(colours.refusal(self.store, label))
+            self.events.selected_label()  # whoever set it, as the box in the controls, shows the old one again
+            return
+        Labels.selected_label.fset(self, label)
+
+    @property
+    def data(self) -> Any:
+        """The levels, finest first; they show what is in the store and the stroke under way."""
+        return Labels.data.fget(self)
+
+    @data.setter
+    def data(self, data: Any) -> None:
+        raise StoreError(
+            "The labels of a store are painted, not replaced; write into layer.store, or make another layer."
+        )
+
+    @property
+    def locked_data_level(self) -> int | None:
+        """The level that is shown whatever the zoom."""
+        return Labels.locked_data_level.fget(self)
+
+    @locked_data_level.setter
+    def locked_data_level(self, level: int | None) -> None:
+        if level is not None and max(self.level_shapes[level]) > TEXTURE_LIMIT:
+            show_warning(f"Level {level} is too large to be shown whole; choose a coarser one, or leave it automatic.")
+            self.events.locked_data_level()
+            return
+        Labels.locked_data_level.fset(self, level)
+
+
+def _reader(canvas: Canvas, level: int) -> Any:
+    def read(window: Window) -> npt.NDArray[Any]:
+        return canvas.read(level, window)
+
+    return read
+
+
+def placement(store: LabelStore) -> dict[str, Any]:
+    """Where a store lies in the world if its slide lies at 0: the centre of the slide's first pixel is the origin."""
+    pixel = np.asarray(store.pixel, float)
+    if store.mpp is None:
+        return {"scale": tuple(pixel), "translate": tuple((pixel - 1) / 2)}
+    mpp = np.asarray(store.mpp, float)
+    return {"scale": tuple(mpp), "translate": tuple((mpp - mpp / pixel) / 2), "units": ("micrometer", "micrometer")}

@@ -1,0 +1,270 @@
+"""Everything that painting on a pyramid needs of napari's insides; nothing else in the project touches them.
+
+napari has no public way to paint on a multiscale layer. In 0.9 its tools all end in a few private methods of `Labels`,
+which `PaintHooks` answers with methods of its own (`paint_window` and so on), for `PyramidLabels` to fill in.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari import __version__ as napari_version
+from napari.layers import Labels
+from napari.layers.labels._labels_constants import Mode
+
+from napari_msunet.geometry import Window
+
+NEEDED = (
+    "_abort_stroke",
+    "_accumulate_updated_slice",
+    "_commit_staged_history",
+    "_create_brush_mask",
+    "_create_polygon_mask",
+    "_drag_modes",
+    "_draw",
+    "_expand_updated_slice_for_contour",
+    "_get_flood_mask_and_bbox",
+    "_get_preserve_labels_source_label",
+    "_get_shape_and_dims_to_paint",
+    "_paint_region_with_mask",
+    "_partial_labels_refresh",
+    "_reset_editable",
+    "_reset_history",
+    "_reset_thumbnail_level_data",
+    "_slice",
+    "_type_string",
+    "_update_level_and_corners",
+)
+"""What `PaintHooks` replaces or calls."""
+
+
+def missing(labels: type = Labels) -> str | None:
+    """One sentence if this napari's labels layer lacks something that painting needs; None if all is there."""
+    absent = [name for name in NEEDED if not hasattr(labels, name)]
+    if not absent:
+        return None
+    return (
+        f"These labels can be looked at but not painted on: napari {napari_version} has no {', '.join(absent)} in its "
+        "labels layer; install napari 0.9, or a newer napari-msunet."
+    )
+
+
+def pick(layer: Any, event: Any) -> None:
+    """Select the label under the mouse, as the displayed level shows it."""
+    found = layer.get_value(
+        event.position, view_direction=event.view_direction, dims_displayed=event.dims_displayed, world=True
+    )
+    layer.selected_label = int((found[1] if isinstance(found, tuple) else found) or 0)
+
+
+class PaintHooks(Labels):
+    """napari's labels layer with its painting led to `paint_window`, `end_stroke`, `drop_stroke` and `flood`.
+
+    They are called in level-0 pixels. `show_window` brings changed pixels onto the screen.
+    """
+
+    _drag_modes = Labels._drag_modes | {Mode.PICK: pick}
+
+    # --------------------------------------------------------------------------------------------- what a layer answers
+
+    def paint_window(self, window: Window, mask: npt.NDArray[np.bool_], label: int) -> None:
+        """Paint where the mask is true."""
+        raise NotImplementedError
+
+    def end_stroke(self) -> None:
+        """The mouse was released: store what was painted."""
+        raise NotImplementedError
+
+    def drop_stroke(self) -> None:
+        """Forget what was painted since the last `end_stroke`."""
+        raise NotImplementedError
+
+    def flood(self, y: int, x: int, label: int) -> tuple[Window, npt.NDArray[np.bool_]] | None:
+        """What a fill from here covers; None: nothing is to be done."""
+        raise NotImplementedError
+
+    def read_level(self, level: int, window: Window) -> npt.NDArray[Any]:
+        """Labels of a window of a level, as they are to be shown."""
+        raise NotImplementedError
+
+    def can_be_painted(self) -> bool:
+        """Whether painting is possible now; says why, if not."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------------ napari's side: painting
+
+    @property
+    def _type_string(self) -> str:
+        return "labels"
+
+    def _reset_editable(self) -> None:
+        self.editable = self.can_be_painted()
+
+    def _paint_region_with_mask(
+        self,
+        slice_key: tuple[slice, ...],
+        mask: npt.NDArray[np.bool_],
+        new_label: int,
+        dims_to_paint: list[int],
+        refresh: bool = True,
+        region_data: npt.NDArray[Any] | None = None,
+    ) -> None:
+        y, x = slice_key
+        self.paint_window(Window(y.start, x.start, y.stop - y.start, x.stop - x.start), mask, int(new_label))
+        if not self._block_history:
+            self.end_stroke()
+        if refresh:
+            self._partial_labels_refresh()
+
+    def _get_flood_mask_and_bbox(self, coord: Any, new_label: int, dims_to_paint: list[int]) -> Any:
+        found = self.flood(int(np.round(coord[0])), int(np.round(coord[1])), int(new_label))
+        if found is None:
+            return None
+        window, mask = found
+        return mask, np.array([window.y, window.x]), np.array(window.stop), None
+
+    def preserved(self, label: int) -> int:
+        """The only value that `preserve_labels` lets this label replace."""
+        return int(self._get_preserve_labels_source_label(label))
+
+    @staticmethod
+    def _create_brush_mask(
+        shape: tuple[int, ...], radius: float, center: npt.NDArray[Any], normalized_scale: npt.NDArray[Any]
+    ) -> npt.NDArray[np.bool_]:
+        """napari's brush; the last ones are kept, since a drag has the same brush at every dab."""
+        return _brush(
+            tuple(map(int, shape)), float(radius), tuple(map(int, center)), tuple(map(float, normalized_scale))
+        )
+
+    def polygon_mask(self, points: npt.NDArray[Any], window: Window) -> npt.NDArray[np.bool_]:
+        """Which pixels of a window a polygon covers, as napari draws it."""
+        shifted = np.asarray(points, dtype=int) - (window.y, window.x)
+        return Labels._create_polygon_mask(shifted, list(window.shape))
+
+    # ------------------------------------------------------------------------------------------- napari's side: history
+
+    def _commit_staged_history(self) -> None:
+        self.end_stroke()
+
+    def _abort_stroke(self) -> None:
+        self._block_history = False
+        self.drop_stroke()
+
+    def _reset_history(self, event: Any = None) -> None:
+        self.end_stroke()
+        super()._reset_history(event)
+
+    @property
+    def in_stroke(self) -> bool:
+        """Whether edits are being grouped, as between the press and the release of the mouse."""
+        return bool(self._block_history)
+
+    # ------------------------------------------------------------------------------------------- napari's side: showing
+
+    def _reset_thumbnail_level_data(self) -> None:
+        super()._reset_thumbnail_level_data()
+        self._level_materializer = None  # it would show the coarsest level as it was before it was painted on
+
+    def _update_level_and_corners(self, data_bbox_int: Any, shape_threshold: Any, displayed_axes: Any) -> None:
+        if len(displayed_axes) == 2:
+            box = np.empty((2, 2), int)
+            box[:, displayed_axes] = data_bbox_int
+            self._in_view = Window.between(tuple(map(int, box[0])), tuple(map(int, box[1] + 1)))
+        super()._update_level_and_corners(data_bbox_int, shape_threshold, displayed_axes)
+
+    @property
+    def in_view(self) -> Window:
+        """Level-0 pixels of the layer that were in view when it was drawn last; before that, all of it."""
+        whole = Window(0, 0, *map(int, self.level_shapes[0]))
+        box: Window | None = getattr(self, "_in_view", None)
+        return whole if box is None else box.intersection(whole)
+
+    def _expand_updated_slice_for_contour(self, updated_slice: tuple[slice, ...]) -> tuple[slice, ...]:
+        """A contour changes as far as it is thick; here the slices count from the corner of what is shown."""
+        if self.contour < 1:
+            return updated_slice
+        shape = self._in_data_order(self._slice.image.raw).shape
+        return tuple(
+            slice(max(0, s.start - self.contour), min(size, s.stop + self.contour))
+            for s, size in zip(updated_slice, shape, strict=True)
+        )
+
+    def show_window(self, window: Window) -> None:
+        """Bring a window (level 0) of the displayed level up to date; `show_now` sends it to the screen."""
+        shown = self._shown()
+        if shown is None:
+            return
+        level, area = shown
+        for _ in range(level):
+            window = window.halved()
+        window = window.intersection(area)
+        if window.empty:
+            return
+        values = self.read_level(level, window)
+        place = window.slices((area.y, area.x))
+        self._in_data_order(self._slice.image.raw)[place] = values
+        if self.contour == 0:
+            self._in_data_order(self._slice.image.view)[place] = self.colormap._data_to_texture(values)
+        self._accumulate_updated_slice(place)
+
+    def show_now(self) -> None:
+        """Send what `show_window` prepared."""
+        self._partial_labels_refresh()
+
+    def show_thumbnail(self) -> None:
+        """Bring the picture in the layer list up to date."""
+        if self._slice.empty or not self.visible:
+            return
+        raw = self._in_data_order(self._slice.thumbnail.raw)
+        level = len(self.level_shapes) - 1
+        if raw.shape == tuple(self.level_shapes[level]):
+            raw[...] = self.read_level(level, Window(0, 0, *raw.shape))
+            self._update_thumbnail()
+
+    def _shown(self) -> tuple[int, Window] | None:
+        """The displayed level and which of its pixels are loaded."""
+        if not self._slicing_state.loaded or self._slice.empty or not self.visible:
+            return None
+        to_data = self._slice.tile_to_data
+        factors = np.asarray(to_data.scale, float)
+        level = int(np.argmin(np.abs(self.downsample_factors - factors).sum(axis=1)))
+        y, x = (int(v) for v in np.round(np.asarray(to_data.translate) / factors))
+        return level, Window(y, x, *self._in_data_order(self._slice.image.raw).shape)
+
+    def _in_data_order(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A displayed image with its axes as in the data: a viewer may have swapped or added some."""
+        image = image.reshape(image.shape[-2:])
+        displayed = list(self._slice.slice_input.displayed)
+        return image.T if displayed[-2] > displayed[-1] else image
+
+
+@lru_cache(maxsize=8)
+def _brush(
+    shape: tuple[int, ...], radius: float, center: tuple[int, ...], scale: tuple[float, ...]
+) -> npt.NDArray[np.bool_]:
+    mask = Labels._create_brush_mask(shape, radius, np.array(center), np.array(scale))
+    mask.flags.writeable = False
+    return mask
+
+
+def viewers_showing(layer: Labels) -> Iterator[Any]:
+    """The open viewers that have this layer."""
+    module = sys.modules.get("napari.viewer")
+    for viewer in list(module.Viewer._instances) if module is not None else ():
+        if any(other is layer for other in viewer.layers):
+            yield viewer
+
+
+def main_window(viewer: Any) -> Any:
+    """The Qt window of a viewer."""
+    return viewer.window._qt_window
+
+
+def linear_map(layer: Any) -> npt.NDArray[np.float64]:
+    """How a layer turns and stretches a step in its pixels into a step in the world, without its `affine`."""
+    return np.asarray(layer._transforms["data2physical"].linear_matrix, float)
