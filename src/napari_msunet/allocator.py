@@ -25,6 +25,11 @@ def chosen_by_user() -> bool:
     return any(name in os.environ for name in _SETTINGS) or "LD_PRELOAD" in os.environ
 
 
+def environment() -> dict[str, str]:
+    """What a process of ours is to find in its environment; empty where nothing applies or the user has chosen."""
+    return {} if not applies() or chosen_by_user() else dict(zip(_SETTINGS, map(str, (2**30, 2**33)), strict=True))
+
+
 def keep_freed_memory() -> bool:
     """Let this process keep the memory it frees; whether that was done.
 

@@ -287,6 +287,18 @@ def run(job: Path, *, options: RunOptions = _RUN) -> None:
     _execute(lambda: job_from_json(job), options)
 
 
+@app.command
+def worker() -> None:
+    """Run jobs for the dock: requests and answers are lines of JSON on the standard input and output.
+
+    The dock starts it by itself. To train on another machine, set the command it starts, such as
+    NAPARI_MSUNET_WORKER="ssh gpu-box napari-msunet worker".
+    """
+    from napari_msunet.worker import main as serve
+
+    serve()
+
+
 def _execute(build: Callable[[], Job], options: RunOptions) -> None:
     """Build a job, then print it or run it."""
     try:

@@ -45,7 +45,7 @@ def split_command(value: object) -> tuple[str, ...]:
 
 
 def _split_line(line: str) -> list[str]:
-    if sys.platform != "win32":
+    if os.name != "nt":
         return shlex.split(line)
     return [word.strip('"') for word in shlex.split(line, posix=False)]  # a backslash is part of a path there
 

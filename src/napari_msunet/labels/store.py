@@ -377,7 +377,8 @@ def open_labels(path: str | Path, memory: int = MEMORY) -> LabelStore:
 
 
 @atexit.register
-def _close_all() -> None:
+def close_all() -> None:
+    """Close all stores that this process has open."""
     for store in list(_open_stores.values()):
         if store._pid == os.getpid():
             store.close()
