@@ -101,15 +101,23 @@ def test_sparse_annotations_are_found_and_balanced():
 def test_validation_windows_cover_all_truth_once(height, width, size, seed):
     rng = np.random.default_rng(seed)
     truth = np.where(rng.random((height, width)) < 0.02, 1, IGNORED).astype(np.uint8)
+    item = array_item(truth)
+    spots = validation_spots([item], size, 4, 1000)
+    assert {s.core for s in spots} == set(known_cells(item, size))
     counts = np.zeros(truth.shape, int)
-    for window in known_cells(array_item(truth), size, 4):
-        assert window.y % 4 == 0
-        assert window.x % 4 == 0
-        inside = window.intersection(Window(0, 0, height, width))
-        counts[inside.slices()] += 1
-        assert (truth[inside.slices()] != IGNORED).any()
+    for spot in spots:
+        assert (spot.window.y % 4, spot.window.x % 4, *spot.window.shape) == (0, 0, size, size)
+        assert spot.core.intersection(spot.window) == spot.core
+        counts[spot.core.slices()] += 1
+        assert (truth[spot.core.slices()] != IGNORED).any()
+        # What sticks out of the image is less than a step, unless the image is smaller.
+        inside = spot.window.intersection(Window(0, 0, height, width))
+        assert inside.height > min(height, size) - 4
+        assert inside.width > min(width, size) - 4
     assert counts.max(initial=0) <= 1
     assert (counts[truth != IGNORED] == 1).all()
+    counted = sum(int((b.target == 1).sum()) for b in ValidationBatches(crops(), spots, 3))
+    assert counted == (truth == 1).sum()
 
 
 def test_validation_windows_are_limited_and_spread():

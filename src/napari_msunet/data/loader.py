@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from napari_msunet.data.crops import Crops, Sample
+from napari_msunet.data.masks import IGNORED
 from napari_msunet.data.sampling import Sampler, Spot
 
 _AHEAD = 3
@@ -63,6 +64,16 @@ def collate(samples: Sequence[Sample], seed: int) -> Batch:
             tensors = [as_unit(t) for t in tensors]
         inputs.append(torch.stack(tensors))
     return Batch(inputs, torch.from_numpy(np.stack([s.truth for s in samples])), seed)
+
+
+def _core_only(sample: Sample, spot: Spot) -> Sample:
+    """The sample without truth outside the spot's core."""
+    if spot.core is None or spot.core == spot.window:
+        return sample
+    truth = np.full_like(sample.truth, IGNORED)
+    inside = spot.core.intersection(spot.window).slices((spot.window.y, spot.window.x))
+    truth[inside] = sample.truth[inside]
+    return Sample(sample.inputs, truth)
 
 
 def read_ahead(jobs: Iterable[Callable[[], Batch]]) -> Generator[Batch]:
@@ -163,7 +174,7 @@ class ValidationBatches(_Reader):
 
     def _read(self) -> Generator[Batch]:
         def job(spots: Sequence[Spot]) -> Callable[[], Batch]:
-            return lambda: collate([self.crops.read(s.item, s.window) for s in spots], 0)
+            return lambda: collate([_core_only(self.crops.read(s.item, s.window), s) for s in spots], 0)
 
         kept: list[Batch] = []
         size = 0

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
-import numpy.typing as npt
 
 from napari_msunet.data.items import Item
 from napari_msunet.data.masks import IGNORED
 from napari_msunet.data.truth import MaskTruth
-from napari_msunet.geometry import Grid, Window
+from napari_msunet.geometry import Window
 
 MAX_STEPS = 500
 """An epoch of its own accord has no more steps than this."""
@@ -23,10 +22,11 @@ _BORDER_SHARE = 8  # windows of dense images stick out by up to this fraction of
 
 @dataclass(frozen=True)
 class Spot:
-    """A window of an item."""
+    """A window of an item, of whose truth only `core` counts where it is given."""
 
     item: Item
     window: Window
+    core: Window | None = None
 
 
 class Sampler:
@@ -98,34 +98,36 @@ def _looks(item: Item, dense: bool, size: int) -> int:
     if dense:
         height, width = item.grid.shape
         return max(1, round(height * width / size**2))
-    return max(1, len(known_cells(item, size, 1)))
+    return max(1, len(known_cells(item, size)))
 
 
-def known_cells(item: Item, size: int, step: int, classes: bool = False) -> list[Window]:
-    """The windows that tile the image's target grid, centred on it, and hold some truth, row by row; with `classes`
-    those that hold a class."""
+def known_cells(item: Item, size: int, classes: bool = False) -> list[Window]:
+    """The squares of the image's target grid that hold some truth, row by row, cut off at the image's edge; with
+    `classes` those that hold a class."""
     values, grid = item.truth.overview()
-    origin, count = zip(*(_tiles(n, size, step) for n in item.grid.shape), strict=True)
     table = ((values != IGNORED) & (values > 0 if classes else True)).astype(np.int64)
-    for axis in (0, 1):
-        cells = _cell_of(grid, item.grid, axis, values.shape[axis], origin[axis], size)
-        starts = np.searchsorted(cells, np.arange(count[axis]))
-        ends = np.searchsorted(cells, np.arange(count[axis]), side="right")
+    for axis, length in enumerate(item.grid.shape):
+        middle = (np.arange(values.shape[axis]) + 0.5) * grid.pixel[axis] / item.grid.pixel[axis]
+        squares = np.arange(ceil(length / size))
+        # The last overview pixel may have its middle beyond the image.
+        square = np.minimum(middle // size, squares[-1])
+        starts, ends = np.searchsorted(square, squares), np.searchsorted(square, squares, side="right")
         sums = np.concatenate([np.zeros_like(table.take([0], axis)), table.cumsum(axis)], axis)
         table = sums.take(ends, axis) - sums.take(starts, axis)
-    return [Window(origin[0] + int(y) * size, origin[1] + int(x) * size, size, size) for y, x in np.argwhere(table > 0)]
+    cells = [Window(int(y) * size, int(x) * size, size, size) for y, x in np.argwhere(table > 0)]
+    return [cell.intersection(item.grid.whole) for cell in cells]
 
 
-def _tiles(length: int, size: int, step: int) -> tuple[int, int]:
-    """Where the first of the tiles over a length starts, and how many there are."""
-    count = ceil(length / size)
-    return -((count * size - length) // 2 // step * step), count
-
-
-def _cell_of(own: Grid, target: Grid, axis: int, length: int, origin: int, size: int) -> npt.NDArray[np.int64]:
-    """The tile in which each row (or column) of an overview has its middle."""
-    middle = (np.arange(length) + 0.5) * own.pixel[axis] / target.pixel[axis]
-    return np.floor((middle - origin) / size).astype(np.int64)
+def _around(cell: Window, shape: tuple[int, int], size: int, step: int) -> Window:
+    """The window that a cell is predicted in: moved into the image where it would stick out, for what lies outside is
+    nothing to learn from; an image smaller than the window is in its middle."""
+    corner = []
+    for start, length in zip((cell.y, cell.x), shape, strict=True):
+        if length < size:
+            corner.append(-((size - length) // 2 // step * step))
+        else:
+            corner.append(min(start, -(-(length - size) // step) * step))
+    return Window(corner[0], corner[1], size, size)
 
 
 def validation_spots(items: Sequence[Item], size: int, step: int, most: int) -> list[Spot]:
@@ -137,9 +139,10 @@ def validation_spots(items: Sequence[Item], size: int, step: int, most: int) -> 
     labelled: list[Spot] = []
     others: list[Spot] = []
     for item in items:
-        holding = set(known_cells(item, size, step, classes=True))
-        for window in known_cells(item, size, step):
-            (labelled if window in holding else others).append(Spot(item, window))
+        holding = set(known_cells(item, size, classes=True))
+        for cell in known_cells(item, size):
+            spot = Spot(item, _around(cell, item.grid.shape, size, step), cell)
+            (labelled if cell in holding else others).append(spot)
         item.forget_mask()
     first = min(len(labelled), max(most // 2, most - len(others)))
     return _spread(labelled, first) + _spread(others, most - first)

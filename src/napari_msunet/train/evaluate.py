@@ -127,7 +127,7 @@ def score_item(model: MSUNet, item: Item, device: str = "auto") -> dict[str, Con
     counts = {name: Confusion(outputs) for name in model.config.outputs}
     size = int(min(_LARGEST, (_MEMORY / 4 / outputs / len(counts)) ** 0.5))
     size = min(size, round_up(max(item.grid.shape), 2))
-    for cell in known_cells(item, size, 1):
+    for cell in known_cells(item, size):
         own = item.truth.grid.centres(item.grid.region(cell)).intersection(item.truth.grid.whole)
         if own.empty:
             continue
