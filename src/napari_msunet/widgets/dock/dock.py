@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.utils.notifications import show_error, show_info
+from napari.utils.notifications import show_info
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtWidgets import (
     QApplication,
@@ -24,9 +22,11 @@ from qtpy.QtWidgets import (
 
 from napari_msunet.errors import MsunetError
 from napari_msunet.widgets.dock import style
+from napari_msunet.widgets.dock.layers import Layers
 from napari_msunet.widgets.dock.section import Section
 from napari_msunet.widgets.dock.state import STEPS, State, StepName
 from napari_msunet.widgets.dock.steps.step import Step
+from napari_msunet.widgets.dock.telling import told
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -48,20 +48,6 @@ def _step_classes() -> list[type[Step]]:
             continue
         found.append(getattr(module, f"{name.capitalize()}Step"))
     return found
-
-
-def told(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A handler of a button: what cannot be done is told as a notification."""
-
-    @wraps(method)
-    def handler(*arguments: Any, **options: Any) -> Any:
-        try:
-            return method(*arguments, **options)
-        except MsunetError as error:
-            show_error(str(error))
-            return None
-
-    return handler
 
 
 class MultiScaleUNet(QWidget):
@@ -87,6 +73,7 @@ class MultiScaleUNet(QWidget):
         super().__init__()
         self.viewer = viewer
         self.state = State()
+        self.layers = Layers(viewer, self.state)
         self._runner: JobRunner | None = None
         self._closed = False
         self.setObjectName("Multi-scale U-Net")
@@ -117,7 +104,7 @@ class MultiScaleUNet(QWidget):
         self._list = QVBoxLayout(inner)
         self._list.setContentsMargins(0, 0, 6, 0)
         self._list.setSpacing(0)
-        for number, kind in enumerate(_step_classes(), 1):
+        for kind in _step_classes():
             step = kind(self)
             section = Section(STEPS.index(step.name) + 1, step)
             section.toggled.connect(lambda opened, name=step.name: self._toggled(name, opened))
@@ -240,6 +227,11 @@ class MultiScaleUNet(QWidget):
         show_info("Copied: the lines of Python that do this step without the dock.")
 
     # --------------------------------------------------------------------------------------------- worker and closing
+
+    @property
+    def closed(self) -> bool:
+        """Whether the window is closed, or closing."""
+        return self._closed
 
     @property
     def runner(self) -> JobRunner:

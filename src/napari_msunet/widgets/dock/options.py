@@ -1,4 +1,4 @@
-"""The parts of the jobs that the dock keeps between two runs: the jobs' own fields, without what the dock knows itself."""
+"""What a training and a prediction can be told: the jobs' own fields, without those that the dock knows itself."""
 
 from __future__ import annotations
 

@@ -245,7 +245,7 @@ class State:
     def train_job(self, out: Path | None = None, resume: bool = False) -> TrainJob:
         """The training that the Train button starts; `MsunetError` saying what is missing."""
         self._needs("train")
-        values = {"model": self.model, "sources": self.sources(), "out": out or self._project().new_run()}
+        values = {"model": self.model, "sources": self.sources(), "out": out or self.make_project().new_run()}
         return _made(TrainJob, "The training", **values, resume=resume, **dict(self.train_options))
 
     def predict_job(self, record: SlideRecord | None = None, region: Region | None = None) -> PredictJob:
@@ -253,7 +253,7 @@ class State:
         self._needs("predict")
         record = record or self.active
         assert record is not None
-        out = record.labels or self._project().labels_path(record.name)
+        out = record.labels or self.make_project().labels_path(record.name)
         place = None if region is None else (region.y, region.x, region.height, region.width)
         values = {"slide": record.path, "slide_mpp": record.job_mpp, "model": self.model_path, "out": out}
         return _made(PredictJob, "The prediction", **values, region=place, **dict(self.predict_options))
@@ -287,7 +287,8 @@ class State:
         if (sentence := self.missing(step)) is not None:
             raise MsunetError(sentence)
 
-    def _project(self) -> Project:
+    def make_project(self) -> Project:
+        """The project; it is made where `project_folder` says if there is none yet."""
         if self.project is None:
             self.project = Project.create(self.project_folder())
             self.emit("project")

@@ -17,7 +17,7 @@ def colours(theme: str) -> dict[str, str]:
     chosen = get_theme(theme)
     names = ("background", "foreground", "primary", "secondary", "highlight", "text", "icon", "warning", "current")
     found = {name: getattr(chosen, name).as_hex() for name in names}
-    dark = sum(getattr(chosen, "background").as_rgb_tuple()[:3]) < 3 * 128
+    dark = sum(chosen.background.as_rgb_tuple()[:3]) < 3 * 128
     found["done"] = "#5bbf7a" if dark else "#1f8a48"
     found["accent"] = "#5aa9ff" if dark else "#0b62c4"
     found["on_accent"] = "#101418" if dark else "#ffffff"

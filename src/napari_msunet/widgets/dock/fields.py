@@ -1,0 +1,283 @@
+"""Editors of single values: each has `value()`, `setValue()` and `valueChanged`, whatever it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QHBoxLayout,
+    QLineEdit,
+    QMenu,
+    QSpinBox,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_msunet.geometry import as_scale
+
+
+class _Calm:
+    """Lets the wheel scroll the dock instead of changing a value that nobody clicked."""
+
+    def wheelEvent(self, event: Any) -> None:
+        if self.hasFocus():
+            super().wheelEvent(event)
+        else:
+            event.ignore()
+
+
+class NumberField(_Calm, QDoubleSpinBox):
+    """A number with a unit."""
+
+    def __init__(self, low: float, high: float, step: float, decimals: int = 2, unit: str = "") -> None:
+        super().__init__()
+        self.setRange(low, high)
+        self.setDecimals(decimals)
+        self.setSingleStep(step)
+        self.setSuffix(f" {unit}" if unit else "")
+        self.setKeyboardTracking(False)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+
+    def textFromValue(self, value: float) -> str:
+        text = super().textFromValue(value)
+        point = self.locale().decimalPoint()
+        return text.rstrip("0").rstrip(point) if point in text else text
+
+
+class WholeField(_Calm, QSpinBox):
+    """A whole number with a unit; with `none`, its lowest value means None and shows as that text."""
+
+    valueChanged = Signal(object)
+
+    def __init__(self, low: int, high: int, unit: str = "", none: str | None = None, step: int = 1) -> None:
+        super().__init__()
+        self._optional = none is not None
+        self.setRange(low - self._optional, high)
+        self.setSuffix(f" {unit}" if unit else "")
+        self.setSpecialValueText(none or "")
+        self.setSingleStep(step)
+        self.setKeyboardTracking(False)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.textChanged.connect(lambda: self.valueChanged.emit(self.value()))
+
+    def value(self) -> int | None:
+        number = super().value()
+        return None if self._optional and number == self.minimum() else number
+
+    def setValue(self, value: int | None) -> None:
+        super().setValue(self.minimum() if value is None else value)
+
+
+class MinutesField(WholeField):
+    """A time in whole minutes as seconds, or None."""
+
+    def __init__(self, none: str) -> None:
+        super().__init__(1, 100_000, "min", none)
+        self._seconds: float | None = None
+
+    def value(self) -> float | None:
+        minutes = super().value()
+        if minutes is None:
+            return None
+        exact = self._seconds is not None and max(1, round(self._seconds / 60)) == minutes
+        return self._seconds if exact else minutes * 60.0
+
+    def setValue(self, value: float | None) -> None:
+        self._seconds = value
+        super().setValue(None if value is None else max(1, round(value / 60)))
+
+
+class ChoiceField(_Calm, QComboBox):
+    """One of several values, each shown as some words."""
+
+    valueChanged = Signal(object)
+
+    def __init__(self, choices: Mapping[Any, str]) -> None:
+        super().__init__()
+        self.values = list(choices)
+        self.addItems(list(choices.values()))
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.setMinimumContentsLength(10)
+        self.currentIndexChanged.connect(lambda: self.valueChanged.emit(self.value()))
+
+    def value(self) -> Any:
+        return self.values[self.currentIndex()]
+
+    def setValue(self, value: Any) -> None:
+        if value not in self.values:  # such as a margin in pixels: shown as it is
+            self.values.append(value)
+            self.addItem(str(value))
+        self.setCurrentIndex(self.values.index(value))
+
+
+class CheckField(QCheckBox):
+    """Yes or no; `on` and `off` are the values these stand for."""
+
+    valueChanged = Signal(object)
+
+    def __init__(self, text: str = "", on: Any = True, off: Any = False) -> None:
+        super().__init__(text)
+        self._on, self._off = on, off
+        self.toggled.connect(lambda: self.valueChanged.emit(self.value()))
+
+    def value(self) -> Any:
+        return self._on if self.isChecked() else self._off
+
+    def setValue(self, value: Any) -> None:
+        self.setChecked(value == self._on)
+
+
+class NumbersField(QLineEdit):
+    """One number, or several with commas between them; what is neither stays as it was."""
+
+    valueChanged = Signal(object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._value: float | tuple[float, ...] = 0.0
+        self.editingFinished.connect(self._read)
+
+    def value(self) -> float | tuple[float, ...]:
+        return self._value
+
+    def setValue(self, value: float | tuple[float, ...]) -> None:
+        changed, self._value = value != self._value, value
+        self.setText(", ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else f"{value:g}")
+        if changed:
+            self.valueChanged.emit(value)
+
+    def _read(self) -> None:
+        try:
+            numbers = tuple(float(part) for part in self.text().split(",") if part.strip())
+        except ValueError:
+            numbers = ()
+        self.setValue(numbers[0] if len(numbers) == 1 else numbers or self._value)
+
+
+class ScalesField(QWidget):
+    """Scales as chips: a click on one takes it away, "+" adds one."""
+
+    valueChanged = Signal(object)
+    OFFERED = (2, 1.5, 1, 0.75, 0.5, 1 / 3, 0.25, 0.125)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scales: tuple[float, ...] = ()
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(4)
+        self.chips = QHBoxLayout()
+        self.chips.setSpacing(4)
+        row.addLayout(self.chips)
+        self.add = QToolButton()
+        self.add.setText("+")
+        self.add.setToolTip("Adds a scale: one more network that sees the picture at another resolution.")
+        self.add.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        self.menu = QMenu(self.add)
+        self.add.setMenu(self.menu)
+        self.menu.aboutToShow.connect(self._offer)
+        row.addWidget(self.add)
+        row.addStretch(1)
+
+    def value(self) -> tuple[float, ...]:
+        return self._scales
+
+    def setValue(self, value: tuple[float, ...]) -> None:
+        scales = tuple(float(as_scale(scale)) for scale in value)
+        if scales == self._scales:
+            return
+        self._scales = scales
+        while (item := self.chips.takeAt(0)) is not None:
+            item.widget().deleteLater()
+        for scale in scales:
+            self.chips.addWidget(self._chip(scale))
+        self.valueChanged.emit(scales)
+
+    def _chip(self, scale: float) -> QToolButton:
+        chip = QToolButton()
+        only = len(self._scales) == 1
+        chip.setText(f"{as_scale(scale)}" if only else f"{as_scale(scale)}  ×")
+        chip.setObjectName("chip")
+        chip.setToolTip(
+            f"The network that works at {as_scale(scale)} of the model's resolution."
+            + ("" if only else " Click to take it away.")
+        )
+        chip.setEnabled(not only)
+        chip.clicked.connect(lambda: self.setValue(tuple(s for s in self._scales if s != scale)))
+        return chip
+
+    def _offer(self) -> None:
+        self.menu.clear()
+        for scale in self.OFFERED:
+            ratio = as_scale(scale)
+            if float(ratio) not in self._scales:
+                self.menu.addAction(_meaning(ratio), lambda r=ratio: self._insert(float(r)))
+
+    def _insert(self, scale: float) -> None:
+        self.setValue(tuple(sorted({*self._scales, scale}, reverse=True)))
+
+
+def _meaning(ratio: Fraction) -> str:
+    if ratio == 1:
+        return "1 (the model's own resolution)"
+    if ratio > 1:
+        return f"{ratio} (finer detail, {float(ratio**2):.3g} times the pixels)"
+    return f"{ratio} (coarser, sees {float(1 / ratio**2):.3g} times the area at the same cost)"
+
+
+class TextField(QLineEdit):
+    """A line of text; empty means `none`."""
+
+    valueChanged = Signal(object)
+
+    def __init__(self, placeholder: str = "", none: str | None = None) -> None:
+        super().__init__()
+        self._none = none
+        self.setPlaceholderText(placeholder)
+        self.editingFinished.connect(lambda: self.valueChanged.emit(self.value()))
+
+    def value(self) -> str | None:
+        return self.text().strip() or self._none
+
+    def setValue(self, value: str | None) -> None:
+        self.setText(value or "")
+
+
+class Fold(QWidget):
+    """What only some need, folded away under a small heading.
+
+    Attributes
+    ----------
+    inside : QVBoxLayout
+    """
+
+    def __init__(self, title: str, tip: str = "") -> None:
+        super().__init__()
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(2)
+        self.button = QToolButton()
+        self.button.setObjectName("fold")
+        self.button.setText(title)
+        self.button.setToolTip(tip)
+        self.button.setCheckable(True)
+        self.button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.button.toggled.connect(self._toggle)
+        self.box = QWidget()
+        self.inside = QVBoxLayout(self.box)
+        self.inside.setContentsMargins(8, 2, 0, 4)
+        column.addWidget(self.button)
+        column.addWidget(self.box)
+        self._toggle(False)
+
+    def _toggle(self, is_open: bool) -> None:
+        self.button.setArrowType(Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow)
+        self.box.setVisible(is_open)

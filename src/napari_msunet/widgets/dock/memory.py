@@ -1,0 +1,142 @@
+"""The dock's state written into its project, and read from it on another day."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from napari_msunet.errors import MsunetError
+from napari_msunet.project import Place, Project, ProjectNote, SlideNote
+from napari_msunet.slide import open_slide
+from napari_msunet.slide.identity import path_identity
+from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
+from napari_msunet.widgets.dock.state import SlideRecord, State
+
+
+def record_of(path: Path, mpp: tuple[float, float] | None = None) -> SlideRecord:
+    """A slide's record, from its file.
+
+    Raises
+    ------
+    SlideError
+        If it cannot be read.
+    """
+    with open_slide(path) as own:
+        size, channels, found = (own.shape[0], own.shape[1]), own.shape[2], own.mpp
+    given = mpp is not None and mpp != found
+    return SlideRecord(
+        path, size, channels, mpp or found, mpp_given=given, identity=path_identity(path) if path.is_file() else None
+    )
+
+
+def remember(state: State) -> None:
+    """Write the state into its project, if it has one; `OutputError` if the disk refuses."""
+    project = state.project
+    if project is None:
+        return
+
+    def place(path: Path | None) -> Place | None:
+        return None if path is None else project.place(path)
+
+    slides = tuple(
+        SlideNote(
+            path=project.place(record.path),
+            mpp=record.job_mpp,
+            identity=record.identity,
+            role=record.role,
+            annotation=place(record.annotation),
+            labels=place(record.labels),
+            corrections=record.corrections,
+        )
+        for record in state.slides
+    )
+    note = ProjectNote(
+        classes=state.classes,
+        slides=slides,
+        folders=tuple(state.folders),
+        model=state.model if state.model_chosen else None,
+        model_path=place(state.model_path),
+        train=_differences(state.train_options),
+        predict=_differences(state.predict_options),
+    )
+    if note != project.note:
+        project.save(note)
+
+
+def recall(state: State, project: Project) -> list[str]:
+    """Take in what a project knows.
+
+    Returns
+    -------
+    list of str
+        One sentence for each slide that is not where it was, or that cannot be read.
+    """
+    note, problems = project.note, []
+    state.project = project
+    for slide in note.slides:
+        path = project.find(slide.path)
+        try:
+            record = state.slide_at(path) or record_of(path, slide.mpp)
+        except MsunetError as error:
+            problems.append(
+                f"{path.name} is not where it was ({path.parent}): open it from where it is now and its annotation "
+                "comes with it."
+                if not path.exists()
+                else str(error)
+            )
+            continue
+        adopt(state, record, slide)
+        if state.slide_at(path) is None:
+            state.slides.append(record)
+    if note.classes:
+        state.classes = note.classes
+    state.folders = list(note.folders)
+    if note.model is not None:
+        state.set_model(note.model)
+    state.model_path = None if note.model_path is None else project.find(note.model_path)
+    for name, kind in (("train", TrainOptions), ("predict", PredictOptions)):
+        try:
+            setattr(state, f"{name}_options", kind.model_validate(getattr(note, name)))
+        except ValidationError:
+            problems.append(f"The options in {project.folder} to {name} cannot be used; the usual ones are taken.")
+    if state.active is None and state.slides:
+        state.activate(state.slides[0])
+    for what in ("project", "slides", "classes", "model", "train", "predict", "results"):
+        state.emit(what)
+    return problems
+
+
+def adopt(state: State, record: SlideRecord, slide: SlideNote) -> None:
+    """Give a slide what the project keeps about it."""
+    project = state.project
+    if project is None:
+        return
+    record.role, record.corrections = slide.role, slide.corrections
+    if slide.mpp is not None:
+        record.mpp, record.mpp_given = slide.mpp, True
+    record.annotation = _existing(project, slide.annotation) or record.annotation
+    record.labels = _existing(project, slide.labels) or record.labels
+    if record.labels is not None:
+        state.predicted.add(record.labels)
+
+
+def moved(project: Project, record: SlideRecord) -> SlideNote | None:
+    """What a project keeps about a slide: at its place, or one that has its content and has gone from its place."""
+    for slide in project.note.slides:
+        if project.find(slide.path) == record.path:
+            return slide
+    for slide in project.note.slides:
+        if record.identity is not None and slide.identity == record.identity and not project.find(slide.path).exists():
+            return slide
+    return None
+
+
+def _existing(project: Project, place: Place | None) -> Path | None:
+    path = None if place is None else project.find(place)
+    return path if path is not None and path.exists() else None
+
+
+def _differences(options: BaseModel) -> dict[str, Any]:
+    return options.model_dump(mode="json", exclude_defaults=True)

@@ -1,0 +1,393 @@
+"""The first step: which slides, how large their pixels are, and where the project is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image, Layer
+from napari.utils.notifications import show_info, show_warning
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QHBoxLayout,
+    QLabel,
+    QListWidget,
+    QListWidgetItem,
+    QPushButton,
+    QSizePolicy,
+)
+from superqt import QElidingLabel
+
+from napari_msunet.errors import MsunetError
+from napari_msunet.project import FILE, Project
+from napari_msunet.widgets.dock.fields import NumberField
+from napari_msunet.widgets.dock.layers import Layers
+from napari_msunet.widgets.dock.memory import adopt, moved, recall, record_of, remember
+from napari_msunet.widgets.dock.python_lines import call, lines
+from napari_msunet.widgets.dock.state import SlideRecord
+from napari_msunet.widgets.dock.steps.step import Step
+from napari_msunet.widgets.dock.telling import told
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+
+FILES = (
+    "Slides and images (*.svs *.ndpi *.mrxs *.scn *.bif *.vms *.vmu *.tif *.tiff *.qptiff *.png *.jpg *.jpeg);;"
+    "OME-Zarr (zarr.json .zattrs);;All files (*)"
+)
+ROWS = 4
+
+
+class SlideStep(Step):
+    """Slides, µm per pixel, project folder."""
+
+    name = "slide"
+    title = "Slide"
+    purpose = "Which slides to work on, the size of their pixels, and where results are kept."
+
+    def __init__(self, dock: MultiScaleUNet) -> None:
+        super().__init__(dock)
+        self.layers: Layers = dock.layers
+        self._waiting: set[Layer] = set()
+        self.body.addLayout(self._buttons())
+        self.list = QListWidget()
+        self.list.setToolTip(
+            "The slides of this project. The one that is chosen is annotated, predicted and exported; every image "
+            "layer of the viewer is a slide too."
+        )
+        self.list.setAccessibleName("Slides")
+        self.list.currentItemChanged.connect(self._chosen)
+        self.body.addWidget(self.list)
+        self.body.addLayout(self._mpp_row())
+        self.mpp_note = self.note()
+        self.body.addWidget(self.mpp_note)
+        self.body.addLayout(self._project_row())
+        self.viewer.layers.events.inserted.connect(self._inserted)
+        self.viewer.layers.events.removed.connect(self._removed)
+        for layer in list(self.viewer.layers):
+            self._take(layer)
+
+    # --------------------------------------------------------------------------------------------------------- layout
+
+    def _buttons(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        self.choose = QPushButton("Open slide…")
+        self.choose.setObjectName("primary")
+        self.choose.setToolTip(
+            "Whole-slide files (SVS, NDPI, MRXS, SCN, BIF), TIFF and OME-TIFF, OME-Zarr, PNG and JPEG. "
+            "Several files at once work too, and so does dropping them onto the window."
+        )
+        self.choose.clicked.connect(self._choose)
+        self.forget = QPushButton("Remove")
+        self.forget.setToolTip("Takes the chosen slide out of this list and out of the viewer. Its files stay.")
+        self.forget.clicked.connect(self._forget)
+        row.addWidget(self.choose, 1)
+        row.addWidget(self.forget)
+        return row
+
+    def _mpp_row(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        self.mpp = NumberField(0, 1000, 0.05, 4, "µm")
+        self.mpp.setSpecialValueText("unknown")
+        self.mpp.setToolTip(
+            "Size of a pixel of the slide, in µm. It comes from the file; give it where the file has none or a wrong "
+            "one: everything that is measured depends on it."
+        )
+        self.mpp.setAccessibleName("Pixel size in µm")
+        self.mpp.valueChanged.connect(self._mpp_edited)
+        label = QLabel("Pixel size")
+        label.setBuddy(self.mpp)
+        row.addWidget(label)
+        row.addWidget(self.mpp, 1)
+        return row
+
+    def _project_row(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        self.folder = QElidingLabel()
+        self.folder.setElideMode(Qt.TextElideMode.ElideMiddle)
+        self.folder.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.change = QPushButton("Change…")
+        self.change.setToolTip(
+            "Chooses another folder for annotations, models and predictions, or opens the project of another day. "
+            "It is made when the first annotation or model is. The folder can be moved as a whole."
+        )
+        self.change.clicked.connect(self._change_project)
+        row.addWidget(QLabel("Project"))
+        row.addWidget(self.folder, 1)
+        row.addWidget(self.change)
+        return row
+
+    # --------------------------------------------------------------------------------------- what buttons and keys do
+
+    def open_slide(self, path: str | Path, mpp: float | tuple[float, float] | None = None) -> Image:
+        """Open a slide and make it the active one.
+
+        Parameters
+        ----------
+        path : path
+        mpp : float or (y, x), optional
+            µm per level-0 pixel, where the file does not say it.
+
+        Returns
+        -------
+        Image
+            Its layer, the one that was there if it is open already.
+
+        Raises
+        ------
+        SlideError
+            If it cannot be read.
+        """
+        from napari_msunet.widgets.slide_layers import add_slide, set_mpp
+
+        where = Path(path).absolute()
+        record = self.state.slide_at(where)
+        layer = None if record is None else self.layers.slide(record)
+        if layer is None:
+            layer = add_slide(self.viewer, where, mpp)
+            self._take(layer)
+        elif mpp is not None:
+            set_mpp(self.viewer, layer, mpp)
+        record = self.layers.record(layer)
+        if record is not None:
+            if mpp is not None:
+                record.mpp, record.mpp_given = _pair(mpp), True
+            self.state.activate(record)
+        return layer
+
+    def open_project(self, folder: str | Path) -> None:
+        """Open a project with its slides and annotations, or make one there; `MsunetError` where that cannot be."""
+        project = Project.create(folder)
+        for problem in recall(self.state, project):
+            show_warning(problem)
+        for record in self.state.slides:
+            if self.layers.slide(record) is None:
+                self._show(record)
+        remember(self.state)
+
+    @told
+    def _choose(self, *_: Any) -> None:
+        paths, _kind = QFileDialog.getOpenFileNames(self, "Open slides", self._start(), FILES)
+        for path in paths:
+            where = Path(path)
+            # a zarr is a folder: one of its files stands for it
+            self.open_slide(where.parent if where.name in ("zarr.json", ".zattrs") else where)
+
+    @told
+    def _change_project(self, *_: Any) -> None:
+        chosen, _kind = QFileDialog.getSaveFileName(
+            self,
+            "Project folder: a new one, or one that is there",
+            str(self.state.project_folder()),
+            "Projects (*.msunet)",
+            options=QFileDialog.Option.DontConfirmOverwrite,
+        )
+        if chosen:
+            self.open_project(chosen if chosen.endswith(".msunet") else f"{chosen}.msunet")
+
+    @told
+    def _forget(self, *_: Any) -> None:
+        item = self.list.currentItem()
+        if item is None:
+            return
+        thing = item.data(Qt.ItemDataRole.UserRole)
+        found = self.layers.all_of(thing) if isinstance(thing, SlideRecord) else [thing]
+        if isinstance(thing, SlideRecord):
+            self.state.remove_slide(thing)
+        for layer in found:
+            if layer in self.viewer.layers:
+                self.viewer.layers.remove(layer)
+
+    @told
+    def _mpp_edited(self, value: float) -> None:
+        record = self.state.active
+        if record is None or value <= 0 or (record.mpp is not None and abs(record.mpp[0] - value) < 5e-5):
+            return
+        self.set_mpp(value)
+
+    def set_mpp(self, mpp: float | tuple[float, float]) -> None:
+        """Say how many µm a pixel of the active slide has; `SlideError` if that is not above zero."""
+        from napari_msunet.widgets.slide_layers import set_mpp
+
+        record = self.state.active
+        if record is None:
+            raise MsunetError("Open a slide first: the pixel size belongs to one.")
+        for layer in self.layers.all_of(record):
+            if isinstance(layer, Image):
+                set_mpp(self.viewer, layer, mpp)
+                break
+        record.mpp, record.mpp_given = _pair(mpp), True
+        self.state.activate(record)
+
+    def _chosen(self, item: QListWidgetItem | None, _before: Any = None) -> None:
+        thing = None if item is None else item.data(Qt.ItemDataRole.UserRole)
+        if isinstance(thing, SlideRecord):
+            self.state.activate(thing)
+            if self.layers.slide(thing) is None:
+                self._show(thing)
+        elif isinstance(thing, Image):
+            self._write(thing)
+
+    def _start(self) -> str:
+        return str(self.state.slides[-1].path.parent) if self.state.slides else str(Path.home())
+
+    # ---------------------------------------------------------------------------------------- layers come, layers go
+
+    def _inserted(self, event: Any) -> None:
+        self._take(event.value)
+
+    @told
+    def _take(self, layer: Layer) -> None:
+        """Make an image layer a slide of the dock: it has a file, or can get one."""
+        from napari_msunet.widgets.layer_slides import is_slide, slide_of
+
+        if not is_slide(layer):
+            return
+        slide = slide_of(layer)
+        if slide is None:
+            return
+        if slide.path is None:
+            self._waiting.add(layer)
+            self.state.emit("slides")
+            return
+        self._waiting.discard(layer)
+        record = self.state.slide_at(slide.path)
+        if record is None:
+            record = record_of(Path(slide.path), slide.mpp)
+            self._known_before(record)
+        self.state.add_slide(record)
+
+    def _known_before(self, record: SlideRecord) -> None:
+        """Give a slide what its project keeps about it; the project beside the first slide opens by itself."""
+        folder = self.state.project_folder() if self.state.slides or self.state.project else None
+        if self.state.project is None:
+            from napari_msunet.project import default_folder
+
+            folder = folder or default_folder(record.path)
+            if not (folder / FILE).is_file():
+                return
+            project = Project.open(folder)
+            if moved(project, record) is None:
+                return
+            self.state.slides.append(record)
+            for problem in recall(self.state, project):
+                show_warning(problem)
+            show_info(f"The project {project.folder.name} goes on.")
+        note = moved(self.state.project, record) if self.state.project else None
+        if note is not None:
+            adopt(self.state, record, note)
+
+    def _removed(self, event: Any) -> None:
+        self._waiting.discard(event.value)
+        self.state.emit("slides")
+
+    def _show(self, record: SlideRecord) -> None:
+        from napari_msunet.widgets.slide_layers import add_slide
+
+        try:
+            add_slide(self.viewer, record.path, record.job_mpp)
+        except MsunetError as error:
+            show_warning(str(error))
+
+    @told
+    def _write(self, layer: Image) -> None:
+        """Write a layer without a file as a pyramid into the project; then it is a slide like any other."""
+        from napari_msunet.widgets.slide_files import as_slide_file
+
+        project = self.state.make_project()
+        worker = as_slide_file(layer, project.folder / "slides")
+        self._waiting.discard(layer)
+        show_info(f'"{layer.name}" has no file yet: it is written into the project {project.name}.')
+        worker.returned.connect(lambda path: path is not None and not self.dock.closed and self._take(layer))
+
+    # ----------------------------------------------------------------------------------------------------- what shows
+
+    def summary(self) -> str:
+        """The active slide's name."""
+        return self.state.active.path.name if self.state.active else ""
+
+    def refresh(self) -> None:
+        """Show the slides as they are now."""
+        self._fill_list()
+        record = self.state.active
+        self.forget.setEnabled(self.list.currentItem() is not None)
+        self.mpp.setEnabled(record is not None)
+        self.mpp.blockSignals(True)
+        self.mpp.setValue(record.mpp[0] if record and record.mpp else 0)
+        self.mpp.blockSignals(False)
+        self.mpp_note.setText(_mpp_words(record))
+        self.mpp_note.setVisible(record is not None)
+        folder = self.state.project_folder()
+        self.folder.setText(folder.name)
+        exists = "" if self.state.project else " (made when it is needed)"
+        self.folder.setToolTip(f"{folder}{exists}")
+
+    def _fill_list(self) -> None:
+        wanted: list[tuple[Any, str, str]] = [(r, *_row(r)) for r in self.state.slides]
+        waiting = [layer for layer in self.viewer.layers if layer in self._waiting]
+        wanted += [(w, f"{w.name} (layer without a file)", "Choose it to write it as a slide file.") for w in waiting]
+        shown = [
+            (self.list.item(n).data(Qt.ItemDataRole.UserRole), self.list.item(n).text())
+            for n in range(self.list.count())
+        ]
+        self.list.blockSignals(True)
+        if shown != [(thing, text) for thing, text, _ in wanted]:
+            self.list.clear()
+            for thing, text, tip in wanted:
+                item = QListWidgetItem(text)
+                item.setData(Qt.ItemDataRole.UserRole, thing)
+                item.setToolTip(tip)
+                self.list.addItem(item)
+        row = next((n for n, (thing, _, _) in enumerate(wanted) if thing is self.state.active), -1)
+        self.list.setCurrentRow(row)
+        self.list.blockSignals(False)
+        self.list.setVisible(bool(wanted))
+        self.list.setFixedHeight(8 + 24 * min(max(len(wanted), 1), ROWS))
+
+    def as_python(self) -> str:
+        """Opens each slide."""
+        slides = self.state.slides
+        if not slides:
+            return lines('slide = ms.open_slide("slide.svs")  # the path of a slide')
+        made = [_opening(record) for record in slides]
+        if len(made) == 1:
+            return lines(f"slide = {made[0]}", "print(slide)")
+        inner = "".join(f"    {one},\n" for one in made)
+        return lines(f"slides = [\n{inner}]", "print(*slides, sep='\\n')".replace("'", '"'))
+
+    def closing(self) -> None:
+        """Let go of the viewer's events."""
+        self.viewer.layers.events.inserted.disconnect(self._inserted)
+        self.viewer.layers.events.removed.disconnect(self._removed)
+
+
+def _opening(record: SlideRecord) -> str:
+    options = {} if record.job_mpp is None else {"mpp": record.job_mpp}
+    from napari_msunet.widgets.dock.python_lines import literal
+
+    return call("ms.open_slide", options, positional=(literal(record.path),))
+
+
+def _pair(mpp: float | tuple[float, float]) -> tuple[float, float]:
+    return (float(mpp[0]), float(mpp[1])) if isinstance(mpp, tuple) else (float(mpp), float(mpp))
+
+
+def _row(record: SlideRecord) -> tuple[str, str]:
+    size = "? µm/px" if record.mpp is None else f"{record.mpp[0]:.3g} µm/px"
+    gone = "" if record.path.exists() else "  (gone)"
+    text = f"{record.path.name}   {record.shape[1]} × {record.shape[0]}   {size}{gone}"
+    return text, str(record.path)
+
+
+def _mpp_words(record: SlideRecord | None) -> str:
+    if record is None:
+        return ""
+    if record.mpp is None:
+        return (
+            "The file does not say how large a pixel is. Give it in µm: about 0.25 for a scan at 40×, 0.5 at 20×, "
+            "1 at 10×; the scanner's report has it exactly."
+        )
+    if record.mpp_given:
+        return "As given here; it is kept in the project."
+    return "From the file."
