@@ -103,7 +103,7 @@ def test_validation_windows_cover_all_truth_once(height, width, size, seed):
     truth = np.where(rng.random((height, width)) < 0.02, 1, IGNORED).astype(np.uint8)
     item = array_item(truth)
     spots = validation_spots([item], size, 4, 1000)
-    assert {s.core for s in spots} == set(known_cells(item, size))
+    assert {s.core for s in spots} == set(known_cells(item, size, 4))
     counts = np.zeros(truth.shape, int)
     for spot in spots:
         assert (spot.window.y % 4, spot.window.x % 4, *spot.window.shape) == (0, 0, size, size)

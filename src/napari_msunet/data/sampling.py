@@ -101,32 +101,39 @@ def _looks(item: Item, dense: bool, size: int) -> int:
     return max(1, len(known_cells(item, size)))
 
 
-def known_cells(item: Item, size: int, classes: bool = False) -> list[Window]:
-    """The squares of the image's target grid that hold some truth, row by row, cut off at the image's edge; with
-    `classes` those that hold a class."""
+def known_cells(item: Item, size: int, step: int = 1, classes: bool = False) -> list[Window]:
+    """Rectangles that tile the image's target grid and hold some truth, row by row; with `classes` a class.
+
+    They are about equally large, at most `size` a side, with corners on multiples of `step`.
+    """
     values, grid = item.truth.overview()
     table = ((values != IGNORED) & (values > 0 if classes else True)).astype(np.int64)
-    for axis, length in enumerate(item.grid.shape):
+    edges = [_edges(length, size, step) for length in item.grid.shape]
+    for axis in (0, 1):
         middle = (np.arange(values.shape[axis]) + 0.5) * grid.pixel[axis] / item.grid.pixel[axis]
-        squares = np.arange(ceil(length / size))
         # The last overview pixel may have its middle beyond the image.
-        square = np.minimum(middle // size, squares[-1])
-        starts, ends = np.searchsorted(square, squares), np.searchsorted(square, squares, side="right")
+        bounds = np.searchsorted(middle, [*edges[axis][:-1], np.inf])
         sums = np.concatenate([np.zeros_like(table.take([0], axis)), table.cumsum(axis)], axis)
-        table = sums.take(ends, axis) - sums.take(starts, axis)
-    cells = [Window(int(y) * size, int(x) * size, size, size) for y, x in np.argwhere(table > 0)]
-    return [cell.intersection(item.grid.whole) for cell in cells]
+        table = np.diff(sums.take(bounds, axis), axis=axis)
+    rows, columns = edges
+    return [Window.between((rows[y], columns[x]), (rows[y + 1], columns[x + 1])) for y, x in np.argwhere(table > 0)]
+
+
+def _edges(length: int, size: int, step: int) -> list[int]:
+    """Where a length is cut into about equal parts of at most `size`, on multiples of `step`."""
+    count = ceil(length / size)
+    if count > 1 and length % (count * step):
+        count = ceil(length / max(1, size - step))  # room for moving the cuts to multiples
+    return [*(round(i * length / count / step) * step for i in range(count)), length]
 
 
 def _around(cell: Window, shape: tuple[int, int], size: int, step: int) -> Window:
-    """The window that a cell is predicted in: moved into the image where it would stick out, for what lies outside is
-    nothing to learn from; an image smaller than the window is in its middle."""
+    """The window that a cell is predicted in: around its middle but inside the image, for what lies outside is nothing
+    to be judged by; an image smaller than the window is in its middle."""
     corner = []
-    for start, length in zip((cell.y, cell.x), shape, strict=True):
-        if length < size:
-            corner.append(-((size - length) // 2 // step * step))
-        else:
-            corner.append(min(start, -(-(length - size) // step) * step))
+    for start, part, length in zip((cell.y, cell.x), cell.shape, shape, strict=True):
+        around = start - (size - part) // 2 // step * step
+        corner.append(around if length < size else min(max(around, 0), -(-(length - size) // step) * step))
     return Window(corner[0], corner[1], size, size)
 
 
@@ -139,8 +146,8 @@ def validation_spots(items: Sequence[Item], size: int, step: int, most: int) -> 
     labelled: list[Spot] = []
     others: list[Spot] = []
     for item in items:
-        holding = set(known_cells(item, size, classes=True))
-        for cell in known_cells(item, size):
+        holding = set(known_cells(item, size, step, classes=True))
+        for cell in known_cells(item, size, step):
             spot = Spot(item, _around(cell, item.grid.shape, size, step), cell)
             (labelled if cell in holding else others).append(spot)
         item.forget_mask()
