@@ -35,11 +35,11 @@ def read(path: str | Sequence[str]) -> list[Any]:
     MsunetError
         If a file cannot be read; the message is one sentence.
     """
-    from napari_msunet.widgets.slide_layers import labels_layer, slide_layers
+    from napari_msunet.widgets.slide_layers import slide_layers
 
     layers: list[Any] = []
     for one in _paths(path):
-        layers += [labels_layer(one)] if is_label_store(one) else slide_layers(one)
+        layers += [_labels(one)] if is_label_store(one) else slide_layers(one)
     return layers
 
 
@@ -61,6 +61,13 @@ def chosen(path: str | Path) -> Path:
     """What was meant by a file chosen in a dialog: the folder of an OME-Zarr, whose metadata file was picked."""
     where = Path(path)
     return where.parent if where.name in ("zarr.json", ".zattrs", ".zgroup") else where
+
+
+def _labels(path: Path) -> Any:
+    """An editable layer: napari takes whole layers from readers as well as tuples, which could not be of our class."""
+    from napari_msunet.widgets.pyramid_labels import PyramidLabels
+
+    return PyramidLabels(path)
 
 
 def _paths(path: str | Sequence[str]) -> list[Path]:

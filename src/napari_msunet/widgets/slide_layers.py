@@ -8,15 +8,12 @@ from typing import Any
 import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Layer
-from napari.utils.notifications import show_warning
 
-from napari_msunet.errors import StoreLockedError
-from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.slide import Slide, open_slide
 from napari_msunet.slide.slide import checked_mpp
 from napari_msunet.widgets.layer_slides import KEY, is_slide, open_slide_of, slide_of, slide_path
 from napari_msunet.widgets.overviews import fill
-from napari_msunet.widgets.placement import MICROMETER, over, placed, visible_region
+from napari_msunet.widgets.placement import MICROMETER, placed, visible_region
 from napari_msunet.widgets.slide_files import as_slide_file
 from napari_msunet.widgets.slide_levels import LAZY_FACTOR, OVERVIEW_SIDE, OpenSlide, Overview, SlideLevel
 
@@ -25,7 +22,6 @@ __all__ = [
     "add_slide",
     "as_slide_file",
     "is_slide",
-    "labels_layer",
     "set_mpp",
     "slide_layer_data",
     "slide_layers",
@@ -204,46 +200,7 @@ def _limits(levels: list[SlideLevel]) -> tuple[float, float]:
 
 
 def add_labels(viewer: ViewerModel, path: str | Path, slide_layer: Layer | None = None) -> Any:
-    """Show a label store in a viewer, editable; read-only, saying who holds it, where another process writes into it.
+    """Show a label store over its slide, editable; see `pyramid_labels.add_labels`."""
+    from napari_msunet.widgets.pyramid_labels import add_labels as add
 
-    Parameters
-    ----------
-    viewer : napari.Viewer
-    path : path
-        A label store.
-    slide_layer : Layer, optional
-        The slide it belongs to: the labels lie exactly over it, also where that was moved or given another scale.
-
-    Returns
-    -------
-    PyramidLabels
-
-    Raises
-    ------
-    StoreError
-        If it is no label store, or damaged.
-    """
-    layer = labels_layer(path, slide_layer)
-    viewer.add_layer(layer)
-    return layer
-
-
-def labels_layer(path: str | Path, slide_layer: Layer | None = None) -> Any:
-    """As `add_labels`, without a viewer."""
-    from napari_msunet.widgets.pyramid_labels import PyramidLabels
-
-    store = open_labels(path)
-    read_only = _held_elsewhere(store)
-    slide_mpp = None if store.mpp is None else tuple(m / p for m, p in zip(store.mpp, store.pixel, strict=True))
-    place = placed(slide_mpp, store.pixel) if slide_layer is None else over(slide_layer, store.pixel)
-    return PyramidLabels(store, name=_plain_name(store.path), read_only=read_only, **place)
-
-
-def _held_elsewhere(store: LabelStore) -> bool:
-    """Take the store for writing; where another process has it, say so."""
-    try:
-        store._begin()
-    except StoreLockedError as error:
-        show_warning(f"{error} Here it is shown read-only.")
-        return True
-    return False
+    return add(viewer, path, slide_layer)

@@ -1,0 +1,214 @@
+"""What the machine sees, as layers: the prediction of each scale, the fusion's, and the weights it gives to scales."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import zarr
+from napari.layers import Image, Layer
+
+from napari_msunet.errors import OutputError, StoreError
+from napari_msunet.geometry import Region, Window
+from napari_msunet.labels.runs import Run
+from napari_msunet.widgets.layer_slides import KEY
+from napari_msunet.widgets.placement import over, placed
+
+FUSED, WEIGHTS = "fused", "weights"
+IN_MEMORY = 4_000_000
+"""Pixels of a map that is read at once; larger ones stay on disk."""
+RUN_LIMIT = 16_000_000
+"""Pixels of a run that are shown at once: a run has no coarser levels of its probabilities."""
+OVERVIEW_SIDE = 2048
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The maps that a `PreviewJob` left in a folder.
+
+    Attributes
+    ----------
+    maps : dict
+        Name ("fused", "scale 1/2", "weights") to a lazy array `(c, h, w)`.
+    classes, outputs : tuple of str
+    pixel : (y, x)
+        Size of a map's pixel in level-0 pixels of the slide.
+    corner : (y, x)
+        Where the maps begin, in level-0 pixels of the slide.
+    mpp : float
+    """
+
+    folder: Path
+    maps: dict[str, Any]
+    classes: tuple[str, ...]
+    outputs: tuple[str, ...]
+    pixel: tuple[float, float]
+    corner: tuple[float, float]
+    mpp: float
+
+
+def open_preview(folder: str | Path) -> Preview:
+    """The maps in a folder of a `PreviewJob`.
+
+    Raises
+    ------
+    OutputError
+        If there are none.
+    """
+    where = Path(folder)
+    try:
+        group = zarr.open_group(where, mode="r")
+        about: dict[str, Any] = dict(group.attrs)
+        maps = {str(array.attrs.get("name", name)): array for name, array in group.arrays()}
+        pixel = float(about["pixel"][0]), float(about["pixel"][1])
+        window = Window(*(int(n) for n in about["window"]))
+        classes, outputs = tuple(about["classes"]), tuple(about["outputs"])
+        mpp = float(about["mpp"])
+    except Exception as error:  # zarr raises of all kinds
+        raise OutputError(f"{where} holds no maps of a preview; run the preview again.") from error
+    corner = window.y * pixel[0], window.x * pixel[1]
+    return Preview(where, maps, classes, outputs, pixel, corner, mpp)
+
+
+def add_preview(viewer: Any, folder: str | Path, slide_layer: Layer | None = None) -> list[Image]:
+    """Show all maps of a preview over the slide: of each scale, of the fusion, and the fusion's weights.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    folder : path
+        What a `PreviewJob` wrote; each preview needs a folder of its own as long as its layers are open.
+    slide_layer : Layer, optional
+        The slide's layer: the maps lie exactly over it. None: by µm.
+
+    Returns
+    -------
+    list of Image
+        One per map and class, each on its own; at first only the fusion's first class is visible.
+    """
+    preview = open_preview(folder)
+    names = [name for name in (*reversed(preview.outputs), WEIGHTS) if name in preview.maps and name != FUSED]
+    layers: list[Image] = []
+    for name in (*names, *([FUSED] if FUSED in preview.maps else [])):
+        layers += add_map(viewer, preview, name, slide_layer)
+    for layer in layers:
+        layer.visible = layer.metadata[KEY]["map"] == FUSED and layer.metadata[KEY]["of"] == preview.classes[0]
+    return layers
+
+
+def add_map(
+    viewer: Any,
+    source: Preview | Run | str | Path,
+    what: str,
+    slide_layer: Layer | None = None,
+    region: Region | None = None,
+) -> list[Image]:
+    """Show one map over the slide.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    source : Preview, Run or path
+        A preview (or its folder), or a run that kept probabilities.
+    what : str
+        "fused", "scale 1/2", ... (a layer per class) or "weights" (a layer per scale). A run has "fused" only.
+    slide_layer : Layer, optional
+        The slide's layer. None: placed by µm.
+    region : Region, optional
+        Of a run: the part to show, in level-0 pixels of the slide; None: all of it.
+
+    Returns
+    -------
+    list of Image
+        The new layers, probabilities in magma and weights in viridis, both from 0 to 1.
+
+    Raises
+    ------
+    OutputError, StoreError
+        If there is no such map.
+    """
+    if isinstance(source, Run):
+        return _add_run(viewer, source, what, slide_layer, region)
+    preview = source if isinstance(source, Preview) else open_preview(source)
+    if what not in preview.maps:
+        raise OutputError(
+            f'The preview {preview.folder} has no map "{what}"; it has {", ".join(sorted(preview.maps))}.'
+        )
+    slide_mpp = (preview.mpp / preview.pixel[0], preview.mpp / preview.pixel[1])
+    place = _place(slide_layer, slide_mpp, preview.pixel, preview.corner)
+    parts = _parts(what, preview.classes, preview.outputs)
+    array = preview.maps[what]
+    about = {"map": what, "preview": str(preview.folder)}
+    return [_add(viewer, _levels(array, number), what, part, place, about) for number, part in parts]
+
+
+def _add_run(viewer: Any, run: Run, what: str, slide_layer: Layer | None, region: Region | None) -> list[Image]:
+    if what != FUSED:
+        raise StoreError(f'A run keeps the fused probabilities only, not "{what}"; a preview shows each scale.')
+    grid_pixel = run.info.pixel
+    whole = Window(0, 0, *run.info.shape)
+    window = whole
+    if region is not None:
+        low = int(region.y // grid_pixel[0]), int(region.x // grid_pixel[1])
+        high = int(-(-region.stop[0] // grid_pixel[0])), int(-(-region.stop[1] // grid_pixel[1]))
+        window = Window.between(low, high).intersection(whole)
+    if window.height * window.width > RUN_LIMIT:
+        raise StoreError(
+            f"The probabilities of {window.height} x {window.width} pixels are too many to show at once; zoom in and "
+            "show what is in view."
+        )
+    mpp = run.info.mpp
+    slide_mpp = None if mpp is None else (mpp[0] / grid_pixel[0], mpp[1] / grid_pixel[1])
+    corner = window.y * grid_pixel[0], window.x * grid_pixel[1]
+    place = _place(slide_layer, slide_mpp, grid_pixel, corner)
+    values = np.asarray(run.probabilities[window.slices()], np.float32)
+    about = {"map": FUSED, "run": run.key}
+    parts = enumerate(run.classes, 1)
+    return [_add(viewer, [np.ascontiguousarray(values[..., n])], FUSED, c, place, about) for n, c in parts]
+
+
+def _parts(what: str, classes: Sequence[str], outputs: Sequence[str]) -> list[tuple[int, str]]:
+    """Which planes of a map are shown, and of what they are: background is the rest of the classes."""
+    if what == WEIGHTS:
+        return list(enumerate(outputs[1:]))
+    return list(enumerate(classes, 1))
+
+
+def _place(slide_layer: Layer | None, slide_mpp: Any, pixel: Any, corner: Any) -> dict[str, Any]:
+    return placed(slide_mpp, pixel, corner) if slide_layer is None else over(slide_layer, pixel, corner)
+
+
+def _levels(array: Any, plane: int) -> list[Any]:
+    """One plane of a map: in memory where it is small, else lazy with coarser levels."""
+    _, height, width = array.shape
+    if height * width <= IN_MEMORY:
+        return [np.asarray(array[plane], np.float32)]
+    full = da.from_zarr(array)[plane].astype(np.float32)
+    levels = [full]
+    while max(levels[-1].shape) > OVERVIEW_SIDE:
+        levels.append(da.coarsen(np.mean, levels[-1], {0: 2, 1: 2}, trim_excess=True))
+    return levels
+
+
+def _add(
+    viewer: Any, levels: list[npt.NDArray[Any]], what: str, part: str, place: dict[str, Any], about: dict[str, str]
+) -> Image:
+    weight = what == WEIGHTS
+    layer = Image(
+        levels[0] if len(levels) == 1 else levels,
+        multiscale=len(levels) > 1,
+        name=f"weight of {part}" if weight else f"{part} ({what})",
+        colormap="viridis" if weight else "magma",
+        contrast_limits=(0.0, 1.0),
+        opacity=0.7,
+        rgb=False,
+        metadata={KEY: {**about, "of": part}},
+        **place,
+    )
+    viewer.add_layer(layer)
+    return layer
