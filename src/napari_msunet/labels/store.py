@@ -12,6 +12,7 @@ from typing import Any, Self
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
 from napari_msunet.errors import OutputError, StoreError, StoreLockedError
 from napari_msunet.geometry import Region, Window
@@ -21,7 +22,7 @@ from napari_msunet.labels.creation import create_store
 from napari_msunet.labels.files import output_errors
 from napari_msunet.labels.lock import WriterLock
 from napari_msunet.labels.merge import Table, value_table
-from napari_msunet.labels.metadata import Kind, StoreInfo, load_info, save_info
+from napari_msunet.labels.metadata import Kind, StoreInfo, explained, load_info, parse_colours, save_info
 from napari_msunet.labels.records import Kind as Record
 from napari_msunet.labels.runs import Run
 from napari_msunet.labels.session import Session, load_checkpoint, unfinished
@@ -193,6 +194,29 @@ class LabelStore(LabelView):
         with self._mutex:
             self._begin()
             self._save(self._info.changed(fully_annotated=(*self._info.fully_annotated, corners)))
+
+    def set_annotated(self, polygons: Iterable[npt.ArrayLike]) -> None:
+        """Mark these polygons as fully annotated, and no others; see `mark_annotated`."""
+        if self.kind != "annotation":
+            raise StoreError(f'{self.path} holds labels, all of which count; only kind="annotation" has such regions.')
+        corners = tuple(annotated.checked_polygon(polygon) for polygon in polygons)
+        with self._mutex:
+            self._begin()
+            self._save(self._info.changed(fully_annotated=corners))
+
+    def rename_classes(self, names: Sequence[str] | None = None, colours: Any = None) -> None:
+        """Give the classes that are there other names or colours (as for `create`); their pixels stay as they are."""
+        with self._mutex:
+            self._begin()
+            count = len(self._info.classes)
+            tints = self._info.colours if colours is None else parse_colours(colours, count)
+            try:
+                info = self._info.changed(classes=tuple(names or self._info.classes), colours=tints)
+            except ValidationError as error:
+                raise StoreError(explained(error, "These classes")) from error
+            if len(info.classes) != count:
+                raise StoreError(f"{self.path} has {count} classes; give as many names, not {len(info.classes)}.")
+            self._save(info)
 
     # ---------------------------------------------------------------------------------------------------------- runs
 

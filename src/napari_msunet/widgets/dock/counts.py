@@ -1,0 +1,97 @@
+"""How many pixels are annotated, kept up to date stroke by stroke without reading the whole store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_msunet.errors import StoreError
+from napari_msunet.geometry import Region, Window
+from napari_msunet.labels import LabelStore
+from napari_msunet.labels.checks import touched
+from napari_msunet.labels.chunks import CHUNK
+
+_ZERO = np.zeros(256, np.int64)
+
+
+class Counts:
+    """Pixels of each value of a store of classes, block by block; any thread may use it.
+
+    Parameters
+    ----------
+    store : LabelStore
+        Of classes (uint8).
+    """
+
+    def __init__(self, store: LabelStore) -> None:
+        self.store = store
+        self._blocks: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
+        self._mutex = threading.Lock()
+
+    def scan(self) -> dict[int, int]:
+        """Count the blocks that hold anything: those with a file."""
+        self.store.flush()
+        return self._count(self._on_disk())
+
+    def update(self, region: Region) -> dict[int, int]:
+        """Count again what a stroke touched (level-0 pixels of the store)."""
+        window = touched(region)
+        rows = range(max(0, window.y) // CHUNK, -(-min(window.stop[0], self.store.shape[0]) // CHUNK))
+        columns = range(max(0, window.x) // CHUNK, -(-min(window.stop[1], self.store.shape[1]) // CHUNK))
+        return self._count((row, column) for row in rows for column in columns)
+
+    def of(self) -> dict[int, int]:
+        """Pixels by value, without 0 and without values that do not occur."""
+        with self._mutex:
+            total = sum(self._blocks.values(), start=_ZERO)
+        return {int(value): int(total[value]) for value in np.flatnonzero(total) if value}
+
+    def windows(self, value: int) -> list[Window]:
+        """Where a value occurs: the blocks that hold it."""
+        with self._mutex:
+            found = sorted(key for key, counts in self._blocks.items() if counts[value])
+        return [self._window(*key) for key in found]
+
+    def _count(self, keys: Iterable[tuple[int, int]]) -> dict[int, int]:
+        for key in keys:
+            values = self.store.read(self._window(*key))
+            counts = np.bincount(values.ravel(), minlength=256).astype(np.int64)
+            with self._mutex:
+                if counts[1:].any():
+                    self._blocks[key] = counts
+                else:
+                    self._blocks.pop(key, None)
+        return self.of()
+
+    def _window(self, row: int, column: int) -> Window:
+        whole = Window(0, 0, *self.store.shape)
+        return Window(row * CHUNK, column * CHUNK, CHUNK, CHUNK).intersection(whole)
+
+    def _on_disk(self) -> list[tuple[int, int]]:
+        folder = self.store.path / "0" / "c"
+        try:
+            return sorted(
+                (int(row.name), int(column.name))
+                for row in folder.iterdir()
+                if row.name.isdigit()
+                for column in row.iterdir()
+                if column.name.isdigit()
+            )
+        except FileNotFoundError:
+            if not self.store.path.exists():
+                raise StoreError(f"{self.store.path} is gone; put it back, or start another annotation.") from None
+            return []
+
+
+def erase(store: LabelStore, counts: Counts, value: int) -> list[Region]:
+    """Take a value out of an annotation, one block after the other; the regions that changed. Each can be undone."""
+    changed = []
+    for window in counts.windows(value):
+        mask = store.read(window) == value
+        if mask.any():
+            store.write(window, 0, mask)
+            changed.append(Region(window.y, window.x, window.height, window.width))
+    return changed
