@@ -170,7 +170,7 @@ def paint_strokes(labels: LabelStore) -> list[Stroke]:
     """Paint four discs that contradict the machine, undo the last, and give the three that stand."""
     height, width = labels.shape
     disc = np.hypot(*np.mgrid[-60:61, -60:61]) <= 60
-    places = ((0.25, 0.42, 1), (0.93, 0.23, 0), (0.75, 0.35, 1), (0.3, 0.75, 1))
+    places = ((0.25, 0.42, 1), (0.93, 0.27, 0), (0.75, 0.35, 1), (0.3, 0.75, 1))
     strokes = []
     for y, x, value in places:
         region = Region(int(y * height) - 60, int(x * width) - 60, 121, 121)
