@@ -11,7 +11,7 @@ from napari.layers import Image, Layer
 from napari.qt.threading import WorkerBase, WorkerBaseSignals
 from napari.utils.notifications import show_error
 from napari.utils.progress import progress
-from qtpy.QtCore import Signal
+from qtpy.QtCore import QTimer, Signal
 
 from napari_msunet.errors import MsunetError, SlideError
 from napari_msunet.slide import build_pyramid, slide_from_array
@@ -68,8 +68,8 @@ def as_slide_file(layer: Layer, folder: str | Path) -> SlideFileWorker:
     Returns
     -------
     SlideFileWorker
-        Started already. Connect `returned` (the path) and `errored`; `quit()` cancels. For a layer that has a file
-        `returned` gives that one.
+        Starts at the next turn of the event loop. Connect `returned` (the path) and `errored`; `quit()` cancels. For a
+        layer that has a file `returned` gives that one.
 
     Raises
     ------
@@ -87,7 +87,8 @@ def as_slide_file(layer: Layer, folder: str | Path) -> SlideFileWorker:
         owner = weakref.ref(layer)
         worker.returned.connect(lambda path: _written(owner(), path))
         worker.errored.connect(_tell)
-    worker.start()
+    # not before the caller has connected: a quick answer would be lost
+    QTimer.singleShot(0, worker.start)
     return worker
 
 

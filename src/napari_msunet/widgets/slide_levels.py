@@ -39,6 +39,7 @@ class OpenSlide:
     def __init__(self, slide: Slide) -> None:
         self.slide = slide
         self.told = False
+        self._folder = slide.path is not None and slide.path.is_dir()
         self._failed_at = 0.0
         self._lock = threading.Lock()
 
@@ -51,12 +52,19 @@ class OpenSlide:
         """Pixels of a window; background where the file cannot be read, which is said once."""
         try:
             self._come_back()
-            return self.slide.read_window(grid, window)
+            pixels = self.slide.read_window(grid, window)
+            self._check_folder()
+            return pixels
         except (SlideError, OSError) as error:
             self._tell(error)
             pixels = np.empty((*window.shape, len(self.slide.channels)), self.slide.dtype)
             pixels[...] = self.slide.background
             return pixels
+
+    def _check_folder(self) -> None:
+        """A zarr reads what is not there as zeros: a folder that is gone must not be drawn as black."""
+        if self._folder and self.slide.path is not None and not self.slide.path.exists():
+            raise SlideError(f"{self.slide.path} is not there")
 
     def _come_back(self) -> None:
         """After a failure: fail again at once, or open the file anew where it is back."""
