@@ -28,18 +28,21 @@ class Curves(QWidget):
 
     Parameters
     ----------
-    outputs : sequence of str
-        "fused", then one for each scale.
-    history : History
-        Keeps the numbers.
     theme : str
         napari's theme, whose colours the plots take.
+
+    Attributes
+    ----------
+    outputs : tuple of str
+        "fused", then one for each scale.
+    history : History
+        The numbers.
     """
 
-    def __init__(self, outputs: Sequence[str], history: History, theme: str = "dark") -> None:
+    def __init__(self, theme: str = "dark") -> None:
         super().__init__()
-        self.outputs = tuple(outputs)
-        self.history = history
+        self.outputs: tuple[str, ...] = ()
+        self.history = History()
         self.plots: dict[str, pg.PlotWidget] = {}
         self.lines: dict[tuple[str, str, str], pg.PlotDataItem] = {}
         self.best: dict[str, pg.InfiniteLine] = {}
@@ -80,13 +83,24 @@ class Curves(QWidget):
         self.best[name] = pg.InfiniteLine(angle=90)
         self.best[name].hide()
         plot.addItem(self.best[name])
-        for index, output in reversed(list(enumerate(self.outputs))):  # the fused one last, on top
-            for split in ("train", "validation"):
-                line = pg.PlotDataItem(connect="finite", symbolSize=5)
-                line.setZValue(10 - index + (split == "validation"))
-                plot.addItem(line)
-                self.lines[name, split, output] = line
         return plot
+
+    def restart(self, outputs: Sequence[str], history: History) -> None:
+        """Show another training, with what is known of it so far."""
+        self.history = history
+        if tuple(outputs) != self.outputs:
+            for (name, _, _), line in self.lines.items():
+                self.plots[name].removeItem(line)
+            self.outputs, self.lines = tuple(outputs), {}
+            for name, plot in self.plots.items():
+                for index, output in enumerate(self.outputs):
+                    for split in ("train", "validation"):
+                        line = pg.PlotDataItem(connect="finite", symbolSize=5, antialias=True)
+                        line.setZValue(10 - index + (split == "validation"))  # the fused one on top
+                        plot.addItem(line)
+                        self.lines[name, split, output] = line
+            self._colour_lines()
+        self.redraw()
 
     def set_theme(self, theme: str) -> None:
         """Take the colours of a theme of napari's."""
@@ -101,12 +115,16 @@ class Curves(QWidget):
                 axis.setTextPen(text)
             plot.setTitle(_TITLES[name], color=text, size="9pt")
             self.best[name].setPen(pg.mkPen("#999999", width=1, style=Qt.PenStyle.DashLine))
+        self._colour_lines()
+        self.redraw()
+
+    def _colour_lines(self) -> None:
+        """The fused output's line is the thickest."""
         for (_, split, output), line in self.lines.items():
             index = self.outputs.index(output)
             dashed = Qt.PenStyle.DashLine if split == "train" else Qt.PenStyle.SolidLine
             width = (2 if index == 0 else 1.3) * (0.8 if split == "train" else 1)
             line.setPen(pg.mkPen(output_colour(index, self._dark), width=width, style=dashed))
-        self.redraw()
 
     def add(self, metric: Metric) -> None:
         """Take in a number of an epoch."""
@@ -137,7 +155,7 @@ class Curves(QWidget):
             f'<span style="color:{output_colour(i, self._dark)}">&#9644;</span>&nbsp;{o.replace(" ", "&nbsp;")}'
             for i, o in enumerate(self.outputs)
         ]
-        parts += ["&mdash;&nbsp;validation", "--&nbsp;training"]
+        parts += ["&mdash;&nbsp;validation", "&#8209;&#8209;&nbsp;training"]
         if best is not None:
             parts.append(f"&#166;&nbsp;best:&nbsp;epoch&nbsp;{best}")
         return "<small>" + " &nbsp; ".join(parts) + "</small>"

@@ -1,0 +1,283 @@
+"""The Correct step: paint over what is wrong, and learn from it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtCore import QTimer
+from qtpy.QtGui import QColor, QIcon, QPixmap
+from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QPushButton
+
+from napari_msunet.errors import MsunetError
+from napari_msunet.geometry import Window
+from napari_msunet.labels import LabelStore
+from napari_msunet.labels.levels import tiles
+from napari_msunet.widgets.dock.background import Background
+from napari_msunet.widgets.dock.layers import layer_of_labels, layer_of_slide
+from napari_msunet.widgets.dock.python_lines import lines, literal
+from napari_msunet.widgets.dock.steps.step import Step
+from napari_msunet.widgets.dock.telling import told
+from napari_msunet.widgets.slide_layers import add_labels
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.pyramid_labels import PyramidLabels
+
+BRUSH_ON_SCREEN = 14
+_COLUMNS = 3
+_COUNT_MS = 400
+_KEYS = 9
+
+
+class CorrectStep(Step):
+    """Brush, classes, undo; how much was corrected; training on it."""
+
+    name = "correct"
+    title = "Correct"
+    purpose = "Paint over what the model got wrong. Your pixels stay yours, and the model can learn from them."
+
+    def __init__(self, dock: MultiScaleUNet) -> None:
+        super().__init__(dock)
+        self.needed = self.note()
+        self.brush = QPushButton("Correct with the brush")
+        self.brush.setObjectName("primary")
+        self.brush.setToolTip("Selects the predicted labels and the brush; paint at any zoom.")
+        self.brush.clicked.connect(told(lambda: self.start()))
+        self.classes = QGridLayout()
+        self.classes.setSpacing(4)
+        self.buttons: list[QPushButton] = []
+        self.undo = QPushButton("Undo")
+        self.undo.setToolTip("Takes the last stroke back (Ctrl+Z). Undo goes back to earlier days, too.")
+        self.undo.clicked.connect(told(lambda: self._layer().undo()))
+        self.redo = QPushButton("Redo")
+        self.redo.setToolTip("Does the stroke that was undone last again (Ctrl+Shift+Z).")
+        self.redo.clicked.connect(told(lambda: self._layer().redo()))
+        self.count = self.note()
+        self.retrain = QPushButton("Retrain on corrections")
+        self.retrain.setToolTip(
+            "Trains a new model on your annotations and on every pixel you corrected; what you did not touch is not "
+            "taken as true."
+        )
+        self.retrain.clicked.connect(told(lambda: self.train_on_corrections()))
+        self._lay_out()
+        self.strokes = 0
+        self.pixels: int | None = None
+        self._watched: Any = None
+        self._shown_classes: Any = None
+        self._background = Background("msunet-corrections", self)
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(_COUNT_MS)
+        self._timer.timeout.connect(self._count)
+
+    def _lay_out(self) -> None:
+        row = QHBoxLayout()
+        row.addWidget(self.undo)
+        row.addWidget(self.redo)
+        self.body.addWidget(self.needed)
+        self.body.addWidget(self.brush)
+        self.body.addLayout(self.classes)
+        self.body.addWidget(self.note("Keys: 1–9 class, 0 background, [ ] brush size, F fill, L pick."))
+        self.body.addLayout(row)
+        self.body.addWidget(self.count)
+        self.body.addWidget(self.retrain)
+
+    # -------------------------------------------------------------------------------------------------------- showing
+
+    def refresh(self) -> None:
+        missing = self.missing()
+        self.needed.setText(missing or "")
+        self.needed.setVisible(missing is not None)
+        layer = None if missing else layer_of_labels(self.viewer, self.state.active.labels)
+        self.brush.setEnabled(missing is None)
+        for button in (self.undo, self.redo):
+            button.setEnabled(layer is not None)
+        self._show_classes(layer)
+        self._watch(layer)
+        record = self.state.active
+        ready = missing is None and record is not None and record.edited > 0 and self.state.running is None
+        self.retrain.setEnabled(ready)
+        self.count.setText(self._count_text())
+        self.count.setVisible(missing is None)
+
+    def summary(self) -> str:
+        record = self.state.active
+        return f"{record.edited:,} pixels" if record is not None and record.edited else ""
+
+    def _count_text(self) -> str:
+        if self.pixels is None:
+            return ""
+        if self.pixels == 0:
+            return "Nothing is corrected yet."
+        strokes = f", {self.strokes} stroke{'s' * (self.strokes != 1)} today" if self.strokes else ""
+        return f"{self.pixels:,} pixels are corrected{strokes}."
+
+    def _show_classes(self, layer: Any) -> None:
+        """A button for background and for each class of the labels."""
+        wanted = None if layer is None else (layer.store.classes, layer.store.colours)
+        if wanted == self._shown_classes:
+            self._mark(layer)
+            return
+        self._shown_classes = wanted
+        for button in self.buttons:
+            self.classes.removeWidget(button)
+            button.deleteLater()
+        self.buttons = []
+        if wanted is None:
+            return
+        names, colours = ("Background", *wanted[0]), ((0, 0, 0), *wanted[1])
+        for value, (name, colour) in enumerate(zip(names, colours, strict=True)):
+            button = QPushButton(name)
+            button.setCheckable(True)
+            button.setIcon(_swatch(colour))
+            key = f" (key {value})" if value <= _KEYS else ""
+            button.setToolTip(f"Paints {name.lower() if value == 0 else name}{key}.")
+            button.clicked.connect(told(partial(self._choose, value)))
+            self.buttons.append(button)
+            self.classes.addWidget(button, value // _COLUMNS, value % _COLUMNS)
+        self._mark(layer)
+
+    def _mark(self, layer: Any) -> None:
+        for value, button in enumerate(self.buttons):
+            button.setChecked(layer is not None and layer.selected_label == value and layer.mode == "paint")
+
+    def _watch(self, layer: Any) -> None:
+        """Follow the strokes of the labels."""
+        if layer is self._watched:
+            return
+        self._let_go()
+        self._watched, self.strokes, self.pixels = layer, 0, None
+        if layer is None:
+            return
+        layer.events.stroke.connect(self._stroked)
+        layer.events.selected_label.connect(self._selected)
+        layer.events.mode.connect(self._selected)
+        for value in range(_KEYS + 1):
+            layer.bind_key(str(value), partial(_choose_by_key, value), overwrite=True)
+        self._timer.start()
+
+    def _let_go(self) -> None:
+        if self._watched is not None:
+            self._watched.events.stroke.disconnect(self._stroked)
+            self._watched.events.selected_label.disconnect(self._selected)
+            self._watched.events.mode.disconnect(self._selected)
+            self._watched = None
+
+    def _selected(self, event: Any = None) -> None:
+        self._mark(self._watched)
+
+    def _stroked(self, event: Any) -> None:
+        self.strokes = max(0, self.strokes + (1 if event.number else 0))
+        self._timer.start()
+
+    def _count(self) -> None:
+        """Count what is edited, in the background."""
+        layer, record = self._watched, self.state.active
+        if layer is None or record is None:
+            return
+        if self._background.busy:
+            self._timer.start()
+            return
+
+        def show(pixels: int) -> None:
+            self.pixels = pixels
+            if pixels and not self.state.corrected:
+                self.state.corrected = True
+            if record.edited != pixels:
+                record.edited = pixels
+                self.state.emit("counts")
+            self.count.setText(self._count_text())
+
+        self._background.run(partial(edited_pixels, layer.store), show)
+
+    # ------------------------------------------------------------------------------------------------------ correcting
+
+    def _layer(self) -> PyramidLabels:
+        """The layer of the labels, opened if need be."""
+        if (missing := self.missing()) is not None:
+            raise MsunetError(missing)
+        record = self.state.active
+        layer = layer_of_labels(self.viewer, record.labels)
+        if layer is None:
+            layer = add_labels(self.viewer, record.labels, layer_of_slide(self.viewer, record))
+            layer.name, layer.opacity = f"Labels {record.name}", 0.5
+        return layer
+
+    def start(self) -> PyramidLabels:
+        """Select the predicted labels with the brush; gives their layer."""
+        layer = self._layer()
+        layer.visible = True
+        self.viewer.layers.selection.active = layer
+        if layer.can_be_painted():
+            on_screen = float(layer.scale[-1]) * self.viewer.camera.zoom
+            layer.brush_size = round(min(max(BRUSH_ON_SCREEN / on_screen, 2), 400))
+            layer.mode = "paint"
+        self.refresh()
+        return layer
+
+    def _choose(self, value: int, *_: Any) -> None:
+        layer = self.start()
+        layer.selected_label = value
+
+    def train_on_corrections(self) -> Any:
+        """Train a new model of the same kind on what was used before and on the corrected pixels; returns at once."""
+        record = self.state.active
+        if record is None or record.labels is None or (missing := self.missing()) is not None:
+            raise MsunetError(missing if record is not None and record.labels is not None else "Predict first.")
+        if record.edited == 0:
+            raise MsunetError("Nothing is corrected yet: paint over what is wrong first.")
+        record.corrections = True
+        self.state.emit("sources")
+        self.dock.show_step("train")
+        return self.dock.step("train").train()
+
+    def as_python(self) -> str:
+        """The labels opened as a layer, and what was edited."""
+        record = self.state.active
+        if record is None or record.labels is None:
+            raise MsunetError(self.missing() or "Predict first.")
+        return lines(
+            f"labels = ms.open_labels({literal(record.labels)})",
+            "# One stroke: background in a square of 10 x 10 pixels. It is on disk when this returns.",
+            "labels.write(ms.Region(0, 0, 10, 10), 0)",
+            "labels.undo()",
+            "# To learn from corrections, train with a source in which only edited pixels are true:",
+            f"source = ms.SlideSource(slide={literal(record.path)}, labels=labels.path, edited_only=True)",
+        )
+
+    def closing(self) -> None:
+        self._timer.stop()
+        self._let_go()
+        self._background.close()
+
+
+def _choose_by_key(value: int, layer: Any) -> None:
+    """Paint this class from now on."""
+    if value <= len(layer.store.classes):
+        layer.selected_label = value
+        if layer.can_be_painted():
+            layer.mode = "paint"
+
+
+def _swatch(colour: tuple[int, int, int]) -> QIcon:
+    picture = QPixmap(12, 12)
+    picture.fill(QColor(*colour))
+    return QIcon(picture)
+
+
+def edited_pixels(store: LabelStore) -> int:
+    """How many level-0 pixels a person changed; reads only where the coarsest level says that there are any."""
+    coarse = np.asarray(store.edited_levels[-1])
+    factor = 2 ** (len(store.edited_levels) - 1)
+    found = np.argwhere(coarse)
+    if not found.size:
+        return 0
+    (top, left), (bottom, right) = found.min(0) * factor, (found.max(0) + 1) * factor
+    window = Window.between((int(top), int(left)), (int(bottom), int(right))).intersection(Window(0, 0, *store.shape))
+    total = 0
+    for tile in tiles(window, max(512, factor)):
+        if coarse[tile.y // factor : -(-tile.stop[0] // factor), tile.x // factor : -(-tile.stop[1] // factor)].any():
+            total += int(store.read_edited(tile).sum())
+    return total

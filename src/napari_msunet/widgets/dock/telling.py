@@ -1,0 +1,51 @@
+"""Errors as napari's notifications: one sentence, and the details on request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from napari.utils.notifications import ErrorNotification, notification_manager
+
+from napari_msunet.errors import MsunetError
+
+
+class _WithDetails(ErrorNotification):
+    """An error whose details are text, since it happened in another process."""
+
+    def __init__(self, sentence: str, details: str) -> None:
+        super().__init__(MsunetError(sentence))
+        self.details = details
+
+    def as_text(self) -> str:
+        return self.details
+
+    def as_html(self) -> str:
+        from html import escape
+
+        return f"<pre>{escape(self.details)}</pre>"
+
+    def __str__(self) -> str:
+        return self.details
+
+
+def tell_error(sentence: str, details: str | None = None) -> None:
+    """Show an error: its sentence, with a button for the traceback."""
+    notification_manager.dispatch(_WithDetails(sentence, details or sentence))
+
+
+def told(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A handler of a button: what cannot be done is told as a notification."""
+
+    @wraps(method)
+    def handler(*arguments: Any, **options: Any) -> Any:
+        import traceback
+
+        try:
+            return method(*arguments, **options)
+        except MsunetError as error:
+            tell_error(str(error), traceback.format_exc())
+            return None
+
+    return handler
