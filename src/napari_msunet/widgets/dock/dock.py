@@ -22,7 +22,7 @@ from qtpy.QtWidgets import (
 
 from napari_msunet.errors import MsunetError
 from napari_msunet.widgets.dock import style
-from napari_msunet.widgets.dock.layers import Layers
+from napari_msunet.widgets.dock.lookup import Layers
 from napari_msunet.widgets.dock.section import Section
 from napari_msunet.widgets.dock.state import STEPS, State, StepName
 from napari_msunet.widgets.dock.steps.step import Step

@@ -135,7 +135,7 @@ def moved(project: Project, record: SlideRecord) -> SlideNote | None:
 
 def _existing(project: Project, place: Place | None) -> Path | None:
     path = None if place is None else project.find(place)
-    return path if path is not None and path.exists() else None
+    return path.resolve() if path is not None and path.exists() else None
 
 
 def _differences(options: BaseModel) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from superqt import QElidingLabel
 from napari_msunet.errors import MsunetError
 from napari_msunet.project import FILE, Project
 from napari_msunet.widgets.dock.fields import NumberField
-from napari_msunet.widgets.dock.layers import Layers
+from napari_msunet.widgets.dock.lookup import Layers
 from napari_msunet.widgets.dock.memory import adopt, moved, recall, record_of, remember
 from napari_msunet.widgets.dock.python_lines import call, lines
 from napari_msunet.widgets.dock.state import SlideRecord

@@ -1,0 +1,66 @@
+"""Which layers of the viewer belong to which slide: looked up when asked, since layers come, go and are renamed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image, Labels, Layer
+
+if TYPE_CHECKING:
+    import napari.viewer
+
+    from napari_msunet.widgets.dock.state import SlideRecord, State
+
+
+class Layers:
+    """Finds the layers of slides and stores in a viewer.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+    state : State
+    """
+
+    def __init__(self, viewer: napari.viewer.Viewer, state: State) -> None:
+        self.viewer, self.state = viewer, state
+
+    def slide(self, record: SlideRecord | None) -> Image | None:
+        """The layer that shows a slide: of several channels the first."""
+        return next((layer for layer in self.all_of(record) if isinstance(layer, Image)), None)
+
+    def annotation(self, record: SlideRecord | None) -> Any:
+        """The paintable layer of a slide's annotation, if it is in the viewer."""
+        return None if record is None else self.of_store(record.annotation)
+
+    def of_store(self, path: Path | None) -> Any:
+        """The layer of a label store, if it is in the viewer."""
+        if path is None:
+            return None
+        return next((layer for layer in self.viewer.layers if store_path(layer) == path), None)
+
+    def all_of(self, record: SlideRecord | None) -> list[Layer]:
+        """All layers of a slide: its channels, its annotation and its labels."""
+        if record is None:
+            return []
+        from napari_msunet.widgets.layer_slides import is_slide, slide_path
+
+        found: list[Layer] = []
+        for layer in self.viewer.layers:
+            store = store_path(layer)
+            if store is not None:
+                if store in (record.annotation, record.labels):
+                    found.append(layer)
+            elif isinstance(layer, Image) and is_slide(layer) and slide_path(layer) == record.path:
+                found.append(layer)
+        return found
+
+    def record(self, layer: Layer | None) -> SlideRecord | None:
+        """The slide that a layer shows or belongs to."""
+        return next((record for record in self.state.slides if layer in self.all_of(record)), None)
+
+
+def store_path(layer: Layer) -> Path | None:
+    """The path of the label store that a layer edits; None for all other layers."""
+    store = getattr(layer, "store", None) if isinstance(layer, Labels) else None
+    return None if store is None else store.path

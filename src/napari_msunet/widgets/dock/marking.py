@@ -1,0 +1,123 @@
+"""Regions in which everything is annotated: drawn as shapes, kept in the annotation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Shapes
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton
+
+from napari_msunet.errors import MsunetError
+from napari_msunet.widgets.dock.telling import told
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+
+KEY = "napari_msunet_marks"
+"""In a shapes layer's metadata: the annotation it marks."""
+TIP = (
+    "Draw around an area in which everything is annotated: what is not painted there counts as background. "
+    "Deleting the shape takes that back."
+)
+
+
+class Marking:
+    """Lets the user draw fully annotated regions on the active slide.
+
+    Parameters
+    ----------
+    dock : MultiScaleUNet
+    """
+
+    def __init__(self, dock: MultiScaleUNet) -> None:
+        self.dock, self.viewer = dock, dock.viewer
+        self._syncing = QTimer(dock)
+        self._syncing.setSingleShot(True)
+        self._syncing.setInterval(50)
+        self._syncing.timeout.connect(told(self.sync))
+        self._layers: list[Shapes] = []
+
+    def buttons(self) -> QHBoxLayout:
+        """The row of buttons."""
+        row = QHBoxLayout()
+        label = QLabel("All annotated in")
+        label.setToolTip(TIP)
+        self.rectangle, self.polygon = QPushButton("Rectangle"), QPushButton("Polygon")
+        for button, mode in ((self.rectangle, "add_rectangle"), (self.polygon, "add_polygon")):
+            button.setToolTip(TIP)
+            button.clicked.connect(told(lambda *_, m=mode: self.draw(m)))
+        row.addWidget(label, 1)
+        row.addWidget(self.rectangle)
+        row.addWidget(self.polygon)
+        return row
+
+    def refresh(self, annotation: Any) -> None:
+        """Only where there is an annotation that can be written."""
+        possible = annotation is not None and annotation.can_be_painted()
+        self.rectangle.setEnabled(possible)
+        self.polygon.setEnabled(possible)
+
+    def draw(self, mode: str) -> Shapes:
+        """Take the tool that draws a rectangle or a polygon; gives the layer of shapes."""
+        layer = self.layer()
+        self.viewer.layers.selection.active = layer
+        layer.mode = mode
+        return layer
+
+    def layer(self) -> Shapes:
+        """The layer of the active slide's fully annotated regions; made when there is none."""
+        annotation = self.dock.layers.annotation(self.dock.state.active)
+        if annotation is None:
+            raise MsunetError("Start annotating first: the region is marked in an annotation.")
+        path = str(annotation.store.path)
+        for layer in self.viewer.layers:
+            if isinstance(layer, Shapes) and layer.metadata.get(KEY) == path:
+                return layer
+        known = [corners - 0.5 for corners in annotation.store.fully_annotated]
+        layer = Shapes(
+            known or None,
+            shape_type="polygon",
+            ndim=2,
+            name=f"Fully annotated {self.dock.state.active.name}",
+            edge_color="#ffd24a",
+            face_color="transparent",
+            edge_width=3,
+            metadata={KEY: path},
+            scale=annotation.scale,
+            translate=annotation.translate,
+            rotate=annotation.rotate,
+            shear=annotation.shear,
+            affine=annotation.affine,
+            units=annotation.units,
+        )
+        self.viewer.add_layer(layer)
+        layer.events.data.connect(self._drawn)
+        self._layers.append(layer)
+        return layer
+
+    def _drawn(self, event: Any) -> None:
+        if str(getattr(event.action, "value", event.action)) in ("added", "changed", "removed"):
+            self._syncing.start()
+
+    def sync(self) -> None:
+        """Keep the shapes as they are now in their annotations."""
+        for layer in [one for one in self._layers if one in self.viewer.layers]:
+            record = next((r for r in self.dock.state.slides if str(r.annotation) == layer.metadata[KEY]), None)
+            annotation = self.dock.layers.annotation(record)
+            if annotation is None:
+                continue
+            polygons = [np.asarray(shape)[:, -2:] + 0.5 for shape in layer.data if len(shape) >= 3]
+            before = len(annotation.store.fully_annotated)
+            annotation.store.set_annotated(polygons)
+            self.dock.state.set_counts(record, record.counts, len(polygons))
+            if len(polygons) > before:
+                self.viewer.layers.selection.active = annotation
+
+    def closing(self) -> None:
+        """Let go of the layers."""
+        self._syncing.stop()
+        for layer in self._layers:
+            layer.events.data.disconnect(self._drawn)
+        self._layers.clear()

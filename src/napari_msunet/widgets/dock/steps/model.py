@@ -1,0 +1,195 @@
+"""The third step: the model to train, or one from a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtWidgets import QButtonGroup, QFileDialog, QHBoxLayout, QPushButton, QRadioButton
+
+from napari_msunet.config import ModelConfig
+from napari_msunet.errors import ModelError, MsunetError
+from napari_msunet.widgets.dock import words
+from napari_msunet.widgets.dock.forms import ModelForm
+from napari_msunet.widgets.dock.presets import PRESETS, Preset
+from napari_msunet.widgets.dock.python_lines import lines, literal
+from napari_msunet.widgets.dock.steps.step import Step
+from napari_msunet.widgets.dock.telling import told
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+
+HEADER_LIMIT = 100 * 2**20
+
+
+class ModelStep(Step):
+    """Presets, resolution, scales, fusion; what each scale sees; a model from a file."""
+
+    name = "model"
+    title = "Model"
+    purpose = "How large the pixels are that the model looks at, at how many scales, and how these are combined."
+
+    def __init__(self, dock: MultiScaleUNet) -> None:
+        super().__init__(dock)
+        self._fields: Any = None
+        self.presets = QButtonGroup(self)
+        for number, preset in enumerate(PRESETS):
+            button = QRadioButton(preset.name)
+            button.setToolTip(preset.sentence)
+            button.clicked.connect(lambda *_, p=preset: self.use_preset(p))
+            self.presets.addButton(button, number)
+            self.body.addWidget(button)
+            sentence = self.note(preset.sentence)
+            sentence.setIndent(22)
+            self.body.addWidget(sentence)
+        self.form = ModelForm(self.state.model)
+        self.form.valueChanged.connect(self.state.set_model)
+        self.body.addWidget(self.form)
+        self.suggestion = self.note()
+        self.form.rows.insertRow(1, self.suggestion)
+        self.body.addLayout(self._buttons())
+        self.loaded = self.note()
+        self.body.addWidget(self.loaded)
+        self.viewer.layers.events.removed.connect(self._removed)
+
+    def _buttons(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        self.show_fields = QPushButton("Show what it sees")
+        self.show_fields.setCheckable(True)
+        self.show_fields.setToolTip(
+            "Draws the field of view of each scale at the mouse, and shows what each network is given there."
+        )
+        self.show_fields.toggled.connect(told(self.toggle_fields))
+        self.load = QPushButton("Load model…")
+        self.load.setToolTip("Predicts with a model file (.safetensors) of another day or another person.")
+        self.load.clicked.connect(told(self._choose_model))
+        row.addWidget(self.show_fields)
+        row.addWidget(self.load)
+        return row
+
+    # ------------------------------------------------------------------------------------------------ what buttons do
+
+    def use_preset(self, preset: Preset) -> None:
+        """Start from a preset, at the resolution that is set."""
+        config = preset.make(self.state.model.classes, self.state.model.mpp)
+        self.set_model(config.model_copy(update={"channels": self.state.model.channels}))
+
+    def set_model(self, config: ModelConfig) -> None:
+        """Choose the model to train; its classes become those of the table."""
+        self.state.set_model(config)
+        if config.classes != self.state.classes:
+            self.state.set_classes(config.classes)
+        self.refresh()
+
+    def load_model(self, path: str | Path) -> ModelConfig:
+        """Choose a model file that predicts; gives its config.
+
+        Raises
+        ------
+        ModelError
+            If it is no model of napari-msunet.
+        """
+        where = Path(path).absolute()
+        config = read_config(where)
+        self.state.use_model(where)
+        return config
+
+    def toggle_fields(self, shown: bool) -> None:
+        """Show the fields of view of all scales at the mouse, or hide them."""
+        if self._fields is not None:
+            self._fields.close()
+            self._fields = None
+        if not shown:
+            return
+        layer = self.dock.layers.slide(self.state.active)
+        if layer is None:
+            self.show_fields.blockSignals(True)
+            self.show_fields.setChecked(False)
+            self.show_fields.blockSignals(False)
+            raise MsunetError(words.NO_SLIDE)
+        from napari_msunet.widgets.fields_of_view import FieldsOfView
+
+        self._fields = FieldsOfView(self.viewer, layer, self.state.model)
+
+    @told
+    def _choose_model(self, *_: Any) -> None:
+        project = self.state.project
+        start = str(project.folder if project else Path.home())
+        chosen, _kind = QFileDialog.getOpenFileName(self, "Load a model", start, "Models (*.safetensors)")
+        if chosen:
+            self.load_model(chosen)
+
+    def _removed(self, event: Any) -> None:
+        if self._fields is not None and self.dock.layers.slide(self.state.active) is None:
+            self.show_fields.setChecked(False)
+
+    # ----------------------------------------------------------------------------------------------------- what shows
+
+    def summary(self) -> str:
+        """Resolution, scales and fusion in a few words."""
+        config = self.state.model
+        scales = ", ".join(str(ratio) for ratio in config.ratios)
+        return f"{config.mpp:.3g} µm/px · {scales}"
+
+    def refresh(self) -> None:
+        """Show the model as it is now."""
+        config = self.state.model
+        if self.form.value() != config:
+            self.form.blockSignals(True)
+            self.form.setValue(config)
+            self.form.blockSignals(False)
+            if self._fields is not None:
+                self.toggle_fields(True)
+        elif self._fields is not None and self._fields.config != config:
+            self.toggle_fields(True)
+        fitting = next((n for n, preset in enumerate(PRESETS) if preset.fits(config)), None)
+        self.presets.setExclusive(False)
+        for number, button in enumerate(self.presets.buttons()):
+            button.setChecked(number == fitting)
+        self.presets.setExclusive(True)
+        self.suggestion.setText(self._resolution_words())
+        path = self.state.model_path
+        self.loaded.setText("" if path is None else f"Predicts with {path.name} (in {path.parent.name}).")
+        self.loaded.setToolTip(str(path or ""))
+        self.loaded.setVisible(path is not None)
+
+    def _resolution_words(self) -> str:
+        usual = "Nuclei: about 0.5. Glands: 1. Regions of tissue: 2 to 4."
+        record = self.state.active
+        if record is None or record.mpp is None:
+            return usual
+        own, mpp = record.mpp[0], self.state.model.mpp
+        if mpp < own * 0.95:
+            return f"{usual} Finer than the slide's {own:.3g}: nothing more to see there."
+        return f"{usual} The slide has {own:.3g}."
+
+    def as_python(self) -> str:
+        """Makes the config and the network, or loads the model."""
+        made = [f"config = {literal(self.state.model)}"]
+        if self.state.model_path is not None:
+            return lines(*made, f"model = ms.load_model({literal(self.state.model_path)})", "print(model.config)")
+        return lines(*made, "model = ms.build_model(config)", "print(model.margin)")
+
+    def closing(self) -> None:
+        """Take the overlay away."""
+        self.viewer.layers.events.removed.disconnect(self._removed)
+        if self._fields is not None:
+            self._fields.close()
+            self._fields = None
+
+
+def read_config(path: Path) -> ModelConfig:
+    """The config in a model file, without loading torch; `ModelError` if it is none of ours."""
+    wrong = ModelError(f"{path} is no model of napari-msunet; choose a .safetensors file that a training has written.")
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > HEADER_LIMIT:
+                raise wrong
+            header = json.loads(file.read(length))["__metadata__"]
+        return ModelConfig.model_validate_json(header["config"])
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}); choose another model file.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise wrong from error
