@@ -95,3 +95,22 @@ def test_one_slide_that_cannot_be_cut():
     train, validate, _, messages = split([array_item(truth)], 0.25, 0)
     assert (len(train), len(validate)) == (1, 0)
     assert any("cannot be cut" in m.text for m in messages)
+
+
+def test_two_truths_of_one_slide_are_cut_at_the_same_place():
+    """An annotation, and corrections of its prediction: without that, training on corrections would not validate."""
+    annotation = np.full((300, 400), IGNORED, np.uint8)
+    annotation[20:280:20, 20:380] = 0
+    annotation[30:280:20, 20:380] = 1
+    corrections = np.full((300, 400), IGNORED, np.uint8)
+    corrections[5:9, 350:354] = 1
+    items = [array_item(values, name="slide", group="slide") for values in (annotation, corrections)]
+    sides = split(items, 0.2, 0)
+    assert sides.validate
+    assert all(bool((item.truth.overview()[0] != IGNORED).any()) for item in (*sides.train, *sides.validate))
+    places = [
+        {(int(y), int(x)) for item in side for c in item.places.values() for y, x in c}
+        for side in (sides.train, sides.validate)
+    ]
+    assert not places[0] & places[1]
+    assert (6, 351) in places[0] | places[1]

@@ -92,8 +92,8 @@ def _automatic(
     """Split the items that have no role of their own."""
     if not items or not validation:
         return items, []
-    if len(items) == 1:
-        return _blocks(items[0], validation, messages) if alone else (items, [])
+    if _one_image(items):
+        return _blocks(items, validation, messages) if alone else (items, [])
     groups = sorted(Counter(_group(i) for i in items))
     if any(i.group is None for i in items):
         messages.append(
@@ -123,9 +123,27 @@ def _choose(groups: list[str], sizes: Counter[str], count: int, wanted: float, s
 # ------------------------------------------------------------------------------------------------------ a single slide
 
 
-def _blocks(item: Item, validation: float, messages: list[Message]) -> tuple[list[Item], list[Item]]:
-    """One slide in two: a rectangle validates, what is a margin away from it trains."""
-    counts, pixel = _counts(item)
+def _one_image(items: list[Item]) -> bool:
+    """Whether all are the same image, perhaps with several truths (an annotation, and corrections)."""
+    first = items[0]
+    same = {(i.name, i.group, i.truth.grid.extent) for i in items} == {
+        (first.name, first.group, first.truth.grid.extent)
+    }
+    return len(items) == 1 or (same and first.group is not None)
+
+
+def _with_truth(items: list[Item]) -> list[Item]:
+    """Those in which anything is known."""
+    return [i for i in items if bool((i.truth.overview()[0] != IGNORED).any())]
+
+
+def _blocks(items: list[Item], validation: float, messages: list[Message]) -> tuple[list[Item], list[Item]]:
+    """One slide in two: a rectangle validates, what is a margin away from it trains.
+
+    Of several truths, the one with the most classes and pixels says where.
+    """
+    found = [(_counts(i), i) for i in items]
+    (counts, pixel), item = max(found, key=lambda f: (f[0][0].shape[0], int(f[0][0].sum())))
     margin = [ceil(_MARGIN * t / p) for t, p in zip(item.grid.pixel, pixel, strict=True)]
     best = _best_rectangle(counts, (margin[0], margin[1]), validation)
     if best is None:
@@ -135,7 +153,7 @@ def _blocks(item: Item, validation: float, messages: list[Message]) -> tuple[lis
                 "or more slides."
             )
         )
-        return [item], []
+        return items, []
     y, x, y2, x2 = best
     keep = Region(y * pixel[0], x * pixel[1], (y2 - y) * pixel[0], (x2 - x) * pixel[1])
     pad = [_MARGIN * t for t in item.grid.pixel]
@@ -146,7 +164,7 @@ def _blocks(item: Item, validation: float, messages: list[Message]) -> tuple[lis
             f"{keep.stop[0]:.0f}, x {keep.x:.0f} to {keep.stop[1]:.0f}), what is {_MARGIN} target pixels away trains."
         )
     )
-    return [item.part(drop=drop)], [item.part(keep=keep)]
+    return _with_truth([i.part(drop=drop) for i in items]), _with_truth([i.part(keep=keep) for i in items])
 
 
 def _counts(item: Item) -> tuple[npt.NDArray[np.int64], tuple[float, float]]:

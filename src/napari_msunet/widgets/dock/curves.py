@@ -65,8 +65,7 @@ class Curves(QWidget):
     def _plot(self, name: str) -> pg.PlotWidget:
         """An empty plot with its lines."""
         plot = pg.PlotWidget()
-        plot.setMinimumHeight(120)
-        plot.setMaximumHeight(170)
+        plot.setFixedHeight(135)
         plot.setToolTip(_TIPS[name])
         plot.setMenuEnabled(False)
         plot.hideButtons()

@@ -19,6 +19,7 @@ from napari_msunet.errors import ModelError
 
 _LARGEST_HEADER = 100_000_000
 _ROW = 20
+_INDENT = 5  # as napari's labels have
 
 
 def _header(path: Path) -> dict[str, str]:
@@ -99,13 +100,13 @@ class WeightBars(QWidget):
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         text = QColor("#f0f1f2" if self.dark else "#202020")
         metrics = painter.fontMetrics()
-        left = max((metrics.horizontalAdvance(name) for name in self.names), default=0) + 10
+        left = max((metrics.horizontalAdvance(name) for name in self.names), default=0) + 10 + _INDENT
         right = metrics.horizontalAdvance("100 %") + 10
         room = max(10, self.width() - left - right)
         for row, (name, value) in enumerate(zip(self.names, self.values, strict=True)):
             top = row * _ROW
             painter.setPen(text)
-            painter.drawText(QRectF(0, top, left, _ROW), Qt.AlignmentFlag.AlignVCenter, name)
+            painter.drawText(QRectF(_INDENT, top, left, _ROW), Qt.AlignmentFlag.AlignVCenter, name)
             painter.setPen(Qt.PenStyle.NoPen)
             painter.setBrush(QColor(output_colour(row + 1, self.dark)))
             painter.drawRoundedRect(QRectF(left, top + 4, max(1.0, room * value), _ROW - 8), 2, 2)

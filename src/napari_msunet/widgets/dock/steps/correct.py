@@ -15,11 +15,10 @@ from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore
 from napari_msunet.labels.levels import tiles
 from napari_msunet.widgets.dock.background import Background
-from napari_msunet.widgets.dock.layers import layer_of_labels, layer_of_slide
+from napari_msunet.widgets.dock.layers import hide_maps, layer_of_labels
 from napari_msunet.widgets.dock.python_lines import lines, literal
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
-from napari_msunet.widgets.slide_layers import add_labels
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
@@ -44,23 +43,23 @@ class CorrectStep(Step):
         self.brush = QPushButton("Correct with the brush")
         self.brush.setObjectName("primary")
         self.brush.setToolTip("Selects the predicted labels and the brush; paint at any zoom.")
-        self.brush.clicked.connect(told(lambda: self.start()))
+        self.brush.clicked.connect(told(lambda *_: self.start()))
         self.classes = QGridLayout()
         self.classes.setSpacing(4)
         self.buttons: list[QPushButton] = []
         self.undo = QPushButton("Undo")
         self.undo.setToolTip("Takes the last stroke back (Ctrl+Z). Undo goes back to earlier days, too.")
-        self.undo.clicked.connect(told(lambda: self._layer().undo()))
+        self.undo.clicked.connect(told(lambda *_: self._layer().undo()))
         self.redo = QPushButton("Redo")
         self.redo.setToolTip("Does the stroke that was undone last again (Ctrl+Shift+Z).")
-        self.redo.clicked.connect(told(lambda: self._layer().redo()))
+        self.redo.clicked.connect(told(lambda *_: self._layer().redo()))
         self.count = self.note()
         self.retrain = QPushButton("Retrain on corrections")
         self.retrain.setToolTip(
             "Trains a new model on your annotations and on every pixel you corrected; what you did not touch is not "
             "taken as true."
         )
-        self.retrain.clicked.connect(told(lambda: self.train_on_corrections()))
+        self.retrain.clicked.connect(told(lambda *_: self.train_on_corrections()))
         self._lay_out()
         self.strokes = 0
         self.pixels: int | None = None
@@ -90,7 +89,7 @@ class CorrectStep(Step):
         missing = self.missing()
         self.needed.setText(missing or "")
         self.needed.setVisible(missing is not None)
-        layer = None if missing else layer_of_labels(self.viewer, self.state.active.labels)
+        layer = None if missing else self.dock.layers.of_store(self.state.active.labels)
         self.brush.setEnabled(missing is None)
         for button in (self.undo, self.redo):
             button.setEnabled(layer is not None)
@@ -198,17 +197,13 @@ class CorrectStep(Step):
         """The layer of the labels, opened if need be."""
         if (missing := self.missing()) is not None:
             raise MsunetError(missing)
-        record = self.state.active
-        layer = layer_of_labels(self.viewer, record.labels)
-        if layer is None:
-            layer = add_labels(self.viewer, record.labels, layer_of_slide(self.viewer, record))
-            layer.name, layer.opacity = f"Labels {record.name}", 0.5
-        return layer
+        return layer_of_labels(self.dock, self.state.active)
 
     def start(self) -> PyramidLabels:
         """Select the predicted labels with the brush; gives their layer."""
         layer = self._layer()
         layer.visible = True
+        hide_maps(self.viewer)
         self.viewer.layers.selection.active = layer
         if layer.can_be_painted():
             on_screen = float(layer.scale[-1]) * self.viewer.camera.zoom

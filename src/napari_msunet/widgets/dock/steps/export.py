@@ -54,15 +54,15 @@ class ExportStep(Step):
         self.write = QPushButton("Export…")
         self.write.setObjectName("primary")
         self.write.setToolTip("Asks for the file, then writes it.")
-        self.write.clicked.connect(told(lambda: self._choose_and_export()))
+        self.write.clicked.connect(told(lambda *_: self._choose_and_export()))
         self.measure_button = QPushButton("Measure…")
         self.measure_button.setToolTip(
             "Area in µm² of each class, and area, perimeter and place of each object, as two CSV tables."
         )
-        self.measure_button.clicked.connect(told(lambda: self._choose_and_measure()))
+        self.measure_button.clicked.connect(told(lambda *_: self._choose_and_measure()))
         self.model_button = QPushButton("Copy the model…")
         self.model_button.setToolTip("Copies the model file, to use it elsewhere or give it away.")
-        self.model_button.clicked.connect(told(lambda: self._choose_and_copy()))
+        self.model_button.clicked.connect(told(lambda *_: self._choose_and_copy()))
         self.box = JobBox(dock, "export")
         self.box.ended.connect(self._ended)
         self.written = QLabel()
@@ -178,7 +178,7 @@ class ExportStep(Step):
         if (missing := self.missing()) is not None:
             raise MsunetError(missing)
         record = self.state.active
-        seen = visible_region(self.viewer, layer_of_slide(self.viewer, record))
+        seen = visible_region(self.viewer, layer_of_slide(self.dock, record))
         y, x = open_labels(record.labels).pixel
         return Region(seen.y / y, seen.x / x, seen.height / y, seen.width / x)
 

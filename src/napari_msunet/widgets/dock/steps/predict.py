@@ -17,7 +17,7 @@ from napari_msunet.geometry import Region
 from napari_msunet.widgets.dock.drawing import RegionDrawing
 from napari_msunet.widgets.dock.job_box import JobBox
 from napari_msunet.widgets.dock.job_forms import PredictForm
-from napari_msunet.widgets.dock.layers import layer_of_labels, layer_of_slide
+from napari_msunet.widgets.dock.layers import hide_maps, layer_of_labels, layer_of_slide
 from napari_msunet.widgets.dock.merging import Merging, prepare_store
 from napari_msunet.widgets.dock.python_lines import job_lines
 from napari_msunet.widgets.dock.steps.step import Step
@@ -25,7 +25,6 @@ from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.weights import WeightBars, is_dark, model_config
 from napari_msunet.widgets.maps import add_map
 from napari_msunet.widgets.placement import visible_region
-from napari_msunet.widgets.slide_layers import add_labels
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
@@ -47,12 +46,12 @@ class PredictStep(Step):
         self.view = self._button("What is in view", "Predicts the part of the slide that the window shows now.", "view")
         self.region = QPushButton("Region…")
         self.region.setToolTip("Then draw a rectangle on the slide: it is predicted as soon as you let go.")
-        self.region.clicked.connect(told(lambda: self.draw_region()))
+        self.region.clicked.connect(told(lambda *_: self.draw_region()))
         self.slide = self._button("Whole slide", "Predicts all of it; the labels fill in while it runs.", "slide")
         self.slide.setObjectName("primary")
         self.again = QPushButton("Resume")
         self.again.setToolTip("Goes on with the prediction that was stopped: finished tiles are not computed again.")
-        self.again.clicked.connect(told(lambda: self.resume()))
+        self.again.clicked.connect(told(lambda *_: self.resume()))
         self.again.hide()
         self.form = PredictForm(self.state.predict_options)
         self.form.valueChanged.connect(self.state.set_predict_options)
@@ -61,10 +60,10 @@ class PredictStep(Step):
         self.box.ended.connect(self._ended)
         self.scales = QPushButton("Each scale's prediction")
         self.scales.setToolTip("For what is in view: one layer for each scale, as if it were alone.")
-        self.scales.clicked.connect(told(lambda: self.show_maps("scales")))
+        self.scales.clicked.connect(told(lambda *_: self.show_maps("scales")))
         self.weights = QPushButton("Weights of the fusion")
         self.weights.setToolTip("For what is in view: how much the fusion trusts each scale at each pixel, as layers.")
-        self.weights.clicked.connect(told(lambda: self.show_maps("weights")))
+        self.weights.clicked.connect(told(lambda *_: self.show_maps("weights")))
         self.bars_title = self.note("Average weight of each scale in what was in view:")
         self.bars = WeightBars(is_dark(self.viewer.theme))
         self._lay_out()
@@ -79,7 +78,7 @@ class PredictStep(Step):
     def _button(self, text: str, tip: str, where: str) -> QPushButton:
         button = QPushButton(text)
         button.setToolTip(tip)
-        button.clicked.connect(told(lambda: self.predict(where)))
+        button.clicked.connect(told(lambda *_: self.predict(where)))
         return button
 
     def _lay_out(self) -> None:
@@ -160,7 +159,7 @@ class PredictStep(Step):
     def _slide_layer(self) -> Any:
         if (missing := self.missing()) is not None:
             raise MsunetError(missing)
-        return layer_of_slide(self.viewer, self.state.active)
+        return layer_of_slide(self.dock, self.state.active)
 
     def _job(self, where: str | Region) -> PredictJob:
         region = where if isinstance(where, Region) else None
@@ -187,14 +186,11 @@ class PredictStep(Step):
 
     def _show_labels(self, out: Path, record: Any) -> None:
         """Bring the layer of the labels into view, and merge into it from now on."""
-        layer = layer_of_labels(self.viewer, out)
-        if layer is None:
-            layer = add_labels(self.viewer, out, layer_of_slide(self.viewer, record))
-            layer.name = f"Labels {record.name}"
-            layer.opacity = 0.5
-        layer.visible = True
-        self.merging.start(layer)
         record.labels = out
+        layer = layer_of_labels(self.dock, record)
+        layer.visible = True
+        hide_maps(self.viewer)
+        self.merging.start(layer)
         self.box.say("Predicting: the labels fill in as they come.")
 
     def _happened(self, event: Any) -> None:
@@ -246,8 +242,11 @@ class PredictStep(Step):
         folder = Path(result.files["maps"])
         config = model_config(self.box.job.model)
         names = list(config.outputs[1:]) if self._wanted == "scales" else ["weights"]
-        for name in names:
-            add_map(self.viewer, folder, name, self._slide_layer())
+        hide_maps(self.viewer)
+        shown = [layer for name in names for layer in add_map(self.viewer, folder, name, self._slide_layer())]
+        for layer in shown[1:]:
+            layer.visible = False
+        self.viewer.layers.selection.active = shown[0]
         shares = result.values.get("learned_weights") or result.values.get("mean_weights")
         if shares:
             self.bars_title.setVisible(True)

@@ -55,9 +55,9 @@ class TrainStep(Step):
         self.checks.setToolTip("What a look at your data and this computer says about this training.")
         self.start = QPushButton("Train")
         self.start.setObjectName("primary")
-        self.start.clicked.connect(told(lambda: self.train()))
+        self.start.clicked.connect(told(lambda *_: self.train()))
         self.go_on = QPushButton("Go on")
-        self.go_on.clicked.connect(told(lambda: self.resume()))
+        self.go_on.clicked.connect(told(lambda *_: self.resume()))
         self.box = JobBox(dock, "train", _CHOICES)
         self.box.happened.connect(self._happened)
         self.box.ended.connect(self._ended)
@@ -83,7 +83,7 @@ class TrainStep(Step):
         self.body.addWidget(self.needed)
         self.body.addWidget(self.checks)
         self.body.addLayout(row)
-        for widget in (self.box, self.problems, self.curves, self.scores):
+        for widget in (self.box, self.problems, self.scores, self.curves):
             self.body.addWidget(widget)
         for label in (self.checks, self.problems, self.scores):
             label.hide()
@@ -104,6 +104,7 @@ class TrainStep(Step):
         self.needed.setText(missing or "")
         self.needed.setVisible(missing is not None)
         free = self.state.running is None
+        self.form.setVisible(not self.box.running)  # it cannot be changed now, and the curves need the room
         self.start.setEnabled(missing is None and free)
         self.start.setToolTip(missing or "Starts the training; what is painted until now counts.")
         last = None if self.box.running else self.last_run()
