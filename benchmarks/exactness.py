@@ -2,10 +2,10 @@
 
     python benchmarks/exactness.py --seconds 60 --out benchmarks/results
 
-For each fusion a three-scale network is trained on the nuclei that ship with the package. The shipped slide is predicted
-at 1.1 µm/px (no multiple of its 0.499) with odd tiles, in whole and in a region at odd corners, and compared with
-`model(inputs)` called directly on the slide padded by the margin. The same with a margin of 16 pixels shows that the
-comparison can fail.
+For each fusion a three-scale network is trained on the nuclei that ship with the package. The shipped slide is
+predicted at 1.1 µm/px (no multiple of its 0.499) with odd tiles, in whole and in a region at odd corners, and compared
+with `model(inputs)` called directly on the slide padded by the margin. The same with a margin of 16 pixels shows that
+the comparison can fail.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ class _Versioned(_Frozen):
     def _known(cls, version: int) -> int:
         if version > SCHEMA_VERSION:
             raise ValueError(
-                f"this was written by a newer napari-msunet (schema {version}; this one knows {SCHEMA_VERSION}): update it"
+                f"this was written by a newer napari-msunet (schema {version}; this one knows {SCHEMA_VERSION}): "
+                "update it"
             )
         return version
 
@@ -92,7 +93,8 @@ class ModelConfig(_Versioned):
         Resolution of each branch relative to the model's own: 0.5 sees half as many pixels a side. Each is a ratio of
         integers up to 8.
     fusion : str
-        How the branches are combined: "mean", "weighted", "max" (of probabilities), "concat", "attention" (of features).
+        How the branches are combined: "mean", "weighted", "max" (of probabilities), "concat", "attention"
+        (of features).
     channels : int
         Image channels.
     shared : bool
@@ -249,8 +251,10 @@ class Augmentation(_Frozen):
 
 
 class LossConfig(_Frozen):
-    """Cross-entropy + Dice on the fused output, and a weight on each branch's own (at 0 a branch's head still learns, on
-    detached features)."""
+    """Cross-entropy + Dice on the fused output, and a weight on each branch's own.
+
+    At a weight of 0 a branch's head still learns, on detached features.
+    """
 
     cross_entropy: Annotated[float, Field(ge=0)] = 1.0
     dice: Annotated[float, Field(ge=0)] = 1.0
@@ -269,7 +273,8 @@ class Optimiser(_Frozen):
     Attributes
     ----------
     schedule : str
-        "plateau" (halve the learning rate after `patience` epochs without a better validation loss), "cosine" or "constant".
+        "plateau" (halve the learning rate after `patience` epochs without a better validation loss), "cosine" or
+        "constant".
     stop_after : int
         Epochs without a better validation IoU before training stops.
     """

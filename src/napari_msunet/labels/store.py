@@ -71,7 +71,10 @@ class LabelStore(LabelView):
         classes: Sequence[str] = (),
         kind: Kind = "labels",
         slide: Slide | None = None,
-        **options: Any,
+        *,
+        dtype: str = "uint8",
+        colours: Sequence[Any] | None = None,
+        overwrite: bool = False,
     ) -> LabelStore:
         """Make an empty store.
 
@@ -106,11 +109,13 @@ class LabelStore(LabelView):
         where = Path(path).resolve()
         with _opening:
             known = _open_stores.pop(where, None)
-            if known is not None and not options.get("overwrite"):
+            if known is not None and not overwrite:
                 _open_stores[where] = known
             elif known is not None:
                 known.close()
-            create_store(where, shape, mpp, tuple(classes), kind, slide, **options)
+            create_store(
+                where, shape, mpp, tuple(classes), kind, slide, dtype=dtype, colours=colours, overwrite=overwrite
+            )
             return open_labels(where)
 
     # ------------------------------------------------------------------------------------------------------- strokes
@@ -142,9 +147,7 @@ class LabelStore(LabelView):
         """
         return self.write_parts([(region, values, mask)])
 
-    def write_parts(
-        self, parts: Iterable[tuple[Region | Window, npt.ArrayLike, npt.NDArray[np.bool_] | None]]
-    ) -> int:
+    def write_parts(self, parts: Iterable[tuple[Region | Window, npt.ArrayLike, npt.NDArray[np.bool_] | None]]) -> int:
         """One stroke over several regions that do not overlap: each with values and mask as in `write`, which see."""
         changes = []
         for region, values, mask in parts:
