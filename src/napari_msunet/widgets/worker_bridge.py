@@ -83,7 +83,7 @@ class JobRunner(QObject):
     -------
     started (JobHandle)
         The job's turn has come.
-    event (JobHandle, Event)
+    happened (JobHandle, Event)
         Every `Metric`, `Message`, `RegionDone` and `Result`, in their order; of `Progress` the newest.
     ended (JobHandle, outcome, text)
         "done", "cancelled", "error" or "lost" and one sentence or None; `handle.details` has more for developers.
@@ -96,7 +96,7 @@ class JobRunner(QObject):
     """
 
     started = Signal(object)
-    event = Signal(object, object)
+    happened = Signal(object, object)  # not called event: that is a method of every QObject, which Qt calls
     ended = Signal(object, str, object)
     _woken = Signal()
 
@@ -195,7 +195,7 @@ class JobRunner(QObject):
         if entry.kind == "started":
             self.started.emit(entry.handle)
         elif entry.kind == "event":
-            self.event.emit(entry.handle, entry.value)
+            self.happened.emit(entry.handle, entry.value)
         else:
             self._unfinished.pop(entry.handle.id, None)
             self.ended.emit(entry.handle, *entry.value)

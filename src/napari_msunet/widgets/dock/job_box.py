@@ -139,7 +139,7 @@ class JobBox(QWidget):
 
     def _connect(self) -> None:
         if not self._connected:
-            self.dock.runner.event.connect(self._event)
+            self.dock.runner.happened.connect(self._event)
             self.dock.runner.ended.connect(self._ended)
             self._connected = True
 
@@ -220,6 +220,6 @@ class JobBox(QWidget):
         """Listen no longer."""
         self._background.close()
         if self._connected:
-            self.dock.runner.event.disconnect(self._event)
+            self.dock.runner.happened.disconnect(self._event)
             self.dock.runner.ended.disconnect(self._ended)
             self._connected = False
