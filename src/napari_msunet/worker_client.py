@@ -134,6 +134,12 @@ class WorkerClient:
         link = self._link
         return None if link is None else link.pid
 
+    @property
+    def jobs(self) -> int:
+        """How many jobs and inspections have not ended."""
+        link = self._link
+        return 0 if link is None else link.jobs
+
     def start(self) -> None:
         """Start the process, if none runs; returns at once, the process warms up by itself."""
         self._linked()

@@ -68,6 +68,11 @@ class Link:
 
     # ------------------------------------------------------------------------------------------------ any thread calls
 
+    @property
+    def jobs(self) -> int:
+        """How many have not ended."""
+        return len(self._jobs)
+
     def add(self, job: Receiver, request: dict[str, Any]) -> bool:
         """Send a request whose answers go to `job`; False where this process has ended."""
         with self._lock:

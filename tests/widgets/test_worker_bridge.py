@@ -1,0 +1,206 @@
+"""The bridge to Qt: signals on the window's thread, a flood never blocks it, closing leaves nothing."""
+
+import gc
+import os
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from qtpy.QtCore import QObject, QThread, QTimer
+from qtpy.QtWidgets import QApplication
+from worker_helpers import SLIDE, altered_worker, model_file, prediction, training
+
+from napari_msunet.events import Message, Metric, Progress, RegionDone, Result
+from napari_msunet.settings import WORKER_VARIABLE
+from napari_msunet.widgets.worker_bridge import JobRunner
+
+LONG = 60_000
+
+FLOOD = """
+from napari_msunet.events import Metric, Progress, RegionDone, Result
+def flood(self, task):
+    for i in range(20_000):
+        yield Progress(done=i, total=20_000, unit="tiles")
+        yield RegionDone(run="r", y=i, x=0, height=1, width=1)
+        if i % 100 == 0:
+            yield Metric(epoch=i, name="loss", split="train", value=0.5)
+    yield Progress(done=20_000, total=20_000, unit="tiles")
+    yield Result(values={"n": 20_000})
+worker.Worker._inspection_events = flood
+"""
+
+
+class Listener:
+    """Keeps what a runner says, and on which thread."""
+
+    def __init__(self, runner: JobRunner) -> None:
+        self.events: list = []
+        self.started: list = []
+        self.ended: list = []
+        self.threads: set = set()
+        runner.started.connect(lambda handle: (self.started.append(handle), self._thread()))
+        runner.happened.connect(lambda handle, event: (self.events.append((handle, event)), self._thread()))
+        runner.ended.connect(lambda *end: (self.ended.append(end), self._thread()))
+
+    def _thread(self) -> None:
+        self.threads.add(QThread.currentThread())
+
+
+class Heartbeat(QObject):
+    """The longest time for which the window's thread did not come around."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.longest = 0.0
+        self._last = time.perf_counter()
+        self._timer = QTimer(self)
+        self._timer.timeout.connect(self._beat)
+        self._timer.start(0)
+
+    def _beat(self) -> None:
+        now = time.perf_counter()
+        self.longest = max(self.longest, now - self._last)
+        self._last = now
+
+
+@pytest.fixture
+def runner(qapp) -> Iterator[JobRunner]:
+    runner = JobRunner()
+    runner.warm()
+    yield runner
+    runner.close()
+    runner.deleteLater()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return model_file(tmp_path_factory.mktemp("model"))
+
+
+def test_a_job_from_start_to_end_on_the_windows_thread(runner, model, tmp_path, qtbot):
+    heard = Listener(runner)
+    handle = runner.submit(prediction(tmp_path, model, tile=64), priority=True)
+    assert runner.jobs == [handle]
+    qtbot.waitUntil(lambda: bool(heard.ended), timeout=LONG)
+    assert heard.ended == [(handle, "done", None)]
+    assert heard.started == [handle]
+    events = [event for own, event in heard.events if own is handle]
+    assert isinstance(events[-1], Result)
+    regions = [e for e in events if isinstance(e, RegionDone)]
+    assert sum(e.height * e.width for e in regions) == events[-1].values["pixels"]
+    assert heard.threads == {QApplication.instance().thread()}
+    assert not runner.busy
+
+
+def test_cancel_and_a_killed_worker(runner, tmp_path, qtbot):
+    heard = Listener(runner)
+    job = training(tmp_path)
+    handle = runner.submit(job)
+    qtbot.waitUntil(lambda: any(isinstance(e, Metric) for _, e in heard.events), timeout=LONG)
+    runner.cancel(handle, keep="none")
+    qtbot.waitUntil(lambda: bool(heard.ended), timeout=LONG)
+    assert heard.ended[0][:2] == (handle, "cancelled")
+    assert not job.out.exists()
+
+    handle = runner.submit(job)
+    qtbot.waitUntil(lambda: handle.state == "running", timeout=LONG)
+    os.kill(runner.client.pid, signal.SIGKILL)
+    qtbot.waitUntil(lambda: len(heard.ended) == 2, timeout=LONG)
+    assert heard.ended[1][:2] == (handle, "lost")
+    assert "killed" in heard.ended[1][2]
+    asked = runner.inspect({"path": str(SLIDE)})
+    qtbot.waitUntil(lambda: len(heard.ended) == 3, timeout=LONG)
+    assert heard.ended[2] == (asked, "done", None)
+
+
+def test_a_flood_does_not_block_the_window(qapp, qtbot):
+    runner = JobRunner(command=altered_worker(FLOOD))
+    heard = Listener(runner)
+    batches: list[float] = []
+    runner._timer.timeout.connect(lambda: batches.append(time.monotonic()))
+    # a process in which nothing has happened yet is slow once: reading it is not what is measured
+    runner.warm()
+    qtbot.waitUntil(lambda: runner.client.warm, timeout=LONG)
+    gc.collect()
+    beat = Heartbeat()
+    handle = runner.inspect({})
+    qtbot.waitUntil(lambda: bool(heard.ended), timeout=LONG)
+    longest = beat.longest
+    runner.close()
+    events = [event for _, event in heard.events]
+    assert heard.ended[0][:2] == (handle, "done")
+    assert [e.y for e in events if isinstance(e, RegionDone)] == list(range(20_000))
+    assert sum(isinstance(e, Metric) for e in events) == 200
+    progress = [e.done for e in events if isinstance(e, Progress)]
+    assert progress == sorted(progress)
+    assert progress[-1] == 20_000
+    assert len(progress) < 10_000  # the newest only, each time
+    assert isinstance(events[-1], Result)
+    assert longest < 0.15, longest  # 0.05 on a machine that does nothing else
+    span = batches[-1] - batches[0]
+    assert len(batches) <= span / 0.045 + 2
+
+
+def test_a_bad_setting_is_one_sentence(qapp, qtbot, monkeypatch):
+    monkeypatch.setenv(WORKER_VARIABLE, "ssh 'gpu-box")
+    runner = JobRunner()
+    heard = Listener(runner)
+    handle = runner.inspect({"machine": True})
+    qtbot.waitUntil(lambda: bool(heard.ended), timeout=LONG)
+    assert heard.ended[0][:2] == (handle, "lost")
+    assert heard.ended[0][2].startswith(f"The environment variable {WORKER_VARIABLE} cannot be used: ")
+    monkeypatch.delenv(WORKER_VARIABLE)  # put right: the next job starts it
+    runner.inspect({"path": str(SLIDE)})
+    qtbot.waitUntil(lambda: len(heard.ended) == 2, timeout=LONG)
+    assert heard.ended[1][1] == "done"
+    runner.close()
+
+
+def test_closing_in_the_middle_of_a_training(qapp, tmp_path, qtbot):
+    before = set(threading.enumerate())
+    runner = JobRunner()
+    heard = Listener(runner)
+    runner.submit(training(tmp_path))
+    qtbot.waitUntil(lambda: bool(heard.events), timeout=LONG)
+    pid = runner.client.pid
+    began = time.monotonic()
+    runner.close()
+    assert time.monotonic() - began < 2
+    assert not psutil.pid_exists(pid)
+    assert set(threading.enumerate()) <= before
+    told = len(heard.events), len(heard.ended)
+    qtbot.wait(200)
+    assert (len(heard.events), len(heard.ended)) == told
+    runner.close()
+
+
+@pytest.mark.parametrize("how", ["deleted by Qt", "forgotten"])
+def test_a_runner_that_nobody_closes_takes_its_process_along(how, qapp, qtbot):
+    parent = QObject()
+    runner = JobRunner(parent if how == "deleted by Qt" else None)
+    heard = Listener(runner)
+    runner.inspect({"path": str(SLIDE)})
+    qtbot.waitUntil(lambda: bool(heard.ended), timeout=LONG)
+    pid, reference = runner.client.pid, weakref.ref(runner)
+    if how == "deleted by Qt":
+        parent.deleteLater()
+        qtbot.waitUntil(lambda: not psutil.pid_exists(pid), timeout=10_000)
+    else:
+        del runner, heard
+        gc.collect()
+        assert reference() is None
+        assert not psutil.pid_exists(pid)
+
+
+def test_messages_come_before_the_end(runner, tmp_path, qtbot):
+    heard = Listener(runner)
+    runner.submit(training(tmp_path, epochs=1))
+    qtbot.waitUntil(lambda: bool(heard.ended), timeout=LONG)
+    assert heard.ended[0][1] == "done"
+    assert any(isinstance(e, Message) for _, e in heard.events)
+    assert sum(isinstance(e, Metric) for _, e in heard.events) >= 5
