@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
 from napari_msunet.errors import MsunetError
 from napari_msunet.widgets.dock import style
 from napari_msunet.widgets.dock.lookup import Layers
+from napari_msunet.widgets.dock.memory import remember
 from napari_msunet.widgets.dock.section import Section
 from napari_msunet.widgets.dock.state import STEPS, State, StepName
 from napari_msunet.widgets.dock.steps.step import Step
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from napari_msunet.config import ModelConfig
     from napari_msunet.geometry import Region
     from napari_msunet.widgets.worker_bridge import JobRunner
+
+
+WARMING = ("model", "train", "predict", "correct")
+"""Steps at whose opening the worker process is started."""
 
 
 def _step_classes() -> list[type[Step]]:
@@ -86,6 +91,10 @@ class MultiScaleUNet(QWidget):
         self._refreshing.setSingleShot(True)
         self._refreshing.setInterval(0)
         self._refreshing.timeout.connect(self.refresh)
+        self._saving = QTimer(self)
+        self._saving.setSingleShot(True)
+        self._saving.setInterval(500)
+        self._saving.timeout.connect(told(self.save_project))
         self.state.changed.connect(self._changed)
         viewer.events.theme.connect(self._restyle)
         self._restyle()
@@ -148,6 +157,8 @@ class MultiScaleUNet(QWidget):
         for other, section in self.sections.items():
             section.set_open(other == name)
         self.refresh()
+        if name in WARMING and not self._closed:
+            self.runner.warm()  # its first seconds pass while the user looks at the step
         if name in self.sections:
             QTimer.singleShot(0, lambda: self._reveal(name))
 
@@ -158,6 +169,12 @@ class MultiScaleUNet(QWidget):
     def _changed(self, what: str) -> None:
         if not self._closed:
             self._refreshing.start()
+            if what != "counts":
+                self._saving.start()
+
+    def save_project(self) -> None:
+        """Write what was decided into the project, if there is one; it is done by itself after each change."""
+        remember(self.state)
 
     def refresh(self) -> None:
         """Show the state as it is now."""
@@ -242,6 +259,12 @@ class MultiScaleUNet(QWidget):
             self._runner = JobRunner()
         return self._runner
 
+    def event(self, event: QEvent) -> bool:
+        """Notice that the dock is closed for good: napari takes it out of its window."""
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self.shut_down()
+        return bool(super().event(event))
+
     def showEvent(self, event: Any) -> None:
         super().showEvent(event)
         self.window().installEventFilter(self)
@@ -260,6 +283,9 @@ class MultiScaleUNet(QWidget):
             return
         self._closed = True
         self._refreshing.stop()
+        if self._saving.isActive():
+            self._saving.stop()
+            told(self.save_project)()
         self.state.changed.disconnect(self._changed)
         self.viewer.events.theme.disconnect(self._restyle)
         for step in self.steps.values():

@@ -178,6 +178,7 @@ class ScalesField(QWidget):
         self.chips.setSpacing(4)
         row.addLayout(self.chips)
         self.add = QToolButton()
+        self.add.setObjectName("chip")
         self.add.setText("+")
         self.add.setToolTip("Adds a scale: one more network that sees the picture at another resolution.")
         self.add.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
@@ -211,6 +212,7 @@ class ScalesField(QWidget):
             + ("" if only else " Click to take it away.")
         )
         chip.setEnabled(not only)
+        chip.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         chip.clicked.connect(lambda: self.setValue(tuple(s for s in self._scales if s != scale)))
         return chip
 

@@ -46,6 +46,10 @@ def stylesheet(theme: str) -> str:
     QLabel#problem {{ color: {c["warning"]}; }}
     QPushButton#primary {{ background: {c["accent"]}; color: {c["on_accent"]}; font-weight: 600; padding: 5px 12px; }}
     QPushButton#primary:disabled {{ background: {c["foreground"]}; color: {c["faint"]}; }}
+    QToolButton#chip {{ background: {c["foreground"]}; border: 1px solid {c["faint"]}; border-radius: 9px;
+        padding: 2px 8px; }}
+    QToolButton#chip:hover {{ border-color: {c["accent"]}; }}
+    QToolButton#chip::menu-indicator {{ image: none; width: 0; }}
     QToolButton#msunet_copy, QToolButton#fold {{ background: transparent; border: none; color: {c["faint"]};
         padding: 2px 4px; }}
     QToolButton#msunet_copy:hover, QToolButton#fold:hover {{ color: {c["text"]}; }}

@@ -362,7 +362,7 @@ class AnnotateStep(Step):
         self.table.show_rows(self._rows(layer), self._row_of(layer))
         missing = self.missing()
         painting = layer is not None and layer is self.viewer.layers.selection.active and str(layer.mode) == "paint"
-        self.start.setEnabled(missing is None)
+        self.start.setEnabled(missing is None and not painting)
         active = self.state.active
         has = active is not None and active.annotation is not None
         self.start.setText("Annotating" if painting else "Go on annotating" if has else "Start annotating")

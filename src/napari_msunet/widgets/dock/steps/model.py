@@ -51,7 +51,6 @@ class ModelStep(Step):
         self.body.addLayout(self._buttons())
         self.loaded = self.note()
         self.body.addWidget(self.loaded)
-        self.viewer.layers.events.removed.connect(self._removed)
 
     def _buttons(self) -> QHBoxLayout:
         row = QHBoxLayout()
@@ -97,20 +96,28 @@ class ModelStep(Step):
 
     def toggle_fields(self, shown: bool) -> None:
         """Show the fields of view of all scales at the mouse, or hide them."""
-        if self._fields is not None:
-            self._fields.close()
-            self._fields = None
         if not shown:
+            if self._fields is not None:
+                self._fields.hide()
             return
         layer = self.dock.layers.slide(self.state.active)
         if layer is None:
-            self.show_fields.blockSignals(True)
-            self.show_fields.setChecked(False)
-            self.show_fields.blockSignals(False)
+            self._fields_visible(False)
             raise MsunetError(words.NO_SLIDE)
         from napari_msunet.widgets.fields_of_view import FieldsOfView
 
-        self._fields = FieldsOfView(self.viewer, layer, self.state.model)
+        if self._fields is None:
+            self._fields = FieldsOfView(self.viewer, layer, self.state.model, self.state.train_options.size)
+            self._fields.visibleChanged.connect(self._fields_visible)
+        self._fields.set_layer(layer)
+        self._fields.set_model(self.state.model, self.state.train_options.size)
+        self._fields.show()
+
+    def _fields_visible(self, visible: bool) -> None:
+        """The button says what is, also when the overlay goes by itself, as with its layer."""
+        self.show_fields.blockSignals(True)
+        self.show_fields.setChecked(visible)
+        self.show_fields.blockSignals(False)
 
     @told
     def _choose_model(self, *_: Any) -> None:
@@ -119,10 +126,6 @@ class ModelStep(Step):
         chosen, _kind = QFileDialog.getOpenFileName(self, "Load a model", start, "Models (*.safetensors)")
         if chosen:
             self.load_model(chosen)
-
-    def _removed(self, event: Any) -> None:
-        if self._fields is not None and self.dock.layers.slide(self.state.active) is None:
-            self.show_fields.setChecked(False)
 
     # ----------------------------------------------------------------------------------------------------- what shows
 
@@ -139,10 +142,9 @@ class ModelStep(Step):
             self.form.blockSignals(True)
             self.form.setValue(config)
             self.form.blockSignals(False)
-            if self._fields is not None:
-                self.toggle_fields(True)
-        elif self._fields is not None and self._fields.config != config:
-            self.toggle_fields(True)
+        size = self.state.train_options.size
+        if self._fields is not None and (self._fields.config, self._fields.size) != (config, size):
+            self._fields.set_model(config, size)
         fitting = next((n for n, preset in enumerate(PRESETS) if preset.fits(config)), None)
         self.presets.setExclusive(False)
         for number, button in enumerate(self.presets.buttons()):
@@ -173,9 +175,8 @@ class ModelStep(Step):
 
     def closing(self) -> None:
         """Take the overlay away."""
-        self.viewer.layers.events.removed.disconnect(self._removed)
         if self._fields is not None:
-            self._fields.close()
+            self._fields.hide()
             self._fields = None
 
 

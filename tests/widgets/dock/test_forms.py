@@ -1,0 +1,180 @@
+"""Editors of config objects: what is put in comes out, what is typed arrives, what cannot be is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QWidget
+
+from napari_msunet.config import (
+    Augmentation,
+    FolderSource,
+    LossConfig,
+    ModelConfig,
+    Normalisation,
+    Optimiser,
+    UNetConfig,
+)
+from napari_msunet.widgets.dock.forms import ModelForm, UNetForm
+from napari_msunet.widgets.dock.job_forms import PredictForm, TrainForm
+from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
+from napari_msunet.widgets.dock.sources import FolderForm
+
+MODEL = ModelConfig(classes=("a", "b"), mpp=0.4991234, scales=(1.0, 0.5), channels=1)
+OBJECTS = [
+    (UNetForm, UNetConfig(depth=2, width=7, dropout=0.35)),
+    (ModelForm, MODEL),
+    (
+        ModelForm,
+        ModelConfig(
+            classes=("x",),
+            mpp=2,
+            scales=(1.5, 1.0, 1 / 3),
+            fusion="concat",
+            branch=(UNetConfig(depth=1), UNetConfig(depth=5, width=9), UNetConfig(dropout=0.2)),
+            field="concentric",
+            normalisation=Normalisation(mean=(0.5,) * 3, std=(0.1,) * 3),
+        ),
+    ),
+    (ModelForm, ModelConfig(classes=("x",), mpp=1, scales=(1.0, 0.25), shared=True, fusion="max")),
+    (
+        TrainForm,
+        TrainOptions(
+            size=130,
+            border=7,
+            batch_size=3,
+            epochs=9,
+            steps=11,
+            time_limit=95.0,
+            validation=0.35,
+            augmentation=Augmentation(flip=False, rotate=12, scale=0.35, brightness=0.3, contrast=0, stain=1),
+            loss=LossConfig(cross_entropy=0.5, dice=0, branch=(0.1, 0.2)),
+            optimiser=Optimiser(learning_rate=3e-4, weight_decay=0.003, schedule="cosine", patience=3, stop_after=4),
+            seed=12,
+            device="cpu",
+        ),
+    ),
+    (
+        PredictForm,
+        PredictOptions(
+            outputs=("labels", "probabilities"),
+            margin=96,
+            tile=700,
+            batch_size=2,
+            device="cuda",
+            probability_dtype="uint8",
+        ),
+    ),
+    (
+        FolderForm,
+        FolderSource(
+            images=Path("a"),
+            masks=Path("b"),
+            mask_suffix="_m",
+            values={1: "gland", 2: "background"},
+            mpp=(0.5, 0.25),
+            table=Path("t.csv"),
+            group="patient",
+            role="validate",
+        ),
+    ),
+]
+
+
+def form_of(kind, value, qtbot):
+    form = kind(value)
+    qtbot.addWidget(form)
+    return form
+
+
+@pytest.mark.parametrize(("kind", "value"), OBJECTS)
+def test_what_is_shown_is_what_is_given_back(qtbot, kind, value):
+    form = form_of(kind, value, qtbot)
+    assert form.value() == value
+    assert form._read() == value  # out of the fields themselves
+
+
+@pytest.mark.parametrize(("kind", "value"), OBJECTS)
+def test_setting_another_object_shows_and_tells_it(qtbot, kind, value):
+    usual = {
+        UNetForm: UNetConfig(),
+        ModelForm: MODEL.model_copy(update={"scales": (1.0,), "mpp": 1.0}),
+        TrainForm: TrainOptions(),
+        PredictForm: PredictOptions(),
+        FolderForm: FolderSource(images=Path("i"), masks=Path("m")),
+    }[kind]
+    form = form_of(kind, usual, qtbot)
+    with qtbot.waitSignal(form.valueChanged) as told:
+        form.setValue(value)
+    assert told.args[0] == value
+    assert form._read() == value
+
+
+@pytest.mark.parametrize(("kind", "value"), OBJECTS)
+def test_every_field_has_a_tooltip(qtbot, kind, value):
+    form = form_of(kind, value, qtbot)
+    assert all(len(editor.toolTip()) > 15 for editor in form.editors.values())
+
+
+def test_typing_changes_the_object(qtbot):
+    form = form_of(TrainForm, TrainOptions(), qtbot)
+    epochs = form.editors["epochs"]
+    epochs.selectAll()
+    with qtbot.waitSignal(form.valueChanged):
+        qtbot.keyClicks(epochs, "42")
+        qtbot.keyClick(epochs, Qt.Key.Key_Return)
+    assert form.value().epochs == 42
+
+
+def test_chips_add_and_take_scales_away(qtbot):
+    form = form_of(ModelForm, MODEL, qtbot)
+    qtbot.mouseClick(form.scales.chips.itemAt(1).widget(), Qt.MouseButton.LeftButton)
+    assert form.value().scales == (1.0,)
+    assert not form.scales.chips.itemAt(0).widget().isEnabled()  # the last one stays
+    form.scales.menu.aboutToShow.emit()
+    next(action for action in form.scales.menu.actions() if action.text().startswith("1/4")).trigger()
+    assert form.value().scales == (1.0, 0.25)
+
+
+def test_networks_of_their_own_follow_the_scales(qtbot):
+    form = form_of(ModelForm, MODEL, qtbot)
+    form.branches.same.setChecked(False)
+    assert len(form.value().branch) == 2
+    form.scales.setValue((1.0, 0.5, 0.25))
+    assert len(form.value().branch) == 3
+    form.scales.setValue((1.0,))
+    assert len(form.value().branches) == 1
+
+
+def test_what_cannot_be_is_said_and_the_last_object_stays(qtbot):
+    form = form_of(ModelForm, MODEL, qtbot)
+    form.branches.same.setChecked(False)
+    form.branches._rows[0][0].setValue(2)
+    before = form.value()
+    form.editors["shared"].setChecked(True)
+    assert form.value() == before
+    assert "share their weights" in form.problem.text()
+    form.editors["shared"].setChecked(False)
+    assert not form.problem.isVisibleTo(form)
+
+
+def test_the_wheel_scrolls_the_dock_instead_of_changing_values(qtbot):
+    from qtpy.QtCore import QPoint, QPointF
+    from qtpy.QtGui import QWheelEvent
+
+    form = form_of(TrainForm, TrainOptions(), qtbot)
+    event = QWheelEvent(
+        QPointF(5, 5),
+        QPointF(5, 5),
+        QPoint(0, 120),
+        QPoint(0, 120),
+        Qt.MouseButton.NoButton,
+        Qt.KeyboardModifier.NoModifier,
+        Qt.ScrollPhase.NoScrollPhase,
+        False,
+    )
+    QWidget.event(form, event)
+    form.editors["epochs"].wheelEvent(event)
+    assert form.value() == TrainOptions()

@@ -1,0 +1,161 @@
+"""The dock's state without a window: what is missing, in words, and the jobs it makes."""
+
+from __future__ import annotations
+
+import sys
+from subprocess import run
+
+import pytest
+
+from napari_msunet.config import ExportJob, FolderSource, PredictJob, SlideSource, TrainJob
+from napari_msunet.errors import MsunetError
+from napari_msunet.geometry import Region
+from napari_msunet.project import Project
+from napari_msunet.widgets.dock.memory import recall, remember
+from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
+from napari_msunet.widgets.dock.presets import PRESETS
+from napari_msunet.widgets.dock.python_lines import job_lines
+from napari_msunet.widgets.dock.state import BACKGROUND, SlideRecord, State
+from napari_msunet.widgets.dock.words import suggested_mpp
+
+
+@pytest.fixture
+def state(tmp_path):
+    (tmp_path / "a.svs").write_bytes(b"slide")
+    state = State()
+    state.add_slide(SlideRecord(tmp_path / "a.svs", (3000, 2000), mpp=(0.25, 0.25)))
+    return state
+
+
+def annotated(state, counts):
+    record = state.active
+    record.annotation = state.make_project().annotation_path("a")
+    record.annotation.mkdir()
+    state.set_counts(record, counts, 0)
+    return record
+
+
+def test_it_says_step_by_step_what_is_missing(state, tmp_path):
+    empty = State()
+    assert empty.next_step() == "slide"
+    assert "Choose a slide" in empty.advice()
+    assert state.next_step() == "annotate"
+    assert "Start annotating" in state.advice()
+    state.set_classes(("nucleus", "stroma"))
+    record = annotated(state, {1: 10})
+    assert state.advice() == "Paint a few strokes of each class and of background: stroma and background have none yet."
+    state.set_counts(record, {1: 10, 2: 3, BACKGROUND: 1}, 0)
+    assert state.missing("train") is None
+    assert state.next_step() == "model"
+    state.set_model(state.model)
+    assert state.next_step() == "train"
+    assert state.missing("predict") == "Train a model first, or load a model file in the Model step."
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(b"")
+    state.use_model(model)
+    assert state.next_step() == "predict"
+    assert "no labels yet" in state.missing("export")
+    model.unlink()
+    assert "no longer there" in state.missing("predict")
+
+
+def test_a_marked_region_is_background_enough(state):
+    record = annotated(state, {1: 10})
+    assert "background has none yet" in state.missing("train")
+    state.set_counts(record, {1: 10}, 1)
+    assert state.missing("train") is None
+
+
+def test_a_slide_that_vanished_or_has_no_size_is_said(state, tmp_path):
+    annotated(state, {1: 1, BACKGROUND: 1})
+    state.active.mpp = None
+    assert "how many µm a pixel has" in state.missing("train")
+    state.active.mpp = (0.5, 0.5)
+    state.active.path.unlink()
+    assert "no longer there" in state.missing("train")
+    with pytest.raises(MsunetError, match="no longer there"):
+        state.train_job()
+
+
+def test_jobs_are_what_was_decided(state, tmp_path):
+    record = annotated(state, {1: 1, BACKGROUND: 1})
+    record.mpp_given, record.role = True, "train"
+    state.set_folders([FolderSource(images=tmp_path, masks=tmp_path, mask_suffix="_m", role="test")])
+    state.set_train_options(TrainOptions(epochs=3, batch_size=2))
+    job = state.train_job()
+    assert isinstance(job, TrainJob)
+    assert (job.epochs, job.batch_size, job.model.classes) == (3, 2, state.classes)
+    assert job.sources[0] == SlideSource(slide=record.path, labels=record.annotation, mpp=(0.25, 0.25), role="train")
+    assert job.sources[1].role == "test"
+    assert job.out.parent == state.project.folder / "runs"
+    assert state.train_job(out=tmp_path / "x", resume=True).resume
+
+    model = tmp_path / "m.safetensors"
+    model.write_bytes(b"")
+    state.use_model(model)
+    state.set_predict_options(PredictOptions(margin="fast"))
+    predict = state.predict_job(region=Region(1, 2, 30, 40))
+    assert isinstance(predict, PredictJob)
+    assert (predict.margin, predict.region, predict.slide_mpp) == ("fast", (1, 2, 30, 40), (0.25, 0.25))
+    assert predict.out.parent.name == "predictions"
+    assert state.evaluate_job().sources == (state.folders[0],)
+
+    record.labels = predict.out
+    predict.out.mkdir()
+    assert state.export_job(tmp_path / "x.geojson") == ExportJob(labels=predict.out, out=tmp_path / "x.geojson")
+    record.corrections = True
+    assert state.sources()[1].edited_only
+
+
+def test_a_first_slide_suggests_the_resolution_until_one_is_chosen(state, tmp_path):
+    assert state.model.mpp == 0.5
+    state.set_model(state.model.model_copy(update={"mpp": 2.0}))
+    state.add_slide(SlideRecord(tmp_path / "b.svs", (10, 10), channels=1, mpp=(1.0, 1.0)))
+    assert state.model.mpp == 2.0
+    assert [suggested_mpp(v) for v in (0.1, 0.2428, 0.499, 3.0)] == [0.8, 0.486, 0.499, 3.0]
+
+
+def test_presets_know_themselves_and_differ():
+    made = [preset.make(("a",), 0.7) for preset in PRESETS]
+    for preset, config in zip(PRESETS, made, strict=True):
+        assert [preset.fits(other) for other in made] == [other == config for other in made]
+
+
+def test_a_project_gives_everything_back(state, tmp_path):
+    from PIL import Image
+
+    picture = tmp_path / "p.png"
+    Image.new("RGB", (64, 48), "white").save(picture)
+    state.slides.clear()
+    state.add_slide(SlideRecord(picture, (48, 64), mpp=(0.5, 0.5), mpp_given=True, role="test"))
+    record = annotated(state, {1: 1})
+    state.set_classes(("x", "y"))
+    state.set_model(state.model.model_copy(update={"mpp": 3.0}))
+    state.set_train_options(TrainOptions(epochs=7))
+    state.set_folders([FolderSource(images="a", masks="b")])
+    remember(state)
+
+    other = State()
+    assert recall(other, Project.open(state.project.folder)) == []
+    assert (other.classes, other.folders, other.train_options.epochs) == (("x", "y"), state.folders, 7)
+    assert other.model == state.model
+    found = other.active
+    assert (found.path, found.mpp, found.role, found.annotation) == (picture, (0.5, 0.5), "test", record.annotation)
+
+    picture.unlink()
+    assert "not where it was" in recall(State(), Project.open(state.project.folder))[0]
+
+
+def test_a_job_as_python_is_the_job(state, tmp_path):
+    annotated(state, {1: 1, BACKGROUND: 1})
+    job = state.train_job()
+    text = job_lines(job)
+    assert text.startswith("import napari_msunet as ms\n")
+    names: dict = {}
+    exec(text.split("result = ")[0], names)
+    assert names["job"] == job
+
+
+def test_state_and_forms_load_no_torch():
+    code = "import sys, napari_msunet.widgets.dock.dock; print([m for m in ('torch', 'lightning') if m in sys.modules])"
+    assert run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
