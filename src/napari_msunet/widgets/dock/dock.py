@@ -273,6 +273,8 @@ class MultiScaleUNet(QWidget):
         """Notice that the window closes: it is asked to, and then hides."""
         if event.type() == QEvent.Type.Close:
             watched.setProperty("msunet_closing", True)
+            if not event.spontaneous():  # a program closes it: napari asks nobody whether it may
+                self.shut_down()
         elif event.type() == QEvent.Type.Hide and watched.property("msunet_closing") and watched is self.window():
             self.shut_down()
         return False

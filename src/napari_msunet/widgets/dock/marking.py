@@ -103,6 +103,9 @@ class Marking:
 
     def sync(self) -> None:
         """Keep the shapes as they are now in their annotations."""
+        if any(getattr(layer, "_is_creating", False) or getattr(layer, "_is_moving", False) for layer in self._layers):
+            self._syncing.start()  # napari tells of a shape when its drawing begins: wait for its end
+            return
         for layer in [one for one in self._layers if one in self.viewer.layers]:
             record = next((r for r in self.dock.state.slides if str(r.annotation) == layer.metadata[KEY]), None)
             annotation = self.dock.layers.annotation(record)

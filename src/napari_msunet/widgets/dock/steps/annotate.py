@@ -139,7 +139,8 @@ class AnnotateStep(Step):
         """Selected, with the brush, as wide as a stroke should be at this zoom."""
         self.viewer.layers.selection.active = layer
         if layer.can_be_painted():
-            on_screen = float(layer.scale[-1]) * self.viewer.camera.zoom
+            scene = getattr(self.viewer, "scene", self.viewer)  # before napari 0.9 the camera was the viewer's own
+            on_screen = float(layer.scale[-1]) * scene.camera.zoom
             layer.brush_size = round(min(max(BRUSH_ON_SCREEN / on_screen, BRUSH_LIMITS[0]), BRUSH_LIMITS[1]))
             if layer.selected_label == 0:
                 layer.selected_label = self._value(layer, 0)

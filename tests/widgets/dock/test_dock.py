@@ -1,0 +1,259 @@
+"""The dock in a real napari window, by mouse and keyboard: from a slide to an annotation and a model."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
+from qtpy.QtGui import QMouseEvent
+from qtpy.QtWidgets import QApplication, QFileDialog, QMessageBox
+
+from napari_msunet.errors import MsunetError
+from napari_msunet.labels import open_labels
+from napari_msunet.widgets import MultiScaleUNet
+from napari_msunet.widgets.dock.presets import PRESETS
+from napari_msunet.widgets.dock.state import BACKGROUND
+from napari_msunet.widgets.samples import slide_path
+
+LEFT = Qt.MouseButton.LeftButton
+NONE = Qt.MouseButton.NoButton
+
+
+@pytest.fixture
+def slide(tmp_path):
+    return shutil.copy(slide_path(), tmp_path / "slide.svs")
+
+
+@pytest.fixture
+def dock(make_napari_viewer, qtbot):
+    viewer = make_napari_viewer(show=True)
+    viewer.window.resize(1280, 800)
+    dock = MultiScaleUNet(viewer)
+    viewer.window.add_dock_widget(dock, name="Multi-scale U-Net", area="right")
+    qtbot.waitExposed(dock)
+    yield dock
+    dock.shut_down()
+
+
+def canvas(dock):
+    return dock.viewer.window._qt_viewer.canvas.native
+
+
+def drag(qtbot, dock, start, stop):
+    """Press, move and release on the canvas; places from its centre."""
+    native = canvas(dock)
+    middle = native.rect().center()
+    places = [middle + QPoint(*p) for p in (start, ((start[0] + stop[0]) // 2, (start[1] + stop[1]) // 2), stop)]
+    qtbot.mouseMove(native, places[0])
+    qtbot.mousePress(native, LEFT, pos=places[0])
+    for place in places[1:]:  # QTest moves the mouse without the button that is held
+        at = QPointF(place)
+        move = QMouseEvent(
+            QEvent.Type.MouseMove, at, QPointF(native.mapToGlobal(place)), NONE, LEFT, Qt.KeyboardModifier.NoModifier
+        )
+        QApplication.sendEvent(native, move)
+    qtbot.mouseRelease(native, LEFT, pos=places[-1])
+
+
+def annotating(dock, qtbot, slide):
+    dock.open_slide(slide)
+    dock.show_step("annotate")
+    qtbot.mouseClick(dock.steps["annotate"].start, LEFT)
+    return dock.layers.annotation(dock.state.active)
+
+
+def test_it_leads_from_the_slide_to_the_model(dock, qtbot, slide, monkeypatch):
+    assert dock.sections["slide"].is_open
+    assert dock.advice.text().startswith("Choose a slide")
+    monkeypatch.setattr(QFileDialog, "getOpenFileNames", lambda *a, **k: ([str(slide)], ""))
+    qtbot.mouseClick(dock.steps["slide"].choose, LEFT)
+    qtbot.waitUntil(lambda: "Start annotating" in dock.advice.text())
+    assert dock.steps["slide"].mpp.value() == pytest.approx(0.499, abs=1e-3)
+
+    qtbot.mouseClick(dock.go, LEFT)
+    step = dock.steps["annotate"]
+    assert dock.sections["annotate"].is_open
+    assert not dock.sections["slide"].is_open
+    qtbot.mouseClick(step.start, LEFT)
+    layer = dock.layers.annotation(dock.state.active)
+    assert dock.viewer.layers.selection.active is layer
+    assert layer.mode == "paint"
+    assert layer.store.path.parent.parent == slide.with_suffix(".msunet").resolve()
+
+    canvas(dock).setFocus()
+    drag(qtbot, dock, (-40, 0), (40, 0))
+    qtbot.waitUntil(lambda: dock.state.count(1) > 0)
+    qtbot.keyClick(canvas(dock), Qt.Key.Key_0)
+    assert layer.selected_label == BACKGROUND
+    drag(qtbot, dock, (-40, 60), (40, 60))
+    qtbot.waitUntil(lambda: dock.state.count(BACKGROUND) > 0)
+    values = np.asarray(layer.store.levels[0])
+    for value in (1, BACKGROUND):
+        assert dock.state.count(value) == (values == value).sum()
+    qtbot.waitUntil(lambda: dock.go.text().startswith("Model"))
+    layer.undo()
+    qtbot.waitUntil(lambda: dock.state.count(BACKGROUND) == 0)
+    assert "background has none yet" in dock.state.advice()
+
+
+def test_keys_choose_classes_only_on_the_annotation(dock, qtbot, slide):
+    layer = annotating(dock, qtbot, slide)
+    step = dock.steps["annotate"]
+    qtbot.mouseClick(step.add, LEFT)
+    assert dock.state.classes == ("class 1", "class 2")
+    canvas(dock).setFocus()
+    qtbot.keyClick(canvas(dock), Qt.Key.Key_2)
+    assert layer.selected_label == 2
+    assert layer.mode == "paint"  # napari's own 1..7 would have changed the tool
+    qtbot.keyClick(canvas(dock), Qt.Key.Key_9)
+    assert layer.selected_label == 2
+    plain = dock.viewer.add_labels(np.zeros((20, 20), np.uint8))
+    qtbot.keyClick(canvas(dock), Qt.Key.Key_1)
+    assert plain.mode == "erase"
+    assert layer.selected_label == 2
+
+
+def test_classes_are_named_coloured_and_removed_in_the_table(dock, qtbot, slide, monkeypatch):
+    layer = annotating(dock, qtbot, slide)
+    step = dock.steps["annotate"]
+    step.table.item(0, step.table.NAME).setText("nucleus")
+    assert layer.store.classes == ("nucleus",)
+    dock.refresh()
+    step.add_class("stroma")
+    step.set_colour("stroma", (1, 2, 3))
+    assert layer.store.colours[1] == (1, 2, 3)
+    layer.paint((1500, 1000), 2)
+    layer.paint((1600, 1000), 1)
+    qtbot.waitUntil(lambda: dock.state.count(1) > 0 and dock.state.count(2) > 0)
+    dock.refresh()
+    box = step.table.visualItemRect(step.table.item(0, step.table.NAME))
+    qtbot.mouseClick(step.table.viewport(), LEFT, pos=box.center())
+    assert layer.selected_label == 1
+    monkeypatch.setattr(QMessageBox, "question", lambda *a, **k: QMessageBox.StandardButton.Yes)
+    qtbot.mouseClick(step.remove, LEFT)
+    assert dock.state.classes == ("stroma",)
+    assert not (np.asarray(layer.store.levels[0]) == 1).any()
+    qtbot.waitUntil(lambda: dock.state.count(1) > 0)  # stroma is the first row now
+    with pytest.raises(MsunetError, match="is taken"):
+        step.add_class("other") and step.rename_class("other", "stroma")
+
+
+def test_a_drawn_rectangle_is_fully_annotated(dock, qtbot, slide):
+    layer = annotating(dock, qtbot, slide)
+    qtbot.mouseClick(dock.steps["annotate"].marking.rectangle, LEFT)
+    drag(qtbot, dock, (-60, -60), (60, 40))
+    qtbot.waitUntil(lambda: len(layer.store.fully_annotated) == 1)
+    corners = layer.store.fully_annotated[0]
+    assert np.ptp(corners, axis=0).min() > 50
+    qtbot.waitUntil(lambda: dock.viewer.layers.selection.active is layer)
+    shapes = dock.steps["annotate"].marking.layer()
+    shapes.selected_data = {0}
+    shapes.remove_selected()
+    qtbot.waitUntil(lambda: layer.store.fully_annotated == [])
+
+
+def test_presets_and_a_model_file(dock, qtbot, slide, tmp_path):
+    dock.open_slide(slide)
+    dock.show_step("model")
+    step = dock.steps["model"]
+    button = step.presets.button(0)
+    qtbot.mouseClick(button, LEFT, pos=QPoint(8, button.height() // 2))
+    assert PRESETS[0].fits(dock.state.model)
+    assert dock.state.model.mpp == pytest.approx(0.499)
+    step.form.scales.setValue((1.0, 0.25))
+    assert dock.state.model.scales == (1.0, 0.25)
+    dock.refresh()
+    assert step.presets.checkedId() == -1
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing of ours")
+    with pytest.raises(MsunetError, match="is no model of napari-msunet"):
+        dock.load_model(tmp_path / "bad.safetensors")
+
+
+def test_a_model_that_was_saved_is_known_without_torch(dock, tmp_path):
+    from napari_msunet.models import build_model, save_model
+
+    config = dock.state.model
+    path = save_model(build_model(config), tmp_path / "m.safetensors")
+    assert dock.steps["model"].load_model(path) == config
+    assert dock.state.missing("predict").startswith("Choose a slide")
+
+
+def test_copied_lines_run_as_they_are(dock, qtbot, slide):
+    dock.open_slide(slide)
+    for name in ("slide", "annotate", "model"):
+        dock.show_step(name)
+        qtbot.mouseClick(dock.sections[name].copy, LEFT)
+        text = QApplication.clipboard().text()
+        names: dict = {}
+        exec(text, names)
+        if name == "annotate":
+            assert names["labels"].kind == "annotation"
+            names["labels"].close()
+        if name == "model":
+            assert names["config"] == dock.state.model
+
+
+def test_layers_may_be_renamed_and_removed(dock, qtbot, slide):
+    layer = annotating(dock, qtbot, slide)
+    layer.paint((1500, 1000), 1)
+    layer.name = "anything"
+    dock.layers.slide(dock.state.active).name = "something"
+    path = layer.store.path
+    dock.viewer.layers.clear()
+    dock.refresh()
+    again = dock.start_annotating()
+    assert again is not layer
+    assert again.store.path == path
+    assert dock.layers.slide(dock.state.active) is not None
+    qtbot.waitUntil(lambda: dock.state.count(1) > 0)
+
+
+def test_any_image_layer_is_a_slide(dock, qtbot):
+    dock.viewer.add_image(np.full((64, 80), 7, np.uint8), scale=(0.5, 0.5), units="micrometer", name="mine")
+    qtbot.wait(50)
+    assert dock.steps["slide"].list.item(0).text().startswith("mine")
+
+
+def test_the_project_goes_on_another_day(dock, qtbot, slide, make_napari_viewer):
+    layer = annotating(dock, qtbot, slide)
+    dock.steps["annotate"].rename_class("class 1", "nucleus")
+    layer.paint((1500, 1000), 1)
+    dock.save_project()
+    second = MultiScaleUNet(dock.viewer)  # another dock on the same slide takes it up
+    qtbot.addWidget(second)
+    assert second.state.classes == ("nucleus",)
+    assert second.state.active.annotation == layer.store.path
+    second.steps["annotate"].refresh()
+    qtbot.waitUntil(lambda: second.state.count(1) > 0)
+    second.shut_down()
+
+
+def test_closing_the_window_shuts_everything_down(make_napari_viewer, qtbot, slide):
+    viewer = make_napari_viewer(show=True)
+    dock = MultiScaleUNet(viewer)
+    viewer.window.add_dock_widget(dock)
+    layer = annotating(dock, qtbot, slide)
+    layer.paint((1500, 1000), 1)
+    path = layer.store.path
+    viewer.close()
+    assert dock.closed
+    dock.refresh()
+    assert (np.asarray(open_labels(path).levels[0]) == 1).any()
+
+
+def test_a_slide_that_vanished_is_said(dock, slide):
+    dock.open_slide(slide)
+    slide.unlink()
+    with pytest.raises(MsunetError):
+        dock.start_annotating()
+    dock.refresh()
+    assert "(gone)" in dock.steps["slide"].list.item(0).text()
+
+
+def test_nothing_is_wider_than_the_dock(dock, qtbot, slide):
+    annotating(dock, qtbot, slide)
+    for name, section in dock.sections.items():
+        dock.show_step(name)
+        assert section.step.minimumSizeHint().width() <= dock._scroll.viewport().width(), name
