@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
 from napari_msunet.geometry import Window
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 TILE = 2048
 """Side of a dask chunk: a few hundred to a few thousand of them for the largest slides."""
@@ -49,6 +51,8 @@ class WindowArray:
     def dask(self) -> da.Array:
         """The same as a lazy dask array in chunks of `TILE` pixels, all channels in one."""
         chunks = (TILE, TILE, *self.shape[2:])
+        import dask.array as da  # takes a second: not before it is needed
+
         array: da.Array = da.from_array(self, chunks, name=False, asarray=False, lock=False)  # type: ignore[no-untyped-call]
         return array
 

@@ -9,9 +9,8 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
@@ -25,6 +24,9 @@ from napari_msunet.labels.levels import children, coarsen, coarsen_mean
 from napari_msunet.labels.lock import WriterLock
 from napari_msunet.labels.metadata import StoreInfo, save_attributes
 from napari_msunet.slide.ngff import image_attributes
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 _OUTPUTS = {"labels": ("uint8", "uint32"), "probabilities": ("float16", "float32", "uint8")}
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

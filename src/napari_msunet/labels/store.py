@@ -7,9 +7,8 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
@@ -28,6 +27,9 @@ from napari_msunet.labels.runs import Run
 from napari_msunet.labels.session import Session, load_checkpoint, unfinished
 from napari_msunet.labels.view import LabelView
 from napari_msunet.slide import Slide
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 MEMORY = 512 * 2**20
 """Bytes of chunks a store keeps in memory unless told otherwise."""

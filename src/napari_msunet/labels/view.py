@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +16,9 @@ from napari_msunet.labels.chunks import open_array
 from napari_msunet.labels.lazy import WindowArray
 from napari_msunet.labels.metadata import Colour, Kind, StoreInfo, load_info
 from napari_msunet.labels.session import Session
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 
 class LabelView:

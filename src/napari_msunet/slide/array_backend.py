@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
-import dask
-import dask.array as da
 import numpy as np
 
 from napari_msunet.errors import SlideError
@@ -47,7 +46,7 @@ class ArrayBackend(Backend):
         for array in self._arrays:
             shape = array.shape[:2]
             native = (CHUNK_SIDE, CHUNK_SIDE)
-            if isinstance(array, da.Array):
+            if is_lazy(array):
                 native = max(array.chunks[0]), max(array.chunks[1])
             chunk = chunk_size(native, shape, number * dtype.itemsize)
             levels.append(Level(shape, level_downsample(full.shape[:2], shape), chunk))
@@ -60,8 +59,8 @@ class ArrayBackend(Backend):
     def read_chunk(self, level: int, cy: int, cx: int) -> Pixels:
         y, x, height, width = self.chunk_box(level, cy, cx)
         part: Any = self._arrays[level][y : y + height, x : x + width]
-        if isinstance(part, da.Array):
-            part = part.compute()  # type: ignore[no-untyped-call]
+        if is_lazy(part):
+            part = part.compute()
         pixels: Pixels = np.array(part, dtype=self.info.dtype, copy=True, order="C")
         return pixels
 
@@ -70,12 +69,22 @@ class ArrayBackend(Backend):
         from napari_msunet.slide.identity import array_identity
 
         first = self._arrays[0]
-        return str(dask.base.tokenize(first)) if isinstance(first, da.Array) else array_identity(first)
+        if not is_lazy(first):
+            return array_identity(first)
+        import dask
+
+        return str(dask.base.tokenize(first))
+
+
+def is_lazy(array: Any) -> bool:
+    """Whether this is a dask array; asked without importing dask, which takes a second."""
+    module = sys.modules.get("dask.array")
+    return module is not None and isinstance(array, module.Array)
 
 
 def checked_array(array: Any) -> Any:
     """An image as `(h, w, c)`; raises SlideError for any other."""
-    if not isinstance(array, da.Array):
+    if not is_lazy(array):
         array = np.asarray(array)
     if array.dtype == bool:
         array = array.astype(np.uint8) * np.uint8(255)

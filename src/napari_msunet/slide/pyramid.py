@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec
@@ -18,7 +17,7 @@ from zarr.codecs import BloscCodec
 from napari_msunet.errors import OutputError
 from napari_msunet.geometry import Window, pyramid_shapes
 from napari_msunet.slide import ngff
-from napari_msunet.slide.array_backend import checked_array
+from napari_msunet.slide.array_backend import checked_array, is_lazy
 from napari_msunet.slide.backend import Pixels
 from napari_msunet.slide.opening import open_slide, slide_from_array
 from napari_msunet.slide.resample import area_average
@@ -93,7 +92,7 @@ def _as_slide(image: Any, mpp: float | tuple[float, float] | None) -> Slide:
         return image
     if isinstance(image, str | os.PathLike):
         return open_slide(image, mpp)
-    return slide_from_array(image if isinstance(image, da.Array) else checked_array(image), mpp)
+    return slide_from_array(image if is_lazy(image) else checked_array(image), mpp)
 
 
 def _refuse_taken(target: Path, overwrite: bool) -> None:

@@ -10,9 +10,8 @@ from itertools import count
 from math import isfinite, prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 
 from napari_msunet.errors import MissingMppError, SlideError
@@ -21,6 +20,9 @@ from napari_msunet.slide.backend import Backend, Pixels
 from napari_msunet.slide.cache import CHUNKS
 from napari_msunet.slide.plane import LevelPlane
 from napari_msunet.slide.resample import area_average, settled_ratio, source_span
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 BLOCK_WIDTH = 2048
 BLOCK_BYTES = 3 << 20
@@ -110,6 +112,8 @@ class Slide:
     @cached_property
     def levels(self) -> list[da.Array]:
         """The levels as lazy dask arrays `(h, w, c)`, finest first, over the chunks that all reading shares."""
+        import dask.array as da  # takes a second: not before it is needed
+
         arrays = []
         for number, level in enumerate(self._backend.info.levels):
             source = _LevelArray(self, number)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import numpy as np
 from napari.layers import Image, Layer
 from napari.utils.notifications import show_warning
 
 from napari_msunet.errors import SlideError
 from napari_msunet.slide import Slide, open_slide, slide_from_array
+from napari_msunet.slide.array_backend import is_lazy
 from napari_msunet.widgets.placement import layer_mpp
 from napari_msunet.widgets.slide_levels import OpenSlide, SlideLevel
 
@@ -118,7 +118,9 @@ def _channels(layer: Image) -> Sequence[str]:
 
 
 def _as_image(level: Any, layer: Image) -> Any:
-    if not isinstance(level, np.ndarray | da.Array):
+    if not isinstance(level, np.ndarray) and not is_lazy(level):
+        import dask.array as da  # takes a second: not before it is needed
+
         chunks = getattr(level, "chunks", None) or "auto"
         level = da.from_array(level, chunks=chunks)
     lead = layer.ndim - 2

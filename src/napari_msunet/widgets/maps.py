@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import zarr
@@ -188,6 +187,8 @@ def _levels(array: Any, plane: int) -> list[Any]:
     _, height, width = array.shape
     if height * width <= IN_MEMORY:
         return [np.asarray(array[plane], np.float32)]
+    import dask.array as da  # takes a second: not before it is needed
+
     full = da.from_zarr(array)[plane].astype(np.float32)
     levels = [full]
     while max(levels[-1].shape) > OVERVIEW_SIDE:
