@@ -100,6 +100,13 @@ class Watch(pl.Callback):
         left = by_steps + epochs_left * self._validation_seconds
         return left if self.job.time_limit is None else max(0.0, min(left, self.job.time_limit - self.elapsed))
 
+    def _steps_expected(self, seconds_left: float | None) -> int:
+        """Steps in all: those of the job, or fewer where its time limit comes first."""
+        if self.job.time_limit is None or seconds_left is None:
+            return self._steps_total
+        pace = self._warm_seconds / self._warm_steps
+        return min(self._steps_total, self._steps_done + max(1, round(seconds_left / pace)))
+
     # ---------------------------------------------------------------------------------------------- hooks of Lightning
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -130,11 +137,8 @@ class Watch(pl.Callback):
             self._warm_seconds += seconds
         if time.monotonic() - self._last_progress >= _PROGRESS_SECONDS:
             self._last_progress = time.monotonic()
-            self.say(
-                Progress(
-                    done=self._steps_done, total=self._steps_total, unit="steps", seconds_left=self._seconds_left()
-                )
-            )
+            left = self._seconds_left()
+            self.say(Progress(done=self._steps_done, total=self._steps_expected(left), unit="steps", seconds_left=left))
         if self._time_is_up(seconds / 3 * sum(trainer.num_val_batches)):
             self.standing.reason = "time limit"
             trainer.should_stop = True
