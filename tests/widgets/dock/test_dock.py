@@ -143,6 +143,7 @@ def test_classes_are_named_coloured_and_removed_in_the_table(dock, qtbot, slide,
 def test_a_drawn_rectangle_is_fully_annotated(dock, qtbot, slide):
     layer = annotating(dock, qtbot, slide)
     qtbot.mouseClick(dock.steps["annotate"].marking.rectangle, LEFT)
+    qtbot.wait(300)  # the view settles beside the new layer's controls
     drag(qtbot, dock, (-60, -60), (60, 40))
     qtbot.waitUntil(lambda: len(layer.store.fully_annotated) == 1)
     corners = layer.store.fully_annotated[0]
@@ -257,3 +258,11 @@ def test_nothing_is_wider_than_the_dock(dock, qtbot, slide):
     for name, section in dock.sections.items():
         dock.show_step(name)
         assert section.step.minimumSizeHint().width() <= dock._scroll.viewport().width(), name
+
+
+def test_the_plugins_menu_opens_it(make_napari_viewer, qtbot):
+    viewer = make_napari_viewer(show=True)
+    _, dock = viewer.window.add_plugin_dock_widget("napari-msunet", "Multi-scale U-Net")
+    assert list(dock.steps) == ["slide", "annotate", "model", "train", "predict", "correct", "export"]
+    viewer.close()
+    assert dock.closed

@@ -28,6 +28,7 @@ from napari_msunet.widgets.dock.section import Section
 from napari_msunet.widgets.dock.state import STEPS, State, StepName
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
+from napari_msunet.widgets.pyramid_labels.napari_internals import main_window
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -76,7 +77,8 @@ class MultiScaleUNet(QWidget):
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
-        self.viewer = viewer
+        # as a plugin the dock gets a stand-in that hides the window; the layers' callbacks know the viewer itself
+        self.viewer = viewer = getattr(viewer, "__wrapped__", viewer)
         self.state = State()
         self.layers = Layers(viewer, self.state)
         self._runner: JobRunner | None = None
@@ -97,6 +99,7 @@ class MultiScaleUNet(QWidget):
         self._saving.timeout.connect(told(self.save_project))
         self.state.changed.connect(self._changed)
         viewer.events.theme.connect(self._restyle)
+        main_window(viewer).installEventFilter(self)
         self._restyle()
         self.refresh()
         self.show_step(self.state.next_step())
@@ -265,17 +268,13 @@ class MultiScaleUNet(QWidget):
             self.shut_down()
         return bool(super().event(event))
 
-    def showEvent(self, event: Any) -> None:
-        super().showEvent(event)
-        self.window().installEventFilter(self)
-
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         """Notice that the window closes: it is asked to, and then hides."""
         if event.type() == QEvent.Type.Close:
             watched.setProperty("msunet_closing", True)
             if not event.spontaneous():  # a program closes it: napari asks nobody whether it may
                 self.shut_down()
-        elif event.type() == QEvent.Type.Hide and watched.property("msunet_closing") and watched is self.window():
+        elif event.type() == QEvent.Type.Hide and watched.property("msunet_closing"):
             self.shut_down()
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +39,7 @@ class Marking:
         self._syncing.setInterval(50)
         self._syncing.timeout.connect(told(self.sync))
         self._layers: list[Shapes] = []
+        self._pressed = False
 
     def buttons(self) -> QHBoxLayout:
         """The row of buttons."""
@@ -94,6 +96,7 @@ class Marking:
         )
         self.viewer.add_layer(layer)
         layer.events.data.connect(self._drawn)
+        layer.mouse_drag_callbacks.append(self._held)
         self._layers.append(layer)
         return layer
 
@@ -101,9 +104,19 @@ class Marking:
         if str(getattr(event.action, "value", event.action)) in ("added", "changed", "removed"):
             self._syncing.start()
 
+    def _held(self, _layer: Shapes, event: Any) -> Iterator[None]:
+        """Know whether the mouse is held: what is being drawn is not kept before it is let go."""
+        self._pressed = True
+        yield
+        while event.type == "mouse_move":
+            yield
+        self._pressed = False
+
     def sync(self) -> None:
         """Keep the shapes as they are now in their annotations."""
-        if any(getattr(layer, "_is_creating", False) or getattr(layer, "_is_moving", False) for layer in self._layers):
+        if self._pressed or any(
+            getattr(layer, "_is_creating", False) or getattr(layer, "_is_moving", False) for layer in self._layers
+        ):
             self._syncing.start()  # napari tells of a shape when its drawing begins: wait for its end
             return
         for layer in [one for one in self._layers if one in self.viewer.layers]:
@@ -123,4 +136,5 @@ class Marking:
         self._syncing.stop()
         for layer in self._layers:
             layer.events.data.disconnect(self._drawn)
+            layer.mouse_drag_callbacks.remove(self._held)
         self._layers.clear()
