@@ -96,6 +96,11 @@ def parse_event(line: str | bytes) -> Event:
     return _ADAPTER.validate_json(line)
 
 
+def event_of(values: dict[str, Any]) -> Event:
+    """The event in an object that was read from JSON."""
+    return _ADAPTER.validate_python(values)
+
+
 def progress(done: float, total: float, unit: str, started: float) -> Progress:
     """A `Progress` whose time left follows from the pace since `started` (`time.monotonic()`)."""
     left = (time.monotonic() - started) / done * (total - done) if done else None

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from napari_msunet.allocator import environment
 from napari_msunet.errors import MsunetError
-from napari_msunet.events import Event, parse_event
+from napari_msunet.events import Event, event_of
 from napari_msunet.settings import WORKER_VARIABLE
 
 READY_SECONDS = 60.0
@@ -214,7 +214,7 @@ class Link:
         if "started" in answer:
             job.started()
         elif "event" in answer:
-            job.event(parse_event(json.dumps(answer["event"])))
+            job.event(event_of(answer["event"]))
         elif "end" in answer:
             job.end(answer["end"], answer.get("text"), answer.get("details"))
 
