@@ -54,6 +54,7 @@ def drag(qtbot, dock, start, stop):
             QEvent.Type.MouseMove, at, QPointF(native.mapToGlobal(place)), NONE, LEFT, Qt.KeyboardModifier.NoModifier
         )
         QApplication.sendEvent(native, move)
+        qtbot.wait(40)  # napari joins moves that come at once
     qtbot.mouseRelease(native, LEFT, pos=places[-1])
 
 
