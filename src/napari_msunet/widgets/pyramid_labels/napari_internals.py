@@ -27,6 +27,7 @@ NEEDED = (
     "_create_polygon_mask",
     "_drag_modes",
     "_draw",
+    "_ensure_int_labels",
     "_expand_updated_slice_for_contour",
     "_get_flood_mask_and_bbox",
     "_get_preserve_labels_source_label",
@@ -72,6 +73,10 @@ class PaintHooks(Labels):
 
     # --------------------------------------------------------------------------------------------- what a layer answers
 
+    def _ensure_int_labels(self, data: Any) -> Any:
+        """A store's levels are integers; napari would unwrap a pyramid of one level, and then cut it into rows."""
+        return data
+
     def paint_window(self, window: Window, mask: npt.NDArray[np.bool_], label: int) -> None:
         """Paint where the mask is true."""
         raise NotImplementedError
@@ -101,6 +106,10 @@ class PaintHooks(Labels):
     @property
     def _type_string(self) -> str:
         return "labels"
+
+    def _ensure_int_labels(self, data: Any) -> Any:
+        """Labels of a store are whole numbers; napari's look at them would take a pyramid of one level for an image."""
+        return data
 
     def _reset_editable(self) -> None:
         self.editable = self.can_be_painted()
