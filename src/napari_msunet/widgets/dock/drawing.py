@@ -43,7 +43,7 @@ class RegionDrawing(QObject):
             ndim=2,
             edge_color="#ffd84d",
             face_color="transparent",
-            edge_width=2 * size / max(self.viewer.camera.zoom * size, 1e-9),
+            edge_width=2 * size / max(self.viewer.scene.camera.zoom * size, 1e-9),
             **over(slide_layer, (1.0, 1.0)),
         )
         self.layer.mode = "add_rectangle"

@@ -73,10 +73,6 @@ class PaintHooks(Labels):
 
     # --------------------------------------------------------------------------------------------- what a layer answers
 
-    def _ensure_int_labels(self, data: Any) -> Any:
-        """A store's levels are integers; napari would unwrap a pyramid of one level, and then cut it into rows."""
-        return data
-
     def paint_window(self, window: Window, mask: npt.NDArray[np.bool_], label: int) -> None:
         """Paint where the mask is true."""
         raise NotImplementedError

@@ -206,7 +206,7 @@ class CorrectStep(Step):
         hide_maps(self.viewer)
         self.viewer.layers.selection.active = layer
         if layer.can_be_painted():
-            on_screen = float(layer.scale[-1]) * self.viewer.camera.zoom
+            on_screen = float(layer.scale[-1]) * self.viewer.scene.camera.zoom
             layer.brush_size = round(min(max(BRUSH_ON_SCREEN / on_screen, 2), 400))
             layer.mode = "paint"
         self.refresh()

@@ -1,0 +1,33 @@
+"""Docks in real windows."""
+
+import pytest
+
+
+@pytest.fixture
+def viewer(make_napari_viewer):
+    """A viewer with a window."""
+    found = make_napari_viewer(show=True)
+    found.window._qt_window.resize(1280, 800)
+    return found
+
+
+@pytest.fixture
+def dock(viewer):
+    """The dock in it; ended like a window that closes."""
+    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+
+    made = MultiScaleUNet(viewer)
+    viewer.window.add_dock_widget(made, name="Multi-scale U-Net", area="right")
+    yield made
+    made.shut_down()
+
+
+@pytest.fixture
+def messages():
+    """What napari tells the user."""
+    from napari.utils.notifications import notification_manager
+
+    found = []
+    notification_manager.notification_ready.connect(found.append)
+    yield found
+    notification_manager.notification_ready.disconnect(found.append)

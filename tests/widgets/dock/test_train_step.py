@@ -1,0 +1,129 @@
+"""The Train step: checks, training by mouse, curves, stopping in three ways, going on, closing in the middle."""
+
+import os
+import time
+
+import psutil
+import pytest
+from qtpy.QtCore import Qt
+from widgets.dock.making import LONG, annotated_dock, make_slide, settle
+
+pytest.importorskip("pyqtgraph")
+
+
+@pytest.fixture
+def ready(dock, tmp_path, qtbot):
+    """A dock that can train, its Train step open."""
+    annotated_dock(dock, make_slide(tmp_path))
+    dock.state.set_train_options(
+        type(dock.state.train_options).model_validate(
+            {**dict(dock.state.train_options), "size": 64, "batch_size": 4, "epochs": 3, "steps": 6}
+        )
+    )
+    dock.show_step("train")
+    settle()
+    return dock
+
+
+def click(qtbot, button):
+    assert button.isEnabled()
+    assert button.isVisible()
+    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+
+
+def choose(step, number):
+    """What choosing from the Cancel button's menu does."""
+    step.box.menu.actions()[number].trigger()
+
+
+def test_training_by_mouse_then_going_on(ready, qtbot, messages):
+    step = ready.steps["train"]
+    qtbot.waitUntil(lambda: step.checks.isVisible(), timeout=20_000)
+    said = " ".join(finding.text for finding in step.findings)
+    assert "Every class has annotated pixels" in said
+    assert "needs about" in said
+    assert "known after the first" in said
+    click(qtbot, step.start)
+    assert ready.state.running == "train"
+    settle()
+    assert not step.start.isEnabled()
+    qtbot.waitUntil(lambda: ready.state.running is None, timeout=LONG)
+    settle(0.4)
+    assert ready.state.model_path is not None
+    assert ready.state.model_path.is_file()
+    assert step.curves.history.epochs == 3
+    for output in ("fused", "scale 1", "scale 1/2"):
+        x, y = step.curves.lines["loss", "train", output].getData()
+        assert list(x) == [1, 2, 3]
+        assert (y > 0).all()
+    assert "fused" in step.scores.text()
+    assert "alone" in step.scores.text()
+    assert not [m for m in messages if m.severity.value == "error"]
+    # With a measured rate, the time is known now.
+    qtbot.waitUntil(lambda: any("take at most" in f.text for f in step.findings), timeout=20_000)
+    click(qtbot, step.go_on)
+    qtbot.waitUntil(lambda: ready.state.running is None, timeout=LONG)
+    settle(0.4)
+    assert step.curves.history.epochs == 6
+    assert list(step.curves.lines["loss", "train", "fused"].getData()[0]) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(("number", "kept"), [(0, True), (1, True), (2, False)])
+def test_stopping_keeps_what_was_chosen(ready, qtbot, number, kept):
+    step = ready.steps["train"]
+    job = ready.train(epochs=1000)
+    qtbot.waitUntil(lambda: step.curves.history.epochs >= 1, timeout=LONG)
+    choose(step, number)
+    qtbot.waitUntil(lambda: ready.state.running is None, timeout=20_000)
+    assert (job.out / "model.safetensors").is_file() == kept
+    assert (ready.state.model_path is not None) == kept
+    settle()
+    assert step.go_on.isEnabled() == kept
+    assert ("ready to predict" if kept else "thrown away") in step.box.status.text()
+
+
+def test_a_second_job_waits_for_the_first(ready, qtbot):
+    from napari_msunet.errors import MsunetError
+
+    ready.train(epochs=1000)
+    with pytest.raises(MsunetError, match="Train is under way"):
+        ready.train()
+    choose(ready.steps["train"], 2)
+    qtbot.waitUntil(lambda: ready.state.running is None, timeout=LONG)
+
+
+def test_an_error_of_the_core_is_a_notification_with_details(ready, qtbot, messages):
+    record = ready.state.active
+    step = ready.steps["train"]
+    job = ready.state.train_job()
+    step._begin(job.model_copy(update={"border": 40}), type(step.curves.history)())
+    qtbot.waitUntil(lambda: ready.state.running is None, timeout=LONG)
+    found = [m for m in messages if "border" in m.message]
+    assert len(found) == 1
+    assert found[0].as_text()
+    assert record.annotation.exists()
+
+
+def test_closing_in_the_middle_leaves_no_process_and_can_go_on(ready, qtbot):
+    step = ready.steps["train"]
+    job = ready.train(epochs=1000)
+    qtbot.waitUntil(lambda: (job.out / "last.ckpt").is_file(), timeout=LONG)
+    pid = ready.runner.client.pid
+    assert psutil.pid_exists(pid)
+    ready.shut_down()
+    end = time.monotonic() + 10
+    while psutil.pid_exists(pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert step.last_run() == job.out
+    assert os.path.exists(job.out / "model.safetensors")
+
+
+def test_copy_as_python_is_the_job(ready):
+    text = ready.as_python("train")
+    namespace = {}
+    exec(text.replace("result = ms.train(job, on_event=print)", ""), namespace)
+    job = namespace["job"]
+    assert job.model == ready.state.model
+    assert job.sources == ready.state.sources()
+    assert job.epochs == 3
