@@ -15,6 +15,7 @@ import pytest
 from worker_helpers import SLIDE, Heard, altered_worker, model_file, prediction, training
 
 from napari_msunet import worker_link
+from napari_msunet.errors import MsunetError
 from napari_msunet.events import Message, Metric, Progress, RegionDone, Result
 from napari_msunet.geometry import Region
 from napari_msunet.labels import open_labels
@@ -316,6 +317,20 @@ def test_a_bad_command_is_one_sentence(command, words, monkeypatch):
     assert words in text
     assert text.endswith("correct it (environment variable NAPARI_MSUNET_WORKER, or `worker` in the settings).")
     client.close()
+
+
+def test_a_command_that_fails_at_once_is_tried_once_for_each_job():
+    tried = []
+
+    def command():
+        tried.append(1)
+        raise MsunetError("The settings are bad.")
+
+    with WorkerClient(command) as client:
+        assert wait_until(lambda: not client.alive)
+        for _ in range(20):
+            assert Heard(client, {"machine": True}).ended() == ("lost", "The settings are bad.", None)
+    assert len(tried) == 21
 
 
 def test_a_greeting_before_the_worker_is_ignored():

@@ -142,15 +142,18 @@ class WorkerClient:
 
     def start(self) -> None:
         """Start the process, if none runs; returns at once, the process warms up by itself."""
-        self._linked()
-
-    def _linked(self) -> Link:
         with self._lock:
-            if self._closed:
-                raise RuntimeError("This WorkerClient was closed; make another one.")
-            if self._link is None or not self._link.alive:
-                self._link = Link(self._command)
-            return self._link
+            link = self._usable()
+            if not link.begun:
+                link.begin()
+
+    def _usable(self) -> Link:
+        """The link to the process, or a new one that has not begun."""
+        if self._closed:
+            raise RuntimeError("This WorkerClient was closed; make another one.")
+        if self._link is None or not self._link.alive:
+            self._link = Link(self._command)
+        return self._link
 
     def submit(
         self,
@@ -196,11 +199,16 @@ class WorkerClient:
         return self._give({"inspect": asked}, JobHandle(next(self._numbers), asked, on_event, on_end, None))
 
     def _give(self, request: dict[str, Any], handle: JobHandle) -> JobHandle:
-        while True:
-            link = self._linked()
-            handle._link = link
-            if link.add(handle, {"id": handle.id, **request}):  # else the process has ended just now
-                return handle
+        request = {"id": handle.id, **request}
+        with self._lock:
+            link = handle._link = self._usable()
+            if not link.add(handle, request):  # the process has ended just now
+                link = handle._link = self._usable()
+                link.add(handle, request)
+            # only now: a command that cannot be started fails at once, and this job is the one to be told
+            if not link.begun:
+                link.begin()
+        return handle
 
     def kill(self) -> None:
         """End the process at once; its jobs end as "lost", and the next one starts another process."""

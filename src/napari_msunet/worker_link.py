@@ -64,6 +64,14 @@ class Link:
         self._asked_to_end = False
         self._tail: deque[str] = deque(maxlen=_TAIL)
         self._thread = threading.Thread(target=self._live, name="msunet-worker", daemon=True)
+
+    @property
+    def begun(self) -> bool:
+        """Whether `begin` was called."""
+        return self._thread.ident is not None
+
+    def begin(self) -> None:
+        """Start the process."""
         self._thread.start()
 
     # ------------------------------------------------------------------------------------------------ any thread calls
@@ -98,7 +106,7 @@ class Link:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(seconds)
             self._kill(process)
-        if threading.current_thread() is not self._thread:
+        if self.begun and threading.current_thread() is not self._thread:
             self._thread.join(5.0)
 
     # -------------------------------------------------------------------------------------------------- the link's own

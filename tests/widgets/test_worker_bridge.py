@@ -146,7 +146,6 @@ def test_a_flood_does_not_block_the_window(qapp, qtbot):
     assert len(batches) <= span / 0.045 + 2
 
 
-@pytest.mark.slow
 def test_a_bad_setting_is_one_sentence(qapp, qtbot, monkeypatch):
     monkeypatch.setenv(WORKER_VARIABLE, "ssh 'gpu-box")
     runner = JobRunner()
