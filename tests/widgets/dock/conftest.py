@@ -1,6 +1,7 @@
 """Docks in real windows."""
 
 import pytest
+from widgets.dock.making import make_slide, train
 
 
 @pytest.fixture
@@ -31,3 +32,23 @@ def messages():
     notification_manager.notification_ready.connect(found.append)
     yield found
     notification_manager.notification_ready.disconnect(found.append)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A slide and a model that knows it a little."""
+    folder = tmp_path_factory.mktemp("trained")
+    slide = make_slide(folder, 700)
+    return slide, train(slide, folder)
+
+
+@pytest.fixture
+def ready(dock, trained, tmp_path):
+    """A dock with a slide of its own and the model."""
+    import shutil
+
+    slide = tmp_path / "blobs.ome.zarr"
+    shutil.copytree(trained[0], slide)
+    dock.open_slide(slide)
+    dock.load_model(trained[1])
+    return dock

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication
 
 import napari_msunet as ms
@@ -38,6 +40,21 @@ def annotate(store: ms.LabelStore, side: int = SIDE) -> None:
     values = np.where(truth(side), 1, 255).astype(np.uint8)
     for y in range(20, side - 30, 60):
         store.write(Window(y, 10, 24, side - 20), values[y : y + 24, 10 : side - 10])
+
+
+def click(qtbot: Any, button: Any) -> None:
+    """A real click on a button that can be clicked."""
+    settle(0.05)
+    assert button.isVisible()
+    assert button.isEnabled(), button.toolTip()
+    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+
+
+def idle(qtbot: Any, dock: Any) -> None:
+    """Wait until no job runs and everything is merged."""
+    qtbot.waitUntil(lambda: dock.state.running is None, timeout=LONG)
+    qtbot.waitUntil(lambda: not dock.steps["predict"].merging.busy, timeout=LONG)
+    settle(0.1)
 
 
 def train(slide: Path, folder: Path) -> Path:

@@ -154,7 +154,7 @@ class CorrectStep(Step):
         layer.events.selected_label.connect(self._selected)
         layer.events.mode.connect(self._selected)
         for value in range(_KEYS + 1):
-            layer.bind_key(str(value), partial(_choose_by_key, value), overwrite=True)
+            layer.bind_key(str(value), _key(value), overwrite=True)
         self._timer.start()
 
     def _let_go(self) -> None:
@@ -248,12 +248,16 @@ class CorrectStep(Step):
         self._background.close()
 
 
-def _choose_by_key(value: int, layer: Any) -> None:
-    """Paint this class from now on."""
-    if value <= len(layer.store.classes):
-        layer.selected_label = value
-        if layer.can_be_painted():
-            layer.mode = "paint"
+def _key(value: int) -> Any:
+    """What a number's key does: paint this class from now on. (A function, since napari asks for its name.)"""
+
+    def choose(layer: Any) -> None:
+        if value <= len(layer.store.classes):
+            layer.selected_label = value
+            if layer.can_be_painted():
+                layer.mode = "paint"
+
+    return choose
 
 
 def _swatch(colour: tuple[int, int, int]) -> QIcon:

@@ -1,0 +1,92 @@
+"""The Export step: files by mouse, what they hold, and where they are."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from qtpy.QtWidgets import QFileDialog
+from widgets.dock.making import LONG, click, idle, settle
+
+from napari_msunet.geometry import Window
+
+
+@pytest.fixture
+def step(ready, qtbot):
+    """Predicted, the Export step open."""
+    ready.predict("slide")
+    idle(qtbot, ready)
+    ready.show_step("export")
+    settle()
+    return ready.steps["export"]
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """What the file dialog gives; it cannot be driven by mouse without a window manager."""
+    answer = []
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: (str(answer[0]) if answer else "", ""))
+    return answer
+
+
+def export(step, qtbot, chosen, path, button=None):
+    chosen[:] = [path]
+    ending = "." + path.name.split(".", 1)[1]
+    if button is None:
+        step.format.setCurrentIndex(step.format.findData(ending))
+    click(qtbot, button or step.write)
+    qtbot.waitUntil(lambda: step.last == path, timeout=LONG)
+    settle()
+
+
+def test_every_format_by_mouse(ready, step, qtbot, chosen, tmp_path, messages):
+    store = ready.layers.of_store(ready.state.active.labels).store
+    store.write(Window(10, 10, 30, 30), 1)  # not yet in the chunks: must be in the files all the same
+    labels = store.read(Window(0, 0, *store.shape))
+    export(step, qtbot, chosen, tmp_path / "l.geojson")
+    features = json.loads((tmp_path / "l.geojson").read_text())["features"]
+    assert features
+    assert f"{len(features):,} objects" in step.written.text()
+    assert str(tmp_path) in step.written.text()
+    export(step, qtbot, chosen, tmp_path / "l.ome.tif")
+    export(step, qtbot, chosen, tmp_path / "l.ome.zarr")
+    import tifffile
+    import zarr
+
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "l.ome.tif"), labels)
+    np.testing.assert_array_equal(zarr.open_group(tmp_path / "l.ome.zarr", mode="r")["0"][:], labels)
+    export(step, qtbot, chosen, tmp_path / "l.png")
+    seen = np.asarray(Image.open(tmp_path / "l.png"))
+    assert 0 < seen.size <= labels.size
+    export(step, qtbot, chosen, tmp_path / "l.csv", step.measure_button)
+    with (tmp_path / "l.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(features)
+    export(step, qtbot, chosen, tmp_path / "m.safetensors", step.model_button)
+    assert (tmp_path / "m.safetensors").read_bytes() == ready.state.model_path.read_bytes()
+    assert tmp_path / "l.geojson" in ready.state.exported
+    assert not [m for m in messages if m.severity.value == "error"]
+
+
+def test_choosing_nothing_does_nothing(step, qtbot, chosen):
+    click(qtbot, step.write)
+    assert step.last is None
+    assert step.dock.state.running is None
+
+
+def test_a_place_that_cannot_be_written_is_told(ready, step, qtbot, chosen, tmp_path, messages):
+    (tmp_path / "file").write_text("")
+    chosen[:] = [tmp_path / "file" / "l.geojson"]
+    step.format.setCurrentIndex(0)
+    click(qtbot, step.write)
+    qtbot.waitUntil(lambda: any("is a file, not a folder" in m.message for m in messages), timeout=LONG)
+    settle()
+    assert step.write.isEnabled()
+
+
+def test_copy_as_python_repeats_it(ready, step, qtbot, chosen, tmp_path):
+    export(step, qtbot, chosen, tmp_path / "l.geojson")
+    first = (tmp_path / "l.geojson").read_bytes()
+    (tmp_path / "l.geojson").unlink()
+    exec(ready.as_python("export").replace("on_event=print", "on_event=None"), {})
+    assert (tmp_path / "l.geojson").read_bytes() == first
