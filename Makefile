@@ -32,7 +32,7 @@ SYSTEM_PACKAGES := xvfb xauth libegl1 libgl1 libopengl0 libgl1-mesa-dri libxkbco
 	touch $@
 
 demo: setup
-	$(ALLOCATOR) $(SCREEN) $(BIN)/napari-msunet demo --out demo-output
+	$(ALLOCATOR) $(SCREEN) $(BIN)/napari-msunet demo --out demo-output $(if $(SCREEN),--close)
 
 test: setup
 	$(ALLOCATOR) $(SCREEN) $(BIN)/python -m pytest

@@ -8,8 +8,10 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
@@ -56,7 +58,14 @@ app = App(
 
 
 @app.command
-def demo(*, out: Path = Path("demo-output"), seconds: float | None = None, json: bool = False) -> None:
+def demo(
+    *,
+    out: Path = Path("demo-output"),
+    seconds: float | None = None,
+    window: Annotated[bool | None, Parameter(negative="--no-window")] = None,
+    close: bool = False,
+    json: bool = False,
+) -> None:
     """Show what this does: train on nuclei, predict a slide, correct it, predict again, export.
 
     Parameters
@@ -65,13 +74,34 @@ def demo(*, out: Path = Path("demo-output"), seconds: float | None = None, json:
         Folder for what it leaves; a former demonstration there is replaced.
     seconds : float
         How long to train; a few minutes in all without it.
+    window : bool
+        Do it in napari, with screenshots; without this, where napari and a screen are there.
+    close : bool
+        Close the window at the end instead of leaving it open.
     json : bool
         Print the result as JSON.
     """
-    from napari_msunet.demo import demo_events
+    from napari_msunet.demo import SECONDS_OF_TRAINING, Stage, demo_events
 
-    events = demo_events(out) if seconds is None else demo_events(out, seconds)
+    stages: list[Any] = []
+
+    def stage(folder: Path) -> Stage:
+        # By name: the command must work where napari is not installed.
+        made: Stage = import_module("napari_msunet.widgets.demonstration").WindowStage(folder)
+        stages.append(made)
+        return made
+
+    in_window = _has_screen() if window is None else window
+    events = demo_events(out, seconds or SECONDS_OF_TRAINING, stage if in_window else None)
     _show(events, json, lambda: f"What was finished is in {out}.")
+    for made in stages:
+        made.leave(stay=not close)
+
+
+def _has_screen() -> bool:
+    """Whether napari is installed and a window could be seen."""
+    screen = sys.platform != "linux" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    return screen and find_spec("napari") is not None and find_spec("qtpy") is not None
 
 
 @app.command

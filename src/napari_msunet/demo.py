@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from napari_msunet.slide import open_slide
 DATA = Path(__file__).with_name("demo_data")
 SLIDE = DATA / "CMU-1-Small-Region.svs"
 SECONDS_OF_TRAINING = 130.0
+RADIUS = 60
+"""Of the demonstration's strokes, in pixels of the labels."""
 
 MODEL = ModelConfig(
     classes=("nucleus",), mpp=0.5, scales=(1.0, 0.5, 0.25), fusion="attention", branch=UNetConfig(depth=3, width=8)
@@ -50,7 +52,35 @@ def nuclei(part: str) -> FolderSource:
     )
 
 
-def demo_events(out: Path, seconds: float = SECONDS_OF_TRAINING) -> Iterator[Event]:
+class Stage:
+    """Where the demonstration happens: here without a window. `widgets.demonstration` has one with napari."""
+
+    def run(self, job: Job) -> Generator[Event, None, Result]:
+        """Run a job: its events pass through, its result is the value of the `yield from`."""
+        result = Result()
+        for event in jobs.run(job):
+            if isinstance(event, Result):
+                result = event
+            else:
+                yield event
+        return result
+
+    def paint(self, labels: LabelStore, place: Region, value: int) -> None:
+        """Paint a disc in the middle of a place."""
+        disc = np.hypot(*np.mgrid[-RADIUS : RADIUS + 1, -RADIUS : RADIUS + 1]) <= RADIUS
+        labels.write(place, np.full(disc.shape, value, labels.dtype), mask=disc)
+
+    def undo(self, labels: LabelStore) -> None:
+        """Undo the last stroke."""
+        labels.undo()
+
+    def picture(self, name: str) -> None:
+        """Keep a picture of the window under this name, where there is a window."""
+
+
+def demo_events(
+    out: Path, seconds: float = SECONDS_OF_TRAINING, stage: Callable[[Path], Stage] | None = None
+) -> Iterator[Event]:
     """Train, evaluate, predict a slide, edit, predict again, export; everything lands in `out`.
 
     Parameters
@@ -60,13 +90,57 @@ def demo_events(out: Path, seconds: float = SECONDS_OF_TRAINING) -> Iterator[Eve
         demonstration there is replaced.
     seconds : float
         How long to train.
+    stage : callable, optional
+        Makes the stage for `out`; None: without a window.
     """
     started = time.monotonic()
     _empty(out)
+    here = Stage() if stage is None else stage(out)
     report: dict[str, Any] = {"assumption": "the µm per pixel of the nuclei images are assumed, see nuclei.csv"}
+    here.picture("1-slide")
 
     yield Message(text="1/6  Training a three-scale U-Net with attention fusion on nuclei (80 CC0 images).")
-    train = TrainJob(
+    trained = yield from here.run(training(out, seconds))
+    shutil.copyfile(trained.files["model"], out / OUTPUTS["model"])
+    report["training"] = trained.values
+    here.picture("2-trained")
+
+    yield Message(text="2/6  Measuring it on 27 images it has never seen, beside Otsu's threshold on haematoxylin.")
+    evaluate = EvaluateJob(model=out / OUTPUTS["model"], sources=(nuclei("test"),), out=out / "evaluation")
+    evaluated = yield from here.run(evaluate)
+    report["evaluation"] = {"pooled": evaluated.values["pooled"], "otsu_on_haematoxylin": otsu_scores()}
+
+    yield Message(text="3/6  Predicting the slide CMU-1-Small-Region.svs (2967 x 2220 pixels).")
+    predict = PredictJob(slide=SLIDE, model=out / OUTPUTS["model"], out=out / OUTPUTS["labels"])
+    before = time.monotonic()
+    yield from here.run(predict)
+    report["prediction"] = {"seconds": round(time.monotonic() - before, 2)}
+    here.picture("3-predicted")
+
+    yield Message(text="4/6  Correcting it by hand: four strokes, one of them undone.")
+    labels = open_labels(out / OUTPUTS["labels"])
+    strokes = paint_strokes(labels, here)
+    here.picture("4-corrected")
+
+    yield Message(text="5/6  Predicting again, with probabilities: the three strokes stay.")
+    yield from here.run(predict.model_copy(update={"outputs": ("labels", "probabilities")}))
+    report["edits"] = check_strokes(labels, strokes)
+    here.picture("5-predicted-again")
+
+    yield Message(text="6/6  Exporting polygons for QuPath, and a picture.")
+    yield from here.run(ExportJob(labels=out / OUTPUTS["labels"], out=out / OUTPUTS["polygons"]))
+    here.picture("6-exported")
+    draw_overview(labels, strokes, out / OUTPUTS["picture"])
+    report["seconds"] = round(time.monotonic() - started, 1)
+    _summarise(report)
+    text = json.dumps(report, indent=2, ensure_ascii=False)
+    (out / OUTPUTS["report"]).write_text(text + "\n", encoding="utf8")
+    yield Result(values=report["summary"], files={what: str(out / name) for what, name in OUTPUTS.items()})
+
+
+def training(out: Path, seconds: float) -> TrainJob:
+    """The demonstration's training."""
+    return TrainJob(
         model=MODEL,
         sources=(nuclei("train"),),
         out=out / "training",
@@ -76,37 +150,6 @@ def demo_events(out: Path, seconds: float = SECONDS_OF_TRAINING) -> Iterator[Eve
         time_limit=seconds,
         validation=0.15,
     )
-    trained = yield from _job(train)
-    shutil.copyfile(trained.files["model"], out / "model.safetensors")
-    report["training"] = trained.values
-
-    yield Message(text="2/6  Measuring it on 27 images it has never seen, beside Otsu's threshold on haematoxylin.")
-    evaluate = EvaluateJob(model=out / "model.safetensors", sources=(nuclei("test"),), out=out / "evaluation")
-    evaluated = yield from _job(evaluate)
-    report["evaluation"] = {"pooled": evaluated.values["pooled"], "otsu_on_haematoxylin": otsu_scores()}
-
-    yield Message(text="3/6  Predicting the slide CMU-1-Small-Region.svs (2967 x 2220 pixels).")
-    predict = PredictJob(slide=SLIDE, model=out / "model.safetensors", out=out / "labels.ome.zarr")
-    before = time.monotonic()
-    yield from _job(predict)
-    report["prediction"] = {"seconds": round(time.monotonic() - before, 2)}
-
-    yield Message(text="4/6  Correcting it by hand: four strokes, one of them undone.")
-    strokes = paint_strokes(open_labels(out / "labels.ome.zarr"))
-
-    yield Message(text="5/6  Predicting again, with probabilities: the three strokes stay.")
-    yield from _job(predict.model_copy(update={"outputs": ("labels", "probabilities")}))
-    labels = open_labels(out / "labels.ome.zarr")
-    report["edits"] = check_strokes(labels, strokes)
-
-    yield Message(text="6/6  Exporting polygons for QuPath, and a picture.")
-    yield from _job(ExportJob(labels=out / "labels.ome.zarr", out=out / "labels.geojson"))
-    draw_overview(labels, strokes, out / "overview.png")
-    labels.close()
-    report["seconds"] = round(time.monotonic() - started, 1)
-    _summarise(report)
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf8")
-    yield Result(values=report["summary"], files={what: str(out / name) for what, name in OUTPUTS.items()})
 
 
 OUTPUTS = {
@@ -118,22 +161,11 @@ OUTPUTS = {
 }
 
 
-def _job(job: Job) -> Generator[Event, None, Result]:
-    """Run a job inside the demonstration: its events pass through, its result is the value of the `yield from`."""
-    result = Result()
-    for event in jobs.run(job):
-        if isinstance(event, Result):
-            result = event
-        else:
-            yield event
-    return result
-
-
 def _empty(out: Path) -> None:
     """Remove what a former demonstration left in `out`, and nothing else."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name in (*OUTPUTS.values(), "training", "evaluation"):
+        for name in (*OUTPUTS.values(), "training", "evaluation", "project.msunet", "screenshots"):
             path = out / name
             if path.is_dir():
                 shutil.rmtree(path)
@@ -166,19 +198,21 @@ def otsu_scores() -> dict[str, float]:
 Stroke = tuple[Region, npt.NDArray[np.bool_], int]
 
 
-def paint_strokes(labels: LabelStore) -> list[Stroke]:
-    """Paint four discs that contradict the machine, undo the last, and give the three that stand."""
+def paint_strokes(labels: LabelStore, stage: Stage) -> list[Stroke]:
+    """Paint four discs that contradict the machine, undo one of them, and give the three that stand."""
     height, width = labels.shape
-    disc = np.hypot(*np.mgrid[-60:61, -60:61]) <= 60
-    places = ((0.25, 0.42, 1), (0.93, 0.27, 0), (0.75, 0.35, 1), (0.3, 0.75, 1))
+    places = ((0.3, 0.75, 1, False), (0.25, 0.42, 1, True), (0.75, 0.35, 1, True), (0.93, 0.27, 0, True))
     strokes = []
-    for y, x, value in places:
-        region = Region(int(y * height) - 60, int(x * width) - 60, 121, 121)
-        labels.write(region, np.full(disc.shape, value, labels.dtype), mask=disc)
-        strokes.append((region, disc, value))
-    labels.undo()
+    for y, x, value, stays in places:
+        side = 2 * RADIUS + 1
+        region = Region(int(y * height) - RADIUS, int(x * width) - RADIUS, side, side)
+        stage.paint(labels, region, value)
+        if stays:
+            strokes.append((region, labels.read_edited(region), value))
+        else:
+            stage.undo(labels)
     labels.flush()
-    return strokes[:-1]
+    return strokes
 
 
 def check_strokes(labels: LabelStore, strokes: list[Stroke]) -> dict[str, int]:
@@ -227,15 +261,13 @@ def draw_overview(labels: LabelStore, strokes: list[Stroke], path: Path) -> None
 
 def _summarise(report: dict[str, Any]) -> None:
     """Put what the README promises on top of the report: scores fused and per scale, seconds per step, peak memory."""
-    import resource
-
     pooled = report["evaluation"]["pooled"]
     report["summary"] = {
         "dice": {name: round(scores["dice"], 4) for name, scores in pooled.items()},
         "iou": {name: round(scores["iou"], 4) for name, scores in pooled.items()},
         "otsu_dice": round(report["evaluation"]["otsu_on_haematoxylin"]["dice"], 4),
         "seconds_per_step": report["training"]["seconds_per_step"],
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_memory_mb": round(report["training"]["peak_memory_mb"]),
         "strokes_kept": report["edits"]["kept_pixels"] == report["edits"]["painted_pixels"],
         "seconds": report["seconds"],
     }

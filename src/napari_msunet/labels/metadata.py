@@ -16,10 +16,11 @@ from napari_msunet.slide.ngff import label_attributes
 KEY = "napari_msunet"
 """Our one key among a group's attributes."""
 
+# Green and blue first: red and violet are the colours of the tissue itself in most stains.
 PALETTE = (
+    (20, 200, 110),
+    (50, 130, 240),
     (230, 60, 60),
-    (60, 140, 230),
-    (70, 190, 90),
     (240, 170, 40),
     (160, 90, 210),
     (50, 190, 190),

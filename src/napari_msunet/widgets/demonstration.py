@@ -1,0 +1,140 @@
+"""The demonstration in napari: the same steps as without a window, through the dock, its worker and the brush."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import napari
+from qtpy.QtWidgets import QApplication
+
+from napari_msunet.config import EvaluateJob, ExportJob, Job, PredictJob, TrainJob
+from napari_msunet.demo import SLIDE, Stage
+from napari_msunet.errors import MsunetError
+from napari_msunet.events import Event, Result
+from napari_msunet.geometry import Region
+from napari_msunet.labels import LabelStore
+from napari_msunet.widgets.dock.dock import MultiScaleUNet
+from napari_msunet.widgets.dock.layers import layer_of_labels
+from napari_msunet.widgets.dock.options import changed
+
+TITLE = "Multi-scale U-Net"
+
+
+class WindowStage(Stage):
+    """A napari window with the slide and the dock, which does the demonstration's work.
+
+    Parameters
+    ----------
+    out : Path
+        Where the project and the screenshots go.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.viewer = napari.Viewer(title="napari-msunet: the demonstration")
+        self.viewer.window.resize(1280, 800)
+        self.dock = MultiScaleUNet(self.viewer)
+        self.viewer.window.add_dock_widget(self.dock, name=TITLE, area="right")
+        self.dock.open_project(out / "project.msunet")
+        self.dock.open_slide(SLIDE)
+        self._watched: list[Any] = []
+
+    def run(self, job: Job) -> Generator[Event, None, Result]:
+        """Run a job through the dock, while its window stays alive."""
+        started, running = self._started(job)
+        happened: deque[Event] = deque()
+        self.dock.runner.happened.connect(listener := lambda _, event: happened.append(event))
+        started()
+        result = Result()
+        while True:
+            wait(0.02)
+            while happened:
+                event = happened.popleft()
+                if isinstance(event, Result):
+                    result = event
+                else:
+                    yield event
+            if not running() and not happened:
+                break
+        self.dock.runner.happened.disconnect(listener)
+        wait(0.3)
+        if not result.values and not result.files:
+            raise MsunetError(f"The demonstration's {job.job} did not come to its end; the window says why.")
+        return result
+
+    def _started(self, job: Job) -> tuple[Callable[[], object], Callable[[], bool]]:
+        """What the dock is told for a job: a function that starts it, and one that says whether it still runs."""
+        dock, state = self.dock, self.dock.state
+        if isinstance(job, TrainJob):
+            state.set_folders(list(job.sources))  # type: ignore[arg-type]
+            state.set_classes(job.model.classes)
+            dock.set_model(job.model)
+            names = ("size", "steps", "epochs", "time_limit", "validation")
+            state.set_train_options(changed(state.train_options, **{name: getattr(job, name) for name in names}))
+            dock.show_step("train")
+            return dock.train, lambda: state.running is not None
+        if isinstance(job, PredictJob):
+            state.use_model(job.model)
+            assert state.active is not None
+            state.active.labels = job.out
+            state.set_predict_options(changed(state.predict_options, outputs=job.outputs))
+            dock.show_step("predict")
+            step = dock.step("predict")
+            return dock.predict, lambda: state.running is not None or step.merging.busy
+        if isinstance(job, ExportJob):
+            dock.show_step("export")
+            return lambda: dock.export(job.out), lambda: state.running is not None
+        assert isinstance(job, EvaluateJob)
+        return lambda: dock.runner.submit(job), lambda: dock.runner.busy
+
+    def paint(self, labels: LabelStore, place: Region, value: int) -> None:
+        """A dab of napari's brush, at the zoom that shows the place."""
+        layer = self._layer(labels)
+        middle = (place.y + place.height / 2, place.x + place.width / 2)
+        self.viewer.scene.camera.center = (0, *layer.data_to_world(middle))
+        self.viewer.scene.camera.zoom = 2.5
+        layer.mode = "paint"
+        layer.brush_size = place.height
+        layer.paint(middle, value)
+        wait(0.3)
+
+    def undo(self, labels: LabelStore) -> None:
+        """Undo in the layer, as Ctrl-Z does."""
+        self._layer(labels).undo()
+        wait(0.3)
+
+    def picture(self, name: str) -> None:
+        """A screenshot of the whole window, into `screenshots/`."""
+        if name in ("3-predicted", "5-predicted-again", "6-exported"):
+            self.viewer.reset_view()
+        if name == "4-corrected":
+            self.dock.show_step("correct")
+        wait(0.8)
+        folder = self.out / "screenshots"
+        folder.mkdir(exist_ok=True)
+        self.viewer.window.screenshot(str(folder / f"{name}.png"), canvas_only=False, flash=False)
+
+    def leave(self, stay: bool) -> None:
+        """Leave the window to the user until it is closed, or close it where nobody looks at it."""
+        if stay:
+            napari.run()
+        else:
+            self.viewer.close()
+
+    def _layer(self, labels: LabelStore) -> Any:
+        assert self.dock.state.active is not None
+        layer = layer_of_labels(self.dock, self.dock.state.active)
+        self.viewer.layers.selection.active = layer
+        return layer
+
+
+def wait(seconds: float) -> None:
+    """Let the window live for a while."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        QApplication.processEvents()
+        time.sleep(0.005)
