@@ -189,6 +189,9 @@ class JobBox(QWidget):
 
     def _progress(self, event: Progress) -> None:
         """How far, and how long it will take."""
+        # A progress bar repaints at once whenever its value is set, and the window waits for all of it to be drawn (20 ms
+        # beside a canvas); so it is drawn with the next frame instead.
+        self.bar.setUpdatesEnabled(False)
         if event.total:
             self.bar.setRange(0, 1000)
             self.bar.setValue(round(1000 * event.done / event.total))
@@ -197,6 +200,7 @@ class JobBox(QWidget):
         total = f" of {event.total:g}" if event.total else ""
         left = f" · {duration(event.seconds_left)} left" if event.seconds_left is not None else ""
         self.bar.setFormat(f"{event.done:g}{total} {event.unit}{left}")
+        self.bar.setUpdatesEnabled(True)
 
     def _ended(self, handle: Any, outcome: str, text: str | None) -> None:
         if handle is self.handle:

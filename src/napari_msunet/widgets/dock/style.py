@@ -21,6 +21,8 @@ def colours(theme: str) -> dict[str, str]:
     found["done"] = "#5bbf7a" if dark else "#1f8a48"
     found["accent"] = "#5aa9ff" if dark else "#0b62c4"
     found["on_accent"] = "#101418" if dark else "#ffffff"
+    if not dark:
+        found["warning"] = "#8a5300"  # napari's yellow cannot be read on a light ground
     found["faint"] = "#a7adb6" if dark else "#5a6068"
     return found
 
