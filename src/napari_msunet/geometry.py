@@ -204,9 +204,7 @@ class Grid:
         )
 
 
-def footprints(
-    start: int, count: int, ratio: float
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def footprints(start: int, count: int, ratio: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Which source pixels a run of target pixels averages along one axis, and with which weights.
 
     Target pixel `i` covers `[i * ratio, (i + 1) * ratio)` in source pixels. Its indices and weights depend on `i`

@@ -189,8 +189,8 @@ class JobBox(QWidget):
 
     def _progress(self, event: Progress) -> None:
         """How far, and how long it will take."""
-        # A progress bar repaints at once whenever its value is set, and the window waits for all of it to be drawn (20 ms
-        # beside a canvas); so it is drawn with the next frame instead.
+        # A progress bar repaints at once whenever its value is set, and the window waits for all of it to be drawn
+        # (20 ms beside a canvas); so it is drawn with the next frame instead.
         self.bar.setUpdatesEnabled(False)
         if event.total:
             self.bar.setRange(0, 1000)

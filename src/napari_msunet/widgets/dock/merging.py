@@ -67,11 +67,6 @@ class Merging(QObject):
         """Whether something is still to be merged."""
         return self._background.busy
 
-    @property
-    def busy(self) -> bool:
-        """Whether something is still to be merged."""
-        return self._background.busy
-
     def start(self, layer: Any) -> None:
         """Merge into this layer from now on."""
         self.layer, self.path = layer, layer.store.path
