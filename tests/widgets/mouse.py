@@ -55,9 +55,10 @@ def press(viewer: Any, world: Any, button: Any = LEFT) -> None:
 
 def move(viewer: Any, world: Any, held: Any = LEFT) -> None:
     """Move, and wait until napari has seen it: it joins moves that come at once."""
-    send(viewer, QEvent.Type.MouseMove, world, NONE, held)
     near = 2 / viewer.scene.camera.zoom
-    for _ in range(100):
+    for attempt in range(100):
+        if attempt % 10 == 0:
+            send(viewer, QEvent.Type.MouseMove, world, NONE, held)
         QTest.qWait(6)
         if np.abs(np.asarray(viewer.cursor.position[-2:]) - np.asarray(world)).max() <= near:
             return
