@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QApplication
 from napari_msunet.config import EvaluateJob, ExportJob, Job, PredictJob, TrainJob
 from napari_msunet.demo import SLIDE, Stage
 from napari_msunet.errors import MsunetError
-from napari_msunet.events import Event, Result
+from napari_msunet.events import Event, Message, Result
 from napari_msunet.geometry import Region
 from napari_msunet.labels import LabelStore
 from napari_msunet.widgets.dock.dock import MultiScaleUNet
@@ -56,8 +56,8 @@ class WindowStage(Stage):
                 event = happened.popleft()
                 if isinstance(event, Result):
                     result = event
-                else:
-                    yield event
+                elif not (isinstance(job, PredictJob) and isinstance(event, Message)):
+                    yield event  # The worker says that it does not merge the run: the dock does.
             if not running() and not happened:
                 break
         self.dock.runner.happened.disconnect(listener)
