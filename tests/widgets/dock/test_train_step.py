@@ -36,6 +36,7 @@ def choose(step, number):
     step.box.menu.actions()[number].trigger()
 
 
+@pytest.mark.slow
 def test_training_by_mouse_then_going_on(ready, qtbot, messages):
     step = ready.steps["train"]
     qtbot.waitUntil(lambda: step.checks.isVisible(), timeout=20_000)
@@ -68,6 +69,7 @@ def test_training_by_mouse_then_going_on(ready, qtbot, messages):
     assert list(step.curves.lines["loss", "train", "fused"].getData()[0]) == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "kept"), [(0, True), (1, True), (2, False)])
 def test_stopping_keeps_what_was_chosen(ready, qtbot, number, kept):
     step = ready.steps["train"]
