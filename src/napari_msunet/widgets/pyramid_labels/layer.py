@@ -20,10 +20,13 @@ from napari_msunet.labels.chunks import CHUNK
 from napari_msunet.labels.lazy import WindowArray
 from napari_msunet.widgets.pyramid_labels import colours, fill, lifetime
 from napari_msunet.widgets.pyramid_labels.napari_internals import PaintHooks, missing
-from napari_msunet.widgets.pyramid_labels.stroke import BLOCK, Canvas, cut
+from napari_msunet.widgets.pyramid_labels.stroke import Canvas, cut
 
 POLYGON_LIMIT = 32_768
 """A polygon is at most this many level-0 pixels high and wide."""
+
+POLYGON_PIECE = 2048
+"""Larger polygons are painted in squares of this side."""
 
 TEXTURE_LIMIT = 8192
 """Side of the largest level that may be locked: napari then draws it whole, as one texture."""
@@ -123,7 +126,7 @@ class PyramidLabels(PaintHooks):
         if self._canvas.stroke.empty:
             lifetime.watch_viewers(self)
         self._canvas.stroke.paint(window, label, mask)
-        self.show_window(window)
+        self.show_soon(window)
 
     def _may_paint(self, label: int) -> bool:
         if self._obstacle is not None:
@@ -174,7 +177,7 @@ class PyramidLabels(PaintHooks):
         box = Window.between(tuple(map(int, start)), tuple(map(int, stop))).intersection(
             Window(0, 0, *self.store.shape)
         )
-        if max(box.shape) <= BLOCK:
+        if max(box.shape) <= POLYGON_PIECE:
             super().paint_polygon(points, new_label)
             return
         if max(box.shape) > POLYGON_LIMIT:
@@ -183,7 +186,7 @@ class PyramidLabels(PaintHooks):
                 "draw it in parts."
             )
             return
-        for _, part in cut(box, BLOCK):
+        for _, part in cut(box, POLYGON_PIECE):
             mask = self.polygon_mask(corners, part)
             if mask.any():
                 self.paint_window(part, None if mask.all() else mask, int(new_label))

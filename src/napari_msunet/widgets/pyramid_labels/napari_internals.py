@@ -18,6 +18,7 @@ from napari.layers import Labels
 from napari.layers.labels._labels_constants import Mode
 
 from napari_msunet.geometry import Window
+from napari_msunet.widgets.pyramid_labels.stroke import around
 
 NEEDED = (
     "_abort_stroke",
@@ -66,10 +67,11 @@ def pick(layer: Any, event: Any) -> None:
 class PaintHooks(Labels):
     """napari's labels layer with its painting led to `paint_window`, `end_stroke`, `drop_stroke` and `flood`.
 
-    They are called in level-0 pixels. `show_window` brings changed pixels onto the screen.
+    They are called in level-0 pixels. `show_soon` and `show_window` bring changed pixels onto the screen.
     """
 
     _drag_modes = Labels._drag_modes | {Mode.PICK: pick}
+    _unshown: Window | None = None
 
     # --------------------------------------------------------------------------------------------- what a layer answers
 
@@ -198,6 +200,16 @@ class PaintHooks(Labels):
             slice(max(0, s.start - self.contour), min(size, s.stop + self.contour))
             for s, size in zip(updated_slice, shape, strict=True)
         )
+
+    def show_soon(self, window: Window) -> None:
+        """Show a window at the next `show_now`: a fast move of the mouse has many dabs, which are shown together."""
+        self._unshown = window if self._unshown is None else around(self._unshown, window)
+
+    def _partial_labels_refresh(self) -> None:
+        if self._unshown is not None:
+            window, self._unshown = self._unshown, None
+            self.show_window(window)
+        super()._partial_labels_refresh()
 
     def show_window(self, window: Window) -> None:
         """Bring a window (level 0) of the displayed level up to date; `show_now` sends it to the screen."""

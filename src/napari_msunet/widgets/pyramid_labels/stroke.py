@@ -15,8 +15,8 @@ from napari_msunet.labels.levels import coarsen
 TILE = 256
 """Side of the tiles a stroke is kept in."""
 
-BLOCK = 2048
-"""Side of the largest window that is stored or coarsened at once; a power of two, so it lies on all levels' pixels."""
+BLOCK = 512
+"""Side of the windows that are stored and coarsened: a long slanting stroke is a row of them, not one large window."""
 
 Key = tuple[int, int]
 Place = tuple[slice, slice]
