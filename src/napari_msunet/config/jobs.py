@@ -1,0 +1,231 @@
+"""The jobs: what a person asks for, as data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import Field, model_validator
+
+from napari_msunet.config.base import Device, Frozen, Mpp, Positive, Share, Versioned
+from napari_msunet.config.model import ModelConfig
+from napari_msunet.config.sources import Role, Source
+
+Margin: TypeAlias = Literal["exact", "fast"] | Annotated[int, Field(ge=0)]
+
+
+class Augmentation(Frozen):
+    """Random changes of training windows, one transform shared by all scales.
+
+    Attributes
+    ----------
+    flip : bool
+        Mirror images and quarter turns.
+    rotate : float
+        Largest rotation in degrees.
+    scale : float
+        Largest change of size: 0.2 draws from 1/1.2 to 1.2.
+    brightness, contrast, stain : float
+        Largest relative change; `stain` jitters haematoxylin, eosin and residual (RGB only).
+    """
+
+    flip: bool = True
+    rotate: Annotated[float, Field(ge=0, le=180)] = 180.0
+    scale: Annotated[float, Field(ge=0, le=1)] = 0.2
+    brightness: Share = 0.1
+    contrast: Share = 0.1
+    stain: Share = 0.1
+
+
+class LossConfig(Frozen):
+    """Cross-entropy + Dice on the fused output, and a weight on each branch's own.
+
+    At a weight of 0 a branch's head still learns, on detached features.
+    """
+
+    cross_entropy: Annotated[float, Field(ge=0)] = 1.0
+    dice: Annotated[float, Field(ge=0)] = 1.0
+    branch: Annotated[float, Field(ge=0)] | tuple[Annotated[float, Field(ge=0)], ...] = 0.4
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.cross_entropy + self.dice <= 0:
+            raise ValueError("both loss weights are zero: give cross_entropy or dice a weight above zero")
+        return self
+
+
+class Optimiser(Frozen):
+    """AdamW with a schedule, and when to stop early.
+
+    Attributes
+    ----------
+    schedule : str
+        "plateau" (halve the learning rate after `patience` epochs without a better validation loss), "cosine" or
+        "constant".
+    stop_after : int
+        Epochs without a better validation IoU before training stops.
+    """
+
+    learning_rate: Positive = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    schedule: Literal["plateau", "cosine", "constant"] = "plateau"
+    patience: Annotated[int, Field(ge=1)] = 8
+    stop_after: Annotated[int, Field(ge=1)] = 25
+
+
+class TrainJob(Versioned):
+    """Train a model.
+
+    Attributes
+    ----------
+    model : ModelConfig
+    sources : tuple of FolderSource or SlideSource
+    out : Path
+        Folder of the run: job.json, metrics.csv, curves.png, model.safetensors (the best), last.ckpt.
+    size : int
+        Side of a training window in target pixels; rounded up to the model's size multiple.
+    border : int
+        Target pixels at the window's edge that carry no loss.
+    epochs, steps : int
+        `steps` batches make an epoch; None: about one look at each training image or annotated window.
+    time_limit : float, optional
+        Seconds after which training ends with the best model so far.
+    validation : float
+        Share of the groups of sources with role "auto" that validates.
+    resume : bool
+        Go on from `out`'s last checkpoint.
+    """
+
+    job: Literal["train"] = "train"
+    model: ModelConfig
+    sources: tuple[Source, ...] = Field(min_length=1)
+    out: Path
+    size: int = Field(256, ge=16)
+    border: int = Field(0, ge=0)
+    batch_size: int = Field(8, ge=1)
+    epochs: int = Field(100, ge=1)
+    steps: int | None = Field(None, ge=1)
+    time_limit: Positive | None = None
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    augmentation: Augmentation = Augmentation()
+    loss: LossConfig = LossConfig()
+    optimiser: Optimiser = Optimiser()
+    seed: int = 0
+    device: Device = "auto"
+    resume: bool = False
+
+
+class PredictJob(Versioned):
+    """Predict a slide, or a region of it, into a label store.
+
+    Attributes
+    ----------
+    slide, model, out : Path
+    slide_mpp : float or pair, optional
+        µm per level-0 pixel, when the file does not give it.
+    region : tuple of float, optional
+        `y, x, height, width` in level-0 pixels; None: the whole slide.
+    outputs : tuple of str
+        "labels", "probabilities".
+    margin : "exact", "fast" or int
+        "fast" is half the exact margin; a number is target pixels, rounded up to each branch's alignment.
+    tile : int, optional
+        Useful side of a tile in target pixels, rounded up to the alignment; None: chosen for the memory allowed.
+    probability_dtype : str
+        "float16", "float32" or "uint8".
+    """
+
+    job: Literal["predict"] = "predict"
+    slide: Path
+    model: Path
+    out: Path
+    slide_mpp: Mpp | None = None
+    region: tuple[float, float, float, float] | None = None
+    outputs: tuple[Literal["labels", "probabilities"], ...] = ("labels",)
+    margin: Margin = "exact"
+    tile: Annotated[int, Field(ge=1)] | None = None
+    batch_size: int = Field(1, ge=1)
+    device: Device = "auto"
+    probability_dtype: Literal["float16", "float32", "uint8"] = "float16"
+
+
+class PreviewJob(Versioned):
+    """What each scale and the fusion see in a region, as maps in a folder: nothing is merged into any labels.
+
+    Attributes
+    ----------
+    out : Path
+        A zarr group with float16 arrays "fused" and "scale 1/2" ... `(K+1, h, w)` of probabilities, and "weights"
+        `(k, h, w)`: what the fusion gives to each scale at each pixel, where it has such weights. Replaced if there.
+    region : tuple of float
+        `y, x, height, width` in level-0 pixels.
+    """
+
+    job: Literal["preview"] = "preview"
+    slide: Path
+    model: Path
+    out: Path
+    slide_mpp: Mpp | None = None
+    region: tuple[float, float, float, float]
+    device: Device = "auto"
+
+
+class EvaluateJob(Versioned):
+    """Score a model against masks, each scale alone and fused, at the masks' own resolution.
+
+    Attributes
+    ----------
+    roles : tuple of str, optional
+        Which sources count, such as ("test",); None: all.
+    out : Path, optional
+        Folder for report.json and images.csv.
+    """
+
+    job: Literal["evaluate"] = "evaluate"
+    model: Path
+    sources: tuple[Source, ...] = Field(min_length=1)
+    roles: tuple[Role, ...] | None = None
+    out: Path | None = None
+    device: Device = "auto"
+
+
+class MeasureJob(Versioned):
+    """Area of each class, and area, perimeter and place of each object of a label store, as CSV."""
+
+    job: Literal["measure"] = "measure"
+    labels: Path
+    out: Path
+    region: tuple[float, float, float, float] | None = None
+
+
+class ExportJob(Versioned):
+    """Write labels in another format, told by the ending of `out`.
+
+    Attributes
+    ----------
+    out : Path
+        ``.geojson`` (QuPath, level-0 pixels of the slide), ``.ome.tif`` (tiled pyramid), ``.ome.zarr`` (a plain copy),
+        ``.png`` (one region).
+    region : tuple of float, optional
+        `y, x, height, width` in the store's level-0 pixels.
+    """
+
+    job: Literal["export"] = "export"
+    labels: Path
+    out: Path
+    region: tuple[float, float, float, float] | None = None
+
+
+class PyramidJob(Versioned):
+    """Write an image as an OME-Zarr 0.5 pyramid."""
+
+    job: Literal["pyramid"] = "pyramid"
+    image: Path
+    out: Path
+    mpp: Mpp | None = None
+
+
+Job = Annotated[
+    TrainJob | PredictJob | PreviewJob | EvaluateJob | MeasureJob | ExportJob | PyramidJob, Field(discriminator="job")
+]
+"""Any job."""
