@@ -42,6 +42,7 @@ def test_one_call_is_one_stroke_on_disk(store):
     layer = PyramidLabels(store)
     layer.brush_size = 21
     layer.paint((100, 200), 1)
+    assert layer._slice.image.raw.any()
     theirs = Labels(np.zeros(SHAPE, np.uint8))
     theirs.brush_size = 21
     theirs.paint((100, 200), 1)
@@ -201,6 +202,7 @@ def test_layers_on_the_same_store_show_each_other(make_napari_viewer, store):
     first, second = add_labels(viewer, store), add_labels(viewer, store)
     first.brush_size = 400
     first.paint((1500, 1200), 1)
+    assert first.thumbnail[..., 3].any()
     np.testing.assert_array_equal(first._slice.image.raw, second._slice.image.raw)
     assert second._slice.image.raw.any()
     second.undo()

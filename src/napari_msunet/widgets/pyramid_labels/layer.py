@@ -230,6 +230,7 @@ class PyramidLabels(PaintHooks):
             show_error(f"{error} What was painted is still here and is stored with the next stroke.")
             return
         canvas.stroke = canvas.new_stroke()
+        self.show_thumbnail()
         self._tell(window, number)
         self.events.paint(value=[])
 
