@@ -124,6 +124,7 @@ class State:
         self.folders: list[FolderSource] = []
         self.model_path: Path | None = None
         self.model_chosen = False
+        self.model_seen = False  # what was shown and not changed is chosen too
         self.train_options: TrainOptions = TrainOptions()
         self.predict_options: PredictOptions = PredictOptions()
         self.running: StepName | None = None

@@ -42,7 +42,7 @@ def done(state: State, step: StepName) -> bool:
     if step == "annotate":
         return _no_truth(state) is None or _model_is_there(state)
     if step == "model":
-        return state.model_chosen or _model_is_there(state)
+        return state.model_chosen or state.model_seen or _model_is_there(state)
     if step == "train":
         return _model_is_there(state)
     if step == "predict":
