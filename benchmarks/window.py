@@ -12,7 +12,7 @@ import importlib
 import json
 from pathlib import Path
 
-PARTS = ("dabs",)
+PARTS = ("dabs", "gui", "slide")
 
 
 def main() -> None:

@@ -1,14 +1,12 @@
 """How fast the window opens things: a 100,000 x 100,000 slide as a layer, the import, and the plugin's first dock.
 
-xvfb-run -a -s "-screen 0 1280x800x24" python benchmarks/window_slide.py [--out window_slide.json] [--side 100000]
+xvfb-run -a -s "-screen 0 1280x800x24" python benchmarks/window.py slide [--out slide.json]
 
 The slide is made here: a tiled BigTIFF pyramid of JPEG tiles cut from the CC0 slide, a sixth of it tissue.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -153,18 +151,15 @@ def fresh(code: str, times: int = 3) -> tuple[float, str]:
     return float(np.median(seconds)), rest
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--side", type=int, default=100_000)
-    options = parser.parse_args()
+def run(side: int = 100_000) -> dict[str, Any]:
+    """All numbers of this part."""
     report: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "synthetic.tif"
         begin = time.perf_counter()
-        make_slide(path, options.side)
+        make_slide(path, side)
         report["slide"] = {
-            "side": options.side,
+            "side": side,
             "MB": round(path.stat().st_size / 1e6),
             "made in s": round(time.perf_counter() - begin, 1),
         }
@@ -174,11 +169,9 @@ def main() -> None:
     report["dock s"], loaded = fresh(DOCK)
     report["dock loads"] = loaded
     report["within limits"] = {name: report[name] <= limit for name, limit in LIMITS.items()}
-    text = json.dumps(report, indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    return report
 
 
-if __name__ == "__main__":
-    main()
+def table(report: dict[str, Any]) -> str:
+    """A line for each number."""
+    return "\n".join(f"{name:28} {value}" for name, value in report.items())
