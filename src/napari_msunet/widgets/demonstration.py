@@ -34,12 +34,12 @@ class WindowStage(Stage):
     """
 
     def __init__(self, out: Path) -> None:
-        self.out = out
+        self.out = out.resolve()
         self.viewer = napari.Viewer(title="napari-msunet: the demonstration")
         self.viewer.window.resize(1280, 800)
         self.dock = MultiScaleUNet(self.viewer)
         self.viewer.window.add_dock_widget(self.dock, name=TITLE, area="right")
-        self.dock.open_project(out / "project.msunet")
+        self.dock.open_project(self.out / "project.msunet")
         self.dock.open_slide(SLIDE)
         self._watched: list[Any] = []
 
@@ -78,9 +78,9 @@ class WindowStage(Stage):
             dock.show_step("train")
             return dock.train, lambda: state.running is not None
         if isinstance(job, PredictJob):
-            state.use_model(job.model)
+            state.use_model(job.model.resolve())
             assert state.active is not None
-            state.active.labels = job.out
+            state.active.labels = job.out.resolve()
             state.set_predict_options(changed(state.predict_options, outputs=job.outputs))
             dock.show_step("predict")
             step = dock.step("predict")

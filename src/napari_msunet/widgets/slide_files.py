@@ -87,8 +87,9 @@ def as_slide_file(layer: Layer, folder: str | Path) -> SlideFileWorker:
         owner = weakref.ref(layer)
         worker.returned.connect(lambda path: _written(owner(), path))
         worker.errored.connect(_tell)
-    # not before the caller has connected: a quick answer would be lost
-    QTimer.singleShot(0, worker.start)
+    # Not before the caller has connected: a quick answer would be lost. A function, since the timer would not keep the
+    # worker of a bound method alive.
+    QTimer.singleShot(0, lambda: worker.start())
     return worker
 
 

@@ -10,6 +10,7 @@ from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
 from qtpy.QtGui import QMouseEvent
 from qtpy.QtWidgets import QApplication, QFileDialog, QMessageBox
 
+import napari_msunet as ms
 from napari_msunet.errors import MsunetError
 from napari_msunet.labels import open_labels
 from napari_msunet.widgets import MultiScaleUNet
@@ -216,6 +217,26 @@ def test_any_image_layer_is_a_slide(dock, qtbot):
     dock.viewer.add_image(np.full((64, 80), 7, np.uint8), scale=(0.5, 0.5), units="micrometer", name="mine")
     qtbot.wait(50)
     assert dock.steps["slide"].list.item(0).text().startswith("mine")
+
+
+def test_a_layer_without_a_file_becomes_a_slide(dock, qtbot, tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
+    dock.open_project(tmp_path / "p.msunet")
+    dock.viewer.add_image(image, name="mine", scale=(0.5, 0.5), units="micrometer")
+    dock.show_step("slide")
+    entries = dock.steps["slide"].list
+    qtbot.waitUntil(lambda: entries.count() == 1)
+    place = entries.visualItemRect(entries.item(0)).center()
+    qtbot.mouseClick(entries.viewport(), LEFT, pos=place)
+    qtbot.waitUntil(lambda: dock.state.active is not None, timeout=20_000)
+    record = dock.state.active
+    assert record.path.parent.parent == (tmp_path / "p.msunet").resolve()
+    assert record.mpp == pytest.approx((0.5, 0.5))
+    with ms.open_slide(record.path) as slide:
+        assert (slide.levels[0].compute() == image).all()
+    layer = dock.start_annotating(("x",))
+    layer.paint((100, 100), 1)
+    qtbot.waitUntil(lambda: dock.state.count(1) > 0)
 
 
 def test_the_project_goes_on_another_day(dock, qtbot, slide, make_napari_viewer):

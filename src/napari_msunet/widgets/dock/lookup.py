@@ -37,6 +37,7 @@ class Layers:
         """The layer of a label store, if it is in the viewer."""
         if path is None:
             return None
+        path = path.resolve()  # as stores name themselves
         return next((layer for layer in self.viewer.layers if store_path(layer) == path), None)
 
     def all_of(self, record: SlideRecord | None) -> list[Layer]:
