@@ -295,6 +295,8 @@ class SlideStep(Step):
         """Write a layer without a file as a pyramid into the project; then it is a slide like any other."""
         from napari_msunet.widgets.slide_files import as_slide_file
 
+        if layer not in self._waiting:
+            return  # it is being written: a click is both a choice and a change of the choice
         project = self.state.make_project()
         worker = as_slide_file(layer, project.folder / "slides")
         self._waiting.discard(layer)
