@@ -28,6 +28,8 @@ class Progress(_Event):
         What is counted: ``"tiles"``, ``"steps"``, ``"images"``.
     seconds_left : float, optional
         Estimate; None while nothing can be said.
+    rate : float, optional
+        Of a prediction: finished target pixels per second.
     """
 
     event: Literal["progress"] = "progress"
@@ -35,6 +37,7 @@ class Progress(_Event):
     total: float | None = None
     unit: str = ""
     seconds_left: float | None = None
+    rate: float | None = None
 
 
 class Metric(_Event):

@@ -1,4 +1,4 @@
-"""Asking a job to stop from another thread, at once rather than at its next event."""
+"""What a person tells a running job from another thread: to stop, and where they are looking."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from typing import Literal
 Keep = Literal["best", "last", "none"]
 """What a stopped training leaves: its best model, the weights it had reached, or nothing."""
 
+View = tuple[float, float, float, float]
+"""`y, x, height, width` in level-0 pixels of the slide."""
+
 
 class Cancelled(Exception):  # noqa: N818 (it is no error)
     """Somebody asked the job to stop."""
 
 
 class Stop:
-    """Asks a job to stop; any thread may.
+    """Asks a job to stop, and tells it where somebody looks; any thread may.
 
     Parameters
     ----------
@@ -29,6 +32,16 @@ class Stop:
         self._event = threading.Event()
         self._outer = outer
         self._keep: Keep = "best"
+        self._view: View | None = None
+
+    @property
+    def view(self) -> View | None:
+        """What is on somebody's screen: a prediction computes it first. None: nothing was said."""
+        return self._view or (self._outer.view if self._outer is not None else None)
+
+    def look(self, view: View | None) -> None:
+        """Tell where somebody looks now."""
+        self._view = view
 
     @property
     def asked(self) -> bool:

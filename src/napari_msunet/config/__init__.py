@@ -7,15 +7,23 @@ from napari_msunet.config.jobs import (
     ExportJob,
     Job,
     LossConfig,
-    Margin,
     MeasureJob,
     Optimiser,
-    PredictJob,
-    PreviewJob,
     PyramidJob,
     TrainJob,
 )
 from napari_msunet.config.model import MAX_CLASSES, Fusion, ModelConfig, Normalisation, UNetConfig
+from napari_msunet.config.prediction import (
+    Drawn,
+    InClasses,
+    Margin,
+    Output,
+    Postprocess,
+    PostprocessJob,
+    PredictJob,
+    PreviewJob,
+    Where,
+)
 from napari_msunet.config.sources import FolderSource, MaskValues, Role, SlideSource, Source
 
 __all__ = [
@@ -23,10 +31,12 @@ __all__ = [
     "SCHEMA_VERSION",
     "Augmentation",
     "Device",
+    "Drawn",
     "EvaluateJob",
     "ExportJob",
     "FolderSource",
     "Fusion",
+    "InClasses",
     "Job",
     "LossConfig",
     "Margin",
@@ -36,7 +46,10 @@ __all__ = [
     "Mpp",
     "Normalisation",
     "Optimiser",
+    "Output",
     "Positive",
+    "Postprocess",
+    "PostprocessJob",
     "PredictJob",
     "PreviewJob",
     "PyramidJob",
@@ -46,5 +59,6 @@ __all__ = [
     "Source",
     "TrainJob",
     "UNetConfig",
+    "Where",
     "explain",
 ]

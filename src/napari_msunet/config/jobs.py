@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from napari_msunet.config.base import Device, Frozen, Mpp, Positive, Share, Versioned
 from napari_msunet.config.model import ModelConfig
+from napari_msunet.config.prediction import PostprocessJob, PredictJob, PreviewJob
 from napari_msunet.config.sources import Role, Source
-
-Margin: TypeAlias = Literal["exact", "fast"] | Annotated[int, Field(ge=0)]
 
 
 class Augmentation(Frozen):
@@ -115,61 +114,6 @@ class TrainJob(Versioned):
     resume: bool = False
 
 
-class PredictJob(Versioned):
-    """Predict a slide, or a region of it, into a label store.
-
-    Attributes
-    ----------
-    slide, model, out : Path
-    slide_mpp : float or pair, optional
-        µm per level-0 pixel, when the file does not give it.
-    region : tuple of float, optional
-        `y, x, height, width` in level-0 pixels; None: the whole slide.
-    outputs : tuple of str
-        "labels", "probabilities".
-    margin : "exact", "fast" or int
-        "fast" is half the exact margin; a number is target pixels, rounded up to each branch's alignment.
-    tile : int, optional
-        Useful side of a tile in target pixels, rounded up to the alignment; None: chosen for the memory allowed.
-    probability_dtype : str
-        "float16", "float32" or "uint8".
-    """
-
-    job: Literal["predict"] = "predict"
-    slide: Path
-    model: Path
-    out: Path
-    slide_mpp: Mpp | None = None
-    region: tuple[float, float, float, float] | None = None
-    outputs: tuple[Literal["labels", "probabilities"], ...] = ("labels",)
-    margin: Margin = "exact"
-    tile: Annotated[int, Field(ge=1)] | None = None
-    batch_size: int = Field(1, ge=1)
-    device: Device = "auto"
-    probability_dtype: Literal["float16", "float32", "uint8"] = "float16"
-
-
-class PreviewJob(Versioned):
-    """What each scale and the fusion see in a region, as maps in a folder: nothing is merged into any labels.
-
-    Attributes
-    ----------
-    out : Path
-        A zarr group with float16 arrays "fused" and "scale 1/2" ... `(K+1, h, w)` of probabilities, and "weights"
-        `(k, h, w)`: what the fusion gives to each scale at each pixel, where it has such weights. Replaced if there.
-    region : tuple of float
-        `y, x, height, width` in level-0 pixels.
-    """
-
-    job: Literal["preview"] = "preview"
-    slide: Path
-    model: Path
-    out: Path
-    slide_mpp: Mpp | None = None
-    region: tuple[float, float, float, float]
-    device: Device = "auto"
-
-
 class EvaluateJob(Versioned):
     """Score a model against masks, each scale alone and fused, at the masks' own resolution.
 
@@ -226,6 +170,7 @@ class PyramidJob(Versioned):
 
 
 Job = Annotated[
-    TrainJob | PredictJob | PreviewJob | EvaluateJob | MeasureJob | ExportJob | PyramidJob, Field(discriminator="job")
+    TrainJob | PredictJob | PostprocessJob | PreviewJob | EvaluateJob | MeasureJob | ExportJob | PyramidJob,
+    Field(discriminator="job"),
 ]
 """Any job."""

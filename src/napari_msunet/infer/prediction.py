@@ -42,7 +42,7 @@ class Settings:
 def predict_events(job: PredictJob) -> Iterator[Event]:
     """Run a prediction job; see `napari_msunet.run`."""
     settings = Settings(**{name: getattr(job, name) for name in Settings.__dataclass_fields__})
-    model = KEPT.model(job.model)
+    model = KEPT.model(job.models[0])
     with KEPT.slide(job.slide, job.slide_mpp) as slide:
         yield from prediction(slide, model, job.out, settings)
 
