@@ -324,7 +324,7 @@ def worker() -> None:
     The dock starts it by itself. To train on another machine, set the command it starts, such as
     NAPARI_MSUNET_WORKER="ssh gpu-box napari-msunet worker".
     """
-    from napari_msunet.worker import main as serve
+    from napari_msunet.worker.process import main as serve
 
     serve()
 

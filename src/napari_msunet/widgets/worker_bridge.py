@@ -17,7 +17,7 @@ from napari_msunet.config import Job
 from napari_msunet.events import Event, Progress
 from napari_msunet.settings import worker_command
 from napari_msunet.stopping import Keep
-from napari_msunet.worker_client import JobHandle, WorkerClient
+from napari_msunet.worker.client import JobHandle, WorkerClient
 
 BATCH_SECONDS = 0.05
 """Between two batches of signals: at most 20 a second."""

@@ -11,7 +11,7 @@ from napari_msunet.config import Job
 from napari_msunet.events import Event
 from napari_msunet.settings import default_worker
 from napari_msunet.stopping import Keep
-from napari_msunet.worker_link import Link
+from napari_msunet.worker.link import Link
 
 Outcome = Literal["done", "cancelled", "error", "lost"]
 

@@ -22,7 +22,7 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.events import Event, Result
 from napari_msunet.jobs import parse_job, run
 from napari_msunet.stopping import Cancelled, Keep, stoppable
-from napari_msunet.worker_tasks import Task, TaskQueue, failure, stopped
+from napari_msunet.worker.tasks import Task, TaskQueue, failure, stopped
 
 MODELS, SLIDES = 2, 3
 """How many stay loaded between jobs."""

@@ -14,14 +14,14 @@ import psutil
 import pytest
 from worker_helpers import SLIDE, Heard, altered_worker, model_file, prediction, training
 
-from napari_msunet import worker_link
+from napari_msunet.worker import link
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Message, Metric, Progress, RegionDone, Result
 from napari_msunet.geometry import Region
 from napari_msunet.labels import open_labels
 from napari_msunet.models import load_model
 from napari_msunet.settings import default_worker
-from napari_msunet.worker_client import WorkerClient
+from napari_msunet.worker.client import WorkerClient
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +310,7 @@ def test_a_crash_says_which():
     ],
 )
 def test_a_bad_command_is_one_sentence(command, words, monkeypatch):
-    monkeypatch.setattr(worker_link, "READY_SECONDS", 1.0)
+    monkeypatch.setattr(link, "READY_SECONDS", 1.0)
     client = WorkerClient(command)
     outcome, text, _ = Heard(client, {"machine": True}).ended()
     assert outcome == "lost"
@@ -380,7 +380,7 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from worker_helpers import Heard, training
 from napari_msunet.events import Metric
-from napari_msunet.worker_client import WorkerClient
+from napari_msunet.worker.client import WorkerClient
 client = WorkerClient()
 heard = Heard(client, training(Path(sys.argv[2])))
 heard.wait(Metric)
@@ -396,7 +396,7 @@ time.sleep(60)
 @pytest.mark.parametrize("how", ["alone", pytest.param("fork", marks=pytest.mark.slow)])
 def test_no_orphan_when_the_parent_is_killed(how, tmp_path):
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(Path(__file__).parent), str(tmp_path), how], stdout=subprocess.PIPE
+        [sys.executable, "-c", PARENT, str(Path(__file__).parents[1]), str(tmp_path), how], stdout=subprocess.PIPE
     )
     pid = int(parent.stdout.readline())
     others = [child for child in psutil.Process(parent.pid).children() if child.pid != pid]
