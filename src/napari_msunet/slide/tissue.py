@@ -1,0 +1,303 @@
+"""Where on a slide there is tissue, found on a small image of all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_msunet.errors import MissingMppError, SlideError
+from napari_msunet.geometry import Grid, Window
+from napari_msunet.slide.ink import INK_AREA, ink
+from napari_msunet.slide.placed import Placed
+from napari_msunet.slide.slide import Slide
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+
+MPP = 8.0
+"""µm per pixel of a mask, unless the slide is so large that a side would have more than `LONGEST` pixels."""
+LONGEST = 4096
+UNKNOWN_LONGEST = 2048
+UNKNOWN_PIXEL = 8.0
+"""Without µm: the longest side has about 2048 pixels, but a pixel of the mask is at least 8 of the slide."""
+SMALLEST = 10_000.0
+HOLES = 10_000.0
+UNKNOWN_AREA = 156
+"""What 10,000 µm² are in pixels of 8 µm, for slides whose µm are not known."""
+
+FAINTEST, STRONGEST = 0.03, 0.07
+"""Otsu may put its threshold between these stain densities: below is what glass can have, above only tissue has."""
+DARK_LIT = 0.05
+"""A fluorescence slide of one brightness is all tissue above this share of the largest value, and empty below."""
+DARK_APART = 1.5
+"""... and parts of a fluorescence slide are told apart where one is at least so many times as bright as the other."""
+SMOOTHING = 24.0
+"""µm (standard deviation) over which fluorescence is smoothed."""
+FAT_WINDOW, FAT_SHARE = 25, 0.6
+"""A hole is filled only where so much of the square of so many pixels around is tissue: not in fat."""
+_OFFSET = 0.01  # about the noise of glass: the logarithm does not tell its shades apart
+_STRIP = 256
+_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class TissueMask(Placed):
+    """Tissue, as `tissue_mask` found it.
+
+    Attributes
+    ----------
+    mask : (h, w) bool
+    grid : Grid
+        The mask's pixels on its slide, 8 to some 25 µm large.
+    key : dict
+        What it was made with: two masks of one slide with the same key are the same.
+    """
+
+    grid: Grid
+    mask: Bools
+    key: dict[str, Any]
+
+    @property
+    def share(self) -> float:
+        """Share of the slide that is tissue, 0 to 1."""
+        return float(self.mask.mean())
+
+    def read(self, window: Window) -> Bools:
+        """The mask's own pixels in a window of `grid`, inside it."""
+        return self.mask[window.slices()]
+
+
+def tissue_mask(
+    slide: Slide,
+    *,
+    smallest: float | None = None,
+    holes: float | None = None,
+    pen: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> TissueMask:
+    """Find the tissue of a slide.
+
+    Bright-field slides: the stain density of each pixel (see `stain_density`) against a threshold after Otsu (1979,
+    doi:10.1109/TSMC.1979.4310076), which may only lie where both glass and faint tissue can be; so a slide that is all
+    tissue comes out whole, and an empty one empty. Then pen marks and what is thinner than 2 pixels (the walls of
+    fat cells) are taken out, holes filled and islands dropped. Fluorescence slides (background 0): Otsu on the
+    logarithm of the smoothed intensity.
+
+    Parameters
+    ----------
+    slide : Slide
+        It is read once at low power, in strips: memory stays bounded, also for files without a pyramid (which take as
+        long as reading all of them takes).
+    smallest : float, optional
+        Islands under this area in µm² are dropped; None: 10,000 µm² (a square of 0.1 mm), or 156 pixels of the mask
+        where the slide's µm are not known.
+    holes : float, optional
+        Holes under this area in µm² are filled, outside fat; None: as `smallest`.
+    pen : bool
+        Take out blue, green, red and black ink of at least 0.05 mm² (`slide.ink.ink` has the rules).
+    progress : callable, optional
+        Called with the strips done and their number; what it raises ends the search.
+
+    Returns
+    -------
+    TissueMask
+
+    Raises
+    ------
+    MissingMppError
+        If an area is given and the slide's µm per pixel are not known.
+    SlideError
+        If an area is no number of zero or more, or the file is damaged.
+    """
+    grid = coarse_grid(slide)
+    sizes = [_pixels(slide, grid, name, area, d) for name, area, d in _areas(smallest, holes)]
+    picture = _overview(slide, grid, progress)
+    if is_dark(slide, picture):
+        raw, marks = _glowing(picture, slide.dtype, grid), None
+    else:
+        density = optical_density(picture, slide)
+        raw = _stained(density)
+        raw &= picture.reshape(*grid.shape, -1).any(-1)  # black to the last bit: never scanned
+        marks = None
+        if pen and density.shape[2] == 3:
+            area = INK_AREA / UNKNOWN_PIXEL**2 if grid.mpp is None else INK_AREA / (grid.mpp[0] * grid.mpp[1])
+            marks = ink(density, area)
+    mask = _cleaned(raw, marks, *sizes)
+    key = {"tissue": _VERSION, "smallest": smallest, "holes": holes, "pen": pen}
+    return TissueMask(grid, mask, key)
+
+
+def coarse_grid(slide: Slide) -> Grid:
+    """The grid of a slide's tissue mask: 8 µm or what gives the longest side 4096 pixels; without µm see above."""
+    height, width = slide.shape[:2]
+    if slide.mpp is not None:
+        wanted = max(MPP, *(n * m / LONGEST for n, m in zip((height, width), slide.mpp, strict=True)))
+        # never less than a pixel of the slide
+        return slide.grid((max(wanted, slide.mpp[0]), max(wanted, slide.mpp[1])))
+    pixel = float(ceil(max(UNKNOWN_PIXEL, max(height, width) / UNKNOWN_LONGEST)))
+    return Grid((height, width), (pixel, pixel))
+
+
+def _areas(smallest: float | None, holes: float | None) -> list[tuple[str, float | None, float]]:
+    return [("smallest", smallest, SMALLEST), ("holes", holes, HOLES)]
+
+
+def _pixels(slide: Slide, grid: Grid, name: str, area: float | None, default: float) -> float:
+    """An area in pixels of the mask."""
+    if area is not None and not 0 <= area < float("inf"):
+        raise SlideError(f"{name}={area!r} is no area; give µm², zero or more, such as 10000.")
+    if grid.mpp is None:
+        if area is not None and area > 0:
+            raise MissingMppError(
+                f"{name}={area} is in µm², but {slide.path or 'the image'} does not say how many µm a pixel has; give "
+                f"open_slide(path, mpp=...), or leave {name} away."
+            )
+        return UNKNOWN_AREA if area is None else 0
+    return (default if area is None else area) / (grid.mpp[0] * grid.mpp[1])
+
+
+def _overview(slide: Slide, grid: Grid, progress: Callable[[int, int], None] | None) -> npt.NDArray[Any]:
+    """The whole slide on a coarse grid, strip by strip."""
+    picture = np.empty((*grid.shape, slide.shape[2]), slide.dtype)
+    strips = range(0, grid.shape[0], _STRIP)
+    for number, y in enumerate(strips, start=1):
+        window = Window(y, 0, min(_STRIP, grid.shape[0] - y), grid.shape[1])
+        picture[window.slices()] = slide.read_window(grid, window)
+        if progress is not None:
+            progress(number, len(strips))
+    return picture
+
+
+# ------------------------------------------------------------------------------------------------------- bright field
+
+
+def is_dark(slide: Slide, picture: npt.NDArray[Any]) -> bool:
+    """Whether nothing is black on this slide: its background is, or most of it is nearly black."""
+    top = _largest(slide.dtype, picture)
+    if float(slide.background.mean()) < top / 2:
+        return True
+    return bool(np.median(picture.max(-1)) < 0.08 * top)
+
+
+def _largest(dtype: np.dtype[Any], picture: npt.NDArray[Any]) -> float:
+    """The largest value of an integer type; the brightest pixel of a float image, at least 1."""
+    return float(np.iinfo(dtype).max) if dtype.kind in "iu" else max(1.0, float(np.nanmax(picture, initial=0)))
+
+
+def optical_density(picture: npt.NDArray[Any], slide: Slide) -> Floats:
+    """Decadic optical density `(h, w, c)` of each channel against the slide's glass; never below 0."""
+    white = _glass(picture, slide)
+    result = np.empty(picture.shape, np.float32)
+    for y in range(0, len(picture), _STRIP):
+        part = picture[y : y + _STRIP].astype(np.float32) / white.astype(np.float32)
+        result[y : y + _STRIP] = np.maximum(-np.log10(np.maximum(part, 1 / 255)), 0)
+    return result
+
+
+def _glass(picture: npt.NDArray[Any], slide: Slide) -> npt.NDArray[np.float64]:
+    """The colour of empty glass: the median of what is bright and grey; the background's where that is too little.
+
+    Pixels of exactly the background's colour were not scanned, and say nothing of the glass.
+    """
+    nominal = np.maximum(slide.background.astype(np.float64), 1e-6)
+    share = picture / nominal.astype(np.float32)
+    grey = (share.min(-1) > 0.7) & (np.ptp(share, axis=-1) < 0.06) & (picture != slide.background).any(-1)
+    if np.count_nonzero(grey) < 0.005 * grey.size:
+        return nominal
+    found: npt.NDArray[np.float64] = np.median(picture[grey].astype(np.float64), axis=0)
+    return found
+
+
+def stain_density(density: Floats) -> Floats:
+    """How much stain there is: the colour's part of the optical density, and half of the grey part.
+
+    The colour's part, largest less smallest channel, is the logarithm of the saturation (`1 - S = min / max`): it
+    cancels shadows, dust and uneven light, which are grey. The mean density adds tissue that is dark but hardly
+    coloured: dense nuclei, folds, weak stains.
+    """
+    result: Floats = density.mean(-1) / 2
+    result += np.ptp(density, axis=-1)
+    return result
+
+
+def _stained(density: Floats) -> Bools:
+    """Where there is stain."""
+    values = np.log(stain_density(density) + np.float32(_OFFSET))
+    stained: Bools = values > _bounded_otsu(values, np.log(FAINTEST + _OFFSET), np.log(STRONGEST + _OFFSET))
+    return stained
+
+
+def _bounded_otsu(values: Floats, low: float, high: float) -> float:
+    """Otsu's threshold, but not below `low` and not above `high`; of one value everywhere, `high`."""
+    from skimage.filters import threshold_otsu
+
+    if values.size == 0 or float(values.min()) == float(values.max()):
+        return high
+    return min(max(float(threshold_otsu(values)), low), high)
+
+
+# ------------------------------------------------------------------------------------------------------- fluorescence
+
+
+def _glowing(picture: npt.NDArray[Any], dtype: np.dtype[Any], grid: Grid) -> Bools:
+    """Where a fluorescence slide glows: all of it, or nothing, where it has one brightness only."""
+    from scipy import ndimage
+    from skimage.filters import threshold_otsu
+
+    top = _largest(dtype, picture)
+    light = picture.max(-1).astype(np.float32) / np.float32(top)
+    # nuclei are dots: the tissue is what lies between them, too
+    sigma = SMOOTHING / MPP if grid.mpp is None else SMOOTHING / min(grid.mpp)
+    light = ndimage.gaussian_filter(light, min(sigma, min(light.shape) / 4))
+    values = np.log(light + np.float32(1 / 255 / 4))
+    if float(values.max()) - float(values.min()) > 1e-6:
+        threshold = float(threshold_otsu(values))
+        bright = values > threshold
+        if bright.any() and not bright.all():
+            apart = float(values[bright].mean() - values[~bright].mean())
+            if apart > np.log(DARK_APART):
+                return bright
+    return np.full(light.shape, bool(np.median(light) >= DARK_LIT))
+
+
+# ----------------------------------------------------------------------------------------------------------- clean-up
+
+
+def _cleaned(raw: Bools, marks: Bools | None, smallest: float, holes: float) -> Bools:
+    """Without ink, thin walls and islands, and with its holes filled."""
+    from scipy import ndimage
+
+    square = np.ones((3, 3), np.bool_)
+    if marks is not None:
+        raw = raw & ~marks
+    # What no 2 x 2 square fits into is a wall of fat, a fibre or noise. The walls between pixels that remain come back
+    # with the holes, except in fat, where they are too few.
+    opened = ndimage.binary_opening(np.pad(raw, 1, mode="edge"), np.ones((2, 2), np.bool_))[1:-1, 1:-1]
+    mask: Bools = raw & ndimage.binary_dilation(opened, square)
+    dense = ndimage.uniform_filter(mask.astype(np.float32), FAT_WINDOW, mode="nearest") >= FAT_SHARE
+    gaps = _components(~mask, holes, smaller=True, keep_border=False)
+    mask |= gaps & dense
+    if marks is not None:
+        mask &= ~marks
+    return _components(mask, smallest, smaller=False)
+
+
+def _components(mask: Bools, size: float, smaller: bool, keep_border: bool = True) -> Bools:
+    """The connected parts (islands through corners, gaps through sides) below or from a size in pixels."""
+    from scipy import ndimage
+
+    numbers, count = ndimage.label(mask, None if smaller else np.ones((3, 3), np.int8))
+    sizes = np.bincount(numbers.ravel(), minlength=count + 1)
+    # what fills a quarter of a small image is no island
+    wanted = sizes < size if smaller else sizes >= min(size, mask.size / 4)
+    wanted[0] = False
+    if not keep_border:
+        for edge in (numbers[0], numbers[-1], numbers[:, 0], numbers[:, -1]):
+            wanted[edge] = False
+    found: Bools = wanted[numbers]
+    return found
