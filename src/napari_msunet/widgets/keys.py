@@ -1,0 +1,153 @@
+"""All keys of the dock in one table: what they do, where they are bound, and how they are shown.
+
+A part of the dock registers its keys when it is imported (`register`), binds them when it has something to bind them to
+(`bind`), and shows them in tooltips (`hint`). Keys are written as napari writes them: "K", "Shift+G", "Ctrl+Z".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from napari_msunet.errors import MsunetError
+from napari_msunet.widgets.dock.telling import told
+
+Where = Literal["labels", "viewer"]
+
+
+@dataclass(frozen=True)
+class Key:
+    """A line of the table.
+
+    Parameters
+    ----------
+    name : str
+        Of what it does, such as "tools.split".
+    keys : tuple of str
+        Each does it.
+    text : str
+        What it does, in a few words.
+    group : str
+        Its heading in the list of keys.
+    where : str
+        "labels" (while a labels layer of ours is selected) or "viewer" (always).
+    napari : bool
+        napari's own key, listed because one needs it; never bound here.
+    instead : str
+        Why it may stand where napari has a key of its own; empty: it may not.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    text: str
+    group: str
+    where: Where = "labels"
+    napari: bool = False
+    instead: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The keys as a person reads them."""
+        return " or ".join(self.keys)
+
+
+_table: dict[str, Key] = {}
+
+_OTHER_WAY = "napari's digits repeat what its letters do, and polygon and transform have other keys here"
+
+
+def register(
+    name: str,
+    keys: str | Iterable[str],
+    text: str,
+    group: str,
+    where: Where = "labels",
+    *,
+    napari: bool = False,
+    instead: str = "",
+) -> Key:
+    """Put a line into the table (see `Key`); the same line again is no harm.
+
+    Raises
+    ------
+    MsunetError
+        If the name, or one of the keys, stands for something else already.
+    """
+    line = Key(name, (keys,) if isinstance(keys, str) else tuple(keys), text, group, where, napari, instead)
+    if _table.get(name) == line:
+        return line
+    for other in _table.values():
+        taken = sorted({k.lower() for k in line.keys} & {k.lower() for k in other.keys})
+        if other.name == name or taken:
+            what = f"the name {name}" if other.name == name else f"the key {taken[0]}"
+            raise MsunetError(f"{line.text!r} cannot have {what}: {other.text!r} has it; choose another.")
+    _table[name] = line
+    return line
+
+
+def table() -> tuple[Key, ...]:
+    """All lines, in the order they were registered."""
+    return tuple(_table.values())
+
+
+def hint(text: str, name: str) -> str:
+    """A tooltip with the key behind it."""
+    return f"{text} Key: {_table[name].shown}."
+
+
+def bind(target: Any, name: str, action: Callable[[], Any]) -> None:
+    """Let a registered key do `action()`; what it raises is told as a notification.
+
+    Parameters
+    ----------
+    target : napari layer or viewer
+        As the line's `where` says.
+    name : str
+        Of a registered line.
+    action : callable
+        Without arguments.
+    """
+    run = told(action)
+
+    def press(_: Any) -> None:
+        run()
+
+    for key in _table[name].keys:
+        target.bind_key(key, press, overwrite=True)
+
+
+def release(target: Any, name: str) -> None:
+    """Bind a registered key no longer; napari's own meaning, if it has one, is back."""
+    for key in _table[name].keys:
+        target.bind_key(key, None)
+
+
+def choose_class_name(value: int) -> str:
+    """The name of the line that chooses class `value` (0: background)."""
+    return f"class.{value}"
+
+
+def _register_painting() -> None:
+    for name, keys, text in (
+        ("paint.brush", "P", "Brush"),
+        ("paint.eraser", "E", "Eraser"),
+        ("paint.fill", "F", "Fill bucket"),
+        ("paint.pick", "L", "Pick the class under the mouse"),
+        ("paint.move", "Z", "Move the view"),
+        ("paint.hold", "Space", "Move the view while held"),
+        ("paint.smaller", "[", "Smaller brush"),
+        ("paint.larger", "]", "Larger brush"),
+        ("paint.preserve", "B", "Leave other classes alone, on or off"),
+        ("paint.undo", "Ctrl+Z", "Undo"),
+        ("paint.redo", "Ctrl+Shift+Z", "Redo"),
+    ):
+        register(name, keys, text, "Painting", napari=True)
+    register("paint.polygon", "Shift+P", "Polygon", "Painting")
+    register("paint.transform", "Shift+T", "Move or turn the whole layer", "Painting")
+    for value in range(10):
+        text = "Paint background" if value == 0 else f"Paint class {value}"
+        register(choose_class_name(value), str(value), text, "Classes", instead=_OTHER_WAY if 1 <= value <= 7 else "")
+
+
+_register_painting()
