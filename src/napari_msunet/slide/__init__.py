@@ -3,5 +3,6 @@
 from napari_msunet.slide.opening import open_slide, slide_from_array
 from napari_msunet.slide.pyramid import build_pyramid
 from napari_msunet.slide.slide import Slide
+from napari_msunet.slide.tissue import TissueMask, tissue_mask
 
-__all__ = ["Slide", "build_pyramid", "open_slide", "slide_from_array"]
+__all__ = ["Slide", "TissueMask", "build_pyramid", "open_slide", "slide_from_array", "tissue_mask"]

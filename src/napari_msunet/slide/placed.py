@@ -127,8 +127,8 @@ def same_slide(own: Grid, other: Grid) -> None:
     """Raise `SlideError` where two grids lie over slides of different sizes."""
     if own.extent != other.extent:
         raise SlideError(
-            f"The mask is for a slide of {own.extent[0]} x {own.extent[1]} pixels (height x width), but it is asked for "
-            f"on one of {other.extent[0]} x {other.extent[1]}; use the mask of this slide."
+            f"The mask is for a slide of {own.extent[0]} x {own.extent[1]} pixels (height x width), but it is asked "
+            f"for on one of {other.extent[0]} x {other.extent[1]}; use the mask of this slide."
         )
 
 

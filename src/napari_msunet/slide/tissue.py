@@ -238,7 +238,8 @@ def _bounded_otsu(values: Floats, low: float, high: float) -> float:
 
     if values.size == 0 or float(values.min()) == float(values.max()):
         return high
-    return min(max(float(threshold_otsu(values)), low), high)
+    found = float(threshold_otsu(values))  # type: ignore[no-untyped-call]
+    return min(max(found, low), high)
 
 
 # ------------------------------------------------------------------------------------------------------- fluorescence
@@ -256,8 +257,8 @@ def _glowing(picture: npt.NDArray[Any], dtype: np.dtype[Any], grid: Grid) -> Boo
     light = ndimage.gaussian_filter(light, min(sigma, min(light.shape) / 4))
     values = np.log(light + np.float32(1 / 255 / 4))
     if float(values.max()) - float(values.min()) > 1e-6:
-        threshold = float(threshold_otsu(values))
-        bright = values > threshold
+        threshold = float(threshold_otsu(values))  # type: ignore[no-untyped-call]
+        bright: Bools = values > threshold
         if bright.any() and not bright.all():
             apart = float(values[bright].mean() - values[~bright].mean())
             if apart > np.log(DARK_APART):
@@ -280,14 +281,14 @@ def _cleaned(raw: Bools, marks: Bools | None, smallest: float, holes: float) -> 
     opened = ndimage.binary_opening(np.pad(raw, 1, mode="edge"), np.ones((2, 2), np.bool_))[1:-1, 1:-1]
     mask: Bools = raw & ndimage.binary_dilation(opened, square)
     dense = ndimage.uniform_filter(mask.astype(np.float32), FAT_WINDOW, mode="nearest") >= FAT_SHARE
-    gaps = _components(~mask, holes, smaller=True, keep_border=False)
+    gaps = _components(~mask, holes, smaller=True)
     mask |= gaps & dense
     if marks is not None:
         mask &= ~marks
     return _components(mask, smallest, smaller=False)
 
 
-def _components(mask: Bools, size: float, smaller: bool, keep_border: bool = True) -> Bools:
+def _components(mask: Bools, size: float, smaller: bool) -> Bools:
     """The connected parts (islands through corners, gaps through sides) below or from a size in pixels."""
     from scipy import ndimage
 
@@ -296,8 +297,5 @@ def _components(mask: Bools, size: float, smaller: bool, keep_border: bool = Tru
     # what fills a quarter of a small image is no island
     wanted = sizes < size if smaller else sizes >= min(size, mask.size / 4)
     wanted[0] = False
-    if not keep_border:
-        for edge in (numbers[0], numbers[-1], numbers[:, 0], numbers[:, -1]):
-            wanted[edge] = False
     found: Bools = wanted[numbers]
     return found

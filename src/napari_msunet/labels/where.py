@@ -1,0 +1,279 @@
+"""The part of a slide that counts: tissue, polygons, or classes of a label store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+
+from napari_msunet.config.prediction import Drawn, InClasses, Where
+from napari_msunet.errors import SlideError, StoreError
+from napari_msunet.geometry import Grid, Window
+from napari_msunet.labels.metadata import ANNOTATED_BACKGROUND
+from napari_msunet.labels.store import LabelStore, open_labels
+from napari_msunet.slide import Slide
+from napari_msunet.slide.placed import Placed, same_slide
+from napari_msunet.slide.tissue import tissue_mask
+
+Bools = npt.NDArray[np.bool_]
+Ring = Sequence[tuple[float, float]]
+
+HELD = 1 << 26
+"""The labels of a store of up to so many pixels are read once, and edits made later do not count."""
+_BLOCK = 2048
+
+
+class Mask(Protocol):
+    """Which pixels of a slide count, on any grid over it."""
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What tells this mask from others of the same slide; plain JSON values."""
+
+    def on(self, grid: Grid, window: Window) -> Bools:
+        """The mask `(height, width)` in a window of a grid; a pixel depends on its place only, False off the slide."""
+
+    def cells(self, grid: Grid, window: Window, cell: int) -> Bools:
+        """Which squares of `cell` x `cell` pixels, from the window's corner, hold a true pixel of `on`."""
+
+
+def where_mask(slide: Slide, where: Where) -> Mask | None:
+    """The mask of the part of a slide that is wanted.
+
+    Parameters
+    ----------
+    slide : Slide
+    where : "all", "tissue", Drawn or InClasses
+
+    Returns
+    -------
+    Mask or None
+        None for "all".
+
+    Raises
+    ------
+    SlideError
+        If a polygon lies outside the slide.
+    StoreError
+        If the label store is of another slide, or has no such class.
+    """
+    if where == "all":
+        return None
+    if where == "tissue":
+        return tissue_mask(slide)
+    if isinstance(where, Drawn):
+        return Polygons(slide.grid().extent, where.polygons)
+    store = open_labels(where.labels)
+    if tuple(store.extent) != slide.grid().extent:
+        raise StoreError(
+            f"The labels {where.labels} are for a slide of {store.extent[0]} x {store.extent[1]} pixels (height x "
+            f"width), but {slide.path or 'the image'} has {slide.shape[0]} x {slide.shape[1]}; give this slide's own."
+        )
+    return StoreClasses(store, where)
+
+
+class StoreClasses(Placed):
+    """Where a label store has some classes, by its own pixels.
+
+    Parameters
+    ----------
+    store : LabelStore
+    where : InClasses
+        Which classes.
+
+    Raises
+    ------
+    StoreError
+        If the store has no such class.
+    """
+
+    def __init__(self, store: LabelStore, where: InClasses) -> None:
+        self.grid = store.grid
+        self._store = store
+        self._values = _values(store, where.classes)
+        self._held: Bools | None = None
+        self._key: dict[str, Any] | None = None
+        if store.shape[0] * store.shape[1] <= HELD:
+            held = np.zeros(store.shape, np.bool_)
+            for window in _blocks(store.shape):
+                held[window.slices()] = self._now(window)
+            self._held = held
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """A hash of the mask's pixels, so an edited store is another mask."""
+        if self._key is None:
+            digest = hashlib.sha256(repr((self.grid.shape, self.grid.pixel)).encode())
+            for window in _blocks(self.grid.shape):
+                part = self.read(window)
+                if part.any():
+                    digest.update(repr(window).encode())
+                    digest.update(np.packbits(part).tobytes())
+            self._key = {"in": digest.hexdigest()}
+        return self._key
+
+    def read(self, window: Window) -> Bools:
+        """The mask's own pixels in a window of the store, inside it."""
+        return self._now(window) if self._held is None else self._held[window.slices()]
+
+    def _now(self, window: Window) -> Bools:
+        values = self._store.read(window)
+        if self._values is not None:
+            chosen: Bools = self._values[values]
+            return chosen
+        found: Bools = values != 0
+        return found
+
+
+def _values(store: LabelStore, names: tuple[str, ...] | None) -> Bools | None:
+    """Which values of a store count; None: all but 0."""
+    if store.dtype != np.uint8:
+        if names is None:
+            return None
+        raise StoreError(
+            f"{store.path} holds numbers of objects, not classes, so it has no {', '.join(names)}; leave the classes "
+            "away to take all objects."
+        )
+    table = np.zeros(256, np.bool_)
+    if names is None:
+        table[1:ANNOTATED_BACKGROUND] = True
+        return table
+    for name in names:
+        if name not in store.classes:
+            raise StoreError(
+                f"{store.path} has no class {name}; it has {', '.join(store.classes) or 'none'}: give one of these."
+            )
+        table[store.classes.index(name) + 1] = True
+    return table
+
+
+def _blocks(shape: tuple[int, int]) -> Iterator[Window]:
+    whole = Window(0, 0, *shape)
+    for y in range(0, shape[0], _BLOCK):
+        for x in range(0, shape[1], _BLOCK):
+            yield Window(y, x, _BLOCK, _BLOCK).intersection(whole)
+
+
+# ------------------------------------------------------------------------------------------------------------ polygons
+
+
+class Polygons:
+    """The inside of polygons: pixels whose centre lies in one of the rings (even-odd where a ring crosses itself).
+
+    Parameters
+    ----------
+    extent : (height, width)
+        Of the slide, in its level-0 pixels.
+    rings : sequence of rings
+        `(y, x)` in level-0 pixels.
+
+    Raises
+    ------
+    SlideError
+        If a ring lies outside the slide, encloses nothing or has a coordinate that is no number.
+    """
+
+    def __init__(self, extent: tuple[int, int], rings: Sequence[Ring]) -> None:
+        self._slide = Grid(extent, (1.0, 1.0))
+        self._rings = [_checked(number, ring, extent) for number, ring in enumerate(rings, start=1)]
+        # The same even-odd rule; used where a whole rectangle is inside or outside.
+        areas = [shapely.make_valid(shapely.polygons(ring[:, ::-1])) for ring in self._rings]
+        self._area = shapely.union_all(areas)
+        shapely.prepare(self._area)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """A hash of the corners."""
+        text = repr([ring.tolist() for ring in self._rings])
+        return {"drawn": hashlib.sha256(text.encode()).hexdigest()}
+
+    def on(self, grid: Grid, window: Window) -> Bools:
+        """The mask in a window of a grid; see `Mask`."""
+        same_slide(self._slide, grid)
+        result = np.zeros((max(0, window.height), max(0, window.width)), np.bool_)
+        inside = window.intersection(grid.whole)
+        if not inside.empty:
+            view = result[inside.slices((window.y, window.x))]
+            for ring in self._rings:
+                view |= _filled(ring / np.asarray(grid.pixel), inside)
+        return result
+
+    def cells(self, grid: Grid, window: Window, cell: int) -> Bools:
+        """Which squares hold a true pixel; see `Mask`.
+
+        Squares are looked at four by four: those wholly inside or outside are decided by their rectangle of pixel
+        centres, so that only what a line crosses is filled pixel by pixel.
+        """
+        same_slide(self._slide, grid)
+        counts = -(-max(0, window.height) // cell), -(-max(0, window.width) // cell)
+        result = np.zeros(counts, np.bool_)
+        inside = window.intersection(grid.whole)
+        if inside.empty:
+            return result
+        span = 1 << (max(counts) - 1).bit_length()
+        corners = np.zeros((1, 2), np.int64)  # of blocks of span x span squares, in squares
+        while len(corners):
+            starts, stops = _within(corners * cell + (window.y, window.x), span * cell, inside)
+            on_slide = (starts < stops).all(1)
+            corners, starts, stops = corners[on_slide], starts[on_slide], stops[on_slide]
+            first, last = (starts + 0.5) * grid.pixel, (stops - 0.5) * grid.pixel
+            boxes = shapely.box(first[:, 1], first[:, 0], last[:, 1], last[:, 0])
+            full = shapely.contains_properly(self._area, boxes)
+            for start, stop in zip(
+                starts[full] - (window.y, window.x), stops[full] - (window.y, window.x), strict=True
+            ):
+                (top, left), (bottom, right) = start // cell, -(-stop // cell)
+                result[top:bottom, left:right] = True
+            crossed = ~full & shapely.intersects(self._area, boxes)
+            corners, starts, stops = corners[crossed], starts[crossed], stops[crossed]
+            if span == 1:
+                for (y, x), start, stop in zip(corners.tolist(), starts.tolist(), stops.tolist(), strict=True):
+                    result[y, x] = self.on(grid, Window.between(tuple(start), tuple(stop))).any()
+                break
+            span //= 2
+            corners = (corners[:, None] + np.array([(0, 0), (0, span), (span, 0), (span, span)])).reshape(-1, 2)
+        return result
+
+
+def _within(corners: npt.NDArray[np.int64], side: int, inside: Window) -> tuple[npt.NDArray[np.int64], ...]:
+    """First pixels of squares, and those after their last, as far as they are in a window."""
+    return np.maximum(corners, (inside.y, inside.x)), np.minimum(corners + side, inside.stop)
+
+
+def _filled(ring: npt.NDArray[np.float64], window: Window) -> Bools:
+    """Pixels whose centre is inside a ring `(n, 2)` given in pixels: an odd number of edges lies left of it.
+
+    Where an edge meets a row of centres depends on the edge and the row alone, so all windows agree.
+    """
+    ends = np.stack([ring, np.roll(ring, -1, 0)], 1)
+    downward = ends[:, 0, 0] <= ends[:, 1, 0]
+    upper = np.where(downward[:, None], ends[:, 0], ends[:, 1])
+    lower = np.where(downward[:, None], ends[:, 1], ends[:, 0])
+    first = np.clip(np.ceil(upper[:, 0] - 0.5), window.y, window.stop[0]).astype(np.int64)
+    counts = np.clip(np.ceil(lower[:, 0] - 0.5), window.y, window.stop[0]).astype(np.int64) - first
+    edge = np.repeat(np.arange(len(ring)), counts)
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + first[edge]
+    rise = (row + 0.5 - upper[edge, 0]) / (lower[edge, 0] - upper[edge, 0])
+    across = upper[edge, 1] + rise * (lower[edge, 1] - upper[edge, 1])
+    column = np.clip(np.ceil(across - 0.5), window.x, window.stop[1]).astype(np.int64)
+    turns = np.zeros((window.height, window.width + 1), np.uint8)
+    np.bitwise_xor.at(turns, (row - window.y, column - window.x), 1)
+    inside: Bools = np.bitwise_xor.accumulate(turns, axis=1)[:, :-1].astype(np.bool_)
+    return inside
+
+
+def _checked(number: int, ring: Ring, extent: tuple[int, int]) -> npt.NDArray[np.float64]:
+    corners = np.asarray(ring, np.float64)
+    if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3 or not np.isfinite(corners).all():
+        raise SlideError(f"Polygon {number} is none: give at least three corners (y, x) of finite level-0 pixels.")
+    low, high = corners.min(0), corners.max(0)
+    if (high <= 0).any() or (low >= np.asarray(extent)).any():
+        raise SlideError(
+            f"Polygon {number} (y {low[0]:g} to {high[0]:g}, x {low[1]:g} to {high[1]:g}) lies outside the slide of "
+            f"{extent[0]} x {extent[1]} level-0 pixels (height x width); give corners (y, x) in level-0 pixels."
+        )
+    return corners
