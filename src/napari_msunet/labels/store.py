@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -50,6 +50,8 @@ class LabelStore(LabelView):
     path : Path
     messages : list of str
         What was found damaged and repaired when the store was opened.
+    before_flush : list of callables
+        Called by `flush` and `close` first, in the thread that calls these: who has something to write does it there.
     """
 
     def __init__(self, path: Path, memory: int = MEMORY) -> None:
@@ -59,6 +61,7 @@ class LabelStore(LabelView):
         self._memory = memory
         self._lock = WriterLock(path, f"The label store {path}")
         self._mutex = threading.RLock()
+        self.before_flush: list[Callable[[], None]] = []
         self._runs: dict[str, Run] = {}
         self._pid = os.getpid()
         self._inode = path.stat().st_ino
@@ -305,11 +308,15 @@ class LabelStore(LabelView):
 
     def flush(self) -> None:
         """Write all edits into the chunks. (They are safe in the journal before that.)"""
+        for call in list(self.before_flush):
+            call()
         if self._session is not None:
             self._session.flush()
 
     def close(self) -> None:
         """Flush, and let others write. The object cannot be used after that."""
+        for call in list(self.before_flush):
+            call()
         with self._mutex:
             session, self._session = self._session, None
             self._closed = True
@@ -403,6 +410,11 @@ def open_labels(path: str | Path, memory: int = MEMORY) -> LabelStore:
         if known is None or not known._is_current():
             known = _open_stores[where] = LabelStore(where, memory)
         return known
+
+
+def is_open(path: str | os.PathLike[str]) -> bool:
+    """Whether this process has the store at `path` open."""
+    return Path(os.path.realpath(path)) in _open_stores
 
 
 @atexit.register
