@@ -1,0 +1,278 @@
+"""The objects of a label store one by one: measured, found under a point, kept up to date, changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from scipy import ndimage
+
+from napari_msunet.annotation.output import window_of
+from napari_msunet.annotation.polygons import LabelShape, label_polygons, walk_polygons
+from napari_msunet.errors import StoreError
+from napari_msunet.events import Progress, progress
+from napari_msunet.geometry import Window
+from napari_msunet.labels import LabelStore
+from napari_msunet.labels.chunks import CHUNK
+from napari_msunet.labels.levels import tiles
+from napari_msunet.labels.measurements import measure_polygons
+from napari_msunet.labels.metadata import ANNOTATED_BACKGROUND
+from napari_msunet.labels.objects import ObjectTable
+
+UPDATE_LIMIT = 4096
+"""Pixels a side around an edit that are measured again at once; more: the table says that it is out of date."""
+
+CHANGE_LIMIT = 16_384
+"""Largest height or width, in pixels, of an object that can be changed from the table."""
+
+_SIDES = (256, 1024)
+"""Windows, in pixels of a level, in which the object under a point is looked for."""
+
+
+@dataclass(frozen=True)
+class FoundObject:
+    """The object at a place.
+
+    Attributes
+    ----------
+    kind : int
+        Its value in the labels: the class, or its number in a store of instances.
+    area, perimeter : float
+        µm² and µm (pixels where the store does not know its µm per pixel).
+    polygon : shapely.Polygon
+        Its outline, ``x, y`` in level-0 pixels of the store.
+    first : (y, x)
+        The topmost, then leftmost pixel; names it, as in `ObjectTable`. Only right where `exact`.
+    exact : bool
+        False where it is so large that it was measured on a coarser level.
+    """
+
+    kind: int
+    area: float
+    perimeter: float
+    polygon: Any
+    first: tuple[int, int]
+    exact: bool
+
+
+def walk_objects(
+    store: LabelStore, region: tuple[float, float, float, float] | None = None
+) -> Iterator[tuple[Progress, ObjectTable]]:
+    """Measure all objects of a store, window by window, in bounded memory.
+
+    An object is what `measure` calls one: what hangs together through pixel sides and has one value.
+
+    Parameters
+    ----------
+    store : LabelStore
+        Of classes or of instances.
+    region : tuple, optional
+        `y, x, height, width` in its level-0 pixels; objects are cut at its edge.
+
+    Yields
+    ------
+    Progress, ObjectTable
+        How far, and the objects that are complete now.
+    """
+    started = time.monotonic()
+    for step in walk_polygons(store.read, window_of(store, region)):
+        yield progress(step.done, step.total, "windows", started), _table(store, step.shapes)
+
+
+def objects_in(store: LabelStore, window: Window) -> ObjectTable:
+    """The objects in a window that is read at once, cut at its edge."""
+    return _table(store, label_polygons(store.read(window), (window.y, window.x)))
+
+
+def updated(table: ObjectTable, store: LabelStore, window: Window) -> ObjectTable | None:
+    """The table after the labels changed within a window, without measuring the rest again.
+
+    Every object that changed touches the window or lies in the box of one that did before. So all whose box meets the
+    window are measured again, in the window around their boxes.
+
+    Parameters
+    ----------
+    table : ObjectTable
+        Right before the change.
+    store : LabelStore
+    window : Window
+        All that changed, in level-0 pixels.
+
+    Returns
+    -------
+    ObjectTable or None
+        The objects that stayed, then those measured now; None where that would be more than `UPDATE_LIMIT` pixels.
+    """
+    near = window.padded(1)
+    met = _meets(table.box, near)
+    around = near
+    if met.any():
+        start, size = table.box[met, :2].astype(int), table.box[met, 2:].astype(int)
+        low, high = start.min(0), (start + size).max(0)
+        around = Window.between(
+            (min(near.y, int(low[0])), min(near.x, int(low[1]))),
+            (max(near.stop[0], int(high[0])), max(near.stop[1], int(high[1]))),
+        )
+    around = around.padded(1).intersection(Window(0, 0, *store.shape))
+    if max(around.shape) > UPDATE_LIMIT:
+        return None
+    found = objects_in(store, around)
+    return ObjectTable.joined([table.take(~met), found.take(_meets(found.box, near))])
+
+
+def object_at(store: LabelStore, y: int, x: int) -> FoundObject | None:
+    """The object at a pixel; None on background or outside the store.
+
+    Looks at small windows first. What does not fit into 1024 pixels of a level is measured on the next coarser one, so
+    the work is bounded however large the object is.
+    """
+    if not (0 <= y < store.shape[0] and 0 <= x < store.shape[1]):
+        return None
+    kind = int(store.read(Window(y, x, 1, 1))[0, 0])
+    if kind == 0 or (store.kind == "annotation" and kind == ANNOTATED_BACKGROUND):
+        return None
+    shapes = store.info.shapes
+    for level, shape in enumerate(shapes):
+        for side in _SIDES:
+            found = _component(store, kind, level, (y >> level, x >> level), side)
+            if found is not None:
+                return _described(store, kind, level, *found)
+        if max(shape) <= _SIDES[-1]:
+            break
+    return None
+
+
+def set_objects(store: LabelStore, table: ObjectTable, rows: Sequence[int], value: int) -> int:
+    """Give objects another value, or delete them (0): one stroke.
+
+    Parameters
+    ----------
+    store : LabelStore
+    table : ObjectTable
+        As the labels are now.
+    rows : sequence of int
+        Which of its objects.
+    value : int
+        A class, or 0.
+
+    Returns
+    -------
+    int
+        Number of the stroke; 0 if no rows were given.
+
+    Raises
+    ------
+    StoreError
+        If one of them is no longer there, is larger than `CHANGE_LIMIT`, or the value is no class.
+    """
+    masks: dict[Window, npt.NDArray[np.bool_]] = {}
+    whole = Window(0, 0, *store.shape)
+    for row in rows:
+        box, mask = object_mask(store, table, int(row))
+        for part in tiles(box, CHUNK):
+            tile = Window(part.y // CHUNK * CHUNK, part.x // CHUNK * CHUNK, CHUNK, CHUNK).intersection(whole)
+            if tile not in masks:
+                masks[tile] = np.zeros(tile.shape, np.bool_)
+            masks[tile][part.slices((tile.y, tile.x))] |= mask[part.slices((box.y, box.x))]
+    return store.write_parts([(tile, value, mask) for tile, mask in masks.items() if mask.any()])
+
+
+def object_mask(store: LabelStore, table: ObjectTable, row: int) -> tuple[Window, npt.NDArray[np.bool_]]:
+    """The box of one of a table's objects, and which of its pixels are the object. Errors as for `set_objects`."""
+    box = Window(*(int(v) for v in table.box[row]))
+    if max(box.shape) > CHANGE_LIMIT:
+        raise StoreError(
+            f"An object of {box.height} x {box.width} pixels is too large to be changed from the table (at most "
+            f"{CHANGE_LIMIT} a side); use the fill or polygon tool."
+        )
+    y, x = (int(v) for v in table.first[row])
+    values = store.read(box)
+    kind = table.kind[row]
+    parts, _ = ndimage.label(values == kind)
+    number = parts[y - box.y, x - box.x]
+    if number == 0:
+        raise StoreError(f"The object at y {y}, x {x} is no longer as it was measured: measure again, then change it.")
+    return box, parts == number
+
+
+def _table(store: LabelStore, shapes: Sequence[LabelShape]) -> ObjectTable:
+    """Measures of polygons."""
+    if store.kind == "annotation":
+        shapes = [shape for shape in shapes if shape.value != ANNOTATED_BACKGROUND]
+    if not shapes:
+        return ObjectTable.empty()
+    polygons = np.array([shape.polygon for shape in shapes], object)
+    found = measure_polygons(polygons, store.mpp or (1.0, 1.0))
+    return ObjectTable(
+        kind=np.array([shape.value for shape in shapes], np.int64),
+        area=found.area,
+        perimeter=found.perimeter,
+        centroid=found.centroid,
+        box=found.box,
+        first=_first_pixels(polygons),
+    )
+
+
+def _first_pixels(polygons: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """The topmost, then leftmost pixel of each polygon along pixel edges, `(n, 2)` of `y, x`."""
+    corners, owner = shapely.get_coordinates(shapely.get_exterior_ring(polygons), return_index=True)
+    order = np.lexsort((corners[:, 0], corners[:, 1], owner))
+    first = order[np.r_[0, np.flatnonzero(np.diff(owner)) + 1]]
+    pixels: npt.NDArray[np.int64] = corners[first][:, ::-1].astype(np.int64)
+    return pixels
+
+
+def _meets(box: npt.NDArray[np.float64], window: Window) -> npt.NDArray[np.bool_]:
+    """Which boxes share a pixel with a window."""
+    y, x, height, width = box.T
+    meets: npt.NDArray[np.bool_] = (
+        (y < window.stop[0]) & (y + height > window.y) & (x < window.stop[1]) & (x + width > window.x)
+    )
+    return meets
+
+
+def _component(
+    store: LabelStore, kind: int, level: int, at: tuple[int, int], side: int
+) -> tuple[Window, npt.NDArray[np.bool_]] | None:
+    """The part with this value at a pixel of a level, if it lies inside the window around it."""
+    whole = Window(0, 0, *store.info.shapes[level])
+    window = Window(at[0] - side // 2, at[1] - side // 2, side, side)
+    if max(whole.shape) <= _SIDES[-1] == side:
+        window = whole
+    window = window.intersection(whole)
+    f = 2**level
+    values = store.read(Window(window.y * f, window.x * f, window.height * f, window.width * f), level)
+    same = values == kind
+    y, x = at[0] - window.y, at[1] - window.x
+    if not same[y, x]:  # a coarse pixel may show the class beside it
+        places = np.argwhere(same)
+        if not len(places):
+            return None
+        y, x = places[np.square(places - (y, x)).sum(1).argmin()]
+    parts, _ = ndimage.label(same)
+    box = ndimage.find_objects(parts, max_label=parts[y, x])[-1]
+    found = Window(window.y + box[0].start, window.x + box[1].start, *(s.stop - s.start for s in box))
+    cut = (
+        found.y == window.y > 0
+        or found.x == window.x > 0
+        or found.stop[0] == window.stop[0] < whole.height
+        or found.stop[1] == window.stop[1] < whole.width
+    )
+    return None if cut else (found, parts[box] == parts[y, x])
+
+
+def _described(store: LabelStore, kind: int, level: int, box: Window, mask: npt.NDArray[np.bool_]) -> FoundObject:
+    f = 2**level
+    polygon = label_polygons(mask.astype(np.uint8), (box.y, box.x))[0].polygon
+    mpp = store.mpp or (1.0, 1.0)
+    found = measure_polygons([polygon], (mpp[0] * f, mpp[1] * f))
+    first = _first_pixels(np.array([polygon], object))[0] * f
+    outline = polygon if f == 1 else shapely.transform(polygon, lambda xy: xy * f)
+    return FoundObject(
+        kind, float(found.area[0]), float(found.perimeter[0]), outline, (int(first[0]), int(first[1])), level == 0
+    )

@@ -1,0 +1,148 @@
+"""What was reviewed, on disk: beside the labels, so that it survives the window, a kill, and a new prediction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from napari_msunet.errors import StoreError
+from napari_msunet.geometry import Window
+from napari_msunet.labels.files import output_errors, read_json, write_json
+from napari_msunet.labels.metadata import explained
+
+if TYPE_CHECKING:
+    from napari_msunet.labels.store import LabelStore
+
+FILE = "review.json"
+
+Box = tuple[int, int, int, int]
+
+
+class ReviewState(BaseModel):
+    """Regions of a store that a person accepted or skipped, each `y, x, height, width` in its level-0 pixels.
+
+    Attributes
+    ----------
+    accepted : tuple
+        What is shown there was said to be true. An accepted region that is undone is no longer `edited`, and counts as
+        not reviewed.
+    skipped : tuple
+        Not to be offered again until `forget_skipped`.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = 1
+    accepted: tuple[Box, ...] = ()
+    skipped: tuple[Box, ...] = ()
+
+    @property
+    def accepted_windows(self) -> list[Window]:
+        """The accepted regions."""
+        return [Window(*box) for box in self.accepted]
+
+    @property
+    def skipped_windows(self) -> list[Window]:
+        """The skipped regions."""
+        return [Window(*box) for box in self.skipped]
+
+
+def load_state(store: LabelStore) -> ReviewState:
+    """What was reviewed in a store; nothing where no review was begun.
+
+    Raises
+    ------
+    StoreError
+        If the file is damaged; the accepted pixels themselves are in the labels.
+    """
+    path = store.path / FILE
+    if not path.exists():
+        return ReviewState()
+    try:
+        return ReviewState.model_validate(read_json(path))
+    except ValidationError as error:
+        raise StoreError(
+            explained(error, f"{path} is damaged (delete it to begin the review anew; the labels stay) and")
+        ) from error
+
+
+def accept(store: LabelStore, window: Window) -> int:
+    """Mark what a window shows as true, zeros included: one stroke, which `undo` takes back.
+
+    Parameters
+    ----------
+    store : LabelStore
+    window : Window
+        In its level-0 pixels; what sticks out is left away.
+
+    Returns
+    -------
+    int
+        Number of the stroke. All its pixels are `edited` now, so no prediction changes them.
+
+    Raises
+    ------
+    StoreError
+        If the window is outside the store.
+    StoreLockedError
+        If somebody else writes into it.
+    OutputError
+        If the disk refuses.
+    """
+    inside = _inside(store, window)
+    store.hold()
+    number = store.write(inside, store.read(inside))
+    state = load_state(store)
+    box = (inside.y, inside.x, *inside.shape)
+    skipped = tuple(b for b in state.skipped if b != box)
+    _save(store, ReviewState(accepted=(*(b for b in state.accepted if b != box), box), skipped=skipped))
+    return number
+
+
+def skip(store: LabelStore, window: Window) -> None:
+    """Offer a window no more; nothing of the labels changes. Errors as for `accept`."""
+    inside = _inside(store, window)
+    store.hold()
+    state = load_state(store)
+    box = (inside.y, inside.x, *inside.shape)
+    if box not in state.skipped:
+        _save(store, state.model_copy(update={"skipped": (*state.skipped, box)}))
+
+
+def forget_skipped(store: LabelStore) -> None:
+    """Offer all skipped windows again. Errors as for `accept`."""
+    store.hold()
+    _save(store, load_state(store).model_copy(update={"skipped": ()}))
+
+
+def still_accepted(store: LabelStore, state: ReviewState, level: int, edited: Any = None) -> list[Window]:
+    """The accepted windows that nobody undid since: those whose pixels are still `edited` at a level of the pyramid."""
+    found = []
+    for window in state.accepted_windows:
+        if edited is None:
+            flags = store.read_edited(window, level)
+        else:
+            f = 2**level
+            flags = edited[window.y // f : -(-window.stop[0] // f), window.x // f : -(-window.stop[1] // f)]
+        if bool(np.all(flags)):
+            found.append(window)
+    return found
+
+
+def _inside(store: LabelStore, window: Window) -> Window:
+    inside = window.intersection(Window(0, 0, *store.shape))
+    if inside.empty:
+        raise StoreError(
+            f"{window} lies outside of {store.path}, which has {store.shape[0]} x {store.shape[1]} pixels; give a "
+            "window in its own pixels."
+        )
+    return inside
+
+
+def _save(store: LabelStore, state: ReviewState) -> None:
+    path: Path = store.path / FILE
+    with output_errors(path):
+        write_json(path, state.model_dump(mode="json"))
