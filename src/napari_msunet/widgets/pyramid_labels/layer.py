@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from app_model.types import KeyCode, KeyMod
 from napari.layers import Labels
 from napari.utils.events import Event
-from napari.utils.notifications import show_error, show_warning
+from napari.utils.notifications import show_error, show_info, show_warning
 
 from napari_msunet.errors import MsunetError, StoreError
 from napari_msunet.geometry import Region, Window
@@ -18,15 +20,21 @@ from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.checks import touched
 from napari_msunet.labels.chunks import CHUNK
 from napari_msunet.labels.lazy import WindowArray
-from napari_msunet.widgets.pyramid_labels import colours, fill, lifetime
+from napari_msunet.widgets.pyramid_labels import brush, colours, fill, lifetime
+from napari_msunet.widgets.pyramid_labels.brush_size import BrushSize
+from napari_msunet.widgets.pyramid_labels.canvas import Canvas
 from napari_msunet.widgets.pyramid_labels.napari_internals import PaintHooks, missing
-from napari_msunet.widgets.pyramid_labels.stroke import Canvas, cut
+from napari_msunet.widgets.pyramid_labels.stroke import Stroke, cut
+from napari_msunet.widgets.pyramid_labels.writer import Job
 
 POLYGON_LIMIT = 32_768
 """A polygon is at most this many level-0 pixels high and wide."""
 
 POLYGON_PIECE = 2048
 """Larger polygons are painted in squares of this side."""
+
+PATIENCE = 0.02
+"""Seconds that the release of the mouse waits for its stroke to be stored; a longer one goes on in the background."""
 
 TEXTURE_LIMIT = 8192
 """Side of the largest level that may be locked: napari then draws it whole, as one texture."""
@@ -52,7 +60,7 @@ class LevelArray(WindowArray):
         return np.asarray(self[:, :], dtype)
 
 
-class PyramidLabels(PaintHooks):
+class PyramidLabels(BrushSize, PaintHooks):
     """Labels of a store, painted with napari's tools at every zoom.
 
     A stroke (from the press of the mouse to its release, or one call of `paint`, `fill` or `paint_polygon`) is one step
@@ -81,6 +89,9 @@ class PyramidLabels(PaintHooks):
     ) -> None:
         self.store = store if isinstance(store, LabelStore) else open_labels(store)
         self._canvas = Canvas(self.store)
+        self._writer = self._canvas.writer
+        self._writer.refused, self._writer.accepted = _say_unsaved, _say_saved
+        self._paint_over: int | None = None
         self._obstacle = self._hold(read_only)
         levels = [
             LevelArray(shape, self.store.dtype, _reader(self._canvas, n)) for n, shape in enumerate(self._canvas.shapes)
@@ -117,16 +128,26 @@ class PyramidLabels(PaintHooks):
     def can_be_painted(self) -> bool:
         return self._obstacle is None
 
-    def paint_window(self, window: Window, mask: npt.NDArray[np.bool_] | None, label: int) -> None:
+    def paint_window(self, window: Window, mask: brush.Mask, label: int) -> None:
         if not self._may_paint(label):
             return
-        if self.preserve_labels:
-            keep = self._canvas.read(0, window) == self.preserved(label)
-            mask = keep if mask is None else mask & keep
         if self._canvas.stroke.empty:
             lifetime.watch_viewers(self)
-        self._canvas.stroke.paint(window, label, mask)
+        replaced = self._replaced(label)
+        if replaced is None:
+            self._canvas.stroke.paint(window, label, mask)
+        else:
+            for _, part in cut(window.intersection(Window(0, 0, *self.store.shape)), POLYGON_PIECE):
+                keep = self._canvas.read(0, part) == replaced
+                inner = brush.part_of(mask, window, part)
+                self._canvas.stroke.paint(part, label, keep if inner is None else keep & inner)
         self.show_soon(window)
+
+    def _replaced(self, label: int) -> int | None:
+        """The only value that may be painted over; None: any."""
+        if self._paint_over is not None:
+            return self._paint_over
+        return self.preserved(label) if self.preserve_labels else None
 
     def _may_paint(self, label: int) -> bool:
         if self._obstacle is not None:
@@ -144,6 +165,13 @@ class PyramidLabels(PaintHooks):
                 "Labels of a slide are painted in the 2D view; switch to it with the button at the bottom left."
             )
             return
+        if self.mode != "fill" and self.brush_size > brush.LIMIT:
+            if last_cursor_coord is coordinates:  # once a stroke
+                show_warning(
+                    f"This brush is {self.brush_size:,} pixels of the slide wide, and at most {brush.LIMIT:,} can be "
+                    "painted at once; zoom in, or make it smaller."
+                )
+            return
         super()._draw(new_label, last_cursor_coord, coordinates)
 
     def flood(self, y: int, x: int, label: int) -> tuple[Window, npt.NDArray[np.bool_]] | None:
@@ -151,7 +179,7 @@ class PyramidLabels(PaintHooks):
         if Window(y, x, 1, 1).intersection(bounds).empty:
             return None
         old = int(self._canvas.read(0, Window(y, x, 1, 1))[0, 0])
-        if old == label or (self.preserve_labels and old != self.preserved(label)):
+        if old == label or self._replaced(label) not in (None, old):
             return None
 
         def read(window: Window) -> npt.NDArray[Any]:
@@ -218,21 +246,33 @@ class PyramidLabels(PaintHooks):
 
     # ---------------------------------------------------------------------------------------------------------- strokes
 
-    def end_stroke(self) -> None:
-        """Store what was painted: on disk when this returns. A stroke the disk refuses stays, for the next try."""
-        canvas = self._canvas
-        if canvas.stroke.empty:
-            return
-        window = canvas.stroke.window
-        try:
-            number = self.store.write_parts(canvas.stroke.parts())
-        except MsunetError as error:
-            show_error(f"{error} What was painted is still here and is stored with the next stroke.")
-            return
-        canvas.stroke = canvas.new_stroke()
+    def end_stroke(self, patience: float | None = None) -> None:
+        """Have what was painted stored; a stroke the disk refuses is kept and tried again until it takes it.
+
+        Parameters
+        ----------
+        patience : float, optional
+            Seconds to wait until it is in the store's journal; None: as long as it takes.
+        """
+        stroke = self._canvas.stroke
+        if not stroke.empty:
+            self._canvas.stroke = self._canvas.new_stroke()
+            self._writer.put(Job(lambda: self.store.write_parts(stroke.parts()), partial(self._stored, stroke), stroke))
+        self._writer.wait(patience)
+
+    def _stored(self, stroke: Stroke, number: Any, error: Exception | None) -> None:
+        if error is not None:
+            raise error
         self.show_thumbnail()
-        self._tell(window, number)
+        self._tell(stroke.window, number)
         self.events.paint(value=[])
+
+    def _commit_staged_history(self) -> None:
+        self.end_stroke(PATIENCE if self.by_mouse else None)
+
+    def wait(self) -> bool:
+        """Wait until all that was painted is in the store; whether it is (the disk may refuse)."""
+        return bool(self._writer.wait())
 
     def drop_stroke(self) -> None:
         window = None if self._canvas.stroke.empty else self._canvas.stroke.window
@@ -240,25 +280,31 @@ class PyramidLabels(PaintHooks):
         if window is not None:
             self.refresh_window(window)
 
-    def undo(self) -> None:
-        """Take the last stroke of the store back."""
-        self._turn("undo")
+    def undo(self, patience: float | None = None) -> None:
+        """Take the last stroke of the store back; `patience` as for `end_stroke`."""
+        self._turn(self.store.undo, patience)
 
-    def redo(self) -> None:
-        """Do the stroke that was undone last again."""
-        self._turn("redo")
+    def redo(self, patience: float | None = None) -> None:
+        """Do the stroke that was undone last again; `patience` as for `end_stroke`."""
+        self._turn(self.store.redo, patience)
 
-    def _turn(self, what: str) -> None:
+    def _turn(self, action: Any, patience: float | None) -> None:
         if self._obstacle is not None:
             show_warning(self._obstacle)
             return
-        self.end_stroke()
-        try:
-            region = getattr(self.store, what)()
-        except MsunetError as error:
-            show_error(str(error))
+        self.end_stroke(0)
+        if self._writer.failure is not None:
+            show_warning(f"What was painted last is not saved yet, so nothing is undone: {self._writer.failure}")
             return
-        if region is not None:
+        self._writer.put(Job(action, self._turned))
+        self._writer.wait(patience)
+
+    def _turned(self, region: Region | None, error: Exception | None) -> None:
+        if isinstance(error, MsunetError):
+            show_error(str(error))
+        elif error is not None:
+            raise error
+        elif region is not None:
             self.refresh_window(region)
             self._tell(touched(region), 0)
 
@@ -271,7 +317,7 @@ class PyramidLabels(PaintHooks):
     def flush(self) -> None:
         """Write all edits into the store's chunks. (They are safe in its journal before that.)"""
         try:
-            if self._obstacle is None:
+            if self._obstacle is None and self.wait():
                 self.store.flush()
         except MsunetError as error:
             show_error(str(error))
@@ -321,6 +367,19 @@ class PyramidLabels(PaintHooks):
         Labels.selected_label.fset(self, label)
 
     @property
+    def paint_over(self) -> int | None:
+        """The only value that painting, erasing and filling may replace; None: any."""
+        return self._paint_over
+
+    @paint_over.setter
+    def paint_over(self, label: int | None) -> None:
+        allowed = colours.values(self.store)
+        if label is not None and allowed is not None and label not in allowed:
+            show_warning(colours.refusal(self.store, label))
+            return
+        self._paint_over = label
+
+    @property
     def data(self) -> Any:
         """The levels, finest first; they show what is in the store and the stroke under way."""
         return Labels.data.fget(self)
@@ -343,6 +402,26 @@ class PyramidLabels(PaintHooks):
             self.events.locked_data_level()
             return
         Labels.locked_data_level.fset(self, level)
+
+
+@PyramidLabels.bind_key(KeyMod.CtrlCmd | KeyCode.KeyZ, overwrite=True)
+def undo(layer: PyramidLabels) -> None:
+    """Take the last stroke back."""
+    layer.undo(PATIENCE)
+
+
+@PyramidLabels.bind_key(KeyMod.CtrlCmd | KeyMod.Shift | KeyCode.KeyZ, overwrite=True)
+def redo(layer: PyramidLabels) -> None:
+    """Do the stroke that was undone last again."""
+    layer.redo(PATIENCE)
+
+
+def _say_unsaved(error: Exception) -> None:
+    show_error(f"NOT SAVED: {error} What was painted is kept in memory and saved as soon as that is possible.")
+
+
+def _say_saved() -> None:
+    show_info("What was painted is saved now.")
 
 
 def _reader(canvas: Canvas, level: int) -> Any:

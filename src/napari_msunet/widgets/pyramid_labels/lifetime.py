@@ -9,7 +9,7 @@ from weakref import WeakSet
 from qtpy.QtCore import QEvent, QObject
 
 from napari_msunet.labels import LabelStore
-from napari_msunet.widgets.pyramid_labels.napari_internals import main_window, viewers_showing
+from napari_msunet.widgets.pyramid_labels.napari_internals import camera, main_window, viewers_showing
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.pyramid_labels.layer import PyramidLabels
@@ -40,9 +40,18 @@ def watch(viewer: Any) -> None:
         return
     _watched.add(viewer)
     viewer.layers.events.removed.connect(_on_removed)
+    layers = viewer.layers  # not the viewer itself: that would keep it alive
+    camera(viewer).events.zoom.connect(lambda: _on_zoom(layers))
     viewer.layers.selection.events.active.connect(_on_active)
     window = main_window(viewer)
     window.installEventFilter(_CloseWatcher(window))
+
+
+def _on_zoom(layers: Any) -> None:
+    """Brushes that keep their size on the screen."""
+    for layer in layers:
+        if layer in _layers:
+            layer.follow_zoom()
 
 
 def _on_removed(event: Any) -> None:

@@ -15,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from napari import __version__ as napari_version
 from napari.layers import Labels
+from napari.layers.labels import _labels_mouse_bindings as mouse_bindings
 from napari.layers.labels._labels_constants import Mode
 
 from napari_msunet.geometry import Window
+from napari_msunet.widgets.pyramid_labels import brush
 from napari_msunet.widgets.pyramid_labels.stroke import around
 
 NEEDED = (
@@ -30,6 +32,7 @@ NEEDED = (
     "_draw",
     "_ensure_int_labels",
     "_expand_updated_slice_for_contour",
+    "_get_brush_mask_and_bbox",
     "_get_flood_mask_and_bbox",
     "_get_preserve_labels_source_label",
     "_get_shape_and_dims_to_paint",
@@ -64,18 +67,40 @@ def pick(layer: Any, event: Any) -> None:
     layer.selected_label = int((found[1] if isinstance(found, tuple) else found) or 0)
 
 
+def draw(layer: Any, event: Any) -> Iterator[None]:
+    """napari's dragging of a brush; meanwhile the layer knows that it is the mouse that paints."""
+    layer.by_mouse = True
+    try:
+        yield from mouse_bindings.draw(layer, event)
+    finally:
+        layer.by_mouse = False
+
+
 class PaintHooks(Labels):
     """napari's labels layer with its painting led to `paint_window`, `end_stroke`, `drop_stroke` and `flood`.
 
     They are called in level-0 pixels. `show_soon` and `show_window` bring changed pixels onto the screen.
+
+    Attributes
+    ----------
+    by_mouse : bool
+        Whether a stroke of the mouse is under way: nobody waits then for the disk.
     """
 
-    _drag_modes = Labels._drag_modes | {Mode.PICK: pick}
+    _drag_modes = Labels._drag_modes | {
+        Mode.PICK: pick,
+        **{
+            mode: draw
+            for mode in (Mode.PAINT, Mode.ERASE, Mode.FILL)
+            if Labels._drag_modes[mode] is mouse_bindings.draw
+        },
+    }
     _unshown: Window | None = None
+    by_mouse = False
 
     # --------------------------------------------------------------------------------------------- what a layer answers
 
-    def paint_window(self, window: Window, mask: npt.NDArray[np.bool_], label: int) -> None:
+    def paint_window(self, window: Window, mask: brush.Mask, label: int) -> None:
         """Paint where the mask is true."""
         raise NotImplementedError
 
@@ -135,6 +160,16 @@ class PaintHooks(Labels):
         window, mask = found
         return mask, np.array([window.y, window.x]), np.array(window.stop), None
 
+    def _get_brush_mask_and_bbox(self, coord: Any, dims_to_paint: list[int], shape: list[int]) -> Any:
+        if self.brush_size <= brush.LARGE:
+            return super()._get_brush_mask_and_bbox(coord, dims_to_paint, shape)
+        sizes = np.abs(np.asarray(self.scale, float))
+        y, x = sizes / sizes.min()
+        disc = brush.Disc((coord[0], coord[1]), self.brush_size // 2 + 0.5, (float(y), float(x)), Window(0, 0, *shape))
+        if disc.window.empty:
+            return None
+        return disc, np.array([disc.window.y, disc.window.x]), np.array(disc.window.stop)
+
     def preserved(self, label: int) -> int:
         """The only value that `preserve_labels` lets this label replace."""
         return int(self._get_preserve_labels_source_label(label))
@@ -154,9 +189,6 @@ class PaintHooks(Labels):
         return Labels._create_polygon_mask(shifted, list(window.shape))
 
     # ------------------------------------------------------------------------------------------- napari's side: history
-
-    def _commit_staged_history(self) -> None:
-        self.end_stroke()
 
     def _abort_stroke(self) -> None:
         self._block_history = False
@@ -285,3 +317,9 @@ def main_window(viewer: Any) -> Any:
 def linear_map(layer: Any) -> npt.NDArray[np.float64]:
     """How a layer turns and stretches a step in its pixels into a step in the world, without its `affine`."""
     return np.asarray(layer._transforms["data2physical"].linear_matrix, float)
+
+
+def camera(viewer: Any) -> Any:
+    """The camera of a viewer: napari moved it to the scene in 0.9."""
+    scene = getattr(viewer, "scene", None)
+    return viewer.camera if scene is None else scene.camera

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_msunet.geometry import Window
-from napari_msunet.labels import LabelStore
-from napari_msunet.labels.levels import coarsen
+from napari_msunet.widgets.pyramid_labels.brush import Mask, part_of
 
 TILE = 256
 """Side of the tiles a stroke is kept in."""
 
 BLOCK = 512
-"""Side of the windows that are stored and coarsened: a long slanting stroke is a row of them, not one large window."""
+"""Side of the windows that are stored: a long slanting stroke is a row of them, not one large window."""
+
+WIDE = 2048
+"""Blocks painted all over with one value are stored together, up to this many pixels wide."""
 
 Key = tuple[int, int]
-Place = tuple[slice, slice]
 
 
-class _Tile(NamedTuple):
-    """Painted values: arrays of `TILE` x `TILE`, or one value for all of it (then `mask` is None)."""
+class Tile(NamedTuple):
+    """Painted values: an array of `TILE` x `TILE` or one value; where they were painted (None: everywhere)."""
 
     values: Any
     mask: npt.NDArray[np.bool_] | None
+
+    @property
+    def uniform(self) -> bool:
+        """Whether it was painted all over with one value."""
+        return self.mask is None and np.ndim(self.values) == 0
 
 
 def cut(window: Window, side: int) -> Iterator[tuple[Key, Window]]:
@@ -45,6 +51,9 @@ def around(a: Window, b: Window) -> Window:
 class Stroke:
     """Level-0 pixels that were painted, wherever they lie: memory goes with the area that was touched.
 
+    Tiles that were painted all over are one value, those at the border of what was painted a value and a mask, so a
+    brush of thousands of pixels costs what its border costs.
+
     Parameters
     ----------
     shape : (height, width)
@@ -56,7 +65,7 @@ class Stroke:
     def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
         self._bounds = Window(0, 0, *shape)
         self._dtype = dtype
-        self._tiles: dict[Key, _Tile] = {}
+        self._tiles: dict[Key, Tile] = {}
         self._boxes: dict[Key, Window] = {}
 
     @property
@@ -71,119 +80,112 @@ class Stroke:
         start = (min(box.y for box in boxes), min(box.x for box in boxes))
         return Window.between(start, (max(box.stop[0] for box in boxes), max(box.stop[1] for box in boxes)))
 
-    def paint(self, window: Window, values: Any, mask: npt.NDArray[np.bool_] | None = None) -> None:
+    def paint(self, window: Window, values: Any, mask: Mask = None) -> None:
         """Paint one value, or an array of the window's shape, where `mask` is true (None: everywhere)."""
-        inside = window.intersection(self._bounds)
-        for key, part in cut(inside, TILE):
-            outer = part.slices((window.y, window.x))
-            part_mask = None if mask is None else mask[outer]
+        scalar = np.ndim(values) == 0
+        for key, part in cut(window.intersection(self._bounds), TILE):
+            part_mask = part_of(mask, window, part)
             if part_mask is not None and not part_mask.any():
                 continue
-            inner = part.slices((key[0] * TILE, key[1] * TILE))
-            scalar = np.ndim(values) == 0
-            if scalar and part == self._square(key) and (part_mask is None or part_mask.all()):
-                self._tiles[key] = _Tile(int(values), None)
+            if scalar:
+                self._dab(key, part, int(values), part_mask)
             else:
-                tile = self._opened(key)
-                np.copyto(tile.values[inner], values if scalar else values[outer], where=_or_all(part_mask))
-                np.copyto(tile.mask[inner], True, where=_or_all(part_mask))
+                self._lay(key, part, values[part.slices((window.y, window.x))], part_mask)
             block = (key[0] * TILE // BLOCK, key[1] * TILE // BLOCK)
             self._boxes[block] = around(self._boxes.get(block, part), part)
 
+    def _dab(self, key: Key, part: Window, value: int, mask: npt.NDArray[np.bool_] | None) -> None:
+        """Paint one value into a tile."""
+        tile = self._tiles.get(key)
+        if (mask is None or mask.all()) and part == self.square(key):
+            self._tiles[key] = Tile(value, None)
+        elif tile is None or (np.ndim(tile.values) == 0 and tile.values == value):
+            if tile is None:
+                tile = self._tiles[key] = Tile(value, np.zeros((TILE, TILE), np.bool_))
+            if tile.mask is None:
+                return
+            inner = self._inner(key, part)
+            if mask is None:
+                tile.mask[inner] = True
+            else:
+                tile.mask[inner] |= mask
+            if tile.mask[self._inner(key, self.square(key))].all():
+                self._tiles[key] = Tile(value, None)
+        else:
+            self._lay(key, part, value, mask)
+
+    def _lay(self, key: Key, part: Window, values: Any, mask: npt.NDArray[np.bool_] | None) -> None:
+        """Paint several values into a tile."""
+        tile = self._tiles.get(key, Tile(0, np.zeros((TILE, TILE), np.bool_)))
+        array = tile.values if np.ndim(tile.values) else np.full((TILE, TILE), tile.values, self._dtype)
+        marks = np.ones((TILE, TILE), np.bool_) if tile.mask is None else tile.mask
+        inner = self._inner(key, part)
+        np.copyto(array[inner], values, where=True if mask is None else mask)
+        np.copyto(marks[inner], True, where=True if mask is None else mask)
+        self._tiles[key] = Tile(array, marks)
+
+    def keys(self, window: Window) -> Iterator[Key]:
+        """Tiles inside `window` that were painted on."""
+        if len(self._tiles) * TILE * TILE < window.height * window.width:
+            first, last = (window.y // TILE, window.x // TILE), (-(-window.stop[0] // TILE), -(-window.stop[1] // TILE))
+            yield from (k for k in self._tiles if first[0] <= k[0] < last[0] and first[1] <= k[1] < last[1])
+        else:
+            yield from (key for key, _ in cut(window, TILE) if key in self._tiles)
+
+    def tile(self, key: Key) -> Tile | None:
+        """What was painted into a tile."""
+        return self._tiles.get(key)
+
+    def square(self, key: Key) -> Window:
+        """The pixels of a tile that exist."""
+        return Window(key[0] * TILE, key[1] * TILE, TILE, TILE).intersection(self._bounds)
+
     def lay_over(self, window: Window, out: npt.NDArray[Any]) -> None:
         """Put what was painted over the labels `out` of a window."""
-        for key, part in cut(window, TILE):
-            tile = self._tiles.get(key)
-            if tile is None:
-                continue
-            inner, outer = part.slices((key[0] * TILE, key[1] * TILE)), part.slices((window.y, window.x))
-            if tile.mask is None:
-                out[outer] = tile.values
-            else:
-                np.copyto(out[outer], tile.values[inner], where=tile.mask[inner])
-
-    def boxes(self, window: Window) -> Iterator[Window]:
-        """Windows, one at most in each block of `BLOCK` pixels, around all that was painted inside `window`."""
-        if not self._boxes or window.empty:
-            return
-        for box in list(self._boxes.values()):
-            part = box.intersection(window)
-            if not part.empty:
-                yield part
+        for key in self.keys(window):
+            part, tile = self.square(key).intersection(window), self._tiles[key]
+            inner, outer = self._inner(key, part), part.slices((window.y, window.x))
+            values = tile.values[inner] if np.ndim(tile.values) else tile.values
+            np.copyto(out[outer], values, where=True if tile.mask is None else tile.mask[inner])
 
     def parts(self) -> Iterator[tuple[Window, Any, npt.NDArray[np.bool_] | None]]:
         """What was painted as windows that do not overlap, with values and mask, as the store wants them."""
-        for box in self._boxes.values():
+        wide: Window | None = None
+        value = 0
+        for _, box in sorted(self._boxes.items()):
             tiles = [self._tiles.get(key) for key, _ in cut(box, TILE)]
             first = tiles[0]
-            if all(tile is not None and tile.mask is None and tile.values == first.values for tile in tiles):
-                yield box, first.values, None
-                continue
-            values, mask = np.zeros(box.shape, self._dtype), np.zeros(box.shape, np.bool_)
-            for key, part in cut(box, TILE):
-                tile = self._tiles.get(key)
-                if tile is None:
+            if first is not None and all(t is not None and t.uniform and t.values == first.values for t in tiles):
+                if wide is not None and value == first.values and _continues(wide, box):
+                    wide = around(wide, box)
                     continue
-                inner, outer = part.slices((key[0] * TILE, key[1] * TILE)), part.slices((box.y, box.x))
-                values[outer] = tile.values if tile.mask is None else tile.values[inner]
-                mask[outer] = True if tile.mask is None else tile.mask[inner]
-            yield box, values, mask
+                if wide is not None:
+                    yield wide, value, None
+                wide, value = box, first.values
+            else:
+                yield self._part(box, tiles)
+        if wide is not None:
+            yield wide, value, None
 
-    def _square(self, key: Key) -> Window:
-        return Window(key[0] * TILE, key[1] * TILE, TILE, TILE).intersection(self._bounds)
+    def _part(self, box: Window, tiles: Iterable[Tile | None]) -> tuple[Window, Any, npt.NDArray[np.bool_]]:
+        """What was painted in a block: one value if all its tiles have the same."""
+        tiles = list(tiles)
+        found = {tile.values if np.ndim(tile.values) == 0 else None for tile in tiles if tile is not None}
+        one = found.pop() if len(found) == 1 else None
+        values, mask = np.zeros(() if one is not None else box.shape, self._dtype), np.zeros(box.shape, np.bool_)
+        for tile, (key, part) in zip(tiles, cut(box, TILE), strict=True):
+            if tile is None:
+                continue
+            inner, outer = self._inner(key, part), part.slices((box.y, box.x))
+            mask[outer] = True if tile.mask is None else tile.mask[inner]
+            if one is None:
+                values[outer] = tile.values[inner] if np.ndim(tile.values) else tile.values
+        return box, values if one is None else one, mask
 
-    def _opened(self, key: Key) -> _Tile:
-        """A tile as arrays."""
-        tile = self._tiles.get(key)
-        if tile is None:
-            tile = _Tile(np.zeros((TILE, TILE), self._dtype), np.zeros((TILE, TILE), np.bool_))
-        elif tile.mask is None:
-            tile = _Tile(np.full((TILE, TILE), tile.values, self._dtype), np.ones((TILE, TILE), np.bool_))
-        else:
-            return tile
-        self._tiles[key] = tile
-        return tile
+    def _inner(self, key: Key, part: Window) -> tuple[slice, slice]:
+        return part.slices((key[0] * TILE, key[1] * TILE))
 
 
-def _or_all(mask: npt.NDArray[np.bool_] | None) -> Any:
-    return True if mask is None else mask
-
-
-class Canvas:
-    """A store's labels with the stroke under way over them, at every level.
-
-    Parameters
-    ----------
-    store : LabelStore
-
-    Attributes
-    ----------
-    stroke : Stroke
-        What was painted and is not stored yet.
-    """
-
-    def __init__(self, store: LabelStore) -> None:
-        self.store = store
-        self.shapes = list(store.info.shapes)
-        self.stroke = self.new_stroke()
-
-    def new_stroke(self) -> Stroke:
-        """An empty stroke."""
-        return Stroke(self.store.shape, self.store.dtype)
-
-    def read(self, level: int, window: Window) -> npt.NDArray[Any]:
-        """Labels of a window inside a level."""
-        finest = Window(window.y << level, window.x << level, window.height << level, window.width << level)
-        values = self.store.read(finest, level)
-        if level == 0:
-            self.stroke.lay_over(window, values)
-            return values
-        for box in self.stroke.boxes(finest):
-            source = box.aligned(1 << level).intersection(Window(0, 0, *self.shapes[0]))
-            part = self.store.read(source)
-            self.stroke.lay_over(source, part)
-            for _ in range(level):
-                part = coarsen(part)
-                source = source.halved()
-            values[source.slices((window.y, window.x))] = part
-        return values
+def _continues(wide: Window, box: Window) -> bool:
+    """Whether a block goes on where a row of blocks ends, and may join it."""
+    return (box.y, box.height) == (wide.y, wide.height) and box.x == wide.stop[1] and box.x // WIDE == wide.x // WIDE

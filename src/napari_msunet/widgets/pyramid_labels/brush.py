@@ -1,0 +1,69 @@
+"""The round brush, known by its shape: a huge one is never laid out as one array."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_msunet.geometry import Window
+
+LARGE = 400
+"""A brush wider than this (level-0 pixels) is painted by its shape."""
+
+LIMIT = 16_384
+"""The widest brush, in level-0 pixels."""
+
+
+class Disc:
+    """One dab of napari's brush: the pixels within a radius, which is an ellipse where pixels are not square.
+
+    Parameters
+    ----------
+    centre : (y, x)
+        Level-0 pixel.
+    radius : float
+        In pixels of the finer axis, as napari has it: half the brush size rounded down, and a half.
+    scale : (y, x)
+        Sizes of a pixel, the smaller one 1.
+    bounds : Window
+        What there is to be painted on.
+    """
+
+    def __init__(self, centre: tuple[int, int], radius: float, scale: tuple[float, float], bounds: Window) -> None:
+        self._centre, self._scale, self._limit = centre, scale, radius**2
+        reach = [int(np.floor(radius / size)) for size in scale]
+        around = Window(centre[0] - reach[0], centre[1] - reach[1], 2 * reach[0] + 1, 2 * reach[1] + 1)
+        self.window = around.intersection(bounds)
+
+    def __getitem__(self, place: tuple[slice, slice]) -> npt.NDArray[np.bool_]:
+        """Its mask in a part of `window`, as an array of the window's shape would give."""
+        window = self.window
+        start = (window.y + place[0].start, window.x + place[1].start)
+        part = Window.between(start, (window.y + place[0].stop, window.x + place[1].stop))
+        mask = self.within(part)
+        return np.ones(part.shape, np.bool_) if mask is None else mask
+
+    def within(self, part: Window) -> npt.NDArray[np.bool_] | None:
+        """Which pixels of a window it covers; None: all of them."""
+        across, along = self._squares(part.y, part.height, 0), self._squares(part.x, part.width, 1)
+        if across.max() + along.max() <= self._limit:
+            return None
+        if across.min() + along.min() > self._limit:
+            return np.zeros(part.shape, np.bool_)
+        return across[:, None] + along[None] <= self._limit
+
+    def _squares(self, start: int, count: int, axis: int) -> npt.NDArray[np.float64]:
+        return ((np.arange(start, start + count) - self._centre[axis]) * self._scale[axis]) ** 2
+
+
+Mask = npt.NDArray[np.bool_] | Disc | None
+"""Which pixels of a window: an array, a brush's shape, or all."""
+
+
+def part_of(mask: Any, window: Window, part: Window) -> npt.NDArray[np.bool_] | None:
+    """What a mask of `window` says about a part of it; None: all of it."""
+    if mask is None or isinstance(mask, Disc):
+        return None if mask is None else mask.within(part)
+    return mask[part.slices((window.y, window.x))]
