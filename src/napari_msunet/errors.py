@@ -1,5 +1,9 @@
 """The errors a user can meet. Each message says what was given, what was expected and what to do."""
 
+from __future__ import annotations
+
+import traceback
+
 
 class MsunetError(ValueError):
     """Something given to napari-msunet cannot be used; the message is one clear sentence for the user."""
@@ -31,3 +35,23 @@ class StoreLockedError(StoreError):
 
 class OutputError(MsunetError):
     """An output cannot be written: a full disk, a read-only folder, a name that is taken."""
+
+
+def failure(error: BaseException) -> tuple[str, str | None]:
+    """What went wrong, as one sentence, and the traceback where a developer would want it."""
+    if isinstance(error, MsunetError):
+        return str(error), None
+    details = "".join(traceback.format_exception(error))
+    if isinstance(error, MemoryError):
+        return "There is not enough memory; give a smaller tile, window size or batch size.", details
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which must not be imported for this
+        return "The device has not enough memory; give a smaller tile, window size or batch size, or 'cpu'.", details
+    if isinstance(error, OSError):
+        where = f"{error.filename} cannot be used: " if error.filename else ""
+        return f"{where}{error.strerror or error}.", details
+    reason = " ".join(str(error).split())
+    said = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+    return (
+        f"Something went wrong that should not ({said[:200].rstrip('.')}); please report it with the details.",
+        details,
+    )

@@ -15,6 +15,7 @@ from napari_msunet.config import (
     Job,
     MeasureJob,
     PredictJob,
+    PredictManyJob,
     PreviewJob,
     PyramidJob,
     TrainJob,
@@ -33,7 +34,7 @@ def run(job: Job) -> Iterator[Event]:
 
     Parameters
     ----------
-    job : TrainJob, PredictJob, PreviewJob, EvaluateJob, MeasureJob, ExportJob or PyramidJob
+    job : TrainJob, PredictJob, PredictManyJob, or another job of `napari_msunet.config`
 
     Yields
     ------
@@ -57,9 +58,13 @@ def run(job: Job) -> Iterator[Event]:
 
         yield from evaluate_events(job)
     elif isinstance(job, PredictJob):
-        from napari_msunet.infer import predict_events
+        from napari_msunet.infer.many import one_events
 
-        yield from predict_events(job)
+        yield from one_events(job)
+    elif isinstance(job, PredictManyJob):
+        from napari_msunet.infer.many import predict_many_events
+
+        yield from predict_many_events(job)
     elif isinstance(job, PreviewJob):
         from napari_msunet.infer import preview_events
 

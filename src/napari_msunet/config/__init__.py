@@ -1,6 +1,7 @@
 """What a person decides, as data: the model and the jobs. Frozen pydantic models, checked when made, saved as JSON."""
 
 from napari_msunet.config.base import SCHEMA_VERSION, Device, Mpp, Positive, Share, explain
+from napari_msunet.config.cluster import Cluster
 from napari_msunet.config.jobs import (
     Augmentation,
     EvaluateJob,
@@ -15,12 +16,15 @@ from napari_msunet.config.jobs import (
 from napari_msunet.config.model import MAX_CLASSES, Fusion, ModelConfig, Normalisation, UNetConfig
 from napari_msunet.config.prediction import (
     Drawn,
+    GivenSlide,
     InClasses,
     Margin,
     Output,
     Postprocess,
     PostprocessJob,
     PredictJob,
+    PredictManyJob,
+    PredictSettings,
     PreviewJob,
     Where,
 )
@@ -30,12 +34,14 @@ __all__ = [
     "MAX_CLASSES",
     "SCHEMA_VERSION",
     "Augmentation",
+    "Cluster",
     "Device",
     "Drawn",
     "EvaluateJob",
     "ExportJob",
     "FolderSource",
     "Fusion",
+    "GivenSlide",
     "InClasses",
     "Job",
     "LossConfig",
@@ -51,6 +57,8 @@ __all__ = [
     "Postprocess",
     "PostprocessJob",
     "PredictJob",
+    "PredictManyJob",
+    "PredictSettings",
     "PreviewJob",
     "PyramidJob",
     "Role",

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from napari_msunet.config.base import Device, Frozen, Mpp, Positive, Share, Versioned
 from napari_msunet.config.model import ModelConfig
-from napari_msunet.config.prediction import PostprocessJob, PredictJob, PreviewJob
+from napari_msunet.config.prediction import PostprocessJob, PredictJob, PredictManyJob, PreviewJob
 from napari_msunet.config.sources import Role, Source
 
 
@@ -170,7 +170,15 @@ class PyramidJob(Versioned):
 
 
 Job = Annotated[
-    TrainJob | PredictJob | PostprocessJob | PreviewJob | EvaluateJob | MeasureJob | ExportJob | PyramidJob,
+    TrainJob
+    | PredictJob
+    | PredictManyJob
+    | PostprocessJob
+    | PreviewJob
+    | EvaluateJob
+    | MeasureJob
+    | ExportJob
+    | PyramidJob,
     Field(discriminator="job"),
 ]
 """Any job."""

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 from pydantic import Field, model_validator
 
 from napari_msunet.config.base import Device, Frozen, Mpp, Positive, Versioned
+from napari_msunet.config.cluster import Cluster
 
 Margin: TypeAlias = Literal["exact", "fast"] | Annotated[int, Field(ge=0)]
 
@@ -94,16 +95,13 @@ class Postprocess(Frozen):
         return not (self.smoothing or self.smallest or self.holes)
 
 
-class PredictJob(Versioned):
-    """Predict a slide, or a part of it, into a label store.
+class PredictSettings(Frozen):
+    """How to predict, whatever the slide.
 
     Attributes
     ----------
-    slide, out : Path
     model : Path or tuple of Path
         Several are an ensemble: the mean of their probabilities. They agree on classes, mpp and channels.
-    slide_mpp : float or pair, optional
-        µm per level-0 pixel, when the file does not give it.
     channels : tuple of str or int, optional
         The slide's channels that become the model's, by name or number; None: matched by name, else in their order.
     region : tuple of float, optional
@@ -129,13 +127,11 @@ class PredictJob(Versioned):
         Compile the network first (`torch.compile`): takes a minute, pays on long predictions.
     probability_dtype : "float16", "float32" or "uint8"
     postprocess : Postprocess
+    cluster : Cluster or str, optional
+        Who computes it: ``"local:2"``, ``"tcp://host:8786"``, ``"slurm:20"``; None: this process.
     """
 
-    job: Literal["predict"] = "predict"
-    slide: Path
     model: Path | Annotated[tuple[Path, ...], Field(min_length=1)]
-    out: Path
-    slide_mpp: Mpp | None = None
     channels: tuple[str | int, ...] | None = None
     region: tuple[float, float, float, float] | None = None
     where: Where = "all"
@@ -151,11 +147,87 @@ class PredictJob(Versioned):
     compile: bool = False
     probability_dtype: ProbabilityType = "float16"
     postprocess: Postprocess = Postprocess()
+    cluster: Cluster | None = None
 
     @property
     def models(self) -> tuple[Path, ...]:
         """The model files: one, or those of the ensemble."""
         return self.model if isinstance(self.model, tuple) else (self.model,)
+
+
+class PredictJob(PredictSettings, Versioned):
+    """Predict a slide, or a part of it, into a label store; all that `PredictSettings` says, and:
+
+    Attributes
+    ----------
+    slide, out : Path
+    slide_mpp : float or pair, optional
+        µm per level-0 pixel, when the file does not give it.
+    """
+
+    job: Literal["predict"] = "predict"
+    slide: Path
+    out: Path
+    slide_mpp: Mpp | None = None
+
+
+class GivenSlide(Frozen):
+    """One of many slides.
+
+    Attributes
+    ----------
+    slide : Path
+    out : Path
+        Its label store.
+    mpp : float or pair, optional
+        µm per level-0 pixel, when the file does not give it.
+    where : "all", "tissue", Drawn or InClasses, optional
+        The part that is computed; None: what the settings say.
+    group : str, optional
+        Such as the patient: copied into the results table.
+    """
+
+    slide: Path
+    out: Path
+    mpp: Mpp | None = None
+    where: Where | None = None
+    group: str | None = None
+
+
+class PredictManyJob(Versioned):
+    """Predict many slides, one label store each, with one table of results; a slide that fails stops no other.
+
+    Started again it goes on: what is complete is not computed again.
+
+    Attributes
+    ----------
+    slides : tuple of GivenSlide
+    out : Path
+        Folder of ``results.csv``, which is there after each slide.
+    settings : PredictSettings
+        Of all slides.
+    """
+
+    job: Literal["predict_many"] = "predict_many"
+    slides: tuple[GivenSlide, ...] = Field(min_length=1)
+    out: Path
+    settings: PredictSettings
+
+    @model_validator(mode="after")
+    def _own_stores(self) -> Self:
+        stores: dict[Path, Path] = {}
+        for item in self.slides:
+            other = stores.setdefault(item.out, item.slide)
+            if other is not item.slide:
+                raise ValueError(f"{other} and {item.slide} both go to {item.out}; give each its own label store")
+        return self
+
+    def one(self, item: GivenSlide) -> PredictJob:
+        """The job of one of the slides."""
+        own = {name: getattr(self.settings, name) for name in PredictSettings.model_fields}
+        if item.where is not None:
+            own["where"] = item.where
+        return PredictJob(slide=item.slide, out=item.out, slide_mpp=item.mpp, **own)
 
 
 class PostprocessJob(Versioned):

@@ -18,11 +18,11 @@ from typing import Any, BinaryIO, get_args
 
 from napari_msunet.allocator import keep_freed_memory
 from napari_msunet.config import TrainJob
-from napari_msunet.errors import MsunetError
+from napari_msunet.errors import MsunetError, failure
 from napari_msunet.events import Event, Result
 from napari_msunet.jobs import parse_job, run
 from napari_msunet.stopping import Cancelled, Keep, stoppable
-from napari_msunet.worker.tasks import Task, TaskQueue, failure, stopped
+from napari_msunet.worker.tasks import Task, TaskQueue, stopped
 
 MODELS, SLIDES = 2, 3
 """How many stay loaded between jobs."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import threading
-import traceback
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
 from napari_msunet.config import Job, PredictJob, TrainJob
-from napari_msunet.errors import MsunetError
 from napari_msunet.stopping import Keep, Stop
 
 
@@ -118,23 +116,3 @@ def stopped(task: Task) -> str:
     if isinstance(job, PredictJob):
         return "The prediction was stopped; its finished tiles are kept, and the same prediction goes on from there."
     return "The job was stopped."
-
-
-def failure(error: BaseException) -> tuple[str, str | None]:
-    """What went wrong, as one sentence, and the traceback where a developer would want it."""
-    if isinstance(error, MsunetError):
-        return str(error), None
-    details = "".join(traceback.format_exception(error))
-    if isinstance(error, MemoryError):
-        return "There is not enough memory; give a smaller tile, window size or batch size.", details
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which must not be imported for this
-        return "The device has not enough memory; give a smaller tile, window size or batch size, or 'cpu'.", details
-    if isinstance(error, OSError):
-        where = f"{error.filename} cannot be used: " if error.filename else ""
-        return f"{where}{error.strerror or error}.", details
-    reason = " ".join(str(error).split())
-    said = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
-    return (
-        f"Something went wrong that should not ({said[:200].rstrip('.')}); please report it with the details.",
-        details,
-    )

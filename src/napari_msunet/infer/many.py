@@ -1,0 +1,196 @@
+"""Many slides: one prediction after another, a table of what came out, and no slide that stops the rest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_msunet.config import GivenSlide, PredictJob, PredictManyJob
+from napari_msunet.errors import MsunetError, failure
+from napari_msunet.events import Event, Message, Progress, Result
+from napari_msunet.infer.prediction import predict_events
+from napari_msunet.infer.results_table import ResultsTable, Row
+from napari_msunet.labels import Run, open_labels
+from napari_msunet.labels.chunks import CHUNK
+from napari_msunet.labels.store import is_open
+from napari_msunet.stopping import Cancelled
+
+if TYPE_CHECKING:
+    from napari_msunet.infer.cluster import Workers
+
+TABLE = "results.csv"
+
+
+def one_events(job: PredictJob, workers: Workers | None = None) -> Iterator[Event]:
+    """Run a prediction in this process, or on the workers of a cluster where the job, or `workers`, says so."""
+    if workers is not None:
+        from napari_msunet.infer.cluster import predict_on
+
+        yield from predict_on(job, workers)
+    elif job.cluster is not None:
+        from napari_msunet.infer.cluster import predict_on, workers_of
+
+        with workers_of(job.cluster) as started:
+            yield from predict_on(job, started)
+    else:
+        yield from predict_events(job)
+
+
+def predict_many_events(job: PredictManyJob) -> Iterator[Event]:
+    """Run a job of many slides; see `napari_msunet.run`.
+
+    Yields
+    ------
+    Event
+        `Progress` in slides (with fractions); each slide's messages after its name; `RegionDone` as they come; a
+        `Result` whose values count the slides that are done, skipped and failed.
+
+    Raises
+    ------
+    MsunetError
+        If the table cannot be written or the cluster cannot be reached. What goes wrong with a slide is in its row.
+    """
+    table = ResultsTable(job.out / TABLE)
+    if job.settings.cluster is None:
+        yield from _Many(job, table).events()
+        return
+    from napari_msunet.infer.cluster import workers_of
+
+    with workers_of(job.settings.cluster) as workers:
+        yield from _Many(job, table, workers).events()
+
+
+@dataclass
+class _Many:
+    """The state of one pass over the slides."""
+
+    job: PredictManyJob
+    table: ResultsTable
+    workers: Workers | None = None
+    counts: dict[str, int] = field(default_factory=lambda: {"done": 0, "skipped": 0, "failed": 0})
+    _started: float = field(default_factory=time.monotonic)
+    _free: float = 0.0
+    """Slides, with fractions, that cost nothing: they tell nothing about the time left."""
+
+    def events(self) -> Iterator[Event]:
+        total = len(self.job.slides)
+        yield Progress(done=0, total=total, unit="slides")
+        for number, item in enumerate(self.job.slides):
+            yield from self._slide(number, item)
+        failed = self.counts["failed"]
+        if failed:
+            yield Message(level="warning", text=f"{failed} of {total} slides failed; {self.table.path} says why.")
+        values = {"slides": total, **self.counts}
+        yield Result(values=values, files={"results": str(self.table.path)})
+
+    def _slide(self, number: int, item: GivenSlide) -> Iterator[Event]:
+        """One slide from its start to its row, whatever happens."""
+        started, name = time.monotonic(), item.slide.name
+        result: Result | None = None
+        editing = is_open(item.out)
+        try:
+            complete = _complete_runs(item.out)
+            for event in one_events(self.job.one(item), self.workers):
+                if isinstance(event, Result):
+                    result = event
+                else:
+                    yield self._told(event, number, name)
+            if result is None:
+                raise MsunetError("The prediction ended without a result; its messages say why.")
+            run = open_labels(item.out).run(str(result.values["run"]))
+            row = _row(run, result, time.monotonic() - started)
+            if run.key in complete:
+                row = self._skipped(item, row)
+        except Cancelled:
+            raise
+        except Exception as error:  # of a library too: the other slides go on
+            text, details = failure(error)
+            row = {"status": "failed", "error": text}
+            yield Message(level="error", text=f"{name}: {text}")
+            if details is not None:
+                yield Message(text=details)
+        finally:
+            if not editing:
+                _let_go(item.out)
+        self.counts[row["status"]] += 1
+        if row["status"] == "skipped":
+            self._free += 1
+        self.table.put(item.out, {"slide": str(item.slide), "group": item.group or "", **row})
+        yield self._progress(number + 1)
+
+    def _told(self, event: Event, number: int, name: str) -> Event:
+        """An event of one slide as one of all."""
+        if isinstance(event, Progress):
+            share = event.done / event.total if event.total else 0.0
+            return self._progress(number + min(share, 1.0), event.rate)
+        if isinstance(event, Message):
+            return Message(level=event.level, text=f"{name}: {event.text}")
+        return event
+
+    def _progress(self, done: float, rate: float | None = None) -> Progress:
+        total, cost = len(self.job.slides), done - self._free
+        left = (time.monotonic() - self._started) / cost * (total - done) if cost > 0.01 else None
+        return Progress(done=round(done, 3), total=total, unit="slides", seconds_left=left, rate=rate)
+
+    def _skipped(self, item: GivenSlide, row: Row) -> Row:
+        """The row of a slide with nothing left to compute: the pace is that of the time it was computed."""
+        before = self.table.row(item.out)
+        known = before is not None and before.get("run") == row["run"]
+        pace = {name: before[name] if known and before else "" for name in ("seconds", "megapixels_per_second")}
+        return {**row, "status": "skipped", **pace}
+
+
+def _complete_runs(out: Path) -> set[str]:
+    """Keys of the runs of a label store that are complete; none where there is no store yet."""
+    if not out.exists():
+        return set()
+    return {run.key for run in open_labels(out).runs if run.complete}
+
+
+def _let_go(out: Path) -> None:
+    """Close a slide's label store: a list of thousands must not keep thousands open, nor their locks."""
+    if is_open(out):
+        open_labels(out).close()
+
+
+def _row(run: Run, result: Result, seconds: float) -> Row:
+    """What the table says about a finished prediction."""
+    pixels = float(result.values.get("pixels", 0))
+    areas = class_areas(run)
+    return {
+        "status": "done",
+        "run": run.key,
+        **{f"mm2 {name}": f"{area / 1e6:.6g}" for name, area in areas.items()},
+        "megapixels": f"{pixels / 1e6:.6g}",
+        "seconds": f"{seconds:.2f}",
+        "megapixels_per_second": f"{pixels / 1e6 / max(seconds, 1e-3):.4g}",
+        "error": "",
+    }
+
+
+def class_areas(run: Run) -> dict[str, float]:
+    """µm² of each class of a run, from its label pixels; chunks that hold nothing cost nothing.
+
+    Raises
+    ------
+    MsunetError
+        If the store does not say its µm per pixel.
+    """
+    mpp = run.info.mpp
+    if mpp is None:
+        raise MsunetError(f"{run.path} does not say its µm per pixel; predict again into a new label store.")
+    counts = np.zeros(256, np.int64)
+    height, width = run.info.shape
+    for cy in range(ceil(height / CHUNK)):
+        for cx in range(ceil(width / CHUNK)):
+            values = run.chunk(cy, cx)
+            if values is not None:
+                counts += np.bincount(values.ravel(), minlength=256)[:256]
+    area = mpp[0] * mpp[1]
+    return {name: float(counts[value] * area) for value, name in enumerate(run.classes, 1)}
