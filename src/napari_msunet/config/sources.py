@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from napari_msunet.config.base import Frozen, Mpp
+from napari_msunet.config.prediction import Where
 
 Role = Literal["auto", "train", "validate", "test"]
 MaskValues = Literal["classes", "instances"] | dict[int, str]
@@ -53,6 +54,10 @@ class SlideSource(_Source):
     ----------
     edited_only : bool
         Only pixels that a person changed are true, all others are ignored: for a corrected prediction.
+    within : "all", "tissue", Drawn or InClasses
+        Where pixels that nobody marked can be background: outside they are ignored, so windows come from tissue, and
+        empty glass neither teaches nor scores. What a person marked counts wherever it is: classes, background painted
+        as such, and corrections.
     """
 
     kind: Literal["slide"] = "slide"
@@ -60,6 +65,7 @@ class SlideSource(_Source):
     labels: Path
     group: str | None = None
     edited_only: bool = False
+    within: Where = "all"
 
 
 Source = Annotated[FolderSource | SlideSource, Field(discriminator="kind")]

@@ -251,6 +251,7 @@ def _grouping(source: FolderSource, columns: list[str], rows: dict[str, dict[str
 def _slide(source: SlideSource, config: ModelConfig, say: Say) -> Item:
     """The item of a slide with a label store."""
     from napari_msunet.labels import open_labels
+    from napari_msunet.labels.where import where_mask
 
     opener = partial(open_slide, source.slide, mpp=source.mpp)
     name = stem(source.slide)
@@ -269,7 +270,7 @@ def _slide(source: SlideSource, config: ModelConfig, say: Say) -> Item:
             f"The labels {source.labels} have the classes {', '.join(store.classes)}, the model has "
             f"{', '.join(config.classes)}: none is the same; use the same names."
         )
-    truth = StoreTruth(store, config.classes, source.edited_only)
+    truth = StoreTruth(store, config.classes, source.edited_only, where_mask(slide, source.within))
     if truth.missing:
         say("warning", f"{name}: the model has no class {_some(truth.missing)}; pixels labelled so are left out.")
     # A slide is a group of its own: parts of it never stand on both sides unless it is cut into blocks.
@@ -280,6 +281,11 @@ def _slide(source: SlideSource, config: ModelConfig, say: Say) -> Item:
             raise SourceError(
                 f"Nothing was corrected in {source.labels}, and only corrections count (edited_only); correct the "
                 "prediction in a few places first."
+            )
+        if source.within != "all" and store.kind == "labels":
+            raise SourceError(
+                f"Nothing of {source.labels} counts: it has no class anywhere, and the part of {source.slide} that "
+                "`within` names is empty; correct the mask, or leave `within` away."
             )
         raise SourceError(
             f"Nothing is annotated in {source.labels}; paint a few examples of each class and of background first."

@@ -18,6 +18,7 @@ from napari_msunet.geometry import Grid, Region, Window
 
 if TYPE_CHECKING:
     from napari_msunet.labels import LabelStore
+    from napari_msunet.labels.where import Mask as Where
 
 OVERVIEW_PIXELS = 2**24
 """An overview has at most about this many pixels."""
@@ -111,12 +112,16 @@ class MaskTruth:
 class StoreTruth:
     """The truth of a label store: an annotation (0 not annotated, 255 background) or labels (0 background).
 
-    With `edited_only`, only where a person changed it: a prediction must not become truth by being looked at.
+    With `edited_only`, only where a person changed it: a prediction must not become truth by being looked at. With
+    `within`, what nobody marked is background only inside that mask: see `SlideSource`.
     """
 
-    def __init__(self, store: LabelStore, classes: tuple[str, ...], edited_only: bool = False) -> None:
+    def __init__(
+        self, store: LabelStore, classes: tuple[str, ...], edited_only: bool = False, within: Where | None = None
+    ) -> None:
         self.store = store
         self.edited_only = edited_only
+        self._within = None if edited_only else within
         self.grid = store.grid
         self.missing = tuple(c for c in store.classes if c not in classes)
         # Store value -> truth. What is no class of the model counts neither as background nor as another class.
@@ -135,6 +140,8 @@ class StoreTruth:
             values = self._numbers[self.store.truth(region)]
             if self.edited_only:
                 values[~self.store.read_edited(region)] = IGNORED
+            if self._within is not None:
+                self._leave_out(values, self.store.read(region), self.grid, inside)
             result[inside.slices((window.y, window.x))] = values
         return result
 
@@ -148,12 +155,22 @@ class StoreTruth:
             values = self._strips(2**level, edited)
         elif self.store.kind == "annotation":
             values = self._annotated(values, 2**level)
+            self._leave_out(values, np.asarray(levels[level]), self._coarser(level), Window(0, 0, *values.shape))
             if (values == IGNORED).all() and level:
                 values = self._strips(2**level, np.ones(values.shape, np.bool_))
         else:
-            values = self._numbers[values]
-        pixel = (self.grid.pixel[0] * 2**level, self.grid.pixel[1] * 2**level)
-        return values, Grid(self.grid.extent, pixel)
+            stored, values = values, self._numbers[values]
+            self._leave_out(values, stored, self._coarser(level), Window(0, 0, *values.shape))
+        return values, self._coarser(level)
+
+    def _coarser(self, level: int) -> Grid:
+        """The grid of a level of the store."""
+        return Grid(self.grid.extent, (self.grid.pixel[0] * 2**level, self.grid.pixel[1] * 2**level))
+
+    def _leave_out(self, values: Mask, stored: Mask, grid: Grid, window: Window) -> None:
+        """Ignore, in place, background that nobody marked (0 in the store) where it lies outside `within`."""
+        if self._within is not None:
+            values[(stored == 0) & ~self._within.on(grid, window)] = IGNORED
 
     def _annotated(self, values: Mask, factor: int) -> Mask:
         """Values of an annotation's coarser level as truth."""
