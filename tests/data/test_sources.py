@@ -201,7 +201,7 @@ def test_of_a_corrected_prediction_only_the_edits_are_true(pyramid: Path, tmp_pa
     run = store.create_run("machine", {}, ("disc",), {"labels": "uint8"})
     with run.writing():
         whole = Window(0, 0, *store.shape)
-        run.write(whole, np.ones(store.shape, np.uint8))
+        run.write(whole, {"labels": np.ones(store.shape, np.uint8)})
         run.finish(0, whole)
     store.merge(run)
     source = SlideSource(slide=pyramid, labels=store.path, edited_only=True)

@@ -41,7 +41,7 @@ def test_every_edit_that_returned_survives_a_kill(tmp_path: Path, kills: int) ->
         run = store.create_run("run", {}, ("gland", "stroma"), {"labels": "uint8"})
         with run.writing():
             for block, window in enumerate(BLOCKS):
-                run.write(window, machine_labels()[window.slices()])
+                run.write(window, {"labels": machine_labels()[window.slices()]})
                 run.finish(block, window)
     reference, done, moments, edits_seen = Reference(SHAPE), 0, random.Random(kills), 0
     for _ in range(kills):

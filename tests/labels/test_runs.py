@@ -43,8 +43,8 @@ def fill(run: Run, blocks: range | list[int], complete: bool = False) -> Run:
     with run.writing():
         for block in blocks:
             place = BLOCKS[block].slices()
-            probabilities = PROBABILITIES[:, *place] if "probabilities" in run.outputs else None
-            run.write(BLOCKS[block], LABELS[place], probabilities)
+            values = {"labels": LABELS[place], "probabilities": PROBABILITIES[:, *place]}
+            run.write(BLOCKS[block], {name: values[name] for name in run.outputs})
             run.finish(block, BLOCKS[block])
         if complete:
             run.complete_run()
@@ -91,7 +91,8 @@ def test_a_run_that_was_resumed_has_the_same_bytes(store: LabelStore) -> None:
     run = store.create_run("cut", {}, CLASSES, outputs)
     fill(run, [4, 2])
     with run.writing():  # killed between a block's chunks and its line in the ledger, and while writing the line
-        run.write(BLOCKS[5], np.full(BLOCKS[5].shape, 2, np.uint8), np.zeros((3, *BLOCKS[5].shape)))
+        zeros = np.zeros((3, *BLOCKS[5].shape))
+        run.write(BLOCKS[5], {"labels": np.full(BLOCKS[5].shape, 2, np.uint8), "probabilities": zeros})
     with (run.path / "ledger.jsonl").open("a") as ledger:
         ledger.write('{"block": 5, "win')
     (run.path / "aside" / "left.partial").write_bytes(b"half")
@@ -100,13 +101,13 @@ def test_a_run_that_was_resumed_has_the_same_bytes(store: LabelStore) -> None:
     fill(run, [n for n in reversed(range(9)) if n not in run.done], complete=True)
     assert sorted(Run(run.path).done) == list(range(9))
     assert chunk_bytes(run) == chunk_bytes(whole)
-    assert not list((run.path / "aside").iterdir())
+    assert not [path for path in (run.path / "aside").rglob("*") if path.is_file()]
 
 
 def test_only_one_fills_a_run(store: LabelStore) -> None:
     run = store.create_run("r", {}, CLASSES, {"labels": "uint8"})
     with pytest.raises(StoreError, match=r"with run\.writing"):
-        run.write(BLOCKS[0], LABELS[BLOCKS[0].slices()])
+        run.write(BLOCKS[0], {"labels": LABELS[BLOCKS[0].slices()]})
     code = "import pathlib, sys; from napari_msunet.labels import Run\n"
     code += "with Run(pathlib.Path(sys.argv[1])).writing(): pass"
     with run.writing():
@@ -150,15 +151,16 @@ def test_refuses_runs(store: LabelStore, key: str, outputs: dict[str, str], says
 def test_refuses_blocks_that_do_not_fit(store: LabelStore) -> None:
     run = store.create_run("r", {}, CLASSES, {"labels": "uint8", "probabilities": "float16"})
     with run.writing():
-        for window, labels, probabilities in (
-            (Window(-1, 0, 4, 4), np.zeros((4, 4), np.uint8), np.zeros((3, 4, 4))),
-            (Window(0, 0, 4, 4), np.zeros((4, 5), np.uint8), np.zeros((3, 4, 4))),
-            (Window(0, 0, 4, 4), np.zeros((4, 4), np.int64), np.zeros((3, 4, 4))),
-            (Window(0, 0, 4, 4), np.zeros((4, 4), np.uint8), np.zeros((2, 4, 4))),
-            (Window(0, 0, 4, 4), np.zeros((4, 4), np.uint8), None),
+        for window, name, values in (
+            (Window(-1, 0, 4, 4), "labels", np.zeros((4, 4), np.uint8)),
+            (Window(0, 0, 4, 4), "labels", np.zeros((4, 5), np.uint8)),
+            (Window(0, 0, 4, 4), "labels", np.zeros((4, 4), np.int64)),
+            (Window(0, 0, 4, 4), "probabilities", np.zeros((2, 4, 4), np.float32)),
+            (Window(0, 0, 4, 4), "probabilities", np.zeros((3, 4, 4), np.uint8)),
+            (Window(0, 0, 4, 4), "entropy", np.zeros((4, 4), np.float32)),
         ):
             with pytest.raises(StoreError):
-                run.write(window, labels, probabilities)
+                run.write(window, {name: values})
 
 
 def test_merging_maps_by_name_and_leaves_edits_alone(store: LabelStore) -> None:
@@ -184,7 +186,8 @@ def test_merging_an_older_run_takes_a_merge_back(store: LabelStore) -> None:
     old, new = (store.create_run(key, {}, CLASSES, outputs) for key in ("old", "new"))
     fill(old, range(9))
     with new.writing():
-        new.write(Window(0, 0, *SHAPE), np.full(SHAPE, 1, np.uint8), np.ones((3, *SHAPE)))
+        whole = {"labels": np.full(SHAPE, 1, np.uint8), "probabilities": np.ones((3, *SHAPE))}
+        new.write(Window(0, 0, *SHAPE), whole)
         new.finish(0, Window(0, 0, *SHAPE))
     with pytest.raises(StoreError, match="no run that kept"):
         _ = store.probabilities
@@ -265,9 +268,6 @@ def test_refuses_runs_of_other_stores(store: LabelStore, tmp_path: Path) -> None
 
 def test_a_damaged_run_says_what_to_do(store: LabelStore) -> None:
     run = fill(store.create_run("r", {}, CLASSES, {"labels": "uint8"}), [0])
-    (run.path / "ledger.jsonl").write_text("no json\n")
-    with pytest.raises(StoreError, match=r"ledger\.jsonl is missing or damaged"):
-        _ = Run(run.path).done
     (run.path / "run.json").write_text("{}")
     with pytest.raises(StoreError, match=r"run\.json is damaged"):
         Run(run.path)

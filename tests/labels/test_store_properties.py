@@ -48,7 +48,7 @@ class StoreMachine(RuleBasedStateMachine):
             run = self.store.create_run(key, {}, RUN_CLASSES, {"labels": "uint8"})
             with run.writing():
                 for block, window in enumerate(BLOCKS[: 7 + seed]):
-                    run.write(window, blobs(seed, SHAPE, 2)[window.slices()])
+                    run.write(window, {"labels": blobs(seed, SHAPE, 2)[window.slices()]})
                     run.finish(block, window)
 
     @property

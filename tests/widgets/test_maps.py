@@ -131,7 +131,7 @@ def test_the_probabilities_of_a_run(viewer, tmp_path):
     values = np.zeros((3, 100, 200), np.float32)
     values[1] = np.linspace(0, 1, 200)
     with run.writing():
-        run.write(Window(50, 60, 100, 200), np.ones((100, 200), np.uint8), values)
+        run.write(Window(50, 60, 100, 200), {"labels": np.ones((100, 200), np.uint8), "probabilities": values})
     part = Region(100.0, 120.0, 200.0, 400.0)
     gland, gap = add_map(viewer, run, "fused", layer, part)
     assert [one.name for one in (gland, gap)] == ["gland (fused)", "gap (fused)"]

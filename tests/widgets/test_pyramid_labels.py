@@ -217,7 +217,7 @@ def test_a_merge_shows_and_keeps_edits_and_the_stroke_under_way(make_napari_view
     layer.paint((1000, 1000), 2)
     run = store.create_run("one", {}, store.classes, {"labels": "uint8"})
     with run.writing():
-        run.write(WHOLE, np.ones(SHAPE, np.uint8))
+        run.write(WHOLE, {"labels": np.ones(SHAPE, np.uint8)})
         run.finish(0, WHOLE)
     with layer.block_history():
         layer.paint((2000, 2000), 2)

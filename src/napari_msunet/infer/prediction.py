@@ -205,7 +205,7 @@ def _write(run: Run, result: TileResult, window: Window, outputs: tuple[str, ...
     part = tile.intersection(window)
     probabilities = result.probabilities.numpy()[(slice(None), *part.slices((tile.y, tile.x)))]
     labels: npt.NDArray[np.uint8] = probabilities.argmax(0).astype(np.uint8)
-    run.write(part, labels, probabilities if "probabilities" in outputs else None)
+    run.write(part, {"labels": labels} | ({"probabilities": probabilities} if "probabilities" in outputs else {}))
     run.finish(result.tile.index, part)
     return RegionDone(run=run.key, y=part.y, x=part.x, height=part.height, width=part.width)
 

@@ -1,12 +1,11 @@
-"""Runs: predictions as the machine made them, filled block by block, resumable."""
+"""Runs: predictions as the machine made them, filled tile by tile, resumable."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
+import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,18 +16,18 @@ import numpy.typing as npt
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
 from napari_msunet.labels.cache import pieces
-from napari_msunet.labels.chunks import CHUNK, create_array, open_array
-from napari_msunet.labels.files import folder_aside, output_errors, read_json, sync_paths, write_all, write_json
+from napari_msunet.labels.files import folder_aside, output_errors, read_json, write_json
 from napari_msunet.labels.lazy import WindowArray
-from napari_msunet.labels.levels import children, coarsen, coarsen_mean
-from napari_msunet.labels.lock import WriterLock
-from napari_msunet.labels.metadata import StoreInfo, save_attributes
-from napari_msunet.slide.ngff import image_attributes
+from napari_msunet.labels.ledger import Ledgers
+from napari_msunet.labels.metadata import StoreInfo
+from napari_msunet.labels.run_chunks import Plane, RunChunks
+from napari_msunet.labels.run_levels import Pending, make_levels
+from napari_msunet.labels.run_lock import RunLock
+from napari_msunet.labels.run_outputs import check_outputs, create_output, decode_values, plane_count
 
 if TYPE_CHECKING:
     import dask.array as da
 
-_OUTPUTS = {"labels": ("uint8", "uint32"), "probabilities": ("float16", "float32", "uint8")}
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -40,31 +39,39 @@ class Run:
     Parameters
     ----------
     path : Path
-        Folder with ``run.json``, the ledger of finished blocks, ``labels`` and ``probabilities`` (both OME-Zarr).
+        Folder with ``run.json``, the ledgers of finished tiles, and an OME-Zarr pyramid for each output.
+
+    Attributes
+    ----------
+    outputs : dict
+        What it holds, and the type that is stored: "labels", "raw" (labels before post-processing), "instances",
+        "probabilities" (background first), "disagreement" and "entropy" (0..1).
+    description : dict
+        What was given when it was made, and what was noted since.
+    messages : list of str
+        What was found damaged when it was opened for writing.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.key = path.name
-        note = read_json(path / "run.json")
         try:
+            note = read_json(path / "run.json")
             self.info = StoreInfo.model_validate(note["store"])
             self.classes: tuple[str, ...] = tuple(note["classes"])
-            self.description: dict[str, Any] = note["description"]
-            self.outputs: dict[str, str] = note["outputs"]
-        except (KeyError, TypeError, ValueError) as error:
+            self.description: dict[str, Any] = dict(note["description"])
+            self.outputs: dict[str, str] = dict(note["outputs"])
+            check_outputs(self.outputs)
+        except (StoreError, KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{path / 'run.json'} is damaged: delete the folder {path} and predict again.") from error
+        self.messages: list[str] = []
         self._complete = bool(note.get("complete"))
-        self._arrays = {
-            (name, level): open_array(path / name / str(level), self._array_shape(name, shape), dtype)
-            for name, dtype in self.outputs.items()
-            for level, shape in enumerate(self.info.shapes)
-        }
-        self._lock = WriterLock(path, f"The run {self.key} of {path.parent.parent}")
-        self._chunks = threading.Lock()
-        self._unsynced: set[Path] = set()
-        self._blocks: dict[int, Window] = {}
-        self._ledger_size = -1
+        self._chunks = RunChunks(path, self.info.shapes, self.outputs, len(self.classes) + 1)
+        self._ledgers = Ledgers(path, self.info.shape)
+        self._lock = RunLock(path, f"The run {self.key} of {path.parent.parent}")
+        self._pending = Pending(self.info.shapes, self.outputs)
+        self._writing, self._coarsening = threading.Lock(), threading.Lock()
+        self._needed: list[tuple[Window, str, str]] = []
 
     @classmethod
     def create(
@@ -79,11 +86,7 @@ class Run:
         """Make an empty run in a folder of runs, or open the one that is there; see `LabelStore.create_run`."""
         if not _KEY.fullmatch(key):
             raise StoreError(f"{key!r} cannot name a run; use up to 64 letters, digits, dots, dashes.")
-        for name, dtype in outputs.items():
-            if dtype not in _OUTPUTS.get(name, ()):
-                raise StoreError(f"A run cannot hold {name} as {dtype}; it can hold {_OUTPUTS}.")
-        if "labels" not in outputs:
-            raise StoreError(f"A run needs labels among its outputs; got {tuple(outputs)}.")
+        check_outputs(outputs)
         path = folder / key
         if (path / "run.json").exists():
             return cls(path)
@@ -94,7 +97,7 @@ class Run:
             try:
                 with folder_aside(path) as aside:
                     for name, dtype in outputs.items():
-                        _create_output(aside / name, info.changed(name=f"{info.name} {name}"), classes, dtype)
+                        create_output(aside / name, info.changed(name=f"{info.name} {name}"), classes, dtype)
                     (aside / "ledger.jsonl").touch()
                     write_json(aside / "run.json", {**note, "outputs": dict(outputs), "complete": False})
             except OSError:
@@ -102,220 +105,312 @@ class Run:
                     raise
         return cls(path)
 
-    def _array_shape(self, name: str, shape: tuple[int, int]) -> tuple[int, ...]:
-        return shape if name == "labels" else (len(self.classes) + 1, *shape)
-
     # ------------------------------------------------------------------------------------------------------- reading
 
     @property
     def complete(self) -> bool:
-        """Whether all blocks are finished and the coarser levels made."""
+        """Whether all tiles are finished and the coarser levels made."""
         if not self._complete:
             self._complete = bool(read_json(self.path / "run.json").get("complete"))
         return self._complete
 
     @property
     def done(self) -> dict[int, Window]:
-        """The finished blocks, in the order in which they were finished; a torn last line of the ledger is no block."""
-        path = self.path / "ledger.jsonl"
-        try:
-            size = path.stat().st_size
-            if size != self._ledger_size:
-                blocks = {}
-                for line in path.read_bytes().split(b"\n")[:-1]:
-                    entry = json.loads(line)
-                    blocks[int(entry["block"])] = Window(*map(int, entry["window"]))
-                self._blocks, self._ledger_size = blocks, size
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                f"{path} is missing or damaged: delete the folder {self.path} and predict again."
-            ) from error
-        return dict(self._blocks)
+        """The finished tiles, in the order in which each writer finished them."""
+        return self._ledgers.done
 
-    def read(self, window: Window, level: int = 0) -> npt.NDArray[Any]:
-        """Labels of a window of pixels of a level; outside: 0."""
-        return self._read(("labels", level), window)
+    @property
+    def failed(self) -> dict[int, str]:
+        """The tiles that could not be computed, and why."""
+        return self._ledgers.failed
+
+    def read(self, window: Window, level: int = 0, output: str = "labels") -> npt.NDArray[Any]:
+        """Values of a window of pixels of a level; outside, and where nothing was written: 0.
+
+        Returns
+        -------
+        (h, w) array, of probabilities (K+1, h, w)
+            Of the type that is stored; numbers stored as uint8 come as float32 of 0..1.
+        """
+        self._need(output)
+        return self._chunks.read(output, level, window)
 
     def chunk(self, cy: int, cx: int) -> npt.NDArray[Any] | None:
-        """A whole chunk of the labels; None where nothing but background was written."""
-        return self._arrays["labels", 0].read(cy, cx)
+        """A whole chunk of the labels, not to be changed; None where nothing but background was written."""
+        return self._chunks.chunk(("labels", 0, ()), cy, cx)
 
     @property
     def labels(self) -> da.Array:
         """The labels, lazy, `y x`."""
-        return WindowArray(self.info.shape, self.outputs["labels"], self.read).dask()
+        return self.lazy("labels")
 
     @property
     def probabilities(self) -> da.Array:
         """The probabilities, lazy, `y x K+1`, background first; those kept as uint8 come as float32 in 0..1."""
-        if "probabilities" not in self.outputs:
-            raise StoreError(
-                f"The run {self.key} of {self.path.parent.parent} kept no probabilities; predict with "
-                'outputs=("labels", "probabilities").'
-            )
-        stored = np.dtype(self.outputs["probabilities"])
-        scaled = stored == np.uint8
-        channels = range(len(self.classes) + 1)
+        self._need("probabilities")
 
         def read(window: Window) -> npt.NDArray[Any]:
-            planes = np.stack([self._read(("probabilities", 0), window, c) for c in channels], axis=-1)
-            return planes.astype(np.float32) / np.float32(255) if scaled else planes
+            return np.moveaxis(self.read(window, 0, "probabilities"), 0, -1)
 
-        shape = (*self.info.shape, len(channels))
-        return WindowArray(shape, np.float32 if scaled else stored, read).dask()
+        shape = (*self.info.shape, len(self.classes) + 1)
+        return WindowArray(shape, self._chunks.values_dtype("probabilities"), read).dask()
 
-    def _read(self, array: tuple[str, int], window: Window, *leading: int) -> npt.NDArray[Any]:
-        files = self._arrays[array]
-        out = np.zeros(window.shape, files.dtype)
-        inside = window.intersection(Window(0, 0, *files.shape[-2:]))
-        if inside.empty:
-            return out
-        view = out[inside.slices((window.y, window.x))]
-        for cy, cx, inner, outer in pieces(inside):
-            values = files.read(*leading, cy, cx)
-            if values is not None:
-                view[outer] = values[inner]
-        return out
+    def lazy(self, output: str) -> da.Array:
+        """The finest level of an output: `y x`, of probabilities `c y x`."""
+        return self._lazy(output, 0)
+
+    def levels(self, output: str) -> list[da.Array]:
+        """The levels of an output as `lazy`, the finest first; the coarser are whole once the run is complete."""
+        return [self._lazy(output, level) for level in range(len(self.info.shapes))]
+
+    def _lazy(self, output: str, level: int) -> da.Array:
+        self._need(output)
+        import dask.array as da  # takes a second: not before it is needed
+
+        def plane(channel: tuple[int, ...]) -> da.Array:
+            def read(window: Window) -> npt.NDArray[Any]:
+                values = self._chunks.read_plane((output, level, channel), window)
+                return decode_values(values, self._chunks.scaled(output))
+
+            return WindowArray(self.info.shapes[level], self._chunks.values_dtype(output), read).dask()
+
+        planes = [plane(channel) for channel in self._chunks.channels(output)]
+        if plane_count(output, self.classes) is None:
+            return planes[0]
+        stacked: da.Array = da.stack(planes)  # type: ignore[no-untyped-call]
+        return stacked
+
+    def damaged(self, look: bool = False) -> dict[Path, Window]:
+        """Chunk files that do not decode or are missing, and the pixels of level 0 that show 0 because of that.
+
+        Parameters
+        ----------
+        look : bool
+            Go through all that the finished tiles need, by their files' first bytes; False: what reading met so far.
+        """
+        found = self._chunks.damaged
+        if look:
+            for _, chunks in self._broken().items():
+                found.update(chunks)
+        return found
+
+    def _broken(self) -> dict[int, dict[Path, Window]]:
+        """The finished tiles whose chunk files are missing or cut short, and these."""
+        checked: dict[Any, bool] = {}
+        broken: dict[int, dict[Path, Window]] = {}
+        for tile, chunks in self._ledgers.needed().items():
+            for chunk in chunks:
+                if chunk not in checked:
+                    checked[chunk] = self._chunks.whole(chunk)
+                if not checked[chunk]:
+                    path, window = self._chunks.place(chunk)
+                    broken.setdefault(tile, {})[path] = window
+        return broken
+
+    def _need(self, output: str) -> None:
+        if output not in self.outputs:
+            raise StoreError(
+                f"The run {self.key} of {self.path.parent.parent} kept no {output}; predict with "
+                f'outputs=("labels", "{output}").'
+            )
 
     # ------------------------------------------------------------------------------------------------------- writing
 
     @contextmanager
-    def writing(self) -> Iterator[Run]:
+    def writing(self, part: str | None = None) -> Iterator[Run]:
         """The right to fill this run.
+
+        What a killed or damaged writer left is put right first: a line of the ledger that is cut, a finished tile
+        whose chunk is missing or cut short (it counts as not done), with a sentence in `messages`.
+
+        Parameters
+        ----------
+        part : str, optional
+            A name, for several processes that fill one run at once: each notes its tiles in a ledger of its own,
+            ``ledger.<part>.jsonl``, and no two may write into one chunk. None: alone.
 
         Raises
         ------
         StoreLockedError
-            If another process or thread has it.
+            If another process or thread has it: who is alone, keeps everybody else out.
         """
-        self._lock.acquire()
+        with self._lock.gate():
+            alone = self._lock.acquire(part)
+            try:
+                with output_errors(self.path):
+                    if alone:
+                        shutil.rmtree(self.path / "aside", ignore_errors=True)
+                        self._mend()
+                    self._ledgers.open(part)
+                    self._chunks.begin(self.path / "aside" / (part or "sole"))
+                self._begin()
+            except BaseException:
+                self._lock.release()
+                raise
         try:
-            with output_errors(self.path):
-                self._aside.mkdir(exist_ok=True)
-                for leftover in self._aside.iterdir():
-                    leftover.unlink()
-                self._mend_ledger()
             yield self
         finally:
             self._lock.release()
 
-    def write(self, window: Window, labels: npt.NDArray[Any], probabilities: npt.NDArray[Any] | None = None) -> None:
-        """Put a block's result into the chunks.
+    def _begin(self) -> None:
+        self._needed = []
+        self._pending = Pending(self.info.shapes, self.outputs)
+        for window in self.done.values():
+            self._pending.finished(window)
+            for output in self.outputs:
+                self._pending.changed(output, window)
+
+    def _mend(self) -> None:
+        """Make everything as the ledgers say, or the ledgers as it is."""
+        lines, broken = self._ledgers.damaged_lines, self._broken()
+        self._ledgers.mend(without=broken)
+        if lines:
+            self.messages.append(
+                f"{lines} damaged lines were left out of the ledger of {self.path}; their tiles are computed again."
+            )
+        if broken:
+            first = next(iter(next(iter(broken.values()))))
+            self.messages.append(
+                f"{len(broken)} finished tiles of {self.path} had lost pixels ({first} is missing or cut short); they "
+                "are computed again."
+            )
+            self._set_complete(False)
+
+    def write(self, window: Window, values: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put results into the chunks.
 
         Parameters
         ----------
         window : Window
             In level-0 pixels of the store, inside it.
-        labels : (h, w)
-        probabilities : (K+1, h, w), optional
-            0..1, background first; needed if the run holds them.
-        """
-        self._check(window, labels, probabilities)
-        with output_errors(self.path), self._chunks:
-            self._put("labels", 0, window, labels)
-            if probabilities is not None and "probabilities" in self.outputs:
-                stored = np.dtype(self.outputs["probabilities"])
-                for channel, plane in enumerate(probabilities):
-                    values = np.rint(plane * 255).clip(0, 255) if stored == np.uint8 else plane
-                    self._put("probabilities", 0, window, values.astype(stored), channel)
+        values : mapping
+            For each output (not necessarily all of the run's) an `(h, w)` array, for probabilities `(K+1, h, w)`.
+            Numbers are floats of 0..1, stored as the run's type says; given as float16 where that is stored, they
+            need no conversion.
 
-    def finish(self, block: int, window: Window) -> None:
-        """Note a block as finished, once its chunks are on the disk."""
+        Raises
+        ------
+        StoreError
+            If something does not fit; then nothing is written.
+        OutputError
+            If the disk refuses: tiles that were finished before are intact.
+        """
+        self._check(window, values)
+        with output_errors(self.path), self._writing:
+            for output, array in values.items():
+                self._pending.changed(output, window)
+                planes = array if array.ndim == 3 else array[np.newaxis]
+                for channel, plane in zip(self._chunks.channels(output), planes, strict=True):
+                    self._write_plane((output, 0, channel), window, plane)
+
+    def _write_plane(self, plane: Plane, window: Window, values: npt.NDArray[Any]) -> None:
+        for cy, cx, inner, outer in pieces(window):
+            key = (*plane[2], cy, cx)
+
+            def drop(key: tuple[int, ...] = key) -> None:
+                self._ledgers.drop(self._lock.part, (plane[0], key))
+
+            if self._chunks.put(plane, (cy, cx), inner, values[outer], drop):
+                place = Window(outer[0].start + window.y, outer[1].start + window.x, *values[outer].shape)
+                self._needed.append((place, plane[0], "/".join(map(str, key))))
+
+    def finish(self, tile: int, window: Window, failed: str | None = None) -> None:
+        """Note a tile as finished, once its chunks are on the disk.
+
+        Parameters
+        ----------
+        tile : int
+        window : Window
+            Its pixels, written before.
+        failed : str, optional
+            Why it could not be computed: it is listed in `Run.failed`, not in `done`.
+        """
         self._need_lock()
-        with output_errors(self.path), self._chunks:
-            sync_paths(self._unsynced)
-            self._unsynced.clear()
-            line = json.dumps({"block": int(block), "window": [window.y, window.x, *window.shape]}) + "\n"
-            descriptor = os.open(self.path / "ledger.jsonl", os.O_WRONLY | os.O_APPEND)
-            try:
-                write_all(descriptor, line.encode())
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        with output_errors(self.path), self._writing:
+            self._chunks.sync()
+            files: dict[str, list[str]] = {}
+            rest = []
+            for place, output, key in self._needed:
+                if place.intersection(window).empty:
+                    rest.append((place, output, key))
+                elif key not in files.setdefault(output, []):
+                    files[output].append(key)
+            self._needed = rest
+            named = {output: " ".join(keys) for output, keys in files.items()}
+            self._ledgers.finish(self._lock.part, int(tile), window, named, failed)
+            self._pending.finished(window)
+
+    def expect(self, windows: Iterable[Window]) -> None:
+        """Say which windows will be finished, not overlapping, so that `coarsen` knows where nothing more comes.
+
+        Without it the whole level is waited for.
+        """
+        self._need_lock()
+        with self._writing:
+            self._pending.expect(windows)
+            for window in self.done.values():
+                self._pending.finished(window)
+
+    def coarsen(self, windows: Iterable[Window]) -> None:
+        """Make the coarser levels above finished windows where nothing more is expected below; others come later.
+
+        May run beside `write` in another thread. In a part it does nothing: what lies above may belong to two parts.
+        """
+        self._need_lock()
+        if self._lock.part is None:
+            self._make_levels(list(windows))
 
     def complete_run(self) -> None:
-        """Make the coarser levels, chunk by chunk, and mark the run complete."""
+        """Make what is left of the coarser levels, and mark the run complete."""
         self._need_lock()
-        with output_errors(self.path), self._chunks:
-            for level in range(1, len(self.info.shapes)):
-                for name in self.outputs:
-                    planes = [()] if name == "labels" else [(c,) for c in range(len(self.classes) + 1)]
-                    rule = coarsen if name == "labels" else coarsen_mean
-                    for leading in planes:
-                        self._coarser(name, level, rule, leading)
-            sync_paths(self._unsynced)
-            self._unsynced.clear()
-            write_json(self.path / "run.json", {**read_json(self.path / "run.json"), "complete": True})
-            self._complete = True
+        if self._lock.part is not None:
+            raise StoreError(f"The run {self.key} is open for a part only; complete it inside `with run.writing():`.")
+        self._make_levels(None)
+        with output_errors(self.path), self._writing:
+            self._chunks.sync()
+        with self._lock.gate():
+            self._set_complete(True)
 
-    def _coarser(self, name: str, level: int, rule: Any, leading: tuple[int, ...]) -> None:
-        files, finer = self._arrays[name, level], self._arrays[name, level - 1]
-        rows, columns = files.counts
-        whole = Window(0, 0, *self.info.shapes[level])
-        for cy in range(rows):
-            for cx in range(columns):
-                below = [(2 * cy + i, 2 * cx + j) for i in (0, 1) for j in (0, 1)]
-                if (
-                    not any(finer.file(*leading, *key).exists() for key in below)
-                    and not files.file(*leading, cy, cx).exists()
-                ):
-                    continue
-                window = whole.intersection(Window(cy * CHUNK, cx * CHUNK, CHUNK, CHUNK))
-                source = children(window, self.info.shapes[level - 1])
-                self._put(name, level, window, rule(self._read((name, level - 1), source, *leading)), *leading)
+    def note(self, **values: Any) -> None:
+        """Keep plain JSON values in the description, such as what was measured."""
+        self._need_lock()
+        with self._lock.gate(), output_errors(self.path):
+            saved = read_json(self.path / "run.json")
+            saved["description"] = {**saved["description"], **values}
+            write_json(self.path / "run.json", saved)
+            self.description = dict(saved["description"])
 
-    def _put(self, name: str, level: int, window: Window, values: npt.NDArray[Any], *leading: int) -> None:
-        files = self._arrays[name, level]
-        for cy, cx, inner, outer in pieces(window):
-            edge = (min(CHUNK, files.shape[-2] - cy * CHUNK), min(CHUNK, files.shape[-1] - cx * CHUNK))
-            whole = inner == (slice(0, edge[0]), slice(0, edge[1]))
-            chunk = None if whole else files.read(*leading, cy, cx)
-            if chunk is None:
-                chunk = np.zeros((CHUNK, CHUNK), files.dtype)
-            chunk[inner] = values[outer]
-            path = files.commit(files.stage(self._aside, chunk), *leading, cy, cx)
-            self._unsynced.update((path, path.parent, path.parent.parent))
+    def _make_levels(self, windows: list[Window] | None) -> None:
+        def save(output: str, level: int, channel: tuple[int, ...], cy: int, cx: int, values: Any) -> None:
+            self._chunks.replace((output, level, channel), (cy, cx), values)
 
-    @property
-    def _aside(self) -> Path:
-        return self.path / "aside"
+        def read(output: str, level: int, channel: tuple[int, ...], cy: int, cx: int) -> npt.NDArray[Any] | None:
+            return self._chunks.chunk((output, level, channel), cy, cx)
 
-    def _check(self, window: Window, labels: npt.NDArray[Any], probabilities: npt.NDArray[Any] | None) -> None:
+        planes = {output: self._chunks.channels(output) for output in self.outputs}
+        with output_errors(self.path), self._coarsening:
+            make_levels(self._pending, planes, (read, save), self.info.shapes, windows)
+
+    def _set_complete(self, complete: bool) -> None:
+        with output_errors(self.path):
+            write_json(self.path / "run.json", {**read_json(self.path / "run.json"), "complete": complete})
+        self._complete = complete
+
+    def _check(self, window: Window, values: Mapping[str, npt.NDArray[Any]]) -> None:
         self._need_lock()
         inside = window.intersection(Window(0, 0, *self.info.shape))
         if window.empty or inside != window:
             raise StoreError(f"{window} is not inside the run's {self.info.shape} pixels; cut it to them.")
-        dtype = np.dtype(self.outputs["labels"])
-        if labels.shape != window.shape or not np.can_cast(labels.dtype, dtype, "safe"):
-            raise StoreError(f"Labels of shape {labels.shape}, {labels.dtype} do not fit {window} of a run of {dtype}.")
-        expected = (len(self.classes) + 1, *window.shape)
-        if "probabilities" in self.outputs and (probabilities is None or probabilities.shape != expected):
-            found = None if probabilities is None else probabilities.shape
-            raise StoreError(f"Probabilities of shape {found} do not fit {window}; the run needs {expected}.")
+        for output, array in values.items():
+            self._need(output)
+            count = plane_count(output, self.classes)
+            expected = window.shape if count is None else (count, *window.shape)
+            if array.shape != expected or not self._chunks.accepts(output, array.dtype):
+                raise StoreError(
+                    f"{output} of shape {array.shape}, {array.dtype} do not fit {window} of the run {self.key}; give "
+                    f"{expected} to be stored as {self.outputs[output]}."
+                )
 
     def _need_lock(self) -> None:
         if not self._lock.held:
             raise StoreError(f"The run {self.key} is not open for writing; write inside `with run.writing():`.")
-
-    def _mend_ledger(self) -> None:
-        """Cut a torn last line off, so that the next one begins a line."""
-        path = self.path / "ledger.jsonl"
-        data = path.read_bytes()
-        if data and not data.endswith(b"\n"):
-            os.truncate(path, data.rfind(b"\n") + 1)
-
-
-def _create_output(folder: Path, info: StoreInfo, classes: tuple[str, ...], dtype: str) -> None:
-    """An empty pyramid of labels or, where the folder is called so, of probabilities."""
-    folder.mkdir()
-    if folder.name == "labels":
-        attributes = info.changed(kind="labels", classes=(), colours=()).with_classes(classes).ome()
-        axes: tuple[str, ...] = ("y", "x")
-        shapes: list[tuple[int, ...]] = list(info.shapes)
-    else:
-        axes, count = ("c", "y", "x"), len(classes) + 1
-        shapes = [(count, *shape) for shape in info.shapes]
-        attributes = image_attributes(info.name, shapes, axes, info.mpp, ("background", *classes), dtype)
-    save_attributes(folder, attributes)
-    for level, shape in enumerate(shapes):
-        create_array(folder / str(level), shape, dtype, axes)
