@@ -19,6 +19,9 @@ class ConvBlock(nn.Sequential):
         Channels before and after.
     """
 
+    reach = 2
+    """Pixels around each of its own that it looks at."""
+
     def __init__(self, inputs: int, outputs: int) -> None:
         layers: list[nn.Module] = []
         for channels in (inputs, outputs):
@@ -39,6 +42,9 @@ class UpBlock(nn.Module):
     inputs, outputs : int
         Channels of the coarse features, and of the skipped ones and the result.
     """
+
+    reach = ConvBlock.reach
+    """Pixels of the result around each of its own that it looks at, and the coarse pixels under them."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

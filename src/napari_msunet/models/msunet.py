@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from napari_msunet.config import ModelConfig, UNetConfig
 from napari_msunet.errors import ModelError
-from napari_msunet.geometry import round_up
+from napari_msunet.geometry import Window, round_up
 from napari_msunet.models.blocks import Normalise, arrange, initialise
+from napari_msunet.models.frugal import run_within
 from napari_msunet.models.fusion import FUSIONS, Fusion
 from napari_msunet.models.margin import Reach, measure_reach
 from napari_msunet.models.resample import to_target
@@ -131,7 +132,7 @@ class MSUNet(nn.Module):
 
     # ------------------------------------------------------------------------------------- the three steps, for tiles
 
-    def run_branch(self, i: int, x: Tensor) -> Tensor:
+    def run_branch(self, i: int, x: Tensor, keep: Window | None = None) -> Tensor:
         """One branch on a window of its own grid.
 
         Parameters
@@ -140,11 +141,13 @@ class MSUNet(nn.Module):
             Which scale.
         x : (B, C, h, w) float Tensor
             The image on the branch's grid, 0..1, not normalised; sides multiples of the branch's stride.
+        keep : Window, optional
+            The part of the output that is wanted, in pixels of `x`: without gradients, the rest is not computed.
 
         Returns
         -------
         (B, Z, h, w) Tensor
-            Class logits (K+1 channels), then what the fusion needs of the features.
+            Class logits (K+1 channels), then what the fusion needs of the features; of `keep`.
 
         Raises
         ------
@@ -157,7 +160,12 @@ class MSUNet(nn.Module):
                 f"Branch {i} was given a window of shape {tuple(x.shape)}; it needs (batch, channels, height, width) "
                 f"with sides that are multiples of {stride}."
             )
-        return self._project(i, self._features(i, x, (x.shape[-2], x.shape[-1])))
+        if self.training or torch.is_grad_enabled():
+            z = self._project(i, self._features(i, x, (x.shape[-2], x.shape[-1])))
+            return z if keep is None else z[(..., *keep.slices())]
+        x = self.normalise(self._checked(i, x)).contiguous(memory_format=torch.channels_last)
+        wanted = keep or Window(0, 0, x.shape[-2], x.shape[-1])
+        return run_within(self._branch(i).network, x, wanted, lambda features: self._project(i, features))
 
     def to_target(self, i: int, z: Tensor) -> Tensor:
         """Bring a `z` of branch `i` to the target grid: bilinear from a coarse grid, area average from a finer one.
@@ -251,17 +259,21 @@ class MSUNet(nn.Module):
 
     def _features(self, i: int, x: Tensor, padded: Size) -> Tensor:
         """Last features of a branch, the normalised input padded with zeros at the bottom and right."""
-        if x.dim() != 4 or x.shape[1] != self.config.channels or not x.is_floating_point():
-            raise ModelError(
-                f"Input {i} has shape {tuple(x.shape)} and type {x.dtype}; this model needs floating-point numbers in "
-                f"0..1 of shape (batch, {self.config.channels}, height, width)."
-            )
-        x = self.normalise(x)
+        x = self.normalise(self._checked(i, x))
         below, right = padded[0] - x.shape[-2], padded[1] - x.shape[-1]
         if below or right:
             x = F.pad(x, (0, right, 0, below))
         features: Tensor = self._branch(i).network(x.contiguous(memory_format=torch.channels_last))
         return features
+
+    def _checked(self, i: int, x: Tensor) -> Tensor:
+        """The input of a branch, if it can be one."""
+        if x.dim() != 4 or x.shape[1] != self.config.channels or not x.is_floating_point():
+            raise ModelError(
+                f"Input {i} has shape {tuple(x.shape)} and type {x.dtype}; this model needs floating-point numbers in "
+                f"0..1 of shape (batch, {self.config.channels}, height, width)."
+            )
+        return x
 
     def _project(self, i: int, features: Tensor) -> Tensor:
         """Class logits and the fusion's channels: one 1x1 convolution, so that the features are read once."""
