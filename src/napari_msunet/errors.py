@@ -55,3 +55,20 @@ def failure(error: BaseException) -> tuple[str, str | None]:
         f"Something went wrong that should not ({said[:200].rstrip('.')}); please report it with the details.",
         details,
     )
+
+
+class NotSavedError(OutputError):
+    """A stroke was made and is shown, but the disk refuses it: it is kept in memory until the disk takes it.
+
+    Attributes
+    ----------
+    number : int
+        Of the stroke, or of the undo or redo.
+    region : Region or None
+        What changed, in the store's level-0 pixels.
+    """
+
+    def __init__(self, message: str, number: int = 0, region: object = None) -> None:
+        super().__init__(message)
+        self.number = number
+        self.region = region
