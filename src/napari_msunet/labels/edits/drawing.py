@@ -1,0 +1,54 @@
+"""Lines and lassos as masks."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+from skimage.draw import line as segment
+from skimage.draw import polygon
+
+from napari_msunet.errors import StoreError
+from napari_msunet.labels.edits.edit import Mask
+
+
+def line(shape: tuple[int, int], points: npt.ArrayLike) -> Mask:
+    """The pixels under a line through points: it separates what hangs together by the sides of pixels.
+
+    Parameters
+    ----------
+    shape : (h, w)
+        Of the window.
+    points : (n, 2) array
+        `y, x` in pixels of the window, 0.5 being the middle of the first; they may lie outside.
+
+    Returns
+    -------
+    (h, w) bool
+    """
+    corners = np.floor(_points(points, 1)).astype(int)
+    mask = np.zeros(shape, np.bool_)
+    for (y0, x0), (y1, x1) in pairwise(corners):
+        rows, columns = segment(y0, x0, y1, x1)  # type: ignore[no-untyped-call]
+        inside = (rows >= 0) & (columns >= 0) & (rows < shape[0]) & (columns < shape[1])
+        mask[rows[inside], columns[inside]] = True
+    if len(corners) == 1 and (corners[0] >= 0).all() and (corners[0] < shape).all():
+        mask[tuple(corners[0])] = True
+    return mask
+
+
+def inside_polygon(shape: tuple[int, int], points: npt.ArrayLike) -> Mask:
+    """The pixels whose middle lies in a polygon, such as a lasso: (h, w) bool. `points` as for `line`, at least 3."""
+    mask = np.zeros(shape, np.bool_)
+    ys, xs = (_points(points, 3) - 0.5).T
+    rows, columns = polygon(ys, xs, shape)  # type: ignore[no-untyped-call]
+    mask[rows, columns] = True
+    return mask
+
+
+def _points(points: npt.ArrayLike, fewest: int) -> npt.NDArray[np.float64]:
+    array = np.asarray(points, np.float64)
+    if array.ndim != 2 or array.shape[1] != 2 or len(array) < fewest or not np.isfinite(array).all():
+        raise StoreError(f"A drawing needs at least {fewest} points (n, 2) of y, x; got an array of {array.shape}.")
+    return array

@@ -1,0 +1,318 @@
+"""Edits of whole objects: merge, split, delete, change their class, keep the largest, make new ones, separate them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from skimage.segmentation import watershed as flood
+
+from napari_msunet.errors import StoreError
+from napari_msunet.labels.edits.edit import (
+    Edit,
+    Labels,
+    Mask,
+    box_of,
+    checked,
+    checked_value,
+    edited,
+    is_object,
+    value_of,
+)
+
+Parts = npt.NDArray[np.int32]
+FLOODED = 512
+"""`watershed` looks at larger objects at a half, a quarter, ... of their resolution."""
+
+
+def delete(labels: npt.ArrayLike, obj: Mask, background: int = 0) -> Edit:
+    """Make an object background.
+
+    Parameters
+    ----------
+    labels : (h, w) uint8 or uint32
+    obj : (h, w) bool
+        The object's pixels.
+    background : int
+        0, or 255 in an annotation.
+
+    Raises
+    ------
+    StoreError
+        If the labels or the mask cannot be used.
+    """
+    array = checked(labels, obj)
+    return edited(array, obj, checked_value(array, background))
+
+
+def change_class(labels: npt.ArrayLike, obj: Mask, value: int) -> Edit:
+    """Give an object another class (or number); parameters and errors as for `delete`."""
+    array = checked(labels, obj)
+    return edited(array, obj, checked_value(array, value))
+
+
+def change_class_inside(labels: npt.ArrayLike, lasso: Mask, value: int) -> Edit:
+    """Give all objects of which more than half lies in a lasso another class; see `objects_inside`."""
+    array = checked(labels, lasso)
+    return edited(array, objects_inside(array, lasso), checked_value(array, value))
+
+
+def objects_inside(labels: npt.ArrayLike, lasso: Mask) -> Mask:
+    """The pixels of all objects of which more than half (of what the window shows of them) lies in a lasso.
+
+    Parameters
+    ----------
+    labels : (h, w) uint8 or uint32
+    lasso : (h, w) bool
+
+    Returns
+    -------
+    (h, w) bool
+    """
+    array = checked(labels, lasso)
+    parts, count = _parts(array)
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)
+    inside = np.bincount(parts[lasso], minlength=count + 1)
+    chosen = 2 * inside > sizes
+    chosen[0] = False
+    found: Mask = chosen[parts]
+    return found
+
+
+def merge(labels: npt.ArrayLike, path: Mask, width: int = 3) -> Edit:
+    """Make one object of all that a line touches: they get the value of the first, and of gaps between them as much as
+    the line covers.
+
+    Parameters
+    ----------
+    labels : (h, w) uint8 or uint32
+    path : (h, w) bool
+        The line, from `line`; the first object is the one with most pixels under it.
+    width : int
+        Of the bridge over background, in pixels. In instance labels no bridge is needed where the objects touch.
+
+    Raises
+    ------
+    StoreError
+        If the line touches fewer than two objects, or labels and line cannot be used.
+    """
+    array = checked(labels, path)
+    parts, count = _parts(array)
+    under = np.bincount(parts[path], minlength=count + 1)
+    under[0] = 0
+    if np.count_nonzero(under) < 2:
+        raise StoreError("The line touches fewer than two objects; draw it from one object into another.")
+    touched: Mask = (under > 0)[parts]
+    value = int(array[parts == int(under.argmax())][0])
+    bridge = ndimage.binary_dilation(path, np.ones((width, width))) & ~is_object(array)
+    bridge &= _between(path, touched, width)
+    return edited(array, touched | bridge, value)
+
+
+def split(labels: npt.ArrayLike, obj: Mask, path: Mask, numbers: Sequence[int] = (), background: int = 0) -> Edit:
+    """Cut an object in pieces along a line.
+
+    In classes the line becomes background, one pixel wide. In instance labels the largest piece keeps its number, the
+    others take new ones, and the line's pixels go to the piece they touch, so nothing is lost.
+
+    Parameters
+    ----------
+    labels : (h, w) uint8 or uint32
+    obj : (h, w) bool
+        The object's pixels.
+    path : (h, w) bool
+        The line, from `line`.
+    numbers : sequence of int
+        Numbers for the new pieces of instance labels; at least one less than there are pieces.
+    background : int
+        0, or 255 in an annotation.
+
+    Raises
+    ------
+    StoreError
+        If the line does not cut the object, or the numbers do not suffice.
+    """
+    array = checked(labels, obj, path)
+    value_of(array, obj)
+    parts, count = ndimage.label(obj & ~path)
+    if count < 2:
+        raise StoreError("The line does not cut this object in two; draw it from one side through to the other.")
+    if array.dtype == np.uint8:
+        return edited(array, obj & path, background)
+    return _numbered(array, obj, parts, numbers)
+
+
+def watershed(
+    labels: npt.ArrayLike, obj: Mask, distance: float, numbers: Sequence[int] = (), background: int = 0
+) -> Edit:
+    """Separate an object where it is thin: a watershed on the distance to its outline (Beucher and Lantuejoul, 1979).
+
+    Objects larger than `FLOODED` pixels are looked at at a half, a quarter, ... of their resolution, so that the cut is
+    that much coarser.
+
+    Parameters
+    ----------
+    labels, obj, numbers, background
+        As for `split`.
+    distance : float
+        The middles of two pieces are at least so many pixels apart.
+
+    Raises
+    ------
+    StoreError
+        If it would stay one piece, or the numbers do not suffice.
+
+    References
+    ----------
+    S. Beucher and C. Lantuejoul, "Use of watersheds in contour detection", International Workshop on Image Processing,
+    Rennes, 1979.
+    """
+    array = checked(labels, obj)
+    value_of(array, obj)
+    box = box_of(obj)
+    part = (slice(0), slice(0)) if box is None else box.slices()
+    found = _flooded(np.pad(obj[part], 1), distance)[1:-1, 1:-1]
+    if found.max(initial=0) < 2:
+        raise StoreError(
+            f"This object stays one piece when its middles are to be {distance:g} pixels apart; give less, or split "
+            "it by a line."
+        )
+    parts = np.zeros(array.shape, np.int32)
+    parts[part] = np.where(obj[part], found, 0)
+    if array.dtype == np.uint8:
+        cut = np.zeros(array.shape, np.bool_)
+        cut[1:] |= (parts[1:] != parts[:-1]) & (parts[1:] > 0) & (parts[:-1] > 0)
+        cut[:, 1:] |= (parts[:, 1:] != parts[:, :-1]) & (parts[:, 1:] > 0) & (parts[:, :-1] > 0)
+        return edited(array, cut, background)
+    return _numbered(array, obj, parts, numbers)
+
+
+def keep_largest(labels: npt.ArrayLike, lasso: Mask, background: int = 0) -> Edit:
+    """Of the objects that lie in a lasso by more than half, keep the largest of each value; the others go.
+
+    With one number in several pieces, as instance labels may have, the largest piece stays. Parameters as for `delete`.
+    """
+    array = checked(labels, lasso)
+    parts, count = _parts(np.where(objects_inside(array, lasso), array, 0).astype(array.dtype))
+    if count < 2:
+        return edited(array, np.zeros(array.shape, np.bool_), background)
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)
+    values = np.zeros(count + 1, np.int64)
+    values[parts.ravel()] = array.ravel()
+    drop = np.ones(count + 1, np.bool_)
+    drop[0] = False
+    for value in np.unique(values[1:]):
+        numbers = np.flatnonzero(values[1:] == value) + 1
+        drop[numbers[sizes[numbers].argmax()]] = False
+    return edited(array, drop[parts], background)
+
+
+def new_object(labels: npt.ArrayLike, area: Mask, value: int) -> Edit:
+    """Make an area an object of its own, over background only.
+
+    In classes a gap of one pixel is left to other objects of the class, as it would be one with them else.
+
+    Parameters
+    ----------
+    labels : (h, w) uint8 or uint32
+    area : (h, w) bool
+        Such as a lasso.
+    value : int
+        Its class, or its number: one that is not in use.
+
+    Raises
+    ------
+    StoreError
+        If there is no background in the area, or the value is that of an object here already (instance labels).
+    """
+    array = checked(labels, area)
+    number = checked_value(array, value)
+    free = area & ~is_object(array)
+    if array.dtype == np.uint8:
+        free &= ~ndimage.binary_dilation(array == number)
+    elif (array == number).any():
+        raise StoreError(f"The number {number} is in use here; give one that is not.")
+    if not free.any():
+        raise StoreError("There is no background in this area, so no new object fits; delete what is there first.")
+    return edited(array, free, number)
+
+
+def _parts(labels: Labels) -> tuple[Parts, int]:
+    """Every object of the window with a number of its own: connected, of one value."""
+    values = np.unique(labels[is_object(labels)])
+    parts: Parts = np.zeros(labels.shape, np.int32)
+    if len(values) <= 8:
+        count = 0
+        for value in values:
+            found, more = ndimage.label(labels == value)
+            np.copyto(parts, found + count, where=found > 0)
+            count += more
+        return parts, count
+    from skimage.measure import label
+
+    kept = np.where(is_object(labels), labels, 0)
+    parts, count = label(kept.astype(np.int64), 0, True, 1)  # type: ignore[no-untyped-call]
+    return parts.astype(np.int32), int(count)
+
+
+def _between(path: Mask, objects: Mask, width: int) -> Mask:
+    """The background under a line between objects, not the line's ends beyond them."""
+    gaps, count = ndimage.label(path & ~objects, structure=np.ones((3, 3)))
+    near = np.zeros(path.shape, np.bool_)
+    for number, place in enumerate(ndimage.find_objects(gaps), 1):
+        if place is None:
+            continue
+        around = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in place)
+        gap = gaps[around] == number
+        ring = ndimage.binary_dilation(gap, np.ones((3, 3))) & path[around] & objects[around]
+        if ndimage.label(ring, structure=np.ones((3, 3)))[1] >= 2:
+            near[around] |= gap
+    wide: Mask = ndimage.binary_dilation(near, np.ones((width + 2, width + 2))) if count else near
+    return wide
+
+
+def _numbered(array: Labels, obj: Mask, parts: Parts, numbers: Sequence[int]) -> Edit:
+    """An object's pieces with numbers: the largest keeps its own; pixels without a piece join the nearest."""
+    count = int(parts.max())
+    if len(numbers) < count - 1:
+        raise StoreError(
+            f"The object falls into {count} pieces, which need {count - 1} new numbers; {len(numbers)} given."
+        )
+    if (obj & (parts == 0)).any():
+        box = box_of(obj)
+        part = (slice(0), slice(0)) if box is None else box.slices()
+        nearest = ndimage.distance_transform_edt(parts[part] == 0, return_distances=False, return_indices=True)
+        parts = parts.copy()
+        parts[part] = np.where(obj[part], parts[part][tuple(nearest)], 0)
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    largest = int(sizes.argmax())
+    table = np.zeros(count + 1, array.dtype)
+    new = iter(numbers)
+    for piece in range(1, count + 1):
+        table[piece] = value_of(array, obj) if piece == largest else checked_value(array, next(new))
+    return edited(array, obj, table[parts])
+
+
+def _flooded(obj: Mask, distance: float) -> Parts:
+    """The pieces of an object, numbered, 0 outside it."""
+    step = 1
+    while max(obj.shape) // step > FLOODED:
+        step *= 2
+    small = obj[::step, ::step]
+    depth = ndimage.distance_transform_edt(small)
+    depth = ndimage.gaussian_filter(depth, max(1.0, distance / step / 6))
+    reach = max(1, round(distance / step / 2))
+    peaks = (depth == ndimage.maximum_filter(depth, 2 * reach + 1)) & small
+    markers, _ = ndimage.label(peaks, structure=np.ones((3, 3)))
+    pieces: Parts = flood(-depth, markers, mask=small).astype(np.int32)  # type: ignore[no-untyped-call]
+    if step == 1:
+        return pieces
+    whole = np.kron(pieces, np.ones((step, step), np.int32))[: obj.shape[0], : obj.shape[1]]
+    missing = obj & (whole == 0)
+    if missing.any():
+        nearest = ndimage.distance_transform_edt(whole == 0, return_distances=False, return_indices=True)
+        whole = np.where(obj, whole[tuple(nearest)], 0)
+    return np.where(obj, whole, 0).astype(np.int32)
