@@ -1,4 +1,4 @@
-"""The options of the command line that belong together, and the jobs' parts they make."""
+"""The options of `train` and `evaluate` that belong together, and the jobs' parts they make."""
 
 from __future__ import annotations
 
@@ -281,23 +281,6 @@ class TrainOptions:
             raise explain(error, "The training") from error
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """What to do with the job.
-
-    Attributes
-    ----------
-    print_job : bool
-        Print the job as JSON instead of running it; `napari-msunet run` takes that.
-    json : bool
-        Print the result as JSON.
-    """
-
-    print_job: bool = False
-    json: bool = False
-
-
 def parse_scales(text: str) -> tuple[Fraction, ...]:
     """Scales from ``"1,1/2,0.25"``; whether they can be used, `ModelConfig` says."""
     try:
@@ -336,24 +319,6 @@ def parse_source(text: str) -> list[Any]:
         ) from None
     except ValidationError as error:
         raise explain(error, f"--source {text!r}") from error
-
-
-def parse_region(text: str | None) -> tuple[float, float, float, float] | None:
-    """A region from ``"y,x,height,width"``."""
-    if text is None:
-        return None
-    try:
-        y, x, height, width = (float(part) for part in text.split(","))
-    except ValueError:
-        raise MsunetError(
-            f"--region {text!r} cannot be read; give y,x,height,width in pixels, such as 0,0,512,512."
-        ) from None
-    return y, x, height, width
-
-
-def parse_margin(text: str) -> Any:
-    """A margin: ``"exact"``, ``"fast"`` or a number of pixels."""
-    return int(text) if text.isdecimal() else text
 
 
 def _pair(one: str, first: tuple[Path, ...], other: str, second: tuple[Path, ...]) -> None:

@@ -57,6 +57,13 @@ def slides_given(given: Sequence[Path], out: Path) -> tuple[GivenSlide, ...]:
     return tuple(slides)
 
 
+def is_many(given: Sequence[Path]) -> bool:
+    """Whether this stands for several slides: more than one path, a folder of files, or a table."""
+    first = given[0]
+    table = first.suffix.lower() in TABLES and first.is_file()
+    return len(given) > 1 or table or (first.is_dir() and not _is_zarr(first))
+
+
 def _one_given(path: Path) -> Iterator[tuple[Path, Path, dict[str, Any]]]:
     """`slide, its name below what was given, what else is known` of each slide in a thing that was given."""
     if path.suffix.lower() in TABLES and path.is_file():

@@ -1,0 +1,43 @@
+"""The verbs of label stores: measure, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from napari_msunet.cli.options import RunOptions, parse_region
+from napari_msunet.cli.running import app, run_or_print
+from napari_msunet.config import ExportJob, MeasureJob
+
+_RUN = RunOptions()
+
+
+@app.command
+def measure(labels: Path, *, out: Path, region: str | None = None, options: RunOptions = _RUN) -> None:
+    """Measure a label store: area of each class; area, perimeter and place of each object.
+
+    Parameters
+    ----------
+    labels : Path
+        The label store.
+    out : Path
+        CSV of the objects, such as objects.csv; objects.classes.csv is written beside it.
+    region : str
+        y,x,height,width in pixels of the label store; all of it without it.
+    """
+    run_or_print(lambda: MeasureJob(labels=labels, out=out, region=parse_region(region)), options)
+
+
+@app.command
+def export(labels: Path, *, out: Path, region: str | None = None, options: RunOptions = _RUN) -> None:
+    """Write labels in another format, told by the ending of --out.
+
+    Parameters
+    ----------
+    labels : Path
+        The label store.
+    out : Path
+        A name ending in .geojson (QuPath), .ome.tif (tiled pyramid), .ome.zarr (plain copy) or .png (best of a region).
+    region : str
+        y,x,height,width in pixels of the label store; all of it without it.
+    """
+    run_or_print(lambda: ExportJob(labels=labels, out=out, region=parse_region(region)), options)

@@ -1,0 +1,39 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cyclopts import Parameter
+
+from napari_msunet.errors import MsunetError
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What to do with the job.
+
+    Attributes
+    ----------
+    print_job : bool
+        Print the job as JSON instead of running it; `napari-msunet run` takes that.
+    json : bool
+        Print the result as JSON.
+    """
+
+    print_job: bool = False
+    json: bool = False
+
+
+def parse_region(text: str | None) -> tuple[float, float, float, float] | None:
+    """A region from ``"y,x,height,width"``."""
+    if text is None:
+        return None
+    try:
+        y, x, height, width = (float(part) for part in text.split(","))
+    except ValueError:
+        raise MsunetError(
+            f"--region {text!r} cannot be read; give y,x,height,width in pixels, such as 0,0,512,512."
+        ) from None
+    return y, x, height, width

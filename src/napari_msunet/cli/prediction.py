@@ -1,0 +1,87 @@
+"""The verb `predict`: one slide or thousands, here or on a cluster."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from napari_msunet.cli.options import RunOptions
+from napari_msunet.cli.predict_options import ClusterOptions, PostprocessOptions, PredictOptions, predict_settings
+from napari_msunet.cli.running import FAILED, app, run_or_print
+from napari_msunet.config import PredictJob, PredictManyJob, PredictSettings
+from napari_msunet.errors import MsunetError
+
+_PREDICTING, _POST, _CLUSTER, _RUN = PredictOptions(), PostprocessOptions(), ClusterOptions(), RunOptions()
+
+
+@app.command
+def predict(
+    *slides: Path,
+    model: Annotated[tuple[Path, ...], Parameter(negative=())],
+    out: Path,
+    slide_mpp: float | None = None,
+    plan: bool = False,
+    predicting: PredictOptions = _PREDICTING,
+    post: PostprocessOptions = _POST,
+    cluster: ClusterOptions = _CLUSTER,
+    options: RunOptions = _RUN,
+) -> int:
+    """Predict a slide, or a part of it, into a label store; or many slides. What was edited there stays.
+
+    A prediction that was stopped goes on where it stopped when the same command is given again. With many slides, one
+    that fails does not stop the rest: results.csv in the --out folder says what became of each.
+
+    Parameters
+    ----------
+    slides : Path
+        A slide; or several, a folder (with those below it), or a CSV with a column slide and, if wanted, mpp, out,
+        where and group.
+    model : Path
+        The model.safetensors file; given several times, the mean of their probabilities.
+    out : Path
+        Label store, such as labels.ome.zarr; for many slides a folder: a label store for each, and results.csv.
+    slide_mpp : float
+        µm per level-0 pixel of the slide, where its file does not say it.
+    plan : bool
+        Print what would be done (tiles, work, memory, time) instead of doing it.
+    """
+    if not slides:
+        raise MsunetError("No slide was given; give a slide, several, a folder of slides, or a CSV.")
+    settings = predict_settings(model, predicting, post, cluster)
+    job = _job(slides, out, slide_mpp, settings)
+    if plan:
+        _show_plan(job, options.json)
+        return 0
+    result = run_or_print(lambda: job, options)
+    return FAILED if result is not None and result.values.get("failed") else 0
+
+
+def _job(
+    slides: tuple[Path, ...], out: Path, slide_mpp: float | None, settings: PredictSettings
+) -> PredictJob | PredictManyJob:
+    """One slide, or many where a folder, a table or several were given."""
+    from napari_msunet.slide.given import is_many, slides_given
+
+    if not is_many(slides):
+        own = {name: getattr(settings, name) for name in PredictSettings.model_fields}
+        return PredictJob(slide=slides[0], out=out, slide_mpp=slide_mpp, **own)
+    found = slides_given(slides, out)
+    if slide_mpp is not None:
+        found = tuple(s if s.mpp is not None else s.model_copy(update={"mpp": slide_mpp}) for s in found)
+    return PredictManyJob(slides=found, out=out, settings=settings)
+
+
+def _show_plan(job: PredictJob | PredictManyJob, as_json: bool) -> None:
+    """Print the plan of each slide, without computing."""
+    from napari_msunet.doctor import as_text
+    from napari_msunet.infer.prediction import describe_plan
+
+    jobs = [job] if isinstance(job, PredictJob) else [job.one(item) for item in job.slides]
+    plans: list[dict[str, Any]] = [{"slide": str(one.slide), **describe_plan(one)} for one in jobs]
+    if as_json:
+        print(json.dumps(plans if len(plans) > 1 else plans[0], indent=1, ensure_ascii=False))  # noqa: T201
+    else:
+        print("\n\n".join(as_text(one) for one in plans))  # noqa: T201

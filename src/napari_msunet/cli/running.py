@@ -1,0 +1,119 @@
+"""How the command runs: the job of a verb printed or run, its events shown, errors in one sentence."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+
+from cyclopts import App, CycloptsError, Parameter
+from pydantic import ValidationError
+
+from napari_msunet.cli.options import RunOptions
+from napari_msunet.config import Job, PredictJob, PredictManyJob, TrainJob, explain
+from napari_msunet.errors import MsunetError
+from napari_msunet.events import Event, Result
+
+FAILED = 1
+"""Exit code when some of many slides failed."""
+
+BAD_INPUT = 2
+"""Exit code when something given cannot be used."""
+
+
+def _installed_version() -> str:
+    import napari_msunet
+
+    return str(napari_msunet.__version__)
+
+
+app = App(
+    name="napari-msunet",
+    help="Segment large histology images with multi-scale U-Nets.",
+    version=_installed_version,
+    default_parameter=Parameter(negative=()),
+)
+
+
+app = App(
+    name="napari-msunet",
+    help="Segment large histology images with multi-scale U-Nets.",
+    version=_installed_version,
+    default_parameter=Parameter(negative=()),
+)
+
+
+def run_or_print(build: Callable[[], Job], options: RunOptions) -> Result | None:
+    """Build a job, then print it or run it, and give its result."""
+    try:
+        job = build()
+    except ValidationError as error:
+        raise explain(error, "What was given") from error
+    if options.print_job:
+        print(job.model_dump_json(indent=1))  # noqa: T201
+        return None
+    from napari_msunet.jobs import run as run_job
+
+    return show(run_job(job), options.json, lambda: _kept(job))
+
+
+def show(events: Iterator[Event], as_json: bool, kept: Callable[[], str]) -> Result | None:
+    """Follow a job to its end, and give its result; after Ctrl-C say what it left."""
+    from napari_msunet.allocator import keep_freed_memory
+    from napari_msunet.console import Interrupted, follow, show_result
+
+    keep_freed_memory()
+    try:
+        result = follow(events)
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        print(f"Stopped. {kept()}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(128 + getattr(stopped, "number", signal.SIGINT)) from None
+    if result is not None:
+        show_result(result, as_json)
+    return result
+
+
+def _kept(job: Job) -> str:
+    """What a stopped job leaves."""
+    if isinstance(job, TrainJob):
+        best = job.out / "model.safetensors"
+        if best.exists():
+            return f"The best model so far is {best}; the same command with --resume goes on."
+        return "No epoch was finished, so there is no model yet."
+    if isinstance(job, PredictJob) and job.out.exists():
+        return f"The finished tiles are kept in {job.out}; the same command goes on where it stopped."
+    if isinstance(job, PredictManyJob):
+        return f"What is finished is in {job.out}; the same command goes on where it stopped."
+    return "Nothing was written."
+
+
+def execute(arguments: list[str]) -> int:
+    """Run the command with these arguments and give its exit code.
+
+    0; 1 where some of many slides failed; 2 after one sentence about what was given.
+    """
+    code = 0
+    try:
+        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except (MsunetError, CycloptsError, OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError":
+            raise
+        from napari_msunet.console import error_text
+
+        print(f"Error: {error_text(error)}", file=sys.stderr)  # noqa: T201
+        return BAD_INPUT
+    return int(code or 0)
+
+
+def main() -> None:
+    """Entry point of the command `napari-msunet`."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # what libraries tell developers; `python -W` brings it back
+    sys.exit(execute(sys.argv[1:]))
