@@ -12,11 +12,10 @@ INK_AREA = 50_000.0
 """A mark has at least this area in µm²: pigment, blood and debris are smaller, a pen line is 300 µm wide and more."""
 
 
-def ink(density: Floats, smallest: float) -> Bools:
-    """Where there is blue, green, red or black ink.
+def ink_colours(red: Floats, green: Floats, blue: Floats) -> npt.NDArray[np.uint8]:
+    """Which inks a pixel may be of, by its optical density (decadic, glass is 0; Beer-Lambert).
 
-    The colour rules are on optical densities (Beer-Lambert, decadic, glass is 0), in which thick and thin ink of one
-    pen have the same proportions:
+    Thick and thin ink of one pen hold the colours back in the same proportions, so the rules are on these:
 
     - green: green light passes best. No histological stain does that.
     - blue: red light is held back clearly more than green. Haematoxylin holds green back at least as much.
@@ -24,45 +23,50 @@ def ink(density: Floats, smallest: float) -> Bools:
       red back.
     - black: all held back alike, and strongly. Folds and pigments keep a colour.
 
-    Seeds that meet a rule well grow into neighbours that meet it weakly, so that a mark's soft edge goes with it.
+    Returns
+    -------
+    (h, w) uint8
+        Of the k-th ink (green, blue, red, black): bit 2k where it surely is, bit 2k + 1 where it may be.
+    """
+    least, most = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
+    strong, weak = most > 0.3, most > 0.08
+    others = np.minimum(red, blue)
+    rules = (
+        strong & (green < 0.75 * others),
+        weak & (green < 0.9 * others),
+        strong & (red > 1.35 * green) & (red > 1.6 * blue),
+        weak & (red > 1.2 * green) & (red > 1.2 * blue),
+        (most > 0.55) & (red < 0.12 * green) & (np.abs(green - blue) < 0.2 * most),
+        weak & (red < 0.2 * green) & (blue > 0.75 * green),
+        (least > 0.7) & (most - least < 0.2 * most),
+        (least > 0.35) & (most - least < 0.25 * most),
+    )
+    bits = np.zeros(red.shape, np.uint8)
+    for number, rule in enumerate(rules):
+        bits |= rule.astype(np.uint8) << number
+    return bits
+
+
+def ink_marks(colours: npt.NDArray[np.uint8], smallest: float) -> Bools:
+    """Where there is ink: what surely is, with the neighbours that may be (a mark's soft edge), if it is large enough.
 
     Parameters
     ----------
-    density : (h, w, 3) float32
-        Red, green, blue.
+    colours : (h, w) uint8
+        Of `ink_colours`.
     smallest : float
-        Area of the smallest mark, in pixels.
+        Of what surely is ink, a mark has so many pixels.
     """
     from scipy import ndimage
 
-    result = np.zeros(density.shape[:2], np.bool_)
-    for seeds, around in _colours(density):
+    result = np.zeros(colours.shape, np.bool_)
+    square = np.ones((3, 3), np.bool_)
+    for number in range(0, 8, 2):
+        seeds = (colours >> number) & 1 != 0
         if np.count_nonzero(seeds) < smallest:
             continue
-        # closing bridges the gaps that tissue under a stroke leaves in its colour
-        numbers, count = ndimage.label(around | seeds, np.ones((3, 3), np.int8))
+        numbers, count = ndimage.label((colours >> number) & 3 != 0, square)
         sizes = np.bincount(numbers[seeds], minlength=count + 1)
         sizes[0] = 0
-        result |= (sizes >= smallest)[numbers]
-    if result.any():
-        result = ndimage.binary_dilation(result, np.ones((3, 3), np.bool_))
-    return result
-
-
-def _colours(density: Floats) -> list[tuple[Bools, Bools]]:
-    """For each colour of ink: where it surely is, and where it may be."""
-    red, green, blue = (density[..., i] for i in range(3))
-    least, most = density.min(-1), density.max(-1)
-    strong, weak = most > 0.3, most > 0.08
-    return [
-        (strong & (green < 0.75 * np.minimum(red, blue)), weak & (green < 0.9 * np.minimum(red, blue))),
-        (
-            strong & (red > 1.35 * green) & (red > 1.6 * blue),
-            weak & (red > 1.2 * green) & (red > 1.2 * blue),
-        ),
-        (
-            (most > 0.55) & (red < 0.12 * green) & (np.abs(green - blue) < 0.2 * most),
-            weak & (red < 0.2 * green) & (blue > 0.75 * green),
-        ),
-        ((least > 0.7) & (most - least < 0.2 * most), (least > 0.35) & (most - least < 0.25 * most)),
-    ]
+        result |= (sizes >= max(1, smallest))[numbers]
+    return ndimage.binary_dilation(result, square) if result.any() else result

@@ -12,16 +12,16 @@ import numpy.typing as npt
 
 from napari_msunet.errors import MissingMppError, SlideError
 from napari_msunet.geometry import Grid, Window
-from napari_msunet.slide.ink import INK_AREA, ink
+from napari_msunet.slide.density import STRIP, glass_colour, stained
+from napari_msunet.slide.ink import INK_AREA, ink_marks
 from napari_msunet.slide.placed import Placed
 from napari_msunet.slide.slide import Slide
 
 Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float32]
 
 MPP = 8.0
 """µm per pixel of a mask, unless the slide is so large that a side would have more than `LONGEST` pixels."""
-LONGEST = 4096
+LONGEST = 3200
 UNKNOWN_LONGEST = 2048
 UNKNOWN_PIXEL = 8.0
 """Without µm: the longest side has about 2048 pixels, but a pixel of the mask is at least 8 of the slide."""
@@ -30,8 +30,8 @@ HOLES = 10_000.0
 UNKNOWN_AREA = 156
 """What 10,000 µm² are in pixels of 8 µm, for slides whose µm are not known."""
 
-FAINTEST, STRONGEST = 0.03, 0.07
-"""Otsu may put its threshold between these stain densities: below is what glass can have, above only tissue has."""
+DARK = 0.08
+"""An image whose middle brightness is below this share is no bright field, whatever its file says."""
 DARK_LIT = 0.05
 """A fluorescence slide of one brightness is all tissue above this share of the largest value, and empty below."""
 DARK_APART = 1.5
@@ -40,8 +40,6 @@ SMOOTHING = 24.0
 """µm (standard deviation) over which fluorescence is smoothed."""
 FAT_WINDOW, FAT_SHARE = 25, 0.6
 """A hole is filled only where so much of the square of so many pixels around is tissue: not in fat."""
-_OFFSET = 0.01  # about the noise of glass: the logarithm does not tell its shades apart
-_STRIP = 256
 _VERSION = 1
 
 
@@ -99,7 +97,7 @@ def tissue_mask(
     holes : float, optional
         Holes under this area in µm² are filled, outside fat; None: as `smallest`.
     pen : bool
-        Take out blue, green, red and black ink of at least 0.05 mm² (`slide.ink.ink` has the rules).
+        Take out blue, green, red and black ink of at least 0.05 mm² (`slide.ink` has the rules).
     progress : callable, optional
         Called with the strips done and their number; what it raises ends the search.
 
@@ -117,23 +115,21 @@ def tissue_mask(
     grid = coarse_grid(slide)
     sizes = [_pixels(slide, grid, name, area, d) for name, area, d in _areas(smallest, holes)]
     picture = _overview(slide, grid, progress)
-    if is_dark(slide, picture):
-        raw, marks = _glowing(picture, slide.dtype, grid), None
+    marks = None
+    if is_dark(picture, slide.background):
+        raw = _glowing(picture, grid)
     else:
-        density = optical_density(picture, slide)
-        raw = _stained(density)
-        raw &= picture.reshape(*grid.shape, -1).any(-1)  # black to the last bit: never scanned
-        marks = None
-        if pen and density.shape[2] == 3:
+        raw, colours = stained(picture, glass_colour(picture, slide.background), pen)
+        if colours.any():
             area = INK_AREA / UNKNOWN_PIXEL**2 if grid.mpp is None else INK_AREA / (grid.mpp[0] * grid.mpp[1])
-            marks = ink(density, area)
+            marks = ink_marks(colours, area)
     mask = _cleaned(raw, marks, *sizes)
     key = {"tissue": _VERSION, "smallest": smallest, "holes": holes, "pen": pen}
     return TissueMask(grid, mask, key)
 
 
 def coarse_grid(slide: Slide) -> Grid:
-    """The grid of a slide's tissue mask: 8 µm or what gives the longest side 4096 pixels; without µm see above."""
+    """The grid of a slide's tissue mask: 8 µm or what gives the longest side 3200 pixels; without µm see above."""
     height, width = slide.shape[:2]
     if slide.mpp is not None:
         wanted = max(MPP, *(n * m / LONGEST for n, m in zip((height, width), slide.mpp, strict=True)))
@@ -164,94 +160,38 @@ def _pixels(slide: Slide, grid: Grid, name: str, area: float | None, default: fl
 def _overview(slide: Slide, grid: Grid, progress: Callable[[int, int], None] | None) -> npt.NDArray[Any]:
     """The whole slide on a coarse grid, strip by strip."""
     picture = np.empty((*grid.shape, slide.shape[2]), slide.dtype)
-    strips = range(0, grid.shape[0], _STRIP)
+    strips = range(0, grid.shape[0], STRIP)
     for number, y in enumerate(strips, start=1):
-        window = Window(y, 0, min(_STRIP, grid.shape[0] - y), grid.shape[1])
+        window = Window(y, 0, min(STRIP, grid.shape[0] - y), grid.shape[1])
         picture[window.slices()] = slide.read_window(grid, window)
         if progress is not None:
             progress(number, len(strips))
     return picture
 
 
-# ------------------------------------------------------------------------------------------------------- bright field
-
-
-def is_dark(slide: Slide, picture: npt.NDArray[Any]) -> bool:
-    """Whether nothing is black on this slide: its background is, or most of it is nearly black."""
-    top = _largest(slide.dtype, picture)
-    if float(slide.background.mean()) < top / 2:
+def is_dark(picture: npt.NDArray[Any], background: npt.NDArray[Any]) -> bool:
+    """Whether a slide is dark where it is empty: its background is, or most of it is nearly black."""
+    top = _largest(picture)
+    if float(background.mean()) < top / 2:
         return True
-    return bool(np.median(picture.max(-1)) < 0.08 * top)
+    return bool(np.median(picture.max(-1)) < DARK * top)
 
 
-def _largest(dtype: np.dtype[Any], picture: npt.NDArray[Any]) -> float:
-    """The largest value of an integer type; the brightest pixel of a float image, at least 1."""
-    return float(np.iinfo(dtype).max) if dtype.kind in "iu" else max(1.0, float(np.nanmax(picture, initial=0)))
-
-
-def optical_density(picture: npt.NDArray[Any], slide: Slide) -> Floats:
-    """Decadic optical density `(h, w, c)` of each channel against the slide's glass; never below 0."""
-    white = _glass(picture, slide)
-    result = np.empty(picture.shape, np.float32)
-    for y in range(0, len(picture), _STRIP):
-        part = picture[y : y + _STRIP].astype(np.float32) / white.astype(np.float32)
-        result[y : y + _STRIP] = np.maximum(-np.log10(np.maximum(part, 1 / 255)), 0)
-    return result
-
-
-def _glass(picture: npt.NDArray[Any], slide: Slide) -> npt.NDArray[np.float64]:
-    """The colour of empty glass: the median of what is bright and grey; the background's where that is too little.
-
-    Pixels of exactly the background's colour were not scanned, and say nothing of the glass.
-    """
-    nominal = np.maximum(slide.background.astype(np.float64), 1e-6)
-    share = picture / nominal.astype(np.float32)
-    grey = (share.min(-1) > 0.7) & (np.ptp(share, axis=-1) < 0.06) & (picture != slide.background).any(-1)
-    if np.count_nonzero(grey) < 0.005 * grey.size:
-        return nominal
-    found: npt.NDArray[np.float64] = np.median(picture[grey].astype(np.float64), axis=0)
-    return found
-
-
-def stain_density(density: Floats) -> Floats:
-    """How much stain there is: the colour's part of the optical density, and half of the grey part.
-
-    The colour's part, largest less smallest channel, is the logarithm of the saturation (`1 - S = min / max`): it
-    cancels shadows, dust and uneven light, which are grey. The mean density adds tissue that is dark but hardly
-    coloured: dense nuclei, folds, weak stains.
-    """
-    result: Floats = density.mean(-1) / 2
-    result += np.ptp(density, axis=-1)
-    return result
-
-
-def _stained(density: Floats) -> Bools:
-    """Where there is stain."""
-    values = np.log(stain_density(density) + np.float32(_OFFSET))
-    stained: Bools = values > _bounded_otsu(values, np.log(FAINTEST + _OFFSET), np.log(STRONGEST + _OFFSET))
-    return stained
-
-
-def _bounded_otsu(values: Floats, low: float, high: float) -> float:
-    """Otsu's threshold, but not below `low` and not above `high`; of one value everywhere, `high`."""
-    from skimage.filters import threshold_otsu
-
-    if values.size == 0 or float(values.min()) == float(values.max()):
-        return high
-    found = float(threshold_otsu(values))  # type: ignore[no-untyped-call]
-    return min(max(found, low), high)
+def _largest(picture: npt.NDArray[Any]) -> float:
+    """The largest value of an integer type; of floats the brightest pixel, at least 1."""
+    kind = picture.dtype
+    return float(np.iinfo(kind).max) if kind.kind in "iu" else max(1.0, float(np.nanmax(picture, initial=0)))
 
 
 # ------------------------------------------------------------------------------------------------------- fluorescence
 
 
-def _glowing(picture: npt.NDArray[Any], dtype: np.dtype[Any], grid: Grid) -> Bools:
+def _glowing(picture: npt.NDArray[Any], grid: Grid) -> Bools:
     """Where a fluorescence slide glows: all of it, or nothing, where it has one brightness only."""
     from scipy import ndimage
     from skimage.filters import threshold_otsu
 
-    top = _largest(dtype, picture)
-    light = picture.max(-1).astype(np.float32) / np.float32(top)
+    light = picture.max(-1).astype(np.float32) / np.float32(_largest(picture))
     # nuclei are dots: the tissue is what lies between them, too
     sigma = SMOOTHING / MPP if grid.mpp is None else SMOOTHING / min(grid.mpp)
     light = ndimage.gaussian_filter(light, min(sigma, min(light.shape) / 4))
