@@ -14,6 +14,7 @@ from napari_msunet.config import (
     ExportJob,
     Job,
     MeasureJob,
+    PostprocessJob,
     PredictJob,
     PredictManyJob,
     PreviewJob,
@@ -65,6 +66,10 @@ def run(job: Job) -> Iterator[Event]:
         from napari_msunet.infer.many import predict_many_events
 
         yield from predict_many_events(job)
+    elif isinstance(job, PostprocessJob):
+        from napari_msunet.infer import postprocess_events
+
+        yield from postprocess_events(job)
     elif isinstance(job, PreviewJob):
         from napari_msunet.infer import preview_events
 

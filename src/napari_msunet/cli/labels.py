@@ -1,14 +1,40 @@
-"""The verbs of label stores: measure, export."""
+"""The verbs of label stores: postprocess, measure, export."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from napari_msunet.cli.options import RunOptions, parse_region
+from napari_msunet.cli.predict_options import PostprocessOptions
 from napari_msunet.cli.running import app, run_or_print
-from napari_msunet.config import ExportJob, MeasureJob
+from napari_msunet.config import ExportJob, MeasureJob, PostprocessJob
 
-_RUN = RunOptions()
+_RUN, _POST = RunOptions(), PostprocessOptions()
+
+
+@app.command
+def postprocess(
+    labels: Path,
+    *,
+    run: str | None = None,
+    part: bool = False,
+    postprocessing: PostprocessOptions = _POST,
+    options: RunOptions = _RUN,
+) -> None:
+    """Make other labels from probabilities that a prediction kept, without the network; what was edited stays.
+
+    Parameters
+    ----------
+    labels : Path
+        The label store.
+    run : str
+        Which run's probabilities, by its key; the newest without it.
+    part : bool
+        Make instances, too: part the objects that touch, as --instances says.
+    """
+    run_or_print(
+        lambda: PostprocessJob(labels=labels, run=run, instances=part, postprocess=postprocessing.settings()), options
+    )
 
 
 @app.command

@@ -1,0 +1,135 @@
+"""From probabilities to labels, pixel by pixel: thresholds, and a Gaussian over the probabilities before them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import correlate1d
+
+from napari_msunet.config import Postprocess
+from napari_msunet.errors import MsunetError
+
+Probabilities = npt.NDArray[np.floating[Any]]
+Labels = npt.NDArray[np.uint8]
+
+UNKNOWN = 255
+"""In raw labels: a pixel that was not predicted (outside of the tissue, say). It is never a hole of an object."""
+
+MAX_RADIUS = 256
+"""Largest radius in pixels of the Gaussian: what is read around a window grows with it."""
+
+
+def threshold_array(thresholds: Mapping[str, float], classes: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Thresholds by class name as `(K,)` float32, NaN for a class without one.
+
+    Raises
+    ------
+    MsunetError
+        If a name is no class.
+    """
+    unknown = sorted(set(thresholds) - set(classes))
+    if unknown:
+        raise MsunetError(
+            f"There is a threshold for {', '.join(unknown)}, but the classes are {', '.join(classes)}; name one of "
+            "those."
+        )
+    return np.array([thresholds.get(name, np.nan) for name in classes], np.float32)
+
+
+def decide(probabilities: Probabilities, thresholds: npt.NDArray[np.floating[Any]]) -> Labels:
+    """The label of each pixel from its own probabilities.
+
+    A class with a threshold can be taken where its probability reaches it, one without where it is likelier than
+    background. The likeliest of those wins, of equally likely ones the first; where there is none, it is background.
+    Without any threshold this is the largest probability.
+
+    Parameters
+    ----------
+    probabilities : (K+1, h, w) float
+        Background first.
+    thresholds : (K,) float
+        NaN: none.
+
+    Returns
+    -------
+    (h, w) uint8
+    """
+    if np.isnan(thresholds).all():
+        likeliest: Labels = probabilities.argmax(0).astype(np.uint8)
+        return likeliest
+    labels = np.zeros(probabilities.shape[1:], np.uint8)
+    best = np.full(probabilities.shape[1:], -1, probabilities.dtype)
+    for value, (plane, threshold) in enumerate(zip(probabilities[1:], thresholds, strict=True), 1):
+        can = plane > probabilities[0] if np.isnan(threshold) else plane >= plane.dtype.type(threshold)
+        can &= plane > best
+        labels[can] = value
+        np.copyto(best, plane, where=can)
+    return labels
+
+
+def needs_raw(settings: Postprocess, outputs: Iterable[str]) -> set[str]:
+    """What the pass over the tiles must write besides what is asked for, so that `finish` can do its part.
+
+    Smoothing needs "probabilities". What looks at whole objects needs "raw", the labels as decided pixel by pixel
+    (255 where nothing was predicted), so that it can be done again after a kill.
+    """
+    needed = set()
+    if settings.smoothing:
+        needed.add("probabilities")
+    if settings.smallest or settings.holes:
+        needed.add("raw")
+    return needed - set(outputs)
+
+
+def deviations(smoothing: float, mpp: tuple[float, float] | None) -> tuple[float, float]:
+    """Standard deviations `(y, x)` in pixels of a Gaussian given in µm.
+
+    Raises
+    ------
+    MsunetError
+        If the µm per pixel are not known, or the Gaussian would be wider than `MAX_RADIUS` pixels.
+    """
+    if not smoothing:
+        return 0.0, 0.0
+    if mpp is None:
+        raise MsunetError("Smoothing is given in µm, but the labels know no µm per pixel; predict with an mpp.")
+    sigma = smoothing / mpp[0], smoothing / mpp[1]
+    if max(map(radius, sigma)) > MAX_RADIUS:
+        most = MAX_RADIUS / 3 * min(mpp)
+        raise MsunetError(
+            f"A smoothing of {smoothing:g} µm is too wide at {min(mpp):g} µm/px; give at most {most:.3g}."
+        )
+    return sigma
+
+
+def radius(sigma: float) -> int:
+    """Pixels that a Gaussian of this standard deviation reaches: it is cut off at three of them."""
+    return ceil(3 * sigma)
+
+
+def smooth(probabilities: Probabilities, sigma: tuple[float, float]) -> npt.NDArray[np.float32]:
+    """Probabilities under a Gaussian, `(K+1, h, w)` float32.
+
+    Pixels whose probabilities are all zero were not predicted: they have no weight, and stay zero. A pixel whose
+    surroundings (`radius`) are all inside has the same value in whichever window it is computed.
+    """
+    given: npt.NDArray[np.float32] = np.asarray(probabilities, np.float32)
+    if not any(sigma):
+        return given
+    known = np.asarray(given.any(0))
+    weight = np.maximum(_blurred(known.astype(np.float32), sigma), np.float32(1e-6))
+    blurred = np.stack([_blurred(given[channel], sigma) for channel in range(len(given))])
+    return np.where(known, blurred / weight, np.float32(0)).astype(np.float32)
+
+
+def _blurred(plane: npt.NDArray[np.float32], sigma: tuple[float, float]) -> npt.NDArray[np.float32]:
+    for axis, deviation in enumerate(sigma):
+        if deviation:
+            reach = radius(deviation)
+            taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)
+            plane = correlate1d(plane, taps / taps.sum(), axis=axis, mode="constant", output=np.float32)
+    return plane
