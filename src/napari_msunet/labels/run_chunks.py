@@ -20,6 +20,7 @@ from napari_msunet.labels.run_outputs import (
     LABELS,
     DamagedChunkError,
     RunFiles,
+    any_set,
     decode_values,
     encode_values,
     open_output,
@@ -161,15 +162,16 @@ class RunChunks:
         full = whole and (height, width) == (CHUNK, CHUNK)
         chunk = (np.empty if full else np.zeros)((CHUNK, CHUNK), files.dtype)
         encode_values(values, chunk[inner], self.scaled(output))
-        some = bool(chunk[inner].any())
+        some = any_set(chunk[inner])
         path = files.file(*channel, *at)
         old = None if whole else self.chunk(plane, *at)
         if old is not None:
             merged = old.copy()
             merged[inner] = chunk[inner]
             chunk = merged
-        if some or (old is not None and chunk.any()):
-            self._save(files, path, chunk, keep=old is not None)
+        data = files.encode(chunk) if some or old is not None else b""
+        if data:
+            self._save(files, path, data, keep=old is not None)
         elif path.exists():
             drop()
             self._remove(path)
@@ -179,8 +181,9 @@ class RunChunks:
         """Put a whole chunk of any level; None: all zero."""
         files = self.files(*plane[:2])
         path = files.file(*plane[2], *at)
-        if values is not None and values.any():
-            self._save(files, path, values, keep=False)
+        data = b"" if values is None else files.encode(values)
+        if data:
+            self._save(files, path, data, keep=False)
         elif path.exists():
             self._remove(path)
 
@@ -195,11 +198,11 @@ class RunChunks:
                 self._unsynced |= paths
             raise
 
-    def _save(self, files: RunFiles, path: Path, chunk: npt.NDArray[Any], keep: bool) -> None:
+    def _save(self, files: RunFiles, path: Path, data: bytes, keep: bool) -> None:
         """Write a chunk aside and give it its name; `keep`: pixels of other tiles must survive a power cut."""
         aside = self._aside / f"{next(self._names)}.partial"
         try:
-            write_aside(aside, files.encode(chunk))
+            write_aside(aside, data)
             if keep:
                 sync_path(aside)
             files.commit(aside, *map(int, path.relative_to(files.path / "c").parts))

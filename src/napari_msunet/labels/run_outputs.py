@@ -87,9 +87,9 @@ class RunFiles(ChunkFiles):
 
     def encode(self, values: npt.NDArray[Any]) -> bytes:
         """A chunk as its file's bytes: none for a chunk of zeros."""
-        if not values.any():
+        if not any_set(values):
             return b""
-        return bytes(self._codec.encode(np.ascontiguousarray(values, self.dtype.newbyteorder("<"))))
+        return self._codec.encode(np.ascontiguousarray(values, self.dtype.newbyteorder("<")))  # type: ignore[no-any-return]
 
     def whole(self, *key: int) -> bool:
         """Whether a chunk's file is there in its full length, judged from its first bytes."""
@@ -161,6 +161,11 @@ def open_output(folder: Path, shape: tuple[int, ...], dtype: str) -> RunFiles:
             f"{shape}, {files.dtype} and {files.chunk_shape} in Blosc are expected: delete its run and predict again."
         )
     return files
+
+
+def any_set(stored: npt.NDArray[Any]) -> bool:
+    """Whether anything but 0 is stored. (Looking at floats as whole numbers takes a tenth of the time.)"""
+    return bool((stored.view(f"u{stored.itemsize}") if stored.dtype.kind == "f" else stored).any())
 
 
 def encode_values(values: npt.NDArray[Any], out: npt.NDArray[Any], scaled: bool) -> None:
