@@ -27,15 +27,20 @@ def line(shape: tuple[int, int], points: npt.ArrayLike) -> Mask:
     -------
     (h, w) bool
     """
-    corners = np.floor(_points(points, 1)).astype(int)
     mask = np.zeros(shape, np.bool_)
-    for (y0, x0), (y1, x1) in pairwise(corners):
-        rows, columns = segment(y0, x0, y1, x1)  # type: ignore[no-untyped-call]
-        inside = (rows >= 0) & (columns >= 0) & (rows < shape[0]) & (columns < shape[1])
-        mask[rows[inside], columns[inside]] = True
-    if len(corners) == 1 and (corners[0] >= 0).all() and (corners[0] < shape).all():
-        mask[tuple(corners[0])] = True
+    mask[pixels_along(shape, points)] = True
     return mask
+
+
+def pixels_along(shape: tuple[int, ...], points: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows and columns of the pixels of `line`, in the order in which it meets them."""
+    corners = np.floor(_points(points, 1)).astype(np.int64)
+    found = [corners[:1].T]
+    for (y0, x0), (y1, x1) in pairwise(corners):
+        found.append(np.stack(segment(y0, x0, y1, x1)))  # type: ignore[no-untyped-call]
+    rows, columns = np.concatenate(found, axis=1)
+    inside = (rows >= 0) & (columns >= 0) & (rows < shape[0]) & (columns < shape[1])
+    return rows[inside], columns[inside]
 
 
 def inside_polygon(shape: tuple[int, int], points: npt.ArrayLike) -> Mask:

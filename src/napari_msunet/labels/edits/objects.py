@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from skimage.feature import peak_local_max
 from skimage.segmentation import watershed as flood
 
 from napari_msunet.errors import StoreError
+from napari_msunet.geometry import Window
+from napari_msunet.labels.edits.drawing import pixels_along
 from napari_msunet.labels.edits.edit import (
     Edit,
     Labels,
@@ -81,34 +84,48 @@ def objects_inside(labels: npt.ArrayLike, lasso: Mask) -> Mask:
     return found
 
 
-def merge(labels: npt.ArrayLike, path: Mask, width: int = 3) -> Edit:
-    """Make one object of all that a line touches: they get the value of the first, and of gaps between them as much as
-    the line covers.
+def merge(labels: npt.ArrayLike, points: npt.ArrayLike, width: int = 3) -> Edit:
+    """Make one object of all that a line touches: they get the value of the first, and where the line runs over
+    background between them it becomes a bridge.
 
     Parameters
     ----------
     labels : (h, w) uint8 or uint32
-    path : (h, w) bool
-        The line, from `line`; the first object is the one with most pixels under it.
+    points : (n, 2) array
+        The line, as for `line`: its corners `y, x`.
     width : int
-        Of the bridge over background, in pixels. In instance labels no bridge is needed where the objects touch.
+        Of the bridge, in pixels; at least 3, which hangs together by sides in whatever direction.
 
     Raises
     ------
     StoreError
         If the line touches fewer than two objects, or labels and line cannot be used.
     """
-    array = checked(labels, path)
+    array = checked(labels)
+    if width < 3:
+        raise StoreError(f"A bridge is at least 3 pixels wide; got {width}.")
+    rows, columns = pixels_along(array.shape, points)
     parts, count = _parts(array)
-    under = np.bincount(parts[path], minlength=count + 1)
-    under[0] = 0
-    if np.count_nonzero(under) < 2:
+    under = parts[rows, columns]
+    on = np.flatnonzero(under)
+    touched = np.zeros(count + 1, np.bool_)
+    touched[under] = True
+    touched[0] = False
+    if np.count_nonzero(touched) < 2:
         raise StoreError("The line touches fewer than two objects; draw it from one object into another.")
-    touched: Mask = (under > 0)[parts]
-    value = int(array[parts == int(under.argmax())][0])
-    bridge = ndimage.binary_dilation(path, np.ones((width, width))) & ~is_object(array)
-    bridge &= _between(path, touched, width)
-    return edited(array, touched | bridge, value)
+    value = int(array[rows[on[0]], columns[on[0]]])
+    bridge = np.zeros(array.shape, np.bool_)
+    reach = width // 2
+    for row, column in zip(rows[on[0] : on[-1] + 1].tolist(), columns[on[0] : on[-1] + 1].tolist(), strict=True):
+        bridge[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = True
+    joined: Mask = touched[parts]
+    bridge &= ~is_object(array)
+    box = box_of(bridge)
+    if box is not None:  # slivers beyond a corner of another object hang on nothing
+        part = box.padded(1).intersection(Window(0, 0, *array.shape)).slices()
+        pieces, _ = ndimage.label(joined[part] | bridge[part])
+        joined[part] |= np.isin(pieces, np.unique(pieces[joined[part]])) & bridge[part]
+    return edited(array, joined, value)
 
 
 def split(labels: npt.ArrayLike, obj: Mask, path: Mask, numbers: Sequence[int] = (), background: int = 0) -> Edit:
@@ -257,29 +274,11 @@ def _parts(labels: Labels) -> tuple[Parts, int]:
     return parts.astype(np.int32), int(count)
 
 
-def _between(path: Mask, objects: Mask, width: int) -> Mask:
-    """The background under a line between objects, not the line's ends beyond them."""
-    gaps, count = ndimage.label(path & ~objects, structure=np.ones((3, 3)))
-    near = np.zeros(path.shape, np.bool_)
-    for number, place in enumerate(ndimage.find_objects(gaps), 1):
-        if place is None:
-            continue
-        around = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in place)
-        gap = gaps[around] == number
-        ring = ndimage.binary_dilation(gap, np.ones((3, 3))) & path[around] & objects[around]
-        if ndimage.label(ring, structure=np.ones((3, 3)))[1] >= 2:
-            near[around] |= gap
-    wide: Mask = ndimage.binary_dilation(near, np.ones((width + 2, width + 2))) if count else near
-    return wide
-
-
 def _numbered(array: Labels, obj: Mask, parts: Parts, numbers: Sequence[int]) -> Edit:
     """An object's pieces with numbers: the largest keeps its own; pixels without a piece join the nearest."""
     count = int(parts.max())
     if len(numbers) < count - 1:
-        raise StoreError(
-            f"The object falls into {count} pieces, which need {count - 1} new numbers; {len(numbers)} given."
-        )
+        raise StoreError(f"{count} pieces need {count - 1} new numbers; {len(numbers)} were given.")
     if (obj & (parts == 0)).any():
         box = box_of(obj)
         part = (slice(0), slice(0)) if box is None else box.slices()
@@ -304,9 +303,15 @@ def _flooded(obj: Mask, distance: float) -> Parts:
     small = obj[::step, ::step]
     depth = ndimage.distance_transform_edt(small)
     depth = ndimage.gaussian_filter(depth, max(1.0, distance / step / 6))
-    reach = max(1, round(distance / step / 2))
-    peaks = (depth == ndimage.maximum_filter(depth, 2 * reach + 1)) & small
-    markers, _ = ndimage.label(peaks, structure=np.ones((3, 3)))
+    peaks = peak_local_max(  # type: ignore[no-untyped-call]
+        depth,
+        min_distance=max(1, round(distance / step)),
+        exclude_border=False,
+        labels=small.astype(np.int32),
+        p_norm=2,
+    )
+    markers = np.zeros(small.shape, np.int32)
+    markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
     pieces: Parts = flood(-depth, markers, mask=small).astype(np.int32)  # type: ignore[no-untyped-call]
     if step == 1:
         return pieces
