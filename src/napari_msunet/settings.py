@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from uuid import uuid4
 
 import platformdirs
@@ -57,16 +57,28 @@ class Settings(BaseModel):
     ----------
     worker : tuple of str, optional
         The command that starts the worker process; None: this Python on this machine.
+    path_map : tuple of (here, there)
+        Folders of this computer and what they are called on the worker's; of several that fit, the longest counts.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")  # what a newer version has written stays
 
     worker: tuple[str, ...] | None = None
+    path_map: tuple[tuple[str, str], ...] = ()
 
     @field_validator("worker", mode="before")
     @classmethod
     def _words(cls, value: object) -> tuple[str, ...] | None:
         return None if value is None else split_command(value)
+
+    @field_validator("path_map")
+    @classmethod
+    def _folders(cls, pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+        for pair in pairs:
+            for folder in pair:
+                if not (PurePosixPath(folder).is_absolute() or PureWindowsPath(folder).is_absolute()):
+                    raise ValueError(f"{folder!r} in the path map is no whole path; give one such as /data/slides")
+        return pairs
 
 
 def settings_file() -> Path:

@@ -8,19 +8,24 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import QApplication
 
-from napari_msunet.config import Job
+from napari_msunet.config import Job, PredictJob, PreviewJob, TrainJob
 from napari_msunet.events import Event, Progress
-from napari_msunet.settings import worker_command
-from napari_msunet.stopping import Keep
+from napari_msunet.settings import load_settings, worker_command
+from napari_msunet.stopping import Keep, View
 from napari_msunet.worker.client import JobHandle, WorkerClient
+from napari_msunet.worker.paths import PathMap
 
 BATCH_SECONDS = 0.05
 """Between two batches of signals: at most 20 a second."""
+
+LOOK_SECONDS = 0.1
+"""Between two messages to the worker about where somebody looks."""
 
 BUDGET_SECONDS = 0.02
 """Of the window's time that one batch may take; what is left waits for the next one."""
@@ -53,10 +58,10 @@ class _Inbox:
         """Add something; whether nothing had been waiting."""
         with self._lock:
             if isinstance(entry.value, Progress):
-                older = self._progress.get(entry.handle.id)
+                older = self._progress.get(id(entry.handle))
                 if older is not None:
                     older.superseded = True
-                self._progress[entry.handle.id] = entry
+                self._progress[id(entry.handle)] = entry
             self._entries.append(entry)
             return len(self._entries) == 1
 
@@ -66,8 +71,8 @@ class _Inbox:
             while self._entries:
                 entry = self._entries.popleft()
                 if not entry.superseded:
-                    if self._progress.get(entry.handle.id) is entry:
-                        del self._progress[entry.handle.id]
+                    if self._progress.get(id(entry.handle)) is entry:
+                        del self._progress[id(entry.handle)]
                     return entry
         return None
 
@@ -102,14 +107,24 @@ class JobRunner(QObject):
 
     def __init__(self, parent: QObject | None = None, command: Sequence[str] | None = None) -> None:
         super().__init__(parent)
-        self.client = WorkerClient(worker_command if command is None else command)
+        paths = (lambda: PathMap(load_settings().path_map)) if command is None else None
+        command = worker_command if command is None else command
+        self.client = WorkerClient(command, paths)
+        self._command, self._paths = command, paths
+        self._beside: WorkerClient | None = None
         self._closed = False
         self._inbox = _Inbox()
+        self._view: View | None = None
+        self._slide: Path | None = None
         self._unfinished: dict[int, JobHandle] = {}
         self._last = 0.0
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self._deliver)
+        self._looking = QTimer(self)
+        self._looking.setSingleShot(True)
+        self._looking.setInterval(round(LOOK_SECONDS * 1000))
+        self._looking.timeout.connect(self._tell_view)
         self._woken.connect(self._arm, Qt.ConnectionType.QueuedConnection)
         # Whichever comes first: the program's end, the C++ object's, or the Python object's. None of them holds self.
         weakref.finalize(self, self.client.close)
@@ -143,10 +158,44 @@ class JobRunner(QObject):
     def submit(self, job: Job, priority: bool = False) -> JobHandle:
         """Give a job to the worker; with `priority` before all that wait."""
         listening = _Listening(self)
+        client = self._free_client(job) if isinstance(job, PredictJob | PreviewJob) else self.client
         return self._known(
-            self.client.submit(job, listening.event, listening.end, on_start=listening.start, priority=priority),
+            client.submit(job, listening.event, listening.end, on_start=listening.start, priority=priority),
             listening,
         )
+
+    def _training(self) -> bool:
+        return any(isinstance(handle.job, TrainJob) for handle in self._unfinished.values())
+
+    def _free_client(self, job: PredictJob | PreviewJob) -> WorkerClient:
+        """The worker; while it trains, another one beside it, so that a prediction need not wait for hours."""
+        models = job.models if isinstance(job, PredictJob) else (job.model,)
+        if not self._training() or not all(model.exists() for model in models):  # the training may be making it
+            return self.client
+        if self._beside is None:
+            self._beside = WorkerClient(self._command, self._paths)
+            weakref.finalize(self, self._beside.close)
+            self.destroyed.connect(partial(_close, self._beside))
+        return self._beside
+
+    def look(self, view: View | None, slide: Path | None = None) -> None:
+        """Tell running predictions what is on the screen: that is computed first. Call it at every move.
+
+        Parameters
+        ----------
+        view : tuple of float, optional
+            `y, x, height, width` in level-0 pixels of the slide.
+        slide : Path, optional
+            Only predictions of this slide are told.
+        """
+        self._view, self._slide = view, slide
+        if not self._closed and not self._looking.isActive():
+            self._looking.start()
+
+    def _tell_view(self) -> None:
+        for handle in self._unfinished.values():
+            if isinstance(handle.job, PredictJob) and self._slide in (None, handle.job.slide):
+                handle.look(self._view)
 
     def inspect(self, asked: dict[str, Any]) -> JobHandle:
         """Ask the worker what a file is, or what its machine has; see `WorkerClient.inspect`."""
@@ -154,7 +203,7 @@ class JobRunner(QObject):
         return self._known(self.client.inspect(asked, listening.event, listening.end), listening)
 
     def _known(self, handle: JobHandle, listening: _Listening) -> JobHandle:
-        self._unfinished[handle.id] = handle
+        self._unfinished[id(handle)] = handle
         listening.know(handle)
         return handle
 
@@ -168,8 +217,11 @@ class JobRunner(QObject):
             return
         self._closed = True
         self._timer.stop()
+        self._looking.stop()
         self._unfinished.clear()
         self.client.close()
+        if self._beside is not None:
+            self._beside.close()
 
     # -------------------------------------------------------------------------------------------------------- delivery
 
@@ -197,8 +249,15 @@ class JobRunner(QObject):
         elif entry.kind == "event":
             self.happened.emit(entry.handle, entry.value)
         else:
-            self._unfinished.pop(entry.handle.id, None)
+            self._unfinished.pop(id(entry.handle), None)
+            self._rest()
             self.ended.emit(entry.handle, *entry.value)
+
+    def _rest(self) -> None:
+        """End the second worker once it is not needed; in a thread, because the process takes its time."""
+        if self._beside is not None and not self._beside.jobs and not self._training():
+            beside, self._beside = self._beside, None
+            threading.Thread(target=beside.close, name="msunet-beside", daemon=True).start()
 
 
 class _Listening:

@@ -10,8 +10,9 @@ from typing import Any, Literal
 from napari_msunet.config import Job
 from napari_msunet.events import Event
 from napari_msunet.settings import default_worker
-from napari_msunet.stopping import Keep
+from napari_msunet.stopping import Keep, View
 from napari_msunet.worker.link import Link
+from napari_msunet.worker.paths import PathMap
 
 Outcome = Literal["done", "cancelled", "error", "lost"]
 
@@ -60,6 +61,11 @@ class JobHandle:
         if self._link is not None and self.state != "ended":
             self._link.send({"id": self.id, "cancel": True, "keep": keep})
 
+    def look(self, view: View | None) -> None:
+        """Tell a prediction what is on the screen, `y, x, height, width` in level-0 pixels: that comes first."""
+        if self._link is not None and self.state != "ended":
+            self._link.send({"id": self.id, "look": view})
+
     # What the link's thread calls:
 
     def started(self) -> None:
@@ -93,9 +99,16 @@ class WorkerClient:
     ----------
     command : sequence of str, or callable that gives one, optional
         What to start; None: this Python on this machine. A callable is asked each time that a process starts.
+    paths : PathMap, or callable that gives one, optional
+        What paths are called where it runs; None: the same.
     """
 
-    def __init__(self, command: Sequence[str] | Callable[[], Sequence[str]] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str] | Callable[[], Sequence[str]] | None = None,
+        paths: PathMap | Callable[[], PathMap] | None = None,
+    ) -> None:
+        self._paths: Callable[[], PathMap] = paths if callable(paths) else lambda: paths or PathMap()
         self._command: Callable[[], Sequence[str]]
         if command is None:
             self._command = default_worker
@@ -152,7 +165,7 @@ class WorkerClient:
         if self._closed:
             raise RuntimeError("This WorkerClient was closed; make another one.")
         if self._link is None or not self._link.alive:
-            self._link = Link(self._command)
+            self._link = Link(self._command, self._paths)
         return self._link
 
     def submit(
@@ -183,7 +196,7 @@ class WorkerClient:
         JobHandle
             All callbacks come from a thread of the client, and may come before this returns.
         """
-        request = {"run": job.model_dump(mode="json"), **({"priority": True} if priority else {})}
+        request = {"run": job, **({"priority": True} if priority else {})}
         return self._give(request, JobHandle(next(self._numbers), job, on_event, on_end, on_start))
 
     def inspect(

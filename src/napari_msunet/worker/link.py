@@ -14,15 +14,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 from napari_msunet.allocator import environment
 from napari_msunet.errors import MsunetError
-from napari_msunet.events import Event, event_of
+from napari_msunet.events import Event
 from napari_msunet.settings import WORKER_VARIABLE
+from napari_msunet.worker.paths import PathMap
 
 READY_SECONDS = 60.0
 """How long a command may take to say that it is a worker: also over a slow network."""
+
+SSH_FAILED = 255
+"""What ssh ends with when the connection breaks or the other side's process is killed."""
 
 _TAIL = 40
 _WHERE = f"(environment variable {WORKER_VARIABLE}, or `worker` in the settings)"
@@ -47,13 +52,17 @@ class Link:
     ----------
     command : callable
         Gives the words to start; called in a thread of the link, as everything that may take time.
+    paths : callable
+        Gives what paths are called where the process runs; called likewise.
     """
 
-    def __init__(self, command: Callable[[], Sequence[str]]) -> None:
+    def __init__(self, command: Callable[[], Sequence[str]], paths: Callable[[], PathMap] = PathMap) -> None:
         self.alive = True
         self.warm = False
         self.pid: int | None = None
         self._command = command
+        self._ask_paths = paths
+        self._paths = PathMap()
         self._words: Sequence[str] = ()
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
@@ -141,6 +150,7 @@ class Link:
         """Start the process; where that fails, the sentence that says why."""
         try:
             self._words = tuple(self._command())
+            self._paths = self._ask_paths()
             with self._lock:
                 if self._asked_to_end:
                     return self._reason
@@ -178,7 +188,8 @@ class Link:
                 break
         with suppress(OSError):  # a process that has gone: the reading thread says so
             while (request := self._outbox.get()) is not None:
-                process.stdin.write(json.dumps(request, ensure_ascii=False).encode() + b"\n")
+                sent = self._paths.request(request)
+                process.stdin.write(json.dumps(sent, ensure_ascii=False).encode() + b"\n")
                 process.stdin.flush()
         with suppress(OSError):
             process.stdin.close()
@@ -222,9 +233,11 @@ class Link:
         if "started" in answer:
             job.started()
         elif "event" in answer:
-            job.event(event_of(answer["event"]))
+            for event in self._paths.event(answer["event"]):
+                job.event(event)
         elif "end" in answer:
-            job.end(answer["end"], answer.get("text"), answer.get("details"))
+            text = answer.get("text")
+            job.end(answer["end"], self._paths.here(text) if text else text, answer.get("details"))
 
     def _kill(self, process: subprocess.Popen[bytes]) -> None:
         """End the process, and what it may have started, at once."""
@@ -245,6 +258,10 @@ class Link:
             command = shlex.join(self._words)
             ended = f"The worker's command {command!r} ended with code {code} before it was ready"
             return f"{ended}{said}; correct it {_WHERE}."
+        if code == SSH_FAILED and Path(self._words[0]).name in ("ssh", "ssh.exe"):
+            said = next((line for line in reversed(self._tail) if line.strip()), "")
+            why = f" ({said[:200].rstrip('.')})" if said else ""
+            return f"The worker on the other machine, or the connection to it, was lost{why}; {after}"
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             if name == "SIGKILL":

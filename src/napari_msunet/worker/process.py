@@ -21,7 +21,8 @@ from napari_msunet.config import TrainJob
 from napari_msunet.errors import MsunetError, failure
 from napari_msunet.events import Event, Result
 from napari_msunet.jobs import parse_job, run
-from napari_msunet.stopping import Cancelled, Keep, stoppable
+from napari_msunet.stopping import Cancelled, Keep, View, stoppable
+from napari_msunet.worker.paths import missing_here
 from napari_msunet.worker.tasks import Task, TaskQueue, stopped
 
 MODELS, SLIDES = 2, 3
@@ -41,7 +42,9 @@ class Worker:
 
     Requests: ``{"id": n, "run": job}`` (with ``"priority": true`` before those that wait); ``{"id": n, "cancel":
     true}`` (with ``"keep": "best" | "last" | "none"`` for a training); ``{"id": n, "inspect": {"path": ...}}`` or
-    ``{"machine": true}``, which waits for no job; and ``{"ping": n}``.
+    ``{"machine": true}``, which waits for no job; ``{"id": n, "look": [y, x, height, width] or null}``, where somebody
+    looks (level-0 pixels); and ``{"ping": n}``. With ``"expected": {path: name}`` beside a job or an inspection, each
+    path must be there, and an error says what it is called where it was asked.
 
     Answers: ``{"ready": {...}}`` once, ``{"warm": true}`` when torch is loaded, ``{"id": n, "started": true}``,
     ``{"id": n, "event": {...}}``, and for each request with an `id` at last ``{"id": n, "end": "done" | "cancelled" |
@@ -113,7 +116,9 @@ class Worker:
                 return
             if type(request.get("id")) is not int:
                 raise ValueError("it has no whole number as its id")
-            if "cancel" not in request and (request["id"] in self._tasks or request["id"] in self._inspections):
+            if not {"cancel", "look"} & set(request) and (
+                request["id"] in self._tasks or request["id"] in self._inspections
+            ):
                 raise ValueError(f"there is a job {request['id']} already")
             number = request["id"]
             self._request(request["id"], request)
@@ -128,13 +133,17 @@ class Worker:
             if keep not in get_args(Keep):
                 raise ValueError(f'keep is {keep!r}, not "best", "last" or "none"')
             self._cancel(number, keep)
+        elif "look" in request:
+            self._tasks.look(number, _view(request["look"]))
+        elif isinstance(expected := request.get("expected", {}), dict) and (absent := missing_here(expected)):
+            raise MsunetError(absent)
         elif "run" in request:
             job = parse_job(json.dumps(request["run"]))
             self._tasks.put(Task(number, job), first=bool(request.get("priority")))
         elif isinstance(request.get("inspect"), dict):
             self._inspections.put(Task(number, None, request["inspect"]))
         else:
-            raise ValueError('it has neither "run" nor "cancel" nor "inspect"')
+            raise ValueError('it has neither "run" nor "cancel" nor "look" nor "inspect"')
 
     def _cancel(self, number: int, keep: Keep) -> None:
         """End a job that runs, or take one that waits out of the queue; one that has ended needs nothing."""
@@ -245,6 +254,16 @@ class Worker:
         else:
             raise MsunetError('An inspection needs {"path": "..."} or {"machine": true}.')
         yield Result(values=json.loads(json.dumps(values, default=str)))
+
+
+def _view(value: Any) -> View | None:
+    """Where somebody looks, from a request."""
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 4 or not all(isinstance(n, int | float) for n in value):
+        raise ValueError(f"look is {value!r}, not y, x, height and width")
+    y, x, height, width = map(float, value)
+    return y, x, height, width
 
 
 def give_memory_back() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from napari_msunet.config import Job, PredictJob, TrainJob
-from napari_msunet.stopping import Keep, Stop
+from napari_msunet.stopping import Keep, Stop, View
 
 
 @dataclass(eq=False)
@@ -91,6 +91,13 @@ class TaskQueue:
                         queue.remove(task)
                         return task
         return None
+
+    def look(self, number: int, view: View | None) -> None:
+        """Tell a task, under way or waiting, where somebody looks; one that has ended needs nothing."""
+        with self._changed:
+            for task in (*([self._running] if self._running else []), *self._first, *self._rest):
+                if task.id == number:
+                    task.stop.look(view)
 
     def end(self) -> None:
         """Give no more tasks, and ask the one under way to stop."""
