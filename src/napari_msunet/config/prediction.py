@@ -95,13 +95,11 @@ class Postprocess(Frozen):
         return not (self.smoothing or self.smallest or self.holes)
 
 
-class PredictSettings(Frozen):
-    """How to predict, whatever the slide.
+class PredictOptions(Frozen):
+    """How to predict, whatever the slide and the model.
 
     Attributes
     ----------
-    model : Path or tuple of Path
-        Several are an ensemble: the mean of their probabilities. They agree on classes, mpp and channels.
     channels : tuple of str or int, optional
         The slide's channels that become the model's, by name or number; None: matched by name, else in their order.
     region : tuple of float, optional
@@ -127,11 +125,8 @@ class PredictSettings(Frozen):
         Compile the network first (`torch.compile`): takes a minute, pays on long predictions.
     probability_dtype : "float16", "float32" or "uint8"
     postprocess : Postprocess
-    cluster : Cluster or str, optional
-        Who computes it: ``"local:2"``, ``"tcp://host:8786"``, ``"slurm:20"``; None: this process.
     """
 
-    model: Path | Annotated[tuple[Path, ...], Field(min_length=1)]
     channels: tuple[str | int, ...] | None = None
     region: tuple[float, float, float, float] | None = None
     where: Where = "all"
@@ -147,6 +142,20 @@ class PredictSettings(Frozen):
     compile: bool = False
     probability_dtype: ProbabilityType = "float16"
     postprocess: Postprocess = Postprocess()
+
+
+class PredictSettings(PredictOptions):
+    """How to predict, whatever the slide; all that `PredictOptions` says, and:
+
+    Attributes
+    ----------
+    model : Path or tuple of Path
+        Several are an ensemble: the mean of their probabilities. They agree on classes, mpp and channels.
+    cluster : Cluster or str, optional
+        Who computes it: ``"local:2"``, ``"tcp://host:8786"``, ``"slurm:20"``; None: this process.
+    """
+
+    model: Path | Annotated[tuple[Path, ...], Field(min_length=1)]
     cluster: Cluster | None = None
 
     @property
