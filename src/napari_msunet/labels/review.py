@@ -133,18 +133,21 @@ def review_queue(
 
 def survey(
     labels: LabelStore | str | Path,
-    by: By = "disagreement",
+    by: By | None = "disagreement",
     size: int = SIZE,
     limit: int | None = LIMIT,
     tissue: TissueLike | None = None,
     objects: ObjectTable | None = None,
     tell: Tell = lambda done, total: None,
 ) -> Survey:
-    """As `review_queue`, with how far the review has come; `tell(done, total)` is called on the way, and may raise."""
+    """As `review_queue`, with how far the review has come; with `by=None` only that.
+
+    `tell(done, total)` is called on the way, and may raise.
+    """
     from napari_msunet.labels.store import LabelStore, open_labels
 
     store = labels if isinstance(labels, LabelStore) else open_labels(labels)
-    if by not in RANKINGS:
+    if by is not None and by not in RANKINGS:
         raise StoreError(f"A queue cannot be ranked by {by!r}; {', '.join(RANKINGS)} can.")
     count = MOST if limit is None else min(limit, MOST)
     if count < 1:
@@ -158,11 +161,12 @@ def survey(
     of_tissue = share >= _TISSUE
     wanted = of_tissue & ~reviewed & ~skipped
     ranked = _Ranking(store, cells, wanted, count, tell)
+    found: list[Candidate] = []
     if by == "distance":
         found = ranked.by_distance(reviewed & of_tissue)
     elif by == "oddity":
         found = ranked.by_oddity(objects)
-    else:
+    elif by is not None:
         found = ranked.by_output(by, kept, "probabilities" if by not in kept[0].outputs else by)
     seen = of_tissue & reviewed
     total = float(share[of_tissue].sum())
@@ -186,9 +190,9 @@ def available(labels: LabelStore) -> tuple[By, ...]:
     return (*found, "distance", "oddity")
 
 
-def _kept(store: LabelStore, runs: Sequence[Run], by: By) -> list[Run]:
+def _kept(store: LabelStore, runs: Sequence[Run], by: By | None) -> list[Run]:
     """The runs that kept what the ranking needs: all of one sort."""
-    if by in ("distance", "oddity"):
+    if by in (None, "distance", "oddity"):
         return []
     found = [run for run in runs if by in run.outputs]
     if not found and by == "entropy":

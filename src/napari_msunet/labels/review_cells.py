@@ -111,7 +111,8 @@ class Cells:
         sums = np.add.reduceat(values.astype(np.float32, copy=False), x[:-1], axis=1)
         sums = np.add.reduceat(sums, y[:-1], axis=0)
         area = np.diff(y)[:, None] * np.diff(x)[None]
-        return (sums / area).astype(np.float32)
+        means: Means = (sums / area).astype(np.float32)
+        return means
 
     def means(self, read: Callable[[Window], npt.NDArray[Any]], tell: Callable[[int, int], None]) -> Means:
         """Means over all windows of what `read` gives for windows of coarse pixels, in bounded memory."""

@@ -32,8 +32,10 @@ from napari_msunet.widgets.dock import words
 from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
 from napari_msunet.widgets.dock.presets import balanced
 
-StepName = Literal["slide", "annotate", "model", "train", "predict", "correct", "export"]
+StepName = Literal["slide", "annotate", "model", "train", "predict", "correct", "review", "export"]
 STEPS: tuple[StepName, ...] = get_args(StepName)
+OPTIONAL: tuple[StepName, ...] = ("review",)
+"""Steps that are never what comes next."""
 
 BACKGROUND = 255
 """The value of annotated background in an annotation."""
@@ -130,6 +132,7 @@ class State:
         self.running: StepName | None = None
         self.predicted: set[Path] = set()
         self.corrected = False
+        self.reviewed = False
         self.exported: list[Path] = []
         self._model = balanced(("class 1",), 0.5)
 
@@ -306,8 +309,8 @@ class State:
         return words.done(self, step)
 
     def next_step(self) -> StepName:
-        """The step to do now: the first that is not done."""
-        return next((step for step in STEPS if not self.done(step)), "export")
+        """The step to do now: the first that is not done and not optional."""
+        return next((step for step in STEPS if step not in OPTIONAL and not self.done(step)), "export")
 
     def advice(self) -> str:
         """What to do next, in words."""

@@ -49,6 +49,8 @@ def done(state: State, step: StepName) -> bool:
         return any(record.labels in state.predicted for record in state.slides)
     if step == "correct":
         return state.corrected
+    if step == "review":
+        return state.reviewed
     return bool(state.exported)
 
 
