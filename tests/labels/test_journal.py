@@ -98,33 +98,6 @@ def test_damage_in_the_middle_costs_one_stroke(store: LabelStore) -> None:
             assert again.undo() == Region(0, 0, 20, 20)
 
 
-@pytest.mark.parametrize("part", [64, 2048])
-def test_a_full_disk_keeps_none_of_a_stroke(store: LabelStore, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
-    monkeypatch.setattr(session, "PART", part)
-    store.write(Region(0, 0, 9, 9), 1)
-    size, real = log(store.path).stat().st_size, os.write
-    room = [500]
-
-    def nearly_full(descriptor: int, data: memoryview) -> int:
-        take = min(room[0], len(data))
-        if take == 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        room[0] -= take
-        return real(descriptor, bytes(data[:take]))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "write", nearly_full)
-        with pytest.raises(OutputError, match="disk is full"):
-            store.write(Region(0, 0, 200, 200), np.random.default_rng(0).integers(0, 3, (200, 200)))
-    assert log(store.path).stat().st_size == size
-    assert store.edited.sum().compute() == 81
-    store.write(Region(20, 20, 3, 3), 2)
-    with open_labels(killed(store)) as again:
-        assert again.edited.sum().compute() == 90
-        assert not again.messages
-        assert again.undo() == Region(20, 20, 3, 3)
-
-
 def test_a_disk_that_cannot_be_flushed_to_loses_nothing(store: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.write(Region(0, 0, 9, 9), 1)
     with monkeypatch.context() as patch:

@@ -240,20 +240,6 @@ def test_names_the_file_that_is_missing_or_cut(store: LabelStore, name: str, dam
         open_labels(store.path)
 
 
-def test_names_the_chunk_that_is_cut(store: LabelStore) -> None:
-    store.write(Region(0, 0, 900, 600), np.random.default_rng(0).integers(0, 3, (900, 600)))
-    store.close()
-    path = store.path / "0" / "c" / "1" / "0"
-    path.write_bytes(path.read_bytes()[:99])
-    store = open_labels(store.path)
-    assert store.read(Region(0, 0, 512, 512)).any()
-    for attempt in (lambda: store.read(Region(0, 0, 900, 9)), lambda: store.write(Region(500, 0, 99, 9), 1)):
-        with pytest.raises(StoreError, match=str(path)):
-            attempt()
-    assert store.read(Region(0, 0, 512, 512)).any()
-    store.close()
-
-
 def test_a_folder_that_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no folder"):
         open_labels(tmp_path / "nothing")

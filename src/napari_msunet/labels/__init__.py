@@ -1,6 +1,7 @@
 """Label stores: pyramids of labels on disk that keep every edit, and the machine's runs beside them."""
 
 from napari_msunet.labels.runs import Run
+from napari_msunet.labels.shapes import Brush, Polygon
 from napari_msunet.labels.store import LabelStore, open_labels
 
-__all__ = ["LabelStore", "Run", "open_labels"]
+__all__ = ["Brush", "LabelStore", "Polygon", "Run", "open_labels"]

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
-from napari_msunet.labels.chunks import CHUNK, ChunkFiles
+from napari_msunet.labels.chunks import CHUNK, ChunkFiles, DamagedChunkError
 from napari_msunet.labels.files import output_errors, sync_paths
+from napari_msunet.labels.levels import rebuilt
 
 Key = tuple[str, int, int, int]
+"""Plane, level, and row and column of a chunk."""
 _BATCH = 256
 _OVERHEAD = 300  # bytes of a chunk that holds one value
 
@@ -53,7 +57,8 @@ def pieces(window: Window) -> Iterator[tuple[int, int, tuple[slice, slice], tupl
 class ChunkCache:
     """A write-back cache over pyramids of one shape.
 
-    Its `lock` is held for the time of one window, never for that of a batch of files, so a stroke waits for no flush.
+    Whoever changes a window and its coarser levels holds `lock` meanwhile. Who reads needs no lock: that waits for the
+    change of one chunk at most, and neither reading nor changing waits for files that are being written.
 
     Parameters
     ----------
@@ -63,6 +68,14 @@ class ChunkCache:
         Bytes of chunks to keep. Changed chunks stay until they are written: `trim` may have to be followed by `flush`.
     aside : Path
         Folder on the same disk for files under way.
+
+    Attributes
+    ----------
+    damaged : dict
+        Chunks whose files do not decode, with what is wrong. They read as 0 (those of coarser levels are made again)
+        until they are changed and written.
+    highest : int
+        The largest label that was assigned to level 0, if labels are numbers of objects.
     """
 
     def __init__(self, planes: Mapping[str, list[ChunkFiles]], limit: int, aside: Path) -> None:
@@ -71,16 +84,20 @@ class ChunkCache:
         self.limit = limit
         self.nbytes = 0
         self.dirty: dict[Key, None] = {}
+        self.damaged: dict[Key, str] = {}
+        self.highest = 0
         self._planes = planes
         self._aside = aside
         self._chunks: OrderedDict[Key, _Chunk] = OrderedDict()
         self._writing = threading.Lock()
+        self._guard = threading.RLock()
+        self._numbers = planes["labels"][0].dtype.itemsize > 1 if "labels" in planes else False
 
     def read(self, plane: str, level: int, window: Window) -> npt.NDArray[Any]:
         """A copy of a window that lies inside its level."""
         out = np.zeros(window.shape, self._planes[plane][level].dtype)
-        with self.lock:
-            for cy, cx, inner, outer in pieces(window):
+        for cy, cx, inner, outer in pieces(window):
+            with self._guard:
                 chunk = self._get((plane, level, cy, cx))
                 if chunk.data is not None:
                     out[outer] = chunk.data[inner]
@@ -88,9 +105,27 @@ class ChunkCache:
                     out[outer] = chunk.value
         return out
 
+    def part(self, plane: str, level: int, window: Window) -> npt.NDArray[Any] | int:
+        """As `read`, but one value where the window lies in a chunk that holds only that."""
+        y, x = window.y // CHUNK, window.x // CHUNK
+        if (window.stop[0] - 1) // CHUNK == y and (window.stop[1] - 1) // CHUNK == x:
+            value = self.uniform(plane, level, y, x)
+            if value is not None:
+                return value
+        return self.read(plane, level, window)
+
+    def files(self, plane: str, level: int) -> Iterator[npt.NDArray[Any]]:
+        """What the files of a level hold, those that decode; chunks that were not written yet are not there."""
+        files = self._planes[plane][level]
+        for path in sorted(files.path.glob("c/*/*")):
+            with suppress(StoreError, ValueError):
+                data = files.read(int(path.parent.name), int(path.name))
+                if data is not None:
+                    yield data
+
     def uniform(self, plane: str, level: int, cy: int, cx: int) -> int | None:
         """The one value of a chunk, or None if it has several."""
-        with self.lock:
+        with self._guard:
             chunk = self._get((plane, level, cy, cx))
             return chunk.value if chunk.data is None else None
 
@@ -99,35 +134,37 @@ class ChunkCache:
     ) -> None:
         """Set the pixels of a window inside its level, where `mask` is true; `values` is an array or one value."""
         scalar = np.ndim(values) == 0
-        with self.lock:
-            for cy, cx, inner, outer in pieces(window):
-                key = (plane, level, cy, cx)
-                chunk = self._get(key)
-                self._change(key, chunk)
-                part = values if scalar else values[outer]
-                if scalar and mask is None and self._covers(level, cy, cx, inner):
-                    self.nbytes -= chunk.nbytes
-                    chunk.data, chunk.value = None, int(part)
-                    self.nbytes += chunk.nbytes
-                    continue
-                if chunk.data is None:
-                    if scalar and chunk.value == int(part):
-                        continue
-                    self._expand(key, chunk)
-                if mask is None:
-                    chunk.data[inner] = part  # type: ignore[index]
-                else:
-                    np.copyto(chunk.data[inner], part, where=mask[outer])  # type: ignore[index]
+        if self._numbers and level == 0 and plane == "labels" and np.size(values):
+            self.highest = max(self.highest, int(np.max(values)))
+        for cy, cx, inner, outer in pieces(window):
+            part_mask = None if mask is None else mask[outer]
+            with self._guard:
+                self._assign((plane, level, cy, cx), inner, values if scalar else values[outer], scalar, part_mask)
 
-    @property
-    def dirty_bytes(self) -> int:
-        """Bytes of changed chunks."""
-        with self.lock:
-            return sum(self._chunks[key].nbytes for key in self.dirty)
+    def _assign(
+        self, key: Key, inner: tuple[slice, slice], part: Any, scalar: bool, mask: npt.NDArray[np.bool_] | None
+    ) -> None:
+        """Set pixels of one chunk."""
+        chunk = self._get(key)
+        if scalar and chunk.data is None and chunk.value == int(part) and key not in self.damaged:
+            return
+        self._change(key, chunk)
+        if scalar and mask is None and self._covers(*key[1:], inner):
+            self.nbytes -= chunk.nbytes
+            chunk.data, chunk.value = None, int(part)
+            self.nbytes += chunk.nbytes
+            return
+        if chunk.data is None:
+            self._expand(key, chunk)
+        data: npt.NDArray[Any] = chunk.data  # type: ignore[assignment]
+        if mask is None:
+            data[inner] = part
+        else:
+            np.copyto(data[inner], part, where=mask)
 
     def trim(self) -> bool:
         """Let go of chunks that are on disk, oldest first, until the limit holds; False if changed ones fill it."""
-        with self.lock:
+        with self._guard:
             if self.nbytes <= self.limit:
                 return True
             goal = self.limit * 7 // 8
@@ -138,28 +175,34 @@ class ChunkCache:
                     self.nbytes -= self._chunks.pop(key).nbytes
             return self.nbytes <= self.limit
 
-    def flush(self) -> None:
+    def flush(self, ready: Callable[[], None] | None = None) -> None:
         """Write all changed chunks aside, sync them, rename them.
 
         Chunks that change meanwhile are written as they were, at least as new as when this began, and stay changed.
+        `ready` is called before chunks get their names; it raises if they may not.
         """
         with self._writing, output_errors(self._aside.parent):
-            self._aside.mkdir(exist_ok=True)
-            with self.lock:
+            with self._guard:
                 keys = list(self.dirty)
+            if keys:
+                self._aside.mkdir(exist_ok=True)
             for start in range(0, len(keys), _BATCH):
-                self._write(keys[start : start + _BATCH])
+                self._write(keys[start : start + _BATCH], ready)
 
-    def _write(self, keys: list[Key]) -> None:
+    def _write(self, keys: list[Key], ready: Callable[[], None] | None) -> None:
         staged: list[tuple[Key, int, Path | None]] = []
         try:
             for key in keys:
-                with self.lock:
+                with self._guard:
                     chunk = self._chunks[key]
                     version = chunk.version
                     data = self._full(key, chunk) if chunk.data is None else chunk.data.copy()
+                if chunk.data is not None and (data == data[0, 0]).all():
+                    self._collapse(key, version, int(data[0, 0]))
                 staged.append((key, version, self._planes[key[0]][key[1]].stage(self._aside, data)))
             sync_paths([aside for _, _, aside in staged if aside is not None])
+            if ready is not None:
+                ready()
         except BaseException:
             for _, _, aside in staged:
                 if aside is not None:
@@ -167,9 +210,12 @@ class ChunkCache:
             raise
         folders: set[Path] = set()
         for key, version, aside in staged:
+            if key in self.damaged:
+                self._planes[key[0]][key[1]].put_by(self._aside.with_name("damaged") / key[0], *key[2:])
             path = self._planes[key[0]][key[1]].commit(aside, *key[2:])
             folders.update((path.parent, path.parent.parent))
-            with self.lock:
+            with self._guard:
+                self.damaged.pop(key, None)
                 chunk = self._chunks[key]
                 if chunk.version == version:
                     chunk.dirty = False
@@ -182,7 +228,15 @@ class ChunkCache:
             self._chunks.move_to_end(key)
             return chunk
         plane, level, cy, cx = key
-        data = self._planes[plane][level].read(cy, cx)
+        wrong = None
+        try:
+            data = self._planes[plane][level].read(cy, cx)
+        except DamagedChunkError as error:
+            wrong, data = str(error), None
+            if level:
+                data = np.zeros((CHUNK, CHUNK), self._planes[plane][level].dtype)
+                made = rebuilt(self.read, self.shapes, plane, level, Window(cy * CHUNK, cx * CHUNK, CHUNK, CHUNK))
+                data[: made.shape[0], : made.shape[1]] = made
         if data is None:
             chunk = _Chunk(None, 0)
         elif (data == data[0, 0]).all():
@@ -191,6 +245,10 @@ class ChunkCache:
             chunk = _Chunk(data, 0)
         self._chunks[key] = chunk
         self.nbytes += chunk.nbytes
+        if wrong is not None:
+            self.damaged[key] = wrong
+            if level:
+                self._change(key, chunk)
         return chunk
 
     def _change(self, key: Key, chunk: _Chunk) -> None:
@@ -198,6 +256,15 @@ class ChunkCache:
         if not chunk.dirty:
             chunk.dirty = True
             self.dirty[key] = None
+
+    def _collapse(self, key: Key, version: int, value: int) -> None:
+        """Keep one value for a chunk that has no other, unless it has changed since."""
+        with self._guard:
+            chunk = self._chunks[key]
+            if chunk.version == version:
+                self.nbytes -= chunk.nbytes
+                chunk.data, chunk.value = None, value
+                self.nbytes += chunk.nbytes
 
     def _expand(self, key: Key, chunk: _Chunk) -> None:
         self.nbytes -= chunk.nbytes

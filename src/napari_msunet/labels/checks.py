@@ -78,6 +78,8 @@ def values_are_classes(info: StoreInfo, values: Any) -> None:
     strange = values[(values < 0) | (values > top)]
     if info.kind == "annotation":
         strange = strange[strange != ANNOTATED_BACKGROUND]
+    if strange.size and info.instances:
+        raise StoreError(f"The value {int(strange.flat[0])} is no number of an object: they go from 0 to {top}.")
     if strange.size:
         also = ", and 255 for background" if info.kind == "annotation" else ""
         raise StoreError(

@@ -24,6 +24,11 @@ from napari_msunet.labels.files import write_aside
 CHUNK = 512
 """Side of a chunk in pixels."""
 
+
+class DamagedChunkError(StoreError):
+    """A chunk's file does not decode."""
+
+
 _LEVEL = 1
 _CODEC = Zstd(level=_LEVEL)
 
@@ -114,9 +119,9 @@ class ChunkFiles:
             values = np.frombuffer(_CODEC.decode(data), self.dtype.newbyteorder("<"))
             return values.astype(self.dtype).reshape(CHUNK, CHUNK)
         except (RuntimeError, ValueError) as error:
-            raise StoreError(
-                f"{path} is damaged (cut short?): copy the store again from where it came from, or delete this file to "
-                "lose only its pixels."
+            raise DamagedChunkError(
+                f"{path} is damaged (cut short?): its pixels read as 0; copy this file again from where it came from, "
+                "or paint over them."
             ) from error
 
     def encode(self, values: npt.NDArray[Any]) -> bytes:
@@ -133,6 +138,13 @@ class ChunkFiles:
         aside = folder / f"{uuid.uuid4().hex}.partial"
         write_aside(aside, data)
         return aside
+
+    def put_by(self, folder: Path, *key: int) -> None:
+        """Move a damaged chunk into a folder, where it is out of the way and not lost."""
+        path = self.file(*key)
+        if path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            os.replace(path, folder / "-".join([*path.parent.relative_to(self.path.parent).parts, path.name]))
 
     def commit(self, aside: Path | None, *key: int) -> Path:
         """Give a staged chunk its name."""

@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from napari_msunet.errors import OutputError, StoreError
+from napari_msunet.labels.checkpoint import save_checkpoint
 from napari_msunet.labels.chunks import create_array
 from napari_msunet.labels.files import folder_aside, output_errors
-from napari_msunet.labels.journal import Mark
 from napari_msunet.labels.lock import WriterLock
 from napari_msunet.labels.merge import MergeLog
 from napari_msunet.labels.metadata import (
@@ -26,7 +26,7 @@ from napari_msunet.labels.metadata import (
     save_attributes,
     save_info,
 )
-from napari_msunet.labels.session import save_checkpoint
+from napari_msunet.labels.segments import Mark
 from napari_msunet.slide import Slide
 
 
@@ -107,4 +107,4 @@ def _fill(folder: Path, info: StoreInfo) -> None:
         create_array(folder / "edited" / str(level), shape, "bool", ("y", "x"))
     for name in ("journal", "runs"):
         (folder / name).mkdir()
-    save_checkpoint(folder, Mark(0, 1, 0), MergeLog())
+    save_checkpoint(folder, Mark(0, 1, 0), MergeLog(), highest=0 if info.instances else None)

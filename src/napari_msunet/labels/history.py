@@ -29,6 +29,11 @@ class History:
         self.undo = [s for s in self.undo if s in sequences]
         self.redo = [s for s in self.redo if s in sequences]
 
+    def forget(self, sequence: int) -> None:
+        """Leave out a stroke whose record turned out to be damaged."""
+        self.undo = [s for s in self.undo if s != sequence]
+        self.redo = [s for s in self.redo if s != sequence]
+
     def follow(self, kind: Kind, sequence: int) -> None:
         """Take in one record."""
         self.latest = max(self.latest, sequence)

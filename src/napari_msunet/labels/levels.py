@@ -6,13 +6,14 @@ order is classes, then 255 (background), then 0 (not annotated).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_msunet.geometry import Window
+from napari_msunet.labels.chunks import CHUNK
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 Label = TypeVar("Label", bound=np.unsignedinteger[Any])
@@ -79,19 +80,59 @@ class Planes(Protocol):
 
     def read(self, plane: str, level: int, window: Window) -> npt.NDArray[Any]: ...
 
+    def part(self, plane: str, level: int, window: Window) -> npt.NDArray[Any] | int: ...
+
     def assign(
         self, plane: str, level: int, window: Window, values: Any, mask: npt.NDArray[np.bool_] | None = None
     ) -> None: ...
 
 
-def update_coarser(planes: Planes, window: Window) -> None:
-    """Bring all coarser levels up to date after level 0 changed within `window`."""
+def update_coarser(planes: Planes, *windows: Window) -> None:
+    """Bring all coarser levels up to date after level 0 changed within `windows`."""
     for level in range(1, len(planes.shapes)):
-        parent = window.halved()
-        source = children(parent, planes.shapes[level - 1])
-        planes.assign("labels", level, parent, coarsen(planes.read("labels", level - 1, source)))
-        planes.assign("edited", level, parent, coarsen_any(planes.read("edited", level - 1, source)))
-        window = parent
+        parents = []
+        for window in _grouped(windows):
+            parent = window.halved()
+            source = children(parent, planes.shapes[level - 1])
+            for plane, rule in _RULES.items():
+                values = planes.part(plane, level - 1, source)
+                # one value stays that value, whatever the rule
+                planes.assign(plane, level, parent, values if isinstance(values, int) else rule(values))
+            parents.append(parent)
+        windows = tuple(parents)
+
+
+_RULES: dict[str, Any] = {"labels": coarsen, "edited": coarsen_any}
+
+
+def _grouped(windows: tuple[Window, ...]) -> Iterator[Window]:
+    """One window around all if it is small, else one in each chunk around what lies there."""
+    start = (min(w.y for w in windows), min(w.x for w in windows))
+    around = Window.between(start, (max(w.stop[0] for w in windows), max(w.stop[1] for w in windows)))
+    if max(around.shape) <= CHUNK:
+        yield around
+        return
+    found: dict[tuple[int, int], tuple[int, int, int, int]] = {}
+    for window in windows:
+        for tile in tiles(window, CHUNK):
+            key = (tile.y // CHUNK, tile.x // CHUNK)
+            y0, x0, y1, x1 = found.get(key, (tile.y, tile.x, *tile.stop))
+            found[key] = (min(y0, tile.y), min(x0, tile.x), max(y1, tile.stop[0]), max(x1, tile.stop[1]))
+    for y0, x0, y1, x1 in found.values():
+        yield Window.between((y0, x0), (y1, x1))
+
+
+def rebuilt(
+    read: Callable[[str, int, Window], npt.NDArray[Any]],
+    shapes: list[tuple[int, int]],
+    plane: str,
+    level: int,
+    window: Window,
+) -> npt.NDArray[Any]:
+    """A window of a coarser level, made again from the level below that `read` gives; cut to the level."""
+    inside = window.intersection(Window(0, 0, *shapes[level]))
+    values: npt.NDArray[Any] = _RULES[plane](read(plane, level - 1, children(inside, shapes[level - 1])))
+    return values
 
 
 def tiles(window: Window, side: int) -> Iterator[Window]:

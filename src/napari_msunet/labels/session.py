@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import shutil
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_msunet.errors import MsunetError, StoreError
-from napari_msunet.geometry import Window
+from napari_msunet.errors import NotSavedError, OutputError, StoreError
+from napari_msunet.geometry import Region, Window
 from napari_msunet.labels.cache import ChunkCache
-from napari_msunet.labels.files import read_json, write_json
+from napari_msunet.labels.checkpoint import checkpoint_mark, load_checkpoint, save_checkpoint
+from napari_msunet.labels.files import output_error
 from napari_msunet.labels.history import redone, undone
-from napari_msunet.labels.journal import Journal, Mark, grew_since
+from napari_msunet.labels.journal import Journal
+from napari_msunet.labels.keeper import Keeper
 from napari_msunet.labels.levels import tiles, update_coarser
 from napari_msunet.labels.merge import Merge, MergeLog, Table, machine_values, merge_chunks, merge_from, merge_note
 from napari_msunet.labels.records import Kind, Patch, pack_note, pack_patch
 from napari_msunet.labels.runs import Run
+from napari_msunet.labels.segments import Mark
 
-PART = 2048
-"""A stroke over a larger window is put into the journal in parts of this side."""
-
-SYNC_SECONDS = 0.4
-"""How long a stroke may wait for the disk (not for a crash of this process: that it survives at once)."""
+PART = 512
+"""A stroke over a larger window is put into the journal in parts of this side: chunks that are uniform stay so."""
 
 COMPACT_BYTES = 16 * 2**20
+"""The journal is compacted when this much of it, and half of it, is needed by neither undo nor redo."""
+
+_SLACK = 64 * 2**20  # bytes above the cache's limit at which a stroke waits for the disk
+_GROUP = 64  # parts of a stroke whose coarser levels are made together
 
 Change = tuple[Window, Any, npt.NDArray[np.bool_] | None]
 """A window, its values (None: what the machine shows) and which of its pixels change."""
@@ -51,12 +55,18 @@ class Session:
     dtype : numpy.dtype
     run_of : callable
         From the key of a run to the run and how its values translate into the store's.
+
+    Attributes
+    ----------
+    told : callable
+        Called with the number of strokes that are in memory only, whenever it changes; from any thread.
     """
 
     def __init__(
         self, path: Path, cache: ChunkCache, dtype: np.dtype[Any], run_of: Callable[[str], tuple[Run, Table]]
     ) -> None:
         self.cache = cache
+        self.told: Callable[[int], None] = lambda unsaved: None
         self._path = path
         self._dtype = dtype
         self._run_of = run_of
@@ -64,18 +74,22 @@ class Session:
         self._flush = threading.RLock()
         self._merge = threading.Lock()
         self._pending: list[Mark] = []
+        self._unsaved = 0
+        self._compacted = 0
         shutil.rmtree(path / "aside", ignore_errors=True)
         checkpoint = load_checkpoint(path)
         self._saved = checkpoint_mark(checkpoint)
+        cache.highest = int(checkpoint.get("highest", 0))
+        self.counted = "highest" in checkpoint
         self.merges = MergeLog(checkpoint["merges"])
         self.journal = Journal(path / "journal", dtype, checked_after=self._saved.sequence)
         self.journal.history.latest = max(self.journal.history.latest, self._saved.sequence)
         self._applied = self.journal.mark
-        self._keeper: _Keeper | None = None
+        self._keeper: Keeper | None = None
         try:
             self._replay()
         except BaseException:
-            self.journal.close()
+            self.journal.close(lose=True)
             raise
 
     @property
@@ -85,7 +99,7 @@ class Session:
 
     def start_keeper(self) -> None:
         """Start the thread that brings strokes onto the disk soon after they were made."""
-        self._keeper = _Keeper(self)
+        self._keeper = Keeper(self)
         self._keeper.start()
 
     # ------------------------------------------------------------------------------------------------------- strokes
@@ -95,21 +109,17 @@ class Session:
 
         The windows of `changes` do not overlap.
         """
-        parts = []
-        for window, values, mask in changes:
-            for part in tiles(window, PART):
-                place = part.slices((window.y, window.x))
-                part_mask = None if mask is None else mask[place]
-                if part_mask is None or part_mask.any():
-                    parts.append((part, values if np.ndim(values) == 0 else values[place], part_mask))
+        parts = [part for change in changes for part in _cut(*change)]
 
         def patches() -> Iterator[Patch]:
-            for part, values, part_mask in parts:
-                new = self.machine(part) if values is None else values
-                before, edited = self.cache.read("labels", 0, part), self.cache.read("edited", 0, part)
-                yield Patch(part, new, kind is Kind.STROKE, part_mask, before, edited)
+            for window, values, mask in parts:
+                new = self.machine(window) if values is None else values
+                before = self.cache.part("labels", 0, window)
+                edited = self.cache.part("edited", 0, window)
+                was: Any = bool(edited) if isinstance(edited, int) else edited
+                yield Patch(window, new, kind is Kind.STROKE, mask, before, was)
 
-        return self._commit(kind, patches(), len(parts)) if parts else 0
+        return self._commit(kind, patches(), [part[0] for part in parts]) if parts else 0
 
     def turn(self, kind: Kind) -> Window | None:
         """Undo or redo one stroke; the window it changed, None if there is none."""
@@ -127,45 +137,90 @@ class Session:
                     base = self.machine(patch.window)
                     yield undone(patch, base) if kind is Kind.UNDO else redone(was, patch, base)
 
-            self._commit(kind, patches(), len(windows))
-        start = (min(w.y for w in windows), min(w.x for w in windows))
-        return Window.between(start, (max(w.stop[0] for w in windows), max(w.stop[1] for w in windows)))
+            try:
+                self._commit(kind, patches(), windows)
+            except NotSavedError:
+                raise
+            except StoreError as error:
+                history.forget(stroke)
+                raise StoreError(
+                    f"{error}: it can neither be undone nor done again and is left out; those before it still can."
+                ) from error
+        return _around(windows)
+
+    def highest(self) -> int:
+        """The largest number of an object that was ever used; counted once in a store that does not note it."""
+        if not self.counted:
+            found = 0
+            for chunk in self.cache.files("labels", 0):
+                found = max(found, int(np.max(chunk)))
+            with self.cache.lock:
+                self.cache.highest = max(self.cache.highest, found)
+                self.counted = True
+        return self.cache.highest
 
     def machine(self, window: Window) -> npt.NDArray[Any]:
         """What the newest merged runs show in a window."""
         return machine_values(self.merges, window, self._dtype, self._run_of)
 
-    def _commit(self, kind: Kind, patches: Iterable[Patch], count: int) -> int:
+    def _commit(self, kind: Kind, patches: Iterable[Patch], windows: list[Window]) -> int:
         """Journal, then cache."""
+        self._check_room()
+        count = len(windows)
         with self._edit:
             sequence = self.journal.history.latest + 1
             kept: list[Patch] = []
+            keep = kind is Kind.STROKE or count <= _GROUP  # a stroke's values are the caller's and take no more memory
 
             def records() -> Iterator[bytes]:
                 for number, patch in enumerate(patches, 1):
-                    if count == 1:
-                        kept.append(patch)
+                    if keep:
+                        kept.append(replace(patch, before=None, edited_before=None))
                     yield pack_patch(kind, sequence, patch, last=number == count)
 
             mark = self.journal.append(kind, sequence, records())
-            self._wake()
             try:
-                for patch in kept or self.journal.patches(sequence):
-                    self._apply(patch)
-                    if count > 1:
-                        self.make_room()
+                self._apply_all(kept or self.journal.patches(sequence))
             except BaseException:
                 self._pending.append(self._applied)  # no checkpoint after it: the next opening does it again, whole
                 raise
             self._applied = mark
-        self.make_room()
+            waits = self.journal.waits(sequence)
+        self.cache.trim()
+        self._wake()
+        self.tell()
+        if waits:
+            raise self._not_saved(sequence, windows)
         return sequence
 
-    def _apply(self, patch: Patch) -> None:
+    def _not_saved(self, sequence: int, windows: list[Window]) -> NotSavedError:
+        window, cause = _around(windows), self.journal.failure
+        reason = f": {output_error(self._path, cause)}" if cause is not None else "."
+        return NotSavedError(
+            f"This is not saved yet, only kept in memory, and will be written once the disk takes it{reason}",
+            sequence,
+            Region(window.y, window.x, window.height, window.width),
+        )
+
+    def _apply_all(self, patches: Iterable[Patch]) -> None:
+        """Put patches into the cache, some at a time."""
+        group: list[Patch] = []
+        for patch in patches:
+            group.append(patch)
+            if len(group) == _GROUP:
+                self._apply(group)
+                group = []
+                with suppress(OutputError):  # the stroke is safe in the journal; the next one is refused
+                    self.make_room()
+        if group:
+            self._apply(group)
+
+    def _apply(self, patches: list[Patch]) -> None:
         with self.cache.lock:
-            self.cache.assign("labels", 0, patch.window, patch.values, patch.mask)
-            self.cache.assign("edited", 0, patch.window, patch.edited, patch.mask)
-            update_coarser(self.cache, patch.window)
+            for patch in patches:
+                self.cache.assign("labels", 0, patch.window, patch.values, patch.mask)
+                self.cache.assign("edited", 0, patch.window, patch.edited, patch.mask)
+            update_coarser(self.cache, *(patch.window for patch in patches))
 
     # -------------------------------------------------------------------------------------------------------- merges
 
@@ -183,6 +238,7 @@ class Session:
             self._wake()
             self._copy(run, table, windows, again=False)
             self._pending.remove(before)
+        self.tell()
 
     def _copy(self, run: Run, table: Table, windows: list[Window], again: bool) -> None:
         for number, _ in enumerate(merge_chunks(self.cache, run, table, windows, again)):
@@ -205,106 +261,130 @@ class Session:
                 except StoreError as error:
                     self.messages.append(f"A merge that was cut short could not be completed: {error}")
             else:
-                for patch in self.journal.patches(sequence):
-                    self._apply(patch)
-                    self.cache.trim()
+                self._apply_all(self.journal.patches(sequence))
+                self.cache.trim()
         if self.journal.mark.sequence > self._saved.sequence:
             self.flush()
         if self.journal.damaged:
             self._compact()
 
     def flush(self) -> None:
-        """All records so far into the chunks, and a checkpoint that says so."""
+        """All records so far into the chunks, and a checkpoint that says so.
+
+        Strokes go on meanwhile. No chunk gets its name before everything in it is in the journal and on the disk.
+        """
         with self._flush:
-            with self.cache.lock:
-                mark = min([self._applied, *self._pending])
-            self.journal.sync()
-            self.cache.flush()
-            if mark != self._saved:
-                self.merges.tidy(mark.sequence)
-                save_checkpoint(self._path, mark, self.merges)
-                self._saved = mark
+            mark = min([self._applied, *self._pending])  # `_applied` first: a merge puts itself into `_pending` before
+            try:
+                self.journal.sync()
+                self.cache.flush(ready=self.journal.sync)
+                if mark != self._saved:
+                    self.merges.tidy(mark.sequence)
+                    self._checkpoint(mark)
+            finally:
+                self.tell()
+
+    def _checkpoint(self, mark: Mark) -> None:
+        highest = self.cache.highest if self._dtype.itemsize > 1 and self.counted else None
+        save_checkpoint(self._path, mark, self.merges, highest)
+        self._saved = mark
 
     def make_room(self) -> None:
-        """Keep the cache within its limit."""
-        if not self.cache.trim():
+        """Keep the cache near its limit: the keeper writes changed chunks, and far above it this waits for them."""
+        if self.cache.trim():
+            return
+        slack = min(_SLACK, self.cache.limit // 8)
+        if self._keeper is None or self.cache.nbytes > self.cache.limit + slack:
             self.flush()
             self.cache.trim()
+        else:
+            self._wake()
 
-    def close(self) -> None:
-        """Write everything and let go of the files."""
+    def _check_room(self) -> None:
+        """Refuse what neither the memory nor the disk has room for."""
+        try:
+            self.make_room()
+        except OutputError as error:
+            raise OutputError(f"{error} Nothing more can be kept in memory until then.") from error
+
+    def close(self, lose: bool = False) -> None:
+        """Write everything and let go of the files; unless `lose`, nothing is let go of that is not on the disk."""
         with self._merge, self._edit:
+            try:
+                self.flush()
+            except OutputError:
+                if not lose and self.journal.waiting:
+                    raise
+                with suppress(OutputError):
+                    self.journal.sync()
+                if not lose and self.journal.waiting:
+                    raise
             if self._keeper is not None:
                 self._keeper.stop()
             try:
-                self.flush()
-                if self.journal.garbage > max(COMPACT_BYTES, self.journal.size // 2):
-                    self._compact()
+                with suppress(OutputError):
+                    self._compact_if_worth_it()
             finally:
-                self.journal.close()
+                self.journal.close(lose=True)
+
+    def _compact_if_worth_it(self) -> None:
+        if self.journal.size - self._compacted < COMPACT_BYTES // 4:
+            return
+        self._compacted = self.journal.size
+        if self.journal.garbage > max(COMPACT_BYTES, self.journal.size // 2):
+            self._compact()
+            self._compacted = self.journal.size
 
     def _compact(self) -> None:
-        self.journal.compact()
-        self._saved = self.journal.mark
-        save_checkpoint(self._path, self._saved, self.merges)
+        """Compact the journal while strokes go on."""
+        with self._flush:
+            work = self.journal.begin_compaction()
+            if work is None:
+                return
+            self.flush()
+            if self._saved.sequence >= work.latest:
+                self.journal.finish_compaction(work)
 
     def keep(self) -> None:
-        """What the keeper does now and then."""
-        self.journal.sync()
-        if self.cache.dirty_bytes > self.cache.limit // 2:
-            self.flush()
+        """What the keeper does soon after a stroke."""
+        self.flush()
+        self.cache.trim()
+        self._compact_if_worth_it()
+
+    @property
+    def behind(self) -> bool:
+        """Whether something still has to be written."""
+        return bool(self.journal.waiting or self.cache.dirty)
+
+    def tell(self) -> None:
+        """Tell how many strokes are in memory only, if that has changed."""
+        if self._unsaved != self.journal.waiting:
+            self._unsaved = self.journal.waiting
+            self.told(self._unsaved)
 
     def _wake(self) -> None:
         if self._keeper is not None:
             self._keeper.wake.set()
 
 
-class _Keeper(threading.Thread):
-    """Brings strokes onto the disk, and changed chunks when they fill half of the memory allowed."""
-
-    def __init__(self, session: Session) -> None:
-        super().__init__(name="label store keeper", daemon=True)
-        self.wake = threading.Event()
-        self._ended = threading.Event()
-        self._session = weakref.ref(session)
-
-    def run(self) -> None:
-        while not self._ended.is_set():
-            self.wake.wait()
-            if self._ended.wait(SYNC_SECONDS):
-                return
-            self.wake.clear()
-            session = self._session()
-            if session is None:
-                return
-            with suppress(MsunetError):  # the next stroke or flush raises it, where somebody can see it
-                session.keep()
-            del session
-
-    def stop(self) -> None:
-        self._ended.set()
-        self.wake.set()
-        self.join()
+def _cut(window: Window, values: Any, mask: npt.NDArray[np.bool_] | None) -> Iterator[Change]:
+    """A change in parts that are not larger than `PART`, or lie in one chunk; without parts where nothing changes."""
+    whole = max(window.shape) <= PART
+    for part in [window] if whole else tiles(window, PART):
+        place = part.slices((window.y, window.x))
+        part_mask = None if mask is None else mask[place]
+        if part_mask is not None:
+            if not part_mask.any():
+                continue
+            part_mask = None if part_mask.all() else part_mask
+        part_values = values
+        if values is not None and np.ndim(values):
+            part_values = values[place]
+            if part_mask is None and (part_values == part_values[0, 0]).all():
+                part_values = int(part_values[0, 0])
+        yield part, part_values, part_mask
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The checkpoint of a store."""
-    checkpoint = read_json(path / "checkpoint.json")
-    if not {"sequence", "segment", "offset", "merges"} <= set(checkpoint):
-        raise StoreError(f"{path / 'checkpoint.json'} is damaged: copy the store again from where it came from.")
-    return checkpoint
-
-
-def checkpoint_mark(checkpoint: dict[str, Any]) -> Mark:
-    """How much of the journal a checkpoint covers."""
-    return Mark(int(checkpoint["sequence"]), int(checkpoint["segment"]), int(checkpoint["offset"]))
-
-
-def save_checkpoint(path: Path, mark: Mark, merges: MergeLog) -> None:
-    """Write the checkpoint of a store."""
-    write_json(path / "checkpoint.json", {**mark._asdict(), "merges": merges.saved(mark.sequence)})
-
-
-def unfinished(path: Path) -> bool:
-    """Whether the journal of a store has records that may not be in its chunks."""
-    return grew_since(path / "journal", checkpoint_mark(load_checkpoint(path)))
+def _around(windows: list[Window]) -> Window:
+    start = (min(w.y for w in windows), min(w.x for w in windows))
+    return Window.between(start, (max(w.stop[0] for w in windows), max(w.stop[1] for w in windows)))

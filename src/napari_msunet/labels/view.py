@@ -11,10 +11,13 @@ import numpy.typing as npt
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Grid, Region, Window
 from napari_msunet.labels import annotated, checks
-from napari_msunet.labels.cache import pieces
-from napari_msunet.labels.chunks import open_array
+from napari_msunet.labels.cache import Key, pieces
+from napari_msunet.labels.chunks import CHUNK, DamagedChunkError, open_array
+from napari_msunet.labels.damage import Damage, damage_at
 from napari_msunet.labels.lazy import WindowArray
+from napari_msunet.labels.levels import rebuilt
 from napari_msunet.labels.metadata import Colour, Kind, StoreInfo, load_info
+from napari_msunet.labels.news import News
 from napari_msunet.labels.session import Session
 
 if TYPE_CHECKING:
@@ -39,6 +42,8 @@ class LabelView:
             "edited": [open_array(path / "edited" / str(n), s, "bool") for n, s in enumerate(self._info.shapes)],
         }
         self._session: Session | None = None
+        self._damaged: dict[Key, str] = {}
+        self._news: News | None = None
         self._closed = False
 
     # ---------------------------------------------------------------------------------------------------- description
@@ -102,7 +107,52 @@ class LabelView:
         """Polygons `(n, 2)` of `y, x` in which everything is annotated: 0 is background there."""
         return [np.array(polygon) for polygon in self.info.fully_annotated]
 
+    @property
+    def damaged(self) -> list[Damage]:
+        """Chunks that were read and do not decode: their pixels read as 0 until they are painted over.
+
+        Those of coarser levels are made again from the finer ones. A damaged file that is painted over is put by in the
+        store's folder ``damaged``.
+        """
+        found = self._damaged if self._session is None else self._session.cache.damaged
+        return [damage_at(self._planes[key[0]][key[1]].file(*key[2:]), *key[1:], text) for key, text in found.items()]
+
+    def fits(self, extent: tuple[int, int], what: str) -> None:
+        """Refuse a slide of another size than the one these labels were made for.
+
+        Parameters
+        ----------
+        extent : (height, width)
+            Of the slide, in its level-0 pixels.
+        what : str
+            How the message calls the slide.
+
+        Raises
+        ------
+        StoreError
+            If the sizes differ.
+        """
+        if tuple(extent) != self.extent:
+            raise StoreError(
+                f"{self.path} belongs to an image of {self.extent[0]} x {self.extent[1]} pixels and {what} has "
+                f"{extent[0]} x {extent[1]}; open the image these labels were made on, or make labels for this one."
+            )
+
     # -------------------------------------------------------------------------------------------------------- reading
+
+    def news(self) -> list[Region]:
+        """Where another process changed the labels since this was last called (at first: since now).
+
+        Cheap enough to be asked every second. What the other process has finished is there within about a second. A
+        store that this process writes into has no news.
+        """
+        if self._session is not None:
+            self._news = None
+            return []
+        if self._news is None:
+            self._news = News(self.path, self.shape)
+            return []
+        return [Region(w.y, w.x, w.height, w.width) for w in self._news.look()]
 
     @property
     def levels(self) -> list[da.Array]:
@@ -174,7 +224,15 @@ class LabelView:
         files = self._planes[plane][level]
         out = np.zeros(window.shape, files.dtype)
         for cy, cx, inner, outer in pieces(window):
-            chunk = files.read(cy, cx)
+            try:
+                chunk = files.read(cy, cx)
+                self._damaged.pop((plane, level, cy, cx), None)
+            except DamagedChunkError as error:
+                self._damaged[plane, level, cy, cx] = str(error)
+                chunk = None
+                if level:
+                    window = Window(cy * CHUNK, cx * CHUNK, CHUNK, CHUNK)
+                    chunk = rebuilt(self._read, self._info.shapes, plane, level, window)
             if chunk is not None:
                 out[outer] = chunk[inner]
         return out

@@ -1,0 +1,57 @@
+"""The thread that brings an open store onto the disk soon after each stroke."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from contextlib import suppress
+from typing import Protocol
+
+from napari_msunet.errors import MsunetError
+
+SYNC_SECONDS = 0.4
+"""How long a stroke may wait for the disk (not for a crash of this process: that it survives at once)."""
+
+RETRY_SECONDS = 1.0
+"""After a failure the disk is tried this often."""
+
+
+class Kept(Protocol):
+    """What a keeper keeps."""
+
+    @property
+    def behind(self) -> bool: ...
+
+    def keep(self) -> None: ...
+
+
+class Keeper(threading.Thread):
+    """Calls `keep` soon after `wake` is set, and again and again while the disk refuses."""
+
+    def __init__(self, session: Kept) -> None:
+        super().__init__(name="label store keeper", daemon=True)
+        self.wake = threading.Event()
+        self._ended = threading.Event()
+        self._session = weakref.ref(session)
+
+    def run(self) -> None:
+        behind = False
+        while not self._ended.is_set():
+            self.wake.wait(RETRY_SECONDS if behind else None)
+            if self._ended.wait(SYNC_SECONDS):
+                return
+            self.wake.clear()
+            session = self._session()
+            if session is None:
+                return
+            with suppress(MsunetError):  # `unsaved` tells of it, and the next flush raises it
+                session.keep()
+            behind = session.behind
+            del session
+
+    def stop(self) -> None:
+        """End the thread; returns when it has."""
+        self._ended.set()
+        self.wake.set()
+        if threading.current_thread() is not self:
+            self.join()
