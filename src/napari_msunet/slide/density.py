@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float32]
 FAINTEST, STRONGEST = 0.03, 0.07
 """The threshold lies between these stain densities: below is what glass can have, above only tissue has."""
 STRIP = 256
-_BRIGHT, _GREY, _ENOUGH = 0.7, 0.06, 0.005
+_BRIGHT, _GREY, _ENOUGH = 0.8, 0.05, 0.005
 _DARKEST = 1 / 255
 _OFFSET = 0.01  # about the noise of glass: the logarithm does not tell its shades apart
 _LOW, _HIGH = np.log(_OFFSET), np.log(_OFFSET + 4)

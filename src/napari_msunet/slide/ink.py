@@ -18,7 +18,7 @@ def ink_colours(red: Floats, green: Floats, blue: Floats) -> npt.NDArray[np.uint
     Thick and thin ink of one pen hold the colours back in the same proportions, so the rules are on these:
 
     - green: green light passes best. No histological stain does that.
-    - blue: red light is held back clearly more than green. Haematoxylin holds green back at least as much.
+    - blue: red light is held back more than green, and blue hardly. Haematoxylin holds half as much blue back as red.
     - red: green and blue light are held back alike and red hardly. Eosin lets blue pass, haemoglobin and DAB hold some
       red back.
     - black: all held back alike, and strongly. Folds and pigments keep a colour.
@@ -34,10 +34,10 @@ def ink_colours(red: Floats, green: Floats, blue: Floats) -> npt.NDArray[np.uint
     rules = (
         strong & (green < 0.75 * others),
         weak & (green < 0.9 * others),
-        strong & (red > 1.35 * green) & (red > 1.6 * blue),
-        weak & (red > 1.2 * green) & (red > 1.2 * blue),
+        strong & (red > 1.15 * green) & (blue < 0.35 * red),
+        weak & (red > 1.05 * green) & (blue < 0.5 * red),
         (most > 0.55) & (red < 0.12 * green) & (np.abs(green - blue) < 0.2 * most),
-        weak & (red < 0.2 * green) & (blue > 0.75 * green),
+        weak & (red < 0.3 * green) & (blue > 0.7 * green),
         (least > 0.7) & (most - least < 0.2 * most),
         (least > 0.35) & (most - least < 0.25 * most),
     )

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_msunet.errors import MissingMppError, SlideError
-from napari_msunet.geometry import Grid, Window
+from napari_msunet.geometry import SNAP, Grid, Window
 from napari_msunet.slide.density import STRIP, glass_colour, stained
 from napari_msunet.slide.ink import INK_AREA, ink_marks
 from napari_msunet.slide.placed import Placed
@@ -38,8 +38,9 @@ DARK_APART = 1.5
 """... and parts of a fluorescence slide are told apart where one is at least so many times as bright as the other."""
 SMOOTHING = 24.0
 """µm (standard deviation) over which fluorescence is smoothed."""
-FAT_WINDOW, FAT_SHARE = 25, 0.6
-"""A hole is filled only where so much of the square of so many pixels around is tissue: not in fat."""
+FAT_RIM, FAT_SHARE = 3, 0.7
+"""A hole is filled only if of the rim around it, so many pixels wide, so much is tissue: not in fat."""
+_TOO_LITTLE = 0.25
 _VERSION = 1
 
 
@@ -166,7 +167,22 @@ def _overview(slide: Slide, grid: Grid, progress: Callable[[int, int], None] | N
         picture[window.slices()] = slide.read_window(grid, window)
         if progress is not None:
             progress(number, len(strips))
+    for axis in (0, 1):
+        _undiluted(picture.swapaxes(0, axis), grid.extent[axis] / grid.pixel[axis] % 1, slide.background)
     return picture
+
+
+def _undiluted(rows: npt.NDArray[Any], inside: float, background: npt.NDArray[Any]) -> None:
+    """Take the background out of a last row that lies on the slide by a part only; it would look paler than it is."""
+    if len(rows) < 2 or inside < SNAP or inside > 1 - SNAP:
+        return
+    if inside < _TOO_LITTLE:
+        rows[-1] = rows[-2]
+        return
+    values = background + (rows[-1] - background.astype(np.float64)) / inside
+    if rows.dtype.kind in "iu":
+        values = np.rint(values).clip(0, np.iinfo(rows.dtype).max)
+    rows[-1] = values
 
 
 def is_dark(picture: npt.NDArray[Any], background: npt.NDArray[Any]) -> bool:
@@ -216,26 +232,31 @@ def _cleaned(raw: Bools, marks: Bools | None, smallest: float, holes: float) -> 
     square = np.ones((3, 3), np.bool_)
     if marks is not None:
         raw = raw & ~marks
-    # What no 2 x 2 square fits into is a wall of fat, a fibre or noise. The walls between pixels that remain come back
-    # with the holes, except in fat, where they are too few.
+    # What no 2 x 2 square fits into is a wall of fat, a fibre or noise.
     opened = ndimage.binary_opening(np.pad(raw, 1, mode="edge"), np.ones((2, 2), np.bool_))[1:-1, 1:-1]
     mask: Bools = raw & ndimage.binary_dilation(opened, square)
-    dense = ndimage.uniform_filter(mask.astype(np.float32), FAT_WINDOW, mode="nearest") >= FAT_SHARE
-    gaps = _components(~mask, holes, smaller=True)
-    mask |= gaps & dense
+    mask |= _holes(mask, holes)
     if marks is not None:
         mask &= ~marks
-    return _components(mask, smallest, smaller=False)
-
-
-def _components(mask: Bools, size: float, smaller: bool) -> Bools:
-    """The connected parts (islands through corners, gaps through sides) below or from a size in pixels."""
-    from scipy import ndimage
-
-    numbers, count = ndimage.label(mask, None if smaller else np.ones((3, 3), np.int8))
-    sizes = np.bincount(numbers.ravel(), minlength=count + 1)
+    numbers, count = ndimage.label(mask, square)
     # what fills a quarter of a small image is no island
-    wanted = sizes < size if smaller else sizes >= min(size, mask.size / 4)
+    wanted = np.bincount(numbers.ravel(), minlength=count + 1) >= min(smallest, mask.size / 4)
     wanted[0] = False
     found: Bools = wanted[numbers]
+    return found
+
+
+def _holes(mask: Bools, size: float) -> Bools:
+    """Gaps under a size in pixels, if most of what surrounds each is tissue; in fat there is the next gap."""
+    from scipy import ndimage
+
+    numbers, count = ndimage.label(~mask)
+    small = np.bincount(numbers.ravel(), minlength=count + 1) < size
+    small[0] = False
+    gaps = np.where(small[numbers], numbers, 0)
+    around = ndimage.maximum_filter(gaps, 2 * FAT_RIM + 1, mode="nearest")
+    around[gaps > 0] = 0
+    rim = np.bincount(around.ravel(), minlength=count + 1)
+    solid = np.bincount(around[mask], minlength=count + 1)
+    found: Bools = (small & (rim > 0) & (solid >= FAT_SHARE * rim))[numbers]
     return found
