@@ -14,7 +14,9 @@ from napari_msunet.labels.levels import tiles
 
 def make_store(folder: Path, shape: tuple[int, int] = (2048, 1536), **options: Any) -> ms.LabelStore:
     """An empty store of two classes, half a µm per pixel."""
-    return ms.LabelStore.create(folder / "labels.ome.zarr", shape=shape, mpp=0.5, classes=("gland", "stroma"), **options)
+    return ms.LabelStore.create(
+        folder / "labels.ome.zarr", shape=shape, mpp=0.5, classes=("gland", "stroma"), **options
+    )
 
 
 def add_run(

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from napari_msunet.geometry import Window
+from napari_msunet.labels.checkpoint import load_checkpoint
 from napari_msunet.labels.metadata import ANNOTATED_BACKGROUND
 from napari_msunet.labels.review_cells import Cells, Flags, Means
 from napari_msunet.labels.runs import Run
-from napari_msunet.labels.session import load_checkpoint
 
 if TYPE_CHECKING:
     from napari_msunet.labels.objects import ObjectTable
