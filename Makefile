@@ -8,14 +8,14 @@ SCREEN := $(shell [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || [ "$$(uname)" != Linux 
 # Without this, glibc hands every layer's memory back to the system: half of the time of a network on the CPU.
 ALLOCATOR := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=8589934592
 
-.PHONY: setup demo test fast lint docs clean
+.PHONY: setup demo test test-napari-old fast lint docs clean
 
 setup: .venv/ready
 
-# What a window without a screen needs on Debian and Ubuntu; elsewhere, or where it is there already, nothing is installed.
+# What a window without a screen, and the tests of a worker over ssh, need on Debian and Ubuntu; elsewhere, or where it is there already, nothing is installed.
 SYSTEM_PACKAGES := xvfb xauth libegl1 libgl1 libopengl0 libgl1-mesa-dri libxkbcommon-x11-0 libxcb-cursor0 \
 	libxcb-icccm4 libxcb-keysyms1 libxcb-shape0 libxcb-image0 libxcb-render-util0 libxcb-xinerama0 libdbus-1-3 \
-	libfontconfig1
+	libfontconfig1 openssh-server
 
 .venv/ready: pyproject.toml constraints.txt
 	@if command -v apt-get >/dev/null; then \
@@ -37,6 +37,20 @@ demo: setup
 test: setup
 	$(ALLOCATOR) $(SCREEN) $(BIN)/python -m pytest
 
+# The paintable layer in an older napari, in an environment of its own (no torch in it): build/napari-old.
+OLD_NAPARI := 0.6.6
+OLD := build/napari-old
+
+$(OLD)/ready-$(OLD_NAPARI): pyproject.toml
+	test -x $(OLD)/bin/python || $(PYTHON) -m venv $(OLD)
+	$(OLD)/bin/python -m pip install --quiet --disable-pip-version-check "napari[pyqt6]==$(OLD_NAPARI)" "dask[array]" \
+		defusedxml filelock hypothesis imagecodecs openslide-bin openslide-python platformdirs psutil pydantic pytest \
+		pytest-qt pytest-timeout qtpy scikit-image scipy shapely superqt tifffile yaozarrs "zarr>=3.1"
+	touch $@
+
+test-napari-old: $(OLD)/ready-$(OLD_NAPARI)
+	PYTHONPATH=src:tests $(SCREEN) $(OLD)/bin/python -m pytest -W default -p no:cacheprovider tests/widgets/test_pyramid_labels_region.py
+
 fast: setup
 	$(ALLOCATOR) $(SCREEN) $(BIN)/python -m pytest -m "not slow"
 
@@ -50,4 +64,4 @@ docs: setup
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf .venv demo-output site
+	rm -rf .venv demo-output site $(OLD)

@@ -10,6 +10,8 @@ from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
+from napari_msunet.widgets.pyramid_labels.napari_internals import camera
+
 LEFT, RIGHT, NONE = Qt.MouseButton.LeftButton, Qt.MouseButton.RightButton, Qt.MouseButton.NoButton
 
 
@@ -26,8 +28,8 @@ def settle() -> None:
 
 def look_at(viewer: Any, centre: tuple[float, float], zoom: float) -> None:
     """Move the camera: `centre` in the world, `zoom` in canvas pixels per unit of the world."""
-    viewer.scene.camera.zoom = zoom
-    viewer.scene.camera.center = (0, *centre)
+    camera(viewer).zoom = zoom
+    camera(viewer).center = (0, *centre)
     settle()
     canvas(viewer).repaint()
     settle()
@@ -36,7 +38,7 @@ def look_at(viewer: Any, centre: tuple[float, float], zoom: float) -> None:
 def place(viewer: Any, world: Any) -> QPointF:
     """The canvas pixel of a place in the world."""
     widget = canvas(viewer)
-    y, x = (np.asarray(world, float) - viewer.scene.camera.center[-2:]) * viewer.scene.camera.zoom
+    y, x = (np.asarray(world, float) - camera(viewer).center[-2:]) * camera(viewer).zoom
     return QPointF(round(x + widget.width() / 2), round(y + widget.height() / 2))
 
 
@@ -55,7 +57,7 @@ def press(viewer: Any, world: Any, button: Any = LEFT) -> None:
 
 def move(viewer: Any, world: Any, held: Any = LEFT) -> None:
     """Move, and wait until napari has seen it: it joins moves that come at once."""
-    near = 2 / viewer.scene.camera.zoom
+    near = 2 / camera(viewer).zoom
     for attempt in range(100):
         if attempt % 10 == 0:
             send(viewer, QEvent.Type.MouseMove, world, NONE, held)

@@ -10,13 +10,16 @@ import numpy as np
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.widgets.pyramid_labels import lifetime
 from napari_msunet.widgets.pyramid_labels.layer import PyramidLabels
-from napari_msunet.widgets.pyramid_labels.napari_internals import linear_map
+from napari_msunet.widgets.pyramid_labels.napari_internals import linear_map, missing
+from napari_msunet.widgets.pyramid_labels.region import paint_in_region
 
 
 def add_labels(
     viewer: Any, path: str | Path | LabelStore, slide_layer: Any = None, read_only: bool = False
 ) -> PyramidLabels:
     """Open a label store as a layer that can be painted on.
+
+    Where napari (before 0.9) lacks what painting on a pyramid needs, a layer over the part in view is added for that.
 
     Parameters
     ----------
@@ -33,9 +36,12 @@ def add_labels(
         If it is no label store, or damaged.
     """
     store = path if isinstance(path, LabelStore) else open_labels(path)
-    layer = PyramidLabels(store, read_only=read_only, **({} if slide_layer is None else _beside(store, slide_layer)))
+    place = {} if slide_layer is None else _beside(store, slide_layer)
+    layer = PyramidLabels(store, read_only=read_only, warn=False, **place)
     viewer.add_layer(layer)
     lifetime.watch(viewer)
+    if missing() is not None and layer.can_be_stored():
+        paint_in_region(viewer, layer)
     return layer
 
 

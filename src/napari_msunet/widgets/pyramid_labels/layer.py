@@ -73,26 +73,37 @@ class PyramidLabels(BrushSize, PaintHooks):
         None: the store's name.
     read_only : bool
         Only look. (A store that another process writes into opens so by itself, and says who holds it.)
+    warn : bool
+        Say so if this napari lacks what painting needs.
     **kwargs
         As for `napari.layers.Labels`; scale, translation, units and colours are the store's unless given.
 
     Attributes
     ----------
     store : LabelStore
+    region : napari layer or None
+        The layer that is painted on instead, where this napari lacks what painting here needs (see `add_labels`).
     events.stroke
         After a stroke is stored, undone or redone: `region` (level-0 pixels of the store) and `number` (of the stroke;
         0 for an undo or redo).
     """
 
     def __init__(
-        self, store: LabelStore | str | Path, name: str | None = None, read_only: bool = False, **kwargs: Any
+        self,
+        store: LabelStore | str | Path,
+        name: str | None = None,
+        read_only: bool = False,
+        warn: bool = True,
+        **kwargs: Any,
     ) -> None:
         self.store = store if isinstance(store, LabelStore) else open_labels(store)
         self._canvas = Canvas(self.store)
         self._writer = self._canvas.writer
         self._writer.refused, self._writer.accepted = _say_unsaved, _say_saved
         self._paint_over: int | None = None
+        self.region: Labels | None = None
         self._obstacle = self._hold(read_only)
+        self._partial = missing() is None
         levels = [
             LevelArray(shape, self.store.dtype, _reader(self._canvas, n)) for n, shape in enumerate(self._canvas.shapes)
         ]
@@ -109,14 +120,13 @@ class PyramidLabels(BrushSize, PaintHooks):
         lifetime.register(self)
         if self._obstacle is not None and not read_only:
             show_warning(self._obstacle)
+        elif not self._partial and warn and not read_only:
+            show_warning(missing())
 
     def _hold(self, read_only: bool) -> str | None:
         """Take the store's lock; what stands in the way of painting, if something does."""
         if read_only:
             return f"{self.store.path.name} was opened to be looked at only; open it without read_only to paint."
-        lacking = missing()
-        if lacking is not None:
-            return lacking
         try:
             self.store.hold()
         except MsunetError as error:
@@ -126,7 +136,23 @@ class PyramidLabels(BrushSize, PaintHooks):
     # --------------------------------------------------------------------------------------------------------- painting
 
     def can_be_painted(self) -> bool:
+        return self._obstacle is None and self._partial
+
+    def can_be_stored(self) -> bool:
+        """Whether this process may write into the store."""
         return self._obstacle is None
+
+    @property
+    def painted_in(self) -> Labels | None:
+        """The layer to select for painting: this one or the one that stands in for it; None: nothing can be painted."""
+        return self if self.can_be_painted() else self.region
+
+    def take(self, window: Window, values: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> None:
+        """One stroke, painted in another layer: values of a window (level 0) where `mask` is true."""
+        self._canvas.stroke.paint(window, values, mask)
+        self.show_soon(window)
+        self.show_now()
+        self.end_stroke(PATIENCE)
 
     def paint_window(self, window: Window, mask: brush.Mask, label: int) -> None:
         if not self._may_paint(label):
@@ -150,8 +176,8 @@ class PyramidLabels(BrushSize, PaintHooks):
         return self.preserved(label) if self.preserve_labels else None
 
     def _may_paint(self, label: int) -> bool:
-        if self._obstacle is not None:
-            show_warning(self._obstacle)
+        if not self.can_be_painted():
+            show_warning(self._obstacle or missing() or "")
             return False
         allowed = colours.values(self.store)
         if allowed is not None and label not in allowed:
@@ -334,6 +360,8 @@ class PyramidLabels(BrushSize, PaintHooks):
         self.show_window(touched(window))
         self.show_now()
         self.show_thumbnail()
+        if self.region is not None:
+            self.region.reload(touched(window))
 
     def refresh_classes(self) -> None:
         """Take over the store's class names and colours."""
@@ -416,8 +444,8 @@ def redo(layer: PyramidLabels) -> None:
     layer.redo(PATIENCE)
 
 
-def _say_unsaved(error: Exception) -> None:
-    show_error(f"NOT SAVED: {error} What was painted is kept in memory and saved as soon as that is possible.")
+def _say_unsaved(reason: str) -> None:
+    show_error(f"NOT SAVED: {reason} What was painted is kept in memory and saved as soon as that is possible.")
 
 
 def _say_saved() -> None:

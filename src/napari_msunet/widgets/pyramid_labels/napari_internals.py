@@ -83,6 +83,8 @@ class PaintHooks(Labels):
 
     Attributes
     ----------
+    _partial : bool
+        Whether parts of what is shown can be brought up to date by themselves.
     by_mouse : bool
         Whether a stroke of the mouse is under way: nobody waits then for the disk.
     """
@@ -96,6 +98,7 @@ class PaintHooks(Labels):
         },
     }
     _unshown: Window | None = None
+    _partial = True
     by_mouse = False
 
     # --------------------------------------------------------------------------------------------- what a layer answers
@@ -245,6 +248,9 @@ class PaintHooks(Labels):
 
     def show_window(self, window: Window) -> None:
         """Bring a window (level 0) of the displayed level up to date; `show_now` sends it to the screen."""
+        if not self._partial:
+            self.refresh(extent=False)
+            return
         shown = self._shown()
         if shown is None:
             return
@@ -267,7 +273,7 @@ class PaintHooks(Labels):
 
     def show_thumbnail(self) -> None:
         """Bring the picture in the layer list up to date."""
-        if self._slice.empty or not self.visible:
+        if not self._partial or self._slice.empty or not self.visible:
             return
         raw = self._in_data_order(self._slice.thumbnail.raw)
         level = len(self.level_shapes) - 1

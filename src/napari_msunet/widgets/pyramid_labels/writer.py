@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from qtpy.QtCore import QObject, Qt, Signal
 
-from napari_msunet.errors import MsunetError
+from napari_msunet.errors import MsunetError, NotSavedError
 from napari_msunet.labels import LabelStore
 from napari_msunet.widgets.pyramid_labels.stroke import Stroke
 
@@ -33,9 +33,9 @@ class Job(NamedTuple):
 class Writer(QObject):
     """Does jobs to one store one after the other in a thread of its own, which goes when there is nothing to do.
 
-    A stroke that cannot be stored (the disk refuses, somebody else holds the store) stays, is shown, and is tried
-    again until it can; what comes after it waits. `refused` is called with the error when that begins, in the GUI
-    thread, and `accepted` when it is over.
+    Strokes that the disk refuses are kept by the store, which writes them as soon as it can. A stroke that the store
+    itself refuses stays here, is shown, and is tried again until it is taken; what comes after it waits. In both cases
+    `refused` is called with the reason when that begins, in the GUI thread, and `accepted` when it is over.
     """
 
     _news = Signal()
@@ -48,8 +48,10 @@ class Writer(QObject):
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self._attempts = 0
+        self._reason = "The disk refuses to take what was painted."
         self._hurry = False
-        self.refused: Callable[[Exception], None] = lambda error: None
+        self._unsaved = 0
+        self.refused: Callable[[str], None] = lambda reason: None
         self.accepted: Callable[[], None] = lambda: None
         self._news.connect(self.collect, Qt.ConnectionType.QueuedConnection)
 
@@ -115,6 +117,9 @@ class Writer(QObject):
             result, error = None, None
             try:
                 result = job.action()
+            except NotSavedError as raised:  # the store has it, in memory; `unsaved` tells of that
+                result = raised.number if job.stroke is not None else raised.region
+                self._reason = str(raised)
             except Exception as raised:  # whatever it is, the GUI thread has to hear of it
                 error = raised
             self._ended(job, result, error)
@@ -124,7 +129,7 @@ class Writer(QObject):
             self._attempts += 1
             if job.stroke is not None and isinstance(error, MsunetError):
                 if self._failure is None:
-                    refusal = error
+                    refusal = str(error)
                     self._told.append(lambda: self.refused(refusal))
                 self._failure = error
                 self._turn.notify_all()
@@ -136,8 +141,18 @@ class Writer(QObject):
             self._told.append(lambda: job.done(result, error))
             if self._failure is not None:
                 self._failure = None
-                self._told.append(self.accepted)
+                self._told.append(lambda: self.accepted())
             self._turn.notify_all()
+        self._tell()
+
+    def unsaved_changed(self, unsaved: int) -> None:
+        """The store has `unsaved` strokes in memory only; called in any thread."""
+        with self._turn:
+            before, self._unsaved = self._unsaved, unsaved
+            if unsaved and not before:
+                self._told.append(lambda: self.refused(self._reason))
+            elif before and not unsaved:
+                self._told.append(lambda: self.accepted())
         self._tell()
 
     def _tell(self) -> None:
@@ -154,4 +169,5 @@ def writer_of(store: LabelStore) -> Writer:
     if writer is None:
         writer = _writers[store] = Writer()
         store.before_flush.append(writer.settle_all)
+        store.on_unsaved.append(writer.unsaved_changed)
     return writer
