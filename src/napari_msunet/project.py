@@ -17,7 +17,7 @@ from napari_msunet.labels.files import read_json, write_json
 
 ENDING = ".msunet"
 FILE = "project.json"
-ROOMS = ("annotations", "models", "predictions", "runs", "slides")
+ROOMS = ("annotations", "models", "predictions", "runs", "slides", "tissue")
 
 SCHEMA_VERSION = 1
 
@@ -54,6 +54,8 @@ class SlideNote(BaseModel):
         Hash of the slide's content, to know it again when it was moved.
     annotation, labels : Place, optional
         Its annotation and its predicted, corrected labels.
+    tissue : Place, optional
+        Where its tissue is, as a label store.
     corrections : bool
         Whether what was corrected in `labels` counts as truth in training.
     """
@@ -66,6 +68,7 @@ class SlideNote(BaseModel):
     role: Role = "auto"
     annotation: Place | None = None
     labels: Place | None = None
+    tissue: Place | None = None
     corrections: bool = False
 
 
@@ -199,6 +202,10 @@ class Project:
     def labels_path(self, slide: str) -> Path:
         """A free path for the predicted labels of a slide of this name."""
         return self._free("predictions", slide, ".ome.zarr")
+
+    def tissue_path(self, slide: str) -> Path:
+        """A free path for the tissue of a slide of this name."""
+        return self._free("tissue", slide, ".ome.zarr")
 
     def slide_path(self, name: str) -> Path:
         """A free path for a pyramid of a layer without a file."""

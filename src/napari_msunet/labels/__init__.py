@@ -3,5 +3,6 @@
 from napari_msunet.labels.runs import Run
 from napari_msunet.labels.shapes import Brush, Polygon
 from napari_msunet.labels.store import LabelStore, open_labels
+from napari_msunet.labels.tissue import tissue_labels
 
-__all__ = ["Brush", "LabelStore", "Polygon", "Run", "open_labels"]
+__all__ = ["Brush", "LabelStore", "Polygon", "Run", "open_labels", "tissue_labels"]

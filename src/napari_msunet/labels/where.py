@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ Bools = npt.NDArray[np.bool_]
 Ring = Sequence[tuple[float, float]]
 
 HELD = 1 << 26
-"""The labels of a store of up to so many pixels are read once, and edits made later do not count."""
+"""The labels of a store of up to so many pixels are read once, when first looked at; later edits do not count."""
 _BLOCK = 2048
 
 
@@ -97,11 +98,7 @@ class StoreClasses(Placed):
         self._values = _values(store, where.classes)
         self._held: Bools | None = None
         self._key: dict[str, Any] | None = None
-        if store.shape[0] * store.shape[1] <= HELD:
-            held = np.zeros(store.shape, np.bool_)
-            for window in _blocks(store.shape):
-                held[window.slices()] = self._now(window)
-            self._held = held
+        self._mutex = threading.Lock()
 
     @property
     def key(self) -> dict[str, Any]:
@@ -118,7 +115,15 @@ class StoreClasses(Placed):
 
     def read(self, window: Window) -> Bools:
         """The mask's own pixels in a window of the store, inside it."""
-        return self._now(window) if self._held is None else self._held[window.slices()]
+        if self.grid.shape[0] * self.grid.shape[1] > HELD:
+            return self._now(window)
+        with self._mutex:
+            if self._held is None:
+                held = np.zeros(self.grid.shape, np.bool_)
+                for block in _blocks(self.grid.shape):
+                    held[block.slices()] = self._now(block)
+                self._held = held
+        return self._held[window.slices()]
 
     def _now(self, window: Window) -> Bools:
         values = self._store.read(window)

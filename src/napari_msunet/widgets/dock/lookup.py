@@ -41,7 +41,7 @@ class Layers:
         return next((layer for layer in self.viewer.layers if store_path(layer) == path), None)
 
     def all_of(self, record: SlideRecord | None) -> list[Layer]:
-        """All layers of a slide: its channels, its annotation and its labels."""
+        """All layers of a slide: its channels, its annotation, its labels and its tissue."""
         if record is None:
             return []
         from napari_msunet.widgets.layer_slides import is_slide, slide_path
@@ -50,7 +50,7 @@ class Layers:
         for layer in self.viewer.layers:
             store = store_path(layer)
             if store is not None:
-                if store in (record.annotation, record.labels):
+                if store in (record.annotation, record.labels, record.tissue):
                     found.append(layer)
             elif isinstance(layer, Image) and is_slide(layer) and slide_path(layer) == record.path:
                 found.append(layer)

@@ -48,6 +48,7 @@ def remember(state: State) -> None:
             role=record.role,
             annotation=place(record.annotation),
             labels=place(record.labels),
+            tissue=place(record.tissue),
             corrections=record.corrections,
         )
         for record in state.slides
@@ -118,6 +119,7 @@ def adopt(state: State, record: SlideRecord, slide: SlideNote) -> None:
         record.mpp, record.mpp_given = slide.mpp, True
     record.annotation = _existing(project, slide.annotation) or record.annotation
     record.labels = _existing(project, slide.labels) or record.labels
+    record.tissue = _existing(project, slide.tissue) or record.tissue
     if record.labels is not None:
         state.predicted.add(record.labels)
 

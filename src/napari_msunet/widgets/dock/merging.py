@@ -10,6 +10,7 @@ import numpy as np
 from qtpy.QtCore import QObject, Signal
 
 from napari_msunet.config import ModelConfig, PredictJob
+from napari_msunet.config.prediction import InClasses
 from napari_msunet.events import RegionDone
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore, open_labels
@@ -29,6 +30,8 @@ def prepare_store(job: PredictJob, config: ModelConfig, free: Path) -> Path:
     MsunetError
         If the slide or the store cannot be opened, or another process writes into it.
     """
+    if isinstance(job.where, InClasses):  # each stroke must be in the chunks before the worker reads them
+        open_labels(job.where.labels).flush()
     with open_slide(job.slide, mpp=job.slide_mpp) as slide:
         grid = slide.grid(config.mpp)
         out = job.out

@@ -25,8 +25,12 @@ from napari_msunet.config import (
     TrainJob,
     explain,
 )
+from napari_msunet.config.prediction import InClasses
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Region
+from napari_msunet.labels import open_labels
+from napari_msunet.labels.tissue import TISSUE
+from napari_msunet.labels.where import Mask, StoreClasses
 from napari_msunet.project import Project, default_folder
 from napari_msunet.widgets.dock import words
 from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
@@ -57,6 +61,8 @@ class SlideRecord:
         Whether a person gave it, so that jobs must say it too.
     annotation, labels : Path, optional
         Its annotation store, and its predicted and corrected labels.
+    tissue : Path, optional
+        Where its tissue is: a label store with the class "tissue".
     counts : dict of int
         Annotated pixels by value: 1..K, 255 for background.
     marked : int
@@ -74,6 +80,7 @@ class SlideRecord:
     role: Role = "auto"
     annotation: Path | None = None
     labels: Path | None = None
+    tissue: Path | None = None
     counts: dict[int, int] = field(default_factory=dict)
     marked: int = 0
     corrections: bool = False
@@ -88,6 +95,16 @@ class SlideRecord:
     def job_mpp(self) -> tuple[float, float] | None:
         """The µm per pixel a job must be told."""
         return self.mpp if self.mpp_given else None
+
+    @property
+    def within(self) -> InClasses | None:
+        """Its tissue, as jobs are told to keep to it."""
+        return None if self.tissue is None else InClasses(labels=self.tissue, classes=(TISSUE,))
+
+    @property
+    def tissue_mask(self) -> Mask | None:
+        """Its tissue as it is corrected now; read when it is first looked at."""
+        return None if self.within is None else StoreClasses(open_labels(self.within.labels), self.within)
 
     @property
     def annotated(self) -> bool:
@@ -241,7 +258,7 @@ class State:
         for record in self.slides:
             common: dict[str, Any] = {"slide": record.path, "mpp": record.job_mpp, "role": record.role}
             if record.annotated and record.annotation:
-                found.append(SlideSource(labels=record.annotation, **common))
+                found.append(SlideSource(labels=record.annotation, within=record.within or "all", **common))
             if record.corrections and record.labels:
                 found.append(SlideSource(labels=record.labels, edited_only=True, **common))
         return (*found, *self.folders)

@@ -28,6 +28,7 @@ from napari_msunet.widgets.dock.python_lines import call, lines
 from napari_msunet.widgets.dock.state import SlideRecord
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
+from napari_msunet.widgets.dock.tissue import TissueRow
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
@@ -62,6 +63,8 @@ class SlideStep(Step):
         self.body.addLayout(self._mpp_row())
         self.mpp_note = self.note()
         self.body.addWidget(self.mpp_note)
+        self.tissue = TissueRow(dock)
+        self.body.addWidget(self.tissue)
         self.body.addLayout(self._project_row())
         self.viewer.layers.events.inserted.connect(self._inserted)
         self.viewer.layers.events.removed.connect(self._removed)
@@ -324,6 +327,7 @@ class SlideStep(Step):
         self.folder.setText(folder.name)
         exists = "" if self.state.project else " (made when it is needed)"
         self.folder.setToolTip(f"{folder}{exists}")
+        self.tissue.refresh()
 
     def _fill_list(self) -> None:
         wanted: list[tuple[Any, str, str]] = [(r, *_row(r)) for r in self.state.slides]
@@ -354,14 +358,15 @@ class SlideStep(Step):
             return lines('slide = ms.open_slide("slide.svs")  # the path of a slide')
         made = [_opening(record) for record in slides]
         if len(made) == 1:
-            return lines(f"slide = {made[0]}", "print(slide)")
+            return lines(f"slide = {made[0]}", "print(slide)", *self.tissue.as_python())
         inner = "".join(f"    {one},\n" for one in made)
-        return lines(f"slides = [\n{inner}]", "print(*slides, sep='\\n')".replace("'", '"'))
+        return lines(f"slides = [\n{inner}]", "print(*slides, sep='\\n')".replace("'", '"'), *self.tissue.as_python())
 
     def closing(self) -> None:
         """Let go of the viewer's events."""
         self.viewer.layers.events.inserted.disconnect(self._inserted)
         self.viewer.layers.events.removed.disconnect(self._removed)
+        self.tissue.closing()
 
 
 def _opening(record: SlideRecord) -> str:

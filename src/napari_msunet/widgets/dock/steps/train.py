@@ -200,7 +200,7 @@ class TrainStep(Step):
         found = [
             path
             for record in self.state.slides
-            for path in (record.annotation, record.labels if record.corrections else None)
+            for path in (record.annotation, record.labels if record.corrections else None, record.tissue)
             if path is not None and path.exists()
         ]
 

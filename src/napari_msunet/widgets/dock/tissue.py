@@ -1,0 +1,249 @@
+"""The row of the Slide step that finds tissue, shows it as a layer to correct, and forgets it again."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+
+from napari_msunet.errors import MsunetError
+from napari_msunet.geometry import Window
+from napari_msunet.labels import open_labels, tissue_labels
+from napari_msunet.slide import open_slide, tissue_mask
+from napari_msunet.widgets.dock.background import Background
+from napari_msunet.widgets.dock.python_lines import call, literal
+from napari_msunet.widgets.dock.telling import tell_error, told
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.dock.state import SlideRecord
+
+NO_SLIDE = "Open a slide first: tissue is found on one."
+NO_MPP = "Give the pixel size first: what is too small to be tissue is said in µm."
+OPACITY = 0.35
+BRUSH = 12
+
+
+class _StoppedError(Exception):
+    pass
+
+
+class TissueRow(QWidget):
+    """Finds the tissue of the active slide in the background; afterwards the same button leads to correcting it.
+
+    Parameters
+    ----------
+    dock : MultiScaleUNet
+    """
+
+    _progressed = Signal(int, int)
+
+    def __init__(self, dock: MultiScaleUNet) -> None:
+        super().__init__()
+        self.dock, self.state = dock, dock.state
+        self._background = Background("msunet-tissue", self)
+        self._running: SlideRecord | None = None
+        self._stopped = False
+        self._shares: dict[Path, float] = {}
+        self._watched: Any = None
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(6)
+        row = QHBoxLayout()
+        self.button = QPushButton()
+        self.button.clicked.connect(told(lambda *_: self.find()))
+        self.forget_button = QPushButton("Forget")
+        self.forget_button.setToolTip(
+            "Training and review look at the whole slide again. The file with the tissue stays in the project."
+        )
+        self.forget_button.clicked.connect(told(lambda *_: self.forget()))
+        row.addWidget(self.button, 1)
+        row.addWidget(self.forget_button)
+        column.addLayout(row)
+        self.words = QLabel()
+        self.words.setObjectName("note")
+        self.words.setWordWrap(True)
+        column.addWidget(self.words)
+        self._progressed.connect(self._say)
+
+    # ---------------------------------------------------------------------------------------------------------- actions
+
+    def find(self) -> Path | None:
+        """Find the active slide's tissue; returns at once. Where it was found before, show it, ready to correct.
+
+        Returns
+        -------
+        Path or None
+            The label store: where it is, or will be.
+
+        Raises
+        ------
+        MsunetError
+            If there is no slide, its µm per pixel are not known, or the project cannot be made.
+        """
+        record = self._record()
+        if record.tissue is not None and record.tissue.exists():
+            self.correct(record)
+            return record.tissue
+        if self._running is not None:
+            raise MsunetError(f"The tissue of {self._running.path.name} is being found; wait until it is there.")
+        path = self.state.make_project().tissue_path(record.name)
+        self._running = record
+        work = partial(self._work, record.path, record.job_mpp, path)
+        self._background.run(work, partial(self._found, record), self._failed)
+        self.refresh()
+        return path
+
+    def correct(self, record: SlideRecord) -> Any:
+        """Show the tissue of a slide, selected and with the brush; gives its layer."""
+        layer = self.show_layer(record)
+        layer.visible = True
+        viewer = self.dock.viewer
+        viewer.layers.selection.active = layer
+        if layer.can_be_painted():
+            layer.selected_label, layer.brush_size, layer.mode = 1, BRUSH, "paint"
+        return layer
+
+    def forget(self) -> None:
+        """Take the tissue out of the active slide's record and the viewer; its file stays."""
+        record = self._record()
+        layer = self.dock.layers.of_store(record.tissue)
+        record.tissue = None
+        if layer is not None:
+            self.dock.viewer.layers.remove(layer)
+        self.state.emit("slides")
+
+    def show_layer(self, record: SlideRecord) -> Any:
+        """The layer of a slide's tissue, added if it is not there."""
+        from napari_msunet.widgets.dock.layers import layer_of_slide
+        from napari_msunet.widgets.slide_layers import add_labels
+
+        layer = self.dock.layers.of_store(record.tissue)
+        if layer is None:
+            active = self.dock.viewer.layers.selection.active
+            layer = add_labels(self.dock.viewer, record.tissue, layer_of_slide(self.dock, record))
+            layer.name, layer.opacity = f"Tissue {record.name}", OPACITY
+            self.dock.viewer.layers.selection.active = active
+        if self._watched is not layer:
+            self._let_go()
+            layer.events.stroke.connect(self._stroked)
+            self._watched = layer
+        return layer
+
+    def _record(self) -> SlideRecord:
+        record = self.state.active
+        if record is None:
+            raise MsunetError(NO_SLIDE)
+        if record.mpp is None:
+            raise MsunetError(NO_MPP)
+        return record
+
+    # ------------------------------------------------------------------------------------------------ in the background
+
+    def _work(self, slide_path: Path, mpp: tuple[float, float] | None, out: Path) -> Path:
+        def progress(done: int, total: int) -> None:
+            if self._stopped:
+                raise _StoppedError
+            self._progressed.emit(done, total)
+
+        with open_slide(slide_path, mpp) as slide:
+            return tissue_labels(slide, out, tissue_mask(slide, progress=progress)).path
+
+    def _found(self, record: SlideRecord, path: Path) -> None:
+        self._running = None
+        record.tissue = path
+        if record in self.state.slides:
+            self.show_layer(record)
+        self.state.emit("slides")
+
+    def _failed(self, error: Exception) -> None:
+        self._running = None
+        if not isinstance(error, _StoppedError):
+            tell_error(str(error))
+        self.refresh()
+
+    def _measure(self, path: Path) -> None:
+        """Look at the share of the slide again."""
+
+        def share() -> float:
+            store = open_labels(path)
+            return float((store.read(Window(0, 0, *store.shape)) > 0).mean())
+
+        def known(value: float) -> None:
+            self._shares[path] = value
+            self.refresh()
+
+        def failed(error: Exception) -> None:
+            tell_error(str(error))
+
+        self._background.run(share, known, failed)
+
+    def _stroked(self, event: Any) -> None:
+        if not self.dock.closed:
+            self._measure(event.source.store.path)
+
+    # ---------------------------------------------------------------------------------------------------- what is shown
+
+    def refresh(self) -> None:
+        """Show the tissue of the active slide as it is now."""
+        record = self.state.active
+        there = record is not None and record.tissue is not None
+        self.button.setText("Correct tissue" if there else "Find tissue")
+        self.forget_button.setVisible(there)
+        self.button.setEnabled(record is not None and record.mpp is not None and self._running is None)
+        self.button.setToolTip(
+            (NO_SLIDE if record is None else NO_MPP)
+            if record is None or record.mpp is None
+            else "Shows the tissue and gives the brush: key 1 paints tissue, the eraser takes away."
+            if there
+            else "Finds the tissue on the slide, without pen marks, dirt and empty fat; as a layer that can be "
+            "corrected. Training takes background from tissue only then."
+        )
+        if record is not None and self._running is record:
+            if not self.words.text().startswith("Looking"):
+                self.words.setText("Looking at the slide.")
+        elif there and record is not None and record.tissue is not None:
+            share = self._shares.get(record.tissue)
+            if share is None:
+                self._shares[record.tissue] = -1.0
+                self._measure(record.tissue)
+            self.words.setText(_share_words(share))
+        else:
+            self.words.setText("")
+        self.words.setVisible(bool(self.words.text()))
+
+    def _say(self, done: int, total: int) -> None:
+        if self._running is not None and self._running is self.state.active:
+            self.words.setText(f"Looking at the slide: {done} of {total}.")
+
+    def as_python(self) -> list[str]:
+        """The line that finds the active slide's tissue, if it was found."""
+        record = self.state.active
+        if record is None or record.tissue is None:
+            return []
+        options = {} if record.job_mpp is None else {"mpp": record.job_mpp}
+        opened = call("ms.open_slide", options, positional=(literal(record.path),))
+        return [f"tissue = ms.tissue_labels({opened}, {literal(record.tissue)})"]
+
+    def closing(self) -> None:
+        """Stop looking."""
+        self._stopped = True
+        self._let_go()
+        self._background.close()
+
+    def _let_go(self) -> None:
+        if self._watched is not None:
+            self._watched.events.stroke.disconnect(self._stroked)
+            self._watched = None
+
+
+def _share_words(share: float | None) -> str:
+    if share is None or share < 0:
+        return "Training takes background from the tissue only."
+    if share == 0:
+        return "No tissue was found: paint it, or forget this."
+    percent = "Less than 1 %" if share < 0.01 else f"{100 * share:.0f} %"
+    return f"{percent} of the slide is tissue; training takes background from there only."
