@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QPushButton
 
-from napari_msunet.config import PredictJob, PreviewJob
+from napari_msunet.config import PostprocessJob, PredictJob, PreviewJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import RegionDone, Result
 from napari_msunet.geometry import Region
@@ -22,6 +22,7 @@ from napari_msunet.widgets.dock.merging import Merging, prepare_store
 from napari_msunet.widgets.dock.python_lines import job_lines
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
+from napari_msunet.widgets.dock.threshold import ThresholdPanel
 from napari_msunet.widgets.dock.weights import WeightBars, is_dark, model_config
 from napari_msunet.widgets.maps import add_map
 from napari_msunet.widgets.placement import visible_region
@@ -58,6 +59,8 @@ class PredictStep(Step):
         self.box = JobBox(dock, "predict")
         self.box.happened.connect(self._happened)
         self.box.ended.connect(self._ended)
+        self.thresholds = ThresholdPanel(dock)
+        self.thresholds.apply_wanted.connect(told(lambda job: self.postprocess(job)))
         self.scales = QPushButton("Each scale's prediction")
         self.scales.setToolTip("For what is in view: one layer for each scale, as if it were alone.")
         self.scales.clicked.connect(told(lambda *_: self.show_maps("scales")))
@@ -90,7 +93,8 @@ class PredictStep(Step):
         for widget in (self.needed, self.model_line):
             self.body.addWidget(widget)
         self.body.addLayout(grid)
-        for widget in (self.again, self.box, self.form, self.note("To see why, show for what is in view:")):
+        why = self.note("To see why, show for what is in view:")
+        for widget in (self.again, self.box, self.form, self.thresholds, why):
             self.body.addWidget(widget)
         row = QHBoxLayout()
         row.addWidget(self.scales)
@@ -116,6 +120,8 @@ class PredictStep(Step):
             button.setEnabled(ready)
         self.region.setText("Draw it now…" if self.drawing.active else "Region…")
         self.again.setVisible(self.last is not None and not self.box.running)
+        self.thresholds.refresh()
+        self.thresholds.look()
 
     def _model_text(self) -> str:
         path = self.state.model_path
@@ -147,6 +153,16 @@ class PredictStep(Step):
             raise MsunetError("No prediction was stopped; start one.")
         self._start(self.last)
         return self.last
+
+    def postprocess(self, job: PostprocessJob | None = None) -> PostprocessJob:
+        """Make the labels that the sliders say, or a job says, from kept probabilities; returns at once."""
+        job = job or self.thresholds.job()
+        layer = self.thresholds.labels_layer()
+        self._began = time.monotonic()
+        self.box.start(
+            job, "From probabilities to labels.", before=layer.store.hold, ready=lambda _: self.merging.start(layer)
+        )
+        return job
 
     def draw_region(self) -> None:
         """Let a rectangle be drawn, which is predicted then; asked a second time, not any more."""
@@ -200,9 +216,9 @@ class PredictStep(Step):
             self._show_maps(event)
 
     def _ended(self, outcome: str, result: Result | None) -> None:
-        if isinstance(self.box.job, PredictJob) and self.merging.layer is not None:
+        if isinstance(self.box.job, PredictJob | PostprocessJob) and self.merging.layer is not None:
             if outcome == "done":
-                self.last = None
+                self.last = None if isinstance(self.box.job, PredictJob) else self.last
                 self.box.say("Merging the last tiles.")
             self._outcome = outcome
             self.merging.finish(result.values.get("run") if result else None)
@@ -214,6 +230,7 @@ class PredictStep(Step):
             return
         self.state.predicted.add(self.merging.path)
         if self._outcome == "done":
+            self.thresholds.put_back()
             seconds = time.monotonic() - self._began
             self.box.say(f'Done in {seconds:.0f} s: the labels are in the layer "{layer.name}", ready to be corrected.')
         self.state.emit("results")
@@ -260,5 +277,6 @@ class PredictStep(Step):
         self.drawing.stop()
         self.box.closing()
         self.merging.closing()
+        self.thresholds.closing()
         for folder in self._previews:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,280 @@
+"""Other thresholds without the network: a slider per class and one for smoothing, shown at once in what is in view."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtCore import QTimer, Signal
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton
+
+from napari_msunet.config import Postprocess, PostprocessJob
+from napari_msunet.errors import MsunetError
+from napari_msunet.geometry import Window
+from napari_msunet.widgets.dock.background import Background
+from napari_msunet.widgets.dock.fields import Fold
+from napari_msunet.widgets.dock.layers import layer_of_labels, layer_of_slide
+from napari_msunet.widgets.dock.telling import told
+from napari_msunet.widgets.dock.threshold_layer import PreviewLayer
+from napari_msunet.widgets.dock.threshold_rows import Sliders
+from napari_msunet.widgets.dock.threshold_runs import Kept, find_kept
+from napari_msunet.widgets.placement import visible_region
+
+if TYPE_CHECKING:
+    from napari_msunet.infer.postprocess.areas import Areas
+    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.dock.threshold_preview import Asked, Previewer, Shown
+
+AFTER_MOVING = 120
+"""Milliseconds for which the camera must rest before what came into view is computed."""
+
+READY = "Move a slider: what is in view changes at once, without the network."
+NONE = 'For predictions that kept probabilities: choose "Keep the probabilities too" above and predict.'
+
+
+class ThresholdPanel(Fold):
+    """A folded part of the Predict step, for labels whose newest prediction kept its probabilities.
+
+    Attributes
+    ----------
+    apply_wanted : Signal(object)
+        "Apply" was pressed: the `PostprocessJob`.
+    shown : Signal()
+        A preview came into view.
+    kept : Kept, optional
+        The run it works on.
+    slowest : float
+        Seconds of the longest of its handlers on the GUI thread so far.
+    """
+
+    apply_wanted = Signal(object)
+    shown = Signal()
+
+    def __init__(self, dock: MultiScaleUNet) -> None:
+        super().__init__("Thresholds and smoothing", "Changes what becomes of the probabilities, without the network.")
+        self.dock, self.viewer = dock, dock.viewer
+        self.kept: Kept | None = None
+        self.slowest = 0.0
+        self.preview = PreviewLayer(self.viewer)
+        self._path: Path | None = None
+        self._looked: Any = None
+        self._areas: Areas | None = None
+        self._in_view: Shown | None = None
+        self._previewer: Previewer | None = None
+        self._working = self._again = self._closed = False
+        self._looking = Background("msunet-threshold-runs", self)
+        self._drawing = Background("msunet-threshold-view", self)
+        self._counting = Background("msunet-threshold-areas", self)
+        self._rest = QTimer(self)
+        self._rest.setSingleShot(True)
+        self._rest.setInterval(AFTER_MOVING)
+        self._rest.timeout.connect(self._ask)
+        self._build()
+        self._camera = self.viewer.scene.camera.events
+        for event in (self._camera.center, self._camera.zoom):
+            event.connect(self._camera_moved)
+
+    def _build(self) -> None:
+        self.why = QLabel()
+        self.why.setObjectName("note")
+        self.why.setWordWrap(True)
+        self.sliders = Sliders()
+        self.sliders.changed.connect(self._slid)
+        self.apply = QPushButton("Apply")
+        self.apply.setToolTip("Makes these labels for the whole prediction. What you corrected by hand stays.")
+        self.apply.clicked.connect(told(lambda *_: self.apply_wanted.emit(self.job())))
+        self.back = QPushButton("Put back")
+        self.back.setToolTip("Shows the labels as they are again.")
+        self.back.clicked.connect(lambda: self.put_back())
+        row = QHBoxLayout()
+        row.addWidget(self.apply)
+        row.addWidget(self.back)
+        self.inside.addWidget(self.why)
+        self.inside.addWidget(self.sliders)
+        self.inside.addLayout(row)
+        self.refresh()
+
+    # --------------------------------------------------------------------------------------------- which probabilities
+
+    def look(self) -> None:
+        """Find out, beside the window, whether the labels of the active slide kept probabilities."""
+        record = self.dock.state.active
+        path = None if record is None else record.labels
+        if path != self._path:
+            self._path, self._looked = path, None
+            self._use(None)
+        if path is not None and not self._looking.busy:
+            before = self._looked
+            self._looking.run(lambda: find_kept(path, before), lambda found: self._found(path, found), lambda _: None)
+
+    def _found(self, path: Path, answer: tuple[Any, Kept | None] | None) -> None:
+        if path != self._path:
+            self.look()
+        elif answer is not None:  # else: nothing changed since
+            self._looked = answer[0]
+            self._use(answer[1])
+
+    def _use(self, kept: Kept | None) -> None:
+        """Work on this run from now on."""
+        if kept is not None and self.kept is not None and kept.run is self.kept.run:
+            return
+        self.put_back()
+        self.kept, self._areas, self._previewer, self._in_view = kept, None, None, None
+        if kept is not None:
+            names = kept.run.classes
+            self.sliders.set_classes(names, kept.colours, kept.run.info.mpp)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Show what can be done."""
+        there = self.kept is not None
+        self.why.setText(READY if there else NONE)
+        self.sliders.setVisible(there)
+        moved = there and self.sliders.moved
+        self.apply.setEnabled(moved and self.dock.state.running is None)
+        self.back.setEnabled(moved)
+
+    # --------------------------------------------------------------------------------------------------------- sliding
+
+    def settings(self) -> Postprocess:
+        """What the sliders say."""
+        pairs = zip(() if self.kept is None else self.kept.run.classes, self.sliders.thresholds, strict=False)
+        thresholds = {name: value for name, value in pairs if not math.isnan(value)}
+        return Postprocess(thresholds=thresholds, smoothing=self.sliders.micrometres)
+
+    def job(self) -> PostprocessJob:
+        """The job that makes these labels everywhere; `MsunetError` where there are no probabilities."""
+        if self.kept is None:
+            raise MsunetError("These labels kept no probabilities; predict with them, then change thresholds.")
+        return PostprocessJob(labels=self.kept.path, run=self.kept.run.key, postprocess=self.settings())
+
+    def put_back(self) -> None:
+        """The labels as they are: sliders where they began, no preview."""
+        self.sliders.put_back()
+        self.preview.drop()
+        self.refresh()
+
+    def _slid(self) -> None:
+        """A slider was moved."""
+        started = time.perf_counter()
+        if self.sliders.moved:
+            self._count()
+            self._say_areas()
+            self._ask()
+        else:
+            self.preview.drop()
+        self.refresh()
+        self.slowest = max(self.slowest, time.perf_counter() - started)
+
+    # ----------------------------------------------------------------------------------------------------------- areas
+
+    def _count(self) -> None:
+        """Look at all probabilities once."""
+        if self.kept is None or self._areas is not None or self._counting.busy:
+            return
+        kept = self.kept
+
+        def build() -> Areas | None:
+            from napari_msunet.infer.postprocess.areas import build_areas
+
+            return build_areas(kept.run, self._check)
+
+        def done(areas: Areas | None) -> None:
+            if kept is self.kept:
+                self._areas = areas
+                self._say_areas()
+
+        self._counting.run(build, done, lambda _: None)
+
+    def _check(self) -> None:
+        """In the thread: stop when the window closes."""
+        if self._closed:
+            raise MsunetError("The window was closed.")
+
+    def _say_areas(self) -> None:
+        """The area of each class: of the whole prediction, or, where it is smoothed, of what is in view."""
+        if self.kept is None or not self.sliders.moved:
+            return
+        if self.sliders.smoothing.value():
+            self.sliders.say_areas("Areas: in view, smoothed", None if self._in_view is None else self._in_view.areas)
+        elif self._areas is None:
+            self.sliders.say_areas("Areas: counting…" if self._counting.busy else "", None)
+        else:
+            of = "Areas: the whole prediction" + (", about" if self._areas.level else "")
+            self.sliders.say_areas(of, self._areas(np.array(self.sliders.thresholds, np.float32)))
+
+    # --------------------------------------------------------------------------------------------------------- preview
+
+    def _camera_moved(self, _: Any = None) -> None:
+        if self.preview.there:
+            self._rest.start()
+
+    def _ask(self) -> None:
+        """Compute what is in view beside the window; while that runs, only the latest wish is remembered."""
+        if self.kept is None or not self.sliders.moved:
+            return
+        if self._working:
+            self._again = True
+            return
+        try:
+            asked = self._asked(self.kept)
+        except MsunetError:  # nothing of the slide is in view
+            return
+        kept = self.kept
+
+        def work() -> Shown:
+            from napari_msunet.widgets.dock.threshold_preview import Previewer
+
+            if self._previewer is None or self._previewer.run is not kept.run:
+                self._previewer = Previewer(kept.store, kept.run)
+            return self._previewer(asked)
+
+        self._working = True
+        self._drawing.run(work, lambda shown: self._drawn(kept, shown), self._failed)
+
+    def _asked(self, kept: Kept) -> Asked:
+        from napari_msunet.widgets.dock.threshold_preview import Asked
+
+        info = kept.run.info
+        region = visible_region(self.viewer, layer_of_slide(self.dock, self.dock.state.active))
+        low = int(region.y // info.pixel[0]), int(region.x // info.pixel[1])
+        high = int(-(-region.stop[0] // info.pixel[0])), int(-(-region.stop[1] // info.pixel[1]))
+        window = Window.between(low, high).intersection(Window(0, 0, *info.shape))
+        smoothing, mpp = self.sliders.micrometres, info.mpp or (1.0, 1.0)
+        return Asked(window, self.sliders.thresholds, (smoothing / mpp[0], smoothing / mpp[1]))
+
+    def _failed(self, error: BaseException) -> None:
+        self._working = self._again = False
+        self.why.setText(str(error))
+
+    def _drawn(self, kept: Kept, shown: Shown) -> None:
+        started = time.perf_counter()
+        self._working = False
+        if kept is self.kept and self.sliders.moved:
+            record = self.dock.state.active
+            labels_layer = self.dock.layers.of_store(kept.path)
+            self.preview.show(shown, kept.store, layer_of_slide(self.dock, record), labels_layer)
+            self._in_view = shown
+            if self.sliders.smoothing.value():
+                self._say_areas()
+        if self._again:
+            self._again = False
+            self._ask()
+        self.slowest = max(self.slowest, time.perf_counter() - started)
+        self.shown.emit()
+
+    def labels_layer(self) -> Any:
+        """The layer of the labels, which "Apply" fills."""
+        return layer_of_labels(self.dock, self.dock.state.active)
+
+    def closing(self) -> None:
+        """Let go of everything."""
+        self._closed = True
+        for event in (self._camera.center, self._camera.zoom):
+            event.disconnect(self._camera_moved)
+        self._rest.stop()
+        for background in (self._looking, self._drawing, self._counting):
+            background.close()

@@ -1,0 +1,76 @@
+"""The layer that shows labels for other thresholds in the place of the stored ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Labels
+
+from napari_msunet.labels import LabelStore
+from napari_msunet.widgets.layer_slides import KEY
+from napari_msunet.widgets.placement import over
+from napari_msunet.widgets.pyramid_labels.colours import colormap, features
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.dock.threshold_preview import Shown
+
+NAME = "Thresholds (preview)"
+
+
+class PreviewLayer:
+    """A layer over the slide, made when it is first needed; while it is there, the labels' own layer is hidden.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        self.viewer = viewer
+        self.layer: Labels | None = None
+        self._hidden: Any = None
+
+    @property
+    def there(self) -> bool:
+        """Whether it is in the viewer."""
+        return self.layer is not None and self.layer in self.viewer.layers
+
+    def show(self, shown: Shown, store: LabelStore, slide_layer: Any, labels_layer: Any) -> None:
+        """Bring labels into view."""
+        size = store.pixel[0] * 2**shown.level, store.pixel[1] * 2**shown.level
+        place = over(slide_layer, size, (shown.window.y * size[0], shown.window.x * size[1]))
+        if not self.there:
+            self._add(shown, store, place, labels_layer)
+            return
+        assert self.layer is not None
+        self.layer.data = shown.labels
+        for name in ("scale", "translate", "affine"):
+            if name in place:
+                setattr(self.layer, name, place[name])
+
+    def _add(self, shown: Shown, store: LabelStore, place: dict[str, Any], labels_layer: Any) -> None:
+        self.layer = Labels(
+            shown.labels,
+            name=NAME,
+            colormap=colormap(store),
+            features=features(store),
+            opacity=0.5 if labels_layer is None else labels_layer.opacity,
+            metadata={KEY: {"map": "thresholds"}},
+            **place,
+        )
+        self.layer.editable = False
+        selected = set(self.viewer.layers.selection)
+        self.viewer.add_layer(self.layer)
+        self.viewer.layers.selection = selected
+        if labels_layer is not None and labels_layer.visible:
+            labels_layer.visible = False
+            self._hidden = labels_layer
+
+    def drop(self) -> None:
+        """Take it away; the labels show again."""
+        if self.there:
+            self.viewer.layers.remove(self.layer)
+        self.layer = None
+        if self._hidden is not None:
+            self._hidden.visible = True
+            self._hidden = None
