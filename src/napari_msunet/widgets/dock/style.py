@@ -52,6 +52,12 @@ def stylesheet(theme: str) -> str:
         padding: 2px 8px; }}
     QToolButton#chip:hover {{ border-color: {c["accent"]}; }}
     QToolButton#chip::menu-indicator {{ image: none; width: 0; }}
+    QToolButton#msunet_tool {{ background: {c["foreground"]}; border: 1px solid transparent; border-radius: 3px;
+        padding: 3px 1px; font-size: 11px; }}
+    QToolButton#msunet_tool:hover {{ border-color: {c["faint"]}; }}
+    QToolButton#msunet_tool:focus {{ border-color: {c["faint"]}; }}
+    QToolButton#msunet_tool:checked {{ border-color: {c["accent"]}; background: {c["primary"]}; }}
+    QToolButton#msunet_tool:disabled {{ color: {c["faint"]}; }}
     QToolButton#msunet_copy, QToolButton#fold {{ background: transparent; border: none; color: {c["faint"]};
         padding: 2px 4px; }}
     QToolButton#msunet_copy:hover, QToolButton#fold:hover {{ color: {c["text"]}; }}

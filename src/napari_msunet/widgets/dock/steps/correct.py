@@ -14,11 +14,15 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore
 from napari_msunet.labels.levels import tiles
+from napari_msunet.widgets import keys
+from napari_msunet.widgets.dock import style
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.layers import hide_maps, layer_of_labels
 from napari_msunet.widgets.dock.python_lines import lines, literal
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
+from napari_msunet.widgets.layer_slides import slide_of
+from napari_msunet.widgets.tools import KeyList, ToolPanel, Tools
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
@@ -60,6 +64,11 @@ class CorrectStep(Step):
             "taken as true."
         )
         self.retrain.clicked.connect(told(lambda *_: self.train_on_corrections()))
+        self.tools = Tools(dock.viewer, self._slide_of, self)
+        self.tool_row = ToolPanel(self.tools)
+        self.key_list = KeyList()
+        dock.viewer.events.theme.connect(self._restyle)
+        self._restyle()
         self._lay_out()
         self.strokes = 0
         self.pixels: int | None = None
@@ -70,6 +79,7 @@ class CorrectStep(Step):
         self._timer.setSingleShot(True)
         self._timer.setInterval(_COUNT_MS)
         self._timer.timeout.connect(self._count)
+        self.tools.changed.connect(self._selected)
 
     def _lay_out(self) -> None:
         row = QHBoxLayout()
@@ -78,10 +88,20 @@ class CorrectStep(Step):
         self.body.addWidget(self.needed)
         self.body.addWidget(self.brush)
         self.body.addLayout(self.classes)
-        self.body.addWidget(self.note("Keys: 1–9 class, 0 background, [ ] brush size, F fill, L pick."))
+        self.body.addWidget(self.tool_row)
         self.body.addLayout(row)
         self.body.addWidget(self.count)
         self.body.addWidget(self.retrain)
+        self.body.addWidget(self.key_list)
+
+    def _restyle(self, event: Any = None) -> None:
+        found = style.colours(self.viewer.theme)
+        self.tool_row.restyle(found["text"], found["accent"])
+
+    def _slide_of(self, layer: Any) -> Any:
+        """The slide that a labels layer lies on."""
+        found = self.dock.layers.slide(self.dock.layers.record(layer))
+        return None if found is None else slide_of(found)
 
     # -------------------------------------------------------------------------------------------------------- showing
 
@@ -131,8 +151,8 @@ class CorrectStep(Step):
             button = QPushButton(name)
             button.setCheckable(True)
             button.setIcon(_swatch(colour))
-            key = f" (key {value})" if value <= _KEYS else ""
-            button.setToolTip(f"Paints {name.lower() if value == 0 else name}{key}.")
+            text = f"Paints {name.lower() if value == 0 else name}."
+            button.setToolTip(keys.hint(text, keys.choose_class_name(value)) if value <= _KEYS else text)
             button.clicked.connect(told(partial(self._choose, value)))
             self.buttons.append(button)
             self.classes.addWidget(button, value // _COLUMNS, value % _COLUMNS)
@@ -140,7 +160,11 @@ class CorrectStep(Step):
 
     def _mark(self, layer: Any) -> None:
         for value, button in enumerate(self.buttons):
-            button.setChecked(layer is not None and layer.selected_label == value and layer.mode == "paint")
+            button.setChecked(
+                layer is not None
+                and layer.selected_label == value
+                and (layer.mode == "paint" or self.tools.tool is not None)
+            )
 
     def _watch(self, layer: Any) -> None:
         """Follow the strokes of the labels."""
@@ -148,17 +172,21 @@ class CorrectStep(Step):
             return
         self._let_go()
         self._watched, self.strokes, self.pixels = layer, 0, None
+        self.tools.attach(layer)
         if layer is None:
             return
         layer.events.stroke.connect(self._stroked)
         layer.events.selected_label.connect(self._selected)
         layer.events.mode.connect(self._selected)
         for value in range(_KEYS + 1):
-            layer.bind_key(str(value), _key(value), overwrite=True)
+            keys.bind(layer, keys.choose_class_name(value), partial(self._by_key, layer, value))
+        keys.bind(layer, "paint.polygon", partial(setattr, layer, "mode", "polygon"))
+        keys.bind(layer, "paint.transform", partial(setattr, layer, "mode", "transform"))
         self._timer.start()
 
     def _let_go(self) -> None:
         if self._watched is not None:
+            self.tools.attach(None)
             self._watched.events.stroke.disconnect(self._stroked)
             self._watched.events.selected_label.disconnect(self._selected)
             self._watched.events.mode.disconnect(self._selected)
@@ -213,8 +241,19 @@ class CorrectStep(Step):
         return layer
 
     def _choose(self, value: int, *_: Any) -> None:
-        layer = self.start()
+        if self.tools.tool is None:
+            self.start().selected_label = value
+        else:  # a tool goes on with another class
+            self.tools.layer.selected_label = value
+            self._mark(self._watched)
+
+    def _by_key(self, layer: Any, value: int) -> None:
+        """Paint this class from now on; with a tool: use it."""
+        if value > len(layer.store.classes):
+            return
         layer.selected_label = value
+        if self.tools.tool is None and layer.can_be_painted():
+            layer.mode = "paint"
 
     def train_on_corrections(self) -> Any:
         """Train a new model of the same kind on what was used before and on the corrected pixels; returns at once."""
@@ -244,20 +283,10 @@ class CorrectStep(Step):
 
     def closing(self) -> None:
         self._timer.stop()
+        self.viewer.events.theme.disconnect(self._restyle)
         self._let_go()
+        self.tools.close()
         self._background.close()
-
-
-def _key(value: int) -> Any:
-    """What a number's key does: paint this class from now on. (A function, since napari asks for its name.)"""
-
-    def choose(layer: Any) -> None:
-        if value <= len(layer.store.classes):
-            layer.selected_label = value
-            if layer.can_be_painted():
-                layer.mode = "paint"
-
-    return choose
 
 
 def _swatch(colour: tuple[int, int, int]) -> QIcon:

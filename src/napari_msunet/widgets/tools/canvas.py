@@ -1,0 +1,150 @@
+"""The canvas of a viewer as a Qt widget, and what is drawn over it while a tool is used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from qtpy.QtCore import QPointF, QRectF, Qt
+from qtpy.QtGui import QColor, QFont, QImage, QPainter, QPainterPath, QPen, QTransform
+from qtpy.QtWidgets import QWidget
+
+from napari_msunet.geometry import Window
+from napari_msunet.widgets.placement import to_world
+
+COLOUR = QColor("#ffd84d")
+_SHADE = (255, 216, 77, 120)
+_MOST = 1024
+
+
+def canvas_of(viewer: Any) -> QWidget:
+    """The widget that napari draws on and that gets the mouse."""
+    return viewer.window._qt_viewer.canvas.native
+
+
+class Sketch(QWidget):
+    """Drawn over the canvas: the line or lasso, what is about to change, and a hint. Lets the mouse through.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        self.canvas = canvas_of(viewer)
+        super().__init__(self.canvas)
+        self.viewer = viewer
+        self.layer: Any = None
+        self.points: list[tuple[float, float]] = []
+        self.closed = False
+        self.hint = ""
+        self._image: QImage | None = None
+        self._where: Window | None = None
+        self.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+        self.setAttribute(Qt.WidgetAttribute.WA_NoSystemBackground)
+        viewer.scene.camera.events.connect(self._moved)
+        self.hide()
+
+    def _moved(self, event: Any = None) -> None:
+        if self.isVisible():
+            self.update()
+
+    def start(self, layer: Any, hint: str, closed: bool) -> None:
+        """Show the hint, and from now on what is drawn on this layer."""
+        self.layer, self.hint, self.closed = layer, hint, closed
+        self.clear()
+        self.setGeometry(self.canvas.rect())
+        self.show()
+        self.raise_()
+
+    def stop(self) -> None:
+        """Draw nothing more."""
+        self.layer = None
+        self.hide()
+
+    def clear(self) -> None:
+        """Forget what was drawn; the hint stays."""
+        self.points, self._image, self._where = [], None, None
+        self.update()
+
+    def add(self, point: tuple[float, float]) -> None:
+        """Another point, in level-0 pixels of the layer."""
+        self.points.append(point)
+        self.update()
+
+    @property
+    def marked(self) -> Window | None:
+        """The window of what is shown as about to change."""
+        return self._where
+
+    def mark(self, window: Window, mask: npt.NDArray[np.bool_]) -> None:
+        """Show these pixels (level 0) as about to change; a large mask thinned out."""
+        step = max(1, -(-max(mask.shape) // _MOST))
+        thin = mask[::step, ::step]
+        picture = np.zeros((*thin.shape, 4), np.uint8)
+        picture[thin] = _SHADE
+        height, width = thin.shape
+        self._image = QImage(picture.tobytes(), width, height, 4 * width, QImage.Format.Format_RGBA8888).copy()
+        self._where = Window(window.y, window.x, height * step, width * step)
+        self.update()
+
+    # -------------------------------------------------------------------------------------------------------- drawing
+
+    def on_canvas(self, places: npt.ArrayLike) -> list[QPointF]:
+        """Level-0 pixels of the layer as pixels of the canvas."""
+        world = to_world(self.viewer, self.layer, np.asarray(places, float).reshape(-1, 2))
+        camera = self.viewer.scene.camera
+        offset = (world - np.asarray(camera.center[-2:])) * camera.zoom
+        return [QPointF(x + self.width() / 2, y + self.height() / 2) for y, x in offset.tolist()]
+
+    def paintEvent(self, event: Any) -> None:
+        if self.layer is None:
+            return
+        self.setGeometry(self.canvas.rect())
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        if self._image is not None:
+            self._draw_mark(painter)
+        if self.points:
+            self._draw_line(painter)
+        self._draw_hint(painter)
+        painter.end()
+
+    def _draw_mark(self, painter: QPainter) -> None:
+        image, where = self._image, self._where
+        corner, right, down = self.on_canvas([(where.y, where.x), (where.y, where.stop[1]), (where.stop[0], where.x)])
+        x, y = (right - corner) / image.width(), (down - corner) / image.height()
+        painter.save()
+        painter.setTransform(QTransform(x.x(), x.y(), y.x(), y.y(), corner.x(), corner.y()))
+        painter.drawImage(QPointF(0, 0), image)
+        painter.restore()
+
+    def _draw_line(self, painter: QPainter) -> None:
+        places = self.on_canvas(self.points)
+        path = QPainterPath(places[0])
+        for place in places[1:]:
+            path.lineTo(place)
+        if self.closed and len(places) > 2:
+            filled = QPainterPath(path)
+            filled.closeSubpath()
+            painter.fillPath(filled, QColor(255, 216, 77, 50))
+        for colour, width in ((QColor(0, 0, 0, 170), 4), (COLOUR, 2)):
+            painter.setPen(QPen(colour, width, Qt.PenStyle.SolidLine, Qt.PenCapStyle.RoundCap))
+            painter.drawPath(path)
+        if self.closed and len(places) > 2:
+            painter.setPen(QPen(COLOUR, 1, Qt.PenStyle.DashLine))
+            painter.drawLine(places[-1], places[0])
+
+    def _draw_hint(self, painter: QPainter) -> None:
+        font = QFont(self.font())
+        font.setPixelSize(13)
+        painter.setFont(font)
+        metrics = painter.fontMetrics()
+        text = metrics.elidedText(self.hint, Qt.TextElideMode.ElideRight, self.width() - 40)
+        box = QRectF(10, 10, metrics.horizontalAdvance(text) + 20, metrics.height() + 10)
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(QColor(20, 22, 26, 215))
+        painter.drawRoundedRect(box, 4, 4)
+        painter.setPen(QColor("#f2f2f2"))
+        painter.drawText(box, Qt.AlignmentFlag.AlignCenter, text)

@@ -1,0 +1,178 @@
+"""What a tool is: how it is drawn, and what it makes of what was drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_msunet.errors import StoreError
+from napari_msunet.geometry import Window
+from napari_msunet.labels import LabelStore
+from napari_msunet.labels.edits import LIMIT, Edit
+from napari_msunet.labels.metadata import ANNOTATED_BACKGROUND
+from napari_msunet.slide import Slide
+
+Gesture = Literal["click", "drag", "line", "lasso"]
+
+
+@dataclass(frozen=True)
+class Amount:
+    """The one number of a tool: `text` names it; `unit` is "µm" (pixels where these are not known) or empty."""
+
+    text: str
+    value: float
+    low: float
+    high: float
+    step: float
+    unit: str = ""
+    key: str = ""
+
+    @property
+    def shared(self) -> str:
+        """What remembers its value; tools with the same key share it."""
+        return self.key or self.text
+
+
+class Change(NamedTuple):
+    """What is to be written: as `LabelStore.write` takes it."""
+
+    window: Window
+    values: npt.NDArray[Any]
+    mask: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What was drawn, and on what; a tool sees nothing else, so it can run in any thread.
+
+    Parameters
+    ----------
+    store : LabelStore
+    points : (n, 2) array
+        `y, x` in level-0 pixels of the store, 0 being the first pixel's edge.
+    label : int
+        The label to paint with.
+    amount : float
+        Of the tool's number.
+    level : int
+        Of the store, as fine as what is on the screen.
+    slide : Slide, optional
+    over : int, optional
+        The only label that may be painted over; None: whatever the tool says.
+    """
+
+    store: LabelStore
+    points: npt.NDArray[np.float64]
+    label: int
+    amount: float
+    level: int = 0
+    slide: Slide | None = None
+    over: int | None = None
+
+    @property
+    def place(self) -> tuple[float, float]:
+        """Where it began."""
+        return float(self.points[0, 0]), float(self.points[0, 1])
+
+    @property
+    def background(self) -> int:
+        """What is left where an object goes."""
+        return ANNOTATED_BACKGROUND if self.store.kind == "annotation" else 0
+
+    @property
+    def pixel(self) -> tuple[float, float] | None:
+        """µm per pixel, if known."""
+        return self.store.mpp
+
+    def around(self, margin: float = 2) -> Window:
+        """The window around the points, inside the store.
+
+        Raises
+        ------
+        StoreError
+            If it is larger than `LIMIT` pixels, or outside.
+        """
+        low, high = np.floor(self.points.min(0) - margin), np.ceil(self.points.max(0) + margin)
+        window = Window.between((int(low[0]), int(low[1])), (int(high[0]) + 1, int(high[1]) + 1))
+        inside = self.inside(window)
+        if max(inside.shape) > LIMIT:
+            raise StoreError(
+                f"This is larger than {LIMIT:,} x {LIMIT:,} pixels, so nothing was changed; draw a smaller one."
+            )
+        return inside
+
+    def inside(self, window: Window) -> Window:
+        """The part of a window that is in the store."""
+        part = window.intersection(self.store.grid.whole)
+        if part.empty:
+            raise StoreError("This is outside the labels; draw on the slide.")
+        return part
+
+    def local(self, window: Window) -> npt.NDArray[np.float64]:
+        """The points in pixels of a window."""
+        return self.points - (window.y, window.x)
+
+    def seed(self, window: Window) -> tuple[int, int]:
+        """The first pixel in a window."""
+        y, x = np.floor(self.local(window)[0]).astype(int)
+        if not (0 <= y < window.height and 0 <= x < window.width):
+            raise StoreError("This is outside the labels; click on the slide.")
+        return int(y), int(x)
+
+    def change(self, window: Window, edit: Edit) -> Change | None:
+        """What of an edit is to be written; None: nothing changes."""
+        if self.over is not None:
+            before = self.store.read(window)
+            edit = Edit(edit.values, edit.mask & (before == self.over))
+        found = edit.cropped(window)
+        return None if found is None else Change(*found)
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool of the row.
+
+    Parameters
+    ----------
+    name : str
+        As in "tools.split", the name of its key.
+    title : str
+        On its button.
+    key : str
+        See `widgets.keys`.
+    text : str
+        What it does; its tooltip.
+    how : str
+        What to do now, shown on the canvas while it is chosen.
+    gesture : str
+        "click", "drag" (click, or hold and drag sideways to change the amount), "line" or "lasso".
+    work : callable
+        `Drawn` to `Change`, or None where nothing changes; raises StoreError with one sentence where it cannot.
+    amount : Amount, optional
+    labels : str
+        "both", "classes" (uint8) or "objects" (uint32).
+    group : str
+        Its line in the row.
+    """
+
+    name: str
+    title: str
+    key: str
+    text: str
+    how: str
+    gesture: Gesture
+    work: Callable[[Drawn], Change | None]
+    amount: Amount | None = None
+    labels: Literal["both", "classes", "objects"] = "both"
+    group: str = "Objects"
+
+
+def all_tools() -> tuple[Tool, ...]:
+    """All tools, in the order of the row."""
+    from napari_msunet.widgets.tools import objects, outline, wands
+
+    return (*objects.TOOLS, *outline.TOOLS, *wands.TOOLS)
