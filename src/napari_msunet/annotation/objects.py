@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 from scipy import ndimage
+from skimage.measure import label
 
 from napari_msunet.annotation.output import window_of
 from napari_msunet.annotation.polygons import LabelShape, label_polygons, walk_polygons
@@ -19,6 +20,7 @@ from napari_msunet.events import Progress, progress
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore
 from napari_msunet.labels.chunks import CHUNK
+from napari_msunet.labels.edits.edit import box_of
 from napari_msunet.labels.levels import tiles
 from napari_msunet.labels.measurements import measure_polygons
 from napari_msunet.labels.metadata import ANNOTATED_BACKGROUND
@@ -84,16 +86,11 @@ def walk_objects(
         yield progress(step.done, step.total, "windows", started), _table(store, step.shapes)
 
 
-def objects_in(store: LabelStore, window: Window) -> ObjectTable:
-    """The objects in a window that is read at once, cut at its edge."""
-    return _table(store, label_polygons(store.read(window), (window.y, window.x)))
-
-
 def updated(table: ObjectTable, store: LabelStore, window: Window) -> ObjectTable | None:
     """The table after the labels changed within a window, without measuring the rest again.
 
-    Every object that changed touches the window or lies in the box of one that did before. So all whose box meets the
-    window are measured again, in the window around their boxes.
+    What changed touches the window now, and lies within it and the boxes of the objects that met it before. So only
+    the objects that touch the window are measured again.
 
     Parameters
     ----------
@@ -121,8 +118,23 @@ def updated(table: ObjectTable, store: LabelStore, window: Window) -> ObjectTabl
     around = around.padded(1).intersection(Window(0, 0, *store.shape))
     if max(around.shape) > UPDATE_LIMIT:
         return None
-    found = objects_in(store, around)
-    return ObjectTable.joined([table.take(~met), found.take(_meets(found.box, near))])
+    values = store.read(around)
+    parts = _parts(values)
+    here = near.intersection(around).slices((around.y, around.x))
+    changed = np.zeros(int(parts.max(initial=0)) + 1, np.bool_)
+    changed[parts[here]] = True
+    changed[0] = False
+    # what lies in the same boxes and does not touch the window is as it was
+    rows = np.flatnonzero(met)
+    y, x = (table.first[rows] - (around.y, around.x)).T
+    same = (values[y, x] == table.kind[rows]) & ~changed[parts[y, x]]
+    kept = np.sort(np.concatenate([np.flatnonzero(~met), rows[same]]))
+    box = box_of(changed[parts])
+    if box is None:
+        return table.take(kept)
+    inner = np.where(changed[parts[box.slices()]], values[box.slices()], 0)
+    found = _table(store, label_polygons(inner, (around.y + box.y, around.x + box.x)))
+    return ObjectTable.joined([table.take(kept), found])
 
 
 def object_at(store: LabelStore, y: int, x: int) -> FoundObject | None:
@@ -179,7 +191,13 @@ def set_objects(store: LabelStore, table: ObjectTable, rows: Sequence[int], valu
             if tile not in masks:
                 masks[tile] = np.zeros(tile.shape, np.bool_)
             masks[tile][part.slices((tile.y, tile.x))] |= mask[part.slices((box.y, box.x))]
-    return store.write_parts([(tile, value, mask) for tile, mask in masks.items() if mask.any()])
+    parts = []
+    for tile, mask in masks.items():
+        tight = box_of(mask)
+        if tight is not None:
+            inner = Window(tile.y + tight.y, tile.x + tight.x, *tight.shape)
+            parts.append((inner, value, mask[tight.slices()]))
+    return store.write_parts(parts)
 
 
 def object_mask(store: LabelStore, table: ObjectTable, row: int) -> tuple[Window, npt.NDArray[np.bool_]]:
@@ -225,6 +243,12 @@ def _first_pixels(polygons: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     first = order[np.r_[0, np.flatnonzero(np.diff(owner)) + 1]]
     pixels: npt.NDArray[np.int64] = corners[first][:, ::-1].astype(np.int64)
     return pixels
+
+
+def _parts(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Numbers 1..n of what hangs together through pixel sides and has one value; 0 on background."""
+    parts: npt.NDArray[Any] = label(values, background=0, connectivity=1)  # type: ignore[no-untyped-call]
+    return parts
 
 
 def _meets(box: npt.NDArray[np.float64], window: Window) -> npt.NDArray[np.bool_]:
