@@ -109,7 +109,7 @@ class Ledgers:
         self._refresh()
         for path, ledger in list(self._read.items()):
             data = path.read_bytes()
-            kept = [line for line in data.split(b"\n") if line and self._sound(line, without)]
+            kept = [line for line in data.split(b"\n")[:-1] if self._sound(line, without)]
             mended = b"".join(line + b"\n" for line in kept)
             if mended != data:
                 replace_file(path, mended)

@@ -13,12 +13,11 @@ import numpy.typing as npt
 
 from napari_msunet.geometry import Window
 from napari_msunet.labels.cache import pieces
-from napari_msunet.labels.chunks import CHUNK
+from napari_msunet.labels.chunks import CHUNK, DamagedChunkError
 from napari_msunet.labels.files import sync_path, sync_paths, write_aside
 from napari_msunet.labels.ledger import Chunk
 from napari_msunet.labels.run_outputs import (
     LABELS,
-    DamagedChunkError,
     RunFiles,
     any_set,
     decode_values,

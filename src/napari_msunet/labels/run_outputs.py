@@ -15,7 +15,7 @@ from numcodecs import Blosc  # type: ignore[import-untyped]
 from zarr.codecs import BloscCodec
 
 from napari_msunet.errors import StoreError
-from napari_msunet.labels.chunks import CHUNK, ChunkFiles
+from napari_msunet.labels.chunks import CHUNK, ChunkFiles, DamagedChunkError
 from napari_msunet.labels.metadata import StoreInfo, save_attributes
 from napari_msunet.slide.ngff import image_attributes
 
@@ -34,10 +34,6 @@ LABELS = ("labels", "raw", "instances")
 
 _CHANNELS = {"disagreement": "disagreement of the scales", "entropy": "entropy"}
 _HEADER = struct.Struct("<4B3I")  # of Blosc: versions, flags, size of a value; bytes, bytes of a block, bytes in all
-
-
-class DamagedChunkError(StoreError):
-    """A chunk file that is not whole or does not decode."""
 
 
 def check_outputs(outputs: Mapping[str, str]) -> None:
