@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from labels.reference import Reference, assert_same
 
 from napari_msunet.geometry import Region, Window
-from napari_msunet.labels import LabelStore, open_labels, session
+from napari_msunet.labels import Brush, LabelStore, Polygon, open_labels, session
 
 SHAPE = (1301, 700)
 CLASSES = ("gland", "stroma")
@@ -35,21 +35,31 @@ def windows(draw: st.DrawFn) -> Window:
 
 
 class StoreMachine(RuleBasedStateMachine):
+    dtype = "uint8"
+
     def __init__(self) -> None:
         super().__init__()
         self.saved = session.PART, session.COMPACT_BYTES
         session.PART, session.COMPACT_BYTES = 512, 0  # several parts to a stroke, a compaction whenever it can be
         self.folder = Path(tempfile.mkdtemp())
         self.number = 0
-        LabelStore.create(self.path, SHAPE, 0.5, CLASSES).close()
+        self.used: set[int] = set()
+        LabelStore.create(self.path, SHAPE, 0.5, CLASSES, dtype=self.dtype).close()
         self.store = open_labels(self.path, memory=MEMORY)
-        self.reference = Reference(SHAPE)
+        self.reference = Reference(SHAPE, self.dtype)
         for key, seed in (("first", 1), ("second", 2)):
-            run = self.store.create_run(key, {}, RUN_CLASSES, {"labels": "uint8"})
+            run = self.store.create_run(key, {}, RUN_CLASSES, {"labels": self.dtype})
             with run.writing():
                 for block, window in enumerate(BLOCKS[: 7 + seed]):
-                    run.write(window, {"labels": blobs(seed, SHAPE, 2)[window.slices()]})
+                    run.write(window, {"labels": self.machine_labels(seed)[window.slices()]})
                     run.finish(block, window)
+
+    def many(self, values: np.ndarray) -> np.ndarray:
+        """0 to 2 as values of the store."""
+        return values
+
+    def machine_labels(self, seed: int) -> np.ndarray:
+        return blobs(seed, SHAPE, 2)
 
     @property
     def path(self) -> Path:
@@ -62,7 +72,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(window=windows(), value=st.integers(0, 2), seed=st.integers(0, 9), shaped=st.booleans(), masked=st.booleans())
     def write(self, window: Window, value: int, seed: int, shaped: bool, masked: bool) -> None:
-        values = blobs(seed, window.shape, 2) if shaped else value
+        values = self.many(blobs(seed, window.shape, 2)) if shaped else int(self.many(np.array(value)))
         mask = blobs(seed + 10, window.shape, 1) > 0 if masked else None
         self.store.write(Region(window.y, window.x, *window.shape), values, mask)
         self.reference.stroke(window, values, mask)
@@ -92,8 +102,39 @@ class StoreMachine(RuleBasedStateMachine):
         covered = np.zeros(SHAPE, bool)
         for block in run.done.values():
             covered[block.slices() if part is None else block.intersection(part).slices()] = True
-        labels = np.array([0, 2, 3], np.uint8)[blobs({"first": 1, "second": 2}[key], SHAPE, 2)]
+        labels = self.machine_labels({"first": 1, "second": 2}[key])
+        labels = labels if self.dtype == "uint32" else np.array([0, 2, 3], np.uint8)[labels]
         self.reference.merge(labels, covered)
+
+    @rule(
+        line=st.lists(st.tuples(st.integers(-50, 1350), st.integers(-50, 750)), min_size=1, max_size=4),
+        radius=st.sampled_from([3.5, 100.5, 500.5]),
+        value=st.integers(0, 2),
+        over=st.none() | st.integers(0, 2),
+        filled=st.booleans(),
+    )
+    def draw(self, line: list, radius: float, value: int, over: int | None, filled: bool) -> None:
+        shape = Polygon(line) if filled and len(line) > 2 else Brush(line, radius)
+        whole = Window(0, 0, *SHAPE)
+        if shape.window.intersection(whole).empty:
+            return
+        mask = np.broadcast_to(shape.on(whole), SHAPE)
+        value, over = (None if v is None else int(self.many(np.array(v))) for v in (value, over))
+        if over is not None:
+            mask = mask & (self.reference.labels == over)
+        self.store.write_shape(shape, value, over)
+        self.reference.stroke(whole, value, mask)
+
+    @rule()
+    def new_number(self) -> None:
+        """Never one that was used, whatever was undone, merged, closed or killed meanwhile."""
+        if self.dtype == "uint32":
+            self.used |= set(np.unique(self.reference.labels).tolist())
+            number = self.store.next_id()
+            assert number not in self.used
+            self.store.write(Window(0, 0, 1, 1), number)
+            self.reference.stroke(Window(0, 0, 1, 1), number, None)
+            self.used.add(number)
 
     @rule()
     def flush(self) -> None:
@@ -120,12 +161,25 @@ class StoreMachine(RuleBasedStateMachine):
         assert_same(self.store, self.reference)
 
 
-@pytest.mark.parametrize("examples", [4, pytest.param(80, marks=pytest.mark.slow)])
-def test_any_order_of_edits_merges_and_crashes(examples: int) -> None:
+class ObjectMachine(StoreMachine):
+    """The same in a store of objects."""
+
+    dtype = "uint32"
+
+    def many(self, values: np.ndarray) -> np.ndarray:
+        return values.astype(np.uint32) * 70_000
+
+    def machine_labels(self, seed: int) -> np.ndarray:
+        return blobs(seed, SHAPE, 2).astype(np.uint32) * 900_000
+
+
+@pytest.mark.parametrize("machine", [StoreMachine, ObjectMachine])
+@pytest.mark.parametrize("examples", [2, pytest.param(60, marks=pytest.mark.slow)])
+def test_any_order_of_edits_merges_and_crashes(examples: int, machine: type[StoreMachine]) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
     run_state_machine_as_test(
-        StoreMachine,
+        machine,
         settings=settings(
             max_examples=examples, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck)
         ),

@@ -44,7 +44,7 @@ class Keeper(threading.Thread):
             session = self._session()
             if session is None:
                 return
-            with suppress(MsunetError):  # `unsaved` tells of it, and the next flush raises it
+            with suppress(MsunetError, OSError):  # `unsaved` tells of it, and the next flush raises it
                 session.keep()
             behind = session.behind
             del session

@@ -17,7 +17,7 @@ from napari_msunet.errors import NotSavedError, OutputError, StoreError
 from napari_msunet.geometry import Region, Window
 from napari_msunet.labels.cache import ChunkCache
 from napari_msunet.labels.checkpoint import checkpoint_mark, load_checkpoint, save_checkpoint
-from napari_msunet.labels.files import output_error
+from napari_msunet.labels.files import output_error, output_errors
 from napari_msunet.labels.history import redone, undone
 from napari_msunet.labels.journal import Journal
 from napari_msunet.labels.keeper import Keeper
@@ -277,6 +277,7 @@ class Session:
             mark = min([self._applied, *self._pending])  # `_applied` first: a merge puts itself into `_pending` before
             try:
                 self.journal.sync()
+                self.tell()
                 self.cache.flush(ready=self.journal.sync)
                 if mark != self._saved:
                     self.merges.tidy(mark.sequence)
@@ -286,7 +287,8 @@ class Session:
 
     def _checkpoint(self, mark: Mark) -> None:
         highest = self.cache.highest if self._dtype.itemsize > 1 and self.counted else None
-        save_checkpoint(self._path, mark, self.merges, highest)
+        with output_errors(self._path):
+            save_checkpoint(self._path, mark, self.merges, highest)
         self._saved = mark
 
     def make_room(self) -> None:

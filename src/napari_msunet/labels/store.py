@@ -184,13 +184,9 @@ class LabelStore(RunKeeping):
             mask = shape.on(tile)
             if over is not None and mask is not False:
                 now = session.cache.part("labels", 0, tile)
-                mask = (
-                    bool(mask & (now == over))
-                    if isinstance(mask, bool) and isinstance(now, int)
-                    else mask & (now == over)
-                )
+                mask = now == over if mask is True else mask & (now == over)
             if mask is not False:
-                changes.append((tile, given, None if mask is True else mask))
+                changes.append((tile, int(given), None if mask is True else mask))
         return session.change(Record.STROKE, changes)
 
     def next_id(self) -> int:
