@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from napari_msunet.geometry import Region
     from napari_msunet.infer import predict
     from napari_msunet.jobs import evaluate, export, job_from_json, measure, run, train
-    from napari_msunet.labels import LabelStore, open_labels, tissue_labels
+    from napari_msunet.labels import LabelStore, open_labels, review_queue, tissue_labels
     from napari_msunet.models import MSUNet, build_model, load_model, save_model
     from napari_msunet.slide import Slide, build_pyramid, open_slide, slide_from_array, tissue_mask
 
@@ -44,7 +44,7 @@ _HOMES = {
     "geometry": "Region",
     "infer": "predict",
     "jobs": "evaluate export job_from_json measure run train",
-    "labels": "LabelStore open_labels tissue_labels",
+    "labels": "LabelStore open_labels review_queue tissue_labels",
     "models": "MSUNet build_model load_model save_model",
     "slide": "Slide build_pyramid open_slide slide_from_array tissue_mask",
 }
@@ -79,6 +79,7 @@ __all__ = [
     "open_labels",
     "open_slide",
     "predict",
+    "review_queue",
     "run",
     "save_model",
     "slide_from_array",

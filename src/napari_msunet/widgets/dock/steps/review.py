@@ -535,7 +535,7 @@ class ReviewStep(Step):
             "from napari_msunet.labels import review, review_state",
             "",
             f"labels = ms.open_labels({literal(record.labels)})",
-            f'places = review.review_queue(labels, by="{by}", size={size})',
+            f'places = ms.review_queue(labels, by="{by}", size={size})',
             'review.write_queue(places, "review.csv", labels)',
             "# All that the first place shows is true, background too. Undo takes it back.",
             "review_state.accept(labels, places[0].window)",
