@@ -1,4 +1,4 @@
-"""Runs that were killed, cut, spoilt or out of disk: said in a sentence, the rest intact, and the same bytes in the end."""
+"""Runs that were killed, cut, spoilt or out of disk: said in a sentence, the rest intact, the same bytes in the end."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def test_every_output_is_a_pyramid_for_any_reader(whole: Run, name: str) -> None
     group = zarr.open_group(str(whole.path / name), mode="r")
     levels = [group[str(n)][:] for n in range(len(whole.info.shapes))]
     assert levels[0].shape == VALUES[name].shape
-    for finer, coarser in zip(levels, levels[1:], strict=False):
+    for finer, coarser in pairwise(levels):
         if name in LABELS:
             np.testing.assert_array_equal(coarser, vote(finer))
         else:

@@ -22,10 +22,17 @@ class RunKeeping(ClassEditing):
 
     @property
     def runs(self) -> list[Run]:
-        """All runs, by key."""
+        """All runs, by key; one that is damaged is left out, and `messages` says so."""
         folder = self.path / "runs"
         keys = sorted(path.parent.name for path in folder.glob("*/run.json") if not path.parent.name.startswith("."))
-        return [self.run(key) for key in keys]
+        found = []
+        for key in keys:
+            try:
+                found.append(self.run(key))
+            except StoreError as error:
+                if str(error) not in self.messages:
+                    self.messages.append(str(error))
+        return found
 
     def create_run(self, key: str, description: dict[str, Any], classes: Sequence[str], outputs: dict[str, str]) -> Run:
         """Make an empty run, or give the one that has this key. Needs no lock.

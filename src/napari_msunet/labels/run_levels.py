@@ -153,11 +153,13 @@ def _mean(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         values = np.pad(values, ((0, height % 2), (0, width % 2)), mode="edge")
     if values.dtype.kind == "u":
         rows = np.add(values[::2], values[1::2], dtype=np.uint16)
-        return ((rows[:, ::2] + rows[:, 1::2] + np.uint16(2)) >> 2).astype(values.dtype)
+        steps: npt.NDArray[Any] = ((rows[:, ::2] + rows[:, 1::2] + np.uint16(2)) >> 2).astype(values.dtype)
+        return steps
     if values.dtype == np.float16:  # from a table: numpy takes twice as long to work it out
         values = np.take(_FLOAT32, values.view(np.uint16))
     halves = values[::2] + values[1::2]
-    return (halves[:, ::2] + halves[:, 1::2]) * np.float32(0.25)
+    mean: npt.NDArray[Any] = (halves[:, ::2] + halves[:, 1::2]) * np.float32(0.25)
+    return mean
 
 
 def _squares(window: Window) -> Iterator[tuple[Square, int]]:
