@@ -13,12 +13,10 @@ from napari.utils.notifications import show_info
 from qtpy.QtCore import QItemSelectionModel, Qt
 from qtpy.QtWidgets import (
     QAbstractItemView,
-    QComboBox,
     QFileDialog,
     QHBoxLayout,
     QHeaderView,
     QLabel,
-    QLineEdit,
     QMenu,
     QPushButton,
     QSplitter,
@@ -36,6 +34,7 @@ from napari_msunet.labels.files import output_errors, replace_file
 from napari_msunet.widgets.dock import style
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.telling import told
+from napari_msunet.widgets.objects.filter_row import FilterRow
 from napari_msunet.widgets.objects.histogram import Histogram
 from napari_msunet.widgets.objects.measuring import Measuring
 from napari_msunet.widgets.objects.model import Filter, ObjectModel
@@ -89,19 +88,8 @@ class ObjectsPanel(QWidget):
             "Measures every object of the labels, in the background; your strokes keep it up to date."
         )
         self.measure.clicked.connect(self._measure_clicked)
-        self.text = QLineEdit()
-        self.text.setPlaceholderText("Filter by class or number")
-        self.text.setClearButtonEnabled(True)
-        self.kind = QComboBox()
-        self.kind.setToolTip("Shows one class only.")
-        self.low, self.high = QLineEdit(), QLineEdit()
-        for field, hint in ((self.low, "area from"), (self.high, "to")):
-            field.setPlaceholderText(hint)
-            field.setFixedWidth(74)
-            field.setToolTip("Least and largest area that are shown, in the table's unit; empty: any.")
-            field.textChanged.connect(lambda _: self._filter())
-        self.text.textChanged.connect(lambda _: self._filter())
-        self.kind.currentIndexChanged.connect(lambda _: self._filter())
+        self.filter = FilterRow()
+        self.filter.changed.connect(self._filter)
         self.count = QLabel()
         self.count.setObjectName("note")
         self.stale = QLabel()
@@ -132,8 +120,8 @@ class ObjectsPanel(QWidget):
 
     def _lay_out(self) -> None:
         top = QHBoxLayout()
-        for widget in (self.measure, self.text, self.kind, self.low, self.high):
-            top.addWidget(widget, 1 if widget is self.text else 0)
+        top.addWidget(self.measure)
+        top.addWidget(self.filter, 1)
         bottom = QHBoxLayout()
         bottom.addWidget(self.count)
         bottom.addWidget(self.stale, 1)
@@ -208,24 +196,15 @@ class ObjectsPanel(QWidget):
 
     def _offer_classes(self, store: LabelStore) -> None:
         names = () if store.info.instances else store.classes
-        if [self.kind.itemText(i) for i in range(1, self.kind.count())] != list(names) or not self.kind.count():
-            self.kind.blockSignals(True)
-            self.kind.clear()
-            self.kind.addItems(["All classes", *names])
-            self.kind.blockSignals(False)
+        if self.filter.offer(names):
             self.classes.clear()
             for value, name in enumerate(names, 1):
                 self.classes.addAction(name, told(partial(self.set_selected, value)))
-        self.kind.setVisible(bool(names))
         self.change.setVisible(bool(names))
 
-    def _filter(self) -> None:
-        kind = self.kind.currentIndex() or None
-        limits = [_number(field.text()) for field in (self.low, self.high)]
-        low = 0.0 if limits[0] is None else limits[0]
-        high = float("inf") if limits[1] is None else limits[1]
+    def _filter(self, wanted: Filter) -> None:
         kept = self.selected_firsts()
-        self.model.set_filter(Filter(self.text.text(), kind if kind and kind > 0 else None, low, high))
+        self.model.set_filter(wanted)
         self._select(kept)
         self._after_filter()
 
@@ -403,10 +382,3 @@ def _write(path: Path, headers: list[str], columns: list[Any]) -> None:
     writer.writerows([name, *(f"{v:.10g}" for v in rest)] for name, *rest in zip(*columns, strict=True))
     with output_errors(path):
         replace_file(path, text.getvalue().encode())
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text.replace(",", "")) if text.strip() else None
-    except ValueError:
-        return None

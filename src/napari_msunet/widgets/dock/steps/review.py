@@ -12,10 +12,7 @@ from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
-    QGridLayout,
     QHBoxLayout,
-    QLabel,
-    QListWidget,
     QProgressBar,
     QPushButton,
     QSpinBox,
@@ -28,6 +25,7 @@ from napari_msunet.labels.review import Candidate, Survey
 from napari_msunet.widgets import keys
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.layers import hide_maps, layer_of_labels
+from napari_msunet.widgets.dock.place_list import PlaceList
 from napari_msunet.widgets.dock.python_lines import lines, literal
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import tell_error, told
@@ -51,15 +49,6 @@ _PANEL_HEIGHT = 300
 _TELL_SECONDS = 0.05
 _PLACE = (0.35, 0.75, 1.0)
 
-for _name, _key, _text in (
-    ("review.next", ".", "Next place"),
-    ("review.previous", ",", "Previous place"),
-    ("review.accept", "Y", "Accept the place as true"),
-    ("review.skip", "/", "Skip the place"),
-):
-    keys.register(_name, _key, _text, "Review", "viewer")
-KEYS = ("review.next", "review.previous", "review.accept", "review.skip")
-
 
 class ReviewStep(Step):
     """Ranked places, accept or skip, progress; the object under the mouse and the table of all."""
@@ -72,14 +61,11 @@ class ReviewStep(Step):
 
     def __init__(self, dock: MultiScaleUNet) -> None:
         super().__init__(dock)
-        self.places: list[Candidate] = []
-        self.decided: dict[Window, str] = {}
-        self.index = -1
+        self.queue = PlaceList()
         self.found: Survey | None = None
         self.panel: ObjectsPanel | None = None
         self._layer: Any = None
         self._chosen = False
-        self._queued = ""  # what made the queue: a ranking, or a caller's own
         self._panel_dock: Any = None
         self._told = 0.0
         self._background = Background("msunet-review", self)
@@ -93,6 +79,9 @@ class ReviewStep(Step):
         self._widgets()
         self._lay_out()
         self.surveying.connect(self._progress)
+        self.queue.shown.connect(told(self._go))
+        self.queue.accept_wanted.connect(told(self.accept))
+        self.queue.skip_wanted.connect(told(self.skip))
         self.state.changed.connect(self._changed)
 
     # --------------------------------------------------------------------------------------------------------- layout
@@ -119,29 +108,6 @@ class ReviewStep(Step):
         self.bar.setTextVisible(False)
         self.bar.setMaximumHeight(4)
         self.bar.hide()
-        self.list = QListWidget()
-        self.list.setAccessibleName("Places to review, most urgent first")
-        self.list.setUniformItemSizes(True)
-        self.list.setFixedHeight(116)
-        self.list.currentRowChanged.connect(self._row_chosen)
-        self.now = QLabel()
-        self.now.setWordWrap(True)
-        self.buttons: dict[str, QPushButton] = {}
-        for name, text, tip, action in (
-            ("review.previous", "‹ Previous", "Goes back to the place before.", self.previous),
-            ("review.next", "Next ›", "Goes on, and leaves this place for later.", self.next),
-            (
-                "review.accept",
-                "Accept as true",
-                "All that is shown in the frame is right, background too.",
-                self.accept,
-            ),
-            ("review.skip", "Skip", "Do not offer this place again.", self.skip),
-        ):
-            button = QPushButton(text)
-            button.setToolTip(keys.hint(tip, name))
-            button.clicked.connect(told(lambda *_, act=action: act()))
-            self.buttons[name] = button
         self.done_bar = QProgressBar()
         self.done_bar.setRange(0, 1000)
         self.done_bar.setTextVisible(False)
@@ -165,10 +131,6 @@ class ReviewStep(Step):
         choice = QHBoxLayout()
         choice.addWidget(self.by, 1)
         choice.addWidget(self.size)
-        moves = QGridLayout()
-        moves.setSpacing(4)
-        for number, name in enumerate(("review.previous", "review.next", "review.accept", "review.skip")):
-            moves.addWidget(self.buttons[name], number // 2, number % 2)
         last = QHBoxLayout()
         last.addWidget(self.objects)
         last.addWidget(self.csv)
@@ -176,12 +138,7 @@ class ReviewStep(Step):
         self.body.addLayout(choice)
         self.body.addWidget(self.find)
         self.body.addWidget(self.bar)
-        self.body.addWidget(self.list)
-        self.body.addWidget(self.now)
-        self.body.addLayout(moves)
-        said = {line.name: f"“{line.shown}”" for line in keys.table()}
-        words = zip(KEYS, ("next", "previous", "accept", "skip"), strict=True)
-        self.body.addWidget(self.note("Keys: " + ", ".join(f"{said[name]} {word}" for name, word in words) + "."))
+        self.body.addWidget(self.queue)
         self.body.addWidget(self.done_bar)
         self.body.addWidget(self.progress)
         self.body.addWidget(self.again)
@@ -204,15 +161,9 @@ class ReviewStep(Step):
         return f"{found.reviewed} of {found.total} windows" if found is not None and found.reviewed else ""
 
     def _enable(self) -> None:
-        place = self.current
-        self.list.setVisible(bool(self.places))
-        self.now.setVisible(bool(self.now.text()))
-        self.buttons["review.previous"].setEnabled(self.index > 0)
-        self.buttons["review.next"].setEnabled(self.index + 1 < len(self.places))
-        free = place is not None and place.window not in self.decided
-        self.buttons["review.accept"].setEnabled(free and self._layer is not None and self._layer.can_be_painted())
-        self.buttons["review.skip"].setEnabled(free)
-        self.csv.setEnabled(bool(self.places))
+        self.queue.may_accept = self._layer is not None and self._layer.can_be_painted()
+        self.queue.enable()
+        self.csv.setEnabled(bool(self.queue.places))
         self.progress.setVisible(self.found is not None)
         self.done_bar.setVisible(self.found is not None)
         self.again.setVisible(self.found is not None and self.found.skipped > 0)
@@ -230,14 +181,13 @@ class ReviewStep(Step):
         if self.dock.closed:
             return
         self._hover.set_on(on and self._layer is not None, self._layer)
-        actions = dict(zip(KEYS, (self.next, self.previous, self.accept, self.skip), strict=True))
-        for name, action in actions.items():
+        for name, action in self.queue.actions.items():
             if on:
                 keys.bind(self.viewer, name, action)
             else:
                 keys.release(self.viewer, name)
-        if on and self.current is not None and self._layer is not None:
-            self._outline.show_window(self._layer, self.current.window)
+        if on and self.queue.current is not None and self._layer is not None:
+            self._outline.show_window(self._layer, self.queue.current.window)
         elif not on:
             self._outline.hide()
 
@@ -282,8 +232,8 @@ class ReviewStep(Step):
         if what != "results" or self._layer is None:
             return
         self._offer_rankings()
-        if self._queued in RANKINGS:
-            self.find_places(self._queued)
+        if self.queue.source in RANKINGS:
+            self.find_places(self.queue.source)
         if self.panel is not None:
             self.panel.measuring.outdated("Predicted again since: measure again.")
 
@@ -291,11 +241,6 @@ class ReviewStep(Step):
         self._timer.start()
 
     # ---------------------------------------------------------------------------------------------------------- queue
-
-    @property
-    def current(self) -> Candidate | None:
-        """The place that is looked at."""
-        return self.places[self.index] if 0 <= self.index < len(self.places) else None
 
     def _labels(self) -> Any:
         """The layer of the labels, opened if need be."""
@@ -345,11 +290,10 @@ class ReviewStep(Step):
         self._show_progress(found)
         self._show_queue(found.candidates, by)
         if found.candidates:
-            self.go(0)
+            self.queue.go(0)
         else:
             rest = " Some were skipped." if found.skipped else ""
-            self.now.setText(f"Nothing is left to review by this ranking.{rest}")
-        self._enable()
+            self.queue.say(f"Nothing is left to review by this ranking.{rest}")
 
     def show_candidates(self, places: list[Candidate], source: str) -> None:
         """Show places that something else found, such as likely errors of the truth, in this step.
@@ -364,70 +308,41 @@ class ReviewStep(Step):
         self._labels()
         self._show_queue(places, source)
         if places:
-            self.go(0)
+            self.queue.go(0)
 
     def _show_queue(self, places: list[Candidate], source: str) -> None:
-        self.places, self._queued, self.decided, self.index = list(places), source, {}, -1
-        self.list.blockSignals(True)
-        self.list.clear()
-        self.list.addItems([f"{n}   {place.reason}" for n, place in enumerate(places, 1)])
-        self.list.blockSignals(False)
-        self.now.setText("")
+        self.queue.show_places(places, source)
         self._outline.hide()
         self._enable()
 
-    def _row_chosen(self, row: int) -> None:
-        if row >= 0:
-            self.go(row)
-
-    def go(self, index: int) -> None:
-        """Look at a place of the queue."""
-        if not 0 <= index < len(self.places):
-            raise MsunetError(f"The queue has {len(self.places)} places; there is no place {index + 1}.")
+    def _go(self, place: Candidate) -> None:
+        """The camera goes to a place of the queue."""
         layer = self._labels()
-        self.index = index
-        place = self.places[index]
-        self.list.blockSignals(True)
-        self.list.setCurrentRow(index)
-        self.list.blockSignals(False)
         layer.visible = True
         hide_maps(self.viewer)
         go_to(self.viewer, layer, place.window)
         if self.isVisible():
             self._outline.show_window(layer, place.window)
-        self._say()
-
-    def _say(self) -> None:
-        place = self.current
-        if place is not None:
-            state = self.decided.get(place.window)
-            self.now.setText(f"Place {self.index + 1} of {len(self.places)}: {state or place.reason}.")
-        self._enable()
-
-    def next(self) -> None:
-        """Go on to the next place."""
-        if self.index + 1 < len(self.places):
-            self.go(self.index + 1)
-
-    def previous(self) -> None:
-        """Go back to the place before."""
-        if self.index > 0:
-            self.go(self.index - 1)
 
     # ------------------------------------------------------------------------------------------------ accept and skip
 
     def accept(self) -> None:
         """Mark all of the place as true, as one step of undo, and go on; returns at once."""
-        place, layer = self.current, self._layer
+        place, layer = self.queue.open_place, self._layer
         if place is None or layer is None:
-            raise MsunetError("No place is shown: find places to review first.")
-        if place.window in self.decided:
             return
         layer.end_stroke()
         self._background.run(
-            partial(review_state.accept, layer.store, place.window), partial(self._accepted, layer, place.window)
+            partial(review_state.accept, layer.store, place.window),
+            partial(self._accepted, layer, place.window),
+            partial(self._refused, place.window),
         )
-        self._decide(place, "accepted")
+        self.queue.decide("accepted")
+
+    def _refused(self, window: Window, error: BaseException) -> None:
+        """The disk, or another writer, did not let it be kept."""
+        self.queue.reopen(window)
+        tell_error(str(error))
 
     def _accepted(self, layer: Any, window: Window, number: int) -> None:
         self.state.reviewed = True
@@ -435,30 +350,22 @@ class ReviewStep(Step):
 
     def skip(self) -> None:
         """Do not offer the place again, and go on; returns at once."""
-        place, layer = self.current, self._layer
+        place, layer = self.queue.open_place, self._layer
         if place is None or layer is None:
-            raise MsunetError("No place is shown: find places to review first.")
-        if place.window in self.decided:
             return
-        self._background.run(partial(review_state.skip, layer.store, place.window), lambda _: self._timer.start())
-        self._decide(place, "skipped")
-
-    def _decide(self, place: Candidate, what: str) -> None:
-        self.decided[place.window] = what
-        item = self.list.item(self.index)
-        item.setText(f"{'✓' if what == 'accepted' else '–'}   {place.reason}")
-        rest = [n for n in range(self.index + 1, len(self.places)) if self.places[n].window not in self.decided]
-        if rest:
-            self.go(rest[0])
-        else:
-            self._say()
+        self._background.run(
+            partial(review_state.skip, layer.store, place.window),
+            lambda _: self._timer.start(),
+            partial(self._refused, place.window),
+        )
+        self.queue.decide("skipped")
 
     def forget_skipped(self) -> None:
         """Offer all skipped places again."""
         layer = self._labels()
 
         def again(_: Any) -> None:
-            self.find_places(self._queued if self._queued in RANKINGS else None)
+            self.find_places(self.queue.source if self.queue.source in RANKINGS else None)
 
         self._background.run(partial(review_state.forget_skipped, layer.store), again)
 
@@ -520,10 +427,11 @@ class ReviewStep(Step):
 
     def save(self, path: str | Path) -> None:
         """Write the queue as CSV."""
-        if not self.places:
+        places = self.queue.places
+        if not places:
             raise MsunetError("There are no places to save: find places to review first.")
-        written = review.write_queue(self.places, path, self._labels().store)
-        show_info(f"Wrote {len(self.places)} places to {written}.")
+        written = review.write_queue(places, path, self._labels().store)
+        show_info(f"Wrote {len(places)} places to {written}.")
 
     def as_python(self) -> str:
         """The queue, and one place accepted."""
