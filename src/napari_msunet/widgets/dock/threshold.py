@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +45,6 @@ class ThresholdPanel(Fold):
         A preview came into view.
     kept : Kept, optional
         The run it works on.
-    slowest : float
-        Seconds of the longest of its handlers on the GUI thread so far.
     """
 
     apply_wanted = Signal(object)
@@ -57,7 +54,6 @@ class ThresholdPanel(Fold):
         super().__init__("Thresholds and smoothing", "Changes what becomes of the probabilities, without the network.")
         self.dock, self.viewer = dock, dock.viewer
         self.kept: Kept | None = None
-        self.slowest = 0.0
         self.preview = PreviewLayer(self.viewer)
         self._path: Path | None = None
         self._looked: Any = None
@@ -159,7 +155,6 @@ class ThresholdPanel(Fold):
 
     def _slid(self) -> None:
         """A slider was moved."""
-        started = time.perf_counter()
         if self.sliders.moved:
             self._count()
             self._say_areas()
@@ -167,7 +162,6 @@ class ThresholdPanel(Fold):
         else:
             self.preview.drop()
         self.refresh()
-        self.slowest = max(self.slowest, time.perf_counter() - started)
 
     # ----------------------------------------------------------------------------------------------------------- areas
 
@@ -251,7 +245,6 @@ class ThresholdPanel(Fold):
         self.why.setText(str(error))
 
     def _drawn(self, kept: Kept, shown: Shown) -> None:
-        started = time.perf_counter()
         self._working = False
         if kept is self.kept and self.sliders.moved:
             record = self.dock.state.active
@@ -263,7 +256,6 @@ class ThresholdPanel(Fold):
         if self._again:
             self._again = False
             self._ask()
-        self.slowest = max(self.slowest, time.perf_counter() - started)
         self.shown.emit()
 
     def labels_layer(self) -> Any:

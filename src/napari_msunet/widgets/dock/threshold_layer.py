@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Labels
@@ -29,6 +30,7 @@ class PreviewLayer:
         self.viewer = viewer
         self.layer: Labels | None = None
         self._hidden: Any = None
+        self._place: dict[str, Any] = {}
 
     @property
     def there(self) -> bool:
@@ -42,11 +44,19 @@ class PreviewLayer:
         if not self.there:
             self._add(shown, store, place, labels_layer)
             return
-        assert self.layer is not None
-        self.layer.data = shown.labels
-        for name in ("scale", "translate", "affine"):
-            if name in place:
-                setattr(self.layer, name, place[name])
+        layer = self.layer
+        assert layer is not None
+        if place == self._place and layer.data.shape == shown.labels.shape:
+            layer.data[...] = shown.labels
+        else:
+            # Each of these alone makes napari slice, draw and measure all layers anew: once is enough.
+            with layer._block_refresh() if hasattr(layer, "_block_refresh") else nullcontext():
+                for name in ("scale", "translate", "affine"):
+                    if name in place:
+                        setattr(layer, name, place[name])
+                layer.data = shown.labels
+            self._place = place
+        layer.refresh(thumbnail=False, highlight=False, extent=False)
 
     def _add(self, shown: Shown, store: LabelStore, place: dict[str, Any], labels_layer: Any) -> None:
         self.layer = Labels(
@@ -59,6 +69,7 @@ class PreviewLayer:
             **place,
         )
         self.layer.editable = False
+        self._place = place
         selected = set(self.viewer.layers.selection)
         self.viewer.add_layer(self.layer)
         self.viewer.layers.selection = selected
