@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import napari_msunet
-from napari_msunet.config import ModelConfig, Normalisation, UNetConfig
+from napari_msunet.config import ModelConfig, Normalisation, PredictOptions, UNetConfig
 from napari_msunet.geometry import Region, Window
 from napari_msunet.infer import predict, predict_image
 from napari_msunet.infer.engine import as_input
+from napari_msunet.infer.setup import plan_for, set_up
 from napari_msunet.models import MSUNet, build_model
 from napari_msunet.slide import Slide, open_slide
 
@@ -157,15 +158,13 @@ def test_a_region_is_the_crop_of_the_whole(region, tile, slide, tmp_path):
 def test_batches_change_nothing(slide):
     model = calibrated(config_of("mean"), slide)
     one = predict_image(model, slide, tile=192)["fused"]
-    from napari_msunet.infer.engine import run_plan
-    from napari_msunet.infer.plan import make_plan
-
-    grid = slide.grid(model.config.mpp)
-    plan = make_plan(model.config, model.branch_margins, grid.whole, "exact", 192, 3, "cpu", torch.get_num_threads())
-    for results in run_plan(model, slide, plan):
+    setup = set_up(slide, [model], PredictOptions(tile=192, batch_size=3))
+    work = setup.passes(plan_for(setup), setup.devices[0])
+    grid = setup.grid
+    for results in work.run(work.works(None, ())):
         for result in results:
             part = result.tile.window.intersection(grid.whole)
-            inside = result.probabilities.numpy()[
+            inside = result.maps.probabilities[
                 (slice(None), *part.slices((result.tile.window.y, result.tile.window.x)))
             ]
             assert np.abs(inside - one[(slice(None), *part.slices())]).max() < 1e-4

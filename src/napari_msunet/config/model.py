@@ -68,6 +68,8 @@ class ModelConfig(Versioned):
         (of features).
     channels : int
         Image channels.
+    channel_names : tuple of str, optional
+        Of the images it was trained on: a slide's channels are matched by these names. None: by their order.
     shared : bool
         One network for all scales instead of one each.
     branch : UNetConfig or tuple of UNetConfig
@@ -84,6 +86,7 @@ class ModelConfig(Versioned):
     scales: tuple[float, ...] = (1.0, 0.5, 0.25)
     fusion: Fusion = "attention"
     channels: int = Field(3, ge=1)
+    channel_names: tuple[str, ...] | None = None
     shared: bool = False
     branch: UNetConfig | tuple[UNetConfig, ...] = UNetConfig()
     field: Literal["same", "concentric"] = "same"
@@ -110,6 +113,8 @@ class ModelConfig(Versioned):
             raise ValueError(
                 f"{len(self.branch)} branch configs for {len(self.scales)} scales: give one for all, or one per scale"
             )
+        if self.channel_names is not None and len(self.channel_names) != self.channels:
+            raise ValueError(f"{len(self.channel_names)} channel names for {self.channels} channels: give one for each")
         if self.shared and len(set(self.branches)) != 1:
             raise ValueError("branches that share their weights need the same branch config: give one for all scales")
         if self.normalisation and not len(self.normalisation.mean) == len(self.normalisation.std) == self.channels:

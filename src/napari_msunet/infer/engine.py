@@ -1,11 +1,12 @@
-"""The exact tiled pass of a multi-scale network over a slide."""
+"""The exact tiled pass of one or more multi-scale networks over a slide: reading ahead, pieces, tiles, fusion."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,73 +15,55 @@ import torch
 from torch import Tensor
 
 from napari_msunet import stopping
-from napari_msunet.errors import ModelError
+from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Grid, Window
-from napari_msunet.infer.plan import Block, Plan, Tile, cut, ring
-from napari_msunet.models import MSUNet
+from napari_msunet.infer.fuse import Fused, Wanted, fuse
+from napari_msunet.infer.network import Network, Variant, exact_arithmetic
+from napari_msunet.infer.plan import Plan, Stream, Tile, UnitPlan
 from napari_msunet.slide import Slide
+
+AHEAD = 2
+"""Steps whose pixels are read while the network works on an earlier one."""
+
+HELD = 600_000_000
+"""Bytes of pieces that may wait for their tiles; over it, those that wait longest are computed again later."""
+
+Pixels = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class TileResult:
-    """One computed tile.
-
-    Attributes
-    ----------
-    tile : Tile
-    probabilities : (K+1, h, w) float32 tensor on the CPU
-        Of the fused output.
-    branches : tuple of (K+1, h, w) float32 tensors
-        Of each scale alone; empty unless asked for.
-    weights : (k, h, w) float32 tensor, optional
-        What the fusion gives to each scale; None unless asked for, or where the fusion has no such weights.
-    """
+    """One computed tile: its maps, or why it could not be computed."""
 
     tile: Tile
-    probabilities: Tensor
-    branches: tuple[Tensor, ...] = ()
-    weights: Tensor | None = None
+    maps: Fused | None
+    failed: str | None = None
 
 
-def pick_device(device: str) -> torch.device:
-    """The torch device for "auto", "cpu", "cuda", "cuda:1" or "mps".
+@dataclass(frozen=True)
+class Work:
+    """A batch of tiles and the pieces of coarse branches that it stands on, each `(unit, stream, number)`."""
 
-    Raises
-    ------
-    ModelError
-        If that device is not there.
-    """
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        picked = torch.device(device)
-        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-        if not there[picked.type]:
-            raise ModelError(f"The device {device!r} is not available here; use 'auto' or 'cpu', see `doctor`.")
-    except (RuntimeError, KeyError):
-        raise ModelError(f"{device!r} is no device; give 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'.") from None
-    return picked
+    unit: int
+    tiles: tuple[Tile, ...]
+    pieces: tuple[tuple[int, int, int], ...]
+
+    @cached_property
+    def windows(self) -> list[Window]:
+        """Of its tiles."""
+        return [tile.window for tile in self.tiles]
 
 
-@contextmanager
-def exact_arithmetic(threads: int) -> Iterator[None]:
-    """Run torch with this many CPU threads, whose number changes the last bits, and without TF32, whose ten bits of
-    precision would break the exactness of tiles on a GPU."""
-    before = torch.get_num_threads(), torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    if threads != before[0]:
-        torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        if threads != before[0]:
-            torch.set_num_threads(before[0])
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before[1:]
+@dataclass
+class Step:
+    """One thing the network does: a piece, or a batch of tiles; `inputs` are being read."""
+
+    work: Work | None
+    piece: tuple[int, int, int] | None
+    inputs: Future[list[Tensor]] = field(init=False)
 
 
-def as_input(pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+def as_input(pixels: Pixels) -> npt.NDArray[np.float32]:
     """`(h, w, c)` pixels as `(c, h, w)` float32 in 0..1: integers over their largest value, floats as they are."""
     values: npt.NDArray[np.float32] = np.moveaxis(pixels, -1, 0).astype(np.float32)
     if pixels.dtype.kind == "u":
@@ -88,164 +71,233 @@ def as_input(pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     return values
 
 
-def check_fits(model: MSUNet, slide: Slide) -> Grid:
-    """The target grid of the model on the slide.
-
-    Raises
-    ------
-    ModelError
-        If the slide has other channels than the model.
-    MissingMppError
-        If the slide's µm per pixel are not known.
-    """
-    grid = slide.grid(model.config.mpp)
-    if slide.shape[2] != model.config.channels:
-        raise ModelError(
-            f"The slide {slide.path or ''} has {slide.shape[2]} channels ({', '.join(slide.channels)}), the model "
-            f"expects {model.config.channels}; take a model trained on such images."
-        )
-    return grid
-
-
-class _Pass:
-    """A model on a slide under a plan: reads windows of each branch's grid and runs them."""
-
-    def __init__(self, model: MSUNet, slide: Slide, plan: Plan, branches: bool) -> None:
-        self.model = model
-        self.slide = slide
-        self.plan = plan
-        self.branches = branches
-        self.device = torch.device(plan.device)
-        self.scales = model.config.ratios
-        target = check_fits(model, slide)
-        self.grids = tuple(target.scaled(scale) for scale in self.scales)
-        self.fine = tuple(i for i, scale in enumerate(self.scales) if scale >= 1)
-        self.coarse = tuple(i for i, scale in enumerate(self.scales) if scale < 1)
-
-    def read(self, branch: int, windows: list[Window]) -> Tensor:
-        """`(B, C, h, w)` input of a branch: these windows of its grid."""
-        stack = np.stack([as_input(self.slide.read_window(self.grids[branch], w)) for w in windows])
-        return torch.from_numpy(stack)
-
-    def run(self, branch: int, pixels: Tensor) -> Tensor:
-        """A branch's output on its own grid, for a batch of windows with their margins."""
-        pixels = pixels.to(self.device, memory_format=torch.channels_last)
-        return self.model.run_branch(branch, pixels)
-
-    def reads(self, block: Block, skip: Collection[int]) -> list[tuple[int, list[Window]]]:
-        """What a block reads, in the order in which it is used: `(branch, windows with margins)`."""
-        wanted = []
-        for i in self.coarse:
-            for piece in cut(block.window, self.plan.coarse_tiles[i]):
-                wanted.append((i, [piece.times(self.scales[i]).padded(self.plan.margins[i])]))
-        for batch in unfinished(block, skip):
-            for i in self.fine:
-                wanted.append((i, [t.window.times(self.scales[i]).padded(self.plan.margins[i]) for t in batch]))
-        return wanted
-
-    def coarse_maps(self, block: Block, inputs: Iterator[Tensor]) -> dict[int, tuple[Window, Tensor]]:
-        """Each coarse branch over the whole block, on its own grid with its ring: `{branch: (window, z)}`."""
-        maps = {}
-        for i in self.coarse:
-            extra, margin = ring(self.scales[i]), self.plan.margins[i]
-            whole = block.window.times(self.scales[i]).padded(extra)
-            out: Tensor | None = None
-            for piece in cut(block.window, self.plan.coarse_tiles[i]):
-                z = self.run(i, next(inputs))
-                place = piece.times(self.scales[i])
-                if out is None:
-                    out = z.new_empty((z.shape[1], *whole.shape))
-                part = _own(place, extra, whole)
-                y, x = part.slices((place.y - margin, place.x - margin))
-                ty, tx = part.slices((whole.y, whole.x))
-                out[:, ty, tx] = z[0, :, y, x]
-            if out is not None:
-                maps[i] = (whole, out)
-        return maps
-
-    def tile_batch(
-        self, batch: tuple[Tile, ...], maps: dict[int, tuple[Window, Tensor]], inputs: Iterator[Tensor]
-    ) -> list[TileResult]:
-        """A batch of tiles: the fine branches run, the coarse ones cut out and brought up, all fused."""
-        zs: list[Tensor | None] = [None] * len(self.scales)
-        for i in self.fine:
-            z = self.run(i, next(inputs))
-            m = self.plan.margins[i]
-            zs[i] = self.model.to_target(i, z[..., m : z.shape[-2] - m, m : z.shape[-1] - m])
-        for i, (whole, z) in maps.items():
-            extra, scale = ring(self.scales[i]), self.scales[i]
-            pieces = []
-            for tile in batch:
-                y, x = tile.window.times(scale).padded(extra).slices((whole.y, whole.x))
-                pieces.append(z[:, y, x])
-            up = self.model.to_target(i, torch.stack(pieces))
-            crop = extra * scale.denominator // scale.numerator
-            zs[i] = up[..., crop : up.shape[-2] - crop, crop : up.shape[-1] - crop]
-        found = [z for z in zs if z is not None]
-        fused = torch.softmax(self.model.combine(found).float(), 1).cpu()
-        alone = [torch.softmax(self.model.class_logits(z).float(), 1).cpu() for z in found] if self.branches else []
-        shares = self.model.fusion_weights(found) if self.branches else None
-        shares = None if shares is None else shares.float().cpu()
-        return [
-            TileResult(t, fused[n], tuple(a[n] for a in alone), None if shares is None else shares[n])
-            for n, t in enumerate(batch)
-        ]
-
-
-def _own(place: Window, extra: int, whole: Window) -> Window:
-    """What a coarse tile writes into the map: its own pixels, and its ring only where the map ends."""
-    around = place.padded(extra)
-    start = [a if a == edge else p for a, p, edge in ((around.y, place.y, whole.y), (around.x, place.x, whole.x))]
-    stop = [a if a == edge else p for a, p, edge in zip(around.stop, place.stop, whole.stop, strict=True)]
-    return Window.between((start[0], start[1]), (stop[0], stop[1]))
-
-
-def unfinished(block: Block, done: Collection[int]) -> list[tuple[Tile, ...]]:
-    """The block's batches with a tile that is not done; a batch is always computed whole, so its bytes are the same."""
-    return [batch for batch in block.batches if any(t.index not in done for t in batch)]
-
-
-def run_plan(
-    model: MSUNet, slide: Slide, plan: Plan, done: Collection[int] = (), branches: bool = False
-) -> Iterator[list[TileResult]]:
-    """Compute a plan's tiles, batch by batch, in the plan's order.
+class Pass:
+    """Networks on a slide under a plan.
 
     Parameters
     ----------
-    model : MSUNet
-        In evaluation mode, on the plan's device.
-    done : collection of int
-        Tiles that need not be computed again. Batches stay as planned.
-    branches : bool
-        Also give each scale's own probabilities, and the fusion's weights.
-
-    Yields
-    ------
-    list of TileResult
-        The tiles of one batch. Their windows are aligned and may stick out of the wanted ones.
+    networks : sequence of Network
+        Of the ensemble's models, on one device.
+    slide : Slide
+    plan : Plan
+    grid : Grid
+        The target grid.
+    wanted : Wanted
+        Which maps a tile gives.
+    variants : sequence of Variant
+        Of test-time augmentation.
+    channels : sequence of int, optional
+        The slide's channels that are the models'.
     """
-    work = _Pass(model, slide, plan, branches)
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader, exact_arithmetic(plan.threads):
-        for block in plan.blocks():
-            batches = unfinished(block, done)
-            if not batches:
+
+    def __init__(
+        self,
+        networks: Sequence[Network],
+        slide: Slide,
+        plan: Plan,
+        grid: Grid,
+        wanted: Wanted,
+        variants: Sequence[Variant],
+        channels: Sequence[int] | None = None,
+    ) -> None:
+        self.networks = networks
+        self.slide = slide
+        self.plan = plan
+        self.grids = tuple(grid.scaled(stream.ratio) for stream in plan.streams)
+        self.pixel = grid.pixel
+        self.wanted = wanted
+        self.variants = variants
+        self.channels = None if channels is None else list(channels)
+        self._held: OrderedDict[tuple[int, int, int], tuple[Tensor, ...]] = OrderedDict()
+        self._uses: Counter[tuple[int, int, int]] = Counter()
+
+    # ------------------------------------------------------------------------------------------------- what is to do
+
+    def works(self, units: Collection[int] | None, done: Collection[int]) -> list[Work]:
+        """The batches with a tile that is not done, of some or all units; a batch is always computed whole."""
+        found = []
+        for number, unit in enumerate(self.plan.units):
+            if units is not None and number not in units:
                 continue
-            inputs = _read_ahead(work, block, done, reader)
-            with torch.inference_mode():
-                maps = work.coarse_maps(block, inputs)
-            for batch in batches:
-                with torch.inference_mode():
-                    results = work.tile_batch(batch, maps, inputs)
-                yield results
+            for batch in self.plan.batches(unit):
+                if any(tile.index not in done for tile in batch):
+                    found.append(Work(number, batch, tuple(self._under(number, unit, batch))))
+        return found
+
+    def _under(self, number: int, unit: UnitPlan, batch: Sequence[Tile]) -> Iterator[tuple[int, int, int]]:
+        for s, stream in enumerate(self.plan.streams):
+            if stream.coarse:
+                around = [t.window.times(stream.ratio).padded(stream.ring) for t in batch]
+                for n, box in enumerate(unit.pieces[s]):
+                    if any(not Window(*box).intersection(w).empty for w in around):
+                        yield number, s, n
+
+    # ------------------------------------------------------------------------------------------------------ the passes
+
+    def run(self, works: list[Work]) -> Iterator[list[TileResult]]:
+        """Compute the batches, what somebody looks at first, else in their order."""
+        self._uses.update(piece for work in works for piece in work.pieces)
+        waiting: list[Step] = []
+        left = OrderedDict((n, work) for n, work in enumerate(works))
+        stop = stopping.current()
+        with (
+            ThreadPoolExecutor(AHEAD, thread_name_prefix="read-ahead") as reader,
+            exact_arithmetic(self.plan.threads),
+        ):
+            while left or waiting:
+                while left and len(waiting) < AHEAD + 1:
+                    for step in self._steps(left.pop(_next(left, stop.view, self.pixel)), waiting):
+                        step.inputs = reader.submit(self._read, step)
+                        waiting.append(step)
+                stop.check()
+                step = waiting.pop(0)
+                try:
+                    results = self._do(step)
+                except BaseException:
+                    for later in waiting:
+                        later.inputs.cancel()
+                    raise
+                if results is not None:
+                    yield results
+
+    def _steps(self, work: Work, waiting: list[Step]) -> list[Step]:
+        """The pieces a batch still lacks, then the batch."""
+        coming = {step.piece for step in waiting}
+        lacking = [piece for piece in work.pieces if piece not in self._held and piece not in coming]
+        return [*(Step(None, piece) for piece in lacking), Step(work, None)]
+
+    def _do(self, step: Step) -> list[TileResult] | None:
+        with torch.inference_mode():
+            if step.piece is not None:
+                self._do_piece(step.piece, step)
+                return None
+            work = step.work
+            assert work is not None  # for the type checker
+            try:
+                inputs = step.inputs.result()
+                self._ensure(work)
+            except (MsunetError, OSError) as error:
+                self._release(work)
+                return [TileResult(tile, None, str(error)) for tile in work.tiles]
+            results = self._tiles(work, inputs)
+            self._release(work)
+            return results
+
+    def _ensure(self, work: Work) -> None:
+        """Pieces that could not be read, or were dropped for memory, are tried again: the error is the batch's."""
+        for piece in work.pieces:
+            if piece not in self._held:
+                self._hold(piece, self._read_piece(piece))
+
+    def _do_piece(self, piece: tuple[int, int, int], step: Step) -> None:
+        try:
+            inputs = step.inputs.result()
+        except (MsunetError, OSError):
+            return  # the batch that needs it will meet the error
+        self._hold(piece, inputs)
+
+    def _hold(self, piece: tuple[int, int, int], inputs: list[Tensor]) -> None:
+        stream = self.plan.streams[piece[1]]
+        box = Window(*self.plan.units[piece[0]].pieces[piece[1]][piece[2]])
+        self._held[piece] = self._branch(stream, inputs[0], box.shape, stream.ring)
+        size = sum(z.numel() * z.element_size() for zs in self._held.values() for z in zs)
+        while size > HELD and len(self._held) > len(self.plan.streams) * 4:
+            _, dropped = self._held.popitem(last=False)
+            size -= sum(z.numel() * z.element_size() for z in dropped)
+
+    def _release(self, work: Work) -> None:
+        for piece in work.pieces:
+            self._uses[piece] -= 1
+            if self._uses[piece] <= 0:
+                self._held.pop(piece, None)
+
+    # ------------------------------------------------------------------------------------------------------- reading
+
+    def _read(self, step: Step) -> list[Tensor]:
+        if step.piece is not None:
+            return self._read_piece(step.piece)
+        assert step.work is not None  # for the type checker
+        return [self._pixels(s, step.work.windows) for s, stream in enumerate(self.plan.streams) if not stream.coarse]
+
+    def _read_piece(self, piece: tuple[int, int, int]) -> list[Tensor]:
+        unit, s, number = piece
+        return [self._pixels(s, [Window(*self.plan.units[unit].pieces[s][number])], scaled=True)]
+
+    def _pixels(self, s: int, windows: Sequence[Window], scaled: bool = False) -> Tensor:
+        """`(B, C, h, w)`: windows of the target grid, or of the stream's own, with the stream's margin around them."""
+        stream = self.plan.streams[s]
+        own = [(w if scaled else w.times(stream.ratio)).padded(stream.margin) for w in windows]
+        stack = np.stack([as_input(self._channels(self.slide.read_window(self.grids[s], w))) for w in own])
+        pixels = torch.from_numpy(stack)
+        return pixels.pin_memory() if self.plan.device.startswith("cuda") else pixels
+
+    def _channels(self, pixels: Pixels) -> Pixels:
+        return pixels if self.channels is None else pixels[..., self.channels]
+
+    # ------------------------------------------------------------------------------------------------- the arithmetic
+
+    def _branch(self, stream: Stream, pixels: Tensor, shape: tuple[int, int], ring: int) -> tuple[Tensor, ...]:
+        """A branch's output for each variant, without its margin but for the ring."""
+        network, edge = self.networks[stream.model], stream.margin - ring
+        keep = Window(edge, edge, shape[0] + 2 * ring, shape[1] + 2 * ring)
+        return tuple(v.undo(network.run(stream.branch, v.apply(pixels), v.window(keep))) for v in self.variants)
+
+    def _tiles(self, work: Work, inputs: list[Tensor]) -> list[TileResult]:
+        given = iter(inputs)
+        zs: list[tuple[Tensor, ...]] = []
+        for s, stream in enumerate(self.plan.streams):
+            if stream.coarse:
+                zs.append(tuple(self._patches(s, work, v) for v in range(len(self.variants))))
+            else:
+                shape = work.windows[0].times(stream.ratio).shape
+                zs.append(self._branch(stream, next(given), shape, 0))
+        fused = fuse(self.networks, self.plan.streams, zs, work.windows[0].shape, self.wanted)
+        return [TileResult(tile, fused.of(n)) for n, tile in enumerate(work.tiles)]
+
+    def _patches(self, s: int, work: Work, variant: int) -> Tensor:
+        """What a coarse branch says under each tile of a batch, with the ring."""
+        stream = self.plan.streams[s]
+        return torch.stack([self._patch(s, stream, work, window, variant) for window in work.windows])
+
+    def _patch(self, s: int, stream: Stream, work: Work, window: Window, variant: int) -> Tensor:
+        own = window.times(stream.ratio)
+        around = own.padded(stream.ring)
+        found = [
+            (Window(*self.plan.units[unit].pieces[s][n]), self._held[unit, t, n][variant])
+            for unit, t, n in work.pieces
+            if t == s
+        ]
+        for box, z in found:
+            ringed = box.padded(stream.ring)
+            if ringed.intersection(around) == around and box.intersection(own) == own and len(found) == 1:
+                return z[(0, slice(None), *around.slices((ringed.y, ringed.x)))]
+        first = found[0][1]
+        out = first.new_zeros((first.shape[1], *around.shape))
+        # A pixel belongs to the piece it lies in; in the ring beyond all pieces, to the last that reaches it.
+        for margin in (stream.ring, 0):
+            for box, z in found:
+                if margin and box.intersection(own).empty:
+                    continue
+                part = box.padded(margin).intersection(around)
+                if part.empty:
+                    continue
+                corner = box.y - stream.ring, box.x - stream.ring
+                out[(slice(None), *part.slices((around.y, around.x)))] = z[(0, slice(None), *part.slices(corner))]
+        return out
 
 
-def _read_ahead(work: _Pass, block: Block, done: Collection[int], reader: ThreadPoolExecutor) -> Iterator[Tensor]:
-    """The block's inputs in order, the next one read while the network works on the last; a stop is noticed here."""
-    wanted = work.reads(block, done)
-    future = reader.submit(work.read, *wanted[0])
-    for following in wanted[1:]:
-        stopping.check()
-        ready = future.result()
-        future = reader.submit(work.read, *following)
-        yield ready
-    yield future.result()
+def _next(left: OrderedDict[int, Work], view: stopping.View | None, pixel: tuple[float, float]) -> int:
+    """The batch to do next: the one nearest to the middle of what somebody looks at, if any of it is in view."""
+    first = next(iter(left))
+    if view is None:
+        return first
+    y, x, height, width = view[0] / pixel[0], view[1] / pixel[1], view[2] / pixel[0], view[3] / pixel[1]
+
+    def distance(work: Work) -> float:
+        w = work.windows[0]
+        if w.stop[0] <= y or w.y >= y + height or w.stop[1] <= x or w.x >= x + width:
+            return float("inf")
+        return abs(w.y + w.height / 2 - y - height / 2) + abs(w.x + w.width / 2 - x - width / 2)
+
+    best = min(left, key=lambda n: distance(left[n]))
+    return best if distance(left[best]) < float("inf") else first

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from napari_msunet.config import Margin
+from napari_msunet.config import Margin, PredictOptions
+from napari_msunet.errors import SlideError
 from napari_msunet.geometry import Window
-from napari_msunet.infer.engine import check_fits, pick_device, run_plan
-from napari_msunet.infer.plan import make_plan
+from napari_msunet.infer.engine import Pass
+from napari_msunet.infer.fuse import Wanted
+from napari_msunet.infer.network import VARIANTS
+from napari_msunet.infer.setup import plan_for, set_up
 from napari_msunet.models import MSUNet
 from napari_msunet.slide import Slide
 
@@ -37,21 +41,26 @@ def predict_image(
         For each of `model.config.outputs` a `(K+1, h, w)` float32 array over the window; and "weights"
         `(k, h, w)`, what the fusion gives to each scale at each pixel, where it has such weights.
     """
-    grid = check_fits(model, slide)
-    wanted = grid.whole if window is None else window
-    picked = pick_device(device)
-    plan = make_plan(model.config, model.branch_margins, wanted, margin, tile, 1, str(picked), torch.get_num_threads())
-    network = model.to(picked, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    options = PredictOptions(device=device, margin=margin, tile=tile)
+    setup = set_up(slide, [model], options)
+    wanted = setup.grid.whole if window is None else window
+    plan = plan_for(replace(setup, window=wanted))
+    variants = VARIANTS["none"]
+    picked = setup.devices[0]
+    everything = Wanted(branches=True, weights=True)
+    work = Pass(setup.networks(picked), slide, plan, setup.grid, everything, variants, setup.channels)
     maps: dict[str, npt.NDArray[np.float32]] = {}
-    for results in run_plan(network, slide, plan, branches=True):
+    for results in work.run(work.works(None, ())):
         for result in results:
+            if result.maps is None:
+                raise SlideError(result.failed or "A tile could not be computed.")
             part = result.tile.window.intersection(wanted)
             source = (slice(None), *part.slices((result.tile.window.y, result.tile.window.x)))
             place = (slice(None), *part.slices((wanted.y, wanted.x)))
-            found = dict(zip(model.config.outputs, (result.probabilities, *result.branches), strict=True))
-            if result.weights is not None:
-                found["weights"] = result.weights
+            found = dict(zip(model.config.outputs, (result.maps.probabilities, *result.maps.branches), strict=True))
+            if result.maps.weights is not None:
+                found["weights"] = result.maps.weights
             for name, values in found.items():
                 target = maps.setdefault(name, np.empty((len(values), *wanted.shape), np.float32))
-                target[place] = values.numpy()[source]
+                target[place] = values[source]
     return maps

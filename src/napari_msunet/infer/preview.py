@@ -15,10 +15,9 @@ from napari_msunet.config import PreviewJob
 from napari_msunet.errors import OutputError
 from napari_msunet.events import Event, Result
 from napari_msunet.geometry import Grid, Window
-from napari_msunet.infer.engine import check_fits
 from napari_msunet.infer.image import predict_image
 from napari_msunet.infer.kept import KEPT
-from napari_msunet.infer.prediction import wanted_window
+from napari_msunet.infer.setup import matched_channels, wanted_window
 from napari_msunet.models import MSUNet
 
 LARGEST = 64_000_000
@@ -29,7 +28,8 @@ def preview_events(job: PreviewJob) -> Iterator[Event]:
     """Run a preview job; see `napari_msunet.run`."""
     model = KEPT.model(job.model)
     with KEPT.slide(job.slide, job.slide_mpp) as slide:
-        grid = check_fits(model, slide)
+        matched_channels(model, slide)
+        grid = slide.grid(model.config.mpp)
         window = wanted_window(slide, grid, job.region)
         if window.height * window.width > LARGEST:
             raise OutputError(

@@ -25,7 +25,7 @@ from napari_msunet.data.sampling import Sampler, validation_spots
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Event, Message, Result
 from napari_msunet.geometry import Window, round_up
-from napari_msunet.infer.engine import pick_device
+from napari_msunet.infer.network import pick_device
 from napari_msunet.models import MSUNet, build_model, input_windows, load_model
 from napari_msunet.models.windows import concentric_multiple
 from napari_msunet.stopping import Cancelled, Stop, current
