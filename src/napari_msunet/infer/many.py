@@ -13,7 +13,7 @@ import numpy as np
 
 from napari_msunet.config import GivenSlide, PredictJob, PredictManyJob
 from napari_msunet.errors import MsunetError, failure
-from napari_msunet.events import Event, Message, Progress, Result
+from napari_msunet.events import Event, Message, Progress, RegionDone, Result
 from napari_msunet.infer.prediction import predict_events
 from napari_msunet.infer.results_table import ResultsTable, Row
 from napari_msunet.labels import Run, open_labels
@@ -96,7 +96,9 @@ class _Many:
         editing = is_open(item.out)
         try:
             complete = _complete_runs(item.out)
+            computed = 0
             for event in one_events(self.job.one(item), self.workers):
+                computed += event.height * event.width if isinstance(event, RegionDone) else 0
                 if isinstance(event, Result):
                     result = event
                 else:
@@ -104,7 +106,7 @@ class _Many:
             if result is None:
                 raise MsunetError("The prediction ended without a result; its messages say why.")
             run = open_labels(item.out).run(str(result.values["run"]))
-            row = _row(run, result, time.monotonic() - started)
+            row = _row(run, computed, time.monotonic() - started)
             if run.key in complete:
                 row = self._skipped(item, row)
         except Cancelled:
@@ -128,7 +130,8 @@ class _Many:
         """An event of one slide as one of all."""
         if isinstance(event, Progress):
             share = event.done / event.total if event.total else 0.0
-            return self._progress(number + min(share, 1.0), event.rate)
+            # the last hundredth is what comes after the tiles, and the row
+            return self._progress(number + min(share, 0.99), event.rate)
         if isinstance(event, Message):
             return Message(level=event.level, text=f"{name}: {event.text}")
         return event
@@ -159,9 +162,9 @@ def _let_go(out: Path) -> None:
         open_labels(out).close()
 
 
-def _row(run: Run, result: Result, seconds: float) -> Row:
-    """What the table says about a finished prediction."""
-    pixels = float(result.values.get("pixels", 0))
+def _row(run: Run, computed: int, seconds: float) -> Row:
+    """What the table says about a finished prediction, of which so many pixels were computed in so many seconds."""
+    pixels = sum(window.height * window.width for window in run.done.values())
     areas = class_areas(run)
     return {
         "status": "done",
@@ -169,7 +172,7 @@ def _row(run: Run, result: Result, seconds: float) -> Row:
         **{f"mm2 {name}": f"{area / 1e6:.6g}" for name, area in areas.items()},
         "megapixels": f"{pixels / 1e6:.6g}",
         "seconds": f"{seconds:.2f}",
-        "megapixels_per_second": f"{pixels / 1e6 / max(seconds, 1e-3):.4g}",
+        "megapixels_per_second": f"{computed / 1e6 / max(seconds, 1e-3):.4g}",
         "error": "",
     }
 
