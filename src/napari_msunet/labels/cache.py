@@ -197,7 +197,7 @@ class ChunkCache:
                     chunk = self._chunks[key]
                     version = chunk.version
                     data = self._full(key, chunk) if chunk.data is None else chunk.data.copy()
-                if chunk.data is not None and (data == data[0, 0]).all():
+                if chunk.data is not None and self._one_value(key, data):
                     self._collapse(key, version, int(data[0, 0]))
                 staged.append((key, version, self._planes[key[0]][key[1]].stage(self._aside, data)))
             sync_paths([aside for _, _, aside in staged if aside is not None])
@@ -239,7 +239,7 @@ class ChunkCache:
                 data[: made.shape[0], : made.shape[1]] = made
         if data is None:
             chunk = _Chunk(None, 0)
-        elif (data == data[0, 0]).all():
+        elif self._one_value(key, data):
             chunk = _Chunk(None, int(data[0, 0]))
         else:
             chunk = _Chunk(data, 0)
@@ -278,6 +278,12 @@ class ChunkCache:
 
     def _covers(self, level: int, cy: int, cx: int, inner: tuple[slice, slice]) -> bool:
         """Whether the slices take in all of a chunk that lies in the level."""
+        return inner == self._inside(level, cy, cx)
+
+    def _inside(self, level: int, cy: int, cx: int) -> tuple[slice, slice]:
+        """The part of a chunk that lies in the level."""
         height, width = self.shapes[level]
-        bottom, right = min(CHUNK, height - cy * CHUNK), min(CHUNK, width - cx * CHUNK)
-        return inner[0] == slice(0, bottom) and inner[1] == slice(0, right)
+        return slice(0, min(CHUNK, height - cy * CHUNK)), slice(0, min(CHUNK, width - cx * CHUNK))
+
+    def _one_value(self, key: Key, data: npt.NDArray[Any]) -> bool:
+        return bool((data[self._inside(*key[1:])] == data[0, 0]).all())

@@ -1,0 +1,128 @@
+"""What the store does beside painting: flushing, compaction, its memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from labels.reference import Reference, assert_same
+
+from napari_msunet.geometry import Region, Window
+from napari_msunet.labels import LabelStore, chunks, keeper, open_labels, session
+
+SHAPE = (1301, 700)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LabelStore:
+    made = LabelStore.create(tmp_path / "labels.ome.zarr", SHAPE, 0.5, ("a", "b"))
+    yield made
+    made.close()
+
+
+def waited(condition: object, seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():  # type: ignore[operator]
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_chunks_are_written_a_moment_after_a_stroke(store: LabelStore) -> None:
+    store.write(Region(10, 10, 600, 300), 2)
+    expected = np.zeros(SHAPE, np.uint8)
+    expected[10:610, 10:310] = 2
+    assert waited(lambda: np.array_equal(zarr.open_group(str(store.path), mode="r")["0"][:], expected))
+    session_of = store._session
+    assert session_of is not None
+    assert waited(lambda: not session_of.behind)
+
+
+def test_a_slow_disk_stops_no_stroke(store: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flush that hangs: strokes, undo and reading go on."""
+    store.write(Region(0, 0, *SHAPE), np.random.default_rng(0).integers(0, 3, SHAPE))
+    gate, inside = threading.Event(), threading.Event()
+    real = chunks.ChunkFiles.stage
+
+    def slow(*arguments: object) -> object:
+        inside.set()
+        gate.wait(30)
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(chunks.ChunkFiles, "stage", slow)
+    flusher = threading.Thread(target=store.flush)
+    flusher.start()
+    assert inside.wait(20)
+    for step in range(20):
+        store.write(Region(step * 10, 0, 10, 10), 1 + step % 2)
+    assert store.undo() == Region(190, 0, 10, 10)
+    assert store.read(Region(180, 0, 10, 10)).min() == 1
+    assert flusher.is_alive()
+    gate.set()
+    flusher.join()
+
+
+def test_compaction_goes_on_beside_strokes(store: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "COMPACT_BYTES", 2000)
+    monkeypatch.setattr(keeper, "SYNC_SECONDS", 0.01)
+    reference, rng = Reference(SHAPE), np.random.default_rng(0)
+    folder, most = store.path / "journal", 0
+    begin = time.monotonic()
+    number = 0
+    while number < 60 or (len(segments := sorted(folder.glob("*.log"))) and segments[0].name < "00000006.log"):
+        values = rng.integers(0, 3, (60, 50))
+        store.write(Region(number % 40 * 20, 0, 60, 50), values)
+        reference.stroke(Window(number % 40 * 20, 0, 60, 50), values, None)
+        if number % 10:
+            store.undo()
+            reference.undo()
+        number += 1
+        most = max(most, sum(f.stat().st_size for f in list(folder.glob("*.log")) if f.exists()))
+        assert time.monotonic() - begin < 60
+    assert_same(store, reference)
+    store.close()
+    with open_labels(store.path) as again:
+        while reference.undo_stack:
+            reference.undo()
+            assert again.undo() is not None
+        assert again.undo() is None
+        assert_same(again, reference)
+        while reference.redo_stack:
+            reference.redo()
+            again.redo()
+        assert_same(again, reference)
+
+
+def test_uniform_chunks_take_no_memory_and_no_file(store: LabelStore) -> None:
+    store.write(Region(0, 0, *SHAPE), 1)
+    cache = store._session.cache  # type: ignore[union-attr]
+    store.flush()
+    assert cache.nbytes < 20_000
+    np.testing.assert_array_equal(zarr.open_group(str(store.path), mode="r")["0"][:], np.ones(SHAPE, np.uint8))
+    store.write(Region(100, 100, 50, 50), np.random.default_rng(0).integers(0, 3, (50, 50)))
+    assert cache.nbytes > 2 * 512 * 512
+    store.write(Region(90, 90, 100, 100), 1)  # of one value again, which shows when it is written
+    store.flush()
+    assert cache.nbytes < 20_000
+    store.write(Region(0, 0, *SHAPE), 0)
+    store.flush()
+    assert not list((store.path / "0").glob("c/*/*"))
+    assert cache.nbytes < 20_000
+
+
+def test_memory_stays_near_its_limit(tmp_path: Path) -> None:
+    LabelStore.create(tmp_path / "labels.ome.zarr", (6000, 6000), 0.5, ("a", "b")).close()
+    limit = 8 * 2**20
+    store = open_labels(tmp_path / "labels.ome.zarr", memory=limit)
+    rng, most = np.random.default_rng(0), 0
+    for _ in range(150):
+        y, x = rng.integers(0, 5900, 2).tolist()
+        store.write(Region(y, x, 100, 100), rng.integers(0, 3, (100, 100)))
+        most = max(most, store._session.cache.nbytes)  # type: ignore[union-attr]
+    store.close()
+    assert limit * 0.8 < most < limit * 1.5
