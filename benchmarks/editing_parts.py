@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import time
 from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
-from editing_window import ZOOMS, Desk, array, pyramid, summary, timed
+from editing_window import ZOOMS, Desk, Watch, array, pyramid, summary, timed
 
 Numbers = dict[str, dict[str, Any]]
 
@@ -41,10 +40,10 @@ def large(options: argparse.Namespace) -> Numbers:
             at = next(desk.track(rng, 1, 0))
             desk.send("hover", at)
             desk.rest(20)
-            start = time.perf_counter()
+            watch = Watch()
             desk.send("MouseButtonPress", at)
             desk.upload()
-            shown.append(time.perf_counter() - start)
+            shown.append(watch.read())
             desk.rest(20)
             stored.append(_released(desk, at, release))
         desk.layer.brush_in = "data"
@@ -119,12 +118,12 @@ def memory(options: argparse.Namespace) -> Numbers:
         before, highest, times = process.memory_info().rss, 0, []
         for number in range(options.count):
             at, reach = rng.integers(0, options.side, 2), rng.integers(-1500, 1500, 2)
-            start = time.perf_counter()
+            watch = Watch()
             with desk.layer.block_history():
                 for share in np.linspace(0, 1, 4):
                     desk.layer.paint(at + share * reach, int(rng.integers(1, 4)), refresh=False)
                 desk.layer._partial_labels_refresh()
-            times.append(time.perf_counter() - start)
+            times.append(watch.read())
             if number % 20 == 0:
                 desk.rest(1)
                 highest = max(highest, process.memory_info().rss)
@@ -142,8 +141,8 @@ def memory(options: argparse.Namespace) -> Numbers:
 def _dabs_at(desk: Desk, name: str, zoom: float, options: argparse.Namespace, size: Any) -> Numbers:
     """Strokes by the mouse; each dab alone is brought to the texture, then each event as a user has it."""
     rng = np.random.default_rng(0)
-    frames: list[float] = []
-    events: list[float] = []
+    frames: list[tuple[float, float]] = []
+    events: list[tuple[float, float]] = []
     with timed(desk.layer, "paint", desk.upload) as paints:
         for _ in range(options.strokes):
             _stroke(desk, rng, size, zoom, 25, None, [])
@@ -157,7 +156,13 @@ def _dabs_at(desk: Desk, name: str, zoom: float, options: argparse.Namespace, si
 
 
 def _stroke(
-    desk: Desk, rng: Any, size: Any, zoom: float, count: int, frames: list[float] | None, events: list[float]
+    desk: Desk,
+    rng: Any,
+    size: Any,
+    zoom: float,
+    count: int,
+    frames: list[tuple[float, float]] | None,
+    events: list[tuple[float, float]],
 ) -> None:
     desk.layer.brush_size = size(rng)
     desk.layer.selected_label = int(rng.integers(1, 4))
@@ -167,33 +172,35 @@ def _stroke(
     desk.rest(10)
     desk.send("MouseButtonPress", places[0])
     for at in places[1:]:
-        start = time.perf_counter()
+        watch = Watch()
         desk.send("MouseMove", at)
         desk.upload()
-        events.append(time.perf_counter() - start)
+        events.append(watch.read())
         if frames is not None:
-            frames.append(desk.draw())
+            drawn = desk.draw()
+            if drawn[0] > 1e-3:  # else Qt had drawn it already
+                frames.append(drawn)
         desk.rest(8)
     desk.send("MouseButtonRelease", places[-1])
     desk.rest(10)
 
 
-def _released(desk: Desk, at: Any, handlers: list[float]) -> float:
-    """Let go of the button; seconds until the stroke is in the journal."""
+def _released(desk: Desk, at: Any, handlers: list[tuple[float, float]]) -> tuple[float, float]:
+    """Let go of the button; times until the stroke is in the journal."""
     with timed(desk.layer.store, "write_parts") as writes:
-        start = time.perf_counter()
+        watch = Watch()
         handlers.append(desk.send("MouseButtonRelease", at))
         desk.layer._writer.settle()
-        end = time.perf_counter()
+        taken = watch.read()
     assert len(writes) == 1
     desk.rest(10)
-    return end - start
+    return taken
 
 
 def _undo(desk: Desk, name: str, count: int) -> Numbers:
     """Undo and redo of the last strokes, to the texture."""
     layer = desk.layer
-    times: dict[str, list[float]] = {"undo": [], "redo": []}
+    times: dict[str, list[tuple[float, float]]] = {"undo": [], "redo": []}
     if name.endswith("one dab"):
         rng = np.random.default_rng(1)
         for _ in range(count):
@@ -207,9 +214,9 @@ def _undo(desk: Desk, name: str, count: int) -> Numbers:
         layer.wait()
     for what in ("undo", "redo"):
         for _ in range(count):
-            start = time.perf_counter()
+            watch = Watch()
             getattr(layer, what)()
             desk.upload()
-            times[what].append(time.perf_counter() - start)
+            times[what].append(watch.read())
             desk.rest(5)
     return {f"{name}: {what} to texture": summary(values) for what, values in times.items()}

@@ -59,6 +59,7 @@ def both(pair, act, zoom=0.12, **settings):
 
 def same(pair):
     _, ours, theirs = pair
+    assert ours.wait()
     np.testing.assert_array_equal(ours.store.read(WHOLE), theirs.data)
 
 

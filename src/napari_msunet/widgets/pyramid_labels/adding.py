@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_msunet.errors import StoreError
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.widgets.pyramid_labels import lifetime
 from napari_msunet.widgets.pyramid_labels.layer import PyramidLabels
@@ -33,9 +34,17 @@ def add_labels(
     Raises
     ------
     StoreError
-        If it is no label store, or damaged.
+        If it is no label store, or damaged, or of another shape than the slide.
     """
+    if not isinstance(path, (str, Path, LabelStore)):
+        kind = f"an array of {path.dtype}" if hasattr(path, "dtype") else f"a {type(path).__name__}"
+        raise StoreError(
+            f"Labels that can be painted on are a label store or its path, not {kind}: make one with LabelStore.create "
+            "and write whole numbers into it."
+        )
     store = path if isinstance(path, LabelStore) else open_labels(path)
+    if slide_layer is not None:
+        _check_shape(store, slide_layer)
     place = {} if slide_layer is None else _beside(store, slide_layer)
     layer = PyramidLabels(store, read_only=read_only, warn=False, **place)
     viewer.add_layer(layer)
@@ -43,6 +52,18 @@ def add_labels(
     if missing() is not None and layer.can_be_stored():
         paint_in_region(viewer, layer)
     return layer
+
+
+def _check_shape(store: LabelStore, slide_layer: Any) -> None:
+    """The store must be one of this slide."""
+    shape = np.shape(slide_layer.data[0] if slide_layer.multiscale else slide_layer.data)
+    shape = shape[:-1] if getattr(slide_layer, "rgb", False) else shape
+    height, width = (int(side) for side in shape[-2:])
+    if (height, width) != tuple(store.extent):
+        raise StoreError(
+            f"{store.path.name} belongs to a slide of {store.extent[0]} x {store.extent[1]} pixels, and "
+            f"'{slide_layer.name}' has {height} x {width}: open the labels of this slide."
+        )
 
 
 def _beside(store: LabelStore, slide_layer: Any) -> dict[str, Any]:

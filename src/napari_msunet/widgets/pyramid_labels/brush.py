@@ -32,10 +32,12 @@ class Disc:
     """
 
     def __init__(self, centre: tuple[int, int], radius: float, scale: tuple[float, float], bounds: Window) -> None:
-        self._centre, self._scale, self._limit = centre, scale, radius**2
+        self._limit = radius**2
         reach = [int(np.floor(radius / size)) for size in scale]
         around = Window(centre[0] - reach[0], centre[1] - reach[1], 2 * reach[0] + 1, 2 * reach[1] + 1)
         self.window = around.intersection(bounds)
+        rows, columns = np.arange(self.window.y, self.window.stop[0]), np.arange(self.window.x, self.window.stop[1])
+        self._across, self._along = ((rows - centre[0]) * scale[0]) ** 2, ((columns - centre[1]) * scale[1]) ** 2
 
     def __getitem__(self, place: tuple[slice, slice]) -> npt.NDArray[np.bool_]:
         """Its mask in a part of `window`, as an array of the window's shape would give."""
@@ -46,16 +48,14 @@ class Disc:
         return np.ones(part.shape, np.bool_) if mask is None else mask
 
     def within(self, part: Window) -> npt.NDArray[np.bool_] | None:
-        """Which pixels of a window it covers; None: all of them."""
-        across, along = self._squares(part.y, part.height, 0), self._squares(part.x, part.width, 1)
+        """Which pixels of a part of `window` it covers; None: all of them."""
+        place = part.slices((self.window.y, self.window.x))
+        across, along = self._across[place[0]], self._along[place[1]]
         if across.max() + along.max() <= self._limit:
             return None
         if across.min() + along.min() > self._limit:
             return np.zeros(part.shape, np.bool_)
         return across[:, None] + along[None] <= self._limit
-
-    def _squares(self, start: int, count: int, axis: int) -> npt.NDArray[np.float64]:
-        return ((np.arange(start, start + count) - self._centre[axis]) * self._scale[axis]) ** 2
 
 
 Mask = npt.NDArray[np.bool_] | Disc | None

@@ -14,6 +14,10 @@ from napari_msunet.labels.levels import coarsen
 from napari_msunet.widgets.pyramid_labels.stroke import TILE, Key, Stroke
 from napari_msunet.widgets.pyramid_labels.writer import writer_of
 
+QUICK_LEVELS = 3
+"""How much finer than what is shown a large stroke under way is sampled."""
+
+_QUICK_SIDE = 1024
 _BATCH = 128  # tiles that are coarsened together
 
 
@@ -40,11 +44,16 @@ class Canvas:
         """An empty stroke."""
         return Stroke(self.store.shape, self.store.dtype)
 
-    def read(self, level: int, window: Window) -> npt.NDArray[Any]:
-        """Labels of a window inside a level."""
+    def read(self, level: int, window: Window, quick: bool = False) -> npt.NDArray[Any]:
+        """Labels of a window inside a level.
+
+        `quick` is for what is shown while a stroke is drawn: where it is large, a coarse pixel's vote takes 64 samples.
+        """
         # which strokes wait is asked before the store is read: one that is stored in between is laid over its like
         strokes = [stroke for stroke in (*self.writer.strokes(), self.stroke) if not stroke.empty]
         finest = Window(window.y << level, window.x << level, window.height << level, window.width << level)
+        if quick and QUICK_LEVELS < level <= TILE.bit_length() - 1 and max(finest.shape) > _QUICK_SIDE:
+            return self._sampled(level, window, finest, strokes)
         values = self.store.read(finest, level)
         if level == 0:
             for stroke in strokes:
@@ -52,6 +61,27 @@ class Canvas:
         elif strokes:
             self._lay_over(level, window, finest, strokes, values)
         return values
+
+    def _sampled(self, level: int, window: Window, finest: Window, strokes: Sequence[Stroke]) -> npt.NDArray[Any]:
+        """As `read`, by one pixel of the strokes for each pixel of a level that is some finer than the one wanted."""
+        step = level - QUICK_LEVELS
+        inside = finest.intersection(Window(0, 0, *self.shapes[0]))
+        area, half = _coarser(inside, step), (1 << step) // 2
+        values = self.store.read(inside, step)
+        for stroke in strokes:
+            for key in stroke.keys(inside):
+                tile = stroke.tile(key)
+                square = _coarser(stroke.square(key), step)
+                part = square.intersection(area)
+                if tile is None or part.empty:
+                    continue
+                inner = part.slices((square.y, square.x))
+                painted = (
+                    tile.values[half :: 1 << step, half :: 1 << step][inner] if np.ndim(tile.values) else tile.values
+                )
+                where = True if tile.mask is None else tile.mask[half :: 1 << step, half :: 1 << step][inner]
+                np.copyto(values[part.slices((area.y, area.x))], painted, where=where)
+        return _coarsen(values, QUICK_LEVELS)[: window.height, : window.width]
 
     def _lay_over(
         self, level: int, window: Window, finest: Window, strokes: Sequence[Stroke], out: npt.NDArray[Any]

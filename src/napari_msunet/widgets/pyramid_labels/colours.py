@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from napari.utils.colormaps import DirectLabelColormap
 
@@ -44,8 +45,14 @@ def features(store: LabelStore) -> pd.DataFrame | None:
     return pd.DataFrame({"index": list(names), "class": list(names.values())})
 
 
-def refusal(store: LabelStore, label: Any) -> str:
-    """One sentence about a value that is no class."""
+def refusal(store: LabelStore, label: Any) -> str | None:
+    """One sentence about a value that cannot be painted; None if it can."""
+    allowed = values(store)
+    if allowed is None:
+        largest = np.iinfo(store.dtype).max
+        return None if 0 <= label <= largest else f"{label} is no number of an object: they go from 1 to {largest:,}."
+    if label in allowed:
+        return None
     names = ", ".join(f"{number} {name}" for number, name in enumerate(store.classes, 1)) or "no classes yet"
     also = ", 0 not annotated, 255 background" if store.kind == "annotation" else ", 0 background"
     return f"{label} is no class of {store.path.name}: it has {names}{also}."

@@ -17,8 +17,21 @@ LIMIT = 4096
 _START = 512
 
 
+BEYOND_VIEW = (
+    "This area goes on beyond what is in view, so nothing was filled; zoom out until all of it is in view, or draw its "
+    "border closer."
+)
+
+
 class FillTooLargeError(Exception):
-    """The area is larger than `LIMIT`."""
+    """The area is too large; one sentence says so."""
+
+
+def _too_large(what: str) -> FillTooLargeError:
+    return FillTooLargeError(
+        f"{what} larger than {LIMIT} x {LIMIT} pixels, so nothing was filled; draw its border closer first, zoom in or "
+        "use the polygon tool."
+    )
 
 
 def connected(
@@ -39,11 +52,11 @@ def connected(
             window.y + box[0].start, window.x + box[1].start, box[0].stop - box[0].start, box[1].stop - box[1].start
         )
         if found.height > LIMIT or found.width > LIMIT:
-            raise FillTooLargeError
+            raise _too_large("This area is")
         if not _cut_off(found, window, bounds):
             return found, parts[box] == number
         if side >= 2 * LIMIT:
-            raise FillTooLargeError
+            raise _too_large("This area is")
         side *= 2
 
 
@@ -52,7 +65,7 @@ def everywhere(
 ) -> tuple[Window, npt.NDArray[np.bool_]]:
     """The pixels of `area` that have the value at `y, x`."""
     if area.height > LIMIT or area.width > LIMIT:
-        raise FillTooLargeError
+        raise _too_large("What is in view is")
     return area, read(area) == read(Window(y, x, 1, 1))[0, 0]
 
 

@@ -14,7 +14,7 @@ from napari.layers import Labels
 from napari.utils.events import Event
 from napari.utils.notifications import show_error, show_info, show_warning
 
-from napari_msunet.errors import MsunetError, StoreError
+from napari_msunet.errors import MsunetError, NotSavedError, StoreError
 from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.checks import touched
@@ -179,9 +179,8 @@ class PyramidLabels(BrushSize, PaintHooks):
         if not self.can_be_painted():
             show_warning(self._obstacle or missing() or "")
             return False
-        allowed = colours.values(self.store)
-        if allowed is not None and label not in allowed:
-            show_warning(colours.refusal(self.store, label))
+        if (refusal := colours.refusal(self.store, label)) is not None:
+            show_warning(refusal)
             return False
         return True
 
@@ -208,21 +207,64 @@ class PyramidLabels(BrushSize, PaintHooks):
         if old == label or self._replaced(label) not in (None, old):
             return None
 
+        try:
+            return self._area(y, x, bounds)
+        except fill.FillTooLargeError as error:
+            show_warning(str(error))
+            return None
+
+    def _area(self, y: int, x: int, bounds: Window) -> tuple[Window, npt.NDArray[np.bool_]]:
+        """What a fill covers; raises `FillTooLargeError`."""
+
         def read(window: Window) -> npt.NDArray[Any]:
             return self._canvas.read(0, window)
 
-        try:
-            if self.contiguous:
-                return fill.connected(read, bounds, y, x)
-            small = max(bounds.shape) <= fill.LIMIT
-            return fill.everywhere(read, bounds if small else self.in_view, y, x)
-        except fill.FillTooLargeError:
-            what = "This area is" if self.contiguous else "What is in view is"
-            show_warning(
-                f"{what} larger than {fill.LIMIT} x {fill.LIMIT} pixels, so nothing was filled; "
-                "draw its border closer first, zoom in, or use the polygon tool."
-            )
-            return None
+        if self.contiguous:
+            return fill.connected(read, bounds, y, x)
+        whole = Window(0, 0, *self.store.shape)
+        return fill.everywhere(read, whole if max(whole.shape) <= fill.LIMIT else self.in_view, y, x)
+
+    def fill(self, coord: Any, new_label: int, refresh: bool = True) -> None:
+        """Fill the area at `coord` (level-0 pixels).
+
+        With the mouse, only an area that is in view as a whole is filled, in the background, as a step of undo of its
+        own; called, one of up to `fill.LIMIT` pixels a side wherever it reaches.
+        """
+        if not self.by_mouse:
+            super().fill(coord, new_label, refresh)
+            return
+        y, x = (int(np.round(c)) for c in coord)
+        label = int(new_label)
+        seen = self.in_view
+        if Window(y, x, 1, 1).intersection(seen).empty or not self._may_paint(label):
+            return
+
+        def action() -> tuple[Window, int] | None:
+            old = int(self.store.read(Window(y, x, 1, 1))[0, 0])
+            if old == label or self._replaced(label) not in (None, old):
+                return None
+            window, mask = self._area(y, x, seen.padded(1).intersection(Window(0, 0, *self.store.shape)))
+            if self.contiguous and window.intersection(seen) != window:
+                raise fill.FillTooLargeError(fill.BEYOND_VIEW)
+            stroke = self._canvas.new_stroke()
+            stroke.paint(window, label, mask)
+            try:
+                return window, self.store.write_parts(stroke.parts())
+            except NotSavedError as error:  # the store has it, and tells that it is in memory only
+                return window, error.number
+
+        self._writer.put(Job(action, self._filled))
+
+    def _filled(self, found: tuple[Window, int] | None, error: Exception | None) -> None:
+        if isinstance(error, fill.FillTooLargeError):
+            show_warning(str(error))
+        elif isinstance(error, MsunetError):
+            show_error(str(error))
+        elif error is not None:
+            raise error
+        elif found is not None:
+            self.refresh_window(found[0])
+            self._tell(*found)
 
     def paint_polygon(self, points: Any, new_label: int) -> None:
         """Paint a polygon `(n, 2)` of `y, x`, as napari does; a large one piece by piece."""
@@ -289,6 +331,8 @@ class PyramidLabels(BrushSize, PaintHooks):
     def _stored(self, stroke: Stroke, number: Any, error: Exception | None) -> None:
         if error is not None:
             raise error
+        self.show_window(stroke.window)  # what was sampled while it was drawn
+        self.show_now()
         self.show_thumbnail()
         self._tell(stroke.window, number)
         self.events.paint(value=[])
@@ -350,8 +394,8 @@ class PyramidLabels(BrushSize, PaintHooks):
 
     # ---------------------------------------------------------------------------------------------------------- showing
 
-    def read_level(self, level: int, window: Window) -> npt.NDArray[Any]:
-        return self._canvas.read(level, window)
+    def read_level(self, level: int, window: Window, quick: bool = False) -> npt.NDArray[Any]:
+        return self._canvas.read(level, window, quick and not self._canvas.stroke.empty)
 
     def refresh_window(self, window: Window | Region) -> None:
         """Show what changed in the store within a window (its level-0 pixels), as after a merge."""
@@ -387,12 +431,25 @@ class PyramidLabels(BrushSize, PaintHooks):
 
     @selected_label.setter
     def selected_label(self, label: int) -> None:
-        allowed = colours.values(self.store)
-        if allowed is not None and label not in allowed:
-            show_warning(colours.refusal(self.store, label))
+        if (refusal := colours.refusal(self.store, label)) is not None:
+            show_warning(refusal)
             self.events.selected_label()  # whoever set it, as the box in the controls, shows the old one again
             return
         Labels.selected_label.fset(self, label)
+
+    def select_new_label(self) -> None:
+        """Select a number that no object of the store has or had."""
+        if not self.store.info.instances:
+            show_info(f"New numbers are for objects; {self.store.path.name} has classes: select one of them.")
+            return
+        if self._obstacle is not None:
+            show_warning(self._obstacle)
+            return
+        self.wait()
+        try:
+            self.selected_label = self.store.next_id()
+        except MsunetError as error:
+            show_error(str(error))
 
     @property
     def paint_over(self) -> int | None:
@@ -401,9 +458,8 @@ class PyramidLabels(BrushSize, PaintHooks):
 
     @paint_over.setter
     def paint_over(self, label: int | None) -> None:
-        allowed = colours.values(self.store)
-        if label is not None and allowed is not None and label not in allowed:
-            show_warning(colours.refusal(self.store, label))
+        if label is not None and (refusal := colours.refusal(self.store, label)) is not None:
+            show_warning(refusal)
             return
         self._paint_over = label
 
@@ -442,6 +498,12 @@ def undo(layer: PyramidLabels) -> None:
 def redo(layer: PyramidLabels) -> None:
     """Do the stroke that was undone last again."""
     layer.redo(PATIENCE)
+
+
+@PyramidLabels.bind_key("m", overwrite=True)
+def new_label(layer: PyramidLabels) -> None:
+    """Select a number that no object has yet."""
+    layer.select_new_label()
 
 
 def _say_unsaved(reason: str) -> None:

@@ -9,6 +9,7 @@ from weakref import WeakSet
 from qtpy.QtCore import QEvent, QObject
 
 from napari_msunet.labels import LabelStore
+from napari_msunet.widgets.pyramid_labels import upkeep
 from napari_msunet.widgets.pyramid_labels.napari_internals import camera, main_window, viewers_showing
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def watch(viewer: Any) -> None:
     viewer.layers.selection.events.active.connect(_on_active)
     window = main_window(viewer)
     window.installEventFilter(_CloseWatcher(window))
+    upkeep.start(window, layers)
 
 
 def _on_zoom(layers: Any) -> None:

@@ -119,8 +119,8 @@ class PaintHooks(Labels):
         """What a fill from here covers; None: nothing is to be done."""
         raise NotImplementedError
 
-    def read_level(self, level: int, window: Window) -> npt.NDArray[Any]:
-        """Labels of a window of a level, as they are to be shown."""
+    def read_level(self, level: int, window: Window, quick: bool = False) -> npt.NDArray[Any]:
+        """Labels of a window of a level, as they are to be shown; `quick`: nearly so, while a stroke is drawn."""
         raise NotImplementedError
 
     def can_be_painted(self) -> bool:
@@ -260,7 +260,7 @@ class PaintHooks(Labels):
         window = window.intersection(area)
         if window.empty:
             return
-        values = self.read_level(level, window)
+        values = self.read_level(level, window, quick=True)
         place = window.slices((area.y, area.x))
         self._in_data_order(self._slice.image.raw)[place] = values
         if self.contour == 0:

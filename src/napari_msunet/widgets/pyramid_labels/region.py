@@ -78,7 +78,7 @@ class RegionLabels(Labels):
         if allowed is not None:
             wrong = changed & ~np.isin(data, allowed)
             if wrong.any():
-                show_warning(colours.refusal(store, int(data[wrong][0])))
+                show_warning(colours.refusal(store, int(data[wrong][0])) or "")
                 changed &= ~wrong
                 data[wrong] = self._known[wrong]
                 self.refresh()

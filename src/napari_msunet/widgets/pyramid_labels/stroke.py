@@ -37,6 +37,8 @@ class Tile(NamedTuple):
 
 def cut(window: Window, side: int) -> Iterator[tuple[Key, Window]]:
     """The squares of `side` pixels a window touches: their number `(row, column)`, and the part of the window there."""
+    if window.empty:
+        return
     for row in range(window.y // side, -(-window.stop[0] // side)):
         for column in range(window.x // side, -(-window.stop[1] // side)):
             yield (row, column), window.intersection(Window(row * side, column * side, side, side))

@@ -1,0 +1,75 @@
+"""What is looked after once a second: what another process wrote, and what of a store cannot be read."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QObject, QTimer
+
+from napari_msunet.errors import MsunetError
+from napari_msunet.labels import LabelStore
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.pyramid_labels.layer import PyramidLabels
+
+_MS = 1000
+_shown: WeakKeyDictionary[LabelStore, set[Any]] = WeakKeyDictionary()
+
+
+def start(parent: QObject, layers: Any) -> None:
+    """Look after the labels among a viewer's `layers` as long as `parent`, its window, lives."""
+    timer = QTimer(parent)
+    timer.setInterval(_MS)
+    timer.timeout.connect(lambda: look(layers))
+    timer.start()
+
+
+def look(layers: Any) -> None:
+    """Show what another process wrote into stores that are looked at only, and say what is damaged."""
+    from napari_msunet.widgets.pyramid_labels.layer import PyramidLabels
+
+    for layer in [layer for layer in layers if isinstance(layer, PyramidLabels)]:
+        with suppress(MsunetError, OSError, RuntimeError):  # a store that was closed or is changing: next time
+            if not layer.can_be_stored():
+                for region in layer.store.news():
+                    layer.refresh_window(region)
+            _show_damage(layers, layer)
+
+
+def _show_damage(layers: Any, layer: PyramidLabels) -> None:
+    """Red frames around the chunks that do not decode, and one sentence."""
+    from napari.layers import Shapes
+
+    known = _shown.setdefault(layer.store, set())
+    found = [damage for damage in layer.store.damaged if damage.level == 0 and damage.path not in known]
+    if not found:
+        return
+    known.update(damage.path for damage in found)
+    frames = [
+        np.array([[w.y, w.x], [w.y, w.stop[1]], [w.stop[0], w.stop[1]], [w.stop[0], w.x]]) - 0.5
+        for w in (damage.window for damage in found)
+    ]
+    marks = next((other for other in layers if other.metadata.get("damage of") == layer.name), None)
+    if marks is None:
+        marks = Shapes(
+            name=f"{layer.name}: damaged",
+            ndim=2,
+            metadata={"damage of": layer.name},
+            scale=layer.scale,
+            translate=layer.translate,
+            rotate=layer.rotate,
+            shear=layer.shear,
+            affine=layer.affine,
+            units=layer.units,
+        )
+        active = layers.selection.active
+        layers.append(marks)
+        layers.selection.active = active
+    marks.add(frames, shape_type="polygon", edge_color="red", face_color="transparent", edge_width=4)
+    marks.editable = False
+    more = f" ({len(found) - 1} more like it)" if len(found) > 1 else ""
+    show_error(f"{found[0].message}{more} It is shown in a red frame; the rest can be worked on.")
