@@ -22,6 +22,10 @@ LARGEST_ZOOM = 8.0
 """Canvas pixels that a pixel of the store gets at most."""
 
 
+MOST_CORNERS = 5000
+"""An outline with more of them loses its holes: far away they would cover the object."""
+
+
 def corners(window: Window) -> npt.NDArray[np.float64]:
     """The outline of a window, `(5, 2)` of `y, x` in its pixels, closed."""
     (y0, x0), (y1, x1) = (window.y, window.x), window.stop
@@ -93,7 +97,9 @@ class Outline:
         self.show(layer, [corners(window)])
 
     def show_polygon(self, layer: Any, polygon: Any) -> None:
-        """Draw along a shapely polygon, ``x, y``, holes included."""
+        """Draw along a shapely polygon, ``x, y``; one with very many corners without its holes."""
+        if shapely.get_num_coordinates(polygon) > MOST_CORNERS:
+            polygon = shapely.polygons(shapely.get_exterior_ring(polygon))
         self.show(layer, [shapely.get_coordinates(ring)[:, ::-1] for ring in shapely.get_rings([polygon])])
 
     def hide(self) -> None:

@@ -106,6 +106,7 @@ class ObjectsPanel(QWidget):
         self.view.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
         self.view.selectionModel().selectionChanged.connect(lambda *_: self._selected())
         self.view.setAccessibleName("Objects")
+        self.view.setMinimumHeight(150)
         self.histogram = Histogram(self.model, self.viewer.theme)
         self.classes = QMenu(self)
         self.change = QPushButton("Change class")
