@@ -114,14 +114,14 @@ class ChunkCache:
                 return value
         return self.read(plane, level, window)
 
-    def files(self, plane: str, level: int) -> Iterator[npt.NDArray[Any]]:
-        """What the files of a level hold, those that decode; chunks that were not written yet are not there."""
-        files = self._planes[plane][level]
+    def count(self) -> None:
+        """Take what the files of level 0 hold, those that decode, into `highest`."""
+        files = self._planes["labels"][0]
         for path in sorted(files.path.glob("c/*/*")):
             with suppress(StoreError, ValueError):
                 data = files.read(int(path.parent.name), int(path.name))
                 if data is not None:
-                    yield data
+                    self.highest = max(self.highest, int(data.max()))
 
     def uniform(self, plane: str, level: int, cy: int, cx: int) -> int | None:
         """The one value of a chunk, or None if it has several."""

@@ -6,7 +6,7 @@ order is classes, then 255 (background), then 0 (not annotated).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -90,16 +90,37 @@ class Planes(Protocol):
 def update_coarser(planes: Planes, *windows: Window) -> None:
     """Bring all coarser levels up to date after level 0 changed within `windows`."""
     for level in range(1, len(planes.shapes)):
-        parents = []
+        sources = []
         for window in _grouped(windows):
             parent = window.halved()
-            source = children(parent, planes.shapes[level - 1])
-            for plane, rule in _RULES.items():
+            sources.append((parent, children(parent, planes.shapes[level - 1])))
+        for plane, rule in _RULES.items():
+            plain: dict[tuple[int, int], list[tuple[Window, int]]] = {}
+            for parent, source in sources:
                 values = planes.part(plane, level - 1, source)
-                # one value stays that value, whatever the rule
-                planes.assign(plane, level, parent, values if isinstance(values, int) else rule(values))
-            parents.append(parent)
-        windows = tuple(parents)
+                if isinstance(values, int):  # one value stays that value, whatever the rule
+                    plain.setdefault((parent.y // CHUNK, parent.x // CHUNK), []).append((parent, values))
+                else:
+                    planes.assign(plane, level, parent, rule(values))
+            for parts in plain.values():
+                for parent, value in _joined(parts):
+                    planes.assign(plane, level, parent, value)
+        windows = tuple(parent for parent, _ in sources)
+
+
+def _joined(parts: list[tuple[Window, int]]) -> list[tuple[Window, int]]:
+    """Windows of one value each; one window where they fill it with one value, so that a chunk may stay that value."""
+    if len(parts) == 1 or len({value for _, value in parts}) > 1:
+        return parts
+    whole = around([window for window, _ in parts])
+    filled = sum(window.height * window.width for window, _ in parts)
+    return [(whole, parts[0][1])] if filled == whole.height * whole.width else parts
+
+
+def around(windows: Sequence[Window]) -> Window:
+    """The smallest window around some."""
+    start = (min(w.y for w in windows), min(w.x for w in windows))
+    return Window.between(start, (max(w.stop[0] for w in windows), max(w.stop[1] for w in windows)))
 
 
 _RULES: dict[str, Any] = {"labels": coarsen, "edited": coarsen_any}
@@ -107,10 +128,9 @@ _RULES: dict[str, Any] = {"labels": coarsen, "edited": coarsen_any}
 
 def _grouped(windows: tuple[Window, ...]) -> Iterator[Window]:
     """One window around all if it is small, else one in each chunk around what lies there."""
-    start = (min(w.y for w in windows), min(w.x for w in windows))
-    around = Window.between(start, (max(w.stop[0] for w in windows), max(w.stop[1] for w in windows)))
-    if max(around.shape) <= CHUNK:
-        yield around
+    box = around(windows)
+    if max(box.shape) <= CHUNK:
+        yield box
         return
     found: dict[tuple[int, int], tuple[int, int, int, int]] = {}
     for window in windows:

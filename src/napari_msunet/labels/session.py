@@ -16,12 +16,13 @@ import numpy.typing as npt
 from napari_msunet.errors import NotSavedError, OutputError, StoreError
 from napari_msunet.geometry import Region, Window
 from napari_msunet.labels.cache import ChunkCache
+from napari_msunet.labels.changes import Change, cut
 from napari_msunet.labels.checkpoint import checkpoint_mark, load_checkpoint, save_checkpoint
 from napari_msunet.labels.files import output_error, output_errors
 from napari_msunet.labels.history import redone, undone
 from napari_msunet.labels.journal import Journal
 from napari_msunet.labels.keeper import Keeper
-from napari_msunet.labels.levels import tiles, update_coarser
+from napari_msunet.labels.levels import around, update_coarser
 from napari_msunet.labels.merge import Merge, MergeLog, Table, machine_values, merge_chunks, merge_from, merge_note
 from napari_msunet.labels.records import Kind, Patch, pack_note, pack_patch
 from napari_msunet.labels.runs import Run
@@ -35,9 +36,6 @@ COMPACT_BYTES = 16 * 2**20
 
 _SLACK = 64 * 2**20  # bytes above the cache's limit at which a stroke waits for the disk
 _GROUP = 64  # parts of a stroke whose coarser levels are made together
-
-Change = tuple[Window, Any, npt.NDArray[np.bool_] | None]
-"""A window, its values (None: what the machine shows) and which of its pixels change."""
 
 
 class Session:
@@ -109,7 +107,7 @@ class Session:
 
         The windows of `changes` do not overlap.
         """
-        parts = [part for change in changes for part in _cut(*change)]
+        parts = [part for change in changes for part in cut(*change, PART)]
 
         def patches() -> Iterator[Patch]:
             for window, values, mask in parts:
@@ -146,17 +144,13 @@ class Session:
                 raise StoreError(
                     f"{error}: it can neither be undone nor done again and is left out; those before it still can."
                 ) from error
-        return _around(windows)
+        return around(windows)
 
     def highest(self) -> int:
         """The largest number of an object that was ever used; counted once in a store that does not note it."""
         if not self.counted:
-            found = 0
-            for chunk in self.cache.files("labels", 0):
-                found = max(found, int(np.max(chunk)))
-            with self.cache.lock:
-                self.cache.highest = max(self.cache.highest, found)
-                self.counted = True
+            self.cache.count()
+            self.counted = True
         return self.cache.highest
 
     def machine(self, window: Window) -> npt.NDArray[Any]:
@@ -194,7 +188,7 @@ class Session:
         return sequence
 
     def _not_saved(self, sequence: int, windows: list[Window]) -> NotSavedError:
-        window, cause = _around(windows), self.journal.failure
+        window, cause = around(windows), self.journal.failure
         reason = f": {output_error(self._path, cause)}" if cause is not None else "."
         return NotSavedError(
             f"This is not saved yet, only kept in memory, and will be written once the disk takes it{reason}",
@@ -367,26 +361,3 @@ class Session:
     def _wake(self) -> None:
         if self._keeper is not None:
             self._keeper.wake.set()
-
-
-def _cut(window: Window, values: Any, mask: npt.NDArray[np.bool_] | None) -> Iterator[Change]:
-    """A change in parts that are not larger than `PART`, or lie in one chunk; without parts where nothing changes."""
-    whole = max(window.shape) <= PART
-    for part in [window] if whole else tiles(window, PART):
-        place = part.slices((window.y, window.x))
-        part_mask = None if mask is None else mask[place]
-        if part_mask is not None:
-            if not part_mask.any():
-                continue
-            part_mask = None if part_mask.all() else part_mask
-        part_values = values
-        if values is not None and np.ndim(values):
-            part_values = values[place]
-            if part_mask is None and (part_values == part_values[0, 0]).all():
-                part_values = int(part_values[0, 0])
-        yield part, part_values, part_mask
-
-
-def _around(windows: list[Window]) -> Window:
-    start = (min(w.y for w in windows), min(w.x for w in windows))
-    return Window.between(start, (max(w.stop[0] for w in windows), max(w.stop[1] for w in windows)))

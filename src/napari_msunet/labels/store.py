@@ -14,12 +14,13 @@ import numpy.typing as npt
 from napari_msunet.errors import OutputError, StoreError
 from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import checks
+from napari_msunet.labels.changes import Change
 from napari_msunet.labels.creation import create_store
 from napari_msunet.labels.levels import tiles
 from napari_msunet.labels.metadata import Kind
 from napari_msunet.labels.records import Kind as Record
 from napari_msunet.labels.run_keeping import RunKeeping
-from napari_msunet.labels.session import PART, Change
+from napari_msunet.labels.session import PART
 from napari_msunet.labels.shapes import LARGEST_SHAPE, Shape
 from napari_msunet.labels.writer import open_stores, opening
 from napari_msunet.slide import Slide
