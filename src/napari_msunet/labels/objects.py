@@ -51,7 +51,8 @@ class ObjectTable:
     @property
     def roundness(self) -> Numbers:
         """4 pi area / perimeter squared: 1 for a disc, less for everything else; at most 1."""
-        return np.minimum(4 * np.pi * self.area / np.maximum(self.perimeter, 1e-12) ** 2, 1.0)
+        found: Numbers = np.minimum(4 * np.pi * self.area / np.maximum(self.perimeter, 1e-12) ** 2, 1.0)
+        return found
 
     def take(self, rows: npt.ArrayLike) -> Self:
         """Some of the objects, by index or mask."""

@@ -70,7 +70,7 @@ def _repair(run: Run, cells: Cells, output: str, found: Means, theirs: Flags) ->
 
 def entropy(probabilities: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Entropy of `(K+1, h, w)` probabilities over ln(K+1): `(h, w)`, 0..1 (Shannon, 1948)."""
-    p = probabilities.astype(np.float32)
+    p: npt.NDArray[Any] = probabilities.astype(np.float32)
     total = p.sum(0)
     p = p / np.where(total > 0, total, 1)
     terms = np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0)

@@ -25,9 +25,7 @@ _ONE = threading.Lock()  # a network takes all threads it was given, so one task
 
 def version() -> str:
     """This napari-msunet's."""
-    import napari_msunet
-
-    return str(napari_msunet.__version__)
+    return str(import_module("napari_msunet").__version__)
 
 
 def compute(asked: str) -> str:

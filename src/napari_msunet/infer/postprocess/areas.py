@@ -47,8 +47,8 @@ class Areas:
     def __call__(self, thresholds: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
         """Pixels of level 0 of each class `(K,)` for thresholds `(K,)`, NaN for a class without one."""
         labels = decide(self.centres, thresholds)[0]
-        count: npt.NDArray[np.float64] = np.bincount(labels, self.counts, minlength=len(thresholds) + 1)[1:]
-        return count
+        count = np.bincount(labels, self.counts, minlength=len(thresholds) + 1)[1:]
+        return count.astype(np.float64)
 
 
 def build_areas(run: Run, check: Callable[[], None] = lambda: None, most: int = MAX_PIXELS) -> Areas | None:
