@@ -14,13 +14,13 @@ import psutil
 import pytest
 from worker_helpers import SLIDE, Heard, altered_worker, model_file, prediction, training
 
-from napari_msunet.worker import link
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Message, Metric, Progress, RegionDone, Result
 from napari_msunet.geometry import Region
 from napari_msunet.labels import open_labels
 from napari_msunet.models import load_model
 from napari_msunet.settings import default_worker
+from napari_msunet.worker import link
 from napari_msunet.worker.client import WorkerClient
 
 
