@@ -197,7 +197,7 @@ class TissueRow(QWidget):
         self.button.setToolTip(
             (NO_SLIDE if record is None else NO_MPP)
             if record is None or record.mpp is None
-            else "Shows the tissue and gives the brush: key 1 paints tissue, the eraser takes away."
+            else "Shows the tissue and gives the brush; the eraser takes tissue away."
             if there
             else "Finds the tissue on the slide, without pen marks, dirt and empty fat; as a layer that can be "
             "corrected. Training takes background from tissue only then."
