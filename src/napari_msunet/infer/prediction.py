@@ -110,6 +110,7 @@ def prediction(slide: Slide, models: Models, out: Path, options: PredictOptions)
         yield Message(text=f"The run {run.key} is complete already; nothing was computed again.")
     else:
         with run.writing():
+            yield from (Message(level="warning", text=text) for text in run.messages)
             yield from fill(run, models, slide)
             yield from close_run(run, setup)
     yield from merge(store, run)
