@@ -186,6 +186,18 @@ def test_inside_a_lasso_are_objects_by_more_than_half(labels, lasso):
     np.testing.assert_array_equal(edit.values, np.where(found, 2, labels))
 
 
+@few
+@given(st.integers(0, 2**32 - 1), st.integers(3, 12))
+def test_inside_a_polygon_are_the_pixels_whose_middle_is(seed, corners):
+    import shapely
+
+    points = np.random.default_rng(seed).uniform(-5, 35, (corners, 2))
+    star = points[np.argsort(np.arctan2(*(points - points.mean(0)).T))]  # does not cross itself
+    y, x = np.mgrid[:25, :30] + 0.5
+    expected = shapely.contains_xy(shapely.Polygon(star), y.ravel(), x.ravel()).reshape(25, 30)
+    np.testing.assert_array_equal(edits.inside_polygon((25, 30), star), expected)
+
+
 def two_discs(dtype, gap):
     labels = np.zeros((60, 120), dtype)
     labels[disc(labels.shape, (30, 30), 18)] = 1

@@ -21,10 +21,11 @@ from napari_msunet.labels.edits.objects import (
     watershed,
 )
 from napari_msunet.labels.edits.outline import fill_holes, grow, radius_in_pixels, shrink, smooth
-from napari_msunet.labels.edits.wands import image_wand, probability_wand, snap, wand_area, wand_cost
+from napari_msunet.labels.edits.wands import RIM, image_wand, probability_wand, snap, wand_area, wand_cost
 
 __all__ = [
     "LIMIT",
+    "RIM",
     "Edit",
     "NothingHereError",
     "ObjectTooLargeError",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from math import ceil
 
 import numpy as np
 import numpy.typing as npt
 from skimage.draw import line as segment
-from skimage.draw import polygon
 
 from napari_msunet.errors import StoreError
 from napari_msunet.labels.edits.edit import Mask
@@ -44,12 +44,25 @@ def pixels_along(shape: tuple[int, ...], points: npt.ArrayLike) -> tuple[npt.NDA
 
 
 def inside_polygon(shape: tuple[int, int], points: npt.ArrayLike) -> Mask:
-    """The pixels whose middle lies in a polygon, such as a lasso: (h, w) bool. `points` as for `line`, at least 3."""
-    mask = np.zeros(shape, np.bool_)
-    ys, xs = (_points(points, 3) - 0.5).T
-    rows, columns = polygon(ys, xs, shape)  # type: ignore[no-untyped-call]
-    mask[rows, columns] = True
-    return mask
+    """The pixels whose middle lies in a polygon, such as a lasso: (h, w) bool.
+
+    `points` as for `line`, at least 3; the last is joined to the first. Where it crosses itself, what is inside twice is
+    outside. Time goes with the pixels plus the polygon's length, so a lasso may have thousands of points.
+    """
+    corners = _points(points, 3)
+    height, width = shape
+    crossings = np.zeros((height, width + 1), np.uint8)
+    for (y0, x0), (y1, x1) in zip(corners.tolist(), np.roll(corners, -1, axis=0).tolist(), strict=True):
+        if y0 > y1:
+            y0, x0, y1, x1 = y1, x1, y0, x0
+        first, stop = max(0, ceil(y0 - 0.5)), min(height, ceil(y1 - 0.5))
+        if first >= stop:
+            continue
+        rows = np.arange(first, stop)
+        columns = np.ceil(x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0)) - 0.5)
+        crossings[rows, np.clip(columns, 0, width).astype(np.int64)] ^= 1
+    inside: Mask = np.bitwise_xor.accumulate(crossings[:, :width], axis=1).view(np.bool_)
+    return inside
 
 
 def _points(points: npt.ArrayLike, fewest: int) -> npt.NDArray[np.float64]:

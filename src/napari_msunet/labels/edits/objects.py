@@ -24,6 +24,7 @@ from napari_msunet.labels.edits.edit import (
     is_object,
     value_of,
 )
+from napari_msunet.labels.metadata import ANNOTATED_BACKGROUND
 
 Parts = npt.NDArray[np.int32]
 FLOODED = 512
@@ -76,10 +77,12 @@ def objects_inside(labels: npt.ArrayLike, lasso: Mask) -> Mask:
     """
     array = checked(labels, lasso)
     parts, count = _parts(array)
-    sizes = np.bincount(parts.ravel(), minlength=count + 1)
-    inside = np.bincount(parts[lasso], minlength=count + 1)
+    any_object = parts > 0
+    sizes = np.bincount(parts[any_object], minlength=count + 1)
+    inside = np.bincount(parts[any_object & lasso], minlength=count + 1)
     chosen = 2 * inside > sizes
-    chosen[0] = False
+    if chosen[1:].all():
+        return any_object
     found: Mask = chosen[parts]
     return found
 
@@ -215,9 +218,11 @@ def keep_largest(labels: npt.ArrayLike, lasso: Mask, background: int = 0) -> Edi
     parts, count = _parts(np.where(objects_inside(array, lasso), array, 0).astype(array.dtype))
     if count < 2:
         return edited(array, np.zeros(array.shape, np.bool_), background)
-    sizes = np.bincount(parts.ravel(), minlength=count + 1)
+    any_object = parts > 0
+    numbers_there = parts[any_object]
+    sizes = np.bincount(numbers_there, minlength=count + 1)
     values = np.zeros(count + 1, np.int64)
-    values[parts.ravel()] = array.ravel()
+    values[numbers_there] = array[any_object]
     drop = np.ones(count + 1, np.bool_)
     drop[0] = False
     for value in np.unique(values[1:]):
@@ -258,20 +263,23 @@ def new_object(labels: npt.ArrayLike, area: Mask, value: int) -> Edit:
 
 def _parts(labels: Labels) -> tuple[Parts, int]:
     """Every object of the window with a number of its own: connected, of one value."""
-    values = np.unique(labels[is_object(labels)])
-    parts: Parts = np.zeros(labels.shape, np.int32)
-    if len(values) <= 8:
-        count = 0
-        for value in values:
-            found, more = ndimage.label(labels == value)
-            np.copyto(parts, found + count, where=found > 0)
-            count += more
-        return parts, count
-    from skimage.measure import label
+    if labels.dtype != np.uint8:
+        from skimage.measure import label
 
-    kept = np.where(is_object(labels), labels, 0)
-    parts, count = label(kept.astype(np.int64), 0, True, 1)  # type: ignore[no-untyped-call]
-    return parts.astype(np.int32), int(count)
+        parts, count = label(labels.astype(np.int64), 0, True, 1)  # type: ignore[no-untyped-call]
+        return parts.astype(np.int32), int(count)
+    values = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[1:ANNOTATED_BACKGROUND]) + 1
+    if len(values) == 1:
+        found, count = ndimage.label(labels == values[0])
+        return found, int(count)
+    together: Parts = np.zeros(labels.shape, np.int32)
+    total = 0
+    for value in values:
+        found, count = ndimage.label(labels == value)
+        own = found > 0
+        together[own] = found[own] + total
+        total += int(count)
+    return together, total
 
 
 def _numbered(array: Labels, obj: Mask, parts: Parts, numbers: Sequence[int]) -> Edit:

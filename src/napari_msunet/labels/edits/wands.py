@@ -12,6 +12,11 @@ from napari_msunet.labels.edits.edit import Edit, Mask, checked, checked_value, 
 Cost = npt.NDArray[np.float32]
 _EDGES = 0.5
 
+RIM = 2
+"""The blur takes so many pixels off an area along an edge: they are given back where they cost not much more."""
+
+RIM_COST = 0.2
+
 
 def wand_cost(image: npt.ArrayLike, seed: tuple[int, int]) -> Cost:
     """How unlike each pixel is to the one at the seed: difference in colour, and half of the edges' strength.
@@ -46,10 +51,10 @@ def wand_cost(image: npt.ArrayLike, seed: tuple[int, int]) -> Cost:
     return result
 
 
-def wand_area(cost: Cost, seed: tuple[int, int], tolerance: float) -> Mask:
+def wand_area(cost: Cost, seed: tuple[int, int], tolerance: float, rim: int = 0) -> Mask:
     """The pixels that hang together with the seed and cost at most `tolerance`, without their small holes.
 
-    The seed and its neighbours always belong to it.
+    The seed and its neighbours always belong to it, and of `rim` pixels around it what costs up to `RIM_COST` more.
     """
     _check_seed(cost.shape, seed)
     cheap = cost <= tolerance
@@ -57,6 +62,8 @@ def wand_area(cost: Cost, seed: tuple[int, int], tolerance: float) -> Mask:
     cheap[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2] = True
     parts, _ = ndimage.label(cheap)
     area: Mask = parts == parts[seed]
+    if rim:
+        area |= _widened(area, rim) & (cost <= tolerance + RIM_COST)
     holes, count = ndimage.label(~area)
     sizes = np.bincount(holes.ravel(), minlength=count + 1)
     small = sizes <= max(9, area.sum() // 100)
@@ -90,7 +97,7 @@ def image_wand(
     array = checked(labels)
     if np.shape(image)[:2] != array.shape:
         raise StoreError(f"The image {np.shape(image)} and the labels {array.shape} must be of the same window.")
-    return edited(array, wand_area(wand_cost(image, seed), seed, tolerance), checked_value(array, value))
+    return edited(array, wand_area(wand_cost(image, seed), seed, tolerance, RIM), checked_value(array, value))
 
 
 def probability_wand(
@@ -156,11 +163,14 @@ def snap(
     if value == 0:
         raise StoreError("Snap decides a class anew; choose one that is not background.")
     plane = _plane(planes, value)
-    others = planes.copy()
+    reached = lasso & (plane >= threshold)
+    missed = lasso & ~reached & (array == value)
+    others = planes[:, missed]
     others[value] = -1
-    reached = plane >= threshold
-    new = np.where(reached, value, others.argmax(axis=0)).astype(array.dtype)
-    return edited(array, lasso & (reached | (array == value)), new)
+    new = array.copy()
+    new[reached] = value
+    new[missed] = others.argmax(axis=0)
+    return Edit(new, new != array)
 
 
 def _planes(probabilities: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -175,6 +185,18 @@ def _plane(planes: npt.NDArray[np.float32], number: int) -> npt.NDArray[np.float
         raise StoreError(f"The model knows the classes 0 to {len(planes) - 1}; got {number}.")
     plane: npt.NDArray[np.float32] = planes[number]
     return plane
+
+
+def _widened(area: Mask, steps: int) -> Mask:
+    """An area and the pixels at most so many steps by their sides away."""
+    for _ in range(steps):
+        wide = area.copy()
+        wide[1:] |= area[:-1]
+        wide[:-1] |= area[1:]
+        wide[:, 1:] |= area[:, :-1]
+        wide[:, :-1] |= area[:, 1:]
+        area = wide
+    return area
 
 
 def _check_seed(shape: tuple[int, ...], seed: tuple[int, int]) -> None:

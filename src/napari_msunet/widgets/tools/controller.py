@@ -28,6 +28,9 @@ SPAN = 300
 
 _FEW_POINTS = 1.5
 
+PATIENCE = 0.03
+"""Seconds a tool waits for a brush stroke that is still being stored."""
+
 for _tool in all_tools():
     keys.register(f"tools.{_tool.name}", _tool.key, _tool.text.rstrip("."), "Tools")
 keys.register(
@@ -131,7 +134,9 @@ class Tools(QObject):
         layer.mouse_pan = tool.gesture == "click"
         layer.cursor = "crosshair"
         self.tool = tool
-        self.sketch.start(layer, f"{tool.title}: {tool.how}   Space moves the view, Esc ends.", tool.gesture == "lasso")
+        self.sketch.start(
+            layer, f"{tool.title}: {tool.how} Hold Space to move the view; Esc ends.", tool.gesture == "lasso"
+        )
         self.viewer.mouse_drag_callbacks.append(self._drag)
         layer.events.mode.connect(self._left)
         self.viewer.layers.selection.events.active.connect(self._left)
@@ -185,7 +190,7 @@ class Tools(QObject):
         """From the press of the mouse to its release, as napari calls it."""
         tool = self.tool
         drawing = tool is not None and (tool.gesture == "click" or not self.layer.mouse_pan)
-        if not drawing or event.button != 1 or viewer.scene.dims.ndisplay != 2:
+        if not drawing or event.button != 1 or len(event.dims_displayed) != 2:
             return
         self._cancel()
         start = np.asarray(event.pos, float)
@@ -278,7 +283,7 @@ class Tools(QObject):
             self._waiting = self._compute
             return
         self._computing = True
-        self.layer.end_stroke()
+        self.layer.end_stroke(PATIENCE)
         turn, drawn, work = self._turn, self._drawn(), self.tool.work
         self._background.run(partial(work, drawn), partial(self._computed, turn), partial(self._failed, turn))
 

@@ -46,17 +46,21 @@ def change_class(drawn: Drawn) -> Change | None:
 
 
 def _lassoed(drawn: Drawn) -> tuple[Window, edits.Edit]:
-    """The labels around a lasso, with half of its size as margin, and what is inside it."""
-    tight = drawn.around()
-    window = drawn.inside(tight.padded(max(tight.shape) // 2))
+    """The labels around a lasso and what is inside it; half of its size as margin where objects reach out of it."""
+    window = drawn.around()
+    values = drawn.store.read(window)
+    edge = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
+    if ((edge != 0) & (edge != drawn.background)).any():
+        window = drawn.inside(window.padded(max(window.shape) // 2))
     return window, edits.Edit(drawn.store.read(window), edits.inside_polygon(window.shape, drawn.local(window)))
 
 
 def change_class_inside(drawn: Drawn) -> Change | None:
     window, (values, lasso) = _lassoed(drawn)
-    if not edits.objects_inside(values, lasso).any():
+    inside = edits.objects_inside(values, lasso)
+    if not inside.any():
         raise StoreError("No object lies in this lasso by more than half; draw it around the objects.")
-    return drawn.change(window, edits.change_class_inside(values, lasso, _need_class(drawn)))
+    return drawn.change(window, edits.change_class(values, inside, _need_class(drawn)))
 
 
 def delete_inside(drawn: Drawn) -> Change | None:
@@ -136,11 +140,11 @@ TOOLS = (
     Tool("watershed", "Separate", "U", "Cuts an object where it is thin (watershed).",
          "Click an object that should be several.", "click", watershed, _APART),
     Tool("delete", "Delete", "D", "Deletes an object.", "Click an object to delete it.", "click", delete),
-    Tool("delete_inside", "Delete in lasso", "Shift+D", "Deletes all objects in a lasso.",
+    Tool("delete_inside", "Lasso delete", "Shift+D", "Deletes all objects in a lasso.",
          "Draw around the objects to delete.", "lasso", delete_inside),
     Tool("change_class", "Class", "R", "Gives an object the chosen class.",
          "Click an object to give it the chosen class.", "click", change_class, labels="classes"),
-    Tool("change_class_inside", "Class in lasso", "Shift+R", "Gives all objects in a lasso the chosen class.",
+    Tool("change_class_inside", "Lasso class", "Shift+R", "Gives all objects in a lasso the chosen class.",
          "Draw around the objects to give them the chosen class.", "lasso", change_class_inside, labels="classes"),
     Tool("keep_largest", "Keep largest", "O", "Of the objects in a lasso, keeps the largest of each class.",
          "Draw around objects; the largest of each class stays.", "lasso", keep_largest),

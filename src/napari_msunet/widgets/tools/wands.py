@@ -55,7 +55,7 @@ def image_wand(drawn: Drawn) -> Change | None:
     image = drawn.slide.read_window(grid, coarse)
     y, x = drawn.place
     seed = (int(np.floor(y)) >> level) - coarse.y, (int(np.floor(x)) >> level) - coarse.x
-    area = edits.wand_area(edits.wand_cost(image, seed), seed, drawn.amount)
+    area = edits.wand_area(edits.wand_cost(image, seed), seed, drawn.amount, edits.RIM)
     return _painted(drawn, fine, area, level)
 
 
