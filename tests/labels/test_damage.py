@@ -25,7 +25,8 @@ def written(folder: Path, dtype: str = "uint8") -> tuple[Path, np.ndarray]:
 
 
 def cut(path: Path) -> Path:
-    path.write_bytes(path.read_bytes()[:99])
+    data = path.read_bytes()
+    path.write_bytes(data[: min(99, len(data) // 2)])
     return path
 
 

@@ -82,7 +82,7 @@ class Session:
         self.merges = MergeLog(checkpoint["merges"])
         self.journal = Journal(path / "journal", dtype, checked_after=self._saved.sequence)
         self.journal.history.latest = max(self.journal.history.latest, self._saved.sequence)
-        self._applied = self.journal.mark
+        self._applied = self._saved
         self._keeper: Keeper | None = None
         try:
             self._replay()
@@ -99,6 +99,8 @@ class Session:
         """Start the thread that brings strokes onto the disk soon after they were made."""
         self._keeper = Keeper(self)
         self._keeper.start()
+        if self.behind:
+            self._wake()
 
     # ------------------------------------------------------------------------------------------------------- strokes
 
@@ -257,9 +259,9 @@ class Session:
             else:
                 self._apply_all(self.journal.patches(sequence))
                 self.cache.trim()
-        if self.journal.mark.sequence > self._saved.sequence:
-            self.flush()
+        self._applied = self.journal.mark
         if self.journal.damaged:
+            self.flush()
             self._compact()
 
     def flush(self) -> None:

@@ -56,6 +56,7 @@ class Writer(LabelView):
         self._mutex = threading.RLock()
         self._runs: dict[str, Run] = {}
         self._handed = 0
+        self._wanted = False
         self._pid = os.getpid()
         self._inode = path.stat().st_ino
         self._recover()
@@ -138,6 +139,7 @@ class Writer(LabelView):
         with self._mutex:
             if self._closed:
                 raise StoreError(f"{self.path} was closed; open it again with open_labels.")
+            self._wanted = True
             if self._session is not None and self._lock.held:
                 return self._session
             self._lock.acquire()
@@ -164,14 +166,26 @@ class Writer(LabelView):
         if not unfinished(self.path):
             return
         try:
-            self._begin().close()
+            session = self._begin()
         except StoreLockedError:
             return
         except OutputError as error:
             self.messages.append(f"The last edits are in the journal but cannot be shown here: {error}")
             return
-        self._session = None
-        self._lock.release()
+        self._wanted = False
+        threading.Thread(target=self._let_go, args=(session,), name="label store recovery", daemon=True).start()
+
+    def _let_go(self, session: Session) -> None:
+        """Bring what was recovered into the chunks and let others write, unless somebody began to write here."""
+        try:
+            session.flush()
+            with self._mutex:
+                if self._session is session and not self._wanted:
+                    session.close()
+                    self._session = None
+                    self._lock.release()
+        except OutputError as error:
+            self.messages.append(f"The last edits are in the journal, but not in the chunks: {error}")
 
     def _save(self, info: StoreInfo) -> None:
         with output_errors(self.path):
