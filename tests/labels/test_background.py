@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from labels.reference import Reference, assert_same
 
 from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import LabelStore, chunks, keeper, open_labels, session
+from napari_msunet.labels.lock import WriterLock
 
 SHAPE = (1301, 700)
 
@@ -126,3 +128,34 @@ def test_memory_stays_near_its_limit(tmp_path: Path) -> None:
         most = max(most, store._session.cache.nbytes)  # type: ignore[union-attr]
     store.close()
     assert limit * 0.8 < most < limit * 1.5
+
+
+def test_opening_after_a_kill_shows_everything_and_holds_nothing(
+    store: LabelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "SYNC_SECONDS", 60)
+    for step in range(20):
+        store.write(Region(step * 50, 0, 50, 50), 1 + step % 2)
+    expected = store.levels[0].compute()
+    copies = [Path(shutil.copytree(store.path, store.path.with_name(f"{n}.ome.zarr"))) for n in range(2)]
+    gate, real = threading.Event(), chunks.ChunkFiles.stage
+
+    def slow(*arguments: object) -> object:
+        gate.wait(30)
+        return real(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chunks.ChunkFiles, "stage", slow)
+        looked, painted = map(open_labels, copies)
+        np.testing.assert_array_equal(looked.levels[0].compute(), expected)
+        assert painted.undo() == Region(950, 0, 50, 50)  # what was recovered can be painted on at once
+        gate.set()
+    assert waited(lambda: looked._session is None)
+    lock = WriterLock(looked.path, "It")
+    lock.acquire()  # who only looks keeps nobody from writing
+    lock.release()
+    np.testing.assert_array_equal(zarr.open_group(str(looked.path), mode="r")["0"][:], expected)
+    time.sleep(0.1)
+    assert painted.redo() == Region(950, 0, 50, 50)
+    for opened in (looked, painted):
+        opened.close()
