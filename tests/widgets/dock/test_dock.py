@@ -285,6 +285,6 @@ def test_nothing_is_wider_than_the_dock(dock, qtbot, slide):
 def test_the_plugins_menu_opens_it(make_napari_viewer, qtbot):
     viewer = make_napari_viewer(show=True)
     _, dock = viewer.window.add_plugin_dock_widget("napari-msunet", "Multi-scale U-Net")
-    assert list(dock.steps) == ["slide", "annotate", "model", "train", "predict", "correct", "export"]
+    assert list(dock.steps) == ["slide", "annotate", "model", "train", "predict", "correct", "review", "export"]
     viewer.close()
     assert dock.closed
