@@ -17,7 +17,7 @@ from shapely.geometry import shape as geometry_of
 from napari_msunet.annotation import export, export_events, label_polygons, pyramids
 from napari_msunet.annotation.output import aside
 from napari_msunet.config import ExportJob
-from napari_msunet.errors import OutputError, StoreError
+from napari_msunet.errors import OutputError
 from napari_msunet.events import Message, Result
 from napari_msunet.labels import LabelStore
 from napari_msunet.labels.levels import coarsen
@@ -255,9 +255,3 @@ def test_a_file_is_replaced_whole_and_a_failure_keeps_the_old_one(tmp_path: Path
         assert path.read_text() == "old"
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_instances_are_refused(make_store: Make, tmp_path: Path):
-    store = make_store(blobs((20, 20)).astype(np.uint32) * 70000, dtype="uint32", classes=("nucleus",))
-    with pytest.raises(StoreError, match="numbers of objects"):
-        exported(store, tmp_path / "x.geojson")

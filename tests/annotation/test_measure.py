@@ -104,9 +104,8 @@ def test_what_cannot_be_measured_is_said(make_store: Make, tmp_path: Path):
         list(measure_events(MeasureJob(labels=store.path, out=tmp_path / "o.csv", region=(40, 0, 5, 5))))
     with pytest.raises(OutputError, match=r"\.csv"):
         list(measure_events(MeasureJob(labels=store.path, out=tmp_path / "o.xlsx")))
-    objects = make_store(values.astype(np.uint32), "objects", mpp=1.0, dtype="uint32", classes=("nucleus",))
-    with pytest.raises(StoreError, match="numbers of objects"):
-        list(measure_events(MeasureJob(labels=objects.path, out=tmp_path / "o.csv")))
+    with pytest.raises(StoreError, match="no finished instances"):
+        list(measure_events(MeasureJob(labels=store.path, out=tmp_path / "o.csv", instances="newest")))
     assert not list(tmp_path.glob("*.csv"))
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from napari_msunet.annotation.geojson import HEAD, TAIL, feature, feature_line
-from napari_msunet.annotation.output import ClassLook, aside, class_looks, window_of
+from napari_msunet.annotation.instances import Objects, objects_of
+from napari_msunet.annotation.output import ClassLook, aside, window_of
 from napari_msunet.annotation.polygons import walk_polygons
 from napari_msunet.annotation.pyramids import Report, write_tiff, write_zarr
 from napari_msunet.config import ExportJob
@@ -23,14 +24,13 @@ from napari_msunet.labels import LabelStore, open_labels
 MAX_PNG = 100_000_000
 """Most pixels of a PNG, which is held in memory whole by all who read it."""
 
-Looks = dict[int, ClassLook]
-
 
 def export_events(job: ExportJob) -> Iterator[Event]:
     """Write labels in another format, in bounded memory (a PNG apart).
 
     ``.geojson``: an annotation for each object (what hangs together through pixel sides), as QuPath has them, in
-    level-0 pixels of the slide. ``.ome.tif``, ``.ome.tiff``: tiled and pyramidal. ``.ome.zarr``: a plain OME-Zarr 0.5
+    level-0 pixels of the slide; with `job.instances` for each instance of a run, with its class (`objects_of`).
+    ``.ome.tif``, ``.ome.tiff``: tiled and pyramidal. ``.ome.zarr``: a plain OME-Zarr 0.5
     pyramid, without journal and runs. ``.png``: class numbers, shown in the classes' colours. Values are those of the
     store: 0 background and classes from 1, or in an annotation 0 not annotated and 255 background.
 
@@ -39,12 +39,14 @@ def export_events(job: ExportJob) -> Iterator[Event]:
     OutputError
         If the ending is none of these, a PNG would be too large, or `job.out` cannot be written; nothing is left then.
     StoreError
-        If the store cannot be read, holds instances, or the region lies outside of it.
+        If the store cannot be read, has no such instances, or the region lies outside of it.
     """
     write = _writer(job.out)
     store = open_labels(job.labels)
-    looks = class_looks(store)
     window = window_of(store, job.region)
+    objects = objects_of(store, job.instances, window)
+    if write is _png and objects.image.dtype != np.uint8:
+        raise OutputError("A PNG has 256 values, too few for instances; export .ome.tif, .ome.zarr or .geojson.")
     if write is _png and window.height * window.width > MAX_PNG:
         raise OutputError(
             f"A PNG of {window.height} x {window.width} pixels is too large for most programs (at most "
@@ -53,13 +55,13 @@ def export_events(job: ExportJob) -> Iterator[Event]:
     if store.kind == "annotation":
         yield Message(text=f"{store.path.name} is an annotation: 255 is background, and 0 is not annotated.")
     with aside(job.out) as temporary:
-        objects = yield from write(store, window, looks, temporary, job.out.name)
+        count = yield from write(store, window, objects, temporary, job.out.name)
     place = {"y": window.y, "x": window.x, "height": window.height, "width": window.width}
-    yield Result(values=place if objects is None else place | {"objects": objects}, files={"export": str(job.out)})
+    yield Result(values=place if count is None else place | {"objects": count}, files={"export": str(job.out)})
 
 
 Written = Generator[Progress, None, int | None]
-Writer = Callable[[LabelStore, Window, Looks, Path, str], Written]
+Writer = Callable[[LabelStore, Window, Objects, Path, str], Written]
 
 
 def _writer(path: Path) -> Writer:
@@ -70,15 +72,16 @@ def _writer(path: Path) -> Writer:
     raise OutputError(f"{path} has none of the endings {', '.join(WRITERS)}; the ending says which format to write.")
 
 
-def _geojson(store: LabelStore, window: Window, looks: Looks, file: Path, name: str) -> Written:
+def _geojson(store: LabelStore, window: Window, objects: Objects, file: Path, name: str) -> Written:
     """Features, one a line; the value is their number."""
     started, count = time.monotonic(), 0
     with file.open("w", encoding="utf8") as stream:
         stream.write(HEAD)
-        for step in walk_polygons(store.read, window):
+        for step in walk_polygons(objects.image.read, window):
             for shape in step.shapes:
-                if shape.value in looks:
-                    described = feature(shape, looks[shape.value], store.path.name, store.pixel, store.extent)
+                look = objects.looks.get(objects.kind(shape.value))
+                if look is not None:
+                    described = feature(shape, look, store.path.name, store.pixel, store.extent)
                     stream.write(feature_line(described, first=count == 0))
                     count += 1
             yield progress(step.done, step.total, "windows", started)
@@ -86,32 +89,37 @@ def _geojson(store: LabelStore, window: Window, looks: Looks, file: Path, name: 
     return count
 
 
-def _tiff(store: LabelStore, window: Window, looks: Looks, file: Path, name: str) -> Written:
+def _names(objects: Objects) -> dict[int, ClassLook]:
+    """What the image's values mean; numbers of instances have no names."""
+    return objects.looks if objects.image.dtype == np.uint8 else {}
+
+
+def _tiff(store: LabelStore, window: Window, objects: Objects, file: Path, name: str) -> Written:
     def work(report: Report) -> None:
-        write_tiff(store, window, looks, file, name, report)
+        write_tiff(objects.image, window, _names(objects), file, name, report)
 
     yield from reported(work, "tiles")
     return None
 
 
-def _zarr(store: LabelStore, window: Window, looks: Looks, folder: Path, name: str) -> Written:
+def _zarr(store: LabelStore, window: Window, objects: Objects, folder: Path, name: str) -> Written:
     def work(report: Report) -> None:
-        write_zarr(store, window, looks, folder, name.removesuffix(".ome.zarr"), report)
+        write_zarr(objects.image, window, _names(objects), folder, name.removesuffix(".ome.zarr"), report)
 
     yield from reported(work, "blocks")
     return None
 
 
-def _png(store: LabelStore, window: Window, looks: Looks, file: Path, name: str) -> Written:
+def _png(store: LabelStore, window: Window, objects: Objects, file: Path, name: str) -> Written:
     """Class numbers as the indices of a palette: programs show the colours, and readers of indices get the numbers."""
     started = time.monotonic()
     palette = np.zeros((256, 3), np.uint8)
-    for value, look in looks.items():
+    for value, look in objects.looks.items():
         palette[value] = look.colour
     image = Image.fromarray(np.asarray(store.read(window), np.uint8), mode="P")
     image.putpalette(palette.tobytes())
     info = PngInfo()
-    info.add_itxt("classes", ", ".join(f"{value} {look.name}" for value, look in looks.items()))
+    info.add_itxt("classes", ", ".join(f"{value} {look.name}" for value, look in objects.looks.items()))
     image.save(file, format="png", pnginfo=info)
     yield progress(1, 1, "images", started)
     return None

@@ -10,7 +10,8 @@ from typing import IO, Any
 import numpy as np
 
 from napari_msunet.annotation.geojson import object_id
-from napari_msunet.annotation.output import ClassLook, aside, class_looks, window_of
+from napari_msunet.annotation.instances import Objects, objects_of
+from napari_msunet.annotation.output import ClassLook, aside, window_of
 from napari_msunet.annotation.polygons import LabelShape, walk_polygons
 from napari_msunet.config import MeasureJob
 from napari_msunet.errors import OutputError, StoreError
@@ -40,7 +41,8 @@ def measure_events(job: MeasureJob) -> Iterator[Event]:
     """Measure a label store, in bounded memory.
 
     An object is what hangs together through pixel sides (4-connectivity) and has one class, whichever windows it was
-    predicted or read in; with a region (`y, x, height, width` in the store's level-0 pixels), the part of it inside.
+    predicted or read in; with `job.instances`, or in a store of numbers of objects, an instance (`objects_of`). With a
+    region (`y, x, height, width` in the store's level-0 pixels), the part of it inside.
     `job.out` gets one row per object: id (the same as in an exported GeoJSON), class, area in µm², perimeter in µm (see
     `napari_msunet.labels.measurements.perimeters`), centroid in µm and in level-0 pixels of the slide, bounding box in
     level-0 pixels. ``<stem>.classes.csv`` beside it gets one row per class: area in µm², share of the measured area
@@ -50,7 +52,7 @@ def measure_events(job: MeasureJob) -> Iterator[Event]:
     Raises
     ------
     StoreError
-        If the store has no µm per pixel, holds instances, or the region lies outside of it.
+        If the store has no µm per pixel, has no such instances, or the region lies outside of it.
     OutputError
         If the files cannot be written; nothing is left then.
     """
@@ -62,20 +64,20 @@ def measure_events(job: MeasureJob) -> Iterator[Event]:
             f"{store.path} does not know its µm per pixel, without which nothing can be measured; predict or create it "
             "again with an mpp."
         )
-    looks = class_looks(store)
-    if store.kind == "annotation":
-        del looks[ANNOTATED_BACKGROUND]
     window = window_of(store, job.region)
-    table = _ClassTable(looks, window.height * window.width * store.mpp[0] * store.mpp[1])
+    objects = objects_of(store, job.instances, window)
+    if store.kind == "annotation":
+        objects.looks.pop(ANNOTATED_BACKGROUND, None)
+    table = _ClassTable(objects.looks, window.height * window.width * store.mpp[0] * store.mpp[1])
     classes_path = job.out.with_name(f"{job.out.stem}.classes.csv")
     started = time.monotonic()
     with aside(classes_path) as classes_file, aside(job.out) as objects_file:
         with objects_file.open("w", newline="", encoding="utf8") as file:
             writer = csv.writer(file)
             writer.writerow(OBJECT_COLUMNS)
-            for step in walk_polygons(store.read, window):
-                shapes = [shape for shape in step.shapes if shape.value in looks]
-                writer.writerows(_rows(shapes, looks, store, table))
+            for step in walk_polygons(objects.image.read, window):
+                shapes = [shape for shape in step.shapes if objects.kind(shape.value) in objects.looks]
+                writer.writerows(_rows(shapes, objects, store, table))
                 yield progress(step.done, step.total, "windows", started)
         with classes_file.open("w", newline="", encoding="utf8") as file:
             _write_classes(file, table.rows())
@@ -104,9 +106,7 @@ class _ClassTable:
         ]
 
 
-def _rows(
-    shapes: list[LabelShape], looks: dict[int, ClassLook], store: LabelStore, table: _ClassTable
-) -> Iterator[list[Any]]:
+def _rows(shapes: list[LabelShape], objects: Objects, store: LabelStore, table: _ClassTable) -> Iterator[list[Any]]:
     """The rows of some objects; their sums go to the table."""
     if not shapes or store.mpp is None:
         return
@@ -115,9 +115,10 @@ def _rows(
     centre_um = found.centroid * np.array(store.mpp)
     centre_px, box_px = found.centroid * pixel, found.box * np.concatenate([pixel, pixel])
     for i, shape in enumerate(shapes):
-        table.area[shape.value] += float(found.area[i])
-        table.objects[shape.value] += 1
-        look = looks[shape.value]
+        kind = objects.kind(shape.value)
+        table.area[kind] += float(found.area[i])
+        table.objects[kind] += 1
+        look = objects.looks[kind]
         numbers = [found.area[i], found.perimeter[i], *centre_um[i], *centre_px[i], *box_px[i]]
         yield [object_id(store.path.name, look, shape), look.name, *(f"{v:.10g}" for v in numbers)]
 

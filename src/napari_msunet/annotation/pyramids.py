@@ -14,9 +14,9 @@ import tifffile
 import zarr
 from zarr.codecs import ZstdCodec
 
+from napari_msunet.annotation.instances import Image
 from napari_msunet.annotation.output import ClassLook
 from napari_msunet.geometry import Window, pyramid_shapes
-from napari_msunet.labels import LabelStore
 from napari_msunet.labels.levels import children, coarsen, tiles
 from napari_msunet.slide.ngff import label_attributes
 
@@ -30,7 +30,7 @@ Values = npt.NDArray[Any]
 
 
 def write_zarr(
-    store: LabelStore, window: Window, looks: dict[int, ClassLook], folder: Path, name: str, report: Report
+    store: Image, window: Window, looks: dict[int, ClassLook], folder: Path, name: str, report: Report
 ) -> None:
     """Write a window of a store as an OME-Zarr 0.5 label pyramid, block by block.
 
@@ -38,7 +38,8 @@ def write_zarr(
 
     Parameters
     ----------
-    store : LabelStore
+    store : Image
+        A label store, or the instances of a run.
     window : Window
         In the store's level-0 pixels; the pyramid starts at its corner, and its metadata say where that is.
     looks : dict
@@ -86,7 +87,7 @@ def write_zarr(
 
 
 def write_tiff(
-    store: LabelStore, window: Window, looks: dict[int, ClassLook], file: Path, name: str, report: Report
+    store: Image, window: Window, looks: dict[int, ClassLook], file: Path, name: str, report: Report
 ) -> None:
     """Write a window of a store as a tiled, pyramidal OME-TIFF (SubIFDs, deflate), tile by tile.
 
@@ -124,7 +125,7 @@ def write_tiff(
         report(sum(counts), sum(counts))
 
 
-def _ome(store: LabelStore, looks: dict[int, ClassLook], name: str) -> dict[str, Any]:
+def _ome(store: Image, looks: dict[int, ClassLook], name: str) -> dict[str, Any]:
     """What tifffile puts into the OME-XML."""
     metadata: dict[str, Any] = {"axes": "YX", "Name": name}
     if store.mpp is not None:
@@ -140,7 +141,7 @@ def _ome(store: LabelStore, looks: dict[int, ClassLook], name: str) -> dict[str,
 
 @contextmanager
 def _levels(
-    store: LabelStore, window: Window, looks: dict[int, ClassLook], beside: Path
+    store: Image, window: Window, looks: dict[int, ClassLook], beside: Path
 ) -> Iterator[tuple[list[tuple[int, int]], Callable[[int, Window], Values]]]:
     """Shapes of the levels, and how to read a window of one. A region's own coarser levels need room on the disk."""
     shapes = pyramid_shapes(window.shape)

@@ -38,7 +38,14 @@ def postprocess(
 
 
 @app.command
-def measure(labels: Path, *, out: Path, region: str | None = None, options: RunOptions = _RUN) -> None:
+def measure(
+    labels: Path,
+    *,
+    out: Path,
+    region: str | None = None,
+    instances: str | None = None,
+    options: RunOptions = _RUN,
+) -> None:
     """Measure a label store: area of each class; area, perimeter and place of each object.
 
     Parameters
@@ -49,12 +56,21 @@ def measure(labels: Path, *, out: Path, region: str | None = None, options: RunO
         CSV of the objects, such as objects.csv; objects.classes.csv is written beside it.
     region : str
         y,x,height,width in pixels of the label store; all of it without it.
+    instances : str
+        newest, or the key of a run with instances: those are the objects, each with the class that most of it shows.
     """
-    run_or_print(lambda: MeasureJob(labels=labels, out=out, region=parse_region(region)), options)
+    run_or_print(lambda: MeasureJob(labels=labels, out=out, region=parse_region(region), instances=instances), options)
 
 
 @app.command
-def export(labels: Path, *, out: Path, region: str | None = None, options: RunOptions = _RUN) -> None:
+def export(
+    labels: Path,
+    *,
+    out: Path,
+    region: str | None = None,
+    instances: str | None = None,
+    options: RunOptions = _RUN,
+) -> None:
     """Write labels in another format, told by the ending of --out.
 
     Parameters
@@ -65,5 +81,7 @@ def export(labels: Path, *, out: Path, region: str | None = None, options: RunOp
         A name ending in .geojson (QuPath), .ome.tif (tiled pyramid), .ome.zarr (plain copy) or .png (best of a region).
     region : str
         y,x,height,width in pixels of the label store; all of it without it.
+    instances : str
+        newest, or the key of a run with instances: those are the objects, each with the class that most of it shows.
     """
-    run_or_print(lambda: ExportJob(labels=labels, out=out, region=parse_region(region)), options)
+    run_or_print(lambda: ExportJob(labels=labels, out=out, region=parse_region(region), instances=instances), options)

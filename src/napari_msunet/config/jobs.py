@@ -134,12 +134,21 @@ class EvaluateJob(Versioned):
 
 
 class MeasureJob(Versioned):
-    """Area of each class, and area, perimeter and place of each object of a label store, as CSV."""
+    """Area of each class, and area, perimeter and place of each object of a label store, as CSV.
+
+    Attributes
+    ----------
+    region : tuple of float, optional
+        `y, x, height, width` in the store's level-0 pixels.
+    instances : str, optional
+        Key of a run with instances, or "newest": those are the objects, each with the class that most of it shows.
+    """
 
     job: Literal["measure"] = "measure"
     labels: Path
     out: Path
     region: tuple[float, float, float, float] | None = None
+    instances: str | None = None
 
 
 class ExportJob(Versioned):
@@ -152,12 +161,15 @@ class ExportJob(Versioned):
         ``.png`` (one region).
     region : tuple of float, optional
         `y, x, height, width` in the store's level-0 pixels.
+    instances : str, optional
+        Key of a run with instances, or "newest": those are exported instead of the classes.
     """
 
     job: Literal["export"] = "export"
     labels: Path
     out: Path
     region: tuple[float, float, float, float] | None = None
+    instances: str | None = None
 
 
 class PyramidJob(Versioned):

@@ -1,0 +1,152 @@
+"""What counts as an object when labels are measured or exported: pieces of one class, or instances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_msunet.annotation.output import ClassLook, class_looks
+from napari_msunet.errors import StoreError
+from napari_msunet.geometry import Window
+from napari_msunet.labels import LabelStore, Run
+from napari_msunet.labels.levels import tiles
+from napari_msunet.labels.metadata import default_colours
+
+NEWEST = "newest"
+SIDE = 2048
+
+
+class Image(Protocol):
+    """Labels that can be read by windows, with their pyramid: a label store, or the instances of a run."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    @property
+    def mpp(self) -> tuple[float, float] | None: ...
+
+    def read(self, region: Window, level: int = 0) -> npt.NDArray[Any]: ...
+
+
+@dataclass(frozen=True)
+class RunInstances:
+    """The instances of a run, read as a label store is."""
+
+    run: Run
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the numbers."""
+        return np.dtype(np.uint32)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(height, width)` of level 0."""
+        return self.run.info.shape
+
+    @property
+    def mpp(self) -> tuple[float, float] | None:
+        """µm per pixel `(y, x)` of level 0, if known."""
+        return self.run.info.mpp
+
+    def read(self, region: Window, level: int = 0) -> npt.NDArray[Any]:
+        """Instances of the pixels of a level that a window of level-0 pixels touches."""
+        for _ in range(level):
+            region = region.halved()
+        return self.run.read(region, level, "instances")
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of a label store.
+
+    Attributes
+    ----------
+    image : Image
+        Objects are what hangs together in it and has one value.
+    looks : dict
+        Name and colour of each class.
+    kind : callable
+        The class of an object by its value; 0 where it counts for nothing.
+    """
+
+    image: Image
+    looks: dict[int, ClassLook]
+    kind: Callable[[int], int]
+
+
+def objects_of(store: LabelStore, instances: str | None, window: Window) -> Objects:
+    """What is measured and exported.
+
+    Parameters
+    ----------
+    store : LabelStore
+        Of classes: objects are pieces of one class. Of numbers of objects: each number is one, of the store's class
+        where it has just one, else of a class "object".
+    instances : str, optional
+        Key of a run with instances, or "newest": its instances are the objects. The class of each is the one that most
+        of its pixels have in the labels as they are shown, so after corrections; one that is mostly background there
+        is left out, and a class that marks boundaries does not vote.
+    window : Window
+        Where.
+
+    Raises
+    ------
+    StoreError
+        If there is no such run, or the store's values are no classes to ask for.
+    """
+    if instances is None:
+        if not store.info.instances:
+            looks = class_looks(store)
+            return Objects(store, looks, lambda value: value if value in looks else 0)
+        name = store.classes[0] if len(store.classes) == 1 else "object"
+        colour = store.colours[0] if len(store.classes) == 1 else default_colours(1)[0]
+        return Objects(store, {1: ClassLook(name, colour)}, lambda value: 1)
+    if store.info.instances:
+        raise StoreError(f"{store.path} holds numbers of objects itself; leave the instances of a run away.")
+    run = _run(store, instances)
+    looks = class_looks(store)
+    votes = _classes(store, run, window)
+    return Objects(RunInstances(run), looks, lambda value: int(votes[value]))
+
+
+def _run(store: LabelStore, key: str) -> Run:
+    runs = store.runs if key == NEWEST else [store.run(key)]
+    found = [run for run in runs if "instances" in run.outputs and run.complete]
+    if not found:
+        which = store.path if key == NEWEST else f"The run {key} of {store.path}"
+        raise StoreError(
+            f'{which} has no finished instances; predict with "instances" among the outputs, or make them from '
+            "probabilities with `postprocess --part`."
+        )
+    return max(found, key=lambda run: (run.path / "run.json").stat().st_mtime_ns)
+
+
+def _classes(store: LabelStore, run: Run, window: Window) -> npt.NDArray[np.uint8]:
+    """The class of each instance by its number: what most of its pixels show; of equal ones the lower."""
+    kinds = 256
+    settings = run.description.get("settings") or {}
+    boundary = (settings.get("postprocess") or {}).get("boundary")
+    silent = store.classes.index(boundary) + 1 if boundary in store.classes else 0
+    counts = np.zeros((1, len(store.classes) + 1), np.uint32)
+    for tile in tiles(window, SIDE):
+        numbers = run.read(tile, output="instances").astype(np.int64)
+        if not numbers.any():
+            continue
+        keys, times = np.unique(numbers * kinds + store.read(tile), return_counts=True)
+        number, kind = keys // kinds, keys % kinds
+        most = int(number.max())
+        if most >= len(counts):
+            counts = np.concatenate([counts, np.zeros((most + 1 - len(counts), counts.shape[1]), np.uint32)])
+        known = (kind < counts.shape[1]) & ((kind != silent) | (silent == 0))
+        np.add.at(counts, (number[known], kind[known]), times[known].astype(np.uint32))
+    found: npt.NDArray[np.uint8] = counts.argmax(1).astype(np.uint8)
+    found[0] = 0
+    return found
