@@ -46,8 +46,8 @@ def pixels_along(shape: tuple[int, ...], points: npt.ArrayLike) -> tuple[npt.NDA
 def inside_polygon(shape: tuple[int, int], points: npt.ArrayLike) -> Mask:
     """The pixels whose middle lies in a polygon, such as a lasso: (h, w) bool.
 
-    `points` as for `line`, at least 3; the last is joined to the first. Where it crosses itself, what is inside twice is
-    outside. Time goes with the pixels plus the polygon's length, so a lasso may have thousands of points.
+    `points` as for `line`, at least 3; the last is joined to the first. Where it crosses itself, what is inside twice
+    is outside. Time goes with the pixels plus the polygon's length, so a lasso may have thousands of points.
     """
     corners = _points(points, 3)
     height, width = shape
