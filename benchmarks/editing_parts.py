@@ -186,15 +186,15 @@ def _stroke(
 
 
 def _released(desk: Desk, at: Any, handlers: list[tuple[float, float]]) -> tuple[float, float]:
-    """Let go of the button; times until the stroke is in the journal."""
+    """Let go of the button; times until the stroke is in the journal: gone by, worked by the thread that writes."""
     with timed(desk.layer.store, "write_parts") as writes:
         watch = Watch()
         handlers.append(desk.send("MouseButtonRelease", at))
         desk.layer._writer.settle()
-        taken = watch.read()
+        taken = watch.read()[0]
     assert len(writes) == 1
     desk.rest(10)
-    return taken
+    return taken, writes[0][1]
 
 
 def _undo(desk: Desk, name: str, count: int) -> Numbers:

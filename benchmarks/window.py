@@ -1,6 +1,6 @@
 """The numbers of the window, by real mouse events: each part is a sub-command, in a file `window_NAME.py` beside this.
 
-xvfb-run -a -s "-screen 0 1280x800x24" python benchmarks/window.py dabs [--out dabs.json]
+xvfb-run -a -s "-screen 0 1280x800x24" python benchmarks/window.py gui [--out gui.json]
 
 A part is a module with `run() -> dict` and `table(dict) -> str`.
 """
@@ -12,7 +12,7 @@ import importlib
 import json
 from pathlib import Path
 
-PARTS = ("dabs", "gui", "slide")
+PARTS = ("gui", "slide")
 
 
 def main() -> None:

@@ -167,6 +167,7 @@ def test_dabs_show_before_the_stroke_ends_and_count_as_one_step(pair):
     ours.refresh()  # as when the view is moved in the middle of a stroke
     np.testing.assert_array_equal(ours._slice.image.raw, raw)
     mouse.release(viewer, (2200, 1800))
+    assert ours.wait()
     assert len(strokes) == 1
     shown_is_right(ours)
     np.testing.assert_array_equal(ours._slice.image.raw, raw)
