@@ -131,6 +131,20 @@ def test_smoothing_and_panning_and_putting_back(ready, panel, qtbot, viewer):
     assert panel.sliders.smoothing.value() == 0
 
 
+def test_instances_as_a_layer(ready, panel, qtbot, viewer):
+    click(qtbot, panel.parted)
+    click(qtbot, panel.apply)
+    idle(qtbot, ready)
+    (layer,) = [one for one in viewer.layers if one.name.startswith("Instances")]
+    store = ready.layers.of_store(ready.state.active.labels).store
+    shown = np.asarray(layer.data)
+    np.testing.assert_array_equal(shown > 0, store.read(Window(0, 0, *store.shape)) > 0)
+    assert shown.max() > 3
+    np.testing.assert_allclose(layer.scale, (1.0, 1.0))
+    assert not layer.editable
+    assert panel.kept is not None
+
+
 def test_the_latest_position_is_what_is_shown(ready, panel, qtbot, viewer):
     (row,) = panel.sliders.rows
     for value in (*range(20, 90), 33):

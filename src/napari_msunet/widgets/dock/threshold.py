@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import QTimer, Signal
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QPushButton
 
 from napari_msunet.config import Postprocess, PostprocessJob
 from napari_msunet.errors import MsunetError
@@ -79,6 +79,9 @@ class ThresholdPanel(Fold):
         self.why.setWordWrap(True)
         self.sliders = Sliders()
         self.sliders.changed.connect(self._slid)
+        self.parted = QCheckBox("Part objects that touch")
+        self.parted.setToolTip("Makes instances, too: each object gets a number and is shown in a colour of its own.")
+        self.parted.toggled.connect(lambda _: self.refresh())
         self.apply = QPushButton("Apply")
         self.apply.setToolTip("Makes these labels for the whole prediction. What you corrected by hand stays.")
         self.apply.clicked.connect(told(lambda *_: self.apply_wanted.emit(self.job())))
@@ -90,6 +93,7 @@ class ThresholdPanel(Fold):
         row.addWidget(self.back)
         self.inside.addWidget(self.why)
         self.inside.addWidget(self.sliders)
+        self.inside.addWidget(self.parted)
         self.inside.addLayout(row)
         self.refresh()
 
@@ -129,8 +133,10 @@ class ThresholdPanel(Fold):
         there = self.kept is not None
         self.why.setText(READY if there else NONE)
         self.sliders.setVisible(there)
+        self.parted.setVisible(there)
         moved = there and self.sliders.moved
-        self.apply.setEnabled(moved and self.dock.state.running is None)
+        wanted = moved or (there and self.parted.isChecked())
+        self.apply.setEnabled(wanted and self.dock.state.running is None)
         self.back.setEnabled(moved)
 
     # --------------------------------------------------------------------------------------------------------- sliding
@@ -145,7 +151,8 @@ class ThresholdPanel(Fold):
         """The job that makes these labels everywhere; `MsunetError` where there are no probabilities."""
         if self.kept is None:
             raise MsunetError("These labels kept no probabilities; predict with them, then change thresholds.")
-        return PostprocessJob(labels=self.kept.path, run=self.kept.run.key, postprocess=self.settings())
+        given = {"labels": self.kept.path, "run": self.kept.run.key, "instances": self.parted.isChecked()}
+        return PostprocessJob(**given, postprocess=self.settings())
 
     def put_back(self) -> None:
         """The labels as they are: sliders where they began, no preview."""

@@ -24,6 +24,7 @@ from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.threshold import ThresholdPanel
 from napari_msunet.widgets.dock.weights import WeightBars, is_dark, model_config
+from napari_msunet.widgets.instances import add_instances
 from napari_msunet.widgets.maps import add_map
 from napari_msunet.widgets.placement import visible_region
 
@@ -220,8 +221,8 @@ class PredictStep(Step):
             if outcome == "done":
                 self.last = None if isinstance(self.box.job, PredictJob) else self.last
                 self.box.say("Merging the last tiles.")
-            self._outcome = outcome
-            self.merging.finish(result.values.get("run") if result else None)
+            self._outcome, self._key = outcome, (result.values.get("run") if result else None)
+            self.merging.finish(self._key)
 
     def _merged(self) -> None:
         """All that was predicted is in the labels."""
@@ -231,9 +232,15 @@ class PredictStep(Step):
         self.state.predicted.add(self.merging.path)
         if self._outcome == "done":
             self.thresholds.put_back()
+            self._show_instances(layer.store.run(self._key))
             seconds = time.monotonic() - self._began
             self.box.say(f'Done in {seconds:.0f} s: the labels are in the layer "{layer.name}", ready to be corrected.')
         self.state.emit("results")
+
+    def _show_instances(self, run: Any) -> None:
+        """Instances, where the run has some, as a layer."""
+        if "instances" in run.outputs:
+            add_instances(self.viewer, run, layer_of_slide(self.dock, self.state.active))
 
     # ------------------------------------------------------------------------------------------------------------ maps
 
