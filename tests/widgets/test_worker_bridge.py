@@ -205,3 +205,84 @@ def test_messages_come_before_the_end(runner, tmp_path, qtbot):
     assert heard.ended[0][1] == "done"
     assert any(isinstance(e, Message) for _, e in heard.events)
     assert sum(isinstance(e, Metric) for _, e in heard.events) >= 5
+
+
+LOOKED = """
+from pathlib import Path
+from napari_msunet.events import Message, Result
+from napari_msunet import stopping
+def until_seen(job):
+    seen = None
+    for _ in range(2000):
+        stopping.check()
+        view = stopping.current().view
+        if view != seen:
+            seen = view
+            yield Message(text=str(view))
+        time.sleep(0.005)
+    yield Result()
+worker.run = until_seen
+"""
+
+
+def test_where_one_looks_reaches_the_running_prediction_and_not_too_often(qapp, qtbot, tmp_path):
+    runner = JobRunner(command=altered_worker(LOOKED))
+    heard = Listener(runner)
+    job = prediction(tmp_path, tmp_path / "model")
+    handle = runner.submit(job)
+    qtbot.waitUntil(lambda: handle.state == "running", timeout=LONG)
+    for y in range(200):
+        runner.look((float(y), 0.0, 100.0, 100.0))
+        qtbot.wait(2)
+    qtbot.waitUntil(lambda: any("199.0, 0.0" in e.text for _, e in heard.events), timeout=LONG)
+    assert 2 <= len(heard.events) <= 12  # not 200
+    runner.look((5.0, 5.0, 5.0, 5.0), slide=tmp_path / "another.svs")
+    qtbot.wait(300)
+    assert "(5.0" not in heard.events[-1][1].text
+    runner.look((7.0, 5.0, 5.0, 5.0), slide=job.slide)
+    qtbot.waitUntil(lambda: "(7.0" in heard.events[-1][1].text, timeout=LONG)
+    runner.look(None)
+    qtbot.waitUntil(lambda: heard.events[-1][1].text == "None", timeout=LONG)
+    runner.cancel(handle)
+    qtbot.waitUntil(lambda: bool(heard.ended), timeout=LONG)
+    runner.close()
+
+
+@pytest.mark.slow
+def test_a_prediction_beside_a_training(runner, model, tmp_path, qtbot):
+    heard = Listener(runner)
+    long = runner.submit(training(tmp_path))
+    qtbot.waitUntil(lambda: any(isinstance(e, Metric) for _, e in heard.events), timeout=LONG)
+    short = runner.submit(prediction(tmp_path, model))
+    waiting = runner.submit(prediction(tmp_path, tmp_path / "run" / "not_yet.safetensors", "later"))
+    qtbot.waitUntil(lambda: bool(heard.ended), timeout=2 * LONG)
+    assert heard.ended == [(short, "done", None)]
+    assert long.state == "running"
+    assert waiting.state == "queued"  # its model may be what is being trained
+    other = runner._beside.pid
+    assert other != runner.client.pid
+    runner.cancel(long, keep="none")
+    qtbot.waitUntil(lambda: len(heard.ended) == 3, timeout=LONG)
+    assert heard.ended[1][:2] == (long, "cancelled")
+    assert heard.ended[2][:2] == (waiting, "error")
+    qtbot.waitUntil(lambda: not psutil.pid_exists(other), timeout=LONG)  # it takes no memory for nothing
+
+
+@pytest.mark.slow
+def test_new_settings_start_a_new_worker_once_the_old_one_is_free(runner, tmp_path, qtbot):
+    heard = Listener(runner)
+    runner.inspect({"machine": True})
+    qtbot.waitUntil(lambda: len(heard.ended) == 1, timeout=LONG)
+    first = runner.client.pid
+    long = runner.submit(training(tmp_path))
+    qtbot.waitUntil(lambda: any(isinstance(e, Metric) for _, e in heard.events), timeout=LONG)
+    runner.renew()
+    qtbot.wait(200)
+    assert runner.client.pid == first
+    runner.cancel(long, keep="none")
+    qtbot.waitUntil(lambda: len(heard.ended) == 2, timeout=LONG)
+    assert heard.ended[1][1] == "cancelled"
+    runner.inspect({"machine": True})
+    qtbot.waitUntil(lambda: len(heard.ended) == 3, timeout=LONG)
+    assert runner.client.pid != first
+    qtbot.waitUntil(lambda: not psutil.pid_exists(first), timeout=LONG)

@@ -120,7 +120,8 @@ def prediction(slide: Slide, models: Models, out: Path, options: PredictOptions)
 def result_of(run: Run, setup: Setup, out: Path) -> Result:
     """The last event of a prediction."""
     plan = Plan(**run.description["plan"])
-    values = {"run": run.key, "pixels": plan.useful, "tiles": plan.tiles, "failed": len(run.failed)}
+    pixels = sum(window.height * window.width for window in run.done.values())
+    values = {"run": run.key, "pixels": pixels, "tiles": plan.tiles, "failed": len(run.failed)}
     values |= {name: run.description[name] for name in ("seam", "measured") if name in run.description}
     return Result(values=values, files={"labels": str(out)})
 

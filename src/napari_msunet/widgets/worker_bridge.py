@@ -113,6 +113,7 @@ class JobRunner(QObject):
         self._command, self._paths = command, paths
         self._beside: WorkerClient | None = None
         self._closed = False
+        self._outdated = False
         self._inbox = _Inbox()
         self._view: View | None = None
         self._slide: Path | None = None
@@ -197,6 +198,16 @@ class JobRunner(QObject):
             if isinstance(handle.job, PredictJob) and self._slide in (None, handle.job.slide):
                 handle.look(self._view)
 
+    def renew(self) -> None:
+        """Let the next job start a new worker, since the settings have changed; jobs under way end in the old one."""
+        self._outdated = True
+        self._end_outdated()
+
+    def _end_outdated(self) -> None:
+        if self._outdated and not self._unfinished and not self._closed:
+            self._outdated = False
+            self.client.renew()
+
     def inspect(self, asked: dict[str, Any]) -> JobHandle:
         """Ask the worker what a file is, or what its machine has; see `WorkerClient.inspect`."""
         listening = _Listening(self)
@@ -251,6 +262,7 @@ class JobRunner(QObject):
         else:
             self._unfinished.pop(id(entry.handle), None)
             self._rest()
+            self._end_outdated()
             self.ended.emit(entry.handle, *entry.value)
 
     def _rest(self) -> None:

@@ -230,6 +230,14 @@ class WorkerClient:
         if link is not None:
             link.stop("The worker was stopped; what was finished is kept.", 0.0)
 
+    def renew(self) -> None:
+        """Let the next job start a new process; returns at once. Jobs of the present one end as "lost"."""
+        with self._lock:
+            link, self._link = self._link, None
+        if link is not None:
+            reason = "The worker was stopped; what was finished is kept."
+            threading.Thread(target=link.stop, args=(reason, CLOSE_SECONDS), name="msunet-renew", daemon=True).start()
+
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
         """End the process and all threads; unfinished jobs end as "lost". Can be called again.
 

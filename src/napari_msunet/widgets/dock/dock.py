@@ -70,7 +70,7 @@ class MultiScaleUNet(QWidget):
     state : State
         All it knows: slides, sources, model, options, results.
     steps : dict of Step
-        By name: "slide", "annotate", "model", "train", "predict", "correct", "export".
+        By name: "slide", "annotate", "model", "train", "predict", "correct", "review", "export".
     runner : JobRunner
         Runs jobs in the worker process.
     """
@@ -142,9 +142,24 @@ class MultiScaleUNet(QWidget):
         self.go = QPushButton()
         self.go.setToolTip("Opens the step to do next.")
         self.go.clicked.connect(lambda: self.show_step(self.state.next_step()))
+        where = QPushButton("⚙")
+        where.setAccessibleName("Where jobs run")
+        where.setToolTip("Where jobs run: this computer, or another one over ssh.")
+        where.setFixedWidth(28)
+        where.clicked.connect(told(self.edit_worker))
         row.addWidget(self.advice, 1)
         row.addWidget(self.go)
+        row.addWidget(where)
         return bar
+
+    def edit_worker(self) -> None:
+        """Ask where jobs run: the worker's command, and what folders are called there."""
+        from napari_msunet.widgets.worker_settings import WorkerSettings
+
+        dialog = WorkerSettings(self)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.saved.connect(lambda _: self._runner is not None and self._runner.renew())
+        dialog.open()
 
     def _restyle(self, event: Any = None) -> None:
         self.setStyleSheet(style.stylesheet(self.viewer.theme))
@@ -259,9 +274,11 @@ class MultiScaleUNet(QWidget):
     def runner(self) -> JobRunner:
         """Runs jobs in the worker process; made when first asked for."""
         if self._runner is None:
+            from napari_msunet.widgets.dock.looking import Looking
             from napari_msunet.widgets.worker_bridge import JobRunner
 
             self._runner = JobRunner()
+            self._looking = Looking(self, self._runner)
         return self._runner
 
     def event(self, event: QEvent) -> bool:
@@ -294,4 +311,5 @@ class MultiScaleUNet(QWidget):
         for step in self.steps.values():
             step.closing()
         if self._runner is not None:
+            self._looking.close()
             self._runner.close()
