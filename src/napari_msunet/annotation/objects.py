@@ -14,7 +14,7 @@ from scipy import ndimage
 from skimage.measure import label
 
 from napari_msunet.annotation.output import window_of
-from napari_msunet.annotation.polygons import LabelShape, label_polygons, walk_polygons
+from napari_msunet.annotation.polygons import WINDOW, LabelShape, label_polygons, walk_polygons
 from napari_msunet.errors import StoreError
 from napari_msunet.events import Progress, progress
 from napari_msunet.geometry import Window
@@ -63,7 +63,7 @@ class FoundObject:
 
 
 def walk_objects(
-    store: LabelStore, region: tuple[float, float, float, float] | None = None
+    store: LabelStore, region: tuple[float, float, float, float] | None = None, side: int = WINDOW
 ) -> Iterator[tuple[Progress, ObjectTable]]:
     """Measure all objects of a store, window by window, in bounded memory.
 
@@ -75,6 +75,8 @@ def walk_objects(
         Of classes or of instances.
     region : tuple, optional
         `y, x, height, width` in its level-0 pixels; objects are cut at its edge.
+    side : int
+        Of the windows, in pixels; the result does not depend on it.
 
     Yields
     ------
@@ -82,7 +84,7 @@ def walk_objects(
         How far, and the objects that are complete now.
     """
     started = time.monotonic()
-    for step in walk_polygons(store.read, window_of(store, region)):
+    for step in walk_polygons(store.read, window_of(store, region), side):
         yield progress(step.done, step.total, "windows", started), _table(store, step.shapes)
 
 

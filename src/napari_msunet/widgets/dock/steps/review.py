@@ -45,7 +45,6 @@ RANKINGS = {
     "oddity": ("Odd objects", "Objects whose area or shape is unlike that of the others of their class."),
 }
 _SETTLE_MS = 500
-_PANEL_HEIGHT = 300
 _TELL_SECONDS = 0.05
 _PLACE = (0.35, 0.75, 1.0)
 
@@ -402,21 +401,17 @@ class ReviewStep(Step):
         from napari_msunet.widgets.objects import ObjectsPanel
 
         layer = self._labels()
+        window = main_window(self.viewer)
         if self.panel is None:
             self.panel = ObjectsPanel(self.viewer)
+        if self.panel.window() is not window:  # not yet docked, or its dock was closed
             self._panel_dock = self.viewer.window.add_dock_widget(self.panel, name="Objects", area="bottom")
-            self._panel_dock.destroyed.connect(self._panel_gone)
-            main_window(self.viewer).resizeDocks([self._panel_dock], [_PANEL_HEIGHT], Qt.Orientation.Vertical)
+            self.panel.show()
         self.panel.set_layer(layer)
         self._panel_dock.show()
         if not self.panel.measuring.measured:
             self.panel.start()
         return self.panel
-
-    def _panel_gone(self) -> None:
-        panel, self.panel, self._panel_dock = self.panel, None, None
-        if panel is not None:
-            panel.closing()
 
     # ------------------------------------------------------------------------------------------------------------ CSV
 
