@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from labels.killed import left_behind
 from labels.reference import Reference, assert_same
 
 from napari_msunet.geometry import Region, Window
@@ -137,7 +137,7 @@ def test_opening_after_a_kill_shows_everything_and_holds_nothing(
     for step in range(20):
         store.write(Region(step * 50, 0, 50, 50), 1 + step % 2)
     expected = store.levels[0].compute()
-    copies = [Path(shutil.copytree(store.path, store.path.with_name(f"{n}.ome.zarr"))) for n in range(2)]
+    copies = [left_behind(store, f"{n}.ome.zarr") for n in range(2)]
     gate, real = threading.Event(), chunks.ChunkFiles.stage
 
     def slow(*arguments: object) -> object:

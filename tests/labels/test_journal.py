@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from labels.killed import left_behind
 
 from napari_msunet.errors import OutputError
 from napari_msunet.geometry import Region, Window
@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> LabelStore:
 
 def killed(store: LabelStore, name: str = "copy.ome.zarr") -> Path:
     """What a process that is killed now leaves behind."""
-    return Path(shutil.copytree(store.path, store.path.with_name(name)))
+    return left_behind(store, name)
 
 
 def log(path: Path) -> Path:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from labels.killed import left_behind
 from labels.reference import Reference, assert_same
 
 from napari_msunet.geometry import Region, Window
@@ -150,7 +151,7 @@ class StoreMachine(RuleBasedStateMachine):
         """What is on disk now is all that a killed process leaves behind."""
         old, abandoned = self.path, self.store
         self.number += 1
-        shutil.copytree(old, self.path)
+        left_behind(abandoned, self.path.name)
         abandoned.close()
         shutil.rmtree(old)
         self.store = open_labels(self.path, memory=MEMORY)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from labels.killed import left_behind
 
 from napari_msunet.errors import NotSavedError, OutputError
 from napari_msunet.geometry import Region
@@ -101,7 +102,7 @@ def test_a_stroke_the_disk_refuses_is_shown_kept_and_written_later(
     assert store.undo() == Region(500, 0, 5, 5)
     assert store.redo() == Region(500, 0, 5, 5)
     expected = store.levels[0].compute()
-    after = Path(shutil.copytree(store.path, tmp_path / "killed later.ome.zarr"))
+    after = left_behind(store, "killed later.ome.zarr")
     store.close()
     for path in (store.path, after):
         with open_labels(path) as again:
@@ -172,7 +173,7 @@ def test_strokes_whose_sync_failed_are_written_again(tmp_path: Path, monkeypatch
         file.write(bytes(60))
     store.flush()
     assert store.unsaved == 0
-    copy = Path(shutil.copytree(store.path, tmp_path / "killed.ome.zarr"))
+    copy = left_behind(store, "killed.ome.zarr")
     with open_labels(copy) as again:
         assert not again.messages
         assert [again.undo() for _ in range(4)] == [Region(y, y, 9, 9) for y in (40, 20, 0)] + [None]
