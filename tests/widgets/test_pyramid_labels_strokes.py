@@ -222,10 +222,10 @@ def test_a_disk_that_refuses_while_painting(store, said, monkeypatch):
         assert store.read(Window(900, 900, 1, 1))[0, 0] == 2
         assert [text.split(":")[0] for text in said()] == ["NOT SAVED"]
     deadline = time.monotonic() + 10
-    while store.unsaved:
+    while store.unsaved or len(said()) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    layer.wait()
+        layer.wait()
     assert said()[1:] == ["What was painted is saved now."]
     path = store.path
     store.close()

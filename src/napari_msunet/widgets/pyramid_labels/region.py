@@ -55,6 +55,7 @@ class RegionLabels(Labels):
             affine=pyramid.affine,
             units=pyramid.units,
         )
+        self.bounding_box.visible = True  # nothing can be painted outside
         self._loading = False
         self.events.paint.connect(self._painted)  # the end of a stroke, however it was made
         self._timer = QTimer()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from napari_msunet.widgets.pyramid_labels.layer import PyramidLabels
 
 _MS = 1000
+_EDGE = 24  # level-0 pixels: to be seen with the whole slide in view
 _shown: WeakKeyDictionary[LabelStore, set[Any]] = WeakKeyDictionary()
 
 
@@ -69,7 +70,7 @@ def _show_damage(layers: Any, layer: PyramidLabels) -> None:
         active = layers.selection.active
         layers.append(marks)
         layers.selection.active = active
-    marks.add(frames, shape_type="polygon", edge_color="red", face_color="transparent", edge_width=4)
+    marks.add(frames, shape_type="polygon", edge_color="red", face_color="transparent", edge_width=_EDGE)
     marks.editable = False
     more = f" ({len(found) - 1} more like it)" if len(found) > 1 else ""
-    show_error(f"{found[0].message}{more} It is shown in a red frame; the rest can be worked on.")
+    show_error(f"Damaged labels: {found[0].message}{more} It is shown in a red frame; the rest can be worked on.")
