@@ -112,10 +112,21 @@ def test_a_huge_object_is_measured_coarsely(tmp_path):
     values[100:3900, 100:2900] = 1
     with make(tmp_path, values, classes=("a",)) as store:
         found = object_at(store, 2000, 1500)
-        assert not found.exact
+        assert found.about == "about"
         assert found.area == pytest.approx(3800 * 2800 / 4, rel=0.01)
         assert found.perimeter == pytest.approx(2 * (3800 + 2800) / 2, rel=0.02)
         assert found.polygon.bounds == pytest.approx((100, 100, 2900, 3900), abs=8)
+
+
+def test_a_huge_thin_object_is_said_to_be_larger_than_what_was_seen(tmp_path):
+    values = np.zeros((4000, 3000), np.uint8)
+    values[::40, 10:2990], values[:, 10:12] = 1, 1  # a comb that coarse levels tear
+    values[::40, 500:504] = 1
+    with make(tmp_path, values, classes=("a",)) as store:
+        for y, x in ((2000, 1500), (2000, 11)):
+            found = object_at(store, y, x)
+            assert found.about in ("about", "more than")
+            assert 1024 * 10 / 4 < found.area < (values.sum() / 4) * 3
 
 
 def test_changing_and_deleting_are_one_step_of_undo_each(store):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,10 @@ _SIDES = (256, 1024)
 """Windows, in pixels of a level, in which the object under a point is looked for."""
 
 
+_LEAST = 230
+"""Pixels of a coarser level that an object must have a side which did not fit into `_SIDES` of the finer one."""
+
+
 @dataclass(frozen=True)
 class FoundObject:
     """The object at a place.
@@ -50,8 +54,9 @@ class FoundObject:
         Its outline, ``x, y`` in level-0 pixels of the store.
     first : (y, x)
         The topmost, then leftmost pixel; names it, as in `ObjectTable`. Only right where `exact`.
-    exact : bool
-        False where it is so large that it was measured on a coarser level.
+    about : str
+        Empty: exact. "about": so large that it was measured on a coarser level. "more than": only what is within 512
+        pixels of the place was measured, since coarser levels tear the object.
     """
 
     kind: int
@@ -59,7 +64,12 @@ class FoundObject:
     perimeter: float
     polygon: Any
     first: tuple[int, int]
-    exact: bool
+    about: Literal["", "about", "more than"] = ""
+
+    @property
+    def exact(self) -> bool:
+        """Whether all of it was measured at level 0."""
+        return not self.about
 
 
 def walk_objects(
@@ -142,23 +152,26 @@ def updated(table: ObjectTable, store: LabelStore, window: Window) -> ObjectTabl
 def object_at(store: LabelStore, y: int, x: int) -> FoundObject | None:
     """The object at a pixel; None on background or outside the store.
 
-    Looks at small windows first. What does not fit into 1024 pixels of a level is measured on the next coarser one, so
-    the work is bounded however large the object is.
+    Looks at small windows first. What does not fit into 1024 pixels is looked for on coarser levels, so the work is
+    bounded however large the object is.
     """
     if not (0 <= y < store.shape[0] and 0 <= x < store.shape[1]):
         return None
     kind = int(store.read(Window(y, x, 1, 1))[0, 0])
     if kind == 0 or (store.kind == "annotation" and kind == ANNOTATED_BACKGROUND):
         return None
-    shapes = store.info.shapes
-    for level, shape in enumerate(shapes):
-        for side in _SIDES:
-            found = _component(store, kind, level, (y >> level, x >> level), side)
-            if found is not None:
-                return _described(store, kind, level, *found)
-        if max(shape) <= _SIDES[-1]:
-            break
-    return None
+    seen = None
+    for side in _SIDES:
+        seen, cut = _component(store, kind, 0, (y, x), side) or (None, True)
+        if seen is not None and not cut:
+            return _described(store, kind, 0, *seen, "")
+    for level in range(1, len(store.info.shapes)):
+        found, cut = _component(store, kind, level, (y >> level, x >> level), _SIDES[-1]) or (None, False)
+        if found is None or (not cut and max(found[0].shape) < _LEAST):
+            break  # a piece of it: thin parts are gone on this level
+        if not cut:
+            return _described(store, kind, level, *found, "about")
+    return None if seen is None else _described(store, kind, 0, *seen, "more than")
 
 
 def set_objects(store: LabelStore, table: ObjectTable, rows: Sequence[int], value: int) -> int:
@@ -264,8 +277,8 @@ def _meets(box: npt.NDArray[np.float64], window: Window) -> npt.NDArray[np.bool_
 
 def _component(
     store: LabelStore, kind: int, level: int, at: tuple[int, int], side: int
-) -> tuple[Window, npt.NDArray[np.bool_]] | None:
-    """The part with this value at a pixel of a level, if it lies inside the window around it."""
+) -> tuple[tuple[Window, npt.NDArray[np.bool_]], bool] | None:
+    """The part with this value at a pixel of a level, in the window around it, and whether the window cuts it."""
     whole = Window(0, 0, *store.info.shapes[level])
     window = Window(at[0] - side // 2, at[1] - side // 2, side, side)
     if max(whole.shape) <= _SIDES[-1] == side:
@@ -289,16 +302,22 @@ def _component(
         or found.stop[0] == window.stop[0] < whole.height
         or found.stop[1] == window.stop[1] < whole.width
     )
-    return None if cut else (found, parts[box] == parts[y, x])
+    return (found, parts[box] == parts[y, x]), cut
 
 
-def _described(store: LabelStore, kind: int, level: int, box: Window, mask: npt.NDArray[np.bool_]) -> FoundObject:
+def _described(
+    store: LabelStore,
+    kind: int,
+    level: int,
+    box: Window,
+    mask: npt.NDArray[np.bool_],
+    about: Literal["", "about", "more than"],
+) -> FoundObject:
     f = 2**level
     polygon = label_polygons(mask.astype(np.uint8), (box.y, box.x))[0].polygon
     mpp = store.mpp or (1.0, 1.0)
     found = measure_polygons([polygon], (mpp[0] * f, mpp[1] * f))
     first = _first_pixels(np.array([polygon], object))[0] * f
     outline = polygon if f == 1 else shapely.transform(polygon, lambda xy: xy * f)
-    return FoundObject(
-        kind, float(found.area[0]), float(found.perimeter[0]), outline, (int(first[0]), int(first[1])), level == 0
-    )
+    place = int(first[0]), int(first[1])
+    return FoundObject(kind, float(found.area[0]), float(found.perimeter[0]), outline, place, about)

@@ -1,19 +1,20 @@
 """What a person decides, as data: the model and the jobs. Frozen pydantic models, checked when made, saved as JSON."""
 
+from napari_msunet.config.augmentation import Augmentation
 from napari_msunet.config.base import SCHEMA_VERSION, Device, Mpp, Positive, Share, explain
+from napari_msunet.config.branches import UNetConfig
 from napari_msunet.config.cluster import Cluster
 from napari_msunet.config.jobs import (
-    Augmentation,
     EvaluateJob,
     ExportJob,
     Job,
-    LossConfig,
     MeasureJob,
-    Optimiser,
     PyramidJob,
     TrainJob,
 )
-from napari_msunet.config.model import MAX_CLASSES, Fusion, ModelConfig, Normalisation, UNetConfig
+from napari_msunet.config.loss import LossConfig
+from napari_msunet.config.model import MAX_CLASSES, Fusion, ModelConfig, Normalisation
+from napari_msunet.config.optimiser import Optimiser
 from napari_msunet.config.prediction import (
     Drawn,
     GivenSlide,

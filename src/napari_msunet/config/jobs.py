@@ -3,73 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from napari_msunet.config.base import Device, Frozen, Mpp, Positive, Share, Versioned
+from napari_msunet.config.augmentation import Augmentation
+from napari_msunet.config.base import Device, Mpp, Positive, Versioned
+from napari_msunet.config.loss import LossConfig
 from napari_msunet.config.model import ModelConfig
+from napari_msunet.config.optimiser import Optimiser
 from napari_msunet.config.prediction import PostprocessJob, PredictJob, PredictManyJob, PreviewJob
 from napari_msunet.config.sources import Role, Source
-
-
-class Augmentation(Frozen):
-    """Random changes of training windows, one transform shared by all scales.
-
-    Attributes
-    ----------
-    flip : bool
-        Mirror images and quarter turns.
-    rotate : float
-        Largest rotation in degrees.
-    scale : float
-        Largest change of size: 0.2 draws from 1/1.2 to 1.2.
-    brightness, contrast, stain : float
-        Largest relative change; `stain` jitters haematoxylin, eosin and residual (RGB only).
-    """
-
-    flip: bool = True
-    rotate: Annotated[float, Field(ge=0, le=180)] = 180.0
-    scale: Annotated[float, Field(ge=0, le=1)] = 0.2
-    brightness: Share = 0.1
-    contrast: Share = 0.1
-    stain: Share = 0.1
-
-
-class LossConfig(Frozen):
-    """Cross-entropy + Dice on the fused output, and a weight on each branch's own.
-
-    At a weight of 0 a branch's head still learns, on detached features.
-    """
-
-    cross_entropy: Annotated[float, Field(ge=0)] = 1.0
-    dice: Annotated[float, Field(ge=0)] = 1.0
-    branch: Annotated[float, Field(ge=0)] | tuple[Annotated[float, Field(ge=0)], ...] = 0.4
-
-    @model_validator(mode="after")
-    def _something(self) -> Self:
-        if self.cross_entropy + self.dice <= 0:
-            raise ValueError("both loss weights are zero: give cross_entropy or dice a weight above zero")
-        return self
-
-
-class Optimiser(Frozen):
-    """AdamW with a schedule, and when to stop early.
-
-    Attributes
-    ----------
-    schedule : str
-        "plateau" (halve the learning rate after `patience` epochs without a better validation loss), "cosine" or
-        "constant".
-    stop_after : int
-        Epochs without a better validation IoU before training stops.
-    """
-
-    learning_rate: Positive = 2e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    schedule: Literal["plateau", "cosine", "constant"] = "plateau"
-    patience: Annotated[int, Field(ge=1)] = 8
-    stop_after: Annotated[int, Field(ge=1)] = 25
 
 
 class TrainJob(Versioned):

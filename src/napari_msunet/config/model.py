@@ -3,45 +3,17 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
 from napari_msunet.config.base import Frozen, Positive, Versioned
+from napari_msunet.config.branches import UNetConfig
 from napari_msunet.geometry import as_scale, common_alignment
 
 Fusion: TypeAlias = Literal["mean", "weighted", "max", "concat", "attention"]
 
 MAX_CLASSES = 254
-
-
-class UNetConfig(Frozen):
-    """A U-Net branch.
-
-    Attributes
-    ----------
-    depth : int
-        Number of poolings; the stride is ``2 ** depth``.
-    width : int
-        Channels at the branch's finest resolution; they double at each pooling.
-    dropout : float
-        Share of channels dropped at the bottleneck while training.
-    """
-
-    kind: Literal["unet"] = "unet"
-    depth: int = Field(4, ge=1, le=6)
-    width: int = Field(16, ge=1, le=256)
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-
-    @property
-    def stride(self) -> int:
-        """Branch pixels after which the network repeats its phase."""
-        return int(2**self.depth)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels at each resolution, finest first; `depth + 1` numbers."""
-        return tuple(self.width * 2**level for level in range(self.depth + 1))
 
 
 class Normalisation(Frozen):

@@ -26,11 +26,12 @@ class Kept(Protocol):
 
 
 class Keeper(threading.Thread):
-    """Calls `keep` soon after `wake` is set, and again and again while the disk refuses."""
+    """Calls `keep` soon after `wake` is set, at once if `hurry` is too, and again and again while the disk refuses."""
 
     def __init__(self, session: Kept) -> None:
         super().__init__(name="label store keeper", daemon=True)
         self.wake = threading.Event()
+        self.hurry = threading.Event()
         self._ended = threading.Event()
         self._session = weakref.ref(session)
 
@@ -38,9 +39,11 @@ class Keeper(threading.Thread):
         behind = False
         while not self._ended.is_set():
             self.wake.wait(RETRY_SECONDS if behind else None)
-            if self._ended.wait(SYNC_SECONDS):
+            self.hurry.wait(SYNC_SECONDS)
+            if self._ended.is_set():
                 return
             self.wake.clear()
+            self.hurry.clear()
             session = self._session()
             if session is None:
                 return
@@ -52,6 +55,7 @@ class Keeper(threading.Thread):
     def stop(self) -> None:
         """End the thread; returns when it has."""
         self._ended.set()
+        self.hurry.set()
         self.wake.set()
         if threading.current_thread() is not self:
             self.join()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -74,6 +75,7 @@ class Session:
         self._pending: list[Mark] = []
         self._unsaved = 0
         self._compacted = 0
+        self._stuck = False
         shutil.rmtree(path / "aside", ignore_errors=True)
         checkpoint = load_checkpoint(path)
         self._saved = checkpoint_mark(checkpoint)
@@ -288,15 +290,19 @@ class Session:
         self._saved = mark
 
     def make_room(self) -> None:
-        """Keep the cache near its limit: the keeper writes changed chunks, and far above it this waits for them."""
+        """Keep the cache near its limit: the keeper writes changed chunks, and far above it this waits for some."""
         if self.cache.trim():
             return
-        slack = min(_SLACK, self.cache.limit // 8)
-        if self._keeper is None or self.cache.nbytes > self.cache.limit + slack:
-            self.flush()
-            self.cache.trim()
-        else:
+        self._wake()
+        while self.cache.nbytes > self.cache.limit + min(_SLACK, self.cache.limit // 8):
+            if self._keeper is None or self._stuck:
+                self.flush()
+                self.cache.trim()
+                return
+            self._keeper.hurry.set()
             self._wake()
+            time.sleep(0.01)
+            self.cache.trim()
 
     def _check_room(self) -> None:
         """Refuse what neither the memory nor the disk has room for."""
@@ -345,7 +351,12 @@ class Session:
 
     def keep(self) -> None:
         """What the keeper does soon after a stroke."""
-        self.flush()
+        try:
+            self.flush()
+            self._stuck = False
+        except BaseException:
+            self._stuck = True  # who waits for room finds out why by flushing
+            raise
         self.cache.trim()
         self._compact_if_worth_it()
 

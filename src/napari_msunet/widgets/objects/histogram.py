@@ -37,7 +37,7 @@ class Histogram(QWidget):
         self.plot.setMenuEnabled(False)
         self.plot.hideButtons()
         self.plot.setMouseEnabled(x=False, y=False)
-        self.plot.setMinimumHeight(80)
+        self.plot.setMinimumHeight(56)
         item = self.plot.getPlotItem()
         item.getAxis("left").setWidth(38)
         item.getAxis("bottom").setHeight(20)

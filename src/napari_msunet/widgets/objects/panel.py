@@ -42,6 +42,9 @@ from napari_msunet.widgets.objects.words import area_text
 from napari_msunet.widgets.places import Outline, go_to
 
 _OUTLINE = (1.0, 0.85, 0.2)
+_SLACK = 64
+"""Pixels by which a box found on a coarse level may be off."""
+
 _LEAST = 96
 """Pixels of the store that are shown around a small object at least."""
 
@@ -92,6 +95,8 @@ class ObjectsPanel(QWidget):
         self.filter.changed.connect(self._filter)
         self.count = QLabel()
         self.count.setObjectName("note")
+        self.under_mouse = QLabel()
+        self.under_mouse.setAccessibleName("The object under the mouse")
         self.stale = QLabel()
         self.stale.setObjectName("problem")
         self.view = QTableView()
@@ -108,7 +113,7 @@ class ObjectsPanel(QWidget):
         self.view.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
         self.view.selectionModel().selectionChanged.connect(lambda *_: self._selected())
         self.view.setAccessibleName("Objects")
-        self.view.setMinimumHeight(150)
+        self.view.setMinimumHeight(90)
         self.histogram = Histogram(self.model, self.viewer.theme)
         self.classes = QMenu(self)
         self.change = QPushButton("Change class")
@@ -127,7 +132,8 @@ class ObjectsPanel(QWidget):
         top.addWidget(self.filter, 1)
         bottom = QHBoxLayout()
         bottom.addWidget(self.count)
-        bottom.addWidget(self.stale, 1)
+        bottom.addWidget(self.stale)
+        bottom.addWidget(self.under_mouse, 1)
         for button in (self.change, self.delete, self.save):
             bottom.addWidget(button)
         splitter = QSplitter(Qt.Orientation.Horizontal)
@@ -324,12 +330,14 @@ class ObjectsPanel(QWidget):
         self._background.run(partial(object_at, layer.store, y, x), show)
 
     def _first_near(self, found: Any) -> tuple[int, int] | None:
-        """The row of a large object that was found on a coarse level: the same value, the box most alike."""
+        """The row of a large object that was not measured exactly: the same value, and the tightest box around it."""
         table = self.model.table
-        own = np.flatnonzero(table.kind == found.kind)
+        x0, y0, x1, y1 = found.polygon.bounds
+        start, stop = table.box[:, :2], table.box[:, :2] + table.box[:, 2:]
+        around = (start <= (y0 + _SLACK, x0 + _SLACK)).all(1) & (stop >= (y1 - _SLACK, x1 - _SLACK)).all(1)
+        own = np.flatnonzero(around & (table.kind == found.kind))
         if not len(own):
             return None
-        x0, y0, x1, y1 = found.polygon.bounds
         off = np.abs(table.box[own] - (y0, x0, y1 - y0, x1 - x0)).max(1)
         first: tuple[int, int] = tuple(table.first[own[off.argmin()]].tolist())
         return first

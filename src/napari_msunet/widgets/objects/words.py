@@ -38,6 +38,8 @@ def kind_name(store: LabelStore, kind: int) -> str:
 def object_text(store: LabelStore, found: FoundObject) -> str:
     """An object in one line."""
     known = store.mpp is not None
-    about = "" if found.exact else "about "
     area, length = area_text(found.area, known), length_text(found.perimeter, known)
-    return f"{kind_name(store, found.kind)}: {about}{area}, outline {about}{length}"
+    name, about = kind_name(store, found.kind), f"{found.about} " if found.about else ""
+    if found.about == "more than":  # its outline there is partly where one stopped looking
+        return f"{name}: more than {area}"
+    return f"{name}: {about}{area}, outline {about}{length}"

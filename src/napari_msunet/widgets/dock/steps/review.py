@@ -391,10 +391,10 @@ class ReviewStep(Step):
     # -------------------------------------------------------------------------------------------------------- objects
 
     def _hovered(self, found: Any) -> None:
-        if found is None or self._layer is None:
-            self.object.setText("Point at an object to measure it.")
-        else:
-            self.object.setText(f"Under the mouse: {object_text(self._layer.store, found)}")
+        text = "" if found is None or self._layer is None else object_text(self._layer.store, found)
+        self.object.setText(f"Under the mouse: {text}" if text else "Point at an object to measure it.")
+        if self.panel is not None:
+            self.panel.under_mouse.setText(text)
 
     def show_objects(self) -> ObjectsPanel:
         """Show the table of all objects below the canvas, and measure them; gives the table's widget."""
