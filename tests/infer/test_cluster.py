@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import napari_msunet as ms
+from napari_msunet.allocator import environment
 from napari_msunet.config import Cluster, PredictJob, PredictManyJob, PredictSettings
 from napari_msunet.config.prediction import GivenSlide
 from napari_msunet.errors import MsunetError
@@ -74,6 +75,16 @@ def finished(run: Run) -> list[int]:
     lines = [line for ledger in run.path.glob("ledger*.jsonl") for line in ledger.read_text().splitlines()]
     entries = [json.loads(line) for line in lines]
     return [e.get("tile", e.get("block")) for e in entries if "tile" in e or "block" in e]
+
+
+@pytest.mark.slow
+def test_the_environment_of_this_process_stays_and_workers_keep_freed_memory():
+    before = dict(os.environ)
+    with workers_of(Cluster(at="local:1", threads=2)) as found:
+        theirs = found.client.submit(lambda: dict(os.environ)).result()
+    assert dict(os.environ) == before
+    assert theirs["OMP_NUM_THREADS"] == "2"
+    assert theirs.items() >= environment().items()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -90,25 +91,44 @@ def _started(cluster: Cluster) -> Iterator[Any]:
         return
     if cluster.kind == "slurm" and shutil.which("sbatch") is None:
         raise MsunetError("SLURM's command sbatch is not on this machine; run this where jobs are submitted.")
-    made = local_cluster(cluster) if cluster.kind == "local" else slurm_cluster(cluster)
-    try:
-        if cluster.kind == "slurm":
-            made.scale(jobs=cluster.workers)
-        yield made
-    finally:
-        made.close(timeout=10)
+    with _environment_kept():
+        made = local_cluster(cluster) if cluster.kind == "local" else slurm_cluster(cluster)
+        try:
+            if cluster.kind == "slurm":
+                made.scale(jobs=cluster.workers)
+            yield made
+        finally:
+            made.close(timeout=10)
 
 
 def local_cluster(cluster: Cluster) -> Any:
     """Processes on this machine, each with one task at a time."""
-    return extra("distributed").LocalCluster(
-        n_workers=cluster.workers,
-        threads_per_worker=1,
-        processes=True,
-        memory_limit=0,  # Dask would kill a worker that it thinks too large; the plan has a limit of its own
-        dashboard_address=None,
-        silence_logs="ERROR",  # what goes wrong comes back as a sentence
-    )
+    threads = str(cluster.threads or 1)
+    given = {**environment(), **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)}
+    distributed = extra("distributed")  # before its settings are changed
+    with extra("dask").config.set({"distributed.nanny.pre-spawn-environ": given}):
+        return distributed.LocalCluster(
+            n_workers=cluster.workers,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=0,  # Dask would kill a worker that it thinks too large; the plan has a limit of its own
+            dashboard_address=None,
+            silence_logs="ERROR",  # what goes wrong comes back as a sentence
+        )
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Dask leaves what it sets for its workers in this process's environment, for good."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        for name, value in before.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
 
 
 def slurm_cluster(cluster: Cluster) -> Any:
