@@ -14,6 +14,7 @@ from napari_msunet.config import (
     ExportJob,
     Job,
     MeasureJob,
+    PlanJob,
     PostprocessJob,
     PredictJob,
     PredictManyJob,
@@ -66,6 +67,10 @@ def run(job: Job) -> Iterator[Event]:
         from napari_msunet.infer.many import predict_many_events
 
         yield from predict_many_events(job)
+    elif isinstance(job, PlanJob):
+        from napari_msunet.infer.prediction import describe_plan
+
+        yield Result(values=describe_plan(job.prediction))
     elif isinstance(job, PostprocessJob):
         from napari_msunet.infer import postprocess_events
 

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from napari_msunet.config.augmentation import Augmentation
-from napari_msunet.config.base import Device, Mpp, Positive, Versioned
+from napari_msunet.config.base import Device, Mpp, Positive, Share, Versioned
 from napari_msunet.config.loss import LossConfig
 from napari_msunet.config.model import ModelConfig
 from napari_msunet.config.optimiser import Optimiser
-from napari_msunet.config.prediction import PostprocessJob, PredictJob, PredictManyJob, PreviewJob
+from napari_msunet.config.prediction import PlanJob, PostprocessJob, PredictJob, PredictManyJob, PreviewJob
 from napari_msunet.config.sources import Role, Source
 
 
@@ -37,6 +37,15 @@ class TrainJob(Versioned):
         Share of the groups of sources with role "auto" that validates.
     resume : bool
         Go on from `out`'s last checkpoint.
+    start : Path, optional
+        Model file whose weights training begins with (fine-tuning): one of the same scales, fusion, branches and
+        channels. Classes are matched by name, and its normalisation is kept. None: random weights.
+    replay : float, optional
+        Share of each batch taken from what is no correction, where there are corrections (sources with `edited_only`);
+        None: each source as often as its size has it.
+    replaces : Path, optional
+        Model file of an earlier training that this one is to replace. The test images that were frozen then never
+        train here, its validation images validate again, and at the end both models are scored on the test images.
     """
 
     job: Literal["train"] = "train"
@@ -56,6 +65,9 @@ class TrainJob(Versioned):
     seed: int = 0
     device: Device = "auto"
     resume: bool = False
+    start: Path | None = None
+    replay: Share | None = None
+    replaces: Path | None = None
 
 
 class EvaluateJob(Versioned):
@@ -129,6 +141,7 @@ Job = Annotated[
     TrainJob
     | PredictJob
     | PredictManyJob
+    | PlanJob
     | PostprocessJob
     | PreviewJob
     | EvaluateJob

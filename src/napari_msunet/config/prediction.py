@@ -180,6 +180,13 @@ class PredictJob(PredictSettings, Versioned):
     slide_mpp: Mpp | None = None
 
 
+class PlanJob(Versioned):
+    """Say what a prediction would do, without doing it: its `Result` has tiles, pixels, memory and estimated seconds."""
+
+    job: Literal["plan"] = "plan"
+    prediction: PredictJob
+
+
 class GivenSlide(Frozen):
     """One of many slides.
 

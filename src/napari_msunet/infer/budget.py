@@ -20,6 +20,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from napari_msunet import stopping
 from napari_msunet.config import ModelConfig
 from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window
@@ -180,6 +181,7 @@ class Speeds:
             keep = Window(0, 0, pixels, pixels)
             best = float("inf")
             for _ in range(2):
+                stopping.check()
                 started = time.perf_counter()
                 with torch.inference_mode():
                     self.network.run(self.branch, x, keep).cpu()

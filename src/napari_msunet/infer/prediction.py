@@ -13,6 +13,7 @@ from napari_msunet.config import PredictJob, PredictOptions, explain
 from napari_msunet.errors import MsunetError, StoreError, StoreLockedError
 from napari_msunet.events import Event, Message, Result
 from napari_msunet.geometry import Grid, Region
+from napari_msunet.infer.budget import planned_memory
 from napari_msunet.infer.fill import fill, unfinished
 from napari_msunet.infer.kept import KEPT
 from napari_msunet.infer.plan import Plan, summary
@@ -191,7 +192,12 @@ def describe_plan(job: PredictJob) -> dict[str, Any]:
     with KEPT.slide(job.slide, job.slide_mpp) as slide:
         setup = set_up(slide, models, options_of(job))
         plan = plan_for(setup)
-        return {**summary(plan), "seconds": estimate(setup, plan)}
+        found = summary(plan)
+        if plan.tiles and not plan.memory:  # a small prediction is begun without counting
+            most = min(plan.limit, plan.through)
+            needed = planned_memory([model.config for model in models], most, plan.variants)
+            found["memory_gb"] = round(needed / 1e9, 2)
+        return {**found, "seconds": estimate(setup, plan) if plan.tiles else 0.0}
 
 
 def _store(out: Path, setup: Setup) -> LabelStore:
