@@ -181,7 +181,7 @@ class PredictJob(PredictSettings, Versioned):
 
 
 class PlanJob(Versioned):
-    """Say what a prediction would do, without doing it: its `Result` has tiles, pixels, memory and estimated seconds."""
+    """Say what a prediction would do, without doing it: the `Result` has tiles, pixels, memory, estimated seconds."""
 
     job: Literal["plan"] = "plan"
     prediction: PredictJob

@@ -15,11 +15,13 @@ from napari_msunet.config import (
     ModelConfig,
     Normalisation,
     Optimiser,
+    Postprocess,
     UNetConfig,
 )
 from napari_msunet.widgets.dock.forms import ModelForm, UNetForm
-from napari_msunet.widgets.dock.job_forms import PredictForm, TrainForm
+from napari_msunet.widgets.dock.job_forms import TrainForm
 from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
+from napari_msunet.widgets.dock.predicting.forms import CleaningForm, PredictForm
 from napari_msunet.widgets.dock.sources import FolderForm
 
 MODEL = ModelConfig(classes=("a", "b"), mpp=0.4991234, scales=(1.0, 0.5), channels=1)
@@ -59,12 +61,26 @@ OBJECTS = [
     (
         PredictForm,
         PredictOptions(
-            outputs=("labels", "probabilities"),
+            outputs=("labels", "probabilities", "entropy", "instances"),
             margin=96,
             tile=700,
             batch_size=2,
-            device="cuda",
+            memory=3.5,
+            device="cuda:0,cuda:1",
+            tta="flips",
+            engine="onnx",
+            precision="bfloat16",
+            compile=True,
             probability_dtype="uint8",
+            channels=("red", 1),
+            where="tissue",
+            postprocess=Postprocess(thresholds={"a": 0.25}),
+        ),
+    ),
+    (
+        CleaningForm,
+        Postprocess(
+            thresholds={"a": 0.25}, smoothing=1.5, smallest=20, holes=7.5, instances="boundary", boundary="b", spacing=3
         ),
     ),
     (
@@ -103,6 +119,7 @@ def test_setting_another_object_shows_and_tells_it(qtbot, kind, value):
         ModelForm: MODEL.model_copy(update={"scales": (1.0,), "mpp": 1.0}),
         TrainForm: TrainOptions(),
         PredictForm: PredictOptions(),
+        CleaningForm: Postprocess(),
         FolderForm: FolderSource(images=Path("i"), masks=Path("m")),
     }[kind]
     form = form_of(kind, usual, qtbot)

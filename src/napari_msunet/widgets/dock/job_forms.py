@@ -1,4 +1,4 @@
-"""Editors of what a training and a prediction can be told."""
+"""The editor of what a training can be told; that of a prediction is in `predicting.forms`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from napari_msunet.widgets.dock.fields import (
     WholeField,
 )
 from napari_msunet.widgets.dock.forms import DEVICE_TIP, DEVICES, Form
-from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
+from napari_msunet.widgets.dock.options import TrainOptions
 
 
 class TrainForm(Form):
@@ -149,52 +149,3 @@ class TrainForm(Form):
         }
         for name, (label, high, step, unit, tip) in tips.items():
             self.add(f"augmentation.{name}", label, NumberField(0, high, step, 2, unit), tip, advanced=True)
-
-
-class PredictForm(Form):
-    """Edits the options of a prediction."""
-
-    def __init__(self, value: PredictOptions | None = None) -> None:
-        super().__init__(value or PredictOptions())
-        both = ("labels", "probabilities")
-        self.add(
-            "outputs",
-            "",
-            CheckField("Keep the probabilities too", on=both, off=("labels",)),
-            "Writes each class's probability beside the labels: about ten times the space on disk. "
-            "Needed for other thresholds later.",
-            advanced=True,
-        )
-        margins = {"exact": "exact", "fast": "half of it: faster"}
-        self.add(
-            "margin",
-            "Margin",
-            ChoiceField(margins),
-            "What is read around each tile. Exact gives what the whole slide at once would; half of it is faster and "
-            "may show tile edges.",
-            advanced=True,
-        )
-        self.add(
-            "tile",
-            "Tile",
-            WholeField(1, 65_536, "px", none="automatic", step=256),
-            "Side of a tile in pixels of the model; automatic fits the memory. Lower it when memory runs out.",
-            advanced=True,
-        )
-        self.add(
-            "batch_size",
-            "At once",
-            WholeField(1, 256, "tiles"),
-            "Tiles computed together. More than one pays on graphics cards only.",
-            advanced=True,
-        )
-        types = {"float16": "half precision", "float32": "full precision", "uint8": "256 steps"}
-        self.add(
-            "probability_dtype",
-            "Probabilities",
-            ChoiceField(types),
-            "Precision of stored probabilities; 256 steps take least space.",
-            advanced=True,
-        )
-        self.add("device", "Compute on", ChoiceField(DEVICES), DEVICE_TIP, advanced=True)
-        self._show(self._value)

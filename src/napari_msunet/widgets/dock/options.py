@@ -22,7 +22,22 @@ TRAIN_FIELDS = (
     "seed",
     "device",
 )
-PREDICT_FIELDS = ("outputs", "margin", "tile", "batch_size", "device", "probability_dtype")
+PREDICT_FIELDS = (
+    "channels",
+    "where",
+    "outputs",
+    "margin",
+    "tile",
+    "batch_size",
+    "memory",
+    "device",
+    "tta",
+    "engine",
+    "precision",
+    "compile",
+    "probability_dtype",
+    "postprocess",
+)
 
 
 def _taken(name: str, job: type[BaseModel], fields: tuple[str, ...]) -> Any:

@@ -16,9 +16,9 @@ from napari_msunet.events import RegionDone, Result
 from napari_msunet.geometry import Region
 from napari_msunet.widgets.dock.drawing import RegionDrawing
 from napari_msunet.widgets.dock.job_box import JobBox
-from napari_msunet.widgets.dock.job_forms import PredictForm
 from napari_msunet.widgets.dock.layers import hide_maps, layer_of_labels, layer_of_slide
 from napari_msunet.widgets.dock.merging import Merging, prepare_store
+from napari_msunet.widgets.dock.predicting.forms import PredictForm
 from napari_msunet.widgets.dock.python_lines import job_lines
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
