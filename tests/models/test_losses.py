@@ -1,4 +1,4 @@
-"""The losses against PyTorch and against Dice computed by hand."""
+"""The sum of losses: the default, ignored pixels, branches, mistakes. The others are in test_loss_terms."""
 
 import pytest
 import torch
@@ -8,6 +8,8 @@ from napari_msunet.config import LossConfig
 from napari_msunet.errors import ModelError
 from napari_msunet.models import IGNORED, SegmentationLoss
 from napari_msunet.models.losses import segmentation_loss
+
+CE, DICE = LossConfig(dice=0), LossConfig(cross_entropy=0)
 
 
 @pytest.fixture
@@ -37,19 +39,19 @@ def dice_by_hand(logits, target):
 def test_cross_entropy_is_pytorchs(batch):
     logits, target = batch
     expected = F.cross_entropy(logits, target, ignore_index=IGNORED)
-    torch.testing.assert_close(segmentation_loss(logits, target, 1, 0), expected)
+    torch.testing.assert_close(segmentation_loss(logits, target, CE), expected)
 
 
 def test_dice_is_that_by_hand(batch):
     logits, target = batch
-    assert segmentation_loss(logits, target, 0, 1).item() == pytest.approx(1 - dice_by_hand(logits, target), abs=1e-5)
+    assert segmentation_loss(logits, target, DICE).item() == pytest.approx(1 - dice_by_hand(logits, target), abs=1e-5)
 
 
 def test_dice_leaves_out_classes_without_pixels():
     logits = torch.randn(1, 4, 4, 4)
     target = torch.zeros(1, 4, 4, dtype=torch.int64)
     target[0, 0] = 2
-    assert segmentation_loss(logits, target, 0, 1).item() == pytest.approx(1 - dice_by_hand(logits, target), abs=1e-5)
+    assert segmentation_loss(logits, target, DICE).item() == pytest.approx(1 - dice_by_hand(logits, target), abs=1e-5)
 
 
 def test_a_perfect_answer_costs_nothing():
@@ -88,7 +90,7 @@ def test_gradient(batch):
     double = logits.detach().double().requires_grad_()
     expected = 0.7 * F.cross_entropy(double, target, ignore_index=IGNORED)
     (wanted,) = torch.autograd.grad(expected, double)
-    (got,) = torch.autograd.grad(segmentation_loss(double, target, 0.7, 0), double)
+    (got,) = torch.autograd.grad(segmentation_loss(double, target, LossConfig(cross_entropy=0.7, dice=0)), double)
     torch.testing.assert_close(got.float(), wanted.float())
     assert torch.autograd.gradcheck(lambda x: segmentation_loss(x, target).double(), double, eps=1e-2, atol=1e-3)
 

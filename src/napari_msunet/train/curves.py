@@ -9,7 +9,7 @@ from typing import Any
 from napari_msunet.colours import output_colour
 from napari_msunet.train.record import Row, column, writing
 
-_TITLES = {"loss": "Loss (cross-entropy + Dice)", "iou": "IoU (mean over classes)"}
+_TITLES = {"loss": "Loss", "iou": "IoU (mean over classes)"}
 
 
 def draw_curves(rows: Sequence[Row], outputs: Sequence[str], path: Path, best: int | None = None) -> None:

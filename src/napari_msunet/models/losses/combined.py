@@ -1,4 +1,4 @@
-"""Cross-entropy and soft Dice on the fused output and on each branch's own, without the ignored pixels."""
+"""The weighted sum of losses, on the fused output and on each branch's own, without the ignored pixels."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_msunet.config import LossConfig
 from napari_msunet.errors import ModelError
 from napari_msunet.geometry import as_scale
+from napari_msunet.models.losses import terms
+from napari_msunet.models.losses.maps import Maps
+from napari_msunet.models.losses.scene import IGNORED, Scene
 
-IGNORED = 255
-"""Value of target pixels that carry no loss."""
-
-SMOOTH = 1e-5
-"""Keeps Dice defined; small against one pixel."""
+_DEFAULT = LossConfig()
 
 
-def segmentation_loss(logits: Tensor, target: Tensor, cross_entropy: float = 1.0, dice: float = 1.0) -> Tensor:
-    """``cross_entropy * CE + dice * (1 - Dice)`` over the pixels that are not ignored.
-
-    CE is the mean over pixels. Dice of a class c is ``2 sum(p_c t_c) / (sum(p_c) + sum(t_c))`` over all pixels of the
-    batch; its mean goes over background and those classes that have pixels in the batch.
+def segmentation_loss(
+    logits: Tensor,
+    target: Tensor,
+    config: LossConfig = _DEFAULT,
+    class_weights: Tensor | None = None,
+    maps: Maps | None = None,
+) -> Tensor:
+    """The weighted sum of the losses of a config over the pixels that are not ignored.
 
     Parameters
     ----------
@@ -32,42 +33,57 @@ def segmentation_loss(logits: Tensor, target: Tensor, cross_entropy: float = 1.0
         Logits, or log-probabilities: those are the same to it.
     target : (B, H, W) int64 Tensor
         0 background, 1..K classes, `IGNORED` no loss.
-    cross_entropy, dice : float
-        Weights of the two terms.
+    config : LossConfig
+        Cross-entropy + Dice by default.
+    class_weights : (K+1,) Tensor, optional
+        Background first; None: all the same.
+    maps : Maps, optional
+        Of this target, where they are known already.
 
     Returns
     -------
     () Tensor
         Zero, with a gradient of zero, if all pixels are ignored.
-
-    References
-    ----------
-    Milletari et al., "V-Net", 3DV 2016, with the denominator not squared.
     """
-    counted = target != IGNORED
-    safe = torch.where(counted, target, 0)
-    log_probabilities = F.log_softmax(logits.float(), dim=1)
-    at_target = log_probabilities.gather(1, safe.unsqueeze(1)).squeeze(1)
-    total = log_probabilities.new_zeros(())
-    if cross_entropy > 0:
-        mean = torch.where(counted, at_target, 0.0).sum() / counted.sum().clamp(min=1)
-        total = total - cross_entropy * mean
-    if dice > 0:
-        total = total + dice * _dice_loss(log_probabilities, at_target, safe, counted)
+    maps = Maps.of(target, logits.shape[1], config) if maps is None else maps
+    scene = Scene.of(logits, target, class_weights, maps.near)
+    total = scene.log_probabilities.new_zeros(())
+    for name, weight in config.terms.items():
+        total = total + weight * _term(name, scene, config, maps)
     return total
 
 
-def _dice_loss(log_probabilities: Tensor, at_target: Tensor, target: Tensor, counted: Tensor) -> Tensor:
-    """1 - the mean soft Dice of the classes that have pixels."""
-    outputs = log_probabilities.shape[1]
-    weights = counted.flatten().to(log_probabilities.dtype)
-    zeros = log_probabilities.new_zeros(outputs)
-    pixels = zeros.index_add(0, target.flatten(), weights)
-    common = zeros.index_add(0, target.flatten(), at_target.exp().flatten() * weights)
-    predicted = (log_probabilities.exp() * counted.unsqueeze(1)).sum(dim=(0, 2, 3))
-    dice = (2 * common + SMOOTH) / (predicted + pixels + SMOOTH)
-    present = (pixels > 0).to(dice.dtype)
-    return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
+def _term(name: str, scene: Scene, config: LossConfig, maps: Maps) -> Tensor:
+    """One of the losses."""
+    if name == "cross_entropy":
+        return terms.cross_entropy(scene)
+    if name == "bce":
+        return terms.binary_cross_entropy(scene)
+    if name == "focal":
+        return terms.focal(scene, config.focal_gamma)
+    if name == "boundary":
+        assert maps.distances is not None  # for the type checker
+        return terms.boundary(scene, maps.distances)
+    if name == "edge":
+        return terms.edge(scene)
+    alpha_beta = {
+        "dice": (0.5, 0.5),
+        "jaccard": (1.0, 1.0),
+        "tversky": (config.tversky_alpha, config.tversky_beta),
+    }
+    return terms.overlap(scene, *alpha_beta[name])
+
+
+def balanced_weights(pixels: Sequence[int]) -> tuple[float, ...]:
+    """Class weights by how rare the classes are: ``n / (present * n_c)``; a class without a pixel has a weight of 0.
+
+    Parameters
+    ----------
+    pixels : sequence of int
+        Of background and of classes 1..K.
+    """
+    present = sum(n > 0 for n in pixels)
+    return tuple(sum(pixels) / (present * n) if n else 0.0 for n in pixels)
 
 
 class SegmentationLoss(nn.Module):
@@ -79,12 +95,26 @@ class SegmentationLoss(nn.Module):
     Parameters
     ----------
     config : LossConfig
-        Weights of cross-entropy and Dice, and of the branches (one for all, or one each).
+        Weights of the losses, and of the branches (one for all, or one each).
     scales : sequence of float or Fraction
         The model's.
+    class_weights : sequence of float, optional
+        Of background and classes 1..K; None: those of the config ("balanced" needs them here).
+
+    Raises
+    ------
+    ModelError
+        If the weights do not fit the scales.
     """
 
-    def __init__(self, config: LossConfig, scales: Sequence[float | Fraction]) -> None:
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        config: LossConfig,
+        scales: Sequence[float | Fraction],
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         weights = config.branch if isinstance(config.branch, tuple) else (config.branch,) * len(scales)
         if len(weights) != len(scales):
@@ -92,6 +122,10 @@ class SegmentationLoss(nn.Module):
                 f"The loss has {len(weights)} branch weights for {len(scales)} scales; give one for all, or one "
                 "per scale."
             )
+        if class_weights is None and isinstance(config.class_weights, tuple):
+            class_weights = config.class_weights
+        known = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", known, persistent=False)
         self.config = config
         self.weights = tuple(float(w) or 1.0 for w in weights)
         self.detach = tuple(w == 0 for w in weights)
@@ -123,11 +157,11 @@ class SegmentationLoss(nn.Module):
             If the target has another shape or type than the logits ask for, or a number that is no class.
         """
         self._check(fused, branches, target)
-        weights = self.config.cross_entropy, self.config.dice
-        total = segmentation_loss(fused, target, *weights)
+        maps = Maps.of(target, fused.shape[1], self.config)
+        total = segmentation_loss(fused, target, self.config, self.class_weights, maps)
         parts = {"fused": total.detach()}
         for name, weight, logits in zip(self.names, self.weights, branches, strict=True):
-            loss = segmentation_loss(logits, target, *weights)
+            loss = segmentation_loss(logits, target, self.config, self.class_weights, maps)
             parts[name] = loss.detach()
             total = total + weight * loss
         return total, parts
@@ -138,6 +172,11 @@ class SegmentationLoss(nn.Module):
             raise ModelError(
                 f"The loss was given {len(branches)} branches and a target of shape {tuple(target.shape)} and type "
                 f"{target.dtype}; it needs {len(self.names)} branches and an int64 target of shape {shape}."
+            )
+        if self.class_weights is not None and len(self.class_weights) != fused.shape[1]:
+            raise ModelError(
+                f"The loss has {len(self.class_weights)} class weights for {fused.shape[1]} outputs; give one for "
+                "background and one for each class."
             )
         if target.device.type == "cpu":  # on a GPU looking would wait for all work under way
             worst = int(torch.where(target == IGNORED, 0, target).max())
