@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +46,10 @@ class Item:
     group : str, optional
         Images of one group never stand on both sides of a split.
     role : str
+    path : Path, optional
+        The image's file, by whose content a frozen test image is known again.
+    corrected : bool
+        Whether its truth is what a person corrected in a prediction (`SlideSource.edited_only`).
     """
 
     name: str
@@ -54,6 +59,8 @@ class Item:
     group: str | None = None
     role: Role = "auto"
     _kept: dict[str, Slide] = field(default_factory=dict, repr=False, compare=False)
+    path: Path | None = None
+    corrected: bool = False
 
     @property
     def slide(self) -> Slide:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil
+from itertools import islice
+from math import ceil, floor
 
 import numpy as np
+import numpy.typing as npt
 
 from napari_msunet.data.items import Item
 from napari_msunet.data.masks import IGNORED
@@ -43,9 +46,12 @@ class Sampler:
     step : int
         Windows lie on multiples of it (whole pixels of all branches).
     seed : int
+    replay : float, optional
+        Share of the windows taken from items that are no corrections, in each batch as near as can be; None, or where
+        there is only one sort of item: as often as their size has it.
     """
 
-    def __init__(self, items: Sequence[Item], size: int, step: int, seed: int) -> None:
+    def __init__(self, items: Sequence[Item], size: int, step: int, seed: int, replay: float | None = None) -> None:
         self.items = list(items)
         self.size = size
         self.step = step
@@ -53,6 +59,9 @@ class Sampler:
         self._dense = [_is_dense(i) for i in self.items]
         looks = [_looks(i, d, size) for i, d in zip(self.items, self._dense, strict=True)]
         self._looks = np.repeat(np.arange(len(self.items)), looks)
+        corrected = np.array([i.corrected for i in self.items], bool)[self._looks]
+        self._replay = replay if corrected.any() and not corrected.all() else None
+        self._sorts = self._looks[~corrected], self._looks[corrected]
 
     def steps(self, batch: int) -> int:
         """Batches that look about once at everything."""
@@ -61,10 +70,15 @@ class Sampler:
     def epoch(self, epoch: int, count: int) -> Iterator[Spot]:
         """The windows of an epoch, one after the other."""
         rng = np.random.default_rng((self.seed, epoch))
-        while count > 0:
-            for index in self._looks[rng.permutation(len(self._looks))][:count].tolist():
-                yield Spot(self.items[index], self._window(index, rng))
-            count -= len(self._looks)
+        order = _shuffled(self._looks, rng) if self._replay is None else self._replayed(self._replay, rng)
+        for index in islice(order, count):
+            yield Spot(self.items[index], self._window(index, rng))
+
+    def _replayed(self, share: float, rng: np.random.Generator) -> Iterator[int]:
+        """Items by turns from before and from the corrections, so that each batch has its share of both."""
+        before, corrected = (_shuffled(looks, rng) for looks in self._sorts)
+        for number in range(sys.maxsize):
+            yield next(before if floor((number + 1) * share) > floor(number * share) else corrected)
 
     def _window(self, index: int, rng: np.random.Generator) -> Window:
         item = self.items[index]
@@ -83,6 +97,12 @@ class Sampler:
             corner.append(min(max(value, low), high))
         y, x = (round(c / self.step) * self.step for c in corner)
         return Window(y, x, self.size, self.size)
+
+
+def _shuffled(looks: npt.NDArray[np.intp], rng: np.random.Generator) -> Iterator[int]:
+    """All looks in a random order, again and again."""
+    while True:
+        yield from looks[rng.permutation(len(looks))].tolist()
 
 
 def _is_dense(item: Item) -> bool:

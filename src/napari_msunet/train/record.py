@@ -78,6 +78,7 @@ class RunFolder:
         self.metrics = job.out / "metrics.csv"
         self.curves = job.out / "curves.png"
         self.result_file = job.out / "result.json"
+        self.test_set = job.out / "test_set.json"
         self.outputs = job.model.outputs
         self.rows: list[Row] = []
         if job.out.exists() and not job.out.is_dir():
@@ -121,7 +122,7 @@ class RunFolder:
         """Remove what a run has written, and its folder when nothing else is in it; a resumed run stays."""
         if job.resume:
             return
-        own = (self.job_file, self.model, self.checkpoint, self.metrics, self.curves, self.result_file)
+        own = (self.job_file, self.model, self.checkpoint, self.metrics, self.curves, self.result_file, self.test_set)
         for path in own:
             path.unlink(missing_ok=True)
             for aside in self.path.glob(f".{path.name}.*.part"):

@@ -17,21 +17,24 @@ import numpy as np
 import torch
 
 from napari_msunet.config import ModelConfig, Normalisation, TrainJob
-from napari_msunet.data import Item, Split, load_sources, split
-from napari_msunet.data.augment import padding
+from napari_msunet.data import Item, Split, split
 from napari_msunet.data.crops import Crops
 from napari_msunet.data.loader import TrainBatches, ValidationBatches, as_tensor, as_unit
 from napari_msunet.data.sampling import Sampler, validation_spots
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Event, Message, Result
-from napari_msunet.geometry import Window, round_up
+from napari_msunet.geometry import round_up
 from napari_msunet.infer.network import pick_device
 from napari_msunet.models import MSUNet, build_model, input_windows, load_model
+from napari_msunet.models.start import Start, open_start, take_weights
 from napari_msunet.models.windows import concentric_multiple
 from napari_msunet.stopping import Cancelled, Stop, current
 from napari_msunet.stopping import check as check_stop
 from napari_msunet.train.background import Say, in_background
+from napari_msunet.train.frozen import Aside, load_items, save_frozen, set_aside
+from napari_msunet.train.guard import guarded
 from napari_msunet.train.record import RunFolder
+from napari_msunet.train.views import window_views
 
 if TYPE_CHECKING:
     from napari_msunet.train.watch import Watch
@@ -78,6 +81,8 @@ def train_events(job: TrainJob) -> Iterator[Event]:
     try:
         yield from session.messages
         folder.begin(job)
+        if session.aside.frozen:
+            save_frozen(session.aside.frozen, folder.path)
         under_way = True
         yield from in_background(partial(_fit, session, folder, started))
         under_way = False
@@ -104,6 +109,8 @@ class Session:
     validation: ValidationBatches | None
     sides: Split
     messages: list[Event]
+    start: Start | None
+    aside: Aside
 
     def close(self) -> None:
         """End reading and close all images."""
@@ -122,7 +129,9 @@ def prepare(job: TrainJob, folder: RunFolder) -> Session:
     SourceError, MissingMppError, SlideError, ModelError
         If something given cannot be used.
     """
-    config = job.model
+    goes_on = job.resume and folder.checkpoint.exists()
+    start = None if job.start is None or goes_on else open_start(job.start, job.model)
+    config = start.config if start else job.model
     device = pick_device(job.device)
     size = round_up(job.size, window_multiple(config))
     if 2 * job.border >= size:
@@ -133,27 +142,34 @@ def prepare(job: TrainJob, folder: RunFolder) -> Session:
     messages: list[Event] = []
     if size != job.size:
         messages.append(Message(text=f"The window size {job.size} was rounded up to {size}, which this model needs."))
-    items = load_sources(job.sources, config, lambda level, text: messages.append(_message(level, text)))
+    if start:
+        messages.append(Message(text=start.words()))
+
+    def say(level: str, text: str) -> None:
+        messages.append(_message(level, text))
+
+    items, frozen = load_items(job, config, say)
     sides = split(items, job.validation, job.seed)
     messages += sides.messages
+    aside = set_aside(job, sides.test, frozen, say)
     step = lcm(*(r.denominator for r in config.ratios))
     windows = partial(input_windows, config)
     crops = Crops(config.ratios, windows)
-    sampler = Sampler(sides.train, size, step, job.seed)
+    sampler = Sampler(sides.train, size, step, job.seed, job.replay)
     config = _normalised(config, crops, sampler, folder if job.resume else None)
-    pads = [padding(w.height, job.augmentation) for w in windows(Window(0, 0, size, size))]
+    pads, truth_pad = window_views(config, size).pads(job.augmentation)
     batches = TrainBatches(
         crops,
         sampler,
         job.batch_size,
         job.steps or sampler.steps(job.batch_size),
         pads,
-        padding(size, job.augmentation),
+        truth_pad,
     )
     spots = validation_spots(sides.validate, size, step, _VALIDATION_WINDOWS)
     validation = ValidationBatches(crops, spots, job.batch_size) if spots else None
     messages.append(Message(text=_described(sides, batches, validation, device)))
-    return Session(job, config, device, size, batches, validation, sides, messages)
+    return Session(job, config, device, size, batches, validation, sides, messages, start, aside)
 
 
 def window_multiple(config: ModelConfig) -> int:
@@ -213,6 +229,8 @@ def _fit(session: Session, folder: RunFolder, started: float, say: Say, stop: St
         with torch.random.fork_rng():
             torch.manual_seed(job.seed)
             model = build_model(session.config)
+            if session.start:
+                take_weights(model, session.start)
             module = Training(model, job, session.size, watch.fraction)
             trainer = pl.Trainer(
                 **device_arguments(session.device),
@@ -244,7 +262,7 @@ def _fit(session: Session, folder: RunFolder, started: float, say: Say, stop: St
             finally:
                 if folder.rows and stop.keep != "none":
                     watch.draw()
-        values = _result(session, watch, folder)
+        values = _result(session, watch, folder) | guarded(session.aside, folder.model, session.device, say, stop)
         folder.finish(values)
         say(Result(values=values, files=folder.files))
 
