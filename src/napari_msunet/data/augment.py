@@ -4,164 +4,124 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, cos, pi, radians, sin
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample
 
 from napari_msunet.config import Augmentation
+from napari_msunet.data.colours import Colours, coloured, draw_colours
+from napari_msunet.data.degrading import Degradation, degraded, draw_degradation
 from napari_msunet.data.loader import as_unit
 from napari_msunet.data.masks import IGNORED
+from napari_msunet.data.mixing import Mix, draw_mix, mixed
+from napari_msunet.data.warps import Warp, draw_warp, moved, padding
 
-_HAEMATOXYLIN = (0.650, 0.704, 0.286)
-_EOSIN = (0.072, 0.990, 0.105)
+
+class Augmented(NamedTuple):
+    """A batch after its random changes.
+
+    Attributes
+    ----------
+    inputs : list of (B, C, h, w) float32 tensors in 0..1
+    target : (B, H, W) int64 tensor
+    other : (B, H, W) int64 tensor, optional
+        The truth of the windows blended in, None where there are none.
+    share : float
+        How much of each window is the one blended in: its truth has this share of the loss.
+    """
+
+    inputs: list[Tensor]
+    target: Tensor
+    other: Tensor | None = None
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One batch's random numbers.
+    """One batch's random numbers; None for what is off."""
+
+    warp: Warp
+    colours: Colours
+    degradation: Degradation | None = None
+    mix: Mix | None = None
+
+
+@dataclass(frozen=True)
+class Views:
+    """What the windows of all scales show of a target window.
 
     Attributes
     ----------
-    matrix : (B, 2, 2)
-        From offsets `(y, x)` from the centre of the result to offsets in the window that was read.
-    turns : list of (quarter turns, mirrored)
-        The same transform where it is made of whole quarter turns only; else empty.
-    brightness, contrast : (B,)
-        Factors.
-    stain : (B, 3, 3)
-        What to multiply optical densities with.
+    size : (H, W)
+        Of the target window, in target pixels.
+    sizes : sequence of (h, w)
+        Of each scale's window in its own pixels.
+    ratios : sequence of float
+        Pixels of each scale per target pixel.
     """
 
-    matrix: Tensor
-    turns: list[tuple[int, bool]]
-    brightness: Tensor
-    contrast: Tensor
-    stain: Tensor
+    size: tuple[int, int]
+    sizes: Sequence[tuple[int, int]]
+    ratios: Sequence[float]
+
+    @property
+    def extent(self) -> float:
+        """Target pixels from the centre to the edge of the largest window."""
+        return max(max(s) / r for s, r in zip(self.sizes, self.ratios, strict=True)) / 2
+
+    @property
+    def same_field(self) -> bool:
+        """Whether all windows show the same field."""
+        fields = {round(max(s) / r) for s, r in zip(self.sizes, self.ratios, strict=True)}
+        return fields == {max(self.size)}
+
+    def pads(self, options: Augmentation) -> tuple[list[int], int]:
+        """Pixels to read more on each side of each scale's window, and of the truth."""
+        side = max(self.size)
+        own = [padding(max(s), options, r, side) for s, r in zip(self.sizes, self.ratios, strict=True)]
+        return own, padding(side, options, 1.0, side)
 
 
-def reach(options: Augmentation) -> float:
-    """How much larger than its result a window must be read, so that nothing beyond its edge is needed."""
-    angle = radians(min(options.rotate, 45.0))
-    return (cos(angle) + sin(angle)) * (1 + options.scale)
-
-
-def padding(side: int, options: Augmentation) -> int:
-    """Pixels to read more on each side of a window of this side."""
-    if not options.rotate and not options.scale:
-        return 0
-    return ceil(side * (reach(options) - 1) / 2) + 1
-
-
-def draw(count: int, options: Augmentation, seed: int) -> Draw:
+def draw(count: int, options: Augmentation, seed: int, views: Views) -> Draw:
     """Random numbers for `count` windows; the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
-
-    def uniform(limit: float) -> Tensor:
-        return (torch.rand(count, generator=generator) * 2 - 1) * limit
-
-    quarter = torch.randint(4, (count,), generator=generator)
-    mirrored = torch.randint(2, (count,), generator=generator).bool()
-    if not options.flip:
-        quarter, mirrored = torch.zeros_like(quarter), torch.zeros_like(mirrored)
-    angle = quarter * (pi / 2) + uniform(radians(options.rotate))
-    size = (1 + options.scale) ** uniform(1.0)
-    c, s = torch.cos(angle) * size, torch.sin(angle) * size
-    sign = 1.0 - 2.0 * mirrored
-    # Columns take y, x of the result; a mirror image turns x about first.
-    matrix = torch.stack([torch.stack([c, -s * sign], 1), torch.stack([s, c * sign], 1)], 1)
-    exact = not options.rotate and not options.scale
-    turns = [(int(q), bool(m)) for q, m in zip(quarter, mirrored, strict=True)] if exact else []
-    brightness, contrast = 1 + uniform(options.brightness), 1 + uniform(options.contrast)
-    factors = 1 + torch.stack([uniform(options.stain) for _ in range(3)], 1)
-    stains = _stains()
-    return Draw(matrix, turns, brightness, contrast, torch.linalg.inv(stains) @ torch.diag_embed(factors) @ stains)
+    warp = draw_warp(count, options, generator, max(views.size), views.extent)
+    colours = draw_colours(count, options, generator)
+    degradation = draw_degradation(count, options, generator)
+    return Draw(warp, colours, degradation, draw_mix(count, options, generator, views.size))
 
 
-def _stains() -> Tensor:
-    """Optical densities of haematoxylin, eosin and what is left over, a row each (Ruifrok and Johnston 2001)."""
-    stains = torch.tensor([_HAEMATOXYLIN, _EOSIN, (0.0, 0.0, 0.0)])
-    stains[2] = torch.linalg.cross(stains[0], stains[1])
-    lengths: Tensor = torch.linalg.vector_norm(stains, dim=1, keepdim=True)
-    return stains / lengths
-
-
-def augment(
-    inputs: Sequence[Tensor],
-    target: Tensor,
-    sizes: Sequence[tuple[int, int]],
-    size: tuple[int, int],
-    options: Augmentation,
-    seed: int,
-) -> tuple[list[Tensor], Tensor]:
+def augment(inputs: Sequence[Tensor], target: Tensor, views: Views, options: Augmentation, seed: int) -> Augmented:
     """Change a batch at random; all scales and the truth stay registered.
 
     Parameters
     ----------
     inputs : sequence of (B, C, h, w) tensors
-        uint8, or float in 0..1, read larger than `sizes` by `padding`, around the same centre.
+        uint8, or float in 0..1, read larger than `views.sizes` by `views.pads`, around the same centre.
     target : (B, H, W) tensor
-        Class numbers, 255 ignored, read larger than `size` likewise.
-    sizes, size : (h, w)
-        What is wanted, for each input and for the target; square where quarter turns are drawn.
+        Class numbers, 255 ignored, read larger than `views.size` likewise.
+    views : Views
+        What is wanted; square where quarter turns are drawn.
     options : Augmentation
     seed : int
 
     Returns
     -------
-    inputs : list of (B, C, h, w) float32 tensors in 0..1
-    target : (B, H, W) int64 tensor
+    Augmented
     """
-    numbers = draw(target.shape[0], options, seed)
-    windows = [_moved(as_unit(x), s, numbers, "bilinear") for x, s in zip(inputs, sizes, strict=True)]
+    numbers = draw(target.shape[0], options, seed, views)
+    windows = [
+        moved(as_unit(x), s, numbers.warp, "bilinear", r)
+        for x, s, r in zip(inputs, views.sizes, views.ratios, strict=True)
+    ]
     # Shifted so that 0, with which grid_sample fills what lies outside, means ignored.
-    truth = _moved((target.float() - IGNORED)[:, None], size, numbers, "nearest")[:, 0] + IGNORED
-    return _coloured(windows, numbers, options), truth.round().long()
-
-
-def _moved(x: Tensor, size: tuple[int, int], numbers: Draw, mode: str) -> Tensor:
-    """Windows under the geometric part of a draw."""
-    if numbers.turns:
-        images = [_turned(image, *turn) for image, turn in zip(_centre(x, size), numbers.turns, strict=True)]
-        return torch.stack(images)
-    rows = torch.arange(size[0], device=x.device) + 0.5 - size[0] / 2
-    columns = torch.arange(size[1], device=x.device) + 0.5 - size[1] / 2
-    offsets = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)
-    places = torch.einsum("bij,hwj->bhwi", numbers.matrix.to(x.device), offsets)
-    # grid_sample counts x, y from -1 at one edge to 1 at the other.
-    scale = torch.tensor([2 / x.shape[2], 2 / x.shape[3]], device=x.device)
-    outside = "border" if mode == "bilinear" else "zeros"
-    moved: Tensor = grid_sample(x, (places * scale).flip(-1), mode, outside, align_corners=False)
-    return moved
-
-
-def _centre(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """The middle of larger windows."""
-    top, left = (x.shape[2] - size[0]) // 2, (x.shape[3] - size[1]) // 2
-    return x[:, :, top : top + size[0], left : left + size[1]]
-
-
-def _turned(image: Tensor, quarter: int, mirrored: bool) -> Tensor:
-    """Exactly what the matrix of these turns does, without resampling."""
-    turned = torch.rot90(image, -quarter, (1, 2))
-    return turned.flip(2) if mirrored else turned
-
-
-def _coloured(windows: list[Tensor], numbers: Draw, options: Augmentation) -> list[Tensor]:
-    """Windows under the colour part of a draw: stain, then contrast about the finest window's mean, then brightness."""
-    if options.stain and windows[0].shape[1] == 3:
-        windows = [_stained(x, numbers.stain.to(x.device)) for x in windows]
-    if options.contrast or options.brightness:
-        factor = numbers.contrast.to(windows[0].device)[:, None, None, None]
-        brightness = numbers.brightness.to(windows[0].device)[:, None, None, None]
-        middle = windows[0].mean((1, 2, 3), keepdim=True)
-        windows = [(((x - middle) * factor + middle) * brightness).clamp(0, 1) for x in windows]
-    return windows
-
-
-def _stained(x: Tensor, matrix: Tensor) -> Tensor:
-    """RGB with its stains changed: optical density is -log10 of the transmitted light."""
-    density = -torch.log10(x.clamp_min(1 / 255))
-    changed = torch.einsum("bchw,bcd->bdhw", density, matrix)
-    return torch.pow(10.0, -changed).clamp(0, 1)
+    placed = moved((target.float() - IGNORED)[:, None], views.size, numbers.warp, "nearest")[:, 0] + IGNORED
+    truth = placed.round().long()
+    windows = coloured(windows, numbers.colours, options)
+    if numbers.degradation is not None:
+        windows = degraded(windows, numbers.degradation, views.ratios, views.same_field)
+    if numbers.mix is None:
+        return Augmented(windows, truth)
+    windows, truth, other = mixed(windows, truth, numbers.mix, views.ratios)
+    return Augmented(windows, truth, other if numbers.mix.blend else None, numbers.mix.blend)
