@@ -12,12 +12,12 @@ from torch import Tensor
 
 from napari_msunet.config import Optimiser, TrainJob
 from napari_msunet.data import IGNORED
-from napari_msunet.data.augment import augment
+from napari_msunet.data.augment import Augmented, augment
 from napari_msunet.data.loader import Batch, as_unit
 from napari_msunet.errors import MsunetError
-from napari_msunet.geometry import Window
-from napari_msunet.models import MSUNet, SegmentationLoss, input_windows
+from napari_msunet.models import MSUNet, SegmentationLoss
 from napari_msunet.train.metrics import Confusion, class_scores, mean_iou
+from napari_msunet.train.views import window_views
 
 
 class DivergedError(MsunetError):
@@ -74,7 +74,7 @@ class Training(pl.LightningModule):
         self.size = (size, size)
         self.fraction = fraction
         self.loss = SegmentationLoss(job.loss, model.config.ratios)
-        self.sizes = [w.shape for w in input_windows(model.config, Window(0, 0, size, size))]
+        self.views = window_views(model.config, size)
         self.watched = "loss"
         self.restart_tallies()
 
@@ -85,8 +85,8 @@ class Training(pl.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """The loss of a batch, after its random changes."""
-        inputs, target = augment(batch.inputs, batch.target, self.sizes, self.size, self.job.augmentation, batch.seed)
-        loss = self._step(inputs, target, "train")
+        changed = augment(batch.inputs, batch.target, self.views, self.job.augmentation, batch.seed)
+        loss = self._step(changed.inputs, changed.target, "train", changed)
         if not isfinite(float(loss.detach())):
             raise DivergedError(
                 f"The loss became {float(loss.detach())} in epoch {self.current_epoch + 1}, so training stopped "
@@ -99,14 +99,22 @@ class Training(pl.LightningModule):
         """Count a batch as it is."""
         self._step([as_unit(x) for x in batch.inputs], batch.target.long(), "validation")
 
-    def _step(self, inputs: list[Tensor], target: Tensor, split: str) -> Tensor:
+    def _bordered(self, target: Tensor) -> Tensor:
+        """The truth without what lies too near the window's edge."""
         if border := self.job.border:
             inner = target[:, border:-border, border:-border].clone()
             target = torch.full_like(target, IGNORED)
             target[:, border:-border, border:-border] = inner
+        return target
+
+    def _step(self, inputs: list[Tensor], target: Tensor, split: str, changed: Augmented | None = None) -> Tensor:
+        target = self._bordered(target)
         # "same" or "concentric" also in validation: it scores what was trained.
         fused, own = self.model.outputs(inputs, self.size, self.model.config.field, self.loss.detach)
         total, parts = self.loss(fused, own, target)
+        if changed is not None and changed.other is not None:
+            blended, _ = self.loss(fused, own, self._bordered(changed.other))
+            total = (1 - changed.share) * total + changed.share * blended
         logits = dict(zip(self.model.config.outputs, (fused.detach(), *(o.detach() for o in own)), strict=True))
         self.tallies[split].add(parts, logits, target)
         return torch.as_tensor(total)
