@@ -176,4 +176,5 @@ def _tables(quality: Tensor, channels: int) -> Tensor:
     luminance, chrominance = (torch.tensor(t, device=quality.device).float() for t in (_LUMINANCE, _CHROMINANCE))
     tables = torch.stack([luminance, chrominance, chrominance] if channels == 3 else [luminance] * channels)
     percent = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)[:, None, None]
-    return ((tables * percent + 50) / 100).floor().clamp(1, 255).reshape(-1, channels, _BLOCK, _BLOCK)
+    steps: Tensor = ((tables * percent + 50) / 100).floor().clamp(1, 255)
+    return steps.reshape(-1, channels, _BLOCK, _BLOCK)
