@@ -1,0 +1,297 @@
+"""Truth under review: where a model says otherwise, most surely wrong first, and which classes are confused where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_msunet.errors import StoreError
+from napari_msunet.geometry import Window
+from napari_msunet.labels.annotated import IGNORED
+from napari_msunet.labels.truth import regions
+from napari_msunet.labels.truth.compare import Compared, Pair, Predictions, Stores
+from napari_msunet.labels.truth.kept import KeptPlace, load_kept, was_kept
+from napari_msunet.labels.truth.regions import BOTTOM, CODE, COUNT, FIRST, LEFT, LOSS, RIGHT, SURE, TOP, Sweep, Table
+
+TILE = 1024
+LIMIT = 200
+MOST = 10_000
+PLACES = 20
+"""Places that each cell of the confusion matrix keeps."""
+
+EDGE = 3.0
+"""Width of what counts as a difference along an edge, in pixels of the coarser of truth and prediction."""
+
+LEAST = 25.0
+"""Smallest region, in the same pixels, unless another area is given."""
+
+Tell = Callable[[int, int], None]
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TruthPlace:
+    """A connected region with one class in the truth and one in the model's answer.
+
+    Attributes
+    ----------
+    window : Window
+        Around it, in level-0 pixels of the truth.
+    first : (y, x)
+        Its topmost, then leftmost pixel: with the window it names the region.
+    truth, model : str
+        The classes, or "background".
+    pixels : int
+    area : float
+        µm² (pixels where the truth does not know its µm per pixel).
+    loss : float
+        Mean cross-entropy of the model on the truth's class, natural logarithm, at most 9.2; without probabilities 1
+        where the two differ.
+    confidence : float
+        Mean probability of the model's class; NaN without probabilities.
+    """
+
+    window: Window
+    first: tuple[int, int]
+    truth: str
+    model: str
+    pixels: int
+    area: float
+    loss: float
+    confidence: float
+
+    @property
+    def kept_as(self) -> KeptPlace:
+        """What is noted when a person keeps the truth here."""
+        return KeptPlace(box=(self.window.y, self.window.x, *self.window.shape), truth=self.truth)
+
+
+@dataclass(frozen=True)
+class ConfusionMatrix:
+    """How often the truth's classes (rows) were given which answer (columns), and where.
+
+    Attributes
+    ----------
+    names : tuple of str
+        "background" and the model's classes: of rows and columns.
+    pixels : (K+1, K+1) int64
+        Pixels of the truth.
+    pixel_area : float
+        µm² of one (1 where they are not known).
+    places : dict
+        By (row, column): the largest regions, largest first, at most `PLACES`.
+    """
+
+    names: tuple[str, ...]
+    pixels: Counts
+    pixel_area: float
+    places: dict[tuple[int, int], list[TruthPlace]] = field(default_factory=dict)
+
+    @property
+    def areas(self) -> npt.NDArray[np.float64]:
+        """The same in µm²."""
+        found: npt.NDArray[np.float64] = self.pixels * np.float64(self.pixel_area)
+        return found
+
+    @property
+    def shares(self) -> npt.NDArray[np.float64]:
+        """The same as shares of each row: of what is true, what was said of it; rows without pixels are 0."""
+        found: npt.NDArray[np.float64] = self.pixels / np.maximum(self.pixels.sum(1, keepdims=True), 1)
+        return found
+
+
+@dataclass(frozen=True)
+class TruthReview:
+    """What a review of a truth found.
+
+    Attributes
+    ----------
+    suspects : list of TruthPlace
+        Regions where the model says otherwise, highest mean loss first, of equal ones the largest.
+    confusion : ConfusionMatrix
+    kept : int
+        Regions that are not offered because a person kept the truth there.
+    pixels, unpredicted : int
+        Pixels that were compared, and pixels of truth where the model was not run.
+    ignored : tuple of str
+        Classes of the truth that the model does not know.
+    scored : bool
+        Whether losses come from probabilities.
+    """
+
+    suspects: list[TruthPlace]
+    confusion: ConfusionMatrix
+    kept: int
+    pixels: int
+    unpredicted: int
+    ignored: tuple[str, ...]
+    scored: bool
+
+
+def review_truth(
+    truth: Stores | Pair,
+    prediction: Predictions | None = None,
+    limit: int = LIMIT,
+    least: float | None = None,
+    edge: float = EDGE,
+    edited_only: bool = True,
+    tell: Tell = lambda done, total: None,
+) -> TruthReview:
+    """Rank the regions of a truth by the loss of a model on them, and count which classes are confused.
+
+    Nothing is changed. Reads only where there is truth, tile by tile, so memory does not grow with the slide.
+
+    Parameters
+    ----------
+    truth : LabelStore, path or Pair
+        An annotation, or labels with accepted regions and edited pixels; held-out truth as well as training truth. A
+        `Pair` brings its own prediction.
+    prediction : LabelStore, path, Run or runs
+        Of the same slide, on any grid.
+    limit : int
+        At most so many suspects, up to 10,000.
+    least : float, optional
+        Smaller regions in µm² (pixels where µm are not known) are no suspects; None: 25 pixels of the coarser grid.
+    edge : float
+        Regions this thin, in pixels of the coarser grid, are differences of an edge: counted, not offered.
+    edited_only : bool
+        Of labels, only what a person edited or accepted is true.
+    tell : callable
+        Called with tiles done and their number; may raise.
+
+    Raises
+    ------
+    StoreError
+        If the two cannot be compared; the sentence says why.
+    """
+    if not 1 <= limit <= MOST:
+        raise StoreError(f"A list of {limit} suspects cannot be made; give a limit from 1 to {MOST:,}.")
+    if edge < 0 or (least is not None and least < 0):
+        raise StoreError(f"A smallest area of {least} and an edge of {edge} cannot be used; give numbers from 0.")
+    if not isinstance(truth, Pair):
+        if prediction is None:
+            raise StoreError("Give the prediction that the truth is compared with: a label store, or a run.")
+        truth = Pair(truth, prediction, edited_only)
+    found = _Collector(truth, limit, least)
+    radius = edge_radius(truth, edge)
+    sweep = Sweep(found.closed)
+    rows = tile_rows(truth)
+    total, done, last = sum(len(row) for _, row in rows), 0, -2
+    for number, columns in rows:
+        sweep.begin_row(number == last + 1)
+        last = number
+        for column in columns:
+            tile = Window(number * TILE, column * TILE, TILE, TILE).intersection(truth.store.grid.whole)
+            one = regions.padded_codes(truth, tile, radius)
+            if one is not None:
+                found.count(one[1])
+                sweep.add(column, one[0], *regions.regions_of(*one, truth.store.shape[1]))
+            done += 1
+            tell(done, total)
+        sweep.end_row()
+    sweep.end()
+    return found.review()
+
+
+def edge_radius(pair: Pair, edge: float = EDGE) -> int:
+    """Pixels of the truth by which regions are opened so that edges of this width are no regions; 0: not at all."""
+    return max(1, round(edge * pair.coarseness / 2 - 0.01)) if edge > 0 else 0
+
+
+def tile_rows(pair: Pair) -> list[tuple[int, list[int]]]:
+    """Rows and columns of the tiles in which there can be truth."""
+    store = pair.store
+    shape = tuple(-(-size // TILE) for size in store.shape)
+    wanted = np.zeros(shape, np.bool_)
+    if store.kind == "annotation" or pair.edited_only:
+        level = min(len(store.info.shapes) - 1, TILE.bit_length() - 1)
+        edited = store.read_edited(Window(0, 0, *store.shape), level)
+        wanted[tuple((np.argwhere(edited) * 2**level // TILE).T)] = True
+        boxes: Iterator[Window] | Any = map(_box, store.fully_annotated)
+    else:
+        boxes = [window for run in pair.runs for window in run.done]
+    for box in boxes:
+        box = box.intersection(store.grid.whole)
+        if not box.empty:
+            wanted[box.y // TILE : -(-box.stop[0] // TILE), box.x // TILE : -(-box.stop[1] // TILE)] = True
+    return [(int(row), np.flatnonzero(wanted[row]).tolist()) for row in np.flatnonzero(wanted.any(1))]
+
+
+def _box(polygon: npt.NDArray[np.float64]) -> Window:
+    low, high = np.floor(polygon.min(0)).astype(int), np.ceil(polygon.max(0)).astype(int)
+    return Window.between((int(low[0]), int(low[1])), (int(high[0]), int(high[1])))
+
+
+class _Collector:
+    """Keeps the best of all regions, and counts."""
+
+    def __init__(self, pair: Pair, limit: int, least: float | None) -> None:
+        self.pair, self.limit = pair, limit
+        self.names = ("background", *pair.classes)
+        mpp = pair.store.mpp
+        self.pixel_area = 1.0 if mpp is None else mpp[0] * mpp[1]
+        self.least = LEAST * pair.coarseness**2 if least is None else least / self.pixel_area
+        self.kept = load_kept(pair.store).kept
+        size = len(self.names)
+        self.matrix = np.zeros((size, size), np.int64)
+        self.suspects = np.zeros((0, regions.COLUMNS))
+        self.places: dict[int, Table] = {}
+        self.left_out = self.unpredicted = 0
+
+    def count(self, found: Compared) -> None:
+        size = len(self.names)
+        known = found.truth != IGNORED
+        pairs = found.truth[known].astype(np.int64) * size + found.model[known]
+        self.matrix += np.bincount(pairs, minlength=size * size).reshape(size, size)
+        self.unpredicted += int(found.unpredicted.sum())
+
+    def closed(self, table: Table) -> None:
+        """Regions that are whole."""
+        table = table[table[:, COUNT] >= self.least]
+        if not len(table):
+            return
+        code = table[:, CODE].astype(np.int64) - 1
+        for value in np.unique(code):
+            known = self.places.get(int(value), table[:0])
+            both = np.concatenate([known, table[code == value]])
+            self.places[int(value)] = both[np.lexsort((both[:, FIRST], -both[:, COUNT]))][:PLACES]
+        true, said = np.divmod(code, len(self.names))
+        table, true = table[true != said], true[true != said]
+        if self.kept and len(table):
+            kept = was_kept(table[:, TOP : RIGHT + 1], [self.names[n] for n in true], self.kept)
+            self.left_out += int(kept.sum())
+            table = table[~kept]
+        both = np.concatenate([self.suspects, table])
+        order = np.lexsort((both[:, FIRST], -both[:, COUNT], -both[:, LOSS] / both[:, COUNT]))
+        self.suspects = both[order][: self.limit]
+
+    def _place(self, row: Table) -> TruthPlace:
+        true, said = divmod(int(row[CODE]) - 1, len(self.names))
+        corner, stop = (int(row[TOP]), int(row[LEFT])), (int(row[BOTTOM]), int(row[RIGHT]))
+        return TruthPlace(
+            window=Window.between(corner, stop),
+            first=divmod(int(row[FIRST]), self.pair.store.shape[1]),
+            truth=self.names[true],
+            model=self.names[said],
+            pixels=int(row[COUNT]),
+            area=float(row[COUNT] * self.pixel_area),
+            loss=float(row[LOSS] / row[COUNT]),
+            confidence=float(row[SURE] / row[COUNT]),
+        )
+
+    def review(self) -> TruthReview:
+        size = len(self.names)
+        places = {divmod(code, size): [self._place(r) for r in table] for code, table in sorted(self.places.items())}
+        return TruthReview(
+            suspects=[self._place(row) for row in self.suspects],
+            confusion=ConfusionMatrix(self.names, self.matrix, self.pixel_area, places),
+            kept=self.left_out,
+            pixels=int(self.matrix.sum()),
+            unpredicted=self.unpredicted,
+            ignored=self.pair.ignored,
+            scored=self.pair.scored,
+        )
