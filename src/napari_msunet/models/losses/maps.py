@@ -61,7 +61,7 @@ def signed_distance(inside: npt.NDArray[np.bool_]) -> Floats:
         return np.zeros(inside.shape, np.float32)
     outer = ndimage.distance_transform_edt(~inside)
     inner = ndimage.distance_transform_edt(inside)
-    return np.where(inside, 1 - inner, outer).astype(np.float32)
+    return np.asarray(np.where(inside, 1 - inner, outer), np.float32)
 
 
 def border_weights(truth: npt.NDArray[np.integer], weight: float, sigma: float) -> Floats:
@@ -96,4 +96,4 @@ def border_weights(truth: npt.NDArray[np.integer], weight: float, sigma: float) 
         nearest[around] = np.minimum(one, distance)
     with np.errstate(over="ignore"):
         weights = weight * np.exp(-((nearest + second) ** 2) / (2 * sigma**2))
-    return np.where(truth == 0, weights, 0).astype(np.float32)
+    return np.asarray(np.where(truth == 0, weights, 0), np.float32)
