@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from napari_msunet.jobs import evaluate, export, job_from_json, measure, run, train
     from napari_msunet.labels import LabelStore, open_labels, review_queue, tissue_labels
     from napari_msunet.models import MSUNet, build_model, load_model, save_model
+    from napari_msunet.retraining import retraining_job
     from napari_msunet.slide import Slide, build_pyramid, open_slide, slide_from_array, tissue_mask
 
     __version__: str
@@ -46,6 +47,7 @@ _HOMES = {
     "jobs": "evaluate export job_from_json measure run train",
     "labels": "LabelStore open_labels review_queue tissue_labels",
     "models": "MSUNet build_model load_model save_model",
+    "retraining": "retraining_job",
     "slide": "Slide build_pyramid open_slide slide_from_array tissue_mask",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -79,6 +81,7 @@ __all__ = [
     "open_labels",
     "open_slide",
     "predict",
+    "retraining_job",
     "review_queue",
     "run",
     "save_model",

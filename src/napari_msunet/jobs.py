@@ -170,6 +170,12 @@ class TrainResult:
     metrics: dict[str, Any]
     files: dict[str, Path]
 
+    @property
+    def chosen_path(self) -> Path:
+        """The model to go on with: the best one, unless it replaces another and did worse on frozen test images."""
+        guard = self.metrics.get("guard") or {}
+        return Path(guard["old_model"]) if guard.get("keep") == "old" else self.model_path
+
 
 @dataclass(frozen=True)
 class EvaluateResult:

@@ -47,6 +47,9 @@ _SAME_NAMES = (
     "seed",
     "device",
     "resume",
+    "start",
+    "replay",
+    "replaces",
 )
 """Options that are fields of a `TrainJob` as they are."""
 
@@ -238,6 +241,12 @@ class TrainOptions:
         auto, cpu, cuda, cuda:1 or mps.
     resume : bool
         Go on with the run in --out where it stopped.
+    start : Path
+        Model file whose weights training begins with (fine-tuning); of the same scales, fusion, branches, channels.
+    replay : float
+        Share (0..1) of each batch from what is no correction, where there are corrections.
+    replaces : Path
+        Model file that the new one is to replace: its frozen test images never train, and judge both at the end.
     """
 
     size: int = _TRAIN["size"].default
@@ -257,6 +266,9 @@ class TrainOptions:
     seed: int = 0
     device: str = "auto"
     resume: bool = False
+    start: Path | None = None
+    replay: float | None = None
+    replaces: Path | None = None
 
     def job(self, model: ModelConfig, sources: tuple[Any, ...], out: Path) -> TrainJob:
         """The training job; `MsunetError` where something cannot be used."""

@@ -1,0 +1,132 @@
+"""Retraining: from an earlier run and what was corrected since to the job that makes the next model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from napari_msunet.config import FolderSource, SlideSource, TrainJob, explain
+from napari_msunet.errors import MsunetError
+
+REPLAY = 0.5
+"""Share of each batch that comes from what was used before: corrections are few, and alone they would soon be all that
+the model knows."""
+
+JOB, MODEL = "job.json", "model.safetensors"
+
+
+def corrections(slide: str | Path, labels: str | Path, **options: Any) -> SlideSource:
+    """A corrected prediction as a source: pixels that were edited or accepted in review are true, zeros included.
+
+    Parameters
+    ----------
+    slide, labels : path
+        A slide, and its label store.
+    **options
+        `mpp`, `group` or `role` of a `SlideSource`.
+    """
+    return SlideSource(slide=Path(slide), labels=Path(labels), edited_only=True, **options)
+
+
+def retraining_job(
+    previous: TrainJob | str | Path,
+    corrected: Sequence[SlideSource | FolderSource],
+    out: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    start: bool = True,
+    replay: float | None = REPLAY,
+    **changes: Any,
+) -> TrainJob:
+    """The training that learns from corrections, beside all that the earlier one learned from.
+
+    Parameters
+    ----------
+    previous : TrainJob or path
+        The earlier training: its job, its folder, or the model file in its folder.
+    corrected : sequence of sources
+        Corrected predictions, as `corrections` makes them, and whatever else is new. One that the earlier training had
+        already takes its place.
+    out : path
+        Folder of the new run.
+    classes : sequence of str, optional
+        Other classes; those the earlier model knows keep their weights. None: the same.
+    start : bool
+        Go on from the earlier model's weights (fine-tuning), else begin with random ones.
+    replay : float, optional
+        Share of each batch from what is no correction; None: as sizes have it.
+    **changes
+        Other fields of the job, such as ``epochs=20`` or ``time_limit=300``.
+
+    Returns
+    -------
+    TrainJob
+        To be run. It replaces the earlier model: frozen test images never train, and judge both at the end.
+
+    Raises
+    ------
+    MsunetError
+        If the earlier run cannot be found, or something given cannot be used.
+    """
+    job, model = _previous(previous)
+    given: list[SlideSource | FolderSource] = [_as_before(source, job) for source in corrected]
+    kept = [source for source in job.sources if _key(source) not in {_key(s) for s in given}]
+    config = job.model if classes is None else job.model.model_copy(update={"classes": tuple(classes)})
+    values = {name: getattr(job, name) for name in TrainJob.model_fields} | {
+        "model": config,
+        "sources": (*kept, *given),
+        "out": Path(out),
+        "resume": False,
+        "start": model if start else None,
+        "replay": replay,
+        "replaces": model,
+    }
+    try:
+        return TrainJob(**values | changes)
+    except ValidationError as error:
+        raise explain(error, "The retraining") from error
+
+
+def _previous(previous: TrainJob | str | Path) -> tuple[TrainJob, Path]:
+    """The earlier job, and its model."""
+    if isinstance(previous, TrainJob):
+        job, model = previous, previous.out / MODEL
+    else:
+        path = Path(previous)
+        folder = path if path.is_dir() else path.parent
+        try:
+            job = TrainJob.model_validate_json((folder / JOB).read_bytes())
+        except OSError as error:
+            raise MsunetError(
+                f"There is no {JOB} of a training in {folder}, so it is not known what the model learned from; give "
+                "the folder of its run, or make a TrainJob with start=model and all its sources."
+            ) from error
+        except ValidationError as error:
+            raise explain(error, f"The job {folder / JOB}") from error
+        model = folder / MODEL
+    if not model.is_file():
+        raise MsunetError(f"The earlier training has left no model at {model}; train it first.")
+    return job, model
+
+
+def _key(source: SlideSource | FolderSource) -> tuple[str, ...]:
+    """What makes two sources the same truth."""
+    if isinstance(source, SlideSource):
+        return str(source.labels.absolute()), str(source.edited_only)
+    return str(source.images.absolute()), str(source.masks.absolute()), source.mask_suffix
+
+
+def _as_before(source: SlideSource | FolderSource, job: TrainJob) -> SlideSource | FolderSource:
+    """The source on the side, in the group and with the µm per pixel that its slide had before, where it says none."""
+    if isinstance(source, FolderSource):
+        return source
+    same = [s for s in job.sources if isinstance(s, SlideSource) and s.slide.absolute() == source.slide.absolute()]
+    if not same:
+        return source
+    fields: dict[str, Any] = {"mpp": source.mpp or same[0].mpp, "group": source.group or same[0].group}
+    if source.role == "auto":
+        fields["role"] = same[0].role
+    return source.model_copy(update=fields)
