@@ -1,0 +1,174 @@
+"""How much of a prediction is the network: its share of the time, the margins, and its pace beside the bare network."""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from .process import measured
+from .report import Row, row
+from .setting import Setting
+
+SIDES = (512, 768, 1024, 1536, 2048, 3072, 4096)
+"""Of the tiles of the bare network."""
+
+
+def network(setting: Setting) -> list[Row]:
+    """A prediction of the largest slide and of the usual one, and the bare network on its best tile."""
+    model = setting.model()
+    bare = measured("network:bare", setting.env(), model=model, sides=(256, 512) if setting.quick else SIDES)
+    side, best = max(bare.items(), key=lambda item: item[1])
+    rows = [row(f"bare network, best of its tiles ({side} x {side})", best, "Mpx/s")]
+    large = 1280 if setting.quick else 8192
+    for size in (large, setting.side):
+        slide = setting.slide(size)
+        measured("network:planned", setting.env(), slide=slide, model=model)  # measures the network's speeds, once
+        found = measured(
+            "network:prediction", setting.env(), slide=slide, model=model, out=setting.folder / f"network-{size}.zarr"
+        )
+        rows += _rows(found, best, size, asked=size == large or setting.quick)
+    return rows
+
+
+def _rows(found: dict[str, Any], best: float, size: int, asked: bool) -> list[Row]:
+    name = f"{size} x {size}"
+    alone, fusion, wall = found["network alone"], found["fusion alone"], found["wall"]
+    target = (lambda **given: given) if asked else (lambda **given: {})
+    return [
+        row(f"{name}: wall time, from opening the file to the finished pyramid", wall, "s"),
+        row(
+            f"{name}: of it the network's own time on the windows it was given",
+            (alone + fusion) / wall,
+            "",
+            **target(at_least=0.9),
+        ),
+        row(f"{name}: the same without the fusion of the scales", alone / wall),
+        row(f"{name}: pixels through the network over margin-free ones", found["through"], "", **target(at_most=1.3)),
+        row(f"{name}: useful pixels", found["useful"] / wall, "Mpx/s"),
+        row(
+            f"{name}: useful pixels per second over the bare network's",
+            found["useful"] / wall / best,
+            "",
+            **target(at_least=0.7),
+        ),
+        row(f"{name}: largest tile", found["tile"]),
+        row(f"{name}: memory at the peak over the bare process", found["memory"], "GB"),
+    ]
+
+
+# ------------------------------------------------------------------------------------------------ in their own processes
+
+
+def bare(model: str, sides: list[int]) -> dict[int, float]:
+    """Mpx/s (of the target grid) of the branches' plain forward on a tile that is in memory, the best of some passes."""
+    import torch
+
+    import napari_msunet as ms
+
+    network = ms.load_model(Path(model)).eval()
+    found = {}
+    for side in sides:
+        inputs = [
+            torch.rand(1, 3, int(side * scale), int(side * scale)).contiguous(memory_format=torch.channels_last)
+            for scale in network.config.scales
+        ]
+        best = float("inf")
+        with torch.inference_mode():
+            for _ in range(3 if side < 1024 else 2):
+                begin = time.perf_counter()
+                for i, x in enumerate(inputs):
+                    branch = network.branches[0 if network.config.shared else i]
+                    branch.head(branch.network(network.normalise(x)))
+                best = min(best, time.perf_counter() - begin)
+        found[side] = side * side / best / 1e6
+    return found
+
+
+def planned(slide: str, model: str) -> dict[str, Any]:
+    """What `predict --plan` says."""
+    from napari_msunet.config import PredictJob
+    from napari_msunet.infer.prediction import describe_plan
+
+    return describe_plan(PredictJob(slide=Path(slide), model=Path(model), out=Path(slide).with_suffix(".none")))
+
+
+def prediction(slide: str, model: str, out: str, **options: Any) -> dict[str, Any]:
+    """A prediction from the file to the finished pyramid; then the same windows through the network alone."""
+    import torch
+
+    import napari_msunet as ms
+    from napari_msunet.infer import engine, fuse, network
+    from napari_msunet.infer.plan import Plan
+
+    loaded = ms.load_model(Path(model))
+    _ = loaded.branch_margins  # measured when a model is loaded in a worker, too
+    before = psutil.Process().memory_info().rss / 1e9
+    calls, fusions = _record(network.TorchNetwork, engine)
+    begin = time.perf_counter()
+    labels = ms.predict(Path(slide), loaded, Path(out), **options)
+    wall = time.perf_counter() - begin
+    memory = _peak() - before
+    plan = Plan(**labels.runs[-1].description["plan"])
+    labels.close()
+    own = network.TorchNetwork(loaded, torch.device("cpu"))
+    with torch.inference_mode():
+        alone = sum(_timed(own, branch, shape, keep) for branch, shape, keep, _ in calls)
+        fusing = sum(_timed_fusion(fuse, own, *call) for call in fusions)
+    pixels = sum(shape[0] * shape[2] * shape[3] for _, shape, _, _ in calls)
+    return {
+        "wall": wall,
+        "network alone": alone,
+        "fusion alone": fusing,
+        "network in the run": sum(call[3] for call in calls),
+        "through": pixels / plan.margin_free,
+        "through planned": plan.through / plan.margin_free,
+        "useful": plan.useful / 1e6,
+        "tile": "{} x {}".format(*plan.largest),
+        "memory": memory,
+    }
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def _record(kind: Any, engine: Any) -> tuple[list[Any], list[Any]]:
+    """What the network and the fusion are given from now on."""
+    calls: list[Any] = []
+    fusions: list[Any] = []
+    run, fuse = kind.run, engine.fuse
+
+    def recorded(self: Any, branch: int, x: Any, keep: Any) -> Any:
+        begin = time.perf_counter()
+        result = run(self, branch, x, keep)
+        calls.append((branch, tuple(x.shape), keep, time.perf_counter() - begin))
+        return result
+
+    def recorded_fusion(networks: Any, streams: Any, zs: Any, shape: Any, wanted: Any) -> Any:
+        fusions.append((streams, [[tuple(z.shape) for z in variants] for variants in zs], shape, wanted))
+        return fuse(networks, streams, zs, shape, wanted)
+
+    kind.run, engine.fuse = recorded, recorded_fusion
+    return calls, fusions
+
+
+def _timed(own: Any, branch: int, shape: tuple[int, ...], keep: Any) -> float:
+    import torch
+
+    x = torch.rand(shape)
+    begin = time.perf_counter()
+    own.model.run_branch(branch, x, keep)
+    return time.perf_counter() - begin
+
+
+def _timed_fusion(fuse: Any, own: Any, streams: Any, shapes: Any, shape: Any, wanted: Any) -> float:
+    import torch
+
+    zs = [[torch.randn(z).contiguous(memory_format=torch.channels_last) for z in variants] for variants in shapes]
+    begin = time.perf_counter()
+    fuse.fuse([own], streams, zs, shape, wanted)
+    return time.perf_counter() - begin
