@@ -167,8 +167,8 @@ def _quantised(values: Tensor, tables: Tensor) -> Tensor:
     blocks = values.reshape(count, channels, height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK).transpose(3, 4)
     steps = tables[:, :, None, None]
     blocks = torch.round(cosine @ blocks @ cosine.T / steps) * steps
-    blocks = cosine.T @ blocks @ cosine
-    return blocks.transpose(3, 4).reshape(values.shape)
+    pixels: Tensor = cosine.T @ blocks @ cosine
+    return pixels.transpose(3, 4).reshape(values.shape)
 
 
 def _tables(quality: Tensor, channels: int) -> Tensor:
