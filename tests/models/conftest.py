@@ -46,7 +46,7 @@ def calibrated(images: Callable[..., list[Tensor]]) -> Callable[..., MSUNet]:
             for _ in range(4):
                 model(images(config, side, side), field="same")
             for name, parameter in model.named_parameters():
-                if "head" in name or "projections" in name:
+                if "head" in name or "projections" in name or "entrances" in name:
                     parameter.mul_(3)
         return model.eval()
 

@@ -5,10 +5,10 @@ import torch
 
 from napari_msunet.config import LossConfig, ModelConfig, UNetConfig
 from napari_msunet.errors import ModelError
-from napari_msunet.geometry import round_up
+from napari_msunet.geometry import Window, round_up
 from napari_msunet.models import SegmentationLoss, build_model, load_model, save_model
 
-FUSIONS = ("mean", "weighted", "max", "concat", "attention")
+FUSIONS = ("mean", "weighted", "max", "concat", "attention", "multihead", "inject", "pyramid")
 SMALL = UNetConfig(depth=2, width=4)
 SHAPES = {
     "three scales": {},
@@ -20,13 +20,22 @@ SHAPES = {
     "wider coarse": {"branch": (UNetConfig(depth=1, width=3), SMALL, UNetConfig(depth=3, width=6, dropout=0.2))},
     "concentric": {"field": "concentric"},
     "five channels": {"channels": 5, "classes": ("a", "b", "c")},
+    "upscaled": {"upscale": 2, "scales": (1.0, 0.5)},
+    "with a stem": {"scales": (2.0, 1.0, 0.5), "finest_scale": 1.0},
+    "concentric, both": {"scales": (2.0, 0.5), "finest_scale": 1.0, "upscale": 2, "field": "concentric"},
 }
+NEVER = {("pyramid", "shared"), ("pyramid", "wider coarse")}
+"""One network for all scales has nothing to share, and one config."""
 
 
-@pytest.fixture(params=[(f, s) for f in FUSIONS for s in SHAPES], ids=lambda p: f"{p[0]}-{p[1]}")
+@pytest.fixture(params=[(f, s) for f in FUSIONS for s in SHAPES if (f, s) not in NEVER], ids=lambda p: f"{p[0]}-{p[1]}")
 def config(request):
     fusion, shape = request.param
     return ModelConfig(**{"classes": ("a",), "mpp": 0.5, "branch": SMALL, "fusion": fusion, **SHAPES[shape]})
+
+
+def own_scales(config):
+    return [config.ratios[i] for i in config.own]
 
 
 def test_learns_in_every_branch(config, images):
@@ -36,9 +45,10 @@ def test_learns_in_every_branch(config, images):
     fused, own = model.outputs(inputs)
     outputs = len(config.classes) + 1
     assert fused.shape == (2, outputs, 48, 24)
-    assert [o.shape for o in own] == [fused.shape] * len(config.scales)
+    assert [o.shape for o in own] == [fused.shape] * len(config.own)
+    assert len(config.outputs) == 1 + len(own)
     target = torch.randint(0, outputs, (2, 48, 24))
-    loss, _ = SegmentationLoss(LossConfig(), config.scales)(fused, own, target)
+    loss, _ = SegmentationLoss(LossConfig(), own_scales(config))(fused, own, target)
     loss.backward()
     for name, parameter in model.named_parameters():
         gradient = parameter.grad
@@ -52,9 +62,9 @@ def test_fused_output_alone_reaches_every_branch(config, images):
     torch.manual_seed(0)
     model = build_model(config)
     model(images(config, 24, 24, field=config.field))[:, 0].square().sum().backward()
-    for i in range(len(model.branches)):
-        first = model.branches[i].network.down[0][0].weight
-        assert first.grad.abs().sum() > 0, f"branch {i}"
+    firsts = [branch.network.down[0][0].weight for branch in model.branches]
+    firsts += [m.weight for m in (*model.fusion.modules(), *model.stems.modules()) if hasattr(m, "kernel_size")]
+    assert all(first.grad.abs().sum() > 0 for first in firsts)
 
 
 def test_detached_branches_teach_their_heads_only(config, images):
@@ -66,9 +76,11 @@ def test_detached_branches_teach_their_heads_only(config, images):
     torch.testing.assert_close(fused, plain)
     for a, b in zip(own, detached, strict=True):
         torch.testing.assert_close(a, b)
-    sum(d[:, 0].square().sum() for d in detached).backward()
-    moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
-    assert moved == {name for name, _ in model.named_parameters() if "head" in name}
+    if config.own:
+        sum(d[:, 0].square().sum() for d in detached).backward()
+        moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        heads = {f"branches.{0 if config.shared else i}.head." for i in config.own}
+        assert moved == {name for name, _ in model.named_parameters() if name.startswith(tuple(heads))}
     fused[:, 0].square().sum().backward()
     assert all(b.network.down[0][0].weight.grad.abs().sum() > 0 for b in model.branches)
 
@@ -77,7 +89,7 @@ def test_odd_sizes_are_padded_and_cropped(config):
     torch.manual_seed(0)
     model = build_model(config).eval()
     size = (model.config.size_multiple + 7, 2 * model.config.size_multiple - 3)
-    sides = [(-(-size[0] * r // 1), -(-size[1] * r // 1)) for r in config.ratios]
+    sides = [(-(-size[0] * r // 1), -(-size[1] * r // 1)) for r in config.input_ratios]
     inputs = [torch.rand(1, config.channels, int(h), int(w)) for h, w in sides]
     with torch.no_grad():
         logits = model(inputs, size=size)
@@ -85,7 +97,7 @@ def test_odd_sizes_are_padded_and_cropped(config):
     assert logits.shape == (1, len(config.classes) + 1, *size)
     assert all(o.shape == logits.shape for o in own)
     assert logits.isfinite().all()
-    if 1.0 in config.scales:
+    if 1.0 in config.input_ratios:
         with torch.no_grad():
             assert torch.equal(model(inputs), logits)
 
@@ -111,6 +123,16 @@ def test_steps_give_what_the_whole_gives(config, images):
     model = build_model(config).eval()
     side = round_up(48, config.size_multiple)
     inputs = images(config, side, side)
+    if config.joint:
+        with torch.no_grad():
+            keep = Window(4, 8, 20, 16)
+            fused, own = model.joint_split(model.run_joint(inputs, keep))
+            assert torch.equal(fused, model(inputs)[(..., *keep.slices())])
+            for o, logits in zip(own, model.branch_logits(inputs), strict=True):
+                assert torch.equal(o, logits[(..., *keep.slices())])
+        with pytest.raises(ModelError, match="run_joint"):
+            model.run_branch(0, inputs[0])
+        return
     with torch.no_grad():
         zs = [model.to_target(i, model.run_branch(i, x)) for i, x in enumerate(inputs)]
         assert torch.equal(model.combine(zs), model(inputs))

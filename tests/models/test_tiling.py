@@ -72,7 +72,7 @@ def quarter(model: MSUNet) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("fusion", ["mean", "weighted", "max", "concat", "attention"])
+@pytest.mark.parametrize("fusion", ["mean", "weighted", "max", "concat", "attention", "multihead"])
 def test_tiles_are_exact(calibrated, images, fusion, shape):
     model = calibrated(fusion=fusion, **SHAPES[shape])
     assert worst(model, images, model.branch_margins) < 1e-4
@@ -84,3 +84,48 @@ def test_tiles_of_the_usual_model_are_exact(calibrated, images):
     model = calibrated(fusion="attention", branch=UNetConfig(depth=4, width=8))
     assert worst(model, images, model.branch_margins) < 1e-4
     assert worst(model, images, quarter(model)) > 1e-3
+
+
+JOINT = {
+    "injected": {"fusion": "inject"},
+    "injected, odd ratios": {"fusion": "inject", "scales": (1.5, 1.0, 2 / 3)},
+    "injected from far": {"fusion": "inject", "scales": (1.0, 0.125), "branch": UNetConfig(depth=1, width=4)},
+    "pyramid": {"fusion": "pyramid"},
+    "pyramid, odd ratios": {"fusion": "pyramid", "scales": (1.5, 1.0, 2 / 3)},
+    "upscaled": {"upscale": 2, "scales": (1.0, 0.5)},
+    "with a stem": {"scales": (2.0, 1.0, 0.5), "finest_scale": 1.0},
+    "all at once": {"fusion": "inject", "upscale": 2, "scales": (2.0, 0.5), "finest_scale": 1.0},
+}
+
+
+def worst_jointly(model: MSUNet, images, margin: int) -> float:
+    """Likewise, all scales in one step: the largest difference between tiles and the whole."""
+    step, around = model.config.size_multiple, model.margin
+    size = (2 * step, 3 * step)
+    torch.manual_seed(5)
+    inputs = images(model.config, size[0] + 2 * around, size[1] + 2 * around, batch=1)
+    with torch.no_grad():
+        fused, own = model.joint_split(model.run_joint(inputs, Window(around, around, *size)))
+        expected = torch.stack([torch.softmax(z, dim=1) for z in (fused, *own)])
+        assert expected[0].std(dim=(2, 3)).max() > 0.05
+        difference = 0.0
+        for y in range(0, size[0], step):
+            for x in range(0, size[1], step):
+                useful = Window(y, x, step, step)
+                seen = useful.padded(margin)
+                parts = []
+                for given, ratio in zip(inputs, model.config.input_ratios, strict=True):
+                    corner = int(-around * ratio)
+                    parts.append(given[(..., *seen.times(ratio).slices((corner, corner)))])
+                fused, own = model.joint_split(model.run_joint(parts, Window(margin, margin, step, step)))
+                got = torch.stack([torch.softmax(z, dim=1) for z in (fused, *own)])
+                difference = max(difference, float((got - expected[(..., *useful.slices())]).abs().max()))
+    return difference
+
+
+@pytest.mark.parametrize("shape", JOINT)
+def test_tiles_of_joint_models_are_exact(calibrated, images, shape):
+    model = calibrated(**JOINT[shape])
+    margin, step = model.joint_margin, model.config.size_multiple
+    assert worst_jointly(model, images, margin) < 1e-4
+    assert worst_jointly(model, images, min(-(-margin // (4 * step)) * step, margin - step)) > 1e-3

@@ -46,7 +46,7 @@ def test_windows_of_the_usual_scales():
 @given(scales=st.sets(st.sampled_from(RATIOS), min_size=1, max_size=3), y=st.integers(-9, 9), units=st.integers(1, 4))
 def test_concentric_windows_share_their_centre(scales, y, units):
     config = config_of(*map(float, scales))
-    lines = concentric_multiple(config.ratios) * 840  # a multiple of every whole number up to 8
+    lines = concentric_multiple(config) * 840  # a multiple of every whole number up to 8
     window = Window(y * lines, lines, units * lines, lines)
     assume(lines < 10**7)
     for ratio, mine in zip(config.ratios, input_windows(config, window, "concentric"), strict=True):
@@ -68,7 +68,7 @@ def test_windows_between_pixels_are_refused():
 @pytest.mark.parametrize(("scale", "multiple"), [(0.5, 4), (0.25, 8), (0.75, 8), (2 / 3, 6), (1 / 3, 3), (5 / 7, 7)])
 def test_the_multiple_that_fits_is_the_smallest(scale, multiple):
     config = config_of(1, scale)
-    assert concentric_multiple(config.ratios) == multiple
+    assert concentric_multiple(config) == multiple
     model = build_model(config).eval()
     for size in range(1, 2 * multiple + 1):
         inputs = [torch.rand(1, 3, size, size)] * 2

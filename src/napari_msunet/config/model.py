@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from math import lcm
 from typing import Literal, Self, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
@@ -11,7 +12,10 @@ from napari_msunet.config.base import Frozen, Positive, Versioned
 from napari_msunet.config.branches import UNetConfig
 from napari_msunet.geometry import as_scale, common_alignment
 
-Fusion: TypeAlias = Literal["mean", "weighted", "max", "concat", "attention"]
+Fusion: TypeAlias = Literal["mean", "weighted", "max", "concat", "attention", "multihead", "inject", "pyramid"]
+
+JOINED: tuple[Fusion, ...] = ("inject", "pyramid")
+"""Fusions inside the network: their branches cannot be computed one by one."""
 
 MAX_CLASSES = 254
 
@@ -36,8 +40,9 @@ class ModelConfig(Versioned):
         Resolution of each branch relative to the model's own: 0.5 sees half as many pixels a side. Each is a ratio of
         integers up to 8.
     fusion : str
-        How the branches are combined: "mean", "weighted", "max" (of probabilities), "concat", "attention"
-        (of features).
+        How the branches are combined: "mean", "weighted", "max" (of probabilities); "concat" (of features);
+        "attention", "multihead" (logits weighed at each pixel, by features); "inject" (the coarse branches' features
+        enter the bottleneck of the finest); "pyramid" (one network, copies of the image enter its levels).
     channels : int
         Image channels.
     channel_names : tuple of str, optional
@@ -49,6 +54,11 @@ class ModelConfig(Versioned):
     field : str
         What a branch of a scale below 1 sees in training: "same" (the same field of view) or "concentric" (as many
         pixels as the target, so more context around the same centre).
+    upscale : int
+        2: the output is twice as fine as the model's µm per pixel, by a learned sub-pixel head.
+    finest_scale : float, optional
+        Largest scale that images are read at: branches of larger scales read this one, and a learned stem brings it
+        up to theirs. None: each branch reads its own.
     normalisation : Normalisation, optional
         None until a training fits it to its images.
     """
@@ -62,6 +72,8 @@ class ModelConfig(Versioned):
     shared: bool = False
     branch: UNetConfig | tuple[UNetConfig, ...] = UNetConfig()
     field: Literal["same", "concentric"] = "same"
+    upscale: Literal[1, 2] = 1
+    finest_scale: float | None = None
     normalisation: Normalisation | None = None
 
     @field_validator("classes")
@@ -78,6 +90,26 @@ class ModelConfig(Versioned):
         if not ratios or len(set(ratios)) != len(ratios):
             raise ValueError(f"give one or more different scales, not {scales}")
         return tuple(float(r) for r in ratios)
+
+    @field_validator("finest_scale")
+    @classmethod
+    def _finest(cls, scale: float | None) -> float | None:
+        return None if scale is None else float(as_scale(scale))
+
+    @model_validator(mode="after")
+    def _joins(self) -> Self:
+        if self.fusion in JOINED and any(b.kind != "unet" for b in self.branches):
+            raise ValueError(f'fusion="{self.fusion}" needs branches of kind "unet", whose levels it enters')
+        if self.fusion == "pyramid" and (self.shared or len(set(self.branches)) != 1):
+            raise ValueError(
+                'fusion="pyramid" is one network for all scales: give one branch config, and leave shared off'
+            )
+        for ratio, read in zip(self.ratios, self._read, strict=True):
+            if (ratio / read).denominator != 1:
+                raise ValueError(
+                    f"the scale {ratio} is no whole multiple of finest_scale {read}, from which it is brought up"
+                )
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -104,11 +136,58 @@ class ModelConfig(Versioned):
         return self.branch if isinstance(self.branch, tuple) else (self.branch,) * len(self.scales)
 
     @property
+    def _read(self) -> tuple[Fraction, ...]:
+        """The scale at which each branch reads the image."""
+        if self.finest_scale is None:
+            return self.ratios
+        return tuple(min(r, as_scale(self.finest_scale)) for r in self.ratios)
+
+    @property
+    def enlarged(self) -> tuple[int, ...]:
+        """For each scale, how many times a stem enlarges what was read; 1 without a stem."""
+        return tuple(int(r / read) for r, read in zip(self.ratios, self._read, strict=True))
+
+    @property
+    def network_ratios(self) -> tuple[Fraction, ...]:
+        """Pixels of each branch's own grid per target pixel along a side: its scale, over `upscale`."""
+        return tuple(r / self.upscale for r in self.ratios)
+
+    @property
+    def input_ratios(self) -> tuple[Fraction, ...]:
+        """Pixels of each branch's input per target pixel along a side."""
+        return tuple(r / self.upscale for r in self._read)
+
+    @property
+    def target_mpp(self) -> float:
+        """µm per pixel of the target grid: of logits, masks and stores."""
+        return self.mpp / self.upscale
+
+    @property
+    def finest(self) -> int:
+        """Which scale is the finest."""
+        return self.ratios.index(max(self.ratios))
+
+    @property
+    def joint(self) -> bool:
+        """Whether the branches cannot be computed one by one, each on its own grid; see `MSUNet.run_joint`."""
+        return self.fusion in JOINED or self.upscale > 1 or max(self.enlarged) > 1
+
+    @property
+    def own(self) -> tuple[int, ...]:
+        """The scales that have an output of their own beside the fused one."""
+        if self.fusion == "pyramid":
+            return ()
+        return tuple(i for i in range(len(self.scales)) if self.fusion != "inject" or i != self.finest)
+
+    @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of all outputs in reports: ``"fused"``, then one per scale, such as ``"scale 1/2"``."""
-        return ("fused", *(f"scale {r}" for r in self.ratios))
+        """Names of all outputs in reports: ``"fused"``, then one per scale of `own`, such as ``"scale 1/2"``."""
+        return ("fused", *(f"scale {self.ratios[i]}" for i in self.own))
 
     @property
     def size_multiple(self) -> int:
         """Target window sizes that need no padding are multiples of this; it is also the alignment of tiles."""
-        return common_alignment(self.ratios, tuple(b.stride for b in self.branches))
+        alone = self.fusion == "pyramid"  # only the finest scale goes through the whole network
+        strides = tuple(1 if alone and i != self.finest else b.stride for i, b in enumerate(self.branches))
+        inputs = common_alignment(self.input_ratios, (1,) * len(strides))
+        return lcm(common_alignment(self.network_ratios, strides), inputs)

@@ -11,13 +11,21 @@ from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
 from math import inf, nan
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
+if TYPE_CHECKING:
+    from napari_msunet.models.msunet import MSUNet
+
 STRIDES = (8, 40)
 """Half the length of the strips to try, in strides; a network that reaches further counts as seeing the whole tile."""
+
+JOINT_UNITS = (5, 12, 40)
+"""Likewise for joint models, in their size multiples."""
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class Reach(NamedTuple):
@@ -54,16 +62,61 @@ def measure_reach(network: nn.Module, channels: int, stride: int) -> Reach:
     """
     # Float64 on the CPU: no Winograd or FFT convolution, whose sums of products would carry a NaN to pixels that do not
     # depend on it. Training may have broken a weight; that must not look like an endless reach.
-    probe = deepcopy(network).to("cpu", torch.float64).eval()
+    probe = _probe(network)
     with torch.no_grad():
-        for tensor in (*probe.parameters(), *probe.buffers()):
-            tensor.nan_to_num_(nan=0.0, posinf=1.0, neginf=-1.0)
 
         @cache
         def clean(phase: int) -> float:
             return max(_first_clean(probe, channels, stride, phase, dim) for dim in (-2, -1))
 
         return Reach(clean(0), _furthest(clean, 0, stride, stride))
+
+
+def measure_joint_reach(model: MSUNet) -> float:
+    """How far the outside of a window of the target grid reaches into any output of a model, over all scales at once.
+
+    Returns
+    -------
+    float
+        Target pixels into a window that begins and ends on multiples of `config.size_multiple`; infinite for a model
+        whose output depends on the extent of the tile.
+    """
+    probe, config = _probe(model), model.config
+    unit = config.size_multiple
+    with torch.no_grad():
+        for units in JOINT_UNITS:
+            length, worst = 2 * units * unit, 0.0
+            for dim in (-2, -1):
+                inputs = []
+                for ratio in config.input_ratios:
+                    strip = torch.full((1, config.channels, int(length * ratio), int(unit * ratio)), 0.5).double()
+                    edge = int(unit * ratio)
+                    strip[:, :, :edge] = strip[:, :, strip.shape[2] - edge :] = nan
+                    inputs.append(strip if dim == -2 else strip.mT)
+                fused, own = probe.outputs(inputs, field="same")
+                output = torch.cat([fused, *own], dim=1).isfinite().all(dim=1)[0]
+                worst = max(worst, _in_from_ends(output.all(dim=1 if dim == -2 else 0), unit))
+            if worst < inf:
+                return worst
+    return inf
+
+
+def _probe(module: ModuleT) -> ModuleT:
+    """A copy to be measured, without what training may have broken."""
+    probe = deepcopy(module).to("cpu", torch.float64).eval()
+    with torch.no_grad():
+        for tensor in (*probe.parameters(), *probe.buffers()):
+            tensor.nan_to_num_(nan=0.0, posinf=1.0, neginf=-1.0)
+    return probe
+
+
+def _in_from_ends(finite: torch.Tensor, edge: int) -> float:
+    """Pixels of a line, from `edge` in from both its ends, after which all is finite; the larger; infinite if none."""
+    half = len(finite) // 2
+    if not bool(finite[half - 1 : half + 1].all()):
+        return inf
+    ends = (finite[:half], finite[half:].flip(0))
+    return max((int(torch.nonzero(~end).max()) + 1 - edge for end in ends if not end.all()), default=0)
 
 
 def _furthest(clean: Callable[[int], float], low: int, high: int, stride: int) -> float:
@@ -91,9 +144,7 @@ def _first_clean(probe: nn.Module, channels: int, stride: int, phase: int, dim: 
         strip[:, :, :edge] = nan
         strip[:, :, length - edge :] = nan
         output = probe(strip if dim == -2 else strip.mT).isfinite().all(dim=1)[0]
-        finite = output.all(dim=1 if dim == -2 else 0)
-        half = length // 2
-        if bool(finite[half - 1 : half + 1].all()):
-            ends = (finite[:half], finite[half:].flip(0))
-            return max((int(torch.nonzero(~end).max()) + 1 - stride for end in ends if not end.all()), default=0)
+        reach = _in_from_ends(output.all(dim=1 if dim == -2 else 0), stride)
+        if reach < inf:
+            return reach
     return inf

@@ -1,13 +1,14 @@
 """The multi-scale U-Net: one branch per scale, brought to the target grid and combined.
 
 Everything is built from three steps that inference also uses one by one: `run_branch` (on the branch's own grid),
-`to_target`, `combine`.
+`to_target`, `combine`. In a joint model (`config.joint`) the branches see each other, or their outputs are finer than
+their inputs: there all is one step, `run_joint`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
+from math import inf, lcm
 from typing import Any
 
 import torch
@@ -19,9 +20,11 @@ from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window, round_up
 from napari_msunet.models.blocks import Normalise, arrange, initialise
 from napari_msunet.models.frugal import run_within
-from napari_msunet.models.fusion import FUSIONS, Fusion
-from napari_msunet.models.margin import Reach, measure_reach
-from napari_msunet.models.resample import to_target
+from napari_msunet.models.fusion import Fusion, Joined, build_fusion
+from napari_msunet.models.margin import Reach, measure_joint_reach, measure_reach
+from napari_msunet.models.meeting import Meeting, grain_of
+from napari_msunet.models.resample import part_to_target, to_target
+from napari_msunet.models.stem import Stem
 from napari_msunet.models.unet import UNet
 from napari_msunet.models.windows import Field, Size, checked_size, concentric_offset, input_size, is_concentric
 
@@ -30,12 +33,16 @@ DEFAULT_MEAN, DEFAULT_STD = 0.5, 0.25
 
 
 class Branch(nn.Module):
-    """One scale's network and its head, a 1x1 convolution from the last features to class logits."""
+    """One scale's network and its head, a 1x1 convolution from the last features to class logits.
 
-    def __init__(self, config: UNetConfig, channels: int, outputs: int) -> None:
+    Where the logits are `detail` times finer than the features, the head gives all
+    sub-pixels' (Shi et al., CVPR 2016).
+    """
+
+    def __init__(self, config: UNetConfig, channels: int, outputs: int, detail: int = 1) -> None:
         super().__init__()
         self.network = UNet(config, channels)
-        self.head = nn.Conv2d(self.network.features, outputs, kernel_size=1)
+        self.head = nn.Conv2d(self.network.features, outputs * detail**2, kernel_size=1)
 
 
 class MSUNet(nn.Module):
@@ -63,13 +70,23 @@ class MSUNet(nn.Module):
             fitted.std if fitted else (DEFAULT_STD,) * config.channels,
         )
         outputs = len(config.classes) + 1
-        branches = [Branch(b, config.channels, outputs) for b in config.branches[: 1 if config.shared else None]]
+        details = [config.upscale * grain_of(config, i) for i in range(len(config.scales))]
+        self.details = tuple(details)
+        """How many times finer than its features each branch's output is."""
+        one = 1 if config.shared or config.fusion == "pyramid" else None
+        branches = [
+            Branch(b, config.channels, outputs, detail)
+            for b, detail in zip(config.branches[:one], details[:one], strict=True)
+        ]
         for branch in branches:
             branch.apply(initialise)
             nn.init.normal_(branch.head.weight, std=branch.network.features**-0.5)
         self.branches = nn.ModuleList(branches)
-        self.fusion: Fusion = FUSIONS[config.fusion]([b.width for b in config.branches], outputs)
+        self.stems = nn.ModuleDict({str(i): Stem(config.channels, n) for i, n in enumerate(config.enlarged) if n > 1})
+        networks = [self._branch(i).network for i in range(len(config.scales))]
+        self.fusion: Fusion = build_fusion(config, networks, details)
         self._reaches: tuple[Reach, ...] | None = None
+        self._joint_reach: float | None = None
 
     # ------------------------------------------------------------------------------------------------ what it needs
 
@@ -87,6 +104,8 @@ class MSUNet(nn.Module):
     @property
     def exact(self) -> bool:
         """Whether tiles with this model's margin give what the whole image gives."""
+        if self.config.joint:
+            return self._reach < inf
         return all(reach.aligned < inf for reach in self.reaches)
 
     @property
@@ -113,8 +132,32 @@ class MSUNet(nn.Module):
         ModelError
             If no margin is enough, since an output depends on the extent of the tile.
         """
+        if self.config.joint:
+            return self.joint_margin + self.config.size_multiple
         needs = [need.anywhere / ratio for need, ratio in zip(self._needs(), self.config.ratios, strict=True)]
         return round_up(max(needs), self.config.size_multiple)
+
+    @property
+    def joint_margin(self) -> int:
+        """Target pixels that a tile of `run_joint` needs on each side; a multiple of `config.size_multiple`.
+
+        Measured for all scales together.
+
+        Raises
+        ------
+        ModelError
+            If no margin is enough, since an output depends on the extent of the tile.
+        """
+        if self._reach == inf:
+            raise ModelError("This model has a layer that sees the whole tile, so no margin makes its tiles exact.")
+        return round_up(self._reach, self.config.size_multiple)
+
+    @property
+    def _reach(self) -> float:
+        """Target pixels that what is outside an aligned window reaches into it, over all scales."""
+        if self._joint_reach is None:
+            self._joint_reach = measure_joint_reach(self)
+        return self._joint_reach
 
     def _needs(self) -> list[Reach]:
         """The reaches, with one more pixel for coarse outputs, which are interpolated between pixel centres."""
@@ -152,8 +195,10 @@ class MSUNet(nn.Module):
         Raises
         ------
         ModelError
-            If `x` has other channels or sides.
+            If `x` has other channels or sides, or this is a joint model.
         """
+        if self.config.joint:
+            raise ModelError("The branches of this model cannot be computed one by one; use run_joint.")
         stride = self.config.branches[i].stride
         if x.dim() != 4 or x.shape[-2] % stride or x.shape[-1] % stride:
             raise ModelError(
@@ -161,7 +206,7 @@ class MSUNet(nn.Module):
                 f"with sides that are multiples of {stride}."
             )
         if self.training or torch.is_grad_enabled():
-            z = self._project(i, self._features(i, x, (x.shape[-2], x.shape[-1])))
+            z = self._project(i, self._branch(i).network(self._input(i, x, (x.shape[-2], x.shape[-1]))))
             return z if keep is None else z[(..., *keep.slices())]
         x = self.normalise(self._checked(i, x)).contiguous(memory_format=torch.channels_last)
         wanted = keep or Window(0, 0, x.shape[-2], x.shape[-1])
@@ -240,31 +285,79 @@ class MSUNet(nn.Module):
         if field is None:
             field = self.config.field if self.training else "same"
         size = checked_size(self.config, inputs, size, field)
-        zs, own = [], []
-        for i, x in enumerate(inputs):
-            features = self._features(i, x, self._padded(i, size, field))
+        xs = [self._input(i, x, self._padded(i, size, field)) for i, x in enumerate(inputs)]
+        zs: list[Tensor] = []
+        own: list[Tensor] = []
+        for i, features in enumerate(self._features(xs, size, field)):
+            if features is None:
+                continue
             zs.append(self._on_target(i, self._project(i, features), size, field))
+            if i not in self.config.own:
+                continue
             if detach is not None and detach[i]:
-                own.append(self._on_target(i, self._branch(i).head(features.detach()), size, field))
+                alone = self._sub_pixels(i, self._branch(i).head(features.detach()))
+                own.append(self._on_target(i, alone, size, field))
             else:
-                own.append(self.class_logits(zs[i]))
+                own.append(self.class_logits(zs[-1]))
         return self.combine(zs), own
+
+    def run_joint(self, inputs: Sequence[Tensor], keep: Window) -> Tensor:
+        """A joint model on a window, in one step (it works for any model).
+
+        Parameters
+        ----------
+        inputs : sequence of (B, C, h, w) float Tensor
+            The window at each scale, ``config.input_ratios`` pixels for one of the target; 0..1, not normalised; its
+            corner and sides multiples of `config.size_multiple`.
+        keep : Window
+            The wanted part, in target pixels of the window: exact if `joint_margin` inside it.
+
+        Returns
+        -------
+        (B, Z, keep.height, keep.width) Tensor
+            The fused class logits, then each branch's own; `joint_split` takes them apart.
+        """
+        fused, own = self.outputs(inputs, field="same")
+        return torch.cat([z[(..., *keep.slices())] for z in (fused, *own)], dim=1)
+
+    def joint_split(self, z: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The fused class logits, and those of each scale in `config.own`, of what `run_joint` gave."""
+        fused, *own = torch.split(z, len(self.config.classes) + 1, dim=1)
+        return fused, own
 
     # ---------------------------------------------------------------------------------------------------- privately
 
     def _branch(self, i: int) -> Branch:
-        branch = self.branches[0 if self.config.shared else i]
+        branch = self.branches[0 if len(self.branches) == 1 else i]
         assert isinstance(branch, Branch)  # for the type checker
         return branch
 
-    def _features(self, i: int, x: Tensor, padded: Size) -> Tensor:
-        """Last features of a branch, the normalised input padded with zeros at the bottom and right."""
+    def _input(self, i: int, x: Tensor, padded: Size) -> Tensor:
+        """A branch's normalised input, padded with zeros at the bottom and right, and enlarged where it has a stem."""
         x = self.normalise(self._checked(i, x))
         below, right = padded[0] - x.shape[-2], padded[1] - x.shape[-1]
         if below or right:
             x = F.pad(x, (0, right, 0, below))
-        features: Tensor = self._branch(i).network(x.contiguous(memory_format=torch.channels_last))
-        return features
+        x = self.stems[str(i)](x) if self.config.enlarged[i] > 1 else x
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def _features(self, xs: Sequence[Tensor], size: Size, field: Field) -> list[Tensor | None]:
+        """Last features of each branch; None where it has none of its own."""
+        networks = [self._branch(i).network for i in range(len(xs))]
+        if not isinstance(self.fusion, Joined):
+            return [network(x) for network, x in zip(networks, xs, strict=True)]
+        finest = self.config.finest
+        height, width = xs[finest].shape[-2:]
+
+        def aligned(i: int, x: Tensor, meeting: Meeting) -> Tensor:
+            if not is_concentric(self.config.ratios[i], field):
+                return to_target(x, meeting.ratio)
+            y0, x0 = (offset // meeting.step for offset in concentric_offset(self.config, i, size))
+            whole = xs[i].shape[-2] // x.shape[-2] * meeting.ratio * self.config.ratios[finest]
+            shrink = whole / self.config.ratios[i]  # the finest branch's own pixels per pixel where they meet
+            return part_to_target(x, meeting.ratio, (y0, x0), (int(height / shrink), int(width / shrink)))
+
+        return self.fusion.features_of(networks, xs, aligned)
 
     def _checked(self, i: int, x: Tensor) -> Tensor:
         """The input of a branch, if it can be one."""
@@ -279,35 +372,33 @@ class MSUNet(nn.Module):
         """Class logits and the fusion's channels: one 1x1 convolution, so that the features are read once."""
         head = self._branch(i).head
         if self.fusion.projections is None:
-            logits: Tensor = head(features)
-            return logits
+            return self._sub_pixels(i, head(features))
         projection = self.fusion.projections[i].weight
         assert isinstance(projection, Tensor)  # this and the next for the type checker
         assert head.bias is not None
         bias = F.pad(head.bias, (0, projection.shape[0]))
-        return F.conv2d(features, torch.cat((head.weight, projection)), bias)
+        return self._sub_pixels(i, F.conv2d(features, torch.cat((head.weight, projection)), bias))
+
+    def _sub_pixels(self, i: int, z: Tensor) -> Tensor:
+        """The output where it is finer than the features: their channels are its sub-pixels."""
+        return F.pixel_shuffle(z, self.details[i]) if self.details[i] > 1 else z
 
     def _padded(self, i: int, size: Size, field: Field) -> Size:
         """Size of a branch's input that gives whole strides, and for all branches the same target."""
-        ratio = self.config.ratios[i]
-        if is_concentric(ratio, field):
-            stride = self.config.branches[i].stride
-            return round_up(size[0], stride), round_up(size[1], stride)
+        if is_concentric(self.config.ratios[i], field):
+            enlarged = self.config.enlarged[i]
+            step = lcm(self.config.branches[i].stride, enlarged) // enlarged
+            height, width = input_size(self.config, i, size, field)
+            return round_up(height, step), round_up(width, step)
         multiple = self.config.size_multiple
-        return input_size((round_up(size[0], multiple), round_up(size[1], multiple)), ratio, "same")
+        return input_size(self.config, i, (round_up(size[0], multiple), round_up(size[1], multiple)), "same")
 
     def _on_target(self, i: int, z: Tensor, size: Size, field: Field) -> Tensor:
         """A branch's output on the target grid, cropped to the target's size."""
-        ratio = self.config.ratios[i]
-        if not is_concentric(ratio, field):
+        if not is_concentric(self.config.ratios[i], field):
             return self.to_target(i, z)[..., : size[0], : size[1]]
-        # Cut out the target's part and p pixels around it, which the bilinear filter looks at; then crop these again.
-        p, q = ratio.numerator, ratio.denominator
-        y, x = concentric_offset(size, ratio, self.config.ratios)
-        margin = (p - min(p, x), p - min(p, x), p - min(p, y), p - min(p, y))  # where the input has fewer, repeat
-        z = z[..., max(0, y - p) : min(size[0], size[0] - y + p), max(0, x - p) : min(size[1], size[1] - x + p)]
-        z = self.to_target(i, F.pad(z, margin, mode="replicate") if any(margin) else z)
-        return z[..., q : q + size[0], q : q + size[1]]
+        y, x = (offset * self.config.upscale for offset in concentric_offset(self.config, i, size))
+        return part_to_target(z[..., : size[0], : size[1]], self.config.ratios[i], (y, x), size)
 
 
 def build_model(config: ModelConfig) -> MSUNet:

@@ -52,6 +52,33 @@ def to_target(x: Tensor, scale: Fraction) -> Tensor:
     return _interpolate(_interpolate(x, scale, -2), scale, -1)
 
 
+def part_to_target(x: Tensor, scale: Fraction, corner: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Bring a part of `x` to the target grid, seeing its surroundings in `x`.
+
+    Parameters
+    ----------
+    x : (B, Z, h, w) Tensor
+        On the branch's grid.
+    scale : Fraction
+        Branch pixels per target pixel along a side.
+    corner : tuple of int
+        Of the part, in pixels of `x`.
+    size : tuple of int
+        Height and width of the part in target pixels; beyond `x` its outermost pixels repeat.
+
+    Returns
+    -------
+    (B, Z, height, width) Tensor
+    """
+    p, q = (scale.numerator, scale.denominator) if scale < 1 else (0, 0)  # what the bilinear filter looks at
+    height, width = (int(side * scale) for side in size)
+    top, left, bottom, right = corner[0] - p, corner[1] - p, corner[0] + height + p, corner[1] + width + p
+    beyond = (max(0, -left), max(0, right - x.shape[-1]), max(0, -top), max(0, bottom - x.shape[-2]))
+    x = x[..., max(0, top) : bottom, max(0, left) : right]
+    x = to_target(F.pad(x, beyond, mode="replicate") if any(beyond) else x, scale)
+    return x[..., q : q + size[0], q : q + size[1]]
+
+
 def _average(x: Tensor, scale: Fraction, dim: int) -> Tensor:
     """Area average along one axis: each pixel repeated q times, then the mean of p at a time."""
     p, q = scale.numerator, scale.denominator

@@ -1,4 +1,4 @@
-"""How the branches are combined at each target pixel: five rules, all cheap, none of them over space.
+"""How the branches are combined at each target pixel: rules that are all cheap, none of them over space.
 
 Linear maps commute with upsampling, so whatever a fusion needs of a branch's features is projected to a few channels on
 the branch's own grid; only those are brought to the target grid, behind the branch's class logits.
@@ -13,8 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from napari_msunet.config import Fusion as FusionName
-
 HIDDEN = 8
 """Channels in which attention compares the branches."""
 
@@ -28,17 +26,27 @@ class Fusion(nn.Module):
         Channels of each branch's last features.
     outputs : int
         Classes and background: K + 1.
+    details : sequence of int, optional
+        For each branch, how many times finer than its features its `z` is, by sub-pixel channels; None: all 1.
     """
 
-    def __init__(self, features: Sequence[int], outputs: int) -> None:
+    per_scale: tuple[str, ...] = ()
+    """Parameters with a row for each scale."""
+
+    def __init__(self, features: Sequence[int], outputs: int, details: Sequence[int] | None = None) -> None:
         super().__init__()
         self.scales = len(features)
         self.outputs = outputs
+        self.details = tuple(details or (1,) * self.scales)
         self.projections: nn.ModuleList | None = None
-        """For each branch a 1x1 convolution without bias, from its features to what the fusion needs of them."""
+        """For each branch a 1x1 convolution without bias, from its features to what the fusion needs of them; each
+        channel ``detail ** 2`` times, one for each sub-pixel."""
 
     def _project(self, features: Sequence[int], channels: int) -> None:
-        self.projections = nn.ModuleList(nn.Conv2d(f, channels, kernel_size=1, bias=False) for f in features)
+        self.projections = nn.ModuleList(
+            nn.Conv2d(f, channels * d**2, kernel_size=1, bias=False)
+            for f, d in zip(features, self.details, strict=True)
+        )
         for projection in self.projections:
             # As one convolution over the features of all branches together would be initialised.
             nn.init.normal_(projection.weight, std=sum(features) ** -0.5)  # type: ignore[arg-type]
@@ -74,8 +82,10 @@ class Mean(Fusion):
 class Weighted(Fusion):
     """The mean of probabilities, weighted by the softmax of one learned number per scale."""
 
-    def __init__(self, features: Sequence[int], outputs: int) -> None:
-        super().__init__(features, outputs)
+    per_scale = ("scores",)
+
+    def __init__(self, features: Sequence[int], outputs: int, details: Sequence[int] | None = None) -> None:
+        super().__init__(features, outputs, details)
         self.scores = nn.Parameter(torch.zeros(self.scales))
 
     def forward(self, zs: Sequence[Tensor]) -> Tensor:
@@ -100,8 +110,8 @@ class Maximum(Fusion):
 class Concat(Fusion):
     """A 1x1 convolution over all branches' last features, as the sum of one projection of each, and one bias."""
 
-    def __init__(self, features: Sequence[int], outputs: int) -> None:
-        super().__init__(features, outputs)
+    def __init__(self, features: Sequence[int], outputs: int, details: Sequence[int] | None = None) -> None:
+        super().__init__(features, outputs, details)
         self._project(features, outputs)
         self.bias = nn.Parameter(torch.zeros(outputs))
 
@@ -124,8 +134,10 @@ class Attention(Fusion):
     Chen et al., "Attention to Scale: Scale-aware Semantic Image Segmentation", CVPR 2016; here light, and per pixel.
     """
 
-    def __init__(self, features: Sequence[int], outputs: int) -> None:
-        super().__init__(features, outputs)
+    per_scale = ("score.weight", "score.bias")
+
+    def __init__(self, features: Sequence[int], outputs: int, details: Sequence[int] | None = None) -> None:
+        super().__init__(features, outputs, details)
         if self.scales == 1:
             return  # one branch has all the weight: nothing to learn
         self._project(features, HIDDEN)
@@ -152,13 +164,3 @@ class Attention(Fusion):
         for z in zs[1:]:
             hidden = hidden + self.rest(z)
         return torch.softmax(self.score(torch.relu(hidden)), dim=1)
-
-
-FUSIONS: dict[FusionName, type[Fusion]] = {
-    "mean": Mean,
-    "weighted": Weighted,
-    "max": Maximum,
-    "concat": Concat,
-    "attention": Attention,
-}
-"""The class of each name in `ModelConfig.fusion`."""
