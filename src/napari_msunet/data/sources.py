@@ -192,7 +192,7 @@ def _pair(
             )
         truth = MaskTruth(mask, (slide.shape[0], slide.shape[1]), source.values, config.classes)
         truth.mask()
-    item = Item(name, opener, truth, config.mpp, group, source.role, path=image)
+    item = Item(name, opener, truth, config.target_mpp, group, source.role, path=image)
     check_channels(item, config.channels)
     item.release()
     return item
@@ -275,7 +275,7 @@ def _slide(source: SlideSource, config: ModelConfig, say: Say) -> Item:
         say("warning", f"{name}: the model has no class {_some(truth.missing)}; pixels labelled so are left out.")
     # A slide is a group of its own: parts of it never stand on both sides unless it is cut into blocks.
     group, kept = source.group or name, {"slide": slide}
-    item = Item(name, opener, truth, config.mpp, group, source.role, kept, source.slide, source.edited_only)
+    item = Item(name, opener, truth, config.target_mpp, group, source.role, kept, source.slide, source.edited_only)
     check_channels(item, config.channels)
     if bool(np.all(item.truth.overview()[0] == IGNORED)):
         if source.edited_only:

@@ -29,7 +29,7 @@ def preview_events(job: PreviewJob) -> Iterator[Event]:
     model = KEPT.model(job.model)
     with KEPT.slide(job.slide, job.slide_mpp) as slide:
         matched_channels(model, slide)
-        grid = slide.grid(model.config.mpp)
+        grid = slide.grid(model.config.target_mpp)
         window = wanted_window(slide, grid, job.region)
         if window.height * window.width > LARGEST:
             raise OutputError(
@@ -45,7 +45,7 @@ def preview_events(job: PreviewJob) -> Iterator[Event]:
 def _description(model: MSUNet, grid: Grid, window: Window) -> dict[str, Any]:
     """What a viewer needs to place and name the maps."""
     return {
-        "mpp": model.config.mpp,
+        "mpp": model.config.target_mpp,
         "pixel": grid.pixel,
         "window": (window.y, window.x, window.height, window.width),
         "classes": model.config.classes,

@@ -2,48 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
-from math import lcm
+from math import ceil, lcm
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from napari_msunet.config import ModelConfig, Normalisation, TrainJob
 from napari_msunet.data import Split, split
 from napari_msunet.data.crops import Crops
-from napari_msunet.data.loader import TrainBatches, ValidationBatches, as_tensor, as_unit
+from napari_msunet.data.loader import Batch, TrainBatches, ValidationBatches, as_tensor, as_unit, collate
 from napari_msunet.data.sampling import Sampler, validation_spots
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Event, Message
 from napari_msunet.geometry import round_up
 from napari_msunet.infer.network import pick_device
 from napari_msunet.models import input_windows, load_model
+from napari_msunet.models.losses import balanced_weights
 from napari_msunet.models.start import Start, open_start
-from napari_msunet.models.windows import concentric_multiple
+from napari_msunet.models.windows import window_multiple
 from napari_msunet.stopping import check as check_stop
+from napari_msunet.train.classes import known_only
 from napari_msunet.train.frozen import Aside, load_items, set_aside
 from napari_msunet.train.record import RunFolder
-from napari_msunet.train.views import window_views
+from napari_msunet.train.views import Windows, window_views
 
 _VALIDATION_WINDOWS = 64
 _NORMALISATION_WINDOWS = 48
+_CALIBRATION_WINDOWS = 64
 
 
 @dataclass
 class Session:
-    """Everything ready to train."""
+    """Everything ready to train.
+
+    Attributes
+    ----------
+    config : ModelConfig
+        Of the model.
+    windows : Windows
+        What is seen of the images.
+    accumulate : int
+        Batches for one step of the optimiser.
+    """
 
     job: TrainJob
     config: ModelConfig
     device: torch.device
-    size: int
+    windows: Windows
     batches: TrainBatches
     validation: ValidationBatches | None
     sides: Split
     messages: list[Event]
     start: Start | None
     aside: Aside
+    accumulate: int = 1
 
     def close(self) -> None:
         """End reading and close all images."""
@@ -52,6 +69,27 @@ class Session:
             self.validation.close()
         for item in (*self.sides.train, *self.sides.validate, *self.sides.test):
             item.release()
+
+    def set_batch(self, batch: int) -> None:
+        """Take other batches from now on; an epoch stays about as long."""
+        self.batches.close()
+        if self.job.steps is None:
+            self.batches.steps = self.batches.sampler.steps(batch)
+        self._regroup(batch)
+
+    def halve(self) -> None:
+        """Take half as many windows at a time, and add up two gradients where one was: the same windows in an epoch."""
+        self.batches.close()
+        self.batches.steps *= 2
+        self.accumulate *= 1 if self.job.optimiser.kind == "lbfgs" else 2
+        self._regroup(self.batches.batch // 2)
+
+    def _regroup(self, batch: int) -> None:
+        self.batches.batch = batch
+        if self.validation:
+            spots = [spot for part in self.validation.batches for spot in part]
+            self.validation.close()
+            self.validation = ValidationBatches(self.validation.crops, spots, batch)
 
 
 def prepare(job: TrainJob, folder: RunFolder) -> Session:
@@ -66,50 +104,111 @@ def prepare(job: TrainJob, folder: RunFolder) -> Session:
     start = None if job.start is None or goes_on else open_start(job.start, job.model)
     config = start.config if start else job.model
     device = pick_device(job.device)
-    size = round_up(job.size, window_multiple(config))
-    if 2 * job.border >= size:
-        raise MsunetError(
-            f"A border of {job.border} pixels leaves nothing of windows of {size} pixels; give a smaller border or a "
-            "larger size."
-        )
     messages: list[Event] = []
-    if size != job.size:
-        messages.append(Message(text=f"The window size {job.size} was rounded up to {size}, which this model needs."))
-    if start:
-        messages.append(Message(text=start.words()))
 
     def say(level: str, text: str) -> None:
         messages.append(_message(level, text))
 
-    items, frozen = load_items(job, config, say)
+    seen = seen_config(config, job.loss.own_grid, say)
+    size, border = _window_size(job, config, seen, say)
+    if start:
+        say("info", start.words())
+    items, frozen = load_items(job, seen, say)
     sides = split(items, job.validation, job.seed)
     messages += sides.messages
     aside = set_aside(job, sides.test, frozen, say)
-    step = lcm(*(r.denominator for r in config.ratios))
-    windows = partial(input_windows, config)
-    crops = Crops(config.ratios, windows)
+    sides, pixels = known_only(sides, config.classes, say)
+    step = lcm(*(r.denominator for r in seen.ratios))
+    crops = Crops(seen.input_ratios, partial(input_windows, seen))
     sampler = Sampler(sides.train, size, step, job.seed, job.replay)
-    config = _normalised(config, crops, sampler, folder if job.resume else None)
-    pads, truth_pad = window_views(config, size).pads(job.augmentation)
-    batches = TrainBatches(
-        crops,
-        sampler,
-        job.batch_size,
-        job.steps or sampler.steps(job.batch_size),
-        pads,
-        truth_pad,
-    )
+    normalisation = _normalisation(config, crops, sampler, folder if job.resume else None)
+    config, seen = (c.model_copy(update={"normalisation": normalisation}) for c in (config, seen))
+    pads, truth_pad = window_views(seen, size).pads(job.augmentation)
+    steps = job.steps or sampler.steps(job.batch_size)
+    batches = TrainBatches(crops, sampler, job.batch_size, steps, pads, truth_pad)
     spots = validation_spots(sides.validate, size, step, _VALIDATION_WINDOWS)
     validation = ValidationBatches(crops, spots, job.batch_size) if spots else None
     messages.append(Message(text=_described(sides, batches, validation, device)))
-    return Session(job, config, device, size, batches, validation, sides, messages, start, aside)
+    windows = Windows(seen, size, border, _class_weights(job, pixels), Calibration(batches))
+    accumulate = job.optimiser.accumulate
+    return Session(job, config, device, windows, batches, validation, sides, messages, start, aside, accumulate)
 
 
-def window_multiple(config: ModelConfig) -> int:
-    """Training windows are multiples of it: no padding, and with `field="concentric"` centred exactly."""
-    if config.field == "concentric":
-        return lcm(config.size_multiple, concentric_multiple(config.ratios))
-    return config.size_multiple
+def seen_config(config: ModelConfig, own_grid: bool, say: Callable[[str, str], None]) -> ModelConfig:
+    """The config whose target grid is that of the loss: of the finest branch where that is coarser and wanted.
+
+    With it, windows, truth and outputs are those of the coarser grid; the weights are the same.
+    """
+    finest = max(config.ratios)
+    if not own_grid or finest == 1:
+        return config
+    if finest > 1 or config.joint:
+        raise MsunetError(
+            "The loss cannot be computed on the finest branch's own grid with these scales and this fusion: that is "
+            "for scales of which none is above 1, and branches that are computed one by one; leave own_grid off."
+        )
+    try:
+        seen = ModelConfig.model_validate(
+            config.model_dump() | {"mpp": config.mpp / float(finest), "scales": [float(r / finest) for r in config.ratios]}
+        )
+    except (ValidationError, MsunetError) as error:
+        raise MsunetError(
+            f"The scales {', '.join(str(r) for r in config.ratios)} are no ratios of whole numbers up to 8 of each other, "
+            "which own_grid needs; leave it off."
+        ) from error
+    say("info", f"The loss is computed at {seen.mpp:g} µm per pixel, the grid of scale {finest}.")
+    return seen
+
+
+def _window_size(job: TrainJob, config: ModelConfig, seen: ModelConfig, say: Callable[[str, str], None]) -> tuple[int, int]:
+    """Side of a window and of its border, in pixels of the grid of the loss."""
+    ratio = Fraction(seen.mpp / config.mpp).limit_denominator(8)
+    size = round_up(ceil(job.size / ratio), window_multiple(seen))
+    border = ceil(job.border / ratio)
+    if 2 * border >= size:
+        raise MsunetError(
+            f"A border of {job.border} pixels leaves nothing of windows of {round(size * ratio)} pixels; give a smaller "
+            "border or a larger size."
+        )
+    if size * ratio != job.size:
+        text = f"The window size {job.size} was rounded up to {round(size * ratio)}, which this model needs."
+        say("info", text)
+    return size, border
+
+
+def _class_weights(job: TrainJob, pixels: tuple[int, ...]) -> tuple[float, ...] | None:
+    """The weights of background and classes, if they are not all the same."""
+    given = job.loss.class_weights
+    if given == "balanced":
+        return balanced_weights(pixels)
+    if given is not None and len(given) != len(pixels):
+        raise MsunetError(
+            f"{len(given)} class weights were given for {len(pixels) - 1} classes; give one for background and one for "
+            "each class, or balanced."
+        )
+    return given
+
+
+class Calibration:
+    """Batches of unchanged training windows, the same each time, read when first asked for.
+
+    Parameters
+    ----------
+    batches : TrainBatches
+        Whose windows and batch size they have.
+    """
+
+    def __init__(self, batches: TrainBatches) -> None:
+        self._batches = batches
+        self._read: list[Batch] | None = None
+
+    def __call__(self) -> list[Batch]:
+        if self._read is None:
+            crops, sampler, size = self._batches.crops, self._batches.sampler, self._batches.batch
+            spots = list(sampler.epoch(2**31 + 1, min(_CALIBRATION_WINDOWS, len(self._batches) * size)))
+            groups = [spots[i : i + size] for i in range(0, len(spots), size)]
+            self._read = [collate([crops.read(s.item, s.window) for s in group], 0) for group in groups]
+        return self._read
 
 
 def _message(level: str, text: str) -> Message:
@@ -125,12 +224,14 @@ def _described(sides: Split, batches: TrainBatches, validation: ValidationBatche
     )
 
 
-def _normalised(config: ModelConfig, crops: Crops, sampler: Sampler, resumed: RunFolder | None) -> ModelConfig:
-    """The config with mean and standard deviation of the training images' channels, unless it has its own."""
+def _normalisation(
+    config: ModelConfig, crops: Crops, sampler: Sampler, resumed: RunFolder | None
+) -> Normalisation | None:
+    """Mean and standard deviation of the training images' channels, unless the config has its own."""
     if config.normalisation is not None:
-        return config
+        return config.normalisation
     if resumed is not None and resumed.model.exists():
-        return config.model_copy(update={"normalisation": load_model(resumed.model).config.normalisation})
+        return load_model(resumed.model).config.normalisation
     count = total = square = 0.0
     for spot in sampler.epoch(2**31, _NORMALISATION_WINDOWS):
         check_stop()
@@ -141,5 +242,4 @@ def _normalised(config: ModelConfig, crops: Crops, sampler: Sampler, resumed: Ru
         square = square + (values**2).sum((1, 2))
     mean = np.asarray(total) / count
     std = np.sqrt(np.maximum(np.asarray(square) / count - mean**2, 1e-6))
-    fitted = Normalisation(mean=tuple(round(float(m), 6) for m in mean), std=tuple(round(float(s), 6) for s in std))
-    return config.model_copy(update={"normalisation": fitted})
+    return Normalisation(mean=tuple(round(float(m), 6) for m in mean), std=tuple(round(float(s), 6) for s in std))

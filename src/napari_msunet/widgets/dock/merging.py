@@ -33,14 +33,14 @@ def prepare_store(job: PredictJob, config: ModelConfig, free: Path) -> Path:
     if isinstance(job.where, InClasses):  # each stroke must be in the chunks before the worker reads them
         open_labels(job.where.labels).flush()
     with open_slide(job.slide, mpp=job.slide_mpp) as slide:
-        grid = slide.grid(config.mpp)
+        grid = slide.grid(config.target_mpp)
         out = job.out
         if out.exists():
             store = open_labels(out)
             same = store.shape == grid.shape and store.mpp is not None and np.allclose(store.mpp, grid.mpp, rtol=1e-6)
             out = out if same else free
         if not out.exists():
-            LabelStore.create(out, mpp=config.mpp, classes=config.classes, slide=slide)
+            LabelStore.create(out, mpp=config.target_mpp, classes=config.classes, slide=slide)
     open_labels(out).hold()
     return out
 
