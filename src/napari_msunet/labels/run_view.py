@@ -69,6 +69,12 @@ class RunView:
         self._need(output)
         return self._chunks.read(output, level, window)
 
+    def read_plane(self, output: str, level: int, window: Window, channel: int | None = None) -> npt.NDArray[Any]:
+        """As `read`, of probabilities one channel only: `(h, w)`."""
+        self._need(output)
+        key = () if channel is None else (channel,)
+        return decode_values(self._chunks.read_plane((output, level, key), window), self._chunks.scaled(output))
+
     def chunk(self, cy: int, cx: int) -> npt.NDArray[Any] | None:
         """A whole chunk of the labels, not to be changed; None where nothing but background was written."""
         return self._chunks.chunk(("labels", 0, ()), cy, cx)

@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,11 @@ class _Inbox:
 class JobRunner(QObject):
     """Runs jobs in the worker process and tells the window, on its own thread, what happens.
 
+    Attributes
+    ----------
+    view_of : callable, optional
+        Says what of a slide is on the screen when its prediction begins; `look` says it from then on.
+
     Signals
     -------
     started (JobHandle)
@@ -117,6 +122,7 @@ class JobRunner(QObject):
         self._inbox = _Inbox()
         self._view: View | None = None
         self._slide: Path | None = None
+        self.view_of: Callable[[Path], View | None] | None = None
         self._unfinished: dict[int, JobHandle] = {}
         self._last = 0.0
         self._timer = QTimer(self)
@@ -160,10 +166,10 @@ class JobRunner(QObject):
         """Give a job to the worker; with `priority` before all that wait."""
         listening = _Listening(self)
         client = self._free_client(job) if isinstance(job, PredictJob | PreviewJob) else self.client
-        return self._known(
-            client.submit(job, listening.event, listening.end, on_start=listening.start, priority=priority),
-            listening,
-        )
+        handle = client.submit(job, listening.event, listening.end, on_start=listening.start, priority=priority)
+        if isinstance(job, PredictJob) and self.view_of is not None:
+            handle.look(self.view_of(job.slide))  # it is there before the first tile is chosen
+        return self._known(handle, listening)
 
     def _training(self) -> bool:
         return any(isinstance(handle.job, TrainJob) for handle in self._unfinished.values())

@@ -85,14 +85,14 @@ def test_labels_fill_in_then_cancel_then_resume(ready, step, qtbot):
     assert not run.complete
     for window in list(done.values())[:5]:
         np.testing.assert_array_equal(store.read(window), run.read(window))
-    click(qtbot, step.again)
+    click(qtbot, step.go_on.button)
     idle(qtbot, ready)
     (run,) = store.runs
     assert run.complete
     assert list(run.done.items())[: len(done)] == list(done.items())
     whole = Window(0, 0, *store.shape)
     np.testing.assert_array_equal(store.read(whole), run.read(whole))
-    assert not step.again.isVisible()
+    assert not step.go_on.button.isVisible()
 
 
 def test_closing_in_the_middle_loses_no_tile(ready, step, qtbot):
@@ -110,17 +110,17 @@ def test_closing_in_the_middle_loses_no_tile(ready, step, qtbot):
 
 
 def test_each_scale_and_the_weights_as_layers(ready, step, qtbot, viewer):
-    click(qtbot, step.scales)
+    click(qtbot, step.why.scales)
     idle(qtbot, ready)
     assert {"blob (scale 1)", "blob (scale 1/2)"} <= {layer.name for layer in viewer.layers}
-    click(qtbot, step.weights)
+    click(qtbot, step.why.weights)
     idle(qtbot, ready)
     weights = [layer for layer in viewer.layers if layer.name.startswith("weight of")]
     assert len(weights) == 2
     np.testing.assert_allclose(sum(np.asarray(layer.data) for layer in weights), 1, atol=2e-3)
     assert sum(layer.visible for layer in viewer.layers if "map" in layer.metadata.get("napari_msunet", {})) == 1
-    assert step.bars.isVisible()
-    assert sum(step.bars.values) == pytest.approx(1, abs=1e-2)
+    assert step.why.bars.isVisible()
+    assert sum(step.why.bars.values) == pytest.approx(1, abs=1e-2)
 
 
 def test_what_is_missing_is_said(dock, qtbot):

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_msunet.config import PredictJob
 from napari_msunet.errors import MsunetError
+from napari_msunet.stopping import View
 from napari_msunet.widgets.dock.layers import layer_of_slide
 from napari_msunet.widgets.placement import visible_region
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
     from napari_msunet.widgets.worker_bridge import JobRunner
+
+
+def view_of(dock: MultiScaleUNet, slide: Path) -> View | None:
+    """What of a slide is on the screen, in its level-0 pixels; None where nothing of it is."""
+    record = dock.state.slide_at(slide)
+    if record is None:
+        return None
+    try:
+        seen = visible_region(dock.viewer, layer_of_slide(dock, record))
+    except MsunetError:  # it is not in view, or its layer was removed
+        return None
+    return seen.y, seen.x, seen.height, seen.width
 
 
 class Looking:
@@ -32,21 +46,17 @@ class Looking:
         for event in (self._camera.center, self._camera.zoom):
             event.connect(self._tell)
         runner.started.connect(self._tell)
+        runner.view_of = lambda slide: view_of(dock, slide)
 
     def close(self) -> None:
         """Follow no more."""
         for event in (self._camera.center, self._camera.zoom):
             event.disconnect(self._tell)
         self._runner.started.disconnect(self._tell)
+        self._runner.view_of = None
 
     def _tell(self, _: Any = None) -> None:
-        if not any(isinstance(handle.job, PredictJob) for handle in self._runner.jobs):
-            return
-        record = self._dock.state.active
-        if record is None:
-            return
-        try:
-            seen = visible_region(self._dock.viewer, layer_of_slide(self._dock, record))
-        except MsunetError:  # nothing of the slide is in view
-            return
-        self._runner.look((seen.y, seen.x, seen.height, seen.width), record.path)
+        """Tell the predictions that run what is seen of their own slide, whichever slide is active."""
+        slides = {handle.job.slide for handle in self._runner.jobs if isinstance(handle.job, PredictJob)}
+        for slide in slides:
+            self._runner.look(view_of(self._dock, slide), slide)

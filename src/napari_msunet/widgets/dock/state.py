@@ -127,6 +127,8 @@ class State:
     folders : list of FolderSource
     model_path : Path, optional
         The model that predicts: the last one trained, or one that was loaded.
+    ensemble : tuple of Path
+        Models that predict together with it.
     train_options, predict_options : TrainOptions, PredictOptions
         Fields of the jobs.
     running : str, optional
@@ -142,6 +144,7 @@ class State:
         self.classes: tuple[str, ...] = ("class 1",)
         self.folders: list[FolderSource] = []
         self.model_path: Path | None = None
+        self.ensemble: tuple[Path, ...] = ()
         self.model_chosen = False
         self.model_seen = False  # what was shown and not changed is chosen too
         self.train_options: TrainOptions = TrainOptions()
@@ -230,6 +233,11 @@ class State:
         self.model_path = path
         self.emit("results")
 
+    def set_ensemble(self, paths: tuple[Path, ...]) -> None:
+        """Choose the models that predict together with the one that was chosen."""
+        self.ensemble = paths
+        self.emit("predict")
+
     def set_train_options(self, options: TrainOptions) -> None:
         """Choose how to train."""
         self.train_options = options
@@ -269,15 +277,29 @@ class State:
         values = {"model": self.model, "sources": self.sources(), "out": out or self.make_project().new_run()}
         return _made(TrainJob, "The training", **values, resume=resume, **dict(self.train_options))
 
-    def predict_job(self, record: SlideRecord | None = None, region: Region | None = None) -> PredictJob:
-        """The prediction of a slide, or a region of it; `MsunetError` saying what is missing."""
+    def predict_job(
+        self, record: SlideRecord | None = None, region: Region | None = None, draft: bool = False, **chosen: Any
+    ) -> PredictJob:
+        """The prediction of a slide, or a region of it; `MsunetError` saying what is missing.
+
+        Parameters
+        ----------
+        draft : bool
+            It will not be run as it is: no project is made for it.
+        **chosen
+            Options in place of those in `predict_options`, such as `where`.
+        """
         self._needs("predict")
         record = record or self.active
         assert record is not None
-        out = record.labels or self.make_project().labels_path(record.name)
-        place = None if region is None else (region.y, region.x, region.height, region.width)
-        values = {"slide": record.path, "slide_mpp": record.job_mpp, "model": self.model_path, "out": out}
-        return _made(PredictJob, "The prediction", **values, region=place, **dict(self.predict_options))
+        free = self.project_folder() / "predictions" if draft else None
+        out = record.labels or free or self.make_project().labels_path(record.name)
+        model = (self.model_path, *self.ensemble) if self.ensemble else self.model_path
+        values = {"slide": record.path, "slide_mpp": record.job_mpp, "model": model, "out": out, "region": _box(region)}
+        options = {**dict(self.predict_options), **chosen}
+        if options["where"] == "tissue":
+            options["where"] = record.within or "tissue"
+        return _made(PredictJob, "The prediction", **values, **options)
 
     def evaluate_job(self, roles: tuple[Role, ...] | None = ("test",), out: Path | None = None) -> EvaluateJob:
         """Scores of the model on the sources of these roles; `MsunetError` saying what is missing."""

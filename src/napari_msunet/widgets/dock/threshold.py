@@ -31,7 +31,7 @@ AFTER_MOVING = 120
 """Milliseconds for which the camera must rest before what came into view is computed."""
 
 READY = "Move a slider: what is in view changes at once, without the network."
-NONE = 'For predictions that kept probabilities: choose "Keep the probabilities too" above and predict.'
+NONE = 'For predictions that kept probabilities: tick "Probabilities" above and predict.'
 
 
 class ThresholdPanel(Fold):

@@ -1,31 +1,39 @@
-"""The Predict step: what is in view, a drawn region or the slide; labels fill in while it runs."""
+"""The Predict step: the slide, a part of it or what is in view; labels fill in while it runs."""
 
 from __future__ import annotations
 
-import shutil
 import time
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QPushButton
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from napari_msunet.config import PostprocessJob, PredictJob, PreviewJob
+from napari_msunet.config import InClasses, PostprocessJob, PredictJob, PreviewJob
 from napari_msunet.errors import MsunetError
-from napari_msunet.events import RegionDone, Result
+from napari_msunet.events import Message, Progress, RegionDone, Result
 from napari_msunet.geometry import Region
 from napari_msunet.widgets.dock.drawing import RegionDrawing
+from napari_msunet.widgets.dock.fields import Fold
 from napari_msunet.widgets.dock.job_box import JobBox
 from napari_msunet.widgets.dock.layers import hide_maps, layer_of_labels, layer_of_slide
 from napari_msunet.widgets.dock.merging import Merging, prepare_store
-from napari_msunet.widgets.dock.predicting.forms import PredictForm
+from napari_msunet.widgets.dock.predicting.channels import ChannelsRow
+from napari_msunet.widgets.dock.predicting.forms import CleaningForm, PredictForm
+from napari_msunet.widgets.dock.predicting.live import LiveMaps
+from napari_msunet.widgets.dock.predicting.models import EnsembleRow, model_name
+from napari_msunet.widgets.dock.predicting.plan import PlanLine
+from napari_msunet.widgets.dock.predicting.progress import left_words, result_words
+from napari_msunet.widgets.dock.predicting.unfinished import GoOnRow
+from napari_msunet.widgets.dock.predicting.where import WhereRow
+from napari_msunet.widgets.dock.predicting.why import WhyRow
 from napari_msunet.widgets.dock.python_lines import job_lines
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.threshold import ThresholdPanel
-from napari_msunet.widgets.dock.weights import WeightBars, is_dark, model_config
+from napari_msunet.widgets.dock.weights import model_config
 from napari_msunet.widgets.instances import add_instances
-from napari_msunet.widgets.maps import add_map
+from napari_msunet.widgets.layer_slides import slide_of
 from napari_msunet.widgets.placement import visible_region
 
 if TYPE_CHECKING:
@@ -42,42 +50,50 @@ class PredictStep(Step):
     def __init__(self, dock: MultiScaleUNet) -> None:
         super().__init__(dock)
         self.last: PredictJob | None = None
+        self._result: Result | None = None
+        self._outcome = ""
+        self._began = 0.0
+        self._build()
+        self._connect()
+        self._lay_out()
+
+    def _build(self) -> None:
         self.needed = self.note()
         self.model_line = QLabel()
         self.model_line.setWordWrap(True)
+        self.channels = ChannelsRow()
+        self.where = WhereRow(self.dock)
+        self.form = PredictForm(self.state.predict_options)
+        self.ensemble = EnsembleRow(self.dock)
+        self.cleaning = CleaningForm(self.state.predict_options.postprocess)
+        self.slide = self._button("", "Predicts it; the labels fill in while it runs, what is in view first.", "slide")
+        self.slide.setObjectName("primary")
         self.view = self._button("What is in view", "Predicts the part of the slide that the window shows now.", "view")
-        self.region = QPushButton("Region…")
+        self.region = QPushButton("A rectangle…")
         self.region.setToolTip("Then draw a rectangle on the slide: it is predicted as soon as you let go.")
         self.region.clicked.connect(told(lambda *_: self.draw_region()))
-        self.slide = self._button("Whole slide", "Predicts all of it; the labels fill in while it runs.", "slide")
-        self.slide.setObjectName("primary")
-        self.again = QPushButton("Resume")
-        self.again.setToolTip("Goes on with the prediction that was stopped: finished tiles are not computed again.")
-        self.again.clicked.connect(told(lambda *_: self.resume()))
-        self.again.hide()
-        self.form = PredictForm(self.state.predict_options)
+        self.plan = PlanLine(self.dock)
+        self.go_on = GoOnRow(self.dock)
+        self.box = JobBox(self.dock, "predict")
+        self.warning = self.note()
+        self.warning.setObjectName("problem")
+        self.thresholds = ThresholdPanel(self.dock)
+        self.why = WhyRow(self)
+        self.drawing = RegionDrawing(self.viewer)
+        self.merging = Merging(self)
+        self.live = LiveMaps(self.dock)
+
+    def _connect(self) -> None:
         self.form.valueChanged.connect(self.state.set_predict_options)
-        self.box = JobBox(dock, "predict")
+        self.cleaning.valueChanged.connect(lambda value: self._set(postprocess=value))
+        self.channels.changed.connect(lambda value: self._set(channels=value))
+        self.where.changed.connect(self.refresh)
+        self.go_on.wanted.connect(told(lambda job: self.start(job)))
         self.box.happened.connect(self._happened)
         self.box.ended.connect(self._ended)
-        self.thresholds = ThresholdPanel(dock)
-        self.thresholds.apply_wanted.connect(told(lambda job: self.postprocess(job)))
-        self.scales = QPushButton("Each scale's prediction")
-        self.scales.setToolTip("For what is in view: one layer for each scale, as if it were alone.")
-        self.scales.clicked.connect(told(lambda *_: self.show_maps("scales")))
-        self.weights = QPushButton("Weights of the fusion")
-        self.weights.setToolTip("For what is in view: how much the fusion trusts each scale at each pixel, as layers.")
-        self.weights.clicked.connect(told(lambda *_: self.show_maps("weights")))
-        self.bars_title = self.note("Average weight of each scale in what was in view:")
-        self.bars = WeightBars(is_dark(self.viewer.theme))
-        self._lay_out()
-        self.drawing = RegionDrawing(self.viewer)
+        self.thresholds.apply_wanted.connect(told(lambda job: self.postprocess(self._whole(job))))
         self.drawing.drawn.connect(told(lambda region: self.predict(region)))
-        self.merging = Merging(self)
         self.merging.idle.connect(self._merged)
-        self._shown = ""
-        self._previews: list[Path] = []
-        self._began = 0.0
 
     def _button(self, text: str, tip: str, where: str) -> QPushButton:
         button = QPushButton(text)
@@ -86,41 +102,52 @@ class PredictStep(Step):
         return button
 
     def _lay_out(self) -> None:
-        grid = QGridLayout()
-        grid.setSpacing(6)
-        grid.addWidget(self.slide, 0, 0, 1, 2)
-        grid.addWidget(self.view, 1, 0)
-        grid.addWidget(self.region, 1, 1)
-        for widget in (self.needed, self.model_line):
-            self.body.addWidget(widget)
-        self.body.addLayout(grid)
-        why = self.note("To see why, show for what is in view:")
-        for widget in (self.again, self.box, self.form, self.thresholds, why):
-            self.body.addWidget(widget)
         row = QHBoxLayout()
-        row.addWidget(self.scales)
-        row.addWidget(self.weights)
+        row.addWidget(self.view)
+        row.addWidget(self.region)
+        together = QWidget()
+        inside = QVBoxLayout(together)
+        inside.setContentsMargins(0, 0, 0, 0)
+        inside.addWidget(self.ensemble)
+        self.form.more.addRow("Models together", together)
+        cleaning = Fold("Small objects, holes, touching objects", "What becomes of the probabilities.")
+        cleaning.inside.addWidget(self.cleaning)
+        for widget in (self.needed, self.model_line, self.channels, self.where, self.form, cleaning, self.slide):
+            self.body.addWidget(widget)
+        self.body.addWidget(self.plan)
         self.body.addLayout(row)
-        self.body.addWidget(self.bars_title)
-        self.body.addWidget(self.bars)
-        self.bars_title.hide()
+        for widget in (self.go_on, self.box, self.warning, self.thresholds, self.why):
+            self.body.addWidget(widget)
+        self.warning.hide()
 
-    # -------------------------------------------------------------------------------------------------------- showing
+    # ----------------------------------------------------------------------------------------------------- what shows
 
     def refresh(self) -> None:
+        """Show what can be done."""
+        options = self.state.predict_options
+        for form, value in ((self.form, options), (self.cleaning, options.postprocess)):
+            if form.value() != value:
+                form.blockSignals(True)
+                form.setValue(value)
+                form.blockSignals(False)
         missing = self.missing()
-        if self.form.value() != self.state.predict_options:
-            self.form.setValue(self.state.predict_options)
         self.needed.setText(missing or "")
         self.needed.setVisible(missing is not None)
         self.model_line.setVisible(missing is None)
+        self.where.refresh()
+        self.ensemble.refresh()
         if missing is None:
             self.model_line.setText(self._model_text())
+        else:
+            self.channels.hide()
         ready = missing is None and self.state.running is None
-        for button in (self.view, self.region, self.slide, self.again, self.scales, self.weights):
+        for button in (self.view, self.region, self.slide):
             button.setEnabled(ready)
-        self.region.setText("Draw it now…" if self.drawing.active else "Region…")
-        self.again.setVisible(self.last is not None and not self.box.running)
+        self.why.set_ready(ready)
+        self.slide.setText(self.where.verb)
+        self.region.setText("Draw it now…" if self.drawing.active else "A rectangle…")
+        self.go_on.refresh(ready)
+        self._plan(ready)
         self.thresholds.refresh()
         self.thresholds.look()
 
@@ -131,10 +158,37 @@ class PredictStep(Step):
             config = model_config(path)
         except MsunetError as error:
             return escape(str(error))
-        name = path.parent.name if path.stem == "model" else path.stem
+        self.form.outputs.set_scales(len(config.scales))
+        self._fit_channels()
+        others = len(self.state.ensemble)
+        more = "" if not others else " and 1 other" if others == 1 else f" and {others} others"
         scales = ", ".join(str(r) for r in config.ratios)
         classes = escape(", ".join(config.classes))
-        return f"Model: <b>{escape(name)}</b> ({classes}; {config.mpp:g} µm/px; scales {scales})"
+        return f"Model: <b>{escape(model_name(path))}</b>{more} ({classes}; {config.mpp:g} µm/px; scales {scales})"
+
+    def _fit_channels(self) -> tuple[Any, ...] | None:
+        """The channels that a job must be told, asked for where the model and the slide do not fit together."""
+        layer = self.dock.layers.slide(self.state.active)
+        slide = None if layer is None else slide_of(layer)
+        if slide is None:
+            return self.state.predict_options.channels
+        config = model_config(self.state.model_path)
+        return self.channels.show_for(config, tuple(slide.channels), self.state.predict_options.channels)
+
+    def _plan(self, ready: bool) -> None:
+        """Have the plan of what the main button would do."""
+        if not ready:
+            if self.state.running is None:
+                self.plan.want(None)
+            return
+        try:
+            job = self.job("slide", draft=True)
+        except MsunetError as error:
+            self.plan.want(None)
+            self.plan.say(str(error))
+            return
+        self.plan.want(job, _stamp(job))
+        self.plan.again()
 
     def summary(self) -> str:
         return self.box.bar.format() if self.box.running else ""
@@ -142,56 +196,91 @@ class PredictStep(Step):
     # ------------------------------------------------------------------------------------------------------ predicting
 
     def predict(self, where: str | Region = "slide") -> PredictJob:
-        """Predict the "view", the "slide" or a region (level-0 pixels) of the active slide; returns at once."""
+        """Predict the "view", the "slide" or a region (level-0 pixels) of the active slide; returns at once.
+
+        Of each only what the field Where says.
+        """
         self.drawing.stop()
-        job = self._job(where)
-        self._start(job)
+        job = self.job(where)
+        self.start(job)
         return job
 
     def resume(self) -> PredictJob:
-        """Go on with the prediction that was stopped; returns at once."""
-        if self.last is None:
-            raise MsunetError("No prediction was stopped; start one.")
-        self._start(self.last)
-        return self.last
+        """Go on with the prediction of the active slide that was stopped; returns at once."""
+        job = self.go_on.job()
+        self.start(job)
+        return job
 
     def postprocess(self, job: PostprocessJob | None = None) -> PostprocessJob:
         """Make the labels that the sliders say, or a job says, from kept probabilities; returns at once."""
-        job = job or self.thresholds.job()
+        job = job or self._whole(self.thresholds.job())
         layer = self.thresholds.labels_layer()
         self._began = time.monotonic()
-        self.box.start(
+        self.send(
             job, "From probabilities to labels.", before=layer.store.hold, ready=lambda _: self.merging.start(layer)
         )
         return job
+
+    def _whole(self, job: PostprocessJob) -> PostprocessJob:
+        """What the sliders say, and what the form says of small objects, holes and touching ones."""
+        slid = {name: getattr(job.postprocess, name) for name in ("thresholds", "smoothing")}
+        return job.model_copy(update={"postprocess": self.cleaning.value().model_copy(update=slid)})
 
     def draw_region(self) -> None:
         """Let a rectangle be drawn, which is predicted then; asked a second time, not any more."""
         if self.drawing.active:
             self.drawing.stop()
         else:
-            self.drawing.start(self._slide_layer())
+            self._need()
+            self.drawing.start(layer_of_slide(self.dock, self.state.active))
         self.refresh()
 
-    def _slide_layer(self) -> Any:
+    def _need(self) -> None:
         if (missing := self.missing()) is not None:
             raise MsunetError(missing)
-        return layer_of_slide(self.dock, self.state.active)
 
-    def _job(self, where: str | Region) -> PredictJob:
+    def _set(self, **values: Any) -> None:
+        self.state.set_predict_options(self.state.predict_options.model_copy(update=values))
+
+    def job(self, where: str | Region = "slide", draft: bool = False, everywhere: bool = False) -> PredictJob:
+        """The prediction of the "view", the "slide" or a region (level-0 pixels) of the active slide.
+
+        Parameters
+        ----------
+        where : str or Region
+        draft : bool
+            It will not be run as it is: nothing is made for it.
+        everywhere : bool
+            Whatever the field Where says.
+
+        Raises
+        ------
+        MsunetError
+            If something is missing, or nothing of the slide is in view.
+        """
+        self._need()
+        record = self.state.active
+        assert record is not None
         region = where if isinstance(where, Region) else None
         if where == "view":
-            region = visible_region(self.viewer, self._slide_layer())
+            region = visible_region(self.viewer, layer_of_slide(self.dock, record))
         elif region is None and where != "slide":
             raise MsunetError(f'{where!r} cannot be predicted; give "view", "slide" or a Region.')
-        return self.state.predict_job(region=region)
+        place = "all" if everywhere else self.where.value(record)
+        return self.state.predict_job(record, region, draft, where=place, channels=self._fit_channels())
 
-    def _start(self, job: PredictJob) -> None:
+    def send(self, job: Any, text: str, **more: Any) -> None:
+        """Give a job to the worker; a plan that is being made does not keep it waiting."""
+        self.plan.stop()
+        self.box.start(job, text, **more)
+
+    def start(self, job: PredictJob) -> None:
+        """Start a prediction."""
         record = self.state.slide_at(job.slide)
-        config = model_config(job.model)
+        if record is None:
+            raise MsunetError(f"{job.slide.name} is not open any more; open it in the Slide step.")
+        config = model_config(job.models[0])
         free = self.state.make_project().labels_path(record.name)
-        self.bars_title.hide()
-        self.bars.hide()
 
         def ready(out: Path) -> None:
             # Another resolution needs labels of its own: what is there stays.
@@ -199,7 +288,10 @@ class PredictStep(Step):
             self._show_labels(out, record)
 
         self._began = time.monotonic()
-        self.box.start(job, "Preparing the labels.", before=lambda: prepare_store(job, config, free), ready=ready)
+        self.send(job, "Preparing the labels.", before=lambda: prepare_store(job, config, free), ready=ready)
+        self._result = None
+        self.why.hide_bars()
+        self.warning.hide()
 
     def _show_labels(self, out: Path, record: Any) -> None:
         """Bring the layer of the labels into view, and merge into it from now on."""
@@ -208,21 +300,34 @@ class PredictStep(Step):
         layer.visible = True
         hide_maps(self.viewer)
         self.merging.start(layer)
+        self.live.start(record)
         self.box.say("Predicting: the labels fill in as they come.")
 
+    # --------------------------------------------------------------------------------------------------- while it runs
+
     def _happened(self, event: Any) -> None:
+        job = self.box.job
         if isinstance(event, RegionDone):
             self.merging.add(event)
-        elif isinstance(event, Result) and isinstance(self.box.job, PreviewJob):
-            self._show_maps(event)
+            if isinstance(job, PredictJob):
+                self.live.add(event)
+                self.go_on.began(job, event.run)
+        elif isinstance(event, Progress) and isinstance(job, PredictJob):
+            if words := left_words(event):
+                self.box.say(words)
+        elif isinstance(event, Message) and event.level != "info":
+            self.warning.setText(event.text)
+            self.warning.show()
+        elif isinstance(event, Result) and isinstance(job, PreviewJob):
+            self.why.show_result(job, event)
 
     def _ended(self, outcome: str, result: Result | None) -> None:
-        if isinstance(self.box.job, PredictJob | PostprocessJob) and self.merging.layer is not None:
+        job = self.box.job
+        if isinstance(job, PredictJob | PostprocessJob) and self.merging.layer is not None:
             if outcome == "done":
-                self.last = None if isinstance(self.box.job, PredictJob) else self.last
                 self.box.say("Merging the last tiles.")
-            self._outcome, self._key = outcome, (result.values.get("run") if result else None)
-            self.merging.finish(self._key)
+            self._outcome, self._result = outcome, result
+            self.merging.finish(result.values.get("run") if result else None)
 
     def _merged(self) -> None:
         """All that was predicted is in the labels."""
@@ -230,60 +335,37 @@ class PredictStep(Step):
         if layer is None:
             return
         self.state.predicted.add(self.merging.path)
-        if self._outcome == "done":
+        result = self._result
+        if self._outcome == "done" and result is not None:
             self.thresholds.put_back()
-            self._show_instances(layer.store.run(self._key))
-            seconds = time.monotonic() - self._began
-            self.box.say(f'Done in {seconds:.0f} s: the labels are in the layer "{layer.name}", ready to be corrected.')
+            run = layer.store.run(result.values["run"])
+            self.live.finish(run)
+            if run.complete and "instances" in run.outputs:
+                add_instances(self.viewer, run, layer_of_slide(self.dock, self.state.active))
+            self.box.say(result_words(result, layer.name, time.monotonic() - self._began))
+        else:
+            self.live.pause()
+        self.go_on.look()
         self.state.emit("results")
 
-    def _show_instances(self, run: Any) -> None:
-        """Instances, where the run has some, as a layer."""
-        if "instances" in run.outputs:
-            add_instances(self.viewer, run, layer_of_slide(self.dock, self.state.active))
-
-    # ------------------------------------------------------------------------------------------------------------ maps
-
-    def show_maps(self, what: str) -> PreviewJob:
-        """Show each scale's own prediction ("scales") or the "weights" of the fusion in what is in view, as layers."""
-        layer = self._slide_layer()
-        region = visible_region(self.viewer, layer)
-        if what == "weights" and model_config(self.state.model_path).fusion in ("max", "concat"):
-            raise MsunetError(
-                "This model's fusion has no weights (maximum or concatenation); look at each scale instead."
-            )
-        job = self.state.predict_job(region=region)
-        folder = self.state.make_project().folder / "predictions" / f".preview {time.time_ns()}"
-        preview = PreviewJob(
-            slide=job.slide, model=job.model, slide_mpp=job.slide_mpp, region=job.region, out=folder, device=job.device
-        )
-        self._previews.append(folder)
-        self._wanted = what
-        self.box.start(preview, "Looking at each scale of what is in view.")
-        return preview
-
-    def _show_maps(self, result: Result) -> None:
-        folder = Path(result.files["maps"])
-        config = model_config(self.box.job.model)
-        names = list(config.outputs[1:]) if self._wanted == "scales" else ["weights"]
-        hide_maps(self.viewer)
-        shown = [layer for name in names for layer in add_map(self.viewer, folder, name, self._slide_layer())]
-        for layer in shown[1:]:
-            layer.visible = False
-        self.viewer.layers.selection.active = shown[0]
-        shares = result.values.get("learned_weights") or result.values.get("mean_weights")
-        if shares:
-            self.bars_title.setVisible(True)
-            self.bars.set_weights(config.outputs[1:], shares)
-
     def as_python(self) -> str:
-        """The prediction of the whole slide as Python, or of the region that was predicted last."""
-        return job_lines(self.last or self._job("slide"))
+        """The prediction of what the main button predicts, or of the region that was predicted last, as Python."""
+        return job_lines(self.last or self.job("slide"))
 
     def closing(self) -> None:
         self.drawing.stop()
+        self.plan.closing()
         self.box.closing()
         self.merging.closing()
+        self.live.closing()
+        self.go_on.closing()
+        self.where.closing()
         self.thresholds.closing()
-        for folder in self._previews:
-            shutil.rmtree(folder, ignore_errors=True)
+        self.why.closing()
+
+
+def _stamp(job: PredictJob) -> Any:
+    """What tells one state of the labels that say where from another."""
+    if not isinstance(job.where, InClasses):
+        return None
+    return tuple(sorted((p.name, p.stat().st_size) for p in (job.where.labels / "journal").glob("*")))

@@ -1,0 +1,92 @@
+"""Which of the slide's channels are the model's, where names and numbers do not say it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QFormLayout, QLabel, QVBoxLayout, QWidget
+
+from napari_msunet.config import ModelConfig
+from napari_msunet.widgets.dock.fields import ChoiceField
+
+Channel = str | int
+
+
+def fitting(config: ModelConfig, channels: Sequence[str]) -> bool:
+    """Whether a model finds its channels on a slide: by name; one that names none takes as many, in their order."""
+    wanted = config.channel_names
+    if wanted is None:
+        return config.channels == len(channels)
+    return set(wanted) <= set(channels) and len(set(channels)) == len(channels)
+
+
+class ChannelsRow(QWidget):
+    """One field for each channel of the model; shown only where it is needed.
+
+    Attributes
+    ----------
+    changed : Signal(object)
+        The tuple of the slide's channels, by name (by number where names are not unique).
+    """
+
+    changed = Signal(object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = QLabel()
+        self.words.setObjectName("problem")
+        self.words.setWordWrap(True)
+        self.rows = QFormLayout()
+        self.rows.setContentsMargins(0, 0, 0, 0)
+        self.rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(4)
+        column.addWidget(self.words)
+        column.addLayout(self.rows)
+        self.fields: list[ChoiceField] = []
+        self._shown: tuple[object, ...] = ()
+        self.hide()
+
+    def show_for(
+        self, config: ModelConfig, channels: Sequence[str], given: tuple[Channel, ...] | None
+    ) -> tuple[Channel, ...] | None:
+        """Ask where a model and a slide do not fit together; gives what the job must be told."""
+        needed = not fitting(config, channels)
+        self.setVisible(needed)
+        if not needed:
+            return None
+        names: dict[Channel, str] = (
+            {name: name for name in channels}
+            if len(set(channels)) == len(channels)
+            else {n: f"{n}: {name}" for n, name in enumerate(channels)}
+        )
+        shown = (tuple(names), config.channels, config.channel_names)
+        if shown != self._shown:
+            self._shown = shown
+            self._build(config, names, given)
+        return self.value()
+
+    def value(self) -> tuple[Channel, ...]:
+        """The channels as they are chosen."""
+        return tuple(field.value() for field in self.fields)
+
+    def _build(self, config: ModelConfig, names: dict[Channel, str], given: tuple[Channel, ...] | None) -> None:
+        count = "1 channel" if config.channels == 1 else f"{config.channels} channels"
+        has = f"the slide has {len(names)}" if config.channels != len(names) else "the slide's have other names"
+        self.words.setText(f"The model takes {count}, {has}: say which are the model's.")
+        while self.rows.rowCount():
+            self.rows.removeRow(0)
+        wanted = config.channel_names or tuple(f"channel {n + 1}" for n in range(config.channels))
+        known = list(names)
+        start = given if given is not None and len(given) == len(wanted) and set(given) <= set(known) else None
+        self.fields = []
+        for number, name in enumerate(wanted):
+            field = ChoiceField(names)
+            field.setToolTip(f"The slide's channel that is the model's {name}.")
+            field.setAccessibleName(name)
+            field.setValue(start[number] if start else name if name in known else known[min(number, len(known) - 1)])
+            field.valueChanged.connect(lambda _: self.changed.emit(self.value()))
+            self.fields.append(field)
+            self.rows.addRow(name, field)

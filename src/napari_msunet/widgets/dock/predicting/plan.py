@@ -1,0 +1,167 @@
+"""What a prediction would cost, said in one line before it starts; the worker finds it out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QTimer, Signal
+from qtpy.QtWidgets import QLabel
+
+from napari_msunet.config import InClasses, PlanJob, PredictJob
+from napari_msunet.errors import MsunetError
+from napari_msunet.events import Result
+from napari_msunet.labels import open_labels
+from napari_msunet.widgets.dock.background import Background
+from napari_msunet.widgets.dock.checks import duration
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+
+AFTER_CHANGES = 600
+"""Milliseconds for which nothing must change before the worker is asked."""
+
+PLANNING = "Planning…"
+TIP = (
+    "What the button above would do. Pixels through the network count the margins and every scale: with scales 1, 1/2 "
+    "and 1/4 the least is 1.31. The time is the network's, as measured on this machine."
+)
+
+
+class PlanLine(QLabel):
+    """One line: tiles, work, memory, time; or why it cannot be predicted.
+
+    Parameters
+    ----------
+    dock : MultiScaleUNet
+
+    Attributes
+    ----------
+    told : Signal()
+        The worker has answered.
+    values : dict, optional
+        The last plan, as `describe_plan` gives it.
+    """
+
+    told = Signal()
+
+    def __init__(self, dock: MultiScaleUNet) -> None:
+        super().__init__()
+        self.dock = dock
+        self.values: dict[str, Any] | None = None
+        self._wanted: tuple[PredictJob, Any] | None = None
+        self._asked: tuple[PredictJob, Any] | None = None
+        self._handle: Any = None
+        self._connected = False
+        self._flushing = Background("msunet-plan", self)
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(AFTER_CHANGES)
+        self._timer.timeout.connect(self._ask)
+        self.setWordWrap(True)
+        self.setToolTip(TIP)
+        self.say("")
+
+    def say(self, text: str, problem: bool = False) -> None:
+        """Show a sentence; nothing where there is none."""
+        name = "problem" if problem else "note"
+        if self.objectName() != name:
+            self.setObjectName(name)
+            self.style().unpolish(self)
+            self.style().polish(self)
+        self.setText(text)
+        self.setVisible(bool(text))
+
+    def want(self, job: PredictJob | None, stamp: Any = None) -> None:
+        """Ask about this prediction once nothing has changed for a moment; None: about none.
+
+        `stamp` is whatever else the plan depends on, such as how often a mask was corrected.
+        """
+        wanted = None if job is None else (job, stamp)
+        if wanted == self._wanted:
+            return
+        self._wanted = wanted
+        self.stop()
+        if wanted is None:
+            self.values = None
+            self.say("")
+        elif wanted != self._asked:
+            self._timer.start()
+
+    def stop(self) -> None:
+        """Do not ask now: something else goes first."""
+        self._timer.stop()
+        if self._handle is not None:
+            self.dock.runner.cancel(self._handle)
+            self._handle = None
+            self._asked = None
+
+    def again(self) -> None:
+        """Nothing else goes first any more: ask what was not answered."""
+        if self._wanted is not None and self._wanted != self._asked and self._handle is None:
+            self._timer.start()
+
+    def _ask(self) -> None:
+        if self._wanted is None or self.dock.closed or self.dock.state.running is not None:
+            return
+        if not self._connected:
+            self.dock.runner.happened.connect(self._happened)
+            self.dock.runner.ended.connect(self._ended)
+            self._connected = True
+        asked = self._wanted
+        if not self.text():
+            self.say(PLANNING)
+        self._flushing.run(lambda: _flush(asked[0]), lambda _: self._send(asked), lambda error: self._failed(error))
+
+    def _send(self, asked: tuple[PredictJob, Any]) -> None:
+        if asked == self._wanted and self.dock.state.running is None and self._handle is None:
+            self._asked = asked
+            self._handle = self.dock.runner.submit(PlanJob(prediction=asked[0]))
+
+    def _failed(self, error: BaseException) -> None:
+        self.values = None
+        self.say(str(error), problem=True)
+        self.told.emit()
+
+    def _happened(self, handle: Any, event: Any) -> None:
+        if handle is self._handle and isinstance(event, Result):
+            self.values = event.values
+            self.say(plan_words(event.values))
+
+    def _ended(self, handle: Any, outcome: str, text: str | None) -> None:
+        if handle is not self._handle:
+            return
+        self._handle = None
+        if outcome == "error":
+            self._failed(MsunetError(text or "The plan could not be made."))
+        elif outcome != "done":
+            self._asked = None
+            self.say("")
+        self.told.emit()
+
+    def closing(self) -> None:
+        """Listen no longer."""
+        self._timer.stop()
+        self._flushing.close()
+        if self._connected:
+            self.dock.runner.happened.disconnect(self._happened)
+            self.dock.runner.ended.disconnect(self._ended)
+            self._connected = False
+
+
+def _flush(job: PredictJob) -> None:
+    """Strokes on the labels that say where must be in their chunks before the worker reads them."""
+    if isinstance(job.where, InClasses):
+        open_labels(job.where.labels).flush()
+
+
+def plan_words(values: dict[str, Any]) -> str:
+    """A plan in one line."""
+    tiles, useful = int(values["tiles"]), int(values["useful_pixels"])
+    if not tiles:
+        return "Nothing to predict: there is no such place on this slide."
+    count = "1 tile" if tiles == 1 else f"{tiles:,} tiles".replace(",", "\N{THIN SPACE}")
+    work = values["network_pixels"] / max(1, useful)
+    memory = f"about {values['memory_gb']:.1f} GB, " if values.get("memory_gb") else ""
+    return (
+        f"{count}, {work:.2f} pixels through the network per useful pixel, {memory}about {duration(values['seconds'])}."
+    )

@@ -1,0 +1,254 @@
+"""Where a prediction is computed: everywhere, in the tissue, in drawn regions, in classes of other labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+
+from napari_msunet.config import Drawn, InClasses, Where
+from napari_msunet.errors import MsunetError
+from napari_msunet.widgets.dock.fields import ChoiceField
+from napari_msunet.widgets.dock.layers import layer_of_slide
+from napari_msunet.widgets.dock.lookup import store_path
+from napari_msunet.widgets.dock.predicting.regions import Regions, area, checked
+from napari_msunet.widgets.dock.telling import told
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.dock.state import SlideRecord
+
+PLACES = {
+    "all": "the whole slide",
+    "tissue": "only the tissue",
+    "drawn": "drawn regions",
+    "classes": "classes of other labels",
+}
+VERBS = {
+    "all": "Predict the whole slide",
+    "tissue": "Predict the tissue",
+    "drawn": "Predict the drawn regions",
+    "classes": "Predict in these classes",
+}
+TIP = "What is outside is not computed and becomes background."
+NO_LABELS = (
+    "No other labels of this slide are open: an annotation, its tissue, or a label store opened from the File menu."
+)
+
+
+class WhereRow(QWidget):
+    """Edits `PredictJob.where` for the active slide.
+
+    Parameters
+    ----------
+    dock : MultiScaleUNet
+
+    Attributes
+    ----------
+    changed : Signal()
+        Another place was chosen or drawn.
+    """
+
+    changed = Signal()
+
+    def __init__(self, dock: MultiScaleUNet) -> None:
+        super().__init__()
+        self.dock, self.state = dock, dock.state
+        self.regions = Regions(dock.viewer)
+        self.regions.changed.connect(self._drawn)
+        self.choice = ChoiceField(PLACES)
+        self.choice.setToolTip(TIP)
+        self.choice.setAccessibleName("Where")
+        self.choice.valueChanged.connect(lambda _: self._chosen())
+        self.polygon = self._tool("Polygon", "Draw it corner by corner; a double click ends it.", "add_polygon")
+        self.rectangle = self._tool("Rectangle", "Draw it from corner to corner.", "add_rectangle")
+        self.stores = QComboBox()
+        self.stores.setToolTip("The labels whose classes say where.")
+        self.stores.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.stores.setMinimumContentsLength(12)
+        self.stores.currentIndexChanged.connect(lambda _: self._store_chosen())
+        self.ticks: dict[str, QCheckBox] = {}
+        self.words = QLabel()
+        self.words.setObjectName("note")
+        self.words.setWordWrap(True)
+        self._listed: tuple[Any, ...] = ()
+        self._lay_out()
+
+    def _tool(self, text: str, tip: str, mode: str) -> QPushButton:
+        button = QPushButton(text)
+        button.setToolTip(tip)
+        button.clicked.connect(told(lambda *_: self.draw(mode)))
+        return button
+
+    def _lay_out(self) -> None:
+        top = QHBoxLayout()
+        label = QLabel("Where")
+        label.setToolTip(TIP)
+        label.setBuddy(self.choice)
+        top.addWidget(label)
+        top.addWidget(self.choice, 1)
+        self.tools = QWidget()
+        tools = QHBoxLayout(self.tools)
+        tools.setContentsMargins(0, 0, 0, 0)
+        tools.addWidget(self.polygon)
+        tools.addWidget(self.rectangle)
+        self.classes = QWidget()
+        self._grid = QGridLayout(self.classes)
+        self._grid.setContentsMargins(0, 0, 0, 0)
+        self._grid.addWidget(self.stores, 0, 0, 1, 2)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(6)
+        column.addLayout(top)
+        for widget in (self.tools, self.classes, self.words):
+            column.addWidget(widget)
+
+    # ---------------------------------------------------------------------------------------------------------- choice
+
+    @property
+    def kind(self) -> str:
+        """What is chosen: "all", "tissue", "drawn" or "classes"."""
+        return str(self.choice.value())
+
+    @property
+    def verb(self) -> str:
+        """What the button that predicts says."""
+        return VERBS[self.kind]
+
+    def choose(self, kind: str) -> None:
+        """Choose a kind of place."""
+        self.choice.setValue(kind)
+
+    def value(self, record: SlideRecord) -> Where:
+        """The place, as a job is told it.
+
+        Raises
+        ------
+        MsunetError
+            If no region is drawn, or no class is ticked.
+        """
+        if self.kind == "all":
+            return "all"
+        if self.kind == "tissue":
+            return record.within or "tissue"
+        if self.kind == "drawn":
+            rings = self.regions.rings(record.path, layer_of_slide(self.dock, record))
+            return Drawn(polygons=checked(rings))
+        path = self.stores.currentData()
+        if path is None:
+            raise MsunetError(NO_LABELS)
+        names = tuple(name for name, tick in self.ticks.items() if tick.isChecked())
+        if not names:
+            raise MsunetError(f"No class of {self.stores.currentText()} is ticked: tick where to predict.")
+        return InClasses(labels=Path(path), classes=names)
+
+    def draw(self, mode: str) -> Any:
+        """Take the tool that draws a region; gives the layer of shapes."""
+        record = self.state.active
+        if record is None:
+            raise MsunetError("Open a slide first: regions are drawn on one.")
+        return self.regions.draw(record.path, layer_of_slide(self.dock, record), mode)
+
+    def _chosen(self) -> None:
+        if self.kind in ("all", "tissue"):
+            options = self.state.predict_options
+            self.state.set_predict_options(options.model_copy(update={"where": self.kind}))
+        if self.kind == "drawn" and self.state.active is not None:
+            self._begin_drawing()
+        self.refresh()
+        self.changed.emit()
+
+    @told
+    def _begin_drawing(self) -> None:
+        """The first time, the tool is taken at once."""
+        record = self.state.active
+        if not self.regions.rings(record.path, layer_of_slide(self.dock, record)):
+            self.draw("add_polygon")
+
+    def _drawn(self) -> None:
+        if not self.dock.closed:
+            self.refresh()
+            self.changed.emit()
+
+    # ----------------------------------------------------------------------------------------------- what is on screen
+
+    def refresh(self) -> None:
+        """Show the places there are for the active slide."""
+        options = self.state.predict_options
+        if self.kind in ("all", "tissue") and options.where in ("all", "tissue") and options.where != self.kind:
+            self.choice.blockSignals(True)
+            self.choice.setValue(options.where)
+            self.choice.blockSignals(False)
+        self.tools.setVisible(self.kind == "drawn")
+        self.classes.setVisible(self.kind == "classes")
+        if self.kind == "classes":
+            self._list_stores()
+        self.words.setText(self._text())
+        self.words.setVisible(bool(self.words.text()))
+
+    def _text(self) -> str:
+        record = self.state.active
+        if record is None or self.kind == "all":
+            return ""
+        if self.kind == "tissue":
+            if record.tissue is None:
+                return "The tissue is found when it starts. To see and correct it first, find it in the Slide step."
+            return "The tissue of the Slide step, as it is corrected now."
+        if self.kind == "classes":
+            return "" if self.stores.count() else NO_LABELS
+        layer = self.dock.layers.slide(record)
+        rings = () if layer is None else self.regions.rings(record.path, layer)
+        if not rings:
+            return "Draw on the slide: click corner by corner, a double click ends a polygon. Several are possible."
+        count = "1 region" if len(rings) == 1 else f"{len(rings)} regions"
+        return count if record.mpp is None else f"{count}, {area(rings, record.mpp):.3g} mm²."
+
+    def _list_stores(self) -> None:
+        """The label stores of the active slide that are open, but for the labels that a prediction fills."""
+        record = self.state.active
+        extent = None if record is None else tuple(record.shape)
+        found = []
+        for layer in self.dock.viewer.layers:
+            path = store_path(layer)
+            if path is None or record is None or path == record.labels:
+                continue
+            if tuple(layer.store.extent) == extent and layer.store.classes:
+                found.append((layer.name, str(path), tuple(layer.store.classes)))
+        if tuple(found) == self._listed:
+            return
+        self._listed = tuple(found)
+        chosen = self.stores.currentData()
+        self.stores.blockSignals(True)
+        self.stores.clear()
+        for name, path, _ in found:
+            self.stores.addItem(name, path)
+        self.stores.setCurrentIndex(max(0, self.stores.findData(chosen)) if found else -1)
+        self.stores.blockSignals(False)
+        self._list_classes()
+
+    def _store_chosen(self) -> None:
+        self._list_classes()
+        self.changed.emit()
+
+    def _list_classes(self) -> None:
+        names = next((c for _, path, c in self._listed if path == self.stores.currentData()), ())
+        before = {name for name, tick in self.ticks.items() if tick.isChecked()}
+        for tick in self.ticks.values():
+            self._grid.removeWidget(tick)
+            tick.hide()
+            tick.deleteLater()
+        self.ticks = {}
+        for number, name in enumerate(names):
+            tick = QCheckBox(name)
+            tick.setToolTip(f"Predict where these labels show {name}.")
+            tick.setChecked(name in before if before & set(names) else True)
+            tick.toggled.connect(lambda _: self.changed.emit())
+            self.ticks[name] = tick
+            self._grid.addWidget(tick, 1 + number // 2, number % 2)
+        self.stores.setVisible(bool(self._listed))
+
+    def closing(self) -> None:
+        """Let go of the layers."""
+        self.regions.closing()

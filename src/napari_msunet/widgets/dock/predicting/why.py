@@ -1,0 +1,111 @@
+"""Why the model decides so: each scale's own prediction, and the fusion's weights, of what is in view."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+
+from napari_msunet.config import PredictJob, PreviewJob
+from napari_msunet.errors import MsunetError
+from napari_msunet.events import Result
+from napari_msunet.widgets.dock.layers import hide_maps, layer_of_slide
+from napari_msunet.widgets.dock.telling import told
+from napari_msunet.widgets.dock.weights import WeightBars, is_dark, model_config
+from napari_msunet.widgets.maps import add_map
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.dock.steps.predict import PredictStep
+
+
+class WhyRow(QWidget):
+    """Two buttons that show maps of what is in view, and bars of the weights.
+
+    Parameters
+    ----------
+    step : PredictStep
+    """
+
+    def __init__(self, step: PredictStep) -> None:
+        super().__init__()
+        self.step = step
+        self.scales = QPushButton("Each scale's prediction")
+        self.scales.setToolTip("For what is in view: one layer for each scale, as if it were alone.")
+        self.scales.clicked.connect(told(lambda *_: self.show_maps("scales")))
+        self.weights = QPushButton("Weights of the fusion")
+        self.weights.setToolTip("For what is in view: how much the fusion trusts each scale at each pixel, as layers.")
+        self.weights.clicked.connect(told(lambda *_: self.show_maps("weights")))
+        self.bars_title = step.note("Average weight of each scale in what was in view:")
+        self.bars = WeightBars(is_dark(step.viewer.theme))
+        self._wanted = ""
+        self._folders: list[Path] = []
+        row = QHBoxLayout()
+        row.addWidget(self.scales)
+        row.addWidget(self.weights)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(6)
+        title = QLabel("To see why, show for what is in view:")
+        title.setObjectName("note")
+        column.addWidget(title)
+        column.addLayout(row)
+        column.addWidget(self.bars_title)
+        column.addWidget(self.bars)
+        self.hide_bars()
+
+    def hide_bars(self) -> None:
+        """The weights of another day say nothing about what comes now."""
+        self.bars_title.hide()
+        self.bars.hide()
+
+    def set_ready(self, ready: bool) -> None:
+        """Whether the buttons can be pressed."""
+        self.scales.setEnabled(ready)
+        self.weights.setEnabled(ready)
+
+    def show_maps(self, what: str) -> PreviewJob:
+        """Show each scale's own prediction ("scales") or the "weights" of the fusion in what is in view, as layers."""
+        step, state = self.step, self.step.state
+        job: PredictJob = step.job("view", draft=True, everywhere=True)
+        if what == "weights" and model_config(job.models[0]).fusion in ("max", "concat"):
+            raise MsunetError(
+                "This model's fusion has no weights (maximum or concatenation); look at each scale instead."
+            )
+        folder = state.make_project().folder / "predictions" / f".preview {time.time_ns()}"
+        preview = PreviewJob(
+            slide=job.slide,
+            model=job.models[0],
+            slide_mpp=job.slide_mpp,
+            region=job.region,
+            out=folder,
+            device=job.device,
+        )
+        self._folders.append(folder)
+        self._wanted = what
+        step.send(preview, "Looking at each scale of what is in view.")
+        return preview
+
+    def show_result(self, preview: PreviewJob, result: Result) -> None:
+        """Add the layers of a preview that has come to its end."""
+        viewer = self.step.viewer
+        folder = Path(result.files["maps"])
+        config = model_config(preview.model)
+        names = list(config.outputs[1:]) if self._wanted == "scales" else ["weights"]
+        hide_maps(viewer)
+        slide_layer = layer_of_slide(self.step.dock, self.step.state.slide_at(preview.slide))
+        shown = [layer for name in names for layer in add_map(viewer, folder, name, slide_layer)]
+        for layer in shown[1:]:
+            layer.visible = False
+        viewer.layers.selection.active = shown[0]
+        shares = result.values.get("learned_weights") or result.values.get("mean_weights")
+        if shares:
+            self.bars_title.setVisible(True)
+            self.bars.set_weights(config.outputs[1:], shares)
+
+    def closing(self) -> None:
+        """Take the files away."""
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
