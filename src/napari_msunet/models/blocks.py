@@ -2,36 +2,107 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from napari_msunet.config.branches import Norm
+from napari_msunet.models.attention import AttentionGate
+from napari_msunet.models.norms import norm_of
+
+FEW = 4
+"""Channels up to which convolutions stay whole: there is nothing to save."""
+
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
+@dataclass(frozen=True)
+class Style:
+    """How the blocks of a network are made; see `UNetConfig`."""
+
+    norm: Norm = "batch"
+    residual: bool = False
+    separable: bool = False
+
+
+PLAIN = Style()
+
+
+def convolution(inputs: int, outputs: int, style: Style, stride: int = 1, dilation: int = 1) -> list[nn.Module]:
+    """A 3x3 convolution with zero padding, whole or in two parts, and its normalisation.
+
+    References
+    ----------
+    Separable: Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", CVPR 2017.
+    """
+
+    def whole(outputs: int, groups: int) -> nn.Conv2d:
+        return nn.Conv2d(inputs, outputs, 3, stride, padding=dilation, dilation=dilation, groups=groups, bias=False)
+
+    norm = norm_of(style.norm, outputs)
+    if style.separable and inputs > FEW:
+        return [whole(inputs, inputs), nn.Conv2d(inputs, outputs, kernel_size=1, bias=False), norm]
+    return [whole(outputs, 1), norm]
+
+
 class ConvBlock(nn.Sequential):
-    """Twice: 3x3 convolution with zero padding, batch normalisation, ReLU. `(B, inputs, h, w) -> (B, outputs, h, w)`.
+    """Twice: 3x3 convolution with zero padding, normalisation, ReLU. `(B, inputs, h, w) -> (B, outputs, h, w)`.
 
     Parameters
     ----------
     inputs, outputs : int
         Channels before and after.
+    style : Style
     """
 
     reach = 2
     """Pixels around each of its own that it looks at."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, style: Style = PLAIN) -> None:
         layers: list[nn.Module] = []
         for channels in (inputs, outputs):
-            layers += [
-                nn.Conv2d(channels, outputs, kernel_size=3, padding=1, bias=False),
-                nn.BatchNorm2d(outputs),
-                # In place is safe: the gradient of batch normalisation needs its input, that of ReLU its output.
-                nn.ReLU(inplace=True),
-            ]
+            # In place is safe: the gradient of batch normalisation needs its input, that of ReLU its output.
+            layers += [*convolution(channels, outputs, style), nn.ReLU(inplace=True)]
         super().__init__(*layers)
+
+
+class ResidualBlock(nn.Module):
+    """As `ConvBlock`, but what was given is added before the last ReLU.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+    style : Style
+    stride : int
+        2: at half the resolution.
+
+    References
+    ----------
+    He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
+    """
+
+    reach = 2
+    """Pixels around each of its own that it looks at, with `stride=1`."""
+
+    def __init__(self, inputs: int, outputs: int, style: Style = PLAIN, stride: int = 1) -> None:
+        super().__init__()
+        first = convolution(inputs, outputs, style, stride)
+        self.body = nn.Sequential(*first, nn.ReLU(inplace=True), *convolution(outputs, outputs, style))
+        self.shortcut: nn.Module = nn.Identity()
+        if inputs != outputs or stride > 1:
+            whole = nn.Conv2d(inputs, outputs, kernel_size=1, stride=stride, bias=False)
+            self.shortcut = nn.Sequential(whole, norm_of(style.norm, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, inputs, h, w)` to `(B, outputs, h / stride, w / stride)`."""
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
+def block(inputs: int, outputs: int, style: Style) -> nn.Module:
+    """The block of this style."""
+    return ResidualBlock(inputs, outputs, style) if style.residual else ConvBlock(inputs, outputs, style)
 
 
 class UpBlock(nn.Module):
@@ -41,19 +112,34 @@ class UpBlock(nn.Module):
     ----------
     inputs, outputs : int
         Channels of the coarse features, and of the skipped ones and the result.
+    style : Style
+    resize : bool
+        Repeat pixels and convolve (Odena et al., "Deconvolution and Checkerboard Artifacts", Distill 2016) instead of
+        a transposed convolution.
+    gated : bool
+        Weigh the skipped features first.
+    skips : int
+        How many maps are skipped to it, one behind the other in the channels.
     """
 
-    reach = ConvBlock.reach
-    """Pixels of the result around each of its own that it looks at, and the coarse pixels under them."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, style: Style = PLAIN, resize: bool = False, gated: bool = False, skips: int = 1
+    ) -> None:
         super().__init__()
-        self.up = nn.ConvTranspose2d(inputs, outputs, kernel_size=2, stride=2)
-        self.block = ConvBlock(2 * outputs, outputs)
+        self.reach = ConvBlock.reach + int(resize)
+        """Pixels of the result around each of its own that it looks at, and the coarse pixels under them."""
+        self.up: nn.Module = nn.ConvTranspose2d(inputs, outputs, kernel_size=2, stride=2)
+        if resize:
+            self.up = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(inputs, outputs, kernel_size=3, padding=1))
+        self.gate = AttentionGate(skips * outputs, outputs, style.norm) if gated else None
+        self.block = block((skips + 1) * outputs, outputs, style)
 
     def forward(self, coarse: Tensor, skipped: Tensor) -> Tensor:
-        """`coarse` is `(B, inputs, h, w)`, `skipped` `(B, outputs, 2h, 2w)`; the result has the size of `skipped`."""
-        features: Tensor = self.block(torch.cat((skipped, self.up(coarse)), dim=1))
+        """`coarse` is `(B, inputs, h, w)`, `skipped` `(B, skips * outputs, 2h, 2w)`; the result has its size."""
+        coarse = self.up(coarse)
+        if self.gate is not None:
+            skipped = self.gate(skipped, coarse)
+        features: Tensor = self.block(torch.cat((skipped, coarse), dim=1))
         return features
 
 

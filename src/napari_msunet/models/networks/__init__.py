@@ -1,0 +1,56 @@
+"""The branch networks: `build_network` gives the one of a config.
+
+Each is a Module with `features` (channels of its result), `grain` (input pixels a side for one of the result) and
+`forward`: `(B, C, h, w)`, sides multiples of `config.stride`, to `(B, features, h / grain, w / grain)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+from torch import Tensor
+
+from napari_msunet.config.branches import BranchConfig
+from napari_msunet.models.networks.encoders import EncoderNetwork
+from napari_msunet.models.networks.hrnet import HRNet
+from napari_msunet.models.networks.linknet import LinkNet
+from napari_msunet.models.networks.unet import UNet
+
+__all__ = ["EncoderNetwork", "HRNet", "LinkNet", "Network", "UNet", "build_network"]
+
+
+class Network(Protocol):
+    """What a model asks of a branch's network."""
+
+    features: int
+    grain: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The last features."""
+
+
+NETWORKS: dict[str, Callable[..., Any]] = {
+    "unet": UNet,
+    "linknet": LinkNet,
+    "hrnet": HRNet,
+    "encoder": EncoderNetwork,
+}
+
+
+def build_network(config: BranchConfig, channels: int) -> Any:
+    """A branch's network with random weights.
+
+    Parameters
+    ----------
+    config : BranchConfig
+        Its `kind` says which.
+    channels : int
+        Image channels.
+
+    Raises
+    ------
+    ModelError
+        If it needs a package that is not installed, or an encoder that there is not.
+    """
+    return cast("Any", NETWORKS[config.kind](config, channels))
