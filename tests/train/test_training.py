@@ -211,17 +211,22 @@ def test_other_settings_train_too(folders, tmp_path, options):
 def test_the_border_carries_no_loss():
     from napari_msunet.models import build_model
     from napari_msunet.train.module import Training
+    from napari_msunet.train.views import Windows
 
     job = make((Path("i"), Path("m")), Path("o"), border=8)
-    module = Training(build_model(CONFIG), job, 32, lambda: 0.0)
+    module = Training(build_model(CONFIG), job, Windows(CONFIG, 32, 8), lambda: 0.0)
     inputs = [torch.rand(1, 3, 32, 32), torch.rand(1, 3, 16, 16)]
     target = torch.zeros(1, 32, 32, dtype=torch.int64)
     module.model.eval()
+
+    def loss(target):
+        return module._step(module.model, inputs, target, "train")
+
     changed = target.clone()
     changed[:, :8] = 1
-    assert torch.equal(module._step(inputs, target, "train"), module._step(inputs, changed, "train"))
+    assert torch.equal(loss(target), loss(changed))
     changed[:, 8] = 1
-    assert not torch.equal(module._step(inputs, target, "train"), module._step(inputs, changed, "train"))
+    assert not torch.equal(loss(target), loss(changed))
     assert module.tallies["train"].confusions["fused"].matrix.sum() == 4 * 16 * 16
 
 

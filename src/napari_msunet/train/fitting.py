@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from napari_msunet.config.optimiser import Precision
 from napari_msunet.data import Item
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Message, Result
@@ -27,55 +29,108 @@ if TYPE_CHECKING:
 
 
 def fit(session: Session, folder: RunFolder, started: float, say: Say, stop: Stop) -> None:
-    """Run Lightning's loop to its end; in a thread of its own."""
+    """Run Lightning's loop to its end; in a thread of its own.
+
+    Where the device has too little memory, the run goes on from its last whole epoch with half the batch.
+    """
     with quiet():
-        import lightning.pytorch as pl
-
-        from napari_msunet.train.module import Training
-        from napari_msunet.train.watch import Watch, device_arguments
-
-        job = session.job
         stop.check()
-        watch = Watch(job, folder, say, stop, started)
-        with torch.random.fork_rng():
-            torch.manual_seed(job.seed)
-            model = build_model(session.config)
-            if session.start:
-                take_weights(model, session.start)
-            module = Training(model, job, session.size, watch.fraction)
-            trainer = pl.Trainer(
-                **device_arguments(session.device),
-                max_epochs=job.epochs,
-                callbacks=[watch],
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                num_sanity_val_steps=0,
-                default_root_dir=folder.path,
-            )
-            checkpoint = folder.checkpoint if job.resume and folder.checkpoint.exists() else None
-            if checkpoint:
-                session.batches.epoch = _epochs_done(folder)
-                say(Message(text=f"Going on after epoch {session.batches.epoch}."))
-            watch.summary = _summary(session)
+        resume = session.job.resume and folder.checkpoint.exists()
+        while True:
             try:
-                trainer.fit(module, session.batches, session.validation, ckpt_path=checkpoint, weights_only=True)
+                watch = _attempt(session, folder, _Said(started, say, stop), resume)
+                break
             except torch.OutOfMemoryError as error:
-                raise MsunetError(
-                    f"{session.device} has too little memory for {job.batch_size} windows of {session.size} pixels; "
-                    "give a smaller batch_size or size, or device='cpu'."
-                ) from error
-            except Cancelled:
-                if stop.keep == "last" and watch.standing.steps:
-                    watch.keep_last(model)
-                raise
-            finally:
-                if folder.rows and stop.keep != "none":
-                    watch.draw()
+                if session.batches.batch == 1:
+                    raise MsunetError(
+                        f"{session.device} has too little memory for one window of {session.windows.size} pixels; give "
+                        "a smaller size, narrower branches, or device='cpu'."
+                    ) from error
+            resume = _halve(session, folder, say)
         values = _result(session, watch, folder) | guarded(session.aside, folder.model, session.device, say, stop)
         folder.finish(values)
         say(Result(values=values, files=folder.files))
+
+
+class _Said(NamedTuple):
+    """When the job began, whom it tells, and who may stop it."""
+
+    started: float
+    say: Say
+    stop: Stop
+
+
+def _halve(session: Session, folder: RunFolder, say: Say) -> bool:
+    """Prepare going on with half the batch; whether there is an epoch to go on from."""
+    gc.collect()
+    if session.device.type == "cuda":
+        torch.cuda.empty_cache()
+    before = session.batches.batch
+    session.halve()
+    resume = folder.checkpoint.exists() and bool(folder.rows)
+    session.batches.epoch = 0
+    say(
+        Message(
+            level="warning",
+            text=f"{session.device} has too little memory for {before} windows of {session.windows.size} pixels: going "
+            f"on {f'after epoch {_epochs_done(folder)}' if resume else 'from the beginning'} with "
+            f"{session.batches.batch} at a time, adding up their gradients.",
+        )
+    )
+    return resume
+
+
+def _attempt(session: Session, folder: RunFolder, said: _Said, resume: bool) -> Watch:
+    """Train from the beginning, or from the last checkpoint, until it ends or the memory does."""
+    import lightning.pytorch as pl
+
+    from napari_msunet.train.module import Training
+    from napari_msunet.train.watch import Watch, device_arguments
+
+    job = session.job
+    watch = Watch(job, folder, said.say, said.stop, said.started)
+    with torch.random.fork_rng():
+        torch.manual_seed(job.seed)
+        model = build_model(session.config)
+        if session.start:
+            take_weights(model, session.start)
+        module = Training(model, job, session.windows, watch.fraction)
+        trainer = pl.Trainer(
+            **device_arguments(session.device),
+            max_epochs=job.epochs,
+            callbacks=[watch],
+            precision=_precision(job.optimiser.precision, session.device),
+            accumulate_grad_batches=session.accumulate,
+            gradient_clip_val=job.optimiser.clip,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            default_root_dir=folder.path,
+        )
+        if resume:
+            session.batches.epoch = _epochs_done(folder)
+            said.say(Message(text=f"Going on after epoch {session.batches.epoch}."))
+        watch.summary = _summary(session)
+        try:
+            checkpoint = folder.checkpoint if resume else None
+            trainer.fit(module, session.batches, session.validation, ckpt_path=checkpoint, weights_only=True)
+        except Cancelled:
+            if said.stop.keep == "last" and watch.standing.steps:
+                watch.keep_last(model)
+            raise
+        finally:
+            if folder.rows and said.stop.keep != "none":
+                watch.draw()
+    return watch
+
+
+def _precision(wanted: Precision, device: torch.device) -> Any:
+    """As Lightning names it; a CPU has no 16-bit floats but bfloat16."""
+    if wanted == "16" and device.type == "cpu":
+        wanted = "bf16"
+    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[wanted]
 
 
 def _epochs_done(folder: RunFolder) -> int:
@@ -107,8 +162,8 @@ def _summary(session: Session) -> dict[str, Any]:
     """What a model file says about its training."""
     return {
         "images": len(session.sides.train),
-        "size": session.size,
-        "batch_size": session.job.batch_size,
+        "size": session.windows.size,
+        "batch_size": session.batches.batch,
         "seed": session.job.seed,
         "split": {"train": _names(session.sides.train), "validate": _names(session.sides.validate)},
     }
@@ -135,7 +190,8 @@ def _result(session: Session, watch: Watch, folder: RunFolder) -> dict[str, Any]
         "peak_memory_mb": round(peak_memory_mb(session.device), 1),
         "device": str(session.device),
         "fingerprint": model.fingerprint,
-        "size": session.size,
+        "size": session.windows.size,
+        "batch_size": session.batches.batch,
         "split": {
             "train": _names(session.sides.train),
             "validate": _names(session.sides.validate),

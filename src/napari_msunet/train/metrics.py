@@ -62,6 +62,10 @@ class Confusion:
         if other._counts is not None:
             self._counts = other._counts if self._counts is None else self._counts + other._counts
 
+    def replace(self, counts: Tensor) -> None:
+        """Put other counts in the place of these, such as those of all processes that train together."""
+        self._counts = counts
+
     @property
     def matrix(self) -> Matrix:
         """`(K+1, K+1)` pixel counts: rows the truth, columns the prediction."""

@@ -2,56 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import cos, isfinite, nan, pi
+from collections.abc import Callable, Sequence
+from copy import copy
+from math import ceil
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from napari_msunet.config import Optimiser, TrainJob
+from napari_msunet.config import TrainJob
 from napari_msunet.data import IGNORED
 from napari_msunet.data.augment import Augmented, augment
 from napari_msunet.data.loader import Batch, as_unit
-from napari_msunet.errors import MsunetError
 from napari_msunet.models import MSUNet, SegmentationLoss
-from napari_msunet.train.metrics import Confusion, class_scores, mean_iou
-from napari_msunet.train.views import window_views
-
-
-class DivergedError(MsunetError):
-    """The loss is no number any more."""
-
-
-class Tally:
-    """Loss and counts of one split in one epoch, for each output."""
-
-    def __init__(self, names: tuple[str, ...], outputs: int) -> None:
-        self.confusions = {name: Confusion(outputs) for name in names}
-        self._losses: dict[str, Tensor | float] = dict.fromkeys(names, 0.0)
-        self._pixels: Tensor | float = 0.0
-
-    def add(self, losses: dict[str, Tensor], logits: dict[str, Tensor], target: Tensor) -> None:
-        """Count a batch; its loss weighs as many pixels as it has that count."""
-        pixels = (target != IGNORED).sum()
-        self._pixels = self._pixels + pixels
-        for name, confusion in self.confusions.items():
-            self._losses[name] = self._losses[name] + losses[name] * pixels
-            confusion.add(logits[name].argmax(1), target)
-
-    def numbers(self) -> dict[tuple[str, str], float]:
-        """By ("loss" or "iou", output); NaN where nothing was counted."""
-        values = {}
-        pixels = float(self._pixels)
-        for name, confusion in self.confusions.items():
-            values["loss", name] = float(self._losses[name]) / pixels if pixels else nan
-            values["iou", name] = mean_iou(confusion.matrix)
-        return values
-
-    def class_ious(self) -> list[float]:
-        """The fused output's IoU of each class 1..K; NaN for one that is neither there nor predicted."""
-        return [float(value) for value in class_scores(self.confusions["fused"].matrix)["iou"][1:]]
+from napari_msunet.train.averaging import Average, recalibrate
+from napari_msunet.train.diverged import Guard
+from napari_msunet.train.optimisers import decay_of, make_optimiser, make_schedule, warm
+from napari_msunet.train.tally import Tally
+from napari_msunet.train.views import Windows, window_views
 
 
 class Training(pl.LightningModule):
@@ -61,21 +30,26 @@ class Training(pl.LightningModule):
     ----------
     model : MSUNet
     job : TrainJob
-    size : int
-        Side of a window in target pixels.
+    windows : Windows
     fraction : callable
-        How much of the training is over, 0 to 1, for the cosine schedule.
+        How much of the training is over, 0 to 1, for schedules.
     """
 
-    def __init__(self, model: MSUNet, job: TrainJob, size: int, fraction: Callable[[], float]) -> None:
+    def __init__(self, model: MSUNet, job: TrainJob, windows: Windows, fraction: Callable[[], float]) -> None:
         super().__init__()
         self.model = model
         self.job = job
-        self.size = (size, size)
+        self.windows = windows
+        self.size = (windows.size, windows.size)
+        self._elsewhere = windows.config != model.config
         self.fraction = fraction
-        self.loss = SegmentationLoss(job.loss, model.config.ratios)
-        self.views = window_views(model.config, size)
-        self.watched = "loss"
+        self.loss = SegmentationLoss(job.loss, model.config.ratios, windows.class_weights, model.config.own)
+        self.views = window_views(windows.config, windows.size)
+        self.average = Average(model, job.optimiser) if job.optimiser.average != "none" else None
+        self.watched = f"watched_{job.optimiser.monitor}"
+        self.guard = Guard(model, job.optimiser)
+        self._averaged_at = self._kept_at = -1
+        self._counted: Any = None
         self.restart_tallies()
 
     def restart_tallies(self) -> None:
@@ -83,72 +57,122 @@ class Training(pl.LightningModule):
         outputs = len(self.model.config.classes) + 1
         self.tallies = {split: Tally(self.model.config.outputs, outputs) for split in ("train", "validation")}
 
+    # ------------------------------------------------------------------------------------------------------- the step
+
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        """The loss of a batch, after its random changes."""
+        """The loss of a batch, after its random changes; L-BFGS asks for it several times."""
         changed = augment(batch.inputs, batch.target, self.views, self.job.augmentation, batch.seed)
-        loss = self._step(changed.inputs, changed.target, "train", changed)
-        if not isfinite(float(loss.detach())):
-            raise DivergedError(
-                f"The loss became {float(loss.detach())} in epoch {self.current_epoch + 1}, so training stopped "
-                "(the best model before is kept); try a smaller learning rate than "
-                f"{self.job.optimiser.learning_rate}, and look for damaged images."
-            )
-        return loss
+        again, self._counted = self._counted == (self.current_epoch, index), (self.current_epoch, index)
+        loss = self._step(self.model, changed.inputs, changed.target, None if again else "train", changed)
+        step = self.current_epoch * int(self.trainer.num_training_batches) + index + 1
+        self.guard.add(step, self.current_epoch + 1, loss, changed.inputs)
+        return loss + decay_of(self.model.parameters(), self.job.optimiser)
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        """Count a batch as it is."""
-        self._step([as_unit(x) for x in batch.inputs], batch.target.long(), "validation")
+        """Count a batch as it is, seen by the weights that would be kept."""
+        self._step(self.kept(), [as_unit(x) for x in batch.inputs], batch.target.long(), "validation")
+
+    def _outputs(self, model: MSUNet, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Fused logits and each branch's own on the grid of the loss."""
+        if self._elsewhere:
+            model = copy(model)  # with the same weights
+            model.config = self.windows.config
+        # "same" or "concentric" also in validation: it scores what was trained.
+        return model.outputs(inputs, self.size, model.config.field, self.loss.detach)
 
     def _bordered(self, target: Tensor) -> Tensor:
         """The truth without what lies too near the window's edge."""
-        if border := self.job.border:
+        if border := self.windows.border:
             inner = target[:, border:-border, border:-border].clone()
             target = torch.full_like(target, IGNORED)
             target[:, border:-border, border:-border] = inner
         return target
 
-    def _step(self, inputs: list[Tensor], target: Tensor, split: str, changed: Augmented | None = None) -> Tensor:
+    def _step(
+        self, model: MSUNet, inputs: list[Tensor], target: Tensor, split: str | None, changed: Augmented | None = None
+    ) -> Tensor:
         target = self._bordered(target)
-        # "same" or "concentric" also in validation: it scores what was trained.
-        fused, own = self.model.outputs(inputs, self.size, self.model.config.field, self.loss.detach)
+        fused, own = self._outputs(model, inputs)
         total, parts = self.loss(fused, own, target)
         if changed is not None and changed.other is not None:
             blended, _ = self.loss(fused, own, self._bordered(changed.other))
             total = (1 - changed.share) * total + changed.share * blended
-        logits = dict(zip(self.model.config.outputs, (fused.detach(), *(o.detach() for o in own)), strict=True))
-        self.tallies[split].add(parts, logits, target)
+        if split is not None:
+            logits = dict(zip(self.model.config.outputs, (fused.detach(), *(o.detach() for o in own)), strict=True))
+            self.tallies[split].add(parts, logits, target)
         return torch.as_tensor(total)
+
+    # ------------------------------------------------------------------------------------------------- what is kept
+
+    def kept(self) -> MSUNet:
+        """The model to validate and to keep: with the weights of the last step, or with their average."""
+        options = self.job.optimiser
+        average, step = self.average, self.trainer.global_step
+        if self._kept_at != step:
+            self._kept_at = step
+            if average is not None and options.average == "swa" and self.fraction() >= options.average_from:
+                average.add(self.model)
+            if options.recalibrate or average is not None:
+                recalibrate(self._chosen, self._calibration(), self._outputs)
+        return self._chosen
+
+    @property
+    def _chosen(self) -> MSUNet:
+        if self.average is None or not int(self.average.count):
+            return self.model
+        return self.average.model
+
+    def _calibration(self) -> list[list[Tensor]]:
+        return [[as_unit(x.to(self.device)) for x in batch.inputs] for batch in self.windows.calibration()]
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """The moving average follows each step of the optimiser."""
+        step = self.trainer.global_step
+        if self.average is not None and self.job.optimiser.average == "ema" and self._averaged_at != step:
+            self._averaged_at = step
+            self.average.add(self.model)
+
+    # ------------------------------------------------------------------------------------------ optimiser and schedule
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """The warm-up of the schedule that is not a function of the step."""
+        options, step = self.job.optimiser, self.trainer.global_step
+        if options.schedule == "plateau" and step <= options.warmup and options.warmup:
+            for group in self.trainer.optimizers[0].param_groups:
+                group["lr"] = group["initial_lr"] * warm(step, options.warmup)
 
     def on_validation_epoch_end(self) -> None:
         """Give the plateau schedule what it watches."""
-        value = self.tallies["validation"].numbers()["loss", "fused"]
-        self.log(self.watched, torch.tensor(value, dtype=torch.float32), batch_size=1)
+        self._watch("validation")
 
     def on_train_epoch_end(self) -> None:
-        """Where nothing validates, the schedule watches the training loss."""
+        """Where nothing validates, the schedule watches the training."""
+        self.guard.look(self.current_epoch + 1)
         if not self.trainer.val_dataloaders:
-            value = self.tallies["train"].numbers()["loss", "fused"]
-            self.log(self.watched, torch.tensor(value, dtype=torch.float32), batch_size=1)
+            self._watch("train")
+
+    def _watch(self, split: str) -> None:
+        value = self.tallies[split].numbers()[self.job.optimiser.monitor, "fused"]
+        self.log(self.watched, torch.tensor(value, dtype=torch.float32), batch_size=1)
+
+    def gather(self, split: str) -> None:
+        """Count over all processes that train together."""
+        if self.trainer.world_size > 1:
+            self.tallies[split].gather(self.device)
 
     def configure_optimizers(self) -> Any:
-        """AdamW, without decay on biases and normalisation, and its schedule."""
+        """The optimiser and its schedule, as Lightning wants them."""
         options = self.job.optimiser
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        others = [p for p in self.model.parameters() if p.ndim <= 1]
-        groups = [
-            {"params": decayed, "weight_decay": options.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        optimiser = torch.optim.AdamW(groups, lr=options.learning_rate)
-        schedule = self._schedule(options, optimiser)
-        return {"optimizer": optimiser} | ({"lr_scheduler": schedule} if schedule else {})
+        optimiser = make_optimiser(self.model, options)
+        for group in optimiser.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        schedule = make_schedule(options, optimiser, self.fraction, self._steps_per_epoch)
+        if schedule is None:
+            return {"optimizer": optimiser}
+        watching = {"monitor": self.watched, "interval": "epoch", "strict": False}
+        how = watching if options.schedule == "plateau" else {"interval": "step"}
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule} | how}
 
-    def _schedule(self, options: Optimiser, optimiser: torch.optim.Optimizer) -> dict[str, Any] | None:
-        """The schedule as Lightning wants it."""
-        if options.schedule == "plateau":
-            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, factor=0.5, patience=options.patience)
-            return {"scheduler": plateau, "monitor": self.watched, "interval": "epoch", "strict": False}
-        if options.schedule == "cosine":
-            cosine = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: (1 + cos(pi * self.fraction())) / 2)
-            return {"scheduler": cosine, "interval": "step"}
-        return None
+    def _steps_per_epoch(self) -> int:
+        """Of the optimiser."""
+        return max(1, ceil(float(self.trainer.num_training_batches) / self.trainer.accumulate_grad_batches))

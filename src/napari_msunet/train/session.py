@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -26,7 +25,7 @@ from napari_msunet.models.losses import balanced_weights
 from napari_msunet.models.start import Start, open_start
 from napari_msunet.models.windows import window_multiple
 from napari_msunet.stopping import check as check_stop
-from napari_msunet.train.classes import known_only
+from napari_msunet.train.classes import Say, known_only
 from napari_msunet.train.frozen import Aside, load_items, set_aside
 from napari_msunet.train.record import RunFolder
 from napari_msunet.train.views import Windows, window_views
@@ -118,7 +117,7 @@ def prepare(job: TrainJob, folder: RunFolder) -> Session:
     messages += sides.messages
     aside = set_aside(job, sides.test, frozen, say)
     sides, pixels = known_only(sides, config.classes, say)
-    step = lcm(*(r.denominator for r in seen.ratios))
+    step = lcm(*(r.denominator for r in seen.input_ratios))
     crops = Crops(seen.input_ratios, partial(input_windows, seen))
     sampler = Sampler(sides.train, size, step, job.seed, job.replay)
     normalisation = _normalisation(config, crops, sampler, folder if job.resume else None)
@@ -134,7 +133,7 @@ def prepare(job: TrainJob, folder: RunFolder) -> Session:
     return Session(job, config, device, windows, batches, validation, sides, messages, start, aside, accumulate)
 
 
-def seen_config(config: ModelConfig, own_grid: bool, say: Callable[[str, str], None]) -> ModelConfig:
+def seen_config(config: ModelConfig, own_grid: bool, say: Say) -> ModelConfig:
     """The config whose target grid is that of the loss: of the finest branch where that is coarser and wanted.
 
     With it, windows, truth and outputs are those of the coarser grid; the weights are the same.
@@ -148,27 +147,26 @@ def seen_config(config: ModelConfig, own_grid: bool, say: Callable[[str, str], N
             "for scales of which none is above 1, and branches that are computed one by one; leave own_grid off."
         )
     try:
-        seen = ModelConfig.model_validate(
-            config.model_dump() | {"mpp": config.mpp / float(finest), "scales": [float(r / finest) for r in config.ratios]}
-        )
+        scales = [float(r / finest) for r in config.ratios]
+        seen = ModelConfig.model_validate(config.model_dump() | {"mpp": config.mpp / float(finest), "scales": scales})
     except (ValidationError, MsunetError) as error:
         raise MsunetError(
-            f"The scales {', '.join(str(r) for r in config.ratios)} are no ratios of whole numbers up to 8 of each other, "
-            "which own_grid needs; leave it off."
+            f"The scales {', '.join(str(r) for r in config.ratios)} are no ratios of whole numbers up to 8 of each "
+            "other, which own_grid needs; leave it off."
         ) from error
     say("info", f"The loss is computed at {seen.mpp:g} µm per pixel, the grid of scale {finest}.")
     return seen
 
 
-def _window_size(job: TrainJob, config: ModelConfig, seen: ModelConfig, say: Callable[[str, str], None]) -> tuple[int, int]:
+def _window_size(job: TrainJob, config: ModelConfig, seen: ModelConfig, say: Say) -> tuple[int, int]:
     """Side of a window and of its border, in pixels of the grid of the loss."""
     ratio = Fraction(seen.mpp / config.mpp).limit_denominator(8)
     size = round_up(ceil(job.size / ratio), window_multiple(seen))
     border = ceil(job.border / ratio)
     if 2 * border >= size:
         raise MsunetError(
-            f"A border of {job.border} pixels leaves nothing of windows of {round(size * ratio)} pixels; give a smaller "
-            "border or a larger size."
+            f"A border of {job.border} pixels leaves nothing of windows of {round(size * ratio)} pixels; give a "
+            "smaller border or a larger size."
         )
     if size * ratio != job.size:
         text = f"The window size {job.size} was rounded up to {round(size * ratio)}, which this model needs."

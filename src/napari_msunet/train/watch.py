@@ -38,6 +38,8 @@ class Standing:
         How many are done.
     step_seconds : float
         Time in all steps together.
+    stop_best, stop_epoch : float, int
+        The best of what early stopping looks at, the higher the better, and its epoch.
     reason : str
         Why training ended: "epochs", "no better", "time limit"; empty while it runs.
     """
@@ -48,6 +50,8 @@ class Standing:
     epochs: int = 0
     steps: int = 0
     step_seconds: float = 0.0
+    stop_best: float | None = None
+    stop_epoch: int = 0
     reason: str = ""
 
 
@@ -177,7 +181,7 @@ class Watch(pl.Callback):
         self.folder.add(row)
         self._keep_best(pl_module, row)
         if not self.standing.reason:
-            self._decide(trainer)
+            self._decide(trainer, row)
         with writing(self.folder.checkpoint) as aside:
             trainer.save_checkpoint(aside, weights_only=False)
         if time.monotonic() - self._last_curves >= _CURVES_SECONDS:
@@ -198,7 +202,7 @@ class Watch(pl.Callback):
             "validation": self.scores("validation", row),
             "train": self.scores("train", row),
         }
-        save_model(module.model, self.folder.model, dict(self.summary))
+        save_model(module.kept(), self.folder.model, dict(self.summary))
 
     def keep_last(self, model: MSUNet) -> None:
         """Put the weights as they are now in the place of the best ones."""
@@ -213,7 +217,7 @@ class Watch(pl.Callback):
         }
         return {output: numbers for output, numbers in named.items() if numbers}
 
-    def _decide(self, trainer: pl.Trainer) -> None:
+    def _decide(self, trainer: pl.Trainer, row: dict[str, float]) -> None:
         """End after the last epoch, or when nothing gets better."""
         standing = self.standing
         if standing.epochs >= self.job.epochs:
@@ -221,14 +225,25 @@ class Watch(pl.Callback):
         elif self._time_is_up(0.0):
             standing.reason = "time limit"
             trainer.should_stop = True
-        elif standing.epochs - standing.best_epoch >= self.job.optimiser.stop_after:
+        elif self._stalled(row):
             standing.reason = "no better"
             trainer.should_stop = True
-            self.say(
-                Message(
-                    text=f"No better validation IoU for {self.job.optimiser.stop_after} epochs: training ends here."
-                )
-            )
+            options = self.job.optimiser
+            name = "IoU" if options.stop_metric == "iou" else "loss"
+            self.say(Message(text=f"No better validation {name} for {options.stop_after} epochs: training ends here."))
+
+    def _stalled(self, row: dict[str, float]) -> bool:
+        """Whether what early stopping looks at has not got better for long enough; never without validation."""
+        standing, options = self.standing, self.job.optimiser
+        value = row.get(column("validation", options.stop_metric, "fused"))
+        if value is None:
+            validated = column("validation", "loss", "fused") in row
+            standing.stop_epoch = standing.stop_epoch if validated else standing.epochs
+        else:
+            height = value if options.stop_metric == "iou" else -value
+            if standing.stop_best is None or height > standing.stop_best + options.min_delta:
+                standing.stop_best, standing.stop_epoch = height, standing.epochs
+        return standing.epochs - standing.stop_epoch >= options.stop_after
 
     def draw(self) -> None:
         """Write the curves."""

@@ -100,6 +100,8 @@ class SegmentationLoss(nn.Module):
         The model's.
     class_weights : sequence of float, optional
         Of background and classes 1..K; None: those of the config ("balanced" needs them here).
+    own : sequence of int, optional
+        The scales that have an output of their own; None: all.
 
     Raises
     ------
@@ -114,6 +116,7 @@ class SegmentationLoss(nn.Module):
         config: LossConfig,
         scales: Sequence[float | Fraction],
         class_weights: Sequence[float] | None = None,
+        own: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         weights = config.branch if isinstance(config.branch, tuple) else (config.branch,) * len(scales)
@@ -127,10 +130,11 @@ class SegmentationLoss(nn.Module):
         known = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", known, persistent=False)
         self.config = config
-        self.weights = tuple(float(w) or 1.0 for w in weights)
+        own = range(len(scales)) if own is None else own
+        self.weights = tuple(float(weights[i]) or 1.0 for i in own)
         self.detach = tuple(w == 0 for w in weights)
-        """For each branch: whether its own logits are to come from detached features."""
-        self.names = tuple(f"scale {as_scale(s)}" for s in scales)
+        """For each scale: whether its own logits are to come from detached features."""
+        self.names = tuple(f"scale {as_scale(scales[i])}" for i in own)
 
     def forward(self, fused: Tensor, branches: Sequence[Tensor], target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimise, and its parts.
