@@ -17,7 +17,7 @@ from napari_msunet.models import MSUNet, build_model
 from napari_msunet.slide import Slide, open_slide
 
 SLIDE = Path(napari_msunet.__file__).parent / "demo_data" / "CMU-1-Small-Region.svs"
-FUSIONS = ("mean", "weighted", "max", "concat", "attention")
+FUSIONS = ("mean", "weighted", "max", "concat", "attention", "multihead", "inject", "pyramid")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def calibrated(config: ModelConfig, slide: Slide) -> MSUNet:
     """A network whose output varies: batch statistics from the slide, logits spread, a threshold that splits it."""
     torch.manual_seed(1)
     model = build_model(config)
-    grid = slide.grid(config.mpp)
+    grid = slide.grid(config.target_mpp)
     window = Window(192, 144, 320, 320)
     inputs = whole_inputs(config, slide, grid, window)
     model.train()
@@ -41,12 +41,18 @@ def calibrated(config: ModelConfig, slide: Slide) -> MSUNet:
         for _ in range(10):
             model(inputs, field="same")
         model.eval()
-        for branch in range(len(config.scales)):
-            logits = model.branch_logits(inputs)[branch]
-            head = heads(model)[0 if config.shared else branch]
-            head.weight.mul_(2.0 / logits.std())
-            head.bias.sub_(2.0 * logits.mean((0, 2, 3)) / logits.std())
+        for n in range(len(config.own)):
+            spread(heads(model)[0 if config.shared else n], model.branch_logits(inputs)[n])
+        if config.joint and config.fusion in ("inject", "pyramid"):
+            spread(heads(model)[-1 if config.fusion == "pyramid" else config.finest], model(inputs))
     return model
+
+
+def spread(head: torch.nn.Conv2d, logits: torch.Tensor) -> None:
+    """Give a head's logits a mean of 0 and a deviation of 2."""
+    times = head.weight.shape[0] // logits.shape[1]  # of a sub-pixel head
+    head.weight.mul_(2.0 / logits.std())
+    head.bias.sub_((2.0 * logits.mean((0, 2, 3)) / logits.std()).repeat_interleave(times))
 
 
 def heads(model: MSUNet) -> list[torch.nn.Conv2d]:
@@ -57,7 +63,7 @@ def heads(model: MSUNet) -> list[torch.nn.Conv2d]:
 def whole_inputs(config: ModelConfig, slide: Slide, grid, window: Window) -> list[torch.Tensor]:
     """What `model(inputs)` takes for a window of the target grid, read straight from the slide."""
     inputs = []
-    for scale in config.ratios:
+    for scale in config.input_ratios:
         scaled = [Fraction(v) * scale for v in (window.y, window.x)]
         assert all(v.denominator == 1 for v in scaled)
         shape = [-(-v * scale.numerator // scale.denominator) for v in window.shape]
@@ -68,7 +74,7 @@ def whole_inputs(config: ModelConfig, slide: Slide, grid, window: Window) -> lis
 
 def reference(model: MSUNet, slide: Slide) -> np.ndarray:
     """Probabilities of the slide padded by the margin, run in one piece, cropped."""
-    grid, margin = slide.grid(model.config.mpp), model.margin
+    grid, margin = slide.grid(model.config.target_mpp), model.margin
     height, width = grid.shape
     inputs = whole_inputs(model.config, slide, grid, grid.whole.padded(margin))
     with torch.inference_mode():
@@ -103,6 +109,9 @@ def test_tiled_equals_whole_for_every_fusion(fusion, slide):
         {"scales": (1.0,)},
         {"branch": (UNetConfig(depth=1, width=4), UNetConfig(depth=2, width=8), UNetConfig(depth=3, width=8))},
         {"shared": True},
+        {"upscale": 2, "mpp": 2.6},
+        {"upscale": 2, "mpp": 2.6, "fusion": "inject", "scales": (1.0, 0.5)},
+        {"scales": (2.0, 1.0), "finest_scale": 1.0},
         {"normalisation": Normalisation(mean=(0.8, 0.6, 0.7), std=(0.1, 0.2, 0.2))},
     ],
     ids=str,
@@ -116,7 +125,7 @@ def test_tiled_equals_whole_for_every_build(changes, slide):
 
 def test_each_scale_alone_is_exact_too(slide):
     model = calibrated(config_of(), slide)
-    grid, margin = slide.grid(model.config.mpp), model.margin
+    grid, margin = slide.grid(model.config.target_mpp), model.margin
     inputs = whole_inputs(model.config, slide, grid, grid.whole.padded(margin))
     height, width = grid.shape
     with torch.inference_mode():

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from napari_msunet.config import ModelConfig, UNetConfig
 from napari_msunet.geometry import Grid, Window, round_up
 from napari_msunet.infer.cover import Cost, cover
-from napari_msunet.infer.plan import CHUNK, Plan, Request, make_plan, margin_of
+from napari_msunet.infer.plan import CHUNK, Plan, Request, make_plan
+from napari_msunet.infer.streams import margin_of
 
 SCALES = st.sampled_from([(1.0,), (1.0, 0.5, 0.25), (0.5, 0.25), (2.0, 1.0), (1.0, 2 / 3), (1.0, 1 / 3, 0.5)])
 GRID = Grid((1500.0, 1500.0), (1.0, 1.0), None)
@@ -78,7 +79,7 @@ def test_tiles_cover_the_wanted_window_once(scales, y, x, height, width, tile, b
                 for s, stream in enumerate(plan.streams):
                     own = one.window.times(stream.ratio)
                     pieces = [Window(*box).intersection(own) for box in unit_plan.pieces[s]]
-                    if stream.coarse:
+                    if stream.in_pieces:
                         assert sum(p.height * p.width for p in pieces if not p.empty) == own.height * own.width
     assert sorted(indices) == list(range(plan.tiles))
     assert count.max(initial=0) <= 1

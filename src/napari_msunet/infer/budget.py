@@ -85,6 +85,14 @@ def _counted(text: str, margin: int) -> float:
     with torch.device("meta"):
         model = build_model(config.model_copy(update={"shared": False}))
     model = folded(model.to("meta"))
+    if config.joint:
+        side = max(PROBE // config.size_multiple, 2) * config.size_multiple
+        edge = side // 4 // config.size_multiple * config.size_multiple
+        with torch.inference_mode(), _Live() as live:
+            keep = Window(edge, edge, side - 2 * edge, side - 2 * edge)
+            z = model.run_joint(_empty(config, side, "meta"), keep)
+            del z
+        return float(live.most / side**2)
     most = 0.0
     known = set()
     for i, branch in enumerate(config.branches):
@@ -99,6 +107,12 @@ def _counted(text: str, margin: int) -> float:
             del z
         most = max(most, live.most / side**2)
     return most
+
+
+def _empty(config: ModelConfig, side: int, device: str) -> list[torch.Tensor]:
+    """Inputs of a joint model for a square of the target grid."""
+    sides = [int(side * ratio) for ratio in config.input_ratios]
+    return [torch.empty((1, config.channels, n, n), device=device) for n in sides]
 
 
 def limit_for(configs: Sequence[ModelConfig], memory: float, variants: int, device: torch.device) -> int:
@@ -162,9 +176,11 @@ class Speeds:
 
     def __init__(self, network: Network, model: MSUNet, device: torch.device, threads: int, what: str) -> None:
         self.network = network
-        self.channels = model.config.channels
-        self.branch = max(range(len(model.config.scales)), key=lambda i: model.config.scales[i])
-        self.stride = model.config.branches[self.branch].stride
+        self.config = model.config
+        self.branch, self.stride = 0, model.config.size_multiple
+        if not self.config.joint:
+            self.branch = max(range(len(model.config.scales)), key=lambda i: model.config.scales[i])
+            self.stride = model.config.branches[self.branch].stride
         machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.node()
         shape = model.config.model_dump_json(include={"branch", "channels", "fusion", "scales"})
         text = json.dumps([shape, machine, str(device), threads, what, torch.__version__])
@@ -177,18 +193,24 @@ class Speeds:
             if side in self.known or (side * side > limit and side != min(sides)):
                 continue
             pixels = max(side // self.stride, 1) * self.stride
-            x = torch.rand((1, self.channels, pixels, pixels))
             keep = Window(0, 0, pixels, pixels)
             best = float("inf")
             for _ in range(2):
                 stopping.check()
                 started = time.perf_counter()
                 with torch.inference_mode():
-                    self.network.run(self.branch, x, keep).cpu()
+                    self._run(pixels, keep)
                 best = min(best, time.perf_counter() - started)
             self.known[side] = pixels * pixels / best
         _save(self.file, self.known)
         return {side: self.known[side] for side in sides if side in self.known}
+
+    def _run(self, side: int, keep: Window) -> None:
+        if self.config.joint:
+            self.network.run_joint([x.fill_(0.5) for x in _empty(self.config, side, "cpu")], keep).cpu()
+        else:
+            x = torch.full((1, self.config.channels, side, side), 0.5)
+            self.network.run(self.branch, x, keep).cpu()
 
     def best_limit(self, limit: int, margin: int) -> int:
         """Pixels of the tile that gives the most useful pixels per second, of those that the memory allows."""

@@ -6,6 +6,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +20,8 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Grid, Window
 from napari_msunet.infer.fuse import Fused, Wanted, fuse
 from napari_msunet.infer.network import Network, Variant, exact_arithmetic
-from napari_msunet.infer.plan import Plan, Stream, Tile, UnitPlan
+from napari_msunet.infer.plan import Plan, Tile, UnitPlan
+from napari_msunet.infer.streams import Stream
 from napari_msunet.slide import Slide
 
 AHEAD = 2
@@ -60,7 +62,7 @@ class Step:
 
     work: Work | None
     piece: tuple[int, int, int] | None
-    inputs: Future[list[Tensor]] = field(init=False)
+    inputs: Future[list[list[Tensor]]] = field(init=False)
 
 
 def as_input(pixels: Pixels) -> npt.NDArray[np.float32]:
@@ -103,7 +105,7 @@ class Pass:
         self.networks = networks
         self.slide = slide
         self.plan = plan
-        self.grids = tuple(grid.scaled(stream.ratio) for stream in plan.streams)
+        self.grids = {ratio: grid.scaled(ratio) for stream in plan.streams for ratio in stream.read}
         self.pixel = grid.pixel
         self.wanted = wanted
         self.variants = variants
@@ -126,7 +128,7 @@ class Pass:
 
     def _under(self, number: int, unit: UnitPlan, batch: Sequence[Tile]) -> Iterator[tuple[int, int, int]]:
         for s, stream in enumerate(self.plan.streams):
-            if stream.coarse:
+            if stream.in_pieces:
                 around = [t.window.times(stream.ratio).padded(stream.ring) for t in batch]
                 for n, box in enumerate(unit.pieces[s]):
                     if any(not Window(*box).intersection(w).empty for w in around):
@@ -196,10 +198,10 @@ class Pass:
             return  # the batch that needs it will meet the error
         self._hold(piece, inputs)
 
-    def _hold(self, piece: tuple[int, int, int], inputs: list[Tensor]) -> None:
+    def _hold(self, piece: tuple[int, int, int], inputs: list[list[Tensor]]) -> None:
         stream = self.plan.streams[piece[1]]
         box = Window(*self.plan.units[piece[0]].pieces[piece[1]][piece[2]])
-        self._held[piece] = self._branch(stream, inputs[0], box.shape, stream.ring)
+        self._held[piece] = self._branch(stream, inputs[0], box.shape, stream.kept)
         size = sum(z.numel() * z.element_size() for zs in self._held.values() for z in zs)
         while size > HELD and len(self._held) > len(self.plan.streams) * 4:
             _, dropped = self._held.popitem(last=False)
@@ -213,21 +215,30 @@ class Pass:
 
     # ------------------------------------------------------------------------------------------------------- reading
 
-    def _read(self, step: Step) -> list[Tensor]:
+    def _read(self, step: Step) -> list[list[Tensor]]:
         if step.piece is not None:
             return self._read_piece(step.piece)
         assert step.work is not None  # for the type checker
-        return [self._pixels(s, step.work.windows) for s, stream in enumerate(self.plan.streams) if not stream.coarse]
+        windows = step.work.windows
+        return [
+            self._inputs(stream, [w.times(stream.ratio) for w in windows])
+            for stream in self.plan.streams
+            if not stream.in_pieces
+        ]
 
-    def _read_piece(self, piece: tuple[int, int, int]) -> list[Tensor]:
+    def _read_piece(self, piece: tuple[int, int, int]) -> list[list[Tensor]]:
         unit, s, number = piece
-        return [self._pixels(s, [Window(*self.plan.units[unit].pieces[s][number])], scaled=True)]
+        return [self._inputs(self.plan.streams[s], [Window(*self.plan.units[unit].pieces[s][number])])]
 
-    def _pixels(self, s: int, windows: Sequence[Window], scaled: bool = False) -> Tensor:
-        """`(B, C, h, w)`: windows of the target grid, or of the stream's own, with the stream's margin around them."""
-        stream = self.plan.streams[s]
-        own = [(w if scaled else w.times(stream.ratio)).padded(stream.margin) for w in windows]
-        stack = np.stack([as_input(self._channels(self.slide.read_window(self.grids[s], w))) for w in own])
+    def _inputs(self, stream: Stream, windows: Sequence[Window]) -> list[Tensor]:
+        """For each scale that a stream reads `(B, C, h, w)`: windows of the stream's grid, with its margin around."""
+        around = [w.padded(stream.margin) for w in windows]
+        return [self._pixels(ratio, [w.times(ratio / stream.ratio) for w in around]) for ratio in stream.read]
+
+    def _pixels(self, ratio: Fraction, windows: Sequence[Window]) -> Tensor:
+        """`(B, C, h, w)`: windows of the grid of a scale."""
+        grid = self.grids[ratio]
+        stack = np.stack([as_input(self._channels(self.slide.read_window(grid, w))) for w in windows])
         pixels = torch.from_numpy(stack)
         return pixels.pin_memory() if self.plan.device.startswith("cuda") else pixels
 
@@ -236,17 +247,24 @@ class Pass:
 
     # ------------------------------------------------------------------------------------------------- the arithmetic
 
-    def _branch(self, stream: Stream, pixels: Tensor, shape: tuple[int, int], ring: int) -> tuple[Tensor, ...]:
-        """A branch's output for each variant, without its margin but for the ring."""
+    def _branch(
+        self, stream: Stream, inputs: Sequence[Tensor], shape: tuple[int, int], ring: int
+    ) -> tuple[Tensor, ...]:
+        """A stream's output for each variant, without its margin but for the ring."""
         network, edge = self.networks[stream.model], stream.margin - ring
         keep = Window(edge, edge, shape[0] + 2 * ring, shape[1] + 2 * ring)
-        return tuple(v.undo(network.run(stream.branch, v.apply(pixels), v.window(keep))) for v in self.variants)
+        found = []
+        for v in self.variants:
+            given, wanted = [v.apply(x) for x in inputs], v.window(keep)
+            z = network.run_joint(given, wanted) if stream.joint else network.run(stream.branch, given[0], wanted)
+            found.append(v.undo(z))
+        return tuple(found)
 
-    def _tiles(self, work: Work, inputs: list[Tensor]) -> list[TileResult]:
+    def _tiles(self, work: Work, inputs: list[list[Tensor]]) -> list[TileResult]:
         given = iter(inputs)
         zs: list[tuple[Tensor, ...]] = []
         for s, stream in enumerate(self.plan.streams):
-            if stream.coarse:
+            if stream.in_pieces:
                 zs.append(tuple(self._patches(s, work, v) for v in range(len(self.variants))))
             else:
                 shape = work.windows[0].times(stream.ratio).shape
@@ -255,7 +273,7 @@ class Pass:
         return [TileResult(tile, fused.of(n)) for n, tile in enumerate(work.tiles)]
 
     def _patches(self, s: int, work: Work, variant: int) -> Tensor:
-        """What a coarse branch says under each tile of a batch, with the ring."""
+        """What a stream in pieces says under each tile of a batch, with the ring."""
         stream = self.plan.streams[s]
         return torch.stack([self._patch(s, stream, work, window, variant) for window in work.windows])
 
@@ -267,6 +285,8 @@ class Pass:
             for unit, t, n in work.pieces
             if t == s
         ]
+        if stream.blended:
+            return _blended(stream, around, found)
         for box, z in found:
             ringed = box.padded(stream.ring)
             if ringed.intersection(around) == around and box.intersection(own) == own and len(found) == 1:
@@ -284,6 +304,21 @@ class Pass:
                 corner = box.y - stream.ring, box.x - stream.ring
                 out[(slice(None), *part.slices((around.y, around.x)))] = z[(0, slice(None), *part.slices(corner))]
         return out
+
+
+def _blended(stream: Stream, around: Window, found: Sequence[tuple[Window, Tensor]]) -> Tensor:
+    """A window of overlapping squares, each weighted by a pyramid; all weights at a pixel sum to 1."""
+    first = found[0][1]
+    out = first.new_zeros((first.shape[1], *around.shape))
+    ramp = (torch.arange(stream.side, dtype=torch.float32, device=first.device) + 0.5) / stream.overlap
+    ramp = torch.minimum(ramp, ramp.flip(0)).clamp(max=1)
+    weight = ramp[:, None] * ramp
+    for box, z in found:
+        part = box.intersection(around)
+        if not part.empty:
+            inside = part.slices((box.y, box.x))
+            out[(slice(None), *part.slices((around.y, around.x)))] += weight[inside] * z[(0, slice(None), *inside)]
+    return out
 
 
 def _next(left: OrderedDict[int, Work], view: stopping.View | None, pixel: tuple[float, float]) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from napari_msunet.infer.network import Network
-from napari_msunet.infer.plan import Stream
+from napari_msunet.infer.streams import Stream
 
 ROWS = 128
 """Target rows fused at once on the CPU, so that no branch's channels exist as a whole at full resolution."""
@@ -118,14 +118,21 @@ def _strip(
     for variant in range(len(zs[0])):
         for n, network in enumerate(networks):
             own = [(stream, z[variant]) for stream, z in zip(streams, zs, strict=True) if stream.model == n]
-            up = [_on_target(network, stream, z, top, bottom) for stream, z in own]
-            add("probabilities", torch.softmax(network.combine(up).float(), 1))
+            if own[0][0].joint:
+                up: list[Tensor] = []
+                fused, branches = network.joint_split(own[0][1][..., top:bottom, :])
+            else:
+                up = [_on_target(network, stream, z, top, bottom) for stream, z in own]
+                fused = network.combine(up)
+                branches = [network.class_logits(z) for z in up] if each else []
+            add("probabilities", torch.softmax(fused.float(), 1))
             if each:
-                alone = [torch.softmax(network.class_logits(z).float(), 1) for z in up]
+                alone = [torch.softmax(z.float(), 1) for z in branches]
                 for i, probabilities in enumerate(alone):
                     add(f"scale {i}", probabilities)
-                votes.append(divergence(alone))
-            if wanted.weights and (shares := network.fusion_weights(up)) is not None:
+                # the finest scale of a joint model has no output but the fused one
+                votes.append(divergence(alone if up else [torch.softmax(fused.float(), 1), *alone]))
+            if wanted.weights and up and (shares := network.fusion_weights(up)) is not None:
                 add("weights", shares.float())
     count = len(zs[0]) * len(networks)
     maps = sums if count == 1 else {name: values / count for name, values in sums.items()}
@@ -160,7 +167,7 @@ def divergence(alone: Sequence[Tensor]) -> Tensor:
     Lin, "Divergence measures based on the Shannon entropy", IEEE Trans. Inf. Theory 37(1), 1991: the entropy of the
     mean less the mean of the entropies, at most ln(k) for k distributions.
     """
-    if len(alone) == 1:
+    if len(alone) == 1:  # one scale agrees with itself
         return torch.zeros_like(alone[0][:, 0])
     mean = torch.stack(list(alone)).mean(0)
     difference = entropy(mean) - torch.stack([entropy(p) for p in alone]).mean(0)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -85,6 +85,12 @@ class Network(Protocol):
     def fusion_weights(self, zs: Sequence[Tensor]) -> Tensor | None:
         """See `MSUNet.fusion_weights`."""
 
+    def run_joint(self, inputs: Sequence[Tensor], keep: Window) -> Tensor:
+        """See `MSUNet.run_joint`; inputs on the CPU, float32 out."""
+
+    def joint_split(self, z: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """See `MSUNet.joint_split`."""
+
 
 class TorchNetwork:
     """A model in PyTorch.
@@ -114,11 +120,22 @@ class TorchNetwork:
 
     def run(self, branch: int, x: Tensor, keep: Window) -> Tensor:
         """See `Network`."""
-        x = x.to(self.device, non_blocking=True)
+        with self._arithmetic():
+            return self.model.run_branch(branch, x.to(self.device, non_blocking=True), keep).float()
+
+    def run_joint(self, inputs: Sequence[Tensor], keep: Window) -> Tensor:
+        """See `Network`."""
+        with self._arithmetic():
+            return self.model.run_joint([x.to(self.device, non_blocking=True) for x in inputs], keep).float()
+
+    def _arithmetic(self) -> AbstractContextManager[Any]:
         if self.precision == "float32":
-            return self.model.run_branch(branch, x, keep)
-        with torch.autocast(self.device.type, getattr(torch, self.precision)):
-            return self.model.run_branch(branch, x, keep).float()
+            return nullcontext()
+        return torch.autocast(self.device.type, getattr(torch, self.precision))
+
+    def joint_split(self, z: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """See `MSUNet.joint_split`."""
+        return self.model.joint_split(z)
 
     def to_target(self, branch: int, z: Tensor) -> Tensor:
         """See `MSUNet.to_target`."""

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from napari_msunet.config import Margin, ModelConfig
 from napari_msunet.geometry import Grid, Window, round_up
 from napari_msunet.infer.cover import Cost, cover
+from napari_msunet.infer.streams import Stream, streams_of
 from napari_msunet.infer.where import Mask, coverage
 
 CHUNK = 512
@@ -37,41 +38,6 @@ GENERATION = 1_000_000
 """Tiles of a plan made anew within a run are numbered from a multiple of this."""
 
 Box = tuple[int, int, int, int]
-
-
-class Stream(BaseModel):
-    """One branch of one model of the ensemble.
-
-    Attributes
-    ----------
-    model, branch : int
-    scale : str
-        Branch pixels per target pixel, such as "1/4".
-    margin : int
-        Branch pixels read on each side of a tile; a multiple of the branch's stride.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    model: int
-    branch: int
-    scale: str
-    margin: int
-
-    @cached_property
-    def ratio(self) -> Fraction:
-        """The scale as a number."""
-        return Fraction(self.scale)
-
-    @property
-    def coarse(self) -> bool:
-        """Whether it is computed in pieces of its own, which serve several tiles."""
-        return self.ratio < 1
-
-    @property
-    def ring(self) -> int:
-        """Branch pixels around a tile for bringing it up: bilinear needs one, whole target pixels the numerator."""
-        return self.ratio.numerator if self.coarse else 0
 
 
 class UnitPlan(BaseModel):
@@ -170,17 +136,17 @@ class Plan(BaseModel):
         total = 0
         for unit in self.units:
             for stream, pieces in zip(self.streams, unit.pieces, strict=True):
-                if stream.coarse:
+                if stream.in_pieces:
                     boxes = [box[2:] for box in pieces]
                 else:
                     boxes = [Window(*box).times(stream.ratio).shape for box in unit.tiles]
-                total += sum((h + 2 * stream.margin) * (w + 2 * stream.margin) for h, w in boxes)
+                total += sum(map(stream.through, boxes))
         return total * self.variants
 
     @cached_property
     def margin_free(self) -> float:
         """Pixels that would go through the branches if no margin was needed and nothing but the wanted was covered."""
-        return self.useful * self.variants * sum(float(stream.ratio) ** 2 for stream in self.streams)
+        return self.useful * self.variants * sum(stream.share for stream in self.streams)
 
 
 @dataclass(frozen=True)
@@ -191,8 +157,8 @@ class Request:
     ----------
     configs : sequence of ModelConfig
         Of the ensemble's models.
-    exact_margins : sequence of tuple of int
-        Each model's measured margins, in pixels of each branch.
+    exact_margins : for each model, for each branch int or None
+        The measured margins, as `streams_of` takes them.
     grid : Grid
         The target grid.
     window : Window
@@ -206,10 +172,12 @@ class Request:
         As in `Plan`.
     unit : int
         Largest side of a unit.
+    origin : tuple of int
+        Target pixel at which a square of a blended network begins.
     """
 
     configs: Sequence[ModelConfig]
-    exact_margins: Sequence[tuple[int, ...]]
+    exact_margins: Sequence[Sequence[int | None]]
     grid: Grid
     window: Window
     mask: Mask | None = None
@@ -223,6 +191,7 @@ class Request:
     threads: int = 1
     generation: int = 0
     unit: int = UNIT
+    origin: tuple[int, int] = (0, 0)
 
 
 def make_plan(request: Request) -> Plan:
@@ -230,11 +199,8 @@ def make_plan(request: Request) -> Plan:
     alignment = lcm(*(config.size_multiple for config in request.configs))
     tile = round_up(request.tile, alignment) if request.tile else None
     cell = tile or round_up(CELL, alignment)
-    streams = tuple(
-        Stream(model=n, branch=i, scale=str(scale), margin=margin_of(request.margin, exact, scale, branch.stride))
-        for n, (config, margins) in enumerate(zip(request.configs, request.exact_margins, strict=True))
-        for i, (exact, scale, branch) in enumerate(zip(margins, config.ratios, config.branches, strict=True))
-    )
+    limit = request.limit // request.batch if tile is None else tile * tile
+    streams = streams_of(request.configs, request.exact_margins, request.margin, limit, request.origin)
     step = lcm(cell, CHUNK)
     units: list[UnitPlan] = []
     first = request.generation * GENERATION
@@ -282,14 +248,16 @@ def _unit(
         cells = np.ones((ceil(window.height / cell), ceil(window.width / cell)), bool)
     else:
         cells = coverage(request.mask, request.grid, window, cell)
-    finest = max((s for s in streams if not s.coarse), key=lambda s: s.ratio, default=None)
+    finest = max((s for s in streams if not s.in_pieces), key=lambda s: s.ratio, default=None)
 
     def boxes(stream: Stream | None) -> list[Window]:
-        if tile is not None and (stream is None or not stream.coarse):
+        if tile is not None and (stream is None or not stream.in_pieces):
             return [Window(int(y), int(x), 1, 1) for y, x in np.argwhere(cells)]
         ratio = stream.ratio if stream is not None else Fraction(1)
         margin = stream.margin if stream is not None else 0
         limit = request.limit // request.batch if tile is None else (tile + 2 * margin) ** 2
+        if stream is not None:
+            limit = int(limit * stream.ratio**2 / max(r**2 for r in stream.read))
         return cover(cells, Cost(int(cell * ratio), margin, limit))
 
     def placed(found: list[Window]) -> list[Window]:
@@ -302,7 +270,11 @@ def _unit(
     tiles = placed(boxes(finest))
     pieces = []
     for stream in streams:
-        found = [w.times(stream.ratio) for w in placed(boxes(stream))] if stream.coarse else []
+        found: list[Window] = []
+        if stream.blended:
+            found = stream.squares([w.times(stream.ratio) for w in tiles])
+        elif stream.in_pieces:
+            found = [w.times(stream.ratio) for w in placed(boxes(stream))]
         pieces.append(tuple(box_of(w) for w in found))
     return UnitPlan(window=box_of(window), first=first, tiles=tuple(map(box_of, tiles)), pieces=tuple(pieces))
 
@@ -312,18 +284,6 @@ def box_of(window: Window) -> Box:
     return window.y, window.x, window.height, window.width
 
 
-def margin_of(margin: Margin, exact: int, scale: Fraction, stride: int) -> int:
-    """Branch pixels to read on each side of a branch's tile for the margin asked for."""
-    if margin == "exact":
-        pixels = float(exact)
-    elif margin == "fast":
-        pixels = exact / 2
-    else:
-        pixels = float(margin * scale)
-    ring = scale.numerator if scale < 1 else 0
-    return max(round_up(pixels, stride), round_up(ring, stride))
-
-
 def summary(plan: Plan) -> dict[str, Any]:
     """The plan in numbers, for people."""
     return {
@@ -331,7 +291,7 @@ def summary(plan: Plan) -> dict[str, Any]:
         "units": len(plan.units),
         "largest_tile": "{} x {}".format(*plan.largest),
         "batch": plan.batch,
-        "margins": {f"model {s.model + 1}, scale {s.scale}": s.margin for s in plan.streams},
+        "margins": {f"model {s.model + 1}, scale {s.scale}": s.margin for s in plan.streams if not s.blended},
         "useful_pixels": plan.useful,
         "network_pixels": plan.through,
         "pixels_over_margin_free": round(plan.through / plan.margin_free, 3) if plan.margin_free else None,

@@ -131,10 +131,11 @@ def close_run(run: Run, setup: Setup) -> Iterator[Event]:
     """What comes after the last tile, in a run opened for writing: post-processing, the seam meter, the pyramid."""
     plan = Plan(**run.description["plan"])
     yield from finish(run, setup.options.postprocess, setup.grid.mpp)
-    if setup.options.margin != "exact" and "seam" not in run.description and plan.tiles > 1:
+    blended = any(stream.blended for stream in plan.streams)
+    if (setup.options.margin != "exact" or blended) and "seam" not in run.description and plan.tiles > 1:
         seam = seam_meter(run, setup, plan)
         run.note(seam=seam)
-        yield Message(text=seam_text(seam))
+        yield Message(text=seam_text(seam, blended))
     failed = {n: why for n, why in run.failed.items() if n in unfinished(run, plan)}
     if not failed:
         run.complete_run()
@@ -147,11 +148,13 @@ def close_run(run: Run, setup: Setup) -> Iterator[Event]:
     )
 
 
-def seam_text(seam: dict[str, float]) -> str:
+def seam_text(seam: dict[str, float], blended: bool = False) -> str:
     """The seam meter in a sentence."""
+    why = "This model sees whole tiles, so they were blended:" if blended else "With this margin"
+    cure = "a model without such a layer makes" if blended else "margin='exact' makes"
     return (
-        f"With this margin {seam['near']:.2%} of the labels near tile borders change with the tiling, and "
-        f"{seam['elsewhere']:.2%} elsewhere; margin='exact' makes it none."
+        f"{why} {seam['near']:.2%} of the labels near tile borders change with the tiling, and "
+        f"{seam['elsewhere']:.2%} elsewhere; {cure} it none."
     )
 
 
@@ -204,7 +207,7 @@ def _store(out: Path, setup: Setup) -> LabelStore:
     """The label store at `out`, made if need be; another mpp or shape is refused."""
     config, grid = setup.models[0].config, setup.grid
     if not out.exists():
-        return LabelStore.create(out, mpp=config.mpp, classes=config.classes, slide=setup.slide)
+        return LabelStore.create(out, mpp=config.target_mpp, classes=config.classes, slide=setup.slide)
     store = open_labels(out)
     if store.kind != "labels":
         raise StoreError(f"{out} holds annotations, not labels; give another output.")

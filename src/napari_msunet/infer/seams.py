@@ -11,7 +11,7 @@ from napari_msunet.geometry import Window
 from napari_msunet.infer.network import VARIANTS
 from napari_msunet.infer.plan import Plan, Request, make_plan
 from napari_msunet.infer.postprocess import decide
-from napari_msunet.infer.setup import Setup
+from napari_msunet.infer.setup import Setup, margins_of
 from napari_msunet.labels import Run
 
 NEAR = 16
@@ -51,16 +51,28 @@ def seam_meter(run: Run, setup: Setup, plan: Plan) -> dict[str, float]:
     return {"near": float(shares[0]), "elsewhere": float(shares[1])}
 
 
+def _tiles(plan: Plan) -> list[Window]:
+    """The tiles, or of a blended network the squares that are blended, in target pixels."""
+    for s, stream in enumerate(plan.streams):
+        if stream.blended:
+            found = [Window(*box) for unit in plan.units for box in unit.pieces[s]]
+            half = stream.overlap // 2
+            inner = (Window(w.y + half, w.x + half, w.height - 2 * half, w.width - 2 * half) for w in found)
+            return [w.times(1 / stream.ratio).intersection(plan.target) for w in inner]
+    return [Window(*box) for unit in plan.units for box in unit.tiles]
+
+
 def _around_corners(plan: Plan) -> list[Window]:
     """Windows whose middle is a tile's lower right corner, where the wanted window goes on."""
-    side = max(plan.alignment, min(SIDE, min(plan.largest)) // (2 * plan.alignment) * 2 * plan.alignment)
+    tiles = [tile for tile in _tiles(plan) if not tile.empty]
+    largest = max((tile.shape for tile in tiles), key=min, default=(0, 0))
+    side = max(plan.alignment, min(SIDE, min(largest)) // (2 * plan.alignment) * 2 * plan.alignment)
     found = []
-    for unit in plan.units:
-        for box in unit.tiles:
-            y, x = Window(*box).stop
-            window = Window(y - side // 2, x - side // 2, side, side).intersection(plan.target)
-            if window.height > 6 * NEAR and window.width > 6 * NEAR and (y, x) != plan.target.stop:
-                found.append(window)
+    for tile in tiles:
+        y, x = (v // plan.alignment * plan.alignment for v in tile.stop)
+        window = Window(y - side // 2, x - side // 2, side, side).intersection(plan.target)
+        if window.height > 6 * NEAR and window.width > 6 * NEAR and tile.stop != plan.target.stop:
+            found.append(window)
     return found[:: max(1, len(found) // PLACES)][:PLACES]
 
 
@@ -68,7 +80,7 @@ def _labels(setup: Setup, plan: Plan, window: Window) -> npt.NDArray[np.uint8]:
     """Labels of a window, computed in tiles of its own."""
     request = Request(
         configs=[model.config for model in setup.models],
-        exact_margins=[model.branch_margins for model in setup.models],
+        exact_margins=[margins_of(model) for model in setup.models],
         grid=setup.grid,
         window=window,
         margin=setup.options.margin,
@@ -77,6 +89,7 @@ def _labels(setup: Setup, plan: Plan, window: Window) -> npt.NDArray[np.uint8]:
         limit=plan.limit,
         device=plan.device,
         threads=plan.threads,
+        origin=(window.y, window.x),
     )
     single = replace(setup, window=window, mask=None)
     again = make_plan(request)
@@ -95,16 +108,14 @@ def _labels(setup: Setup, plan: Plan, window: Window) -> npt.NDArray[np.uint8]:
 def _near_borders(plan: Plan, window: Window) -> npt.NDArray[np.bool_]:
     """Which pixels of a window lie near a border of the plan's tiles."""
     near = np.zeros(window.shape, bool)
-    for unit in plan.units:
-        for box in unit.tiles:
-            tile = Window(*box)
-            around = tile.padded(NEAR).intersection(window)
-            if around.empty:
-                continue
-            inner = Window(tile.y + NEAR, tile.x + NEAR, tile.height - 2 * NEAR, tile.width - 2 * NEAR)
-            ring = np.ones(around.shape, bool)
-            part = inner.intersection(around)
-            if not part.empty:
-                ring[part.slices((around.y, around.x))] = False
-            near[around.slices((window.y, window.x))] |= ring
+    for tile in _tiles(plan):
+        around = tile.padded(NEAR).intersection(window)
+        if around.empty:
+            continue
+        inner = Window(tile.y + NEAR, tile.x + NEAR, tile.height - 2 * NEAR, tile.width - 2 * NEAR)
+        ring = np.ones(around.shape, bool)
+        part = inner.intersection(around)
+        if not part.empty:
+            ring[part.slices((around.y, around.x))] = False
+        near[around.slices((window.y, window.x))] |= ring
     return near

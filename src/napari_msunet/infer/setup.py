@@ -7,13 +7,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from typing import Any
 
 import torch
 
 from napari_msunet.config import PredictOptions
 from napari_msunet.errors import ModelError, MsunetError
-from napari_msunet.geometry import Grid, Region, Window
+from napari_msunet.geometry import Grid, Region, Window, round_up
 from napari_msunet.infer.budget import LONG, Speeds, limit_for, planned_memory
 from napari_msunet.infer.engine import Pass
 from napari_msunet.infer.fuse import Wanted
@@ -120,10 +121,10 @@ def set_up(slide: Slide, models: Sequence[MSUNet], options: PredictOptions) -> S
     check_ensemble(models)
     config = models[0].config
     channels = matched_channels(models[0], slide, options.channels)
-    grid = slide.grid(config.mpp)
+    grid = slide.grid(config.target_mpp)
     window = wanted_window(slide, grid, options.region)
-    if "disagreement" in options.outputs and max(len(m.config.scales) for m in models) == 1:
-        raise ModelError("This model has one scale, so its scales cannot disagree; ask for entropy instead.")
+    if "disagreement" in options.outputs and max(len(m.config.own) + m.config.joint for m in models) <= 1:
+        raise ModelError("This model has one output, so no scales can disagree; ask for entropy instead.")
     devices = pick_devices(options.device)
     mask = where_mask(slide, options.where)
     setup = Setup(slide, tuple(models), options, grid, window, mask, devices, channels)
@@ -191,6 +192,17 @@ def wanted_window(slide: Slide, grid: Grid, region: tuple[float, float, float, f
     return window
 
 
+def margins_of(model: MSUNet) -> tuple[int | None, ...]:
+    """What `streams_of` takes: for each branch, or for a joint model, its margin; None where there is none."""
+    if model.config.joint:
+        return (model.joint_margin if model.exact else None,)
+    if model.exact:
+        return model.branch_margins
+    pairs = zip(model.reaches, model.config.ratios, model.config.branches, strict=True)
+    needs = [(reach.aligned + (ratio < 1), branch.stride) for reach, ratio, branch in pairs]
+    return tuple(None if need == inf else round_up(need, stride) for need, stride in needs)
+
+
 def plan_for(setup: Setup, unit: int | None = None, halvings: int = 0) -> Plan:
     """The plan of a prediction.
 
@@ -214,7 +226,7 @@ def plan_for(setup: Setup, unit: int | None = None, halvings: int = 0) -> Plan:
     return make_plan(
         Request(
             configs=configs,
-            exact_margins=[model.branch_margins for model in setup.models],
+            exact_margins=[margins_of(model) for model in setup.models],
             grid=setup.grid,
             window=setup.window,
             mask=setup.mask,
@@ -246,10 +258,15 @@ def _speeds(setup: Setup) -> Speeds:
 def _fastest(setup: Setup, limit: int) -> int:
     """Of the tiles that the memory allows, the one with the most useful pixels per second, as measured."""
     speeds = _speeds(setup)
-    scale = setup.models[0].config.scales[speeds.branch]
-    margin = setup.models[0].branch_margins[speeds.branch]
-    if setup.options.margin != "exact":
-        margin = margin // 2 if setup.options.margin == "fast" else int(setup.options.margin * scale)
+    margins, options = margins_of(setup.models[0]), setup.options
+    finest = margins[speeds.branch]
+    if finest is None:
+        return limit  # the squares of a blended network have a size of their own
+    margin = finest if options.margin == "exact" else finest // 2
+    if not isinstance(options.margin, str):
+        margin = int(
+            options.margin * (1 if setup.models[0].config.joint else setup.models[0].config.scales[speeds.branch])
+        )
     return speeds.best_limit(limit, margin)
 
 
