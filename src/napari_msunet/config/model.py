@@ -9,7 +9,7 @@ from typing import Literal, Self, TypeAlias
 from pydantic import Field, field_validator, model_validator
 
 from napari_msunet.config.base import Frozen, Positive, Versioned
-from napari_msunet.config.branches import UNetConfig
+from napari_msunet.config.branches import BranchConfig, UNetConfig
 from napari_msunet.geometry import as_scale, common_alignment
 
 Fusion: TypeAlias = Literal["mean", "weighted", "max", "concat", "attention", "multihead", "inject", "pyramid"]
@@ -49,7 +49,7 @@ class ModelConfig(Versioned):
         Of the images it was trained on: a slide's channels are matched by these names. None: by their order.
     shared : bool
         One network for all scales instead of one each.
-    branch : UNetConfig or tuple of UNetConfig
+    branch : UNetConfig, LinkNetConfig, HRNetConfig, EncoderConfig, or a tuple of them
         One for all scales, or one per scale.
     field : str
         What a branch of a scale below 1 sees in training: "same" (the same field of view) or "concentric" (as many
@@ -59,8 +59,9 @@ class ModelConfig(Versioned):
     finest_scale : float, optional
         Largest scale that images are read at: branches of larger scales read this one, and a learned stem brings it
         up to theirs. None: each branch reads its own.
-    normalisation : Normalisation, optional
-        None until a training fits it to its images.
+    normalisation : Normalisation or tuple of Normalisation, optional
+        One for all scales, or one per scale (of a model put together from others). None until a training fits it to
+        its images.
     """
 
     classes: tuple[str, ...]
@@ -70,11 +71,11 @@ class ModelConfig(Versioned):
     channels: int = Field(3, ge=1)
     channel_names: tuple[str, ...] | None = None
     shared: bool = False
-    branch: UNetConfig | tuple[UNetConfig, ...] = UNetConfig()
+    branch: BranchConfig | tuple[BranchConfig, ...] = UNetConfig()
     field: Literal["same", "concentric"] = "same"
     upscale: Literal[1, 2] = 1
     finest_scale: float | None = None
-    normalisation: Normalisation | None = None
+    normalisation: Normalisation | tuple[Normalisation, ...] | None = None
 
     @field_validator("classes")
     @classmethod
@@ -121,7 +122,12 @@ class ModelConfig(Versioned):
             raise ValueError(f"{len(self.channel_names)} channel names for {self.channels} channels: give one for each")
         if self.shared and len(set(self.branches)) != 1:
             raise ValueError("branches that share their weights need the same branch config: give one for all scales")
-        if self.normalisation and not len(self.normalisation.mean) == len(self.normalisation.std) == self.channels:
+        if isinstance(self.normalisation, tuple) and len(self.normalisation) != len(self.scales):
+            raise ValueError(
+                f"{len(self.normalisation)} normalisations for {len(self.scales)} scales: give one for all, or one per "
+                "scale"
+            )
+        if any(not len(n.mean) == len(n.std) == self.channels for n in self.normalisations or ()):
             raise ValueError(f"the normalisation needs one mean and one std for each of the {self.channels} channels")
         return self
 
@@ -131,7 +137,14 @@ class ModelConfig(Versioned):
         return tuple(as_scale(s) for s in self.scales)
 
     @property
-    def branches(self) -> tuple[UNetConfig, ...]:
+    def normalisations(self) -> tuple[Normalisation, ...] | None:
+        """One per scale; None where none was fitted."""
+        if isinstance(self.normalisation, Normalisation):
+            return (self.normalisation,) * len(self.scales)
+        return self.normalisation
+
+    @property
+    def branches(self) -> tuple[BranchConfig, ...]:
         """One config per scale."""
         return self.branch if isinstance(self.branch, tuple) else (self.branch,) * len(self.scales)
 

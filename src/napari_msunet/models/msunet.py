@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from napari_msunet.config import ModelConfig, UNetConfig
+from napari_msunet.config import BranchConfig, ModelConfig, Normalisation
 from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window, round_up
 from napari_msunet.models.blocks import Normalise, arrange, initialise
@@ -23,9 +23,9 @@ from napari_msunet.models.frugal import run_within
 from napari_msunet.models.fusion import Fusion, Joined, build_fusion
 from napari_msunet.models.margin import Reach, measure_joint_reach, measure_reach
 from napari_msunet.models.meeting import Meeting, grain_of
+from napari_msunet.models.networks import EncoderNetwork, build_network
 from napari_msunet.models.resample import part_to_target, to_target
 from napari_msunet.models.stem import Stem
-from napari_msunet.models.unet import UNet
 from napari_msunet.models.windows import Field, Size, checked_size, concentric_offset, input_size, is_concentric
 
 DEFAULT_MEAN, DEFAULT_STD = 0.5, 0.25
@@ -39,9 +39,9 @@ class Branch(nn.Module):
     sub-pixels' (Shi et al., CVPR 2016).
     """
 
-    def __init__(self, config: UNetConfig, channels: int, outputs: int, detail: int = 1) -> None:
+    def __init__(self, config: BranchConfig, channels: int, outputs: int, detail: int = 1) -> None:
         super().__init__()
-        self.network = UNet(config, channels)
+        self.network = build_network(config, channels)
         self.head = nn.Conv2d(self.network.features, outputs * detail**2, kernel_size=1)
 
 
@@ -64,11 +64,13 @@ class MSUNet(nn.Module):
         super().__init__()
         self.config = config
         self.summary: dict[str, Any] = {}
-        fitted = config.normalisation
-        self.normalise = Normalise(
-            fitted.mean if fitted else (DEFAULT_MEAN,) * config.channels,
-            fitted.std if fitted else (DEFAULT_STD,) * config.channels,
+        usual = Normalisation(mean=(DEFAULT_MEAN,) * config.channels, std=(DEFAULT_STD,) * config.channels)
+        fitted = config.normalisations or (usual,)
+        self.normalise = Normalise(fitted[0].mean, fitted[0].std)
+        self.normalise_others = nn.ModuleList(
+            Normalise(n.mean, n.std) for n in fitted[1:] if isinstance(config.normalisation, tuple)
         )
+        """Of the scales after the first, where each has its own."""
         outputs = len(config.classes) + 1
         details = [config.upscale * grain_of(config, i) for i in range(len(config.scales))]
         self.details = tuple(details)
@@ -83,7 +85,7 @@ class MSUNet(nn.Module):
             nn.init.normal_(branch.head.weight, std=branch.network.features**-0.5)
         self.branches = nn.ModuleList(branches)
         self.stems = nn.ModuleDict({str(i): Stem(config.channels, n) for i, n in enumerate(config.enlarged) if n > 1})
-        networks = [self._branch(i).network for i in range(len(config.scales))]
+        networks = [self.branch(i).network for i in range(len(config.scales))]
         self.fusion: Fusion = build_fusion(config, networks, details)
         self._reaches: tuple[Reach, ...] | None = None
         self._joint_reach: float | None = None
@@ -94,10 +96,10 @@ class MSUNet(nn.Module):
     def reaches(self) -> tuple[Reach, ...]:
         """Measured for each scale: how far, in branch pixels, the outside of a window gets into the branch's output."""
         if self._reaches is None:
-            known: dict[UNetConfig, Reach] = {}
+            known: dict[BranchConfig, Reach] = {}
             for i, config in enumerate(self.config.branches):
                 if config not in known:
-                    known[config] = measure_reach(self._branch(i).network, self.config.channels, config.stride)
+                    known[config] = measure_reach(self.branch(i).network, self.config.channels, config.stride)
             self._reaches = tuple(known[config] for config in self.config.branches)
         return self._reaches
 
@@ -136,6 +138,13 @@ class MSUNet(nn.Module):
             return self.joint_margin + self.config.size_multiple
         needs = [need.anywhere / ratio for need, ratio in zip(self._needs(), self.config.ratios, strict=True)]
         return round_up(max(needs), self.config.size_multiple)
+
+    @property
+    def border(self) -> int:
+        """Target pixels at each edge of a training window that carry no loss: those that the padding of a branch with
+        ``padding="valid"`` reaches; a multiple of `config.size_multiple`."""
+        valid = any(getattr(branch, "padding", "zero") == "valid" for branch in self.config.branches)
+        return self.margin if valid else 0
 
     @property
     def joint_margin(self) -> int:
@@ -206,11 +215,11 @@ class MSUNet(nn.Module):
                 f"with sides that are multiples of {stride}."
             )
         if self.training or torch.is_grad_enabled():
-            z = self._project(i, self._branch(i).network(self._input(i, x, (x.shape[-2], x.shape[-1]))))
+            z = self._project(i, self.branch(i).network(self._input(i, x, (x.shape[-2], x.shape[-1]))))
             return z if keep is None else z[(..., *keep.slices())]
-        x = self.normalise(self._checked(i, x)).contiguous(memory_format=torch.channels_last)
+        x = self._normalised(i, x).contiguous(memory_format=torch.channels_last)
         wanted = keep or Window(0, 0, x.shape[-2], x.shape[-1])
-        return run_within(self._branch(i).network, x, wanted, lambda features: self._project(i, features))
+        return run_within(self.branch(i).network, x, wanted, lambda features: self._project(i, features))
 
     def to_target(self, i: int, z: Tensor) -> Tensor:
         """Bring a `z` of branch `i` to the target grid: bilinear from a coarse grid, area average from a finer one.
@@ -295,7 +304,7 @@ class MSUNet(nn.Module):
             if i not in self.config.own:
                 continue
             if detach is not None and detach[i]:
-                alone = self._sub_pixels(i, self._branch(i).head(features.detach()))
+                alone = self._sub_pixels(i, self.branch(i).head(features.detach()))
                 own.append(self._on_target(i, alone, size, field))
             else:
                 own.append(self.class_logits(zs[-1]))
@@ -327,14 +336,15 @@ class MSUNet(nn.Module):
 
     # ---------------------------------------------------------------------------------------------------- privately
 
-    def _branch(self, i: int) -> Branch:
+    def branch(self, i: int) -> Branch:
+        """The network and head of a scale."""
         branch = self.branches[0 if len(self.branches) == 1 else i]
         assert isinstance(branch, Branch)  # for the type checker
         return branch
 
     def _input(self, i: int, x: Tensor, padded: Size) -> Tensor:
         """A branch's normalised input, padded with zeros at the bottom and right, and enlarged where it has a stem."""
-        x = self.normalise(self._checked(i, x))
+        x = self._normalised(i, x)
         below, right = padded[0] - x.shape[-2], padded[1] - x.shape[-1]
         if below or right:
             x = F.pad(x, (0, right, 0, below))
@@ -343,7 +353,7 @@ class MSUNet(nn.Module):
 
     def _features(self, xs: Sequence[Tensor], size: Size, field: Field) -> list[Tensor | None]:
         """Last features of each branch; None where it has none of its own."""
-        networks = [self._branch(i).network for i in range(len(xs))]
+        networks = [self.branch(i).network for i in range(len(xs))]
         if not isinstance(self.fusion, Joined):
             return [network(x) for network, x in zip(networks, xs, strict=True)]
         finest = self.config.finest
@@ -359,6 +369,13 @@ class MSUNet(nn.Module):
 
         return self.fusion.features_of(networks, xs, aligned)
 
+    def _normalised(self, i: int, x: Tensor) -> Tensor:
+        """The input of a branch as its network wants it; encoders have been trained with constants of their own."""
+        x, network = self._checked(i, x), self.branch(i).network
+        own = self.normalise_others[i - 1] if i and len(self.normalise_others) else self.normalise
+        normalised: Tensor = (network.normalise if isinstance(network, EncoderNetwork) else own)(x)
+        return normalised
+
     def _checked(self, i: int, x: Tensor) -> Tensor:
         """The input of a branch, if it can be one."""
         if x.dim() != 4 or x.shape[1] != self.config.channels or not x.is_floating_point():
@@ -370,7 +387,7 @@ class MSUNet(nn.Module):
 
     def _project(self, i: int, features: Tensor) -> Tensor:
         """Class logits and the fusion's channels: one 1x1 convolution, so that the features are read once."""
-        head = self._branch(i).head
+        head = self.branch(i).head
         if self.fusion.projections is None:
             return self._sub_pixels(i, head(features))
         projection = self.fusion.projections[i].weight
@@ -404,6 +421,8 @@ class MSUNet(nn.Module):
 def build_model(config: ModelConfig) -> MSUNet:
     """A new model with random weights (set ``torch.manual_seed`` before for the same ones), in training mode.
 
+    Encoders get the weights that their config names.
+
     Parameters
     ----------
     config : ModelConfig
@@ -413,5 +432,14 @@ def build_model(config: ModelConfig) -> MSUNet:
     -------
     MSUNet
         In channels-last memory, which is the faster one on CPUs and on GPUs with tensor cores.
+
+    Raises
+    ------
+    ModelError
+        If an encoder, or its weights, cannot be had.
     """
-    return arrange(MSUNet(config))
+    model = MSUNet(config)
+    for module in model.modules():
+        if isinstance(module, EncoderNetwork):
+            module.load_pretrained()
+    return arrange(model)

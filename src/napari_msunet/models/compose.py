@@ -1,0 +1,216 @@
+"""Models taken apart and put together: a branch as a model of its own, one model from several, other scales."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from napari_msunet.config import Fusion, ModelConfig, explain
+from napari_msunet.errors import ModelError, MsunetError
+from napari_msunet.geometry import as_scale
+from napari_msunet.models.blocks import arrange
+from napari_msunet.models.msunet import MSUNet, build_model
+
+
+def branch_model(model: MSUNet, i: int) -> MSUNet:
+    """One branch as a one-scale model of its own, on the same target grid.
+
+    Parameters
+    ----------
+    model : MSUNet
+        It is not changed.
+    i : int
+        Which of `config.scales`.
+
+    Returns
+    -------
+    MSUNet
+        In evaluation mode. Its output is what `branch_logits` gives for that scale.
+
+    Raises
+    ------
+    ModelError
+        If there is no such scale, or it has no output of its own (the finest of ``fusion="inject"``, all of
+        ``"pyramid"``).
+    """
+    config = model.config
+    if i not in config.own:
+        known = ", ".join(f"{j} (scale {config.ratios[j]})" for j in config.own) or "none"
+        raise ModelError(
+            f"Branch {i} of this model, whose fusion is {config.fusion!r}, has no output of its own; those that have "
+            f"one: {known}."
+        )
+    alone = _config(
+        config,
+        scales=(config.scales[i],),
+        fusion="mean",
+        shared=False,
+        branch=config.branches[i],
+        finest_scale=config.finest_scale if config.enlarged[i] > 1 else None,
+        normalisation=config.normalisations and config.normalisations[i],
+    )
+    return _filled(alone, [(model, i)])
+
+
+def combine_models(models: Sequence[MSUNet], fusion: Fusion = "mean", mpp: float | None = None) -> MSUNet:
+    """One multi-scale model from one-scale models, each trained by itself.
+
+    Each branch keeps its weights and its own normalisation. A fusion that learns begins anew: train it alone with
+    ``TrainJob(start=..., optimiser=Optimiser(branch_rates=(0, 0, ...)))``, or train all of it on.
+
+    Parameters
+    ----------
+    models : sequence of MSUNet
+        Of one scale each, all different in µm per pixel, of the same classes and channels.
+    fusion : str
+        As `ModelConfig.fusion`; "mean" and "max" have nothing to learn.
+    mpp : float, optional
+        µm per pixel of the new model, to which its scales relate; None: the finest of the models'.
+
+    Returns
+    -------
+    MSUNet
+        In evaluation mode, the scales in the order of the models.
+
+    Raises
+    ------
+    ModelError
+        If the models do not go together.
+    """
+    if not models or any(len(m.config.scales) != 1 for m in models):
+        raise ModelError(
+            "A model is put together from models of one scale each; these have "
+            f"{[len(m.config.scales) for m in models]} scales: take one branch of each with branch_model."
+        )
+    first = models[0].config
+    for name in ("classes", "channels", "channel_names", "upscale"):
+        values = [getattr(m.config, name) for m in models]
+        if any(value != values[0] for value in values):
+            raise ModelError(f"The models differ in {name}: {values}; give models that were trained for the same.")
+    resolutions = [m.config.mpp / m.config.scales[0] for m in models]
+    finest = min(resolutions) if mpp is None else mpp
+    scales = tuple(float(as_scale(finest / resolution)) for resolution in resolutions)
+    read = {s / m.config.enlarged[0] for s, m in zip(scales, models, strict=True) if m.config.enlarged[0] > 1}
+    fitted = [m.config.normalisation for m in models]
+    together = _config(
+        first,
+        mpp=finest,
+        scales=scales,
+        fusion=fusion,
+        shared=False,
+        branch=_one_or_each([m.config.branches[0] for m in models]),
+        finest_scale=min(read, default=None),
+        normalisation=None if None in fitted else _one_or_each(fitted),
+    )
+    enlarged = tuple(m.config.enlarged[0] for m in models)
+    if together.enlarged != enlarged:
+        raise ModelError(
+            f"The stems of these models enlarge {enlarged} times, which no single finest scale read gives; leave out "
+            "those of which it is different."
+        )
+    return _filled(together, [(m, 0) for m in models])
+
+
+def with_scales(model: MSUNet, scales: Sequence[float], fusion: Fusion | None = None) -> MSUNet:
+    """The model with other scales: branches of scales it has keep their weights, others begin anew.
+
+    Parameters
+    ----------
+    model : MSUNet
+        It is not changed.
+    scales : sequence of float
+        Relative to the model's µm per pixel. A new one gets the branch config of the nearest it had.
+    fusion : str, optional
+        Another fusion; None: the same, whose weights of kept scales are kept too.
+
+    Returns
+    -------
+    MSUNet
+        In evaluation mode; new weights are random (set ``torch.manual_seed`` before for the same ones).
+
+    Raises
+    ------
+    ModelError
+        If a scale is none, or the branches do not fit.
+    """
+    old = model.config
+    wanted = [as_scale(s) for s in scales]
+    nearest = [min(range(len(old.ratios)), key=lambda i: abs(float(old.ratios[i] / r) - 1)) for r in wanted]
+    changed = _config(
+        old,
+        scales=tuple(float(r) for r in wanted),
+        fusion=fusion or old.fusion,
+        branch=_one_or_each([old.branches[n] for n in nearest]),
+        normalisation=old.normalisations and _one_or_each([old.normalisations[n] for n in nearest]),
+    )
+    return _filled(changed, [(model, old.ratios.index(r)) if r in old.ratios else None for r in wanted])
+
+
+# ----------------------------------------------------------------------------------------------------------- privately
+
+_Source = tuple[MSUNet, int]
+
+
+def _config(config: ModelConfig, **changes: Any) -> ModelConfig:
+    """The config with other values, checked."""
+    values = {name: getattr(config, name) for name in type(config).model_fields} | changes
+    try:
+        return ModelConfig.model_validate(values)
+    except ValidationError as error:
+        raise ModelError(str(explain(error, "This model"))) from error
+    except MsunetError as error:
+        raise ModelError(str(error)) from error
+
+
+def _one_or_each(values: Sequence[Any]) -> Any:
+    """One value for all scales where they are the same."""
+    return values[0] if all(value == values[0] for value in values) else tuple(values)
+
+
+def _filled(config: ModelConfig, sources: Sequence[_Source | None]) -> MSUNet:
+    """A model whose scales have the weights of branches of others; where there is no source, random ones."""
+    model = build_model(config).eval()
+    state = model.state_dict()
+    with torch.no_grad():
+        for i, source in enumerate(sources):
+            if source is not None:
+                _copy_branch(model, i, *source)
+        donors = {id(source[0]): source[0] for source in sources if source}
+        if len(donors) == 1:
+            old = next(iter(donors.values()))
+            places = {i: source[1] for i, source in enumerate(sources) if source}
+            if old.config.fusion == config.fusion and len(sources) > 1:
+                _copy_fusion(model, old, places, state)
+    return arrange(model)
+
+
+def _copy_branch(model: MSUNet, i: int, source: MSUNet, j: int) -> None:
+    """A branch's network, head and stem."""
+    alone = model.config.fusion == "pyramid" or source.config.fusion == "pyramid"
+    if not alone or (i == model.config.finest and j == source.config.finest):
+        model.branch(i).load_state_dict(source.branch(j).state_dict())
+    if model.config.enlarged[i] > 1 and model.config.enlarged[i] == source.config.enlarged[j]:
+        model.stems[str(i)].load_state_dict(source.stems[str(j)].state_dict())
+
+
+def _copy_fusion(model: MSUNet, old: MSUNet, places: dict[int, int], state: dict[str, Tensor]) -> None:
+    """What the fusion has learned about the kept scales, given by their new and old numbers."""
+    given = {name: t for name, t in old.state_dict().items() if name.startswith("fusion.")}
+    rows = {f"fusion.{name}" for name in model.fusion.per_scale}
+    finest = places.get(model.config.finest) == old.config.finest
+    for name, target in state.items():
+        parts = name.split(".")
+        if name in rows and name in given:
+            for i, j in places.items():
+                target[i] = given[name][j]
+            continue
+        if parts[1:2] in (["projections"], ["entrances"]):
+            if int(parts[2]) not in places or (parts[1] == "entrances" and not finest):
+                continue
+            name = ".".join((*parts[:2], str(places[int(parts[2])]), *parts[3:]))
+        if name in given and given[name].shape == target.shape:
+            target.copy_(given[name])
