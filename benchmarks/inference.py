@@ -1,4 +1,4 @@
-"""Whole-slide prediction: how fast beside the bare network and other tools, in what memory, and whether always the same.
+"""Whole-slide prediction: how fast beside the bare network and other tools, in what memory, always the same or not.
 
     python benchmarks/inference.py [PART ...] [--quick] [--out benchmarks/results] [--folder DIR]
 
@@ -11,8 +11,9 @@ cluster     two Dask workers beside two processes without Dask; a killed worker
 view        1024 x 1024 pixels in view, through the worker process of the window
 gpu         the same on a graphics card, where there is one
 
-Without a part, all are run. Each measurement has a process of its own, with two threads and the allocator's settings of
-the worker where nothing else is said. The slides are JPEG pyramids of real H&E: the tissue of the shipped slide, mirrored.
+Without a part, all are run. Each measurement has a process of its own, with two threads and the allocator's settings
+of the worker where nothing else is said. The slides are JPEG pyramids of real H&E: tissue of the shipped slide,
+mirrored.
 """
 
 from __future__ import annotations
@@ -28,12 +29,26 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from inference_parts.cluster import cluster
+from inference_parts.gpu import gpu
+from inference_parts.kills import kills
+from inference_parts.memory import memory
 from inference_parts.network import network
+from inference_parts.others import others
 from inference_parts.report import Row, row, table
 from inference_parts.setting import Setting
+from inference_parts.tissue import tissue
+from inference_parts.view import view
 
 PARTS: dict[str, Callable[[Setting], list[Row]]] = {
     "network": network,
+    "others": others,
+    "memory": memory,
+    "tissue": tissue,
+    "kills": kills,
+    "cluster": cluster,
+    "view": view,
+    "gpu": gpu,
 }
 
 

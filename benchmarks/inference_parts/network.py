@@ -60,11 +60,11 @@ def _rows(found: dict[str, Any], best: float, size: int, asked: bool) -> list[Ro
     ]
 
 
-# ------------------------------------------------------------------------------------------------ in their own processes
+# ----------------------------------------------------------------------------------------------- in their own processes
 
 
 def bare(model: str, sides: list[int]) -> dict[int, float]:
-    """Mpx/s (of the target grid) of the branches' plain forward on a tile that is in memory, the best of some passes."""
+    """Mpx/s (of the target grid) of the branches' plain forward on a tile in memory, the best of some passes."""
     import torch
 
     import napari_msunet as ms

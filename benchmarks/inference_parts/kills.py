@@ -1,0 +1,81 @@
+"""Predictions that are killed at random moments and go on."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from .process import HERE, command
+from .report import Row, row
+from .setting import Setting
+
+KILLS = 10
+
+
+def kills(setting: Setting) -> list[Row]:
+    """One run that is never killed; others that are killed until there were ten kills, and then end by themselves."""
+    rng, folder = random.Random(1), setting.folder
+    straight = folder / "kills-straight.zarr"
+    begin = time.monotonic()
+    _start(setting, straight).wait()
+    longest = time.monotonic() - begin
+    expected = chunks(straight)
+    done, same, runs, tiles = 0, 0, 0, []
+    while done < KILLS:
+        out = folder / "kills-broken.zarr"
+        shutil.rmtree(out, ignore_errors=True)
+        runs += 1
+        while True:
+            child = _start(setting, out)
+            if done >= KILLS:
+                child.wait()
+                break
+            try:
+                child.wait(rng.uniform(0, longest))
+                break  # it was faster
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+                done += 1
+                tiles.append(finished(out))
+        same += chunks(out) == expected
+    return [
+        row("kills at random moments", done),
+        row("tiles finished at each kill, of all of them", f"{tiles}/{finished(straight)}"),
+        row(f"of {runs} runs that were killed and went on, those with the same bytes", same, "", at_least=runs),
+        row("chunks compared in each", len(expected)),
+    ]
+
+
+def _start(setting: Setting, out: Path) -> Any:
+    given = {"slide": setting.slide(2048 if not setting.quick else 512), "model": setting.model(), "out": out}
+    return subprocess.Popen(command("kills:predicting", given, sys.executable), env=setting.env(), cwd=HERE)
+
+
+def predicting(slide: str, model: str, out: str) -> None:
+    """Small tiles, so that a kill falls between some of them."""
+    import napari_msunet as ms
+
+    options = {"tile": 256, "outputs": ("labels", "probabilities")}
+    ms.predict(Path(slide), Path(model), Path(out), **options).close()
+
+
+def chunks(out: Path) -> dict[str, str]:
+    """A hash of each chunk of the only run of a store, of all its outputs and levels."""
+    (run,) = [path for path in (out / "runs").iterdir() if path.is_dir()]
+    return {
+        str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(run.glob("*/*/c/**/*"))
+        if path.is_file()
+    }
+
+
+def finished(out: Path) -> int:
+    """Lines in the ledgers of a store's run; 0 while there is none."""
+    return sum(path.read_bytes().count(b"\n") for path in out.glob("runs/*/ledger*"))

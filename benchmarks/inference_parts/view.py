@@ -1,0 +1,106 @@
+"""What is in view: the time to the first labels, through the worker process of the window."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from .process import measured
+from .report import Row, row
+from .setting import Setting
+
+SIDE = 1024
+TIMES = 3
+
+
+def view(setting: Setting) -> list[Row]:
+    """The better half of some views, each at a place of its own, beside the bare network on the same windows."""
+    given = {"slide": setting.slide(), "model": setting.model(), "side": 256 if setting.quick else SIDE}
+    found = measured("view:viewed", setting.env(), out=setting.folder, **given)
+    bare = measured("view:bare", setting.env(), **given)
+    name = f"{given['side']} x {given['side']}"
+    return [
+        row(f"{name} in view: the bare network on the same windows", bare, "s"),
+        row(f"{name} in view: labels of the first tile read by the window", found["first"], "s"),
+        row(f"{name} in view: all of it", found["all"], "s"),
+        row("first labels later than the bare network", found["first"] - bare, "s", at_most=0.3),
+    ]
+
+
+def places(side: int) -> list[tuple[float, float, float, float]]:
+    """Of the views, in level-0 pixels; the first one warms up."""
+    return [(100.0 + 37 * n, 60.0 + 53 * n, float(side), float(side)) for n in range(TIMES + 1)]
+
+
+def viewed(slide: str, model: str, out: str, side: int) -> dict[str, float]:
+    """Seconds from giving the job to the worker until the labels of the first tile, and of all, have been read."""
+    from napari_msunet.config import PredictJob
+    from napari_msunet.events import RegionDone
+    from napari_msunet.geometry import Window
+    from napari_msunet.labels import open_labels
+    from napari_msunet.worker.client import WorkerClient
+
+    firsts, wholes = [], []
+    store = Path(out) / "view.zarr"
+    with WorkerClient() as client:
+        for number, region in enumerate(places(side)):
+            told: list[tuple[float, Any]] = []
+            ended = threading.Event()
+            failed: list[Any] = []
+
+            def event(happened: Any, told: list[Any] = told) -> None:
+                if isinstance(happened, RegionDone):
+                    labels = open_labels(store)
+                    box = Window(happened.y, happened.x, happened.height, happened.width)
+                    labels.run(happened.run).read(box)
+                    told.append((time.perf_counter(), happened))
+
+            def end(outcome: str, text: Any, _: Any, failed: list[Any] = failed, ended: Any = ended) -> None:
+                failed.extend([text] if outcome != "done" else [])
+                ended.set()
+
+            job = PredictJob(slide=Path(slide), model=Path(model), out=store, region=region)
+            begin = time.perf_counter()
+            client.submit(job, on_event=event, on_end=end)
+            ended.wait()
+            if failed or not told:
+                raise RuntimeError(str(failed))
+            if number:
+                firsts.append(told[0][0] - begin)
+                wholes.append(told[-1][0] - begin)
+            time.sleep(0.5)
+    return {"first": sorted(firsts)[(len(firsts) - 1) // 2], "all": sorted(wholes)[(len(wholes) - 1) // 2]}
+
+
+def bare(slide: str, model: str, side: int) -> float:
+    """Seconds of the branches' plain forward on the windows, margins included, that the first tile of a view needs."""
+    import torch
+
+    import napari_msunet as ms
+    from napari_msunet.config import PredictOptions
+    from napari_msunet.infer.setup import plan_for, set_up
+
+    network = ms.load_model(Path(model)).eval()
+    with ms.open_slide(Path(slide)) as opened:
+        times = []
+        for region in places(side):
+            setup = set_up(opened, [network], PredictOptions(region=region))
+            plan = plan_for(setup)
+            unit = plan.units[0]
+            shapes = []
+            for stream, pieces in zip(plan.streams, unit.pieces, strict=True):
+                boxes = [pieces[0][2:]] if stream.coarse else [unit.tiles[0][2:]]
+                shapes += [(stream.branch, *(n + 2 * stream.margin for n in box)) for box in boxes]
+            inputs = [
+                (branch, torch.rand(1, 3, h, w).contiguous(memory_format=torch.channels_last))
+                for branch, h, w in shapes
+            ]
+            with torch.inference_mode():
+                begin = time.perf_counter()
+                for i, x in inputs:
+                    branch = network.branches[i]
+                    branch.head(branch.network(network.normalise(x)))
+                times.append(time.perf_counter() - begin)
+    return sorted(times[1:])[(len(times) - 2) // 2]
