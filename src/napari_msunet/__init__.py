@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_msunet.config import (
+        EncoderConfig,
         EvaluateJob,
         ExportJob,
         FolderSource,
+        HRNetConfig,
+        LinkNetConfig,
         LossConfig,
         MeasureJob,
         ModelConfig,
@@ -38,8 +41,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "config": (
-        "EvaluateJob ExportJob FolderSource LossConfig MeasureJob ModelConfig PredictJob PyramidJob SlideSource "
-        "TrainJob UNetConfig"
+        "EncoderConfig EvaluateJob ExportJob FolderSource HRNetConfig LinkNetConfig LossConfig MeasureJob ModelConfig "
+        "PredictJob PyramidJob SlideSource TrainJob UNetConfig"
     ),
     "errors": "MissingMppError MsunetError StoreLockedError",
     "geometry": "Region",
@@ -53,10 +56,13 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
+    "EncoderConfig",
     "EvaluateJob",
     "ExportJob",
     "FolderSource",
+    "HRNetConfig",
     "LabelStore",
+    "LinkNetConfig",
     "LossConfig",
     "MSUNet",
     "MeasureJob",

@@ -2,7 +2,7 @@
 
 from napari_msunet.config.augmentation import Augmentation
 from napari_msunet.config.base import SCHEMA_VERSION, Device, Mpp, Positive, Share, explain
-from napari_msunet.config.branches import UNetConfig
+from napari_msunet.config.branches import BranchConfig, EncoderConfig, HRNetConfig, LinkNetConfig, UNetConfig
 from napari_msunet.config.cluster import Cluster
 from napari_msunet.config.jobs import (
     EvaluateJob,
@@ -37,16 +37,20 @@ __all__ = [
     "MAX_CLASSES",
     "SCHEMA_VERSION",
     "Augmentation",
+    "BranchConfig",
     "Cluster",
     "Device",
     "Drawn",
+    "EncoderConfig",
     "EvaluateJob",
     "ExportJob",
     "FolderSource",
     "Fusion",
     "GivenSlide",
+    "HRNetConfig",
     "InClasses",
     "Job",
+    "LinkNetConfig",
     "LossConfig",
     "Margin",
     "MaskValues",

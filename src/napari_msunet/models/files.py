@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -120,11 +121,32 @@ def load_model(path: str | Path) -> MSUNet:
 
 def fingerprint(model: MSUNet) -> str:
     """SHA-256 of the config and all weights, as hexadecimal digits."""
-    digest = hashlib.sha256(model.config.model_dump_json().encode())
+    digest = hashlib.sha256(_described(model.config).encode())
     for name, tensor in sorted(_tensors(model).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
+
+
+_FIRST = {
+    "schema_version",
+    *("classes", "mpp", "scales", "fusion", "channels", "channel_names", "shared", "branch", "field", "normalisation"),
+}
+_FIRST_BRANCH = {"kind", "depth", "width", "dropout"}
+
+
+def _described(config: ModelConfig) -> str:
+    """The config as JSON, without the options that came later where they are not used: so a model keeps its fingerprint
+    over updates, and with it its predictions."""
+
+    def used(part: BaseModel, first: set[str]) -> dict[str, Any]:
+        values, fields = part.model_dump(mode="json"), type(part).model_fields
+        return {k: v for k, v in values.items() if k in first or getattr(part, k) != fields[k].default}
+
+    branches = [used(branch, _FIRST_BRANCH) for branch in config.branches]
+    alone = not isinstance(config.branch, tuple)
+    values = {**used(config, _FIRST), "branch": branches[0] if alone else branches}
+    return to_json(values).decode()
 
 
 def _tensors(model: MSUNet) -> dict[str, Tensor]:

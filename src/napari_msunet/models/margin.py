@@ -49,7 +49,8 @@ def measure_reach(network: nn.Module, channels: int, stride: int) -> Reach:
     Parameters
     ----------
     network : Module
-        Maps `(B, channels, h, w)` to `(B, n, h, w)`, for sides that are multiples of the stride. It is not changed.
+        Maps `(B, channels, h, w)` to `(B, n, h, w)`, or to a grid some whole times as coarse, for sides that are
+        multiples of the stride. It is not changed.
     channels : int
         Image channels.
     stride : int
@@ -144,7 +145,8 @@ def _first_clean(probe: nn.Module, channels: int, stride: int, phase: int, dim: 
         strip[:, :, :edge] = nan
         strip[:, :, length - edge :] = nan
         output = probe(strip if dim == -2 else strip.mT).isfinite().all(dim=1)[0]
-        reach = _in_from_ends(output.all(dim=1 if dim == -2 else 0), stride)
+        finite = output.all(dim=1 if dim == -2 else 0)
+        reach = _in_from_ends(finite.repeat_interleave(length // len(finite)), stride)
         if reach < inf:
             return reach
     return inf

@@ -93,7 +93,7 @@ class EncoderNetwork(nn.Module):
             If they cannot be had, or are another encoder's.
         """
         name = self.config.weights
-        if name != "none":
+        if name != "none" and not self.mean.is_meta:
             self._take(_file(Path(name)) if name.endswith(".safetensors") else _downloaded(self.config), name)
 
     def _take(self, weights: dict[str, Tensor], source: str) -> None:
