@@ -33,6 +33,7 @@ from napari_msunet.widgets.objects.hover import Hover
 from napari_msunet.widgets.objects.words import object_text
 from napari_msunet.widgets.places import Outline, go_to
 from napari_msunet.widgets.pyramid_labels.napari_internals import main_window
+from napari_msunet.widgets.truth import TruthPanel
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
@@ -63,6 +64,8 @@ class ReviewStep(Step):
         self.queue = PlaceList()
         self.found: Survey | None = None
         self.panel: ObjectsPanel | None = None
+        self.truth: TruthPanel | None = None
+        self._truth_dock: Any = None
         self._layer: Any = None
         self._chosen = False
         self._panel_dock: Any = None
@@ -122,6 +125,11 @@ class ReviewStep(Step):
             "All objects with their areas, linked with the view; sort, filter, delete, change class."
         )
         self.objects.clicked.connect(told(lambda *_: self.show_objects()))
+        self.check_truth = QPushButton("Check the truth…")
+        self.check_truth.setToolTip(
+            "Where the model contradicts your annotation: the likely annotation errors, and which classes are confused."
+        )
+        self.check_truth.clicked.connect(told(lambda *_: self.show_truth()))
         self.csv = QPushButton("Save places…")
         self.csv.setToolTip("Writes the queue as CSV.")
         self.csv.clicked.connect(told(lambda *_: self._save_clicked()))
@@ -143,6 +151,7 @@ class ReviewStep(Step):
         self.body.addWidget(self.again)
         self.body.addWidget(self.object)
         self.body.addLayout(last)
+        self.body.addWidget(self.check_truth)
 
     # -------------------------------------------------------------------------------------------------------- showing
 
@@ -153,6 +162,7 @@ class ReviewStep(Step):
         self._watch(None if missing else self.dock.layers.of_store(self.state.active.labels))
         for widget in (self.find, self.by, self.size, self.objects):
             widget.setEnabled(missing is None)
+        self.check_truth.setEnabled(self.state.active is not None)
         self._enable()
 
     def summary(self) -> str:
@@ -413,6 +423,18 @@ class ReviewStep(Step):
             self.panel.start()
         return self.panel
 
+    def show_truth(self) -> TruthPanel:
+        """Show below the canvas where the model contradicts the truth; gives that panel."""
+        window = main_window(self.viewer)
+        if self.truth is None:
+            self.truth = TruthPanel(self.dock)
+        if self.truth.window() is not window:  # not yet docked, or its dock was closed
+            self._truth_dock = self.viewer.window.add_dock_widget(self.truth, name="Truth", area="bottom")
+            self.truth.show()
+        self._truth_dock.show()
+        self._truth_dock.raise_()
+        return self.truth
+
     # ------------------------------------------------------------------------------------------------------------ CSV
 
     def _save_clicked(self) -> None:
@@ -456,6 +478,9 @@ class ReviewStep(Step):
         if self.panel is not None:
             self.panel.closing()
             self.panel = None
+        if self.truth is not None:
+            self.truth.closing()
+            self.truth = None
         self._background.close()
 
 

@@ -1,0 +1,455 @@
+"""Truth under review: the likely annotation errors in a table, the confusion matrix beside it, and what to do there."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.utils.notifications import show_info
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication, QFileDialog, QWidget
+
+from napari_msunet.annotation.polygons import label_polygons
+from napari_msunet.errors import MsunetError
+from napari_msunet.geometry import Region, Window
+from napari_msunet.labels import truth
+from napari_msunet.labels.checks import touched
+from napari_msunet.labels.truth import TruthPlace
+from napari_msunet.widgets import keys
+from napari_msunet.widgets.dock import style
+from napari_msunet.widgets.dock.background import Background
+from napari_msunet.widgets.dock.layers import hide_maps, layer_of_slide
+from napari_msunet.widgets.dock.options import changed
+from napari_msunet.widgets.dock.python_lines import lines, literal
+from napari_msunet.widgets.dock.telling import tell_error, told
+from napari_msunet.widgets.places import Outline, go_to
+from napari_msunet.widgets.truth import finding, layout
+from napari_msunet.widgets.truth.finding import Finding
+from napari_msunet.widgets.truth.lasso import Lasso
+from napari_msunet.widgets.truth.model import PlaceModel
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.pyramid_labels import PyramidLabels
+
+_OUTLINE = (1.0, 0.45, 0.3)
+_LEAST = 96
+"""Pixels of the truth that are shown around a small place at least."""
+
+_SETTLE_MS = 300
+_CHECKED_AGAIN = 50
+
+
+class TruthPanel(QWidget):
+    """Suspects one after the other: look, keep the truth, or take the model's answer. Nothing changes by itself.
+
+    Parameters
+    ----------
+    dock : MultiScaleUNet
+
+    Attributes
+    ----------
+    finding : Finding
+        What is compared, and what was found.
+    model : PlaceModel
+        The table's rows: suspects, or the places of one cell of the matrix.
+    index : int
+        The row that is looked at; -1: none.
+    """
+
+    def __init__(self, dock: MultiScaleUNet) -> None:
+        super().__init__()
+        self.dock, self.state, self.viewer = dock, dock.state, dock.viewer
+        self.model = PlaceModel(self)
+        self.finding = Finding(self)
+        self.outline = Outline(self.viewer, _OUTLINE)
+        self.lasso = Lasso(self.viewer, self)
+        self.index = -1
+        self.cell: tuple[int, int] | None = None
+        self._background = Background("msunet-truth-places", self)
+        self._watched: Any = None
+        self._strokes: list[Window] = []
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(_SETTLE_MS)
+        self._timer.timeout.connect(self._check_again)
+        self.actions = {"truth.previous": self.previous, "truth.next": self.next}
+        self.actions |= {"truth.keep": self.keep, "truth.take": self.take}
+        layout.build(self)
+        self._connect()
+        self._restyle()
+        self.follow()
+
+    def _connect(self) -> None:
+        self.choice.activated.connect(lambda *_: self._look())
+        self.find.clicked.connect(told(lambda *_: self.finding.stop() if self.finding.busy else self.start()))
+        self.set_up.clicked.connect(told(lambda *_: self.predict_with_probabilities()))
+        self.all.clicked.connect(lambda *_: self.show_suspects())
+        self.again.clicked.connect(told(lambda *_: self.offer_kept()))
+        self.draw.clicked.connect(told(lambda *_: self.lasso.stop() if self.lasso.active else self.start_lasso()))
+        self.save.clicked.connect(told(lambda *_: self._save_clicked()))
+        self.copy.clicked.connect(told(lambda *_: self._copy()))
+        for name, button in self.buttons.items():
+            button.clicked.connect(told(lambda *_, act=self.actions[name]: act()))
+        self.table.selectionModel().currentRowChanged.connect(lambda now, _: self._row_chosen(now.row()))
+        self.table.pressed.connect(told(lambda name: self.actions[name]()))
+        self.matrix.chosen.connect(told(self.show_cell))
+        self.lasso.drawn.connect(told(self._take_lasso))
+        self.lasso.ended.connect(self._enable)
+        self.finding.changed.connect(self._show)
+        self.finding.found.connect(self._found)
+        self.finding.progressed.connect(self._progress)
+        self.state.changed.connect(self._changed)
+        self.viewer.events.theme.connect(self._restyle)
+
+    def _restyle(self, event: Any = None) -> None:
+        self.setStyleSheet(style.stylesheet(self.viewer.theme))
+        self.matrix.set_theme(self.viewer.theme)
+
+    # --------------------------------------------------------------------------------------------- which truth is asked
+
+    def _changed(self, what: str) -> None:
+        if what in ("slides", "counts", "results", "project"):
+            self.follow()
+        if what == "results":
+            self.finding.outdated("Predicted again since: find suspects again.")
+
+    def follow(self) -> None:
+        """Offer the truths of the active slide."""
+        record = self.state.active
+        known = {"Annotation": record.annotation, "Corrected and accepted labels": record.labels} if record else {}
+        known = {name: path for name, path in known.items() if path is not None and path.exists()}
+        if [self.choice.itemData(n) for n in range(self.choice.count())] != list(known.values()):
+            chosen = self.choice.currentData()
+            self.choice.clear()
+            for name, path in known.items():
+                self.choice.addItem(name, path)
+            self.choice.setCurrentIndex(max(0, self.choice.findData(chosen)))
+        self._look()
+
+    def _look(self) -> None:
+        record, path = self.state.active, self.choice.currentData()
+        if record is None:
+            self.finding.forget(finding.NO_SLIDE)
+        elif path is None:
+            self.finding.forget(finding.NO_TRUTH)
+        else:
+            labels = record.labels if record.labels is not None and record.labels.exists() else None
+            self.finding.look_at(path, labels)
+
+    def predict_with_probabilities(self) -> None:
+        """Let the Predict step keep probabilities, and show it."""
+        options = self.state.predict_options
+        outputs = tuple(dict.fromkeys((*options.outputs, "probabilities")))
+        self.state.set_predict_options(changed(options, outputs=outputs))
+        self.dock.show_step("predict")
+        show_info("The next prediction keeps probabilities: press Predict, then come back to the truth.")
+
+    # -------------------------------------------------------------------------------------------------------- finding
+
+    def start(self) -> None:
+        """Find the suspects; returns at once, they show when they are found."""
+        if self.finding.wanted is None or not (self.finding.possible or not self.finding.lack):
+            raise MsunetError(self.finding.lack or finding.NO_TRUTH)
+        self.bar.setRange(0, 0)
+        self.finding.start()
+
+    def _progress(self, done: int, total: int) -> None:
+        self.bar.setRange(0, total)
+        self.bar.setValue(done)
+
+    def _found(self) -> None:
+        self.model.states.clear()
+        self._watch(self.truth_layer())
+        review, pair = self.finding.review, self.finding.pair
+        self.matrix.show_matrix(review.confusion if review.pixels else None, pair.store.mpp is not None)
+        self.show_suspects()
+        if review.suspects:
+            self.go(0)
+
+    def _show(self) -> None:
+        """What is missing, what is going on."""
+        found = self.finding
+        if found.review is None and self.model.places:
+            self.model.show([], None)
+            self.matrix.show_matrix(None)
+            self.index, self.cell = -1, None
+            self.outline.hide()
+        self.lack.setText(found.stale or found.lack)
+        self.lack.setVisible(bool(found.stale or found.lack))
+        self.set_up.setVisible(found.lack in (finding.NO_PREDICTION, finding.NO_PROBABILITIES) and not found.stale)
+        self.bar.setVisible(found.busy)
+        self.find.setText("Stop" if found.busy else "Find suspects")
+        self.find.setEnabled(found.wanted is not None and (found.possible or not found.lack))
+        self.heading.setText(layout.heading(found.review, self.cell))
+        self.again.setVisible(found.review is not None and found.review.kept > 0)
+        self._enable()
+
+    def _enable(self) -> None:
+        place, places = self.current, self.model.places
+        self.table.setVisible(bool(places))
+        self.all.setVisible(self.cell is not None)
+        self.buttons["truth.previous"].setEnabled(self.index > 0)
+        self.buttons["truth.next"].setEnabled(self.index + 1 < len(places))
+        writable = self._watched is not None and self._watched.can_be_stored()
+        free = place is not None and writable and place.truth != place.model
+        self.buttons["truth.keep"].setEnabled(free and self.model.states.get(place) != "kept")
+        self.buttons["truth.take"].setEnabled(free and self.model.states.get(place) != "changed")
+        self.draw.setEnabled(self.finding.pair is not None and writable)
+        self.draw.setText("Cancel the lasso" if self.lasso.active else "Take it in a lasso")
+        for button in (self.save, self.copy):
+            button.setEnabled(self.finding.review is not None)
+
+    # ------------------------------------------------------------------------------------------------- table and matrix
+
+    def show_suspects(self) -> None:
+        """All suspects in the table."""
+        self._show_places(None)
+
+    def show_cell(self, row: int, column: int) -> None:
+        """The places of one cell of the matrix in the table, the largest first."""
+        self._show_places((row, column))
+        if self.model.places:
+            self.go(0)
+
+    def _show_places(self, cell: tuple[int, int] | None) -> None:
+        review, pair = self.finding.review, self.finding.pair
+        if review is None or pair is None:
+            raise MsunetError("Nothing was compared yet: find suspects first.")
+        self.cell, self.index = cell, -1
+        places = review.suspects if cell is None else review.confusion.places.get(cell, [])
+        self.model.show(places, pair.store)
+        self.outline.hide()
+        self._show()
+
+    @property
+    def current(self) -> TruthPlace | None:
+        """The place that is looked at."""
+        return self.model.places[self.index] if 0 <= self.index < len(self.model.places) else None
+
+    def _row_chosen(self, row: int) -> None:
+        if row >= 0 and row != self.index:
+            told(self.go)(row)
+
+    def go(self, index: int) -> None:
+        """Look at a place of the table: the camera goes there, and its outline shows."""
+        if not 0 <= index < len(self.model.places):
+            raise MsunetError(f"The table has {len(self.model.places)} places; there is no place {index + 1}.")
+        self.index = index
+        self.table.selectRow(index)
+        self._enable()
+        layer, place, pair = self.truth_layer(), self.model.places[index], self.finding.pair
+        layer.visible = True
+        hide_maps(self.viewer)
+        go_to(self.viewer, layer, place.window.padded(max(0, _LEAST - max(place.window.shape)) // 2), share=0.4)
+
+        def outline() -> Any:
+            mask = truth.place_mask(pair, place)
+            if not mask.any():
+                return None
+            return label_polygons(mask.astype(np.uint8), (place.window.y, place.window.x))[0].polygon
+
+        self._background.run(outline, partial(self._outlined, layer, place))
+
+    def _outlined(self, layer: Any, place: TruthPlace, polygon: Any) -> None:
+        if place is not self.current or not self.isVisible():
+            return
+        if polygon is None:  # changed since: at least where it was
+            self.outline.show_window(layer, place.window)
+        else:
+            self.outline.show_polygon(layer, polygon)
+
+    def next(self) -> None:
+        """Go on to the next place."""
+        if self.index + 1 < len(self.model.places):
+            self.go(self.index + 1)
+
+    def previous(self) -> None:
+        """Go back to the place before."""
+        if self.index > 0:
+            self.go(self.index - 1)
+
+    # ---------------------------------------------------------------------------------------------------- what to do
+
+    def _open_place(self) -> TruthPlace:
+        if self.current is None:
+            raise MsunetError("No place is shown: find suspects, and choose one in the table.")
+        if self.current.truth == self.current.model:
+            raise MsunetError("Truth and model say the same here; there is nothing to decide.")
+        return self.current
+
+    def keep(self) -> None:
+        """The truth is right here: note it, and go on; returns at once."""
+        place, pair = self._open_place(), self.finding.pair
+        self._background.run(partial(truth.keep_truth, pair, place), None, partial(self._refused, place))
+        self._decided(place, "kept")
+
+    def take(self) -> None:
+        """Write the model's answer into the truth here, as one step of undo, and go on; returns at once."""
+        place = self._open_place()
+        self._take(place, place.window, partial(self._refused, place))
+        self._decided(place, "changed")
+
+    def start_lasso(self) -> None:
+        """Wait for a lasso in which the truth takes the model's answer."""
+        if self.finding.pair is None:
+            raise MsunetError("Nothing was compared yet: find suspects first.")
+        hint = "Draw around what takes the model's answer. Only annotated pixels change. Esc ends."
+        self.lasso.start(self.truth_layer(), hint)
+        self._enable()
+
+    def _take_lasso(self, corners: Any) -> None:
+        low, high = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int)
+        window = Window.between((int(low[0]), int(low[1])), (int(high[0]), int(high[1])))
+        self._take(corners, window, lambda error: tell_error(str(error)))
+
+    def _take(self, where: Any, window: Window, failed: Any) -> None:
+        layer, pair = self.truth_layer(), self.finding.pair
+        layer.end_stroke()
+        region = Region(window.y, window.x, *window.shape)
+
+        def show(number: int) -> None:
+            if number == 0:
+                show_info("Truth and model say the same here already; nothing was changed.")
+                return
+            layer.refresh_classes()
+            layer.refresh_window(region)
+            layer.events.stroke(region=region, number=number)
+
+        self._background.run(partial(truth.take_answer, pair, where), show, failed)
+
+    def _decided(self, place: TruthPlace, state: str) -> None:
+        self.model.mark(place, state)
+        rest = range(self.index + 1, len(self.model.places))
+        following = next((n for n in rest if self.model.places[n] not in self.model.states), None)
+        if following is None:
+            self._enable()
+        else:
+            self.go(following)
+
+    def _refused(self, place: TruthPlace, error: BaseException) -> None:
+        """The disk, or another writer, did not let it be kept."""
+        self.model.mark(place, None)
+        self._enable()
+        tell_error(str(error))
+
+    def offer_kept(self) -> None:
+        """Offer all places again where the truth was kept."""
+        pair = self.finding.pair
+        if pair is None:
+            raise MsunetError("Nothing was compared yet: find suspects first.")
+        self._background.run(partial(truth.remove_kept, pair.store), lambda _: self.start())
+
+    # ------------------------------------------------------------------------------------------------- truth and layers
+
+    def truth_layer(self) -> PyramidLabels:
+        """The layer of the truth that is reviewed; opened if need be."""
+        from napari_msunet.widgets.slide_layers import add_labels
+
+        record, wanted = self.state.active, self.finding.wanted
+        if record is None or wanted is None:
+            raise MsunetError(finding.NO_TRUTH)
+        layer = self.dock.layers.of_store(wanted.truth)
+        if layer is None:
+            layer = add_labels(self.viewer, wanted.truth, layer_of_slide(self.dock, record))
+            kind = "Annotation" if wanted.truth == record.annotation else "Labels"
+            layer.name, layer.opacity = f"{kind} {record.name}", 0.5
+        return layer
+
+    def _watch(self, layer: Any) -> None:
+        """Follow the strokes of a truth: a place may be put right, or an undo may take that back."""
+        if layer is self._watched:
+            return
+        if self._watched is not None:
+            self._watched.events.stroke.disconnect(self._stroked)
+        self._watched = layer
+        if layer is not None:
+            layer.events.stroke.connect(self._stroked)
+
+    def _stroked(self, event: Any) -> None:
+        if self.finding.review is not None and event.region is not None:
+            self._strokes.append(touched(event.region))
+            self._timer.start()
+
+    def _check_again(self) -> None:
+        """Which of the places near the last strokes are still what they were."""
+        near, self._strokes, pair = self._strokes, [], self.finding.pair
+        places = [p for p in self.model.places if any(not p.window.intersection(w).empty for w in near)]
+        states = self.model.states
+        asked = [p for p in places if p.truth != p.model and states.get(p) != "kept"][:_CHECKED_AGAIN]
+        if pair is not None and asked:
+            self._background.run(lambda: [bool(truth.place_mask(pair, p).any()) for p in asked],
+                                 partial(self._checked, asked))  # fmt: skip
+
+    def _checked(self, places: list[TruthPlace], there: list[bool]) -> None:
+        for place, still in zip(places, there, strict=True):
+            self.model.mark(place, None if still else "changed")
+        self._enable()
+
+    # ------------------------------------------------------------------------------------------------------------ CSV
+
+    def _save_clicked(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(self, "Save the suspects", "suspects.csv", "CSV (*.csv)")
+        if path:
+            self.save_csv(Path(path))
+
+    def save_csv(self, path: Path) -> None:
+        """Write the suspects, and beside them the confusion matrix, as CSV."""
+        review, pair = self.finding.review, self.finding.pair
+        if review is None or pair is None:
+            raise MsunetError("Nothing was compared yet: find suspects first.")
+        written = truth.write_suspects(review, path, pair.store)
+        beside = truth.write_confusion(review.confusion, path.with_name(f"{path.stem} confusion.csv"))
+        show_info(f"Wrote {len(review.suspects)} suspects to {written} and the confusion matrix to {beside.name}.")
+
+    def _copy(self) -> None:
+        QApplication.clipboard().setText(self.as_python())
+        show_info("Copied: the lines of Python that do this without the dock.")
+
+    def as_python(self) -> str:
+        """The review, its files, and the answer taken at one place."""
+        wanted = self.finding.wanted
+        if wanted is None:
+            raise MsunetError(self.finding.lack or finding.NO_TRUTH)
+        return lines(
+            "from napari_msunet.labels import truth",
+            "",
+            f"annotation = ms.open_labels({literal(wanted.truth)})",
+            f"pair = truth.Pair(annotation, {literal(wanted.labels)})",
+            "found = truth.review_truth(pair)",
+            'truth.write_suspects(found, "suspects.csv", annotation)',
+            'truth.write_confusion(found.confusion, "confusion.csv")',
+            "# The model's answer at the first suspect, as one stroke. Undo takes it back.",
+            "for place in found.suspects[:1]:",
+            "    truth.take_answer(pair, place)",
+            "    annotation.undo()",
+        )
+
+    # -------------------------------------------------------------------------------------------- showing and closing
+
+    def showEvent(self, event: Any) -> None:
+        super().showEvent(event)
+        for name, action in self.actions.items():
+            keys.bind(self.viewer, name, action)
+        if self.current is not None:
+            told(self.go)(self.index)
+
+    def hideEvent(self, event: Any) -> None:
+        super().hideEvent(event)
+        for name in self.actions:
+            keys.release(self.viewer, name)
+        self.lasso.stop()
+        self.outline.hide()
+
+    def closing(self) -> None:
+        """Let go of the viewer and of threads."""
+        self._timer.stop()
+        self.state.changed.disconnect(self._changed)
+        self.viewer.events.theme.disconnect(self._restyle)
+        self._watch(None)
+        self.lasso.close()
+        self.outline.close()
+        self.finding.close()
+        self._background.close()
