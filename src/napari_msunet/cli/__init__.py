@@ -1,6 +1,18 @@
 """The command `napari-msunet`. Each verb builds a job, runs it and shows its events; nothing more happens here."""
 
-from napari_msunet.cli import general, labels, prediction, retraining, review, training, truth
+from napari_msunet.cli import composing, general, labels, prediction, retraining, review, training, truth
 from napari_msunet.cli.running import app, execute, main
 
-__all__ = ["app", "execute", "general", "labels", "main", "prediction", "retraining", "review", "training", "truth"]
+__all__ = [
+    "app",
+    "composing",
+    "execute",
+    "general",
+    "labels",
+    "main",
+    "prediction",
+    "retraining",
+    "review",
+    "training",
+    "truth",
+]

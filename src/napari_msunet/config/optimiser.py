@@ -27,7 +27,8 @@ class Optimiser(Frozen):
     learning_rate : float
         Of the first step after the warm-up; of "one_cycle" the highest.
     branch_rates : tuple of float, optional
-        What the learning rate is multiplied with for each scale's network; 0: it stays as it is.
+        What the learning rate is multiplied with for each scale's network; 0: it stays as it is. All 0: only the
+        fusion learns.
     weight_decay : float
         Of convolution weights, not of biases and normalisation.
     momentum : float, optional
@@ -113,6 +114,4 @@ class Optimiser(Frozen):
                     "L-BFGS has one learning rate and sees one batch at a time: leave branch_rates and "
                     "accumulate as they are"
                 )
-        if self.branch_rates is not None and not any(self.branch_rates):
-            raise ValueError("all branch rates are zero: give one of them a value above zero")
         return self

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf, lcm
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -333,6 +333,14 @@ class MSUNet(nn.Module):
         """The fused class logits, and those of each scale in `config.own`, of what `run_joint` gave."""
         fused, *own = torch.split(z, len(self.config.classes) + 1, dim=1)
         return fused, own
+
+    def train(self, mode: bool = True) -> Self:
+        """Go into training mode; a branch that does not learn keeps its statistics, and drops nothing."""
+        super().train(mode)
+        for branch in self.branches:
+            if not any(p.requires_grad for p in branch.parameters()):
+                branch.eval()
+        return self
 
     # ---------------------------------------------------------------------------------------------------- privately
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from math import ceil
+from math import ceil, isfinite
 from typing import Any
 
 import lightning.pytorch as pl
@@ -67,6 +67,10 @@ class Training(pl.LightningModule):
         step = self.current_epoch * int(self.trainer.num_training_batches) + index + 1
         self.guard.add(step, self.current_epoch + 1, loss, changed.inputs)
         return loss + decay_of(self.model.parameters(), self.job.optimiser)
+
+    def on_train_epoch_start(self) -> None:
+        """Branches whose rate is 0 are known only now: they keep their statistics."""
+        self.model.train()
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Count a batch as it is, seen by the weights that would be kept."""
@@ -175,4 +179,5 @@ class Training(pl.LightningModule):
 
     def _steps_per_epoch(self) -> int:
         """Of the optimiser."""
-        return max(1, ceil(float(self.trainer.num_training_batches) / self.trainer.accumulate_grad_batches))
+        batches = float(self.trainer.num_training_batches)
+        return max(1, ceil(batches / self.trainer.accumulate_grad_batches)) if isfinite(batches) else 1  # before it began

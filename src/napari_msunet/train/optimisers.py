@@ -32,6 +32,11 @@ def make_optimiser(model: MSUNet, options: Optimiser) -> torch.optim.Optimizer:
         If the branch rates do not fit the scales.
     """
     groups = _groups(model, options)
+    if not groups:
+        raise ModelError(
+            f"All branch rates are zero, and the fusion {model.config.fusion!r} has nothing to learn; give a "
+            "rate above zero, or another fusion."
+        )
     rate, kind = options.learning_rate, options.kind
     if kind == "lbfgs":
         parameters = [p for group in groups for p in group["params"]]
@@ -81,6 +86,8 @@ def _by_rate(model: MSUNet, options: Optimiser) -> dict[float, list[nn.Parameter
     of: dict[int, float] = {}
     for branch, rate in zip(model.branches, rates, strict=False):
         of |= {id(p): float(rate) for p in branch.parameters()}
+    for i, stem in model.stems.items():
+        of |= {id(p): float(rates[int(i)]) for p in stem.parameters()}
     sorted_: dict[float, list[nn.Parameter]] = {}
     for parameter in model.parameters():
         sorted_.setdefault(of.get(id(parameter), 1.0), []).append(parameter)
@@ -122,13 +129,14 @@ def make_schedule(
         return None
 
     def factor(step: int) -> float:
-        shape = {
-            "constant": lambda: 1.0,
-            "cosine": lambda: falling(fraction()),
-            "one_cycle": lambda: one_cycle(fraction(), options.rise),
-            "restarts": lambda: restarts(step / steps_per_epoch(), options.restart_epochs, options.restart_factor),
-        }[options.schedule]
-        return shape() * warm(step, options.warmup)
+        share = warm(step, options.warmup)
+        if options.schedule == "cosine":
+            return share * falling(fraction())
+        if options.schedule == "one_cycle":
+            return share * one_cycle(fraction(), options.rise)
+        if options.schedule == "restarts":
+            return share * restarts(step / steps_per_epoch(), options.restart_epochs, options.restart_factor)
+        return share
 
     return LambdaLR(optimiser, factor)
 
