@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from napari_msunet.geometry import Window
+from napari_msunet.geometry import Window, round_up
 from napari_msunet.infer.network import VARIANTS
 from napari_msunet.infer.plan import Plan, Request, make_plan
 from napari_msunet.infer.postprocess import decide
@@ -66,7 +66,7 @@ def _around_corners(plan: Plan) -> list[Window]:
     """Windows whose middle is a tile's lower right corner, where the wanted window goes on."""
     tiles = [tile for tile in _tiles(plan) if not tile.empty]
     largest = max((tile.shape for tile in tiles), key=min, default=(0, 0))
-    side = max(plan.alignment, min(SIDE, min(largest)) // (2 * plan.alignment) * 2 * plan.alignment)
+    side = round_up(max(8 * NEAR, min(SIDE, min(largest))), 2 * plan.alignment)
     found = []
     for tile in tiles:
         y, x = (v // plan.alignment * plan.alignment for v in tile.stop)

@@ -124,7 +124,7 @@ def set_up(slide: Slide, models: Sequence[MSUNet], options: PredictOptions) -> S
     grid = slide.grid(config.target_mpp)
     window = wanted_window(slide, grid, options.region)
     if "disagreement" in options.outputs and max(len(m.config.own) + m.config.joint for m in models) <= 1:
-        raise ModelError("This model has one output, so no scales can disagree; ask for entropy instead.")
+        raise ModelError("This model has one scale or one output only, so its scales cannot disagree; ask for entropy instead.")
     devices = pick_devices(options.device)
     mask = where_mask(slide, options.where)
     setup = Setup(slide, tuple(models), options, grid, window, mask, devices, channels)
