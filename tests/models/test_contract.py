@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from branch_networks import NETWORKS
 
 from napari_msunet.config import LossConfig, ModelConfig, UNetConfig
 from napari_msunet.errors import ModelError
@@ -28,10 +29,14 @@ NEVER = {("pyramid", "shared"), ("pyramid", "wider coarse")}
 """One network for all scales has nothing to share, and one config."""
 
 
-@pytest.fixture(params=[(f, s) for f in FUSIONS for s in SHAPES if (f, s) not in NEVER], ids=lambda p: f"{p[0]}-{p[1]}")
+CASES = [(f, s) for f in FUSIONS for s in SHAPES if (f, s) not in NEVER] + [("concat", n) for n in NETWORKS]
+
+
+@pytest.fixture(params=CASES, ids=lambda p: f"{p[0]}-{p[1]}")
 def config(request):
     fusion, shape = request.param
-    return ModelConfig(**{"classes": ("a",), "mpp": 0.5, "branch": SMALL, "fusion": fusion, **SHAPES[shape]})
+    changes = {"branch": NETWORKS[shape], "scales": (1.0, 0.5)} if shape in NETWORKS else SHAPES[shape]
+    return ModelConfig(**{"classes": ("a",), "mpp": 0.5, "branch": SMALL, "fusion": fusion, **changes})
 
 
 def own_scales(config):
@@ -62,7 +67,7 @@ def test_fused_output_alone_reaches_every_branch(config, images):
     torch.manual_seed(0)
     model = build_model(config)
     model(images(config, 24, 24, field=config.field))[:, 0].square().sum().backward()
-    firsts = [branch.network.down[0][0].weight for branch in model.branches]
+    firsts = [next(branch.network.parameters()) for branch in model.branches]
     firsts += [m.weight for m in (*model.fusion.modules(), *model.stems.modules()) if hasattr(m, "kernel_size")]
     assert all(first.grad.abs().sum() > 0 for first in firsts)
 
@@ -82,7 +87,7 @@ def test_detached_branches_teach_their_heads_only(config, images):
         heads = {f"branches.{0 if config.shared else i}.head." for i in config.own}
         assert moved == {name for name, _ in model.named_parameters() if name.startswith(tuple(heads))}
     fused[:, 0].square().sum().backward()
-    assert all(b.network.down[0][0].weight.grad.abs().sum() > 0 for b in model.branches)
+    assert all(next(b.network.parameters()).grad.abs().sum() > 0 for b in model.branches)
 
 
 def test_odd_sizes_are_padded_and_cropped(config):
