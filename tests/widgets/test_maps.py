@@ -7,10 +7,7 @@ import pytest
 from napari.components import ViewerModel
 
 from napari_msunet.config import ModelConfig, PreviewJob, UNetConfig
-from napari_msunet.errors import OutputError, StoreError
-from napari_msunet.geometry import Region, Window
-from napari_msunet.labels import LabelStore
-from napari_msunet.slide import open_slide
+from napari_msunet.errors import OutputError
 from napari_msunet.widgets.layer_slides import is_slide
 from napari_msunet.widgets.maps import add_map, add_preview, open_preview
 from napari_msunet.widgets.placement import to_world
@@ -120,25 +117,3 @@ def test_what_is_not_there_is_said(viewer, previews, tmp_path):
         add_preview(viewer, tmp_path)
     with pytest.raises(OutputError, match="weights"):
         add_map(viewer, previews / "mean", "weights")
-
-
-def test_the_probabilities_of_a_run(viewer, tmp_path):
-    layer = add_slide(viewer, slide_path())
-    with open_slide(slide_path()) as slide:
-        store = LabelStore.create(tmp_path / "labels.ome.zarr", mpp=0.998, classes=("gland", "gap"), slide=slide)
-    outputs = {"labels": "uint8", "probabilities": "float16"}
-    run = store.create_run("one", {}, ("gland", "gap"), outputs)
-    values = np.zeros((3, 100, 200), np.float32)
-    values[1] = np.linspace(0, 1, 200)
-    with run.writing():
-        run.write(Window(50, 60, 100, 200), {"labels": np.ones((100, 200), np.uint8), "probabilities": values})
-    part = Region(100.0, 120.0, 200.0, 400.0)
-    gland, gap = add_map(viewer, run, "fused", layer, part)
-    assert [one.name for one in (gland, gap)] == ["gland (fused)", "gap (fused)"]
-    np.testing.assert_allclose(gland.data, values[1], atol=1e-3)
-    corners = np.array([[0, 0], [100, 200]])
-    expected = np.array([[100, 120], [300, 520]])
-    np.testing.assert_allclose(to_world(viewer, gland, corners), to_world(viewer, layer, expected), atol=1e-6)
-    with pytest.raises(StoreError, match="each scale"):
-        add_map(viewer, run, "scale 1", layer)
-    store.close()

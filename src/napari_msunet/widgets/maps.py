@@ -12,17 +12,14 @@ import numpy.typing as npt
 import zarr
 from napari.layers import Image, Layer
 
-from napari_msunet.errors import OutputError, StoreError
-from napari_msunet.geometry import Region, Window
-from napari_msunet.labels.runs import Run
+from napari_msunet.errors import OutputError
+from napari_msunet.geometry import Window
 from napari_msunet.widgets.layer_slides import KEY
 from napari_msunet.widgets.placement import over, placed
 
 FUSED, WEIGHTS = "fused", "weights"
 IN_MEMORY = 4_000_000
 """Pixels of a map that is read at once; larger ones stay on disk."""
-RUN_LIMIT = 16_000_000
-"""Pixels of a run that are shown at once: a run has no coarser levels of its probabilities."""
 OVERVIEW_SIDE = 2048
 
 
@@ -100,26 +97,18 @@ def add_preview(viewer: Any, folder: str | Path, slide_layer: Layer | None = Non
     return layers
 
 
-def add_map(
-    viewer: Any,
-    source: Preview | Run | str | Path,
-    what: str,
-    slide_layer: Layer | None = None,
-    region: Region | None = None,
-) -> list[Image]:
-    """Show one map over the slide.
+def add_map(viewer: Any, source: Preview | str | Path, what: str, slide_layer: Layer | None = None) -> list[Image]:
+    """Show one map of a preview over the slide; what a run keeps is shown by `run_maps`.
 
     Parameters
     ----------
     viewer : napari.Viewer
-    source : Preview, Run or path
-        A preview (or its folder), or a run that kept probabilities.
+    source : Preview or path
+        A preview, or its folder.
     what : str
-        "fused", "scale 1/2", ... (a layer per class) or "weights" (a layer per scale). A run has "fused" only.
+        "fused", "scale 1/2", ... (a layer per class) or "weights" (a layer per scale).
     slide_layer : Layer, optional
         The slide's layer. None: placed by µm.
-    region : Region, optional
-        Of a run: the part to show, in level-0 pixels of the slide; None: all of it.
 
     Returns
     -------
@@ -128,11 +117,9 @@ def add_map(
 
     Raises
     ------
-    OutputError, StoreError
+    OutputError
         If there is no such map.
     """
-    if isinstance(source, Run):
-        return _add_run(viewer, source, what, slide_layer, region)
     preview = source if isinstance(source, Preview) else open_preview(source)
     if what not in preview.maps:
         raise OutputError(
@@ -144,31 +131,6 @@ def add_map(
     array = preview.maps[what]
     about = {"map": what, "preview": str(preview.folder)}
     return [_add(viewer, _levels(array, number), what, part, place, about) for number, part in parts]
-
-
-def _add_run(viewer: Any, run: Run, what: str, slide_layer: Layer | None, region: Region | None) -> list[Image]:
-    if what != FUSED:
-        raise StoreError(f'A run keeps the fused probabilities only, not "{what}"; a preview shows each scale.')
-    grid_pixel = run.info.pixel
-    whole = Window(0, 0, *run.info.shape)
-    window = whole
-    if region is not None:
-        low = int(region.y // grid_pixel[0]), int(region.x // grid_pixel[1])
-        high = int(-(-region.stop[0] // grid_pixel[0])), int(-(-region.stop[1] // grid_pixel[1]))
-        window = Window.between(low, high).intersection(whole)
-    if window.height * window.width > RUN_LIMIT:
-        raise StoreError(
-            f"The probabilities of {window.height} x {window.width} pixels are too many to show at once; zoom in and "
-            "show what is in view."
-        )
-    mpp = run.info.mpp
-    slide_mpp = None if mpp is None else (mpp[0] / grid_pixel[0], mpp[1] / grid_pixel[1])
-    corner = window.y * grid_pixel[0], window.x * grid_pixel[1]
-    place = _place(slide_layer, slide_mpp, grid_pixel, corner)
-    values = np.asarray(run.probabilities[window.slices()], np.float32)
-    about = {"map": FUSED, "run": run.key}
-    parts = enumerate(run.classes, 1)
-    return [_add(viewer, [np.ascontiguousarray(values[..., n])], FUSED, c, place, about) for n, c in parts]
 
 
 def _parts(what: str, classes: Sequence[str], outputs: Sequence[str]) -> list[tuple[int, str]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from napari.layers import Image, Layer
+from napari.utils import Colormap
+from napari.utils.colormaps.standardize_color import transform_color
 
 from napari_msunet.errors import MsunetError, StoreError
 from napari_msunet.geometry import Window
@@ -21,12 +24,19 @@ MAPS = ("disagreement", "entropy", "probabilities")
 """Outputs of a run that are images."""
 
 NAMES = {"disagreement": "Disagreement", "entropy": "Uncertainty"}
-COLOURS = {"disagreement": "inferno", "entropy": "inferno", "probabilities": "magma"}
+RAMPS = {
+    "disagreement": ("#ffe600", "#ffe600", "#ffb000", "#ff6a00", "#d40000"),
+    "entropy": ("#00e5ff", "#00e5ff", "#00a2ff", "#0062ff", "#1a1aff"),
+    "probabilities": ("#fff200", "#fff200", "#ffc400", "#ff7b00", "#c8001e"),
+}
+"""Colours from low to high; 0 is clear, so that the slide stays in sight."""
 
-HELD = 4_000_000
+HELD = 2048 * 2048
 """Pixels of the finest level that is held in memory while the run fills."""
 
 CHUNK = 512
+BLOCK = 2048
+"""Side of what is brought into the levels in memory at once."""
 
 Values = npt.NDArray[np.float32]
 
@@ -48,7 +58,7 @@ class RunMap:
     def __init__(self, run: Run, output: str, channel: int | None = None) -> None:
         self.run, self.output, self.channel = run, output, channel
         self.shapes = tuple(run.info.shapes)
-        self._held: dict[int, Values] = {}
+        self._held: dict[int, npt.NDArray[np.uint8]] = {}
         self._taken: set[Window] = set()
         self._lock = threading.Lock()
         if not run.complete:
@@ -65,8 +75,8 @@ class RunMap:
 
     def hold(self) -> None:
         """Make the coarse levels in memory from now on."""
-        coarse = [n for n, shape in enumerate(self.shapes) if shape[0] * shape[1] <= HELD]
-        self._held = {n: np.zeros(self.shapes[n], np.float32) for n in coarse if n > 0}
+        coarse = [n for n, shape in enumerate(self.shapes) if n and shape[0] * shape[1] <= HELD]
+        self._held = {n: np.zeros(self.shapes[n], np.uint8) for n in coarse}
         self._taken = set()
 
     def settle(self) -> None:
@@ -80,25 +90,33 @@ class RunMap:
             if not self._held or window in self._taken:
                 return
             self._taken.add(window)
-            side = CHUNK << min(self._held)  # whole pixels of the coarse levels, a few MB at a time
-            for y in range(window.y // side * side, window.stop[0], side):
-                for x in range(window.x // side * side, window.stop[1], side):
-                    self._take(Window(y, x, side, side).intersection(Window(0, 0, *self.shapes[0])))
+            whole = Window(0, 0, *self.shapes[0])
+            for y, height in _steps(window.y, window.stop[0], 1 << max(self._held)):
+                for x, width in _steps(window.x, window.stop[1], 1 << max(self._held)):
+                    self._take(Window(y, x, height, width).intersection(whole))
 
     def _take(self, block: Window) -> None:
-        values = self.read_disk(0, block)
-        low = 0
+        values, made = self.read_disk(0, block), 0
         for level in sorted(self._held):
-            values = _coarser(values, level - low)
-            low = level
+            values, made = _coarser(values, level - made), level
             y, x = block.y >> level, block.x >> level
             target = self._held[level][y : y + values.shape[0], x : x + values.shape[1]]
-            target[...] = values[: target.shape[0], : target.shape[1]]
+            target[...] = np.rint(values[: target.shape[0], : target.shape[1]] * 255)
 
     def read(self, level: int, window: Window) -> Values:
         """A window of a level; 0 where nothing is there, or it cannot be read: napari must not meet an error."""
-        held = self._held.get(level)
-        return held[window.slices()].copy() if held is not None else self.read_disk(level, window)
+        held = self._held
+        if level in held:
+            return held[level][window.slices()].astype(np.float32) / 255
+        values = self.read_disk(level, window)
+        if level and held and not window.empty:  # what the disk lacks as yet, from the finest level in memory
+            finest = min(held)
+            rows, columns = (
+                np.minimum(np.arange(start, stop) >> (finest - level), size - 1)
+                for start, stop, size in zip((window.y, window.x), window.stop, self.shapes[finest], strict=True)
+            )
+            values = np.where(values == 0, held[finest][np.ix_(rows, columns)] / np.float32(255), values)
+        return values
 
     def read_disk(self, level: int, window: Window) -> Values:
         """The same, from the disk."""
@@ -121,6 +139,14 @@ class MapLevel(WindowArray):
 
     def __deepcopy__(self, memo: Any) -> MapLevel:
         return self  # a duplicated layer shows the same run
+
+
+def _steps(start: int, stop: int, grain: int) -> Iterator[tuple[int, int]]:
+    """Starts and lengths of blocks on multiples of `grain` that cover start to stop."""
+    side = max(BLOCK, grain)
+    first, last = start // grain * grain, -(-stop // grain) * grain
+    for at in range(first, last, side):
+        yield at, min(side, last - at)
 
 
 def _coarser(values: Values, times: int) -> Values:
@@ -177,9 +203,9 @@ def add_run_maps(viewer: Any, run: Run, slide_layer: Layer | None = None) -> lis
             source.levels if several else source.levels[0],
             multiscale=several,
             name=source.name,
-            colormap=COLOURS[source.output],
+            colormap=_colours(source.output),
             contrast_limits=(0.0, 1.0),
-            opacity=0.7,
+            opacity=0.8,
             rgb=False,
             visible=number == 0 and source.channel is None,
             metadata={KEY: {"map": source.output, "maps_of": str(store), "run": run.key, "source": source}},
@@ -188,6 +214,14 @@ def add_run_maps(viewer: Any, run: Run, slide_layer: Layer | None = None) -> lis
         viewer.add_layer(layer)
         layers.append(layer)
     return layers
+
+
+def _colours(output: str) -> Colormap:
+    """A ramp that is the clearer the lower the number."""
+    colours = np.array([transform_color(colour)[0] for colour in RAMPS[output]])
+    places = np.linspace(0, 1, len(colours))
+    colours[:, 3] = places**0.7
+    return Colormap(colours, name=f"msunet {output}", controls=places)
 
 
 def map_of(layer: Layer) -> RunMap | None:

@@ -32,10 +32,10 @@ class PredictForm(Form):
             "show the tiles, and then says how much.",
             advanced=True,
         )
-        turns = {"none": "as it is", "flips": "4 mirror images", "dihedral": "8: mirrored and turned"}
+        turns = {"none": "none", "flips": "4 mirror images", "dihedral": "8: mirrored and turned"}
         self.add(
             "tta",
-            "Average over",
+            "Averaged copies",
             ChoiceField(turns),
             "The mean over mirrored and turned copies (test-time augmentation): often a little better, 4 or 8 times "
             "the time.",
@@ -44,7 +44,7 @@ class PredictForm(Form):
         types = {"float16": "half precision", "float32": "full precision", "uint8": "256 steps"}
         self.add(
             "probability_dtype",
-            "Probabilities",
+            "Probabilities as",
             ChoiceField(types),
             "How probabilities are kept, where they are; 256 steps take least space.",
             advanced=True,
@@ -74,8 +74,8 @@ class PredictForm(Form):
         )
         self.add(
             "batch_size",
-            "At once",
-            WholeField(1, 256, "tiles"),
+            "Tiles at once",
+            WholeField(1, 256),
             "Tiles computed together. More than one pays on graphics cards only.",
             advanced=True,
         )

@@ -10,8 +10,9 @@ def left_words(event: Progress) -> str:
     if event.total is None or event.rate is None:
         return ""
     left = int(event.total - event.done)
-    tiles = "the last tile is being written" if not left else "1 tile left" if left == 1 else f"{left} tiles left"
-    return f"{tiles[0].upper()}{tiles[1:]} · {rate_words(event.rate)}"
+    if not left:
+        return "All tiles are computed; finishing."
+    return f"{'1 tile' if left == 1 else f'{left} tiles'} left · {rate_words(event.rate)}"
 
 
 def rate_words(rate: float) -> str:

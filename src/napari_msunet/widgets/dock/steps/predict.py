@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
 
 
+NOT_MERGED = "is finished but not merged"
+"""What the worker says of a run whose labels are open here: this window merges it."""
+
+
 class PredictStep(Step):
     """Predicts with the current model into labels that can be painted on."""
 
@@ -145,6 +149,7 @@ class PredictStep(Step):
             button.setEnabled(ready)
         self.why.set_ready(ready)
         self.slide.setText(self.where.verb)
+        self.region.setVisible(self.where.kind != "drawn")  # there are other buttons to draw with then
         self.region.setText("Draw it now…" if self.drawing.active else "A rectangle…")
         self.go_on.refresh(ready)
         self._plan(ready)
@@ -315,7 +320,7 @@ class PredictStep(Step):
         elif isinstance(event, Progress) and isinstance(job, PredictJob):
             if words := left_words(event):
                 self.box.say(words)
-        elif isinstance(event, Message) and event.level != "info":
+        elif isinstance(event, Message) and event.level != "info" and NOT_MERGED not in event.text:
             self.warning.setText(event.text)
             self.warning.show()
         elif isinstance(event, Result) and isinstance(job, PreviewJob):
@@ -345,6 +350,8 @@ class PredictStep(Step):
             self.box.say(result_words(result, layer.name, time.monotonic() - self._began))
         else:
             self.live.pause()
+            if self._outcome == "cancelled":
+                self.box.say("")  # what can go on is said beside its button
         self.go_on.look()
         self.state.emit("results")
 
