@@ -31,7 +31,17 @@ from napari_msunet.config.prediction import (
     PreviewJob,
     Where,
 )
-from napari_msunet.config.sources import FolderSource, MaskValues, Role, SlideSource, Source
+from napari_msunet.config.sources import (
+    FolderSource,
+    MaskValues,
+    PublishedSource,
+    Role,
+    SetName,
+    ShapesSource,
+    SlideSource,
+    Source,
+    TableSource,
+)
 
 __all__ = [
     "MAX_CLASSES",
@@ -69,11 +79,15 @@ __all__ = [
     "PredictOptions",
     "PredictSettings",
     "PreviewJob",
+    "PublishedSource",
     "PyramidJob",
     "Role",
+    "SetName",
+    "ShapesSource",
     "Share",
     "SlideSource",
     "Source",
+    "TableSource",
     "TrainJob",
     "UNetConfig",
     "Where",
