@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import ceil, sqrt
+from math import ceil, floor, sqrt
 from typing import Any
 
 import numpy as np
@@ -44,19 +44,18 @@ class Painting:
     @property
     def bounds(self) -> list[Window]:
         """The smallest window around each shape."""
-        return [
-            Window.between((int(y // 1), int(x // 1)), (ceil(y2), ceil(x2)))
-            for x, y, x2, y2 in (g.bounds for g in self._geometries)
-        ]
+        return [_around(g, 1) for g in self._geometries]
 
     def read(self, window: Window, outside: int, step: int = 1) -> Values:
         """Class numbers `(h, w)` in a window of the grid of every `step`-th level-0 pixel; `outside` of all shapes."""
         values = np.full(window.shape, outside, np.uint8)
         y, x, y2, x2 = (v * step for v in (window.y, window.x, *window.stop))
         for index in sorted(self._tree.query(shapely.box(x, y, x2, y2)).tolist()):
-            inside = self._covered(self._geometries[index], window, step)
+            geometry = self._geometries[index]
+            own = _around(geometry, step).intersection(window)
+            inside = None if own.empty else self._covered(geometry, own, step)
             if inside is not None:
-                values[inside] = self._numbers[index]
+                values[own.slices((window.y, window.x))][inside] = self._numbers[index]
         return values
 
     def _covered(self, geometry: Any, window: Window, step: int) -> Any:
@@ -85,6 +84,12 @@ class Painting:
                 inside = np.array(np.broadcast_to(inside, window.shape))
                 inside[y, x] = True
         return inside
+
+
+def _around(geometry: Any, step: int) -> Window:
+    """The smallest window around a geometry on the grid of every `step`-th pixel."""
+    x, y, x2, y2 = (v / step for v in geometry.bounds)
+    return Window.between((floor(y), floor(x)), (floor(y2) + 1, floor(x2) + 1))
 
 
 def _ring(ring: Any, window: Window, step: int) -> npt.NDArray[np.bool_] | bool:

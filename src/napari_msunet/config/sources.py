@@ -1,4 +1,4 @@
-"""Where truth comes from: folders of images and masks, slides with annotations."""
+"""Where truth comes from: folders of images and masks, slides with annotations, public sets."""
 
 from __future__ import annotations
 
@@ -68,4 +68,81 @@ class SlideSource(_Source):
     within: Where = "all"
 
 
-Source = Annotated[FolderSource | SlideSource, Field(discriminator="kind")]
+class TableSource(_Source):
+    """A CSV with a row for each image: columns `images` and `masks` with paths relative to it.
+
+    Attributes
+    ----------
+    table : Path
+        CSV; its paths stay inside its folder. If wanted, columns `mpp`, `role`, and the one named by `group`.
+    values : "classes", "instances" or dict
+        As of a `FolderSource`.
+    group : str, optional
+        A column, or a regular expression over the image's name, as of a `FolderSource`.
+    """
+
+    kind: Literal["table"] = "table"
+    table: Path
+    values: MaskValues = "classes"
+    group: str | None = None
+
+
+class ShapesSource(_Source):
+    """A slide with outlines drawn in another program: QuPath's GeoJSON, ASAP's or Aperio ImageScope's XML.
+
+    Attributes
+    ----------
+    shapes : Path
+        The file of outlines.
+    values : "classes" or dict
+        The names in the file are those of the classes, or ``{name: class}``, where "background" and "ignored" are
+        classes too. Shapes of other names are left out.
+    outside : "background" or "ignored"
+        What pixels are that no shape covers: ignored where not everything was outlined.
+    within : "all", "tissue", Drawn or InClasses
+        Where pixels outside all shapes can be background, as of a `SlideSource`.
+    """
+
+    kind: Literal["shapes"] = "shapes"
+    slide: Path
+    shapes: Path
+    values: Literal["classes"] | dict[str, str] = "classes"
+    outside: Literal["background", "ignored"] = "background"
+    within: Where = "all"
+    group: str | None = None
+
+
+SetName = Literal["auto", "bids", "camelyon16", "consep", "glas", "isbi2012", "lizard", "monuseg", "pannuke", "tupac16"]
+
+
+class PublishedSource(_Source):
+    """A public data set in its folder as it was published.
+
+    Attributes
+    ----------
+    folder : Path
+    set : str
+        Which one; "auto" tells it by what lies in the folder.
+    part : str
+        Only images in whose path inside the folder this occurs, such as "Train", "testA" or "Fold 1".
+    values : "classes", "instances" or dict
+        The set's own class names are those of the model; all its objects are the first class; or ``{name: class}``,
+        where "background" and "ignored" are classes too.
+    within : "all", "tissue", Drawn or InClasses
+        On whole slides: where pixels outside all outlines can be background.
+    radius : float
+        In sets that give only points: µm around a point that are its class.
+    """
+
+    kind: Literal["published"] = "published"
+    folder: Path
+    set: SetName = "auto"
+    part: str = ""
+    values: Literal["classes", "instances"] | dict[str, str] = "classes"
+    within: Where = "tissue"
+    radius: Annotated[float, Field(gt=0, le=100)] = 5.0
+
+
+Source = Annotated[
+    FolderSource | SlideSource | TableSource | ShapesSource | PublishedSource, Field(discriminator="kind")
+]

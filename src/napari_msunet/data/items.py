@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from napari_msunet.config import Role
 from napari_msunet.data.masks import IGNORED, Mask
-from napari_msunet.data.truth import MaskTruth, Part, Truth, truth_window
+from napari_msunet.data.truth import Part, Truth, WholeTruth, truth_window
 from napari_msunet.errors import SourceError
 from napari_msunet.geometry import Grid, Region, Window
 from napari_msunet.slide import Slide
@@ -108,7 +108,7 @@ class Item:
     def forget_mask(self) -> None:
         """Forget the pixels of a mask file; they are read again when needed."""
         truth = self.truth.whole if isinstance(self.truth, Part) else self.truth
-        if isinstance(truth, MaskTruth):
+        if isinstance(truth, WholeTruth):
             truth.release()
 
 

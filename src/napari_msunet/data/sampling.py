@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from napari_msunet.data.items import Item
 from napari_msunet.data.masks import IGNORED
-from napari_msunet.data.truth import MaskTruth
+from napari_msunet.data.truth import WholeTruth
 from napari_msunet.geometry import Window
 
 MAX_STEPS = 500
@@ -82,7 +82,7 @@ class Sampler:
 
     def _window(self, index: int, rng: np.random.Generator) -> Window:
         item = self.items[index]
-        by_class = not self._dense[index] or (not isinstance(item.truth, MaskTruth) and rng.random() < 0.5)
+        by_class = not self._dense[index] or (not isinstance(item.truth, WholeTruth) and rng.random() < 0.5)
         if by_class:
             places = item.places[sorted(item.places)[rng.integers(len(item.places))]]
             at = places[rng.integers(len(places))] / np.asarray(item.grid.pixel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, sqrt
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import label
 
 from napari_msunet.config import MaskValues
 from napari_msunet.data.masks import IGNORED, Mask, class_numbers, majority, read_mask
@@ -59,39 +61,56 @@ def cut_out(values: Mask, window: Window) -> Mask:
     return result
 
 
-class MaskTruth:
-    """The truth of a mask file with exactly its image's pixels.
+def connected(values: Mask) -> npt.NDArray[np.int64]:
+    """Number the pieces of equal values above 0 that hang together through pixel sides."""
+    numbers = np.zeros(values.shape, np.int64)
+    for value in np.unique(values[values > 0]):
+        pieces, _ = label(values == value)
+        numbers = np.where(pieces > 0, pieces + numbers.max(), numbers)
+    return numbers
 
-    The file is read when needed and kept until `release`; `mask` gives a fresh copy of the whole.
+
+class WholeTruth:
+    """A truth with exactly its image's pixels that is read whole: when needed, and kept until `release`.
+
+    Parameters
+    ----------
+    load : callable
+        Gives the class numbers `(h, w)`, 255 ignored.
+    extent : (height, width)
+        Of the image.
+    name : str
+        The truth in error messages.
     """
 
-    def __init__(self, path: Path, extent: tuple[int, int], values: MaskValues, classes: tuple[str, ...]) -> None:
-        self.path = path
+    def __init__(self, load: Callable[[], Mask], extent: tuple[int, int], name: str) -> None:
         self.grid = Grid(extent, (1.0, 1.0))
-        self.stretched = False
-        self._values = values
-        self._classes = classes
+        self.name = name
+        self._load = load
         self._kept: Mask | None = None
         self._lock = threading.Lock()
 
     def mask(self) -> Mask:
-        """The whole mask as class numbers.
+        """The whole truth as class numbers.
 
         Raises
         ------
         SourceError
-            If the file cannot be read, has another size than its image, or a value that is no class.
+            If it cannot be read, has another size than its image, or a value that is no class.
         """
         with self._lock:
             if self._kept is None:
-                raw = read_mask(self.path)
-                if raw.shape != self.grid.extent:
-                    raise SourceError(
-                        f"The mask {self.path} has {raw.shape[0]} x {raw.shape[1]} pixels (height x width), its image "
-                        f"has {self.grid.extent[0]} x {self.grid.extent[1]}; give a mask of the image's size."
-                    )
-                self._kept, self.stretched = class_numbers(raw, self._values, self._classes, str(self.path))
+                loaded = self._load()
+                self._check(loaded.shape)
+                self._kept = loaded
             return self._kept
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        if shape != self.grid.extent:
+            raise SourceError(
+                f"The mask {self.name} has {' x '.join(map(str, shape))} pixels (height x width), its image has "
+                f"{self.grid.extent[0]} x {self.grid.extent[1]}; give a mask of the image's size."
+            )
 
     def release(self) -> None:
         """Forget the pixels; they are read again when needed."""
@@ -102,11 +121,36 @@ class MaskTruth:
         """The truth in a window of the image's pixels; 255 outside."""
         return cut_out(self.mask(), window)
 
+    def instances(self) -> npt.NDArray[np.int64]:
+        """`(h, w)` numbers of the objects, 0 outside: what hangs together through pixel sides and has one class."""
+        return connected(np.where(self.mask() == IGNORED, 0, self.mask()))
+
     def overview(self) -> tuple[Mask, Grid]:
         """Every n-th pixel."""
         mask = self.mask()
         step = max(1, ceil(sqrt(mask.size / OVERVIEW_PIXELS)))
         return mask[::step, ::step], Grid(self.grid.extent, (float(step), float(step)))
+
+
+class MaskTruth(WholeTruth):
+    """The truth of a mask file."""
+
+    def __init__(self, path: Path, extent: tuple[int, int], values: MaskValues, classes: tuple[str, ...]) -> None:
+        super().__init__(self._read_file, extent, str(path))
+        self.path = path
+        self.stretched = False
+        self._values = values
+        self._classes = classes
+
+    def _read_file(self) -> Mask:
+        raw = read_mask(self.path)
+        self._check(raw.shape)  # before its values are looked at
+        numbers, self.stretched = class_numbers(raw, self._values, self._classes, self.name)
+        return numbers
+
+    def instances(self) -> npt.NDArray[np.int64]:
+        """`(h, w)` numbers of the objects, 0 outside: the mask's own where it has them."""
+        return read_mask(self.path).astype(np.int64) if self._values == "instances" else super().instances()
 
 
 class StoreTruth:

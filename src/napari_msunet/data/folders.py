@@ -1,0 +1,271 @@
+"""Folders and tables of images and masks: which mask is whose, which group an image is of, all checked."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias, get_args
+
+from napari_msunet.config import FolderSource, ModelConfig, Mpp, Role, TableSource
+from napari_msunet.data.items import Item, check_channels
+from napari_msunet.data.truth import MaskTruth
+from napari_msunet.errors import MissingMppError, SourceError
+from napari_msunet.slide import open_slide
+
+_IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy", ".qptiff", ".zarr"}
+_SLIDES = {".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide"}
+_ENDINGS = _IMAGES | _SLIDES
+_DOUBLE = (".ome.tif", ".ome.tiff", ".ome.zarr")
+
+Say = Callable[[str, str], None]
+"""Takes a level ("info", "warning") and a sentence."""
+
+Source: TypeAlias = FolderSource | TableSource
+
+
+def stem(path: Path) -> str:
+    """A file's name without its ending (`a.ome.tif` is `a`)."""
+    for double in _DOUBLE:
+        if path.name.lower().endswith(double):
+            return path.name[: -len(double)]
+    return path.stem
+
+
+def pair_files(images: Path, masks: Path, suffix: str = "") -> tuple[list[tuple[str, Path, Path]], list[str]]:
+    """Images and masks with the same name.
+
+    Parameters
+    ----------
+    images, masks : Path
+        Two folders, or the same one with a `suffix`.
+    suffix : str
+        What a mask's name has after its image's name, before the ending.
+
+    Returns
+    -------
+    pairs : list of (name, image, mask)
+        In the order of names.
+    alone : list of str
+        Names of images without a mask.
+
+    Raises
+    ------
+    SourceError
+        If a folder is missing, has two files of one name, or nothing pairs.
+    """
+    if images.resolve() == masks.resolve() and not suffix:
+        raise SourceError(
+            f"Images and masks are both in {images}; give two folders, or `mask_suffix` (as in name_mask.png)."
+        )
+    found = _named(images)
+    truths = _named(masks)
+    if images.resolve() == masks.resolve():
+        found = {n: p for n, p in found.items() if not n.endswith(suffix)}
+    pairs = [(n, p, truths[n + suffix]) for n, p in sorted(found.items()) if n + suffix in truths]
+    if not pairs:
+        raise SourceError(
+            f"None of the {len(found)} images in {images} has a mask in {masks} ({len(truths)} files); a mask is "
+            f"called as its image{f' with {suffix!r} after it' if suffix else ''}, with any ending: "
+            f"{some(sorted(found)) or 'no images'} beside {some(sorted(truths)) or 'no masks'}."
+        )
+    return pairs, sorted(n for n in found if n + suffix not in truths)
+
+
+def _named(folder: Path) -> dict[str, Path]:
+    """The image files of a folder by their names without endings."""
+    if not folder.is_dir():
+        raise SourceError(f"There is no folder {folder}; give the folder that holds the images (or masks).")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.suffix.lower() not in _ENDINGS:
+            continue
+        if (name := stem(path)) in files:
+            raise SourceError(f"{folder} holds both {files[name].name} and {path.name}; give one file for each name.")
+        files[name] = path
+    return files
+
+
+def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns and rows of a CSV (comma, semicolon or tab); `SourceError` where it cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"The table {path} cannot be read as a CSV: {error}") from error
+    first = text.partition("\n")[0]
+    reader = csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=first.count))
+    columns = [c.strip() for c in reader.fieldnames or ()]
+    reader.fieldnames = columns
+    return columns, [{c: (row[c] or "").strip() for c in columns} for row in reader]
+
+
+def read_table(path: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """A CSV as its columns, and its rows by the names in `name` or `image`, with and without endings.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be read or has neither column.
+    """
+    columns, found = read_csv(path)
+    key = next((c for c in ("name", "image") if c in columns), None)
+    if key is None:
+        raise SourceError(
+            f"The table {path} has the columns {', '.join(columns)}; it needs one called name (or image)."
+        )
+    rows: dict[str, dict[str, str]] = {}
+    for fields in found:
+        rows[fields[key]] = fields
+        if Path(fields[key]).suffix.lower() in _ENDINGS:
+            rows[stem(Path(fields[key]))] = fields
+    return columns, rows
+
+
+def folder_items(source: FolderSource, config: ModelConfig, say: Say) -> list[Item]:
+    """The items of a folder of images and one of masks."""
+    pairs, alone = pair_files(source.images, source.masks, source.mask_suffix)
+    if alone:
+        say("warning", f"{len(alone)} images in {source.images} have no mask and are left out: {some(alone)}.")
+    columns, rows = read_table(source.table) if source.table else ([], {})
+    group_of = _grouping(source, columns, rows)
+
+    def make(pair: tuple[str, Path, Path]) -> Item:
+        name, image, mask = pair
+        mpp = source.mpp or _table_mpp(source, rows.get(name, {}).get("mpp"), name)
+        return _pair(name, image, mask, mpp, source, config, group_of(name))
+
+    with ThreadPoolExecutor(2) as pool:
+        items = list(pool.map(make, pairs))
+    _say_stretched(items, source.masks, config, say)
+    return items
+
+
+def table_items(source: TableSource, config: ModelConfig, say: Say) -> list[Item]:
+    """The items of a CSV with columns `images` and `masks`."""
+    columns, found = read_csv(source.table)
+    if not {"images", "masks"} <= set(columns):
+        raise SourceError(
+            f"The table {source.table} has the columns {', '.join(columns)}; it needs images and masks, with paths "
+            "relative to it."
+        )
+    rows: dict[str, dict[str, str]] = {}
+    for number, row in enumerate(found, 2):
+        if not row["images"] or not row["masks"]:
+            raise SourceError(f"Row {number} of {source.table} lacks an image or a mask; fill both or remove the row.")
+        name = stem(Path(row["images"]))
+        name = name if name not in rows else row["images"]  # of two folders
+        if name in rows:
+            raise SourceError(f"Row {number} of {source.table} gives the image {row['images']} again; remove it.")
+        rows[name] = row
+    if not rows:
+        raise SourceError(f"The table {source.table} has no rows; give one for each image.")
+    group_of = _grouping(source, columns, rows)
+    roles: dict[str, Any] = {"": source.role} | {r: r for r in get_args(Role)}
+    unknown = sorted({row.get("role", "") for row in rows.values()} - set(roles))
+    if unknown:
+        raise SourceError(f"{source.table} has the role {unknown[0]!r}; give auto, train, validate or test.")
+
+    def make(name: str) -> Item:
+        row = rows[name]
+        image, mask = (_inside(source.table, row[column]) for column in ("images", "masks"))
+        mpp = source.mpp or _table_mpp(source, row.get("mpp"), name)
+        item = _pair(name, image, mask, mpp, source, config, group_of(name))
+        return replace(item, role=roles[row.get("role", "")])
+
+    with ThreadPoolExecutor(2) as pool:
+        items = list(pool.map(make, rows))
+    _say_stretched(items, source.table, config, say)
+    return items
+
+
+def _inside(table: Path, text: str) -> Path:
+    """A path of a table, which stays inside the table's folder."""
+    folder = table.resolve().parent
+    path = (folder / text).resolve()
+    if not path.is_relative_to(folder):
+        raise SourceError(
+            f"{table} names {text}, which lies outside its folder; put the table into the folder that holds the images."
+        )
+    if not path.exists():
+        raise SourceError(f"{table} names {text}, which is not in {folder}; correct the table.")
+    return path
+
+
+def _say_stretched(items: list[Item], where: Path, config: ModelConfig, say: Say) -> None:
+    stretched = [i.name for i in items if isinstance(i.truth, MaskTruth) and i.truth.stretched]
+    if stretched:
+        say("info", f"Masks in {where} hold 0 and 255: 255 was read as {config.classes[0]} ({some(stretched)}).")
+
+
+def _pair(
+    name: str, image: Path, mask: Path, mpp: Mpp | None, source: Source, config: ModelConfig, group: str | None
+) -> Item:
+    """One item, checked and closed again."""
+    opener = partial(open_slide, image, mpp=mpp)
+    with opener() as slide:
+        if slide.mpp is None:
+            raise MissingMppError(
+                f"{image} does not say how many µm a pixel has; give `mpp`, or a table with a column mpp."
+            )
+        truth = MaskTruth(mask, (slide.shape[0], slide.shape[1]), source.values, config.classes)
+        truth.mask()
+    item = Item(name, opener, truth, config.target_mpp, group, source.role, path=image)
+    check_channels(item, config.channels)
+    item.release()
+    return item
+
+
+def _table_mpp(source: Source, text: str | None, name: str) -> float | None:
+    """The table's µm per pixel of an image."""
+    if not text:
+        return None
+    try:
+        mpp = float(text)
+    except ValueError:
+        mpp = 0.0
+    if not 0 < mpp < float("inf"):
+        raise SourceError(f"{source.table} gives the mpp {text!r} for {name}; give µm per pixel, such as 0.5.")
+    return mpp
+
+
+def _grouping(source: Source, columns: list[str], rows: dict[str, dict[str, str]]) -> Callable[[str], str | None]:
+    """Gives the group of an image by its name."""
+    group = source.group
+    if group is None:
+        return lambda name: None
+    if group in columns:
+
+        def by_column(name: str) -> str:
+            if not rows.get(name, {}).get(group):
+                raise SourceError(
+                    f"{source.table} has no {group} for the image {name}; add it, every image needs a group."
+                )
+            return rows[name][group]
+
+        return by_column
+    try:
+        pattern = re.compile(group)
+    except re.error as error:
+        raise SourceError(
+            f"The group {group!r} is neither a column of the table nor a regular expression: {error}."
+        ) from None
+
+    def by_name(name: str) -> str:
+        match = pattern.search(name)
+        if match is None:
+            raise SourceError(
+                f"The group {group!r} is no column of the table ({', '.join(columns) or 'none given'}), and as a "
+                f"pattern it does not match the image name {name}."
+            )
+        return str(match.group(1) if pattern.groups else match.group())
+
+    return by_name
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,42 @@
+"""CoNSeP: nuclei of colorectal cancer in 41 images of 1000 x 1000 pixels (Graham et al. 2019).
+
+``Train/Images/train_1.png`` and ``Train/Labels/train_1.mat`` with ``type_map``; 0.25 µm/px. Patients are not told.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from napari_msunet.config import PublishedSource
+from napari_msunet.data.published.entry import Contents, Entry, Pixels, opened, place_of, whole_numbers
+from napari_msunet.data.published.matlab import has_labels, paired, read_mat
+
+CLASSES = {
+    1: "other",
+    2: "inflammatory",
+    3: "healthy epithelial",
+    4: "malignant epithelial",
+    5: "fibroblast",
+    6: "muscle",
+    7: "endothelial",
+}
+MPP = 0.25
+
+
+def found(folder: Path) -> bool:
+    """Whether the MATLAB files have a map of types."""
+    return has_labels(folder, "type_map")
+
+
+def contents(folder: Path, source: PublishedSource) -> Contents:
+    """All images with their map of types."""
+    entries = [
+        Entry(image.stem, place_of(image, folder), opened(image), partial(_mask, labels), mpp=MPP, path=image)
+        for image, labels in paired(folder)
+    ]
+    return Contents(CLASSES, entries)
+
+
+def _mask(path: Path) -> Pixels:
+    return whole_numbers(read_mat(path, "type_map")["type_map"])

@@ -1,0 +1,88 @@
+"""MoNuSeg and the set of Kumar et al. (2017) it grew from: nuclei of several organs, outlines by ImageScope.
+
+``Tissue Images/NAME.tif`` and ``Annotations/NAME.xml`` (or side by side), names of TCGA slides: their first 12
+characters are the patient. 40x, about 0.25 µm/px; most files say it exactly.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from napari_msunet.annotation.painting import Painting
+from napari_msunet.annotation.shape_files import read_shape_file
+from napari_msunet.config import PublishedSource
+from napari_msunet.data.published.entry import Contents, Entry, Pixels, opened, place_of
+from napari_msunet.data.published.outlines import has_outlines, with_outlines
+from napari_msunet.geometry import Window
+from napari_msunet.slide import open_slide
+
+CLASSES = {1: "nucleus"}
+MPP = 0.25
+_PATIENT = 12
+_START = 1024
+
+
+def found(folder: Path) -> bool:
+    """Whether there are outlines by ImageScope."""
+    return has_outlines(folder, b"Annotations")
+
+
+def contents(folder: Path, source: PublishedSource) -> Contents:
+    """All images with outlines."""
+    entries = []
+    alone = unsaid = 0
+    for image, drawn in with_outlines(folder):
+        if drawn is None:
+            alone += 1
+            continue
+        name = image.stem
+        group = name[:_PATIENT] if name.startswith("TCGA-") else None
+        mpp = _mpp(drawn)
+        unsaid += mpp is None
+        entries.append(
+            Entry(
+                name,
+                place_of(image, folder),
+                opened(image),
+                _Nuclei(image, drawn),
+                None,
+                mpp or MPP,
+                group,
+                image,
+            )
+        )
+    notes = []
+    if alone:
+        notes.append(f"{alone} images in {folder} have no outlines and are left out.")
+    if unsaid:
+        notes.append(
+            f"{unsaid} outline files do not say the µm per pixel; {MPP} was taken, as the set is said to have."
+        )
+    return Contents(CLASSES, entries, notes=tuple(notes))
+
+
+class _Nuclei:
+    """The mask of an image; painted once, for large XML files take seconds to read."""
+
+    def __init__(self, image: Path, drawn: Path) -> None:
+        self._image, self._drawn = image, drawn
+        self._extent = (0, 0)
+        self._bits: Pixels | None = None
+
+    def __call__(self) -> Pixels:
+        if self._bits is None:
+            with open_slide(self._image) as slide:
+                self._extent = (slide.shape[0], slide.shape[1])
+            shapes = [(1, shape) for shape in read_shape_file(self._drawn).shapes]
+            self._bits = np.packbits(Painting(shapes).read(Window(0, 0, *self._extent), 0))
+        return np.unpackbits(self._bits, count=self._extent[0] * self._extent[1]).reshape(self._extent)
+
+
+def _mpp(drawn: Path) -> float | None:
+    """What the file says at its beginning, in µm per pixel."""
+    with drawn.open("rb") as file:
+        said = re.search(rb'MicronsPerPixel="([0-9.]+)"', file.read(_START))
+    return float(said[1]) or None if said else None

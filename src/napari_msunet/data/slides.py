@@ -1,0 +1,107 @@
+"""Slides with what was marked on them: a label store, or outlines drawn in another program."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import shapely
+
+from napari_msunet.annotation.painting import class_numbers
+from napari_msunet.annotation.shape_files import DrawnShape, read_shape_file
+from napari_msunet.config import ModelConfig, ShapesSource, SlideSource
+from napari_msunet.data.folders import Say, some, stem
+from napari_msunet.data.items import Item, check_channels
+from napari_msunet.data.masks import IGNORED
+from napari_msunet.data.shape_truth import ShapeTruth
+from napari_msunet.data.truth import StoreTruth
+from napari_msunet.errors import MissingMppError, SourceError
+from napari_msunet.slide import Slide, open_slide
+
+
+def slide_item(source: SlideSource, config: ModelConfig, say: Say) -> Item:
+    """The item of a slide with a label store."""
+    from napari_msunet.labels import open_labels
+    from napari_msunet.labels.where import where_mask
+
+    opener = partial(open_slide, source.slide, mpp=source.mpp)
+    name = stem(source.slide)
+    slide = opener()
+    if slide.mpp is None:
+        slide.close()
+        raise MissingMppError(f"{source.slide} does not say how many µm a pixel has; give SlideSource(mpp=...).")
+    store = open_labels(source.labels)
+    if tuple(store.extent) != tuple(slide.shape[:2]):
+        raise SourceError(
+            f"The labels {source.labels} are for an image of {store.extent[0]} x {store.extent[1]} pixels, but "
+            f"{source.slide} has {slide.shape[0]} x {slide.shape[1]}; give the labels of this slide."
+        )
+    if not set(store.classes) & set(config.classes):
+        raise SourceError(
+            f"The labels {source.labels} have the classes {', '.join(store.classes)}, the model has "
+            f"{', '.join(config.classes)}: none is the same; use the same names."
+        )
+    truth = StoreTruth(store, config.classes, source.edited_only, where_mask(slide, source.within))
+    if truth.missing:
+        say("warning", f"{name}: the model has no class {some(truth.missing)}; pixels labelled so are left out.")
+    # A slide is a group of its own: parts of it never stand on both sides unless it is cut into blocks.
+    group, kept = source.group or name, {"slide": slide}
+    item = Item(name, opener, truth, config.target_mpp, group, source.role, kept, source.slide, source.edited_only)
+    check_channels(item, config.channels)
+    if bool(np.all(item.truth.overview()[0] == IGNORED)):
+        if source.edited_only:
+            raise SourceError(
+                f"Nothing was corrected in {source.labels}, and only corrections count (edited_only); correct the "
+                "prediction in a few places first."
+            )
+        if source.within != "all" and store.kind == "labels":
+            raise SourceError(
+                f"Nothing of {source.labels} counts: it has no class anywhere, and the part of {source.slide} that "
+                "`within` names is empty; correct the mask, or leave `within` away."
+            )
+        raise SourceError(
+            f"Nothing is annotated in {source.labels}; paint a few examples of each class and of background first."
+        )
+    return item
+
+
+def shapes_item(source: ShapesSource, config: ModelConfig, say: Say) -> Item:
+    """The item of a slide with outlines."""
+    from napari_msunet.labels.where import where_mask
+
+    drawn = read_shape_file(source.shapes)
+    slide = open_slide(source.slide, mpp=source.mpp)
+    mpp = source.mpp
+    if slide.mpp is None and drawn.mpp is not None:
+        slide.close()
+        mpp = drawn.mpp
+        slide = open_slide(source.slide, mpp=mpp)
+        say("info", f"{source.slide.name} does not say its µm per pixel; {source.shapes.name} says {mpp:g}.")
+    name = stem(source.slide)
+    if slide.mpp is None:
+        slide.close()
+        raise MissingMppError(f"{source.slide} does not say how many µm a pixel has; give ShapesSource(mpp=...).")
+    names = None if source.values == "classes" else source.values
+    numbered, unknown = class_numbers(drawn.shapes, config.classes, names)
+    if unknown:
+        told = some([f"{count} called {n or 'nothing'}" for n, count in sorted(unknown.items())])
+        say("warning", f"Of the shapes in {source.shapes.name}, no class have, and are left out: {told}.")
+    if not _touches(numbered, slide):
+        raise SourceError(
+            f"No outline in {source.shapes} is a class ({', '.join(config.classes)}) and on {source.slide}, which has "
+            f"{slide.shape[0]} x {slide.shape[1]} pixels; say with `values` which class each name is, or give the "
+            "outlines of this slide."
+        )
+    outside = 0 if source.outside == "background" else IGNORED
+    truth = ShapeTruth(numbered, (slide.shape[0], slide.shape[1]), outside, where_mask(slide, source.within))
+    opener = partial(open_slide, source.slide, mpp=mpp)
+    group = source.group or name
+    item = Item(name, opener, truth, config.target_mpp, group, source.role, {"slide": slide}, path=source.slide)
+    check_channels(item, config.channels)
+    return item
+
+
+def _touches(numbered: list[tuple[int, DrawnShape]], slide: Slide) -> bool:
+    """Whether any area lies on the slide."""
+    whole = shapely.box(0, 0, slide.shape[1], slide.shape[0])
+    return any(s.areal and not s.hole and s.geometry.intersects(whole) for _, s in numbered)
