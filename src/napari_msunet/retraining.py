@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from napari_msunet.config import FolderSource, SlideSource, TrainJob, explain
+from napari_msunet.config import FolderSource, SlideSource, Source, TrainJob, explain
 from napari_msunet.errors import MsunetError
 
 REPLAY = 0.5
@@ -112,10 +112,12 @@ def _previous(previous: TrainJob | str | Path) -> tuple[TrainJob, Path]:
     return job, model
 
 
-def _key(source: SlideSource | FolderSource) -> tuple[str, ...]:
+def _key(source: Source) -> tuple[str, ...]:
     """What makes two sources the same truth."""
     if isinstance(source, SlideSource):
         return str(source.labels.absolute()), str(source.edited_only)
+    if not isinstance(source, FolderSource):
+        return (source.model_dump_json(exclude={"role"}),)
     return str(source.images.absolute()), str(source.masks.absolute()), source.mask_suffix
 
 
