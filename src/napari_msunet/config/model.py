@@ -193,6 +193,11 @@ class ModelConfig(Versioned):
         return tuple(i for i in range(len(self.scales)) if self.fusion != "inject" or i != self.finest)
 
     @property
+    def voices(self) -> int:
+        """How many outputs can disagree: each scale's own, and the fused one where it is the finest scale's."""
+        return len(self.own) + (self.fusion == "inject")
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """Names of all outputs in reports: ``"fused"``, then one per scale of `own`, such as ``"scale 1/2"``."""
         return ("fused", *(f"scale {self.ratios[i]}" for i in self.own))

@@ -130,8 +130,9 @@ def _strip(
                 alone = [torch.softmax(z.float(), 1) for z in branches]
                 for i, probabilities in enumerate(alone):
                     add(f"scale {i}", probabilities)
-                # the finest scale of a joint model has no output but the fused one
-                votes.append(divergence(alone if up else [torch.softmax(fused.float(), 1), *alone]))
+                # where the others are injected into it, the finest scale has no output but the fused one
+                every = bool(up) or len(alone) == len(own[0][0].read)
+                votes.append(divergence(alone if every else [torch.softmax(fused.float(), 1), *alone]))
             if wanted.weights and up and (shares := network.fusion_weights(up)) is not None:
                 add("weights", shares.float())
     count = len(zs[0]) * len(networks)

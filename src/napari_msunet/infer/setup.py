@@ -123,7 +123,7 @@ def set_up(slide: Slide, models: Sequence[MSUNet], options: PredictOptions) -> S
     channels = matched_channels(models[0], slide, options.channels)
     grid = slide.grid(config.target_mpp)
     window = wanted_window(slide, grid, options.region)
-    if "disagreement" in options.outputs and max(len(m.config.own) + m.config.joint for m in models) <= 1:
+    if "disagreement" in options.outputs and max(m.config.voices for m in models) <= 1:
         raise ModelError("This model has one scale or one output only, so its scales cannot disagree; ask for entropy instead.")
     devices = pick_devices(options.device)
     mask = where_mask(slide, options.where)

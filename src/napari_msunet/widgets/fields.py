@@ -66,9 +66,10 @@ def fields_at(slide: Slide, config: ModelConfig, place: tuple[float, float], siz
         If the slide's µm per pixel is not known.
     """
     target = slide.grid(config.mpp)
-    side = round_up(size, config.size_multiple)
+    side = round_up(size, config.size_multiple) // config.upscale
     found = []
-    for name, ratio, branch in zip(config.outputs[1:], config.ratios, config.branches, strict=True):
+    for ratio, branch in zip(config.ratios, config.branches, strict=True):
+        name = f"scale {ratio}"
         grid = target.scaled(ratio)
         concentric = config.field == "concentric" and ratio < 1
         pixels = side if concentric else max(1, round(side * ratio))

@@ -167,7 +167,7 @@ class FieldsOfView(QObject):
         self.panel.set_scales([(f"{name}", self.config.mpp / float(r)) for name, r in self._names()])
 
     def _names(self) -> list[tuple[str, Any]]:
-        return list(zip(self.config.outputs[1:], self.config.ratios, strict=True))
+        return [(f"scale {ratio}", ratio) for ratio in self.config.ratios]
 
     # ---------------------------------------------------------------------------------------------------- at the cursor
 
