@@ -18,7 +18,7 @@ from .setting import Setting
 
 
 def cluster(setting: Setting) -> list[Row]:
-    """The same slide by two workers, by two bare processes with half of it each, and by two workers one of which dies."""
+    """The same slide by two workers, by two bare processes (half each), and by two workers one of which dies."""
     slide, model = setting.slide(), setting.model()
     side, env = setting.side, setting.env(threads=1)
     halves = [(0.0, 0.0, side / 2, float(side)), (side / 2, 0.0, side / 2, float(side))]
