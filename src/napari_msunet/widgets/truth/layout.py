@@ -8,14 +8,15 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QComboBox,
+    QGridLayout,
     QHBoxLayout,
     QHeaderView,
     QLabel,
     QProgressBar,
     QPushButton,
-    QSplitter,
     QTableView,
     QVBoxLayout,
+    QWidget,
 )
 
 from napari_msunet.labels.truth import TruthReview
@@ -39,6 +40,9 @@ BUTTONS = {
         "Writes the model's answer into the truth inside the outline, as one step of undo (Ctrl+Z).",
     ),
 }
+SIDE = 210
+"""Width of the column of buttons."""
+
 _KEYS = {
     (Qt.Key.Key_N, Qt.KeyboardModifier.NoModifier): "truth.next",
     (Qt.Key.Key_N, Qt.KeyboardModifier.ShiftModifier): "truth.previous",
@@ -68,7 +72,7 @@ class PlaceTable(QTableView):
         self.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
         self.horizontalHeader().setHighlightSections(False)
         self.setAccessibleName("Suspects of the truth, the likeliest error first")
-        self.setMinimumHeight(80)
+        self.setMinimumHeight(56)
 
     def keyPressEvent(self, event: Any) -> None:
         name = _KEYS.get((Qt.Key(event.key()), event.modifiers()))
@@ -129,23 +133,26 @@ def _arrange(panel: Any) -> None:
     missing = QHBoxLayout()
     missing.addWidget(panel.lack, 1)
     missing.addWidget(panel.set_up)
-    splitter = QSplitter(Qt.Orientation.Horizontal)
-    splitter.addWidget(panel.table)
-    splitter.addWidget(panel.matrix)
-    splitter.setStretchFactor(0, 3)
-    splitter.setStretchFactor(1, 2)
-    bottom = QHBoxLayout()
-    for button in (*panel.buttons.values(), panel.draw):
-        bottom.addWidget(button)
-    bottom.addStretch(1)
+    side = panel.side = QWidget()
+    side.setFixedWidth(SIDE)
+    decide = QGridLayout(side)
+    decide.setContentsMargins(0, 0, 0, 0)
+    decide.setSpacing(3)
+    for number, button in enumerate((*panel.buttons.values(), panel.draw)):
+        row, column = (0, number) if number < 2 else (number - 1, 0)
+        decide.addWidget(button, row, column, 1, 1 if number < 2 else 2)
+    decide.setRowStretch(4, 1)
+    middle = QHBoxLayout()
+    middle.addWidget(panel.table, 3)
+    middle.addWidget(side)
+    middle.addWidget(panel.matrix, 2)
     column = QVBoxLayout(panel)
-    column.setContentsMargins(8, 6, 8, 6)
-    column.setSpacing(4)
+    column.setContentsMargins(8, 4, 8, 4)
+    column.setSpacing(3)
     column.addLayout(top)
     column.addWidget(panel.bar)
     column.addLayout(missing)
-    column.addWidget(splitter, 1)
-    column.addLayout(bottom)
+    column.addLayout(middle, 1)
 
 
 def heading(review: TruthReview | None, cell: tuple[int, int] | None) -> str:

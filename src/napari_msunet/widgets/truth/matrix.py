@@ -34,7 +34,7 @@ class MatrixView(QWidget):
         self.confusion: ConfusionMatrix | None = None
         self._known = True
         self._ground = (40, 40, 40)
-        self.title = QLabel("Rows: the truth. Columns: what the model says. Click a cell for its places.")
+        self.title = QLabel("Rows: truth. Columns: model. Click a cell for its places.")
         self.title.setObjectName("note")
         self.title.setWordWrap(True)
         self.grid = QTableWidget()
@@ -45,15 +45,17 @@ class MatrixView(QWidget):
         self.grid.horizontalHeader().setMinimumSectionSize(CELL)
         self.grid.verticalHeader().setDefaultSectionSize(26)
         self.grid.verticalHeader().setMaximumWidth(110)
+        self.grid.setMinimumHeight(36)
         self.grid.setTextElideMode(Qt.TextElideMode.ElideRight)
         self.grid.cellClicked.connect(self._clicked)
         self.grid.cellActivated.connect(self._clicked)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(4)
+        column.setSpacing(2)
         column.addWidget(self.title)
         column.addWidget(self.grid, 1)
         self.set_theme(theme)
+        self.hide()
 
     def set_theme(self, theme: str) -> None:
         """Take the colours of a theme of napari's."""

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from napari.utils.notifications import show_info
-from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication, QFileDialog, QWidget
 
-from napari_msunet.annotation.polygons import label_polygons
 from napari_msunet.errors import MsunetError
-from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import truth
-from napari_msunet.labels.checks import touched
 from napari_msunet.labels.truth import TruthPlace
 from napari_msunet.widgets import keys
 from napari_msunet.widgets.dock import style
-from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.layers import hide_maps, layer_of_slide
 from napari_msunet.widgets.dock.options import changed
 from napari_msunet.widgets.dock.python_lines import lines, literal
-from napari_msunet.widgets.dock.telling import tell_error, told
+from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.places import Outline, go_to
 from napari_msunet.widgets.truth import finding, layout
+from napari_msunet.widgets.truth.decisions import NOT_COMPARED, Decisions
 from napari_msunet.widgets.truth.finding import Finding
 from napari_msunet.widgets.truth.lasso import Lasso
 from napari_msunet.widgets.truth.model import PlaceModel
@@ -37,9 +31,6 @@ if TYPE_CHECKING:
 _OUTLINE = (1.0, 0.45, 0.3)
 _LEAST = 96
 """Pixels of the truth that are shown around a small place at least."""
-
-_SETTLE_MS = 300
-_CHECKED_AGAIN = 50
 
 
 class TruthPanel(QWidget):
@@ -68,13 +59,7 @@ class TruthPanel(QWidget):
         self.lasso = Lasso(self.viewer, self)
         self.index = -1
         self.cell: tuple[int, int] | None = None
-        self._background = Background("msunet-truth-places", self)
-        self._watched: Any = None
-        self._strokes: list[Window] = []
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(_SETTLE_MS)
-        self._timer.timeout.connect(self._check_again)
+        self.decisions = Decisions(self.finding, self.model, self)
         self.actions = {"truth.previous": self.previous, "truth.next": self.next}
         self.actions |= {"truth.keep": self.keep, "truth.take": self.take}
         layout.build(self)
@@ -87,7 +72,7 @@ class TruthPanel(QWidget):
         self.find.clicked.connect(told(lambda *_: self.finding.stop() if self.finding.busy else self.start()))
         self.set_up.clicked.connect(told(lambda *_: self.predict_with_probabilities()))
         self.all.clicked.connect(lambda *_: self.show_suspects())
-        self.again.clicked.connect(told(lambda *_: self.offer_kept()))
+        self.again.clicked.connect(told(lambda *_: self.decisions.offer_kept()))
         self.draw.clicked.connect(told(lambda *_: self.lasso.stop() if self.lasso.active else self.start_lasso()))
         self.save.clicked.connect(told(lambda *_: self._save_clicked()))
         self.copy.clicked.connect(told(lambda *_: self._copy()))
@@ -96,8 +81,9 @@ class TruthPanel(QWidget):
         self.table.selectionModel().currentRowChanged.connect(lambda now, _: self._row_chosen(now.row()))
         self.table.pressed.connect(told(lambda name: self.actions[name]()))
         self.matrix.chosen.connect(told(self.show_cell))
-        self.lasso.drawn.connect(told(self._take_lasso))
+        self.lasso.drawn.connect(told(lambda corners: self.decisions.take_in(corners, self.truth_layer())))
         self.lasso.ended.connect(self._enable)
+        self.decisions.changed.connect(self._enable)
         self.finding.changed.connect(self._show)
         self.finding.found.connect(self._found)
         self.finding.progressed.connect(self._progress)
@@ -162,7 +148,7 @@ class TruthPanel(QWidget):
 
     def _found(self) -> None:
         self.model.states.clear()
-        self._watch(self.truth_layer())
+        self.decisions.watch(self.truth_layer())
         review, pair = self.finding.review, self.finding.pair
         self.matrix.show_matrix(review.confusion if review.pixels else None, pair.store.mpp is not None)
         self.show_suspects()
@@ -189,11 +175,12 @@ class TruthPanel(QWidget):
 
     def _enable(self) -> None:
         place, places = self.current, self.model.places
-        self.table.setVisible(bool(places))
+        self.side.setVisible(self.finding.review is not None)
         self.all.setVisible(self.cell is not None)
         self.buttons["truth.previous"].setEnabled(self.index > 0)
         self.buttons["truth.next"].setEnabled(self.index + 1 < len(places))
-        writable = self._watched is not None and self._watched.can_be_stored()
+        layer = self.decisions.layer
+        writable = layer is not None and layer.can_be_stored()
         free = place is not None and writable and place.truth != place.model
         self.buttons["truth.keep"].setEnabled(free and self.model.states.get(place) != "kept")
         self.buttons["truth.take"].setEnabled(free and self.model.states.get(place) != "changed")
@@ -217,7 +204,7 @@ class TruthPanel(QWidget):
     def _show_places(self, cell: tuple[int, int] | None) -> None:
         review, pair = self.finding.review, self.finding.pair
         if review is None or pair is None:
-            raise MsunetError("Nothing was compared yet: find suspects first.")
+            raise MsunetError(NOT_COMPARED)
         self.cell, self.index = cell, -1
         places = review.suspects if cell is None else review.confusion.places.get(cell, [])
         self.model.show(places, pair.store)
@@ -240,18 +227,11 @@ class TruthPanel(QWidget):
         self.index = index
         self.table.selectRow(index)
         self._enable()
-        layer, place, pair = self.truth_layer(), self.model.places[index], self.finding.pair
+        layer, place = self.truth_layer(), self.model.places[index]
         layer.visible = True
         hide_maps(self.viewer)
         go_to(self.viewer, layer, place.window.padded(max(0, _LEAST - max(place.window.shape)) // 2), share=0.4)
-
-        def outline() -> Any:
-            mask = truth.place_mask(pair, place)
-            if not mask.any():
-                return None
-            return label_polygons(mask.astype(np.uint8), (place.window.y, place.window.x))[0].polygon
-
-        self._background.run(outline, partial(self._outlined, layer, place))
+        self.decisions.outline(place, lambda polygon: self._outlined(layer, place, polygon))
 
     def _outlined(self, layer: Any, place: TruthPlace, polygon: Any) -> None:
         if place is not self.current or not self.isVisible():
@@ -282,65 +262,30 @@ class TruthPanel(QWidget):
 
     def keep(self) -> None:
         """The truth is right here: note it, and go on; returns at once."""
-        place, pair = self._open_place(), self.finding.pair
-        self._background.run(partial(truth.keep_truth, pair, place), None, partial(self._refused, place))
-        self._decided(place, "kept")
+        self.decisions.keep(self._open_place())
+        self._go_on()
 
     def take(self) -> None:
         """Write the model's answer into the truth here, as one step of undo, and go on; returns at once."""
-        place = self._open_place()
-        self._take(place, place.window, partial(self._refused, place))
-        self._decided(place, "changed")
+        self.decisions.take(self._open_place(), self.truth_layer())
+        self._go_on()
 
     def start_lasso(self) -> None:
         """Wait for a lasso in which the truth takes the model's answer."""
         if self.finding.pair is None:
-            raise MsunetError("Nothing was compared yet: find suspects first.")
+            raise MsunetError(NOT_COMPARED)
         hint = "Draw around what takes the model's answer. Only annotated pixels change. Esc ends."
         self.lasso.start(self.truth_layer(), hint)
         self._enable()
 
-    def _take_lasso(self, corners: Any) -> None:
-        low, high = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int)
-        window = Window.between((int(low[0]), int(low[1])), (int(high[0]), int(high[1])))
-        self._take(corners, window, lambda error: tell_error(str(error)))
-
-    def _take(self, where: Any, window: Window, failed: Any) -> None:
-        layer, pair = self.truth_layer(), self.finding.pair
-        layer.end_stroke()
-        region = Region(window.y, window.x, *window.shape)
-
-        def show(number: int) -> None:
-            if number == 0:
-                show_info("Truth and model say the same here already; nothing was changed.")
-                return
-            layer.refresh_classes()
-            layer.refresh_window(region)
-            layer.events.stroke(region=region, number=number)
-
-        self._background.run(partial(truth.take_answer, pair, where), show, failed)
-
-    def _decided(self, place: TruthPlace, state: str) -> None:
-        self.model.mark(place, state)
+    def _go_on(self) -> None:
+        """Go to the next place that is open."""
         rest = range(self.index + 1, len(self.model.places))
         following = next((n for n in rest if self.model.places[n] not in self.model.states), None)
         if following is None:
             self._enable()
         else:
             self.go(following)
-
-    def _refused(self, place: TruthPlace, error: BaseException) -> None:
-        """The disk, or another writer, did not let it be kept."""
-        self.model.mark(place, None)
-        self._enable()
-        tell_error(str(error))
-
-    def offer_kept(self) -> None:
-        """Offer all places again where the truth was kept."""
-        pair = self.finding.pair
-        if pair is None:
-            raise MsunetError("Nothing was compared yet: find suspects first.")
-        self._background.run(partial(truth.remove_kept, pair.store), lambda _: self.start())
 
     # ------------------------------------------------------------------------------------------------- truth and layers
 
@@ -358,36 +303,6 @@ class TruthPanel(QWidget):
             layer.name, layer.opacity = f"{kind} {record.name}", 0.5
         return layer
 
-    def _watch(self, layer: Any) -> None:
-        """Follow the strokes of a truth: a place may be put right, or an undo may take that back."""
-        if layer is self._watched:
-            return
-        if self._watched is not None:
-            self._watched.events.stroke.disconnect(self._stroked)
-        self._watched = layer
-        if layer is not None:
-            layer.events.stroke.connect(self._stroked)
-
-    def _stroked(self, event: Any) -> None:
-        if self.finding.review is not None and event.region is not None:
-            self._strokes.append(touched(event.region))
-            self._timer.start()
-
-    def _check_again(self) -> None:
-        """Which of the places near the last strokes are still what they were."""
-        near, self._strokes, pair = self._strokes, [], self.finding.pair
-        places = [p for p in self.model.places if any(not p.window.intersection(w).empty for w in near)]
-        states = self.model.states
-        asked = [p for p in places if p.truth != p.model and states.get(p) != "kept"][:_CHECKED_AGAIN]
-        if pair is not None and asked:
-            self._background.run(lambda: [bool(truth.place_mask(pair, p).any()) for p in asked],
-                                 partial(self._checked, asked))  # fmt: skip
-
-    def _checked(self, places: list[TruthPlace], there: list[bool]) -> None:
-        for place, still in zip(places, there, strict=True):
-            self.model.mark(place, None if still else "changed")
-        self._enable()
-
     # ------------------------------------------------------------------------------------------------------------ CSV
 
     def _save_clicked(self) -> None:
@@ -399,7 +314,7 @@ class TruthPanel(QWidget):
         """Write the suspects, and beside them the confusion matrix, as CSV."""
         review, pair = self.finding.review, self.finding.pair
         if review is None or pair is None:
-            raise MsunetError("Nothing was compared yet: find suspects first.")
+            raise MsunetError(NOT_COMPARED)
         written = truth.write_suspects(review, path, pair.store)
         beside = truth.write_confusion(review.confusion, path.with_name(f"{path.stem} confusion.csv"))
         show_info(f"Wrote {len(review.suspects)} suspects to {written} and the confusion matrix to {beside.name}.")
@@ -445,11 +360,9 @@ class TruthPanel(QWidget):
 
     def closing(self) -> None:
         """Let go of the viewer and of threads."""
-        self._timer.stop()
         self.state.changed.disconnect(self._changed)
         self.viewer.events.theme.disconnect(self._restyle)
-        self._watch(None)
         self.lasso.close()
         self.outline.close()
+        self.decisions.close()
         self.finding.close()
-        self._background.close()

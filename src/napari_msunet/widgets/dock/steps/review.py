@@ -47,6 +47,7 @@ RANKINGS = {
 }
 _SETTLE_MS = 500
 _TELL_SECONDS = 0.05
+TRUTH_HEIGHT = 172
 _PLACE = (0.35, 0.75, 1.0)
 
 
@@ -433,6 +434,7 @@ class ReviewStep(Step):
             self.truth.show()
         self._truth_dock.show()
         self._truth_dock.raise_()
+        window.resizeDocks([self._truth_dock], [TRUTH_HEIGHT], Qt.Orientation.Vertical)
         return self.truth
 
     # ------------------------------------------------------------------------------------------------------------ CSV
