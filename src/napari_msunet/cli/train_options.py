@@ -160,6 +160,10 @@ class ModelOptions:
         One network for all scales instead of one each.
     field : str
         What a branch of a scale below 1 sees in training: the same field of view, or (concentric) more context.
+    upscale : int
+        2: the output is twice as fine as --model-mpp, by a learned sub-pixel head.
+    finest_scale : str
+        Largest scale that images are read at, such as 1; larger --scales are brought up from it by a learned stem.
     channels : int
         Channels of the images.
     """
@@ -172,6 +176,8 @@ class ModelOptions:
     dropout: float = _UNET["dropout"].default
     shared: bool = False
     field: Literal["same", "concentric"] = "same"
+    upscale: Literal[1, 2] = 1
+    finest_scale: str | None = None
     channels: int = 3
 
     def config(self, classes: str, images_mpp: float | None) -> ModelConfig:
@@ -195,6 +201,8 @@ class ModelOptions:
                 shared=self.shared,
                 branch=branches[0] if len(set(branches)) == 1 else branches,
                 field=self.field,
+                upscale=self.upscale,
+                finest_scale=None if self.finest_scale is None else float(parse_scales(self.finest_scale)[0]),
             )
         except ValidationError as error:
             raise explain(error, "The model") from error

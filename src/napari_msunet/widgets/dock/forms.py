@@ -27,6 +27,9 @@ FUSIONS: dict[Fusion, tuple[str, str]] = {
     "mean": ("Mean", "All scales count the same; nothing to learn."),
     "max": ("Maximum", "The most confident scale decides at each pixel."),
     "concat": ("Concatenate", "Learns one decision from the features of all scales together."),
+    "multihead": ("Multi-head attention", "At each pixel several heads learn which scale to trust, each for itself."),
+    "inject": ("Context injection", "What the coarse scales find enters the deepest level of the finest one's network."),
+    "pyramid": ("Image pyramid", "One network; copies of the image at all scales enter its levels."),
 }
 
 DEVICES = {"auto": "automatic", "cpu": "processor", "cuda": "graphics card (CUDA)", "mps": "graphics (Apple)"}

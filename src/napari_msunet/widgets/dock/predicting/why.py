@@ -70,10 +70,11 @@ class WhyRow(QWidget):
         """Show each scale's own prediction ("scales") or the "weights" of the fusion in what is in view, as layers."""
         step, state = self.step, self.step.state
         job: PredictJob = step.job("view", draft=True, everywhere=True)
-        if what == "weights" and model_config(job.models[0]).fusion in ("max", "concat"):
-            raise MsunetError(
-                "This model's fusion has no weights (maximum or concatenation); look at each scale instead."
-            )
+        config = model_config(job.models[0])
+        if what == "weights" and (config.joint or config.fusion in ("max", "concat")):
+            raise MsunetError("This model's fusion has no weights to show; look at each scale instead.")
+        if what == "scales" and not config.own:
+            raise MsunetError("The scales of this model are one network, so none has a prediction of its own.")
         folder = state.make_project().folder / "predictions" / f".preview {time.time_ns()}"
         preview = PreviewJob(
             slide=job.slide,
