@@ -13,6 +13,7 @@ from napari_msunet.config import InClasses, PostprocessJob, PredictJob, PreviewJ
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Message, Progress, RegionDone, Result
 from napari_msunet.geometry import Region
+from napari_msunet.widgets.dock.difference import DifferenceRow
 from napari_msunet.widgets.dock.drawing import RegionDrawing
 from napari_msunet.widgets.dock.fields import Fold
 from napari_msunet.widgets.dock.job_box import JobBox
@@ -83,6 +84,7 @@ class PredictStep(Step):
         self.warning.setObjectName("problem")
         self.thresholds = ThresholdPanel(self.dock)
         self.why = WhyRow(self)
+        self.difference = DifferenceRow(self.dock)
         self.drawing = RegionDrawing(self.viewer)
         self.merging = Merging(self)
         self.live = LiveMaps(self.dock)
@@ -120,7 +122,7 @@ class PredictStep(Step):
             self.body.addWidget(widget)
         self.body.addWidget(self.plan)
         self.body.addLayout(row)
-        for widget in (self.go_on, self.box, self.warning, self.thresholds, self.why):
+        for widget in (self.go_on, self.box, self.warning, self.difference, self.thresholds, self.why):
             self.body.addWidget(widget)
         self.warning.hide()
 
@@ -152,6 +154,7 @@ class PredictStep(Step):
         self.region.setVisible(self.where.kind != "drawn")  # there are other buttons to draw with then
         self.region.setText("Draw it now…" if self.drawing.active else "A rectangle…")
         self.go_on.refresh(ready)
+        self.difference.refresh()
         self._plan(ready)
         self.thresholds.refresh()
         self.thresholds.look()
@@ -369,6 +372,7 @@ class PredictStep(Step):
         self.where.closing()
         self.thresholds.closing()
         self.why.closing()
+        self.difference.closing()
 
 
 def _stamp(job: PredictJob) -> Any:
