@@ -114,3 +114,77 @@ def test_two_truths_of_one_slide_are_cut_at_the_same_place():
     ]
     assert not places[0] & places[1]
     assert (6, 351) in places[0] | places[1]
+
+
+# -------------------------------------------------------------------------------------------- three sides, and folds
+
+
+def striped(group, *pixels, role="auto"):
+    """An image with so many pixels of classes 1, 2, ..."""
+    values = np.zeros(400, np.uint8)
+    values[: sum(pixels)] = np.repeat(np.arange(1, len(pixels) + 1), pixels)
+    return array_item(values.reshape(20, 20), f"{group}{pixels}", group=group, role=role)
+
+
+def test_seventy_twenty_ten():
+    train, validate, test, messages = split(items([f"p{n % 20}" for n in range(60)]), 0.1, 0, test=0.2)
+    assert [len({i.group for i in side}) for side in (train, validate, test)] == [14, 2, 4]
+    assert not {i.group for i in train} & {i.group for i in test}
+    assert not messages
+
+
+def test_each_side_has_its_share_of_every_class():
+    rng = np.random.default_rng(0)
+    # One patient in four has the rare class; images differ much in how many pixels they hold.
+    given = [striped(f"p{n}", int(rng.integers(1, 300)), 40 if n % 4 == 0 else 0) for n in range(40)]
+    for seed in range(4):
+        sides = split(given, 0.1, seed, test=0.2)[:3]
+        total = sum(i.content for i in given)
+        for side, share in zip(sides, (0.7, 0.1, 0.2), strict=True):
+            found = sum(i.content for i in side) / np.maximum(total, 1)
+            assert found[1] == pytest.approx(share, abs=0.06)
+            assert found[2] == pytest.approx(share, abs=0.06)
+
+
+def test_a_class_of_one_group_trains():
+    for seed in range(5):
+        given = [striped("rare", 5, 20), *(striped(f"p{n}", 20) for n in range(9))]
+        train, _, _, _ = split(given, 0.2, seed, test=0.2)
+        assert "rare" in {i.group for i in train}
+
+
+def test_too_few_groups_for_a_test_side():
+    sides = split(items("ab"), 0.3, 0, test=0.3)
+    assert (len(sides.train), len(sides.validate), len(sides.test)) == (1, 1, 0)
+    assert any("too few for a test side" in m.text for m in sides.messages)
+
+
+def test_folds_validate_everything_once():
+    given = [striped(f"p{n // 2}", 10 + n, 3) for n in range(24)]
+    seen = []
+    for number in range(1, 6):
+        sides = split(given, 0.2, 3, fold=(number, 5))
+        seen += [i.name for i in sides.validate]
+        assert not {i.group for i in sides.train} & {i.group for i in sides.validate}
+        assert len({i.group for i in sides.validate}) in (2, 3)
+        assert (sum(i.content for i in sides.validate)[1:3] > 0).all()
+    assert sorted(seen) == sorted(i.name for i in given)
+
+
+def test_roles_in_folds():
+    given = [striped(f"p{n}", 10) for n in range(6)]
+    given += [striped("t", 10, role="test"), striped("a", 10, role="train"), striped("v", 10, role="validate")]
+    sides = [split(given, 0.2, 0, fold=(n, 3)) for n in (1, 2, 3)]
+    assert all([i.group for i in s.test] == ["t"] for s in sides)
+    assert all("a" in {i.group for i in s.train} for s in sides)
+    assert sum("v" in {i.group for i in s.validate} for s in sides) == 1
+
+
+def test_what_cannot_be_cut_into_folds():
+    with pytest.raises(SourceError, match="alone cannot be cut into 3 folds"):
+        split([striped("a", 3)], 0.2, 0, fold=(1, 3))
+    with pytest.raises(SourceError, match="2 groups cannot be cut into 3 folds"):
+        split([striped(g, 3) for g in "aabb"], 0.2, 0, fold=(1, 3))
+    given = [striped(f"p{n}", 10, 0, 5 if n < 2 else 0) for n in range(9)]
+    with pytest.raises(SourceError, match=r"no pixel of class 3, which only 2 of the 9 groups have"):
+        split(given, 0.2, 0, fold=(1, 3))

@@ -91,6 +91,14 @@ class Item:
             places[value] = (np.stack([y[::step], x[::step]], 1) + 0.5) * np.asarray(grid.pixel)
         return places
 
+    @cached_property
+    def content(self) -> npt.NDArray[np.float64]:
+        """About how many target pixels have each truth from 0 to 254, `(255,)`."""
+        values, grid = self.truth.overview()
+        counts = np.bincount(values.ravel(), minlength=IGNORED + 1)[:IGNORED]
+        self.forget_mask()
+        return np.asarray(counts * (np.prod(grid.pixel) / np.prod(self.grid.pixel)), np.float64)
+
     def truth_on_target(self, window: Window) -> Mask:
         """The truth in a window of the target grid, by majority; 255 where it is not known and outside the slide."""
         return truth_window(self.truth, self.grid, window)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from math import ceil
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from napari_msunet.data.items import Item
 from napari_msunet.data.masks import IGNORED
+from napari_msunet.data.stratify import assign
 from napari_msunet.errors import SourceError
 from napari_msunet.events import Message
 from napari_msunet.geometry import Region
@@ -31,17 +31,30 @@ class Split(NamedTuple):
     messages: list[Message]
 
 
-def split(items: Sequence[Item], validation: float, seed: int) -> Split:
-    """Decide what trains and what validates; the same for the same items and seed.
+def split(
+    items: Sequence[Item], validation: float, seed: int, test: float = 0.0, fold: tuple[int, int] | None = None
+) -> Split:
+    """Decide what trains, what validates and what tests; the same for the same items and seed.
 
-    Items whose role is "auto" are split so that about `validation` of their groups validates; a group never stands on
-    both sides. Without groups, by image, with a warning. A single image is cut into spatial blocks a margin apart with
-    every class on both sides; where that is impossible, nothing validates.
+    Items whose role is "auto" are split by group, so that about `validation` and `test` of the groups are on these
+    sides, each with about its share of the images and of every class. Without groups, by image, with a warning. All
+    scales of an image are read from the one image, so they are on its side. A single image is cut into spatial blocks a margin apart
+    with every class on both sides; where that is impossible, nothing validates.
+
+    Parameters
+    ----------
+    items : sequence of Item
+    validation, test : float
+        Shares, together below 1.
+    seed : int
+    fold : (number, count), optional
+        Instead of shares: the groups are cut into `count` folds, and this one (from 1) validates.
 
     Raises
     ------
     SourceError
-        If roles put one group on two sides, or nothing is left to train on.
+        If roles put one group on two sides, nothing is left to train on, or the groups cannot be cut into folds with
+        every class in each.
     """
     messages: list[Message] = []
     fixed = _fixed_groups(items)
@@ -50,11 +63,16 @@ def split(items: Sequence[Item], validation: float, seed: int) -> Split:
     for item in items:
         role = item.role if item.role != "auto" else fixed.get(_group(item), "auto")
         (automatic if role == "auto" else sides[role]).append(item)
-    train, validate = _automatic(
-        automatic, validation, seed, messages, alone=not sides["train"] and not sides["validate"]
-    )
-    sides["train"] += train
-    sides["validate"] += validate
+    if fold is not None:
+        automatic += sides["validate"]
+        sides["validate"] = _folds(automatic, seed, fold, messages)
+        chosen = {id(i) for i in sides["validate"]}
+        sides["train"] += [i for i in automatic if id(i) not in chosen]
+    else:
+        alone = not sides["train"] and not sides["validate"]
+        found = _automatic(automatic, validation, test, seed, messages, alone)
+        for side, more in zip(("train", "validate", "test"), found, strict=True):
+            sides[side] += more
     if not sides["train"]:
         raise SourceError(
             'No image is left to train on; give sources with the role "train" or "auto", or a smaller validation.'
@@ -87,37 +105,89 @@ def _fixed_groups(items: Sequence[Item]) -> dict[str, str]:
 
 
 def _automatic(
-    items: list[Item], validation: float, seed: int, messages: list[Message], alone: bool
-) -> tuple[list[Item], list[Item]]:
+    items: list[Item], validation: float, test: float, seed: int, messages: list[Message], alone: bool
+) -> tuple[list[Item], list[Item], list[Item]]:
     """Split the items that have no role of their own."""
-    if not items or not validation:
-        return items, []
+    if not items or not (validation or test):
+        return items, [], []
     if _one_image(items):
-        return _blocks(items, validation, messages) if alone else (items, [])
-    groups = sorted(Counter(_group(i) for i in items))
-    if any(i.group is None for i in items):
-        messages.append(
-            _say(
-                "The split is by image: no group (patient, slide) was given, so images of one patient may stand on "
-                "both sides and the validation may look too good."
-            )
-        )
-        # Names are not unique across folders; the order of the items is the same each time.
-        groups = list(dict.fromkeys(_group(i) for i in items))
+        train, validate = _blocks(items, validation, messages) if alone and validation else (items, [])
+        if test:
+            messages.append(_say("One image alone cannot be cut so that a part of it tests: nothing is set aside."))
+        return train, validate, []
+    groups = _groups(items, messages)
     if len(groups) < 2:
         if alone:
             messages.append(_say(f"All images are of the one group {items[0].group}, which cannot be split."))
-        return items, []
-    count = min(len(groups) - 1, max(1, round(validation * len(groups))))
-    chosen = _choose(groups, Counter(_group(i) for i in items), count, validation * len(items), seed)
-    return [i for i in items if _group(i) not in chosen], [i for i in items if _group(i) in chosen]
+        return items, [], []
+    counts = _counts_of(len(groups), validation, test)
+    if test and not counts[2]:
+        messages.append(_say(f"{len(groups)} groups are too few for a test side beside training and validation."))
+    side = dict(zip(groups, assign(_content(items, groups), counts, seed).tolist(), strict=True))
+    train, validate, aside = ([i for i in items if side[_group(i)] == number] for number in range(3))
+    return train, validate, aside
 
 
-def _choose(groups: list[str], sizes: Counter[str], count: int, wanted: float, seed: int) -> set[str]:
-    """`count` groups, of a few random draws the one whose number of images is nearest to what is wanted."""
-    rng = np.random.default_rng(seed)
-    draws = [[groups[i] for i in rng.permutation(len(groups))[:count]] for _ in range(16)]
-    return set(min(draws, key=lambda draw: abs(sum(sizes[g] for g in draw) - wanted)))
+def _groups(items: list[Item], messages: list[Message]) -> list[str]:
+    """The groups of items, or the images where some have none, in an order that is the same each time."""
+    if all(i.group is not None for i in items):
+        return sorted({_group(i) for i in items})
+    messages.append(
+        _say(
+            "The split is by image: no group (patient, slide) was given, so images of one patient may stand on "
+            "both sides and the validation may look too good."
+        )
+    )
+    # Names are not unique across folders; the order of the items is the same each time.
+    return list(dict.fromkeys(_group(i) for i in items))
+
+
+def _counts_of(groups: int, validation: float, test: float) -> tuple[int, int, int]:
+    """How many groups train, validate and test: at least one on each side that is wanted, as far as they go."""
+    validating = min(groups - 1, max(1, round(validation * groups))) if validation else 0
+    testing = min(groups - 1 - validating, max(1, round(test * groups))) if test else 0
+    return groups - validating - testing, validating, testing
+
+
+def _content(items: list[Item], groups: list[str]) -> npt.NDArray[np.float64]:
+    """Images and pixels of each class (not of background) in each group, `(groups, columns)`."""
+    number = {group: row for row, group in enumerate(groups)}
+    table = np.zeros((len(groups), IGNORED))
+    for item in items:
+        row = table[number[_group(item)]]
+        row[0] += 1
+        row[1:] += item.content[1:]
+    return table[:, table.any(0)]
+
+
+def _folds(items: list[Item], seed: int, fold: tuple[int, int], messages: list[Message]) -> list[Item]:
+    """The items of one fold."""
+    chosen, count = fold
+    if not items or _one_image(items):
+        raise SourceError(
+            f"{items[0].name if items else 'No image'} alone cannot be cut into {count} folds; give several images (or "
+            "slides), or train with a single split."
+        )
+    groups = _groups(items, messages)
+    if len(groups) < count:
+        raise SourceError(
+            f"{len(groups)} groups cannot be cut into {count} folds; give at most {len(groups)} folds, or more images."
+        )
+    content = _content(items, groups)
+    sizes = [len(groups) // count + (i < len(groups) % count) for i in range(count)]
+    side = assign(content, sizes, seed)
+    present = np.stack([content[side == i].sum(0) > 0 for i in range(count)])
+    if not present.all():
+        holding = (content > 0).sum(0)
+        column = int(np.argmin(np.where(present.all(0), len(groups) + 1, holding)))
+        values = [0, *(np.flatnonzero(np.sum([i.content for i in items], 0)[1:]) + 1)]
+        empty = int(np.argmin(present[:, column])) + 1
+        raise SourceError(
+            f"Fold {empty} of {count} has no pixel of class {values[column]}, which only {holding[column]} of the "
+            f"{len(groups)} groups have; take fewer folds, label more, or leave the class out."
+        )
+    folds = dict(zip(groups, side.tolist(), strict=True))
+    return [i for i in items if folds[_group(i)] == chosen - 1]
 
 
 # ------------------------------------------------------------------------------------------------------ a single slide
