@@ -46,6 +46,14 @@ class TrainJob(Versioned):
     replaces : Path, optional
         Model file of an earlier training that this one is to replace. The test images that were frozen then never
         train here, its validation images validate again, and at the end both models are scored on the test images.
+    devices, nodes : int, int
+        Devices of each machine, and machines, that train one model together; each takes `batch_size` windows a step.
+    strategy : str
+        How they do: Lightning's "ddp", or "ddp_find_unused_parameters_true". "auto": "ddp".
+    find_batch_size : bool
+        Begin with the largest batch, up to 64 windows, that fits into the device's memory instead of `batch_size`.
+    find_learning_rate : bool
+        Begin with the learning rate at which the loss falls fastest in a short trial instead of the optimiser's.
     """
 
     job: Literal["train"] = "train"
@@ -68,6 +76,11 @@ class TrainJob(Versioned):
     start: Path | None = None
     replay: Share | None = None
     replaces: Path | None = None
+    devices: int = Field(1, ge=1)
+    nodes: int = Field(1, ge=1)
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
+    find_batch_size: bool = False
+    find_learning_rate: bool = False
 
 
 class EvaluateJob(Versioned):
@@ -78,7 +91,12 @@ class EvaluateJob(Versioned):
     roles : tuple of str, optional
         Which sources count, such as ("test",); None: all.
     out : Path, optional
-        Folder for report.json and images.csv.
+        Folder for report.json, images.csv and pictures.
+    instances : str
+        Score instances too (AJI, PQ, object Dice, detection F1), the prediction's being its "connected" pieces, or
+        these "parted" where they touch.
+    test_scales : tuple of float
+        Also show the images at these scales relative to the model's own resolution, such as 0.25 to 2.
     """
 
     job: Literal["evaluate"] = "evaluate"
@@ -86,6 +104,8 @@ class EvaluateJob(Versioned):
     sources: tuple[Source, ...] = Field(min_length=1)
     roles: tuple[Role, ...] | None = None
     out: Path | None = None
+    instances: Literal["none", "connected", "parted"] = "none"
+    test_scales: tuple[Positive, ...] = ()
     device: Device = "auto"
 
 

@@ -124,6 +124,8 @@ class TrainBatches(_Reader):
     ----------
     epoch : int
         The number of the next epoch.
+    rank, world : int
+        Of several processes that train together, which one this is: each takes its own part of the same windows.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class TrainBatches(_Reader):
         self.pads = tuple(pads)
         self.truth_pad = truth_pad
         self.epoch = 0
+        self.rank, self.world = 0, 1
 
     def __len__(self) -> int:
         return self.steps
@@ -143,11 +146,12 @@ class TrainBatches(_Reader):
     def __iter__(self) -> Iterator[Batch]:
         self.close()
         epoch, self.epoch = self.epoch, self.epoch + 1
-        spots = self.sampler.epoch(epoch, self.steps * self.batch)
+        spots = self.sampler.epoch(epoch, self.steps * self.batch * self.world)
 
         def job(step: int) -> Callable[[], Batch]:
-            chosen = list(islice(spots, self.batch))
-            seed = int(np.random.SeedSequence((self.sampler.seed, epoch, step)).generate_state(1)[0])
+            chosen = list(islice(spots, self.batch * self.world))[self.rank * self.batch :][: self.batch]
+            numbers = (self.sampler.seed, epoch, step, self.rank)
+            seed = int(np.random.SeedSequence(numbers if self.rank else numbers[:3]).generate_state(1)[0])
             return lambda: collate([self.crops.read(s.item, s.window, self.pads, self.truth_pad) for s in chosen], seed)
 
         self._running = read_ahead(job(step) for step in range(self.steps))
@@ -155,11 +159,20 @@ class TrainBatches(_Reader):
 
 
 class ValidationBatches(_Reader):
-    """The validation windows, the same in each epoch; held in memory when they are not too many."""
+    """The validation windows, the same in each epoch; held in memory when they are not too many.
 
-    def __init__(self, crops: Crops, spots: Sequence[Spot], batch: int) -> None:
+    Of several processes that validate together, each has its own part, and all as many batches: the last of some is one
+    that others have, of which nothing counts.
+    """
+
+    def __init__(self, crops: Crops, spots: Sequence[Spot], batch: int, rank: int = 0, world: int = 1) -> None:
         self.crops = crops
-        self.batches = [spots[i : i + batch] for i in range(0, len(spots), batch)]
+        self.spots, self.rank, self.world = list(spots), rank, world
+        batches = [self.spots[i : i + batch] for i in range(0, len(self.spots), batch)]
+        self.batches = batches[rank::world]
+        self._blank = len(self.batches) < -(-len(batches) // world)
+        if self._blank:
+            self.batches.append(batches[0])
         self._kept: list[Batch] | None = None
 
     def __len__(self) -> int:
@@ -173,12 +186,18 @@ class ValidationBatches(_Reader):
         return self._running
 
     def _read(self) -> Generator[Batch]:
-        def job(spots: Sequence[Spot]) -> Callable[[], Batch]:
-            return lambda: collate([_core_only(self.crops.read(s.item, s.window), s) for s in spots], 0)
+        def job(number: int, spots: Sequence[Spot]) -> Callable[[], Batch]:
+            def read() -> Batch:
+                batch = collate([_core_only(self.crops.read(s.item, s.window), s) for s in spots], 0)
+                if self._blank and number == len(self.batches) - 1:
+                    batch.target.fill_(IGNORED)
+                return batch
+
+            return read
 
         kept: list[Batch] = []
         size = 0
-        for batch in read_ahead(job(spots) for spots in self.batches):
+        for batch in read_ahead(job(*numbered) for numbered in enumerate(self.batches)):
             size += sum(t.nbytes for t in (*batch.inputs, batch.target))
             if size <= _KEEP_BYTES:
                 kept.append(batch)

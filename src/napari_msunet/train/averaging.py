@@ -7,9 +7,13 @@ from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from napari_msunet.config import Optimiser
 from napari_msunet.models import MSUNet
+
+_FOLLOWING = (nn.BatchNorm2d, nn.SyncBatchNorm)
+"""Layers whose statistics follow the batches and change nothing else in training."""
 
 Inputs = Sequence[Sequence[Tensor]]
 """Batches of inputs, each one tensor per scale."""
@@ -44,7 +48,8 @@ class Average(nn.Module):
             new = 1 / (number + 1)
         else:
             new = 1 - min(self.options.average_decay, (1 + number) / (10 + number))
-        mean, weights = list(self.model.parameters()), [p.detach() for p in model.parameters()]
+        mean = [p.detach() for p in self.model.parameters()]
+        weights = [p.detach() for p in model.parameters()]
         if number == 0:
             torch._foreach_copy_(mean, weights)
         else:
@@ -75,7 +80,7 @@ def recalibrate(model: MSUNet, batches: Inputs, run: Callable[[MSUNet, Sequence[
         How many layers have new statistics.
     """
     modes = {module: module.training for module in model.modules()}
-    layers = [m for m in modes if type(m) in (nn.BatchNorm2d, nn.SyncBatchNorm)]
+    layers = [m for m in modes if isinstance(m, _BatchNorm) and type(m) in _FOLLOWING]
     if not layers:
         return 0
     momenta = [layer.momentum for layer in layers]

@@ -21,6 +21,7 @@ from napari_msunet.models.start import take_weights
 from napari_msunet.stopping import Cancelled, Stop
 from napari_msunet.train.background import Say
 from napari_msunet.train.guard import guarded
+from napari_msunet.train.ranks import Place, fewer_threads, leave_group
 from napari_msunet.train.record import RunFolder
 from napari_msunet.train.session import Session
 
@@ -28,36 +29,41 @@ if TYPE_CHECKING:
     from napari_msunet.train.watch import Watch
 
 
-def fit(session: Session, folder: RunFolder, started: float, say: Say, stop: Stop) -> None:
+def fit(session: Session, folder: RunFolder, started: float, place: Place, say: Say, stop: Stop) -> None:
     """Run Lightning's loop to its end; in a thread of its own.
 
     Where the device has too little memory, the run goes on from its last whole epoch with half the batch.
     """
-    with quiet():
+    with quiet(), fewer_threads(place):
         stop.check()
         resume = session.job.resume and folder.checkpoint.exists()
+        said = _Said(started, say, stop, place)
         while True:
             try:
-                watch = _attempt(session, folder, _Said(started, say, stop), resume)
+                watch = _attempt(session, folder, said, resume)
                 break
             except torch.OutOfMemoryError as error:
-                if session.batches.batch == 1:
+                if session.batches.batch == 1 or place.world > 1:
                     raise MsunetError(
-                        f"{session.device} has too little memory for one window of {session.windows.size} pixels; give "
-                        "a smaller size, narrower branches, or device='cpu'."
+                        f"{session.device} has too little memory for {session.batches.batch} windows of "
+                        f"{session.windows.size} pixels; give a smaller size or batch_size, narrower branches, or "
+                        "device='cpu'."
                     ) from error
             resume = _halve(session, folder, say)
-        values = _result(session, watch, folder) | guarded(session.aside, folder.model, session.device, say, stop)
-        folder.finish(values)
-        say(Result(values=values, files=folder.files))
+        if place.rank == 0:
+            values = _result(session, watch, folder)
+            values |= guarded(session.aside, folder.model, session.device, say, stop)
+            folder.finish(values)
+            say(Result(values=values, files=folder.files))
 
 
 class _Said(NamedTuple):
-    """When the job began, whom it tells, and who may stop it."""
+    """When the job began, whom it tells, who may stop it, and which of several processes this is."""
 
     started: float
     say: Say
     stop: Stop
+    place: Place
 
 
 def _halve(session: Session, folder: RunFolder, say: Say) -> bool:
@@ -89,16 +95,24 @@ def _attempt(session: Session, folder: RunFolder, said: _Said, resume: bool) -> 
 
     job = session.job
     watch = Watch(job, folder, said.say, said.stop, said.started)
+    callbacks: list[pl.Callback] = [watch]
+    fraction, devices = watch.fraction, device_arguments(session.device)
+    if said.place.world > 1:
+        from napari_msunet.train.together import Agreeing, Counting, Following, many_devices
+
+        agreeing = Agreeing(watch.fraction)
+        callbacks = [Counting(), watch if said.place.rank == 0 else Following(folder), agreeing]
+        fraction, devices = agreeing.fraction, many_devices(job, session.device, said.place)
     with torch.random.fork_rng():
         torch.manual_seed(job.seed)
         model = build_model(session.config)
         if session.start:
             take_weights(model, session.start)
-        module = Training(model, job, session.windows, watch.fraction)
+        module = Training(model, job, session.windows, fraction)
         trainer = pl.Trainer(
-            **device_arguments(session.device),
+            **devices,
             max_epochs=job.epochs,
-            callbacks=[watch],
+            callbacks=callbacks,
             precision=_precision(job.optimiser.precision, session.device),
             accumulate_grad_batches=session.accumulate,
             gradient_clip_val=job.optimiser.clip,
@@ -121,6 +135,7 @@ def _attempt(session: Session, folder: RunFolder, said: _Said, resume: bool) -> 
                 watch.keep_last(model)
             raise
         finally:
+            leave_group()
             if folder.rows and said.stop.keep != "none":
                 watch.draw()
     return watch

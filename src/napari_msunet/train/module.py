@@ -147,6 +147,7 @@ class Training(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Give the plateau schedule what it watches."""
+        self.gather("validation")
         self._watch("validation")
 
     def on_train_epoch_end(self) -> None:
@@ -180,4 +181,6 @@ class Training(pl.LightningModule):
     def _steps_per_epoch(self) -> int:
         """Of the optimiser."""
         batches = float(self.trainer.num_training_batches)
-        return max(1, ceil(batches / self.trainer.accumulate_grad_batches)) if isfinite(batches) else 1  # before it began
+        return (
+            max(1, ceil(batches / self.trainer.accumulate_grad_batches)) if isfinite(batches) else 1
+        )  # before it began

@@ -40,6 +40,8 @@ def make_optimiser(model: MSUNet, options: Optimiser) -> torch.optim.Optimizer:
     rate, kind = options.learning_rate, options.kind
     if kind == "lbfgs":
         parameters = [p for group in groups for p in group["params"]]
+        for parameter in parameters:  # PyTorch's cannot view channels-last gradients as one line
+            parameter.data = parameter.data.contiguous()
         return torch.optim.LBFGS(
             parameters,
             lr=rate,

@@ -63,6 +63,8 @@ class RunFolder:
     Parameters
     ----------
     job : TrainJob
+    follows : bool
+        This process helps another one to train and writes nothing: what the folder holds is none of its business.
 
     Raises
     ------
@@ -70,7 +72,7 @@ class RunFolder:
         If the folder holds another run, or (with `resume`) no run or one of another job.
     """
 
-    def __init__(self, job: TrainJob) -> None:
+    def __init__(self, job: TrainJob, follows: bool = False) -> None:
         self.path = job.out
         self.job_file = job.out / "job.json"
         self.model = job.out / "model.safetensors"
@@ -81,6 +83,8 @@ class RunFolder:
         self.test_set = job.out / "test_set.json"
         self.outputs = job.model.outputs
         self.rows: list[Row] = []
+        if follows:
+            return
         if job.out.exists() and not job.out.is_dir():
             raise OutputError(f"{job.out} is a file; give a folder for the training run.")
         if job.resume:

@@ -73,7 +73,7 @@ class Session:
         """Take other batches from now on; an epoch stays about as long."""
         self.batches.close()
         if self.job.steps is None:
-            self.batches.steps = self.batches.sampler.steps(batch)
+            self.batches.steps = self.batches.sampler.steps(batch * self.batches.world)
         self._regroup(batch)
 
     def halve(self) -> None:
@@ -86,13 +86,13 @@ class Session:
     def _regroup(self, batch: int) -> None:
         self.batches.batch = batch
         if self.validation:
-            spots = [spot for part in self.validation.batches for spot in part]
-            self.validation.close()
-            self.validation = ValidationBatches(self.validation.crops, spots, batch)
+            before = self.validation
+            before.close()
+            self.validation = ValidationBatches(before.crops, before.spots, batch, before.rank, before.world)
 
 
-def prepare(job: TrainJob, folder: RunFolder) -> Session:
-    """Load and split the sources, and fit the model's normalisation.
+def prepare(job: TrainJob, folder: RunFolder, rank: int = 0) -> Session:
+    """Load and split the sources, and fit the model's normalisation; `rank` is that of this process.
 
     Raises
     ------
@@ -123,10 +123,12 @@ def prepare(job: TrainJob, folder: RunFolder) -> Session:
     normalisation = _normalisation(config, crops, sampler, folder if job.resume else None)
     config, seen = (c.model_copy(update={"normalisation": normalisation}) for c in (config, seen))
     pads, truth_pad = window_views(seen, size).pads(job.augmentation)
-    steps = job.steps or sampler.steps(job.batch_size)
+    world = job.devices * job.nodes
+    steps = job.steps or sampler.steps(job.batch_size * world)
     batches = TrainBatches(crops, sampler, job.batch_size, steps, pads, truth_pad)
+    batches.rank, batches.world = rank, world
     spots = validation_spots(sides.validate, size, step, _VALIDATION_WINDOWS)
-    validation = ValidationBatches(crops, spots, job.batch_size) if spots else None
+    validation = ValidationBatches(crops, spots, job.batch_size, rank, world) if spots else None
     messages.append(Message(text=_described(sides, batches, validation, device)))
     windows = Windows(seen, size, border, _class_weights(job, pixels), Calibration(batches))
     accumulate = job.optimiser.accumulate
@@ -215,7 +217,7 @@ def _message(level: str, text: str) -> Message:
 
 def _described(sides: Split, batches: TrainBatches, validation: ValidationBatches | None, device: torch.device) -> str:
     """What is about to happen, as a sentence."""
-    windows = sum(len(b) for b in validation.batches) if validation else 0
+    windows = len(validation.spots) if validation else 0
     return (
         f"Training on {len(sides.train)} images in {batches.steps} steps of {batches.batch} windows an epoch, "
         f"validating on {windows} windows of {len(sides.validate)} images, on {device}."
@@ -224,7 +226,7 @@ def _described(sides: Split, batches: TrainBatches, validation: ValidationBatche
 
 def _normalisation(
     config: ModelConfig, crops: Crops, sampler: Sampler, resumed: RunFolder | None
-) -> Normalisation | None:
+) -> Normalisation | tuple[Normalisation, ...] | None:
     """Mean and standard deviation of the training images' channels, unless the config has its own."""
     if config.normalisation is not None:
         return config.normalisation

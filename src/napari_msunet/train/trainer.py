@@ -13,6 +13,7 @@ from napari_msunet.stopping import current
 from napari_msunet.train.background import in_background
 from napari_msunet.train.fitting import fit
 from napari_msunet.train.frozen import save_frozen
+from napari_msunet.train.ranks import Place, others, place_of
 from napari_msunet.train.record import RunFolder
 from napari_msunet.train.session import prepare
 
@@ -44,6 +45,10 @@ def train_events(job: TrainJob) -> Iterator[Event]:
         If the loss stops being a number, or the device has too little memory.
     """
     started = time.monotonic()
+    place = place_of(job)
+    if place.rank:
+        yield from _follow_events(job, place, started)
+        return
     folder = RunFolder(job)
     done = folder.result
     if job.resume and done is not None and _finished(done, job):
@@ -58,7 +63,8 @@ def train_events(job: TrainJob) -> Iterator[Event]:
         if session.aside.frozen:
             save_frozen(session.aside.frozen, folder.path)
         under_way = True
-        yield from in_background(partial(fit, session, folder, started))
+        with others(job, place):
+            yield from in_background(partial(fit, session, folder, started, place))
         under_way = False
     finally:
         session.close()
@@ -69,3 +75,14 @@ def train_events(job: TrainJob) -> Iterator[Event]:
 def _finished(done: dict[str, Any], job: TrainJob) -> bool:
     """Whether a result is all that the job asks for."""
     return done.get("stopped") == "no better" or int(done.get("epochs", 0)) >= job.epochs
+
+
+def _follow_events(job: TrainJob, place: Place, started: float) -> Iterator[Event]:
+    """Help the first process to train; it alone tells what happens and writes."""
+    folder = RunFolder(job, follows=True)
+    session = prepare(job, folder, place.rank)
+    try:
+        yield from in_background(partial(fit, session, folder, started, place))
+    finally:
+        session.close()
+    yield Result(values={"rank": place.rank})

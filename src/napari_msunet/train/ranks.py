@@ -1,0 +1,184 @@
+"""Several processes that train one model together, one for each device: who is who, and starting the others.
+
+On one machine, the process that runs the job starts the others with the same job file. On several machines a launcher
+(`srun`, `torchrun`) starts `napari-msunet run job.json` once for each device; Lightning knows who is who from it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from napari_msunet.config import TrainJob
+from napari_msunet.errors import MsunetError
+
+_RANK, _PORT = "NAPARI_MSUNET_RANK", "NAPARI_MSUNET_PORT"
+"""What a process started here is told."""
+
+_PATIENCE = 30.0
+"""Seconds that the others have to end after the training has."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of the processes that train together this one is.
+
+    Attributes
+    ----------
+    rank, world : int
+        Number of this process, and how many there are.
+    port : int, optional
+        Where they meet on this machine; None: a launcher of its own brings them together.
+    """
+
+    rank: int = 0
+    world: int = 1
+    port: int | None = None
+
+    @property
+    def starts_others(self) -> bool:
+        """Whether this process is to start the others."""
+        return self.world > 1 and self.rank == 0 and self.port is not None
+
+
+def place_of(job: TrainJob) -> Place:
+    """The place of this process in the training of a job.
+
+    Raises
+    ------
+    MsunetError
+        If the job asks for several machines, and no launcher has started this process.
+    """
+    world = job.devices * job.nodes
+    if world == 1:
+        return Place()
+    if _RANK in os.environ:
+        return Place(int(os.environ[_RANK]), world, int(os.environ[_PORT]))
+    environment = _launched()
+    if environment is not None:
+        if environment.world_size() != world:
+            raise MsunetError(
+                f"The job asks for {job.nodes} nodes of {job.devices} devices, but {environment.world_size()} "
+                f"processes were started; start {world}, one for each device."
+            )
+        return Place(environment.global_rank(), world)
+    if job.nodes > 1:
+        raise MsunetError(
+            f"The job asks for {job.nodes} nodes; start it on each of them by a launcher, such as: srun --nodes "
+            f"{job.nodes} --ntasks-per-node {job.devices} napari-msunet run job.json (or torchrun)."
+        )
+    return Place(0, world, _free_port())
+
+
+def _launched() -> Any:
+    """What torchrun or SLURM say of this process; None where neither has started it."""
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    for kind in (TorchElasticEnvironment, SLURMEnvironment):
+        if kind.detect():
+            return kind()
+    return None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def others(job: TrainJob, place: Place) -> Iterator[None]:
+    """Start the other processes on this machine, where this one is to, and end them with the block.
+
+    Raises
+    ------
+    MsunetError
+        If one of them ended with an error before this one; the message is theirs.
+    """
+    if not place.starts_others:
+        yield
+        return
+    running: list[subprocess.Popen[bytes]] = []
+    with tempfile.TemporaryDirectory(prefix="napari-msunet-") as folder:
+        file = Path(folder) / "job.json"
+        file.write_text(job.model_dump_json(), encoding="utf8")
+        try:
+            for rank in range(1, place.world):
+                running.append(_start(file, rank, place))
+            yield
+            for process in running:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_PATIENCE)
+        except RuntimeError as error:  # the connection to one that has ended
+            with suppress(subprocess.TimeoutExpired):
+                running[0].wait(2.0)
+            if any(process.poll() for process in running):
+                raise MsunetError(
+                    f"One of the {place.world} processes that train together has ended: {_last_words(folder)}"
+                ) from error
+            raise
+        finally:
+            for process in running:
+                if process.poll() is None:
+                    process.terminate()
+            for process in running:
+                try:
+                    process.wait(5.0)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+def _start(file: Path, rank: int, place: Place) -> subprocess.Popen[bytes]:
+    """One of the others; what it says on its error stream is kept beside the job file."""
+    told = {_RANK: str(rank), _PORT: str(place.port), "OMP_NUM_THREADS": str(threads(place))}
+    with (file.parent / f"{rank}.txt").open("wb") as said:
+        return subprocess.Popen(
+            [sys.executable, "-m", "napari_msunet", "run", str(file)],
+            env=os.environ | told,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+        )
+
+
+def _last_words(folder: str) -> str:
+    """The last line that one of the others has said."""
+    for path in sorted(Path(folder).glob("*.txt")):
+        lines = path.read_text(encoding="utf8", errors="replace").split("\n")
+        if said := [line.strip() for line in lines if line.strip()]:
+            return said[-1]
+    return "it said nothing"
+
+
+def threads(place: Place) -> int:
+    """CPU threads of each process, so that together they have as many as this one would have alone."""
+    return max(1, torch.get_num_threads() // place.world)
+
+
+@contextmanager
+def fewer_threads(place: Place) -> Iterator[None]:
+    """Leave the other processes their share of the CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads(place) if place.starts_others else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def leave_group() -> None:
+    """End the connection to the other processes, so that this one can train again."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
