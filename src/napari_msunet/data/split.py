@@ -38,8 +38,8 @@ def split(
 
     Items whose role is "auto" are split by group, so that about `validation` and `test` of the groups are on these
     sides, each with about its share of the images and of every class. Without groups, by image, with a warning. All
-    scales of an image are read from the one image, so they are on its side. A single image is cut into spatial blocks a margin apart
-    with every class on both sides; where that is impossible, nothing validates.
+    scales of an image are read from the one image, so they are on its side. A single image is cut into spatial blocks
+    a margin apart with every class on both sides; where that is impossible, nothing validates.
 
     Parameters
     ----------
