@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
+from napari_msunet.cli.source_options import SourceOptions as SourceOptions  # beside the others
 from napari_msunet.config import (
     Augmentation,
-    FolderSource,
     Fusion,
     LossConfig,
     ModelConfig,
     Optimiser,
-    Role,
-    SlideSource,
-    Source,
     TrainJob,
     UNetConfig,
     explain,
 )
 from napari_msunet.errors import MsunetError
-
-_SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
-
-
-_EMPTY = Parameter(show_default=False, negative=())
 
 # Defaults are those of the jobs, so that the help always says what happens.
 _MODEL, _UNET, _TRAIN = ModelConfig.model_fields, UNetConfig.model_fields, TrainJob.model_fields
@@ -52,89 +43,6 @@ _SAME_NAMES = (
     "replaces",
 )
 """Options that are fields of a `TrainJob` as they are."""
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class SourceOptions:
-    """Where images and their truth come from.
-
-    Attributes
-    ----------
-    images : path
-        Folder of images; give it several times for several folders, each with its --masks.
-    masks : path
-        Folder of masks, paired with the images by name.
-    mask_suffix : str
-        What a mask's name has after the image's name, such as _mask.
-    mpp : float
-        µm per pixel of the images, when neither the files nor --table say it.
-    values : str
-        What mask values mean: classes (numbers 1..K), instances (objects of the first class), or pairs such as
-        1=gland,2=stroma,0=background.
-    table : path
-        CSV with a column name (or image), and if wanted mpp and the --group column.
-    group : str
-        Column of --table, or a regular expression over the image's name, that says which images (of a patient, a slide)
-        must stay on one side of the split.
-    role : str
-        What the images are for: auto lets --validation split them by group.
-    slide : path
-        A slide with painted labels; give it several times, each with its --labels.
-    labels : path
-        Label store of the --slide: an annotation (0 not annotated, 255 background) or labels.
-    source : str
-        A source as JSON, or the path of a JSON file that holds one or a list of them; for folders that differ in mpp,
-        values or role. Can be given several times.
-    """
-
-    images: Annotated[tuple[Path, ...], _EMPTY] = ()
-    masks: Annotated[tuple[Path, ...], _EMPTY] = ()
-    mask_suffix: Annotated[str, _EMPTY] = ""
-    mpp: float | None = None
-    values: str = "classes"
-    table: Path | None = None
-    group: str | None = None
-    role: Role = "auto"
-    slide: Annotated[tuple[Path, ...], _EMPTY] = ()
-    labels: Annotated[tuple[Path, ...], _EMPTY] = ()
-    source: Annotated[tuple[str, ...], _EMPTY] = ()
-
-    def sources(self) -> tuple[Any, ...]:
-        """The sources, folders first.
-
-        Raises
-        ------
-        MsunetError
-            If nothing is given, or folders and masks, slides and labels do not pair up.
-        """
-        _pair("--images", self.images, "--masks", self.masks)
-        _pair("--slide", self.slide, "--labels", self.labels)
-        common: dict[str, Any] = {"mpp": self.mpp, "group": self.group, "role": self.role}
-        try:
-            folders = [
-                FolderSource(
-                    images=images,
-                    masks=masks,
-                    mask_suffix=self.mask_suffix,
-                    values=parse_values(self.values),
-                    table=self.table,
-                    **common,
-                )
-                for images, masks in zip(self.images, self.masks, strict=True)
-            ]
-            slides = [
-                SlideSource(slide=slide, labels=labels, **common)
-                for slide, labels in zip(self.slide, self.labels, strict=True)
-            ]
-        except ValidationError as error:
-            raise explain(error, "What says where the images are") from error
-        found = (*folders, *slides, *(s for text in self.source for s in parse_source(text)))
-        if not found:
-            raise MsunetError(
-                "No images are given; say --images FOLDER --masks FOLDER, or --slide FILE --labels STORE, or --source."
-            )
-        return found
 
 
 @Parameter(name="*")
@@ -231,6 +139,9 @@ class TrainOptions:
         Share (0..1) of the groups that validates.
     learning_rate : float
         Of AdamW.
+    branch_rates : str
+        What the learning rate is multiplied with for each scale's network, such as 1,0.1; 0: it stays as it is, all 0:
+        only the fusion learns.
     weight_decay : float
         Of AdamW.
     schedule : str
@@ -265,6 +176,7 @@ class TrainOptions:
     time_limit: float | None = None
     validation: float = _TRAIN["validation"].default
     learning_rate: float = _OPTIMISER["learning_rate"].default
+    branch_rates: str | None = None
     weight_decay: float = _OPTIMISER["weight_decay"].default
     schedule: Literal["plateau", "cosine", "constant"] = "plateau"
     patience: int = _OPTIMISER["patience"].default
@@ -290,6 +202,7 @@ class TrainOptions:
                 loss=LossConfig(branch=self.branch_loss),
                 optimiser=Optimiser(
                     learning_rate=self.learning_rate,
+                    branch_rates=_rates(self.branch_rates),
                     weight_decay=self.weight_decay,
                     schedule=self.schedule,
                     patience=self.patience,
@@ -309,45 +222,6 @@ def parse_scales(text: str) -> tuple[Fraction, ...]:
         raise MsunetError(f"The scales {text!r} are no numbers; give ratios with commas, such as 1,1/2,1/4.") from None
 
 
-def parse_values(text: str) -> Any:
-    """What mask values mean, from ``"classes"``, ``"instances"`` or ``"1=gland,2=stroma"``."""
-    if text in ("classes", "instances"):
-        return text
-    try:
-        pairs = [part.split("=", 1) for part in text.split(",")]
-        return {int(value): name.strip() for value, name in pairs}
-    except ValueError:
-        raise MsunetError(
-            f"--values {text!r} cannot be read; give classes, instances, or pairs such as 1=gland,2=stroma."
-        ) from None
-
-
-def parse_source(text: str) -> list[Any]:
-    """The sources in a piece of JSON, or in a JSON file."""
-    given = text.lstrip()
-    if not given.startswith(("{", "[")):
-        try:
-            given = Path(text).read_text(encoding="utf8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise MsunetError(f"The source file {text} cannot be read ({error}); give JSON or a JSON file.") from error
-    try:
-        found = json.loads(given)
-        return [_SOURCE.validate_python(source) for source in (found if isinstance(found, list) else [found])]
-    except json.JSONDecodeError as error:
-        raise MsunetError(
-            f"--source {text!r} is no JSON ({error}); give an object with a kind, folder or slide."
-        ) from None
-    except ValidationError as error:
-        raise explain(error, f"--source {text!r}") from error
-
-
-def _pair(one: str, first: tuple[Path, ...], other: str, second: tuple[Path, ...]) -> None:
-    if len(first) != len(second):
-        raise MsunetError(
-            f"{one} was given {len(first)} times and {other} {len(second)} times; give one {other} for each."
-        )
-
-
 def _one_or_each(name: str, text: str, count: int) -> tuple[int, ...]:
     try:
         numbers = tuple(int(part) for part in text.split(","))
@@ -358,3 +232,15 @@ def _one_or_each(name: str, text: str, count: int) -> tuple[int, ...]:
             f"{name} {text!r} cannot be used; give one whole number, or one for each of the {count} scales."
         )
     return numbers * count if len(numbers) == 1 else numbers
+
+
+def _rates(text: str | None) -> tuple[float, ...] | None:
+    """Learning rates of the scales, relative to the one of all."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise MsunetError(
+            f"--branch-rates {text!r} cannot be used; give a number for each scale with commas, such as 1,0.1."
+        ) from None
