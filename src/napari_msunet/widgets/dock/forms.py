@@ -28,7 +28,7 @@ FUSIONS: dict[Fusion, tuple[str, str]] = {
     "max": ("Maximum", "The most confident scale decides at each pixel."),
     "concat": ("Concatenate", "Learns one decision from the features of all scales together."),
     "multihead": ("Multi-head attention", "At each pixel several heads learn which scale to trust, each for itself."),
-    "inject": ("Context injection", "What the coarse scales find enters the finest scale's network, at its deepest level."),
+    "inject": ("Context injection", "What the coarse scales find enters the finest one's network where it is deepest."),
     "pyramid": ("Image pyramid", "One network; copies of the image at all scales enter its levels."),
 }
 
