@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from napari_msunet.data.crops import Crops, Sample
+from napari_msunet.data.hard import Place
 from napari_msunet.data.masks import IGNORED
 from napari_msunet.data.sampling import Sampler, Spot
 
@@ -32,11 +33,14 @@ class Batch(NamedTuple):
         0 background, 1..K classes, 255 ignored.
     seed : int
         For the batch's random changes.
+    places : list of (item, y, x), optional
+        Where the windows are, for a sampler that takes note of hard ones.
     """
 
     inputs: list[torch.Tensor]
     target: torch.Tensor
     seed: int
+    places: list[Place] | None = None
 
 
 def as_tensor(pixels: npt.NDArray[Any]) -> torch.Tensor:
@@ -152,7 +156,13 @@ class TrainBatches(_Reader):
             chosen = list(islice(spots, self.batch * self.world))[self.rank * self.batch :][: self.batch]
             numbers = (self.sampler.seed, epoch, step, self.rank)
             seed = int(np.random.SeedSequence(numbers if self.rank else numbers[:3]).generate_state(1)[0])
-            return lambda: collate([self.crops.read(s.item, s.window, self.pads, self.truth_pad) for s in chosen], seed)
+            places = [(s.number, s.window.y, s.window.x) for s in chosen]
+
+            def read() -> Batch:
+                samples = [self.crops.read(s.item, s.window, self.pads, self.truth_pad) for s in chosen]
+                return collate(samples, seed)._replace(places=places)
+
+            return read
 
         self._running = read_ahead(job(step) for step in range(self.steps))
         return self._running

@@ -11,8 +11,11 @@ from math import ceil, floor
 import numpy as np
 import numpy.typing as npt
 
+from napari_msunet.config import Sampling
+from napari_msunet.data.hard import HardPlaces
 from napari_msunet.data.items import Item
 from napari_msunet.data.masks import IGNORED
+from napari_msunet.data.places import ClassPlaces
 from napari_msunet.data.truth import WholeTruth
 from napari_msunet.geometry import Window
 
@@ -25,11 +28,12 @@ _BORDER_SHARE = 8  # windows of dense images stick out by up to this fraction of
 
 @dataclass(frozen=True)
 class Spot:
-    """A window of an item, of whose truth only `core` counts where it is given."""
+    """A window of an item, of whose truth only `core` counts where it is given; `number` is a sampler's of the item."""
 
     item: Item
     window: Window
     core: Window | None = None
+    number: int = -1
 
 
 class Sampler:
@@ -49,9 +53,24 @@ class Sampler:
     replay : float, optional
         Share of the windows taken from items that are no corrections, in each batch as near as can be; None, or where
         there is only one sort of item: as often as their size has it.
+    sampling : Sampling, optional
+        Shares of windows at places of drawn classes, and at places that were hard.
+
+    Attributes
+    ----------
+    hard : HardPlaces
+        What the training has found hard.
     """
 
-    def __init__(self, items: Sequence[Item], size: int, step: int, seed: int, replay: float | None = None) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        size: int,
+        step: int,
+        seed: int,
+        replay: float | None = None,
+        sampling: Sampling | None = None,
+    ) -> None:
         self.items = list(items)
         self.size = size
         self.step = step
@@ -62,6 +81,9 @@ class Sampler:
         corrected = np.array([i.corrected for i in self.items], bool)[self._looks]
         self._replay = replay if corrected.any() and not corrected.all() else None
         self._sorts = self._looks[~corrected], self._looks[corrected]
+        self._options = sampling or Sampling()
+        self.hard = HardPlaces()
+        self._places = ClassPlaces(self.items) if self._options.balance else None
 
     def steps(self, batch: int) -> int:
         """Batches that look about once at everything."""
@@ -72,7 +94,7 @@ class Sampler:
         rng = np.random.default_rng((self.seed, epoch))
         order = _shuffled(self._looks, rng) if self._replay is None else self._replayed(self._replay, rng)
         for index in islice(order, count):
-            yield Spot(self.items[index], self._window(index, rng))
+            yield self._spot(index, rng, False)
 
     def _replayed(self, share: float, rng: np.random.Generator) -> Iterator[int]:
         """Items by turns from before and from the corrections, so that each batch has its share of both."""
@@ -80,10 +102,38 @@ class Sampler:
         for number in range(sys.maxsize):
             yield next(before if floor((number + 1) * share) > floor(number * share) else corrected)
 
-    def _window(self, index: int, rng: np.random.Generator) -> Window:
+    def _spot(self, index: int, rng: np.random.Generator, alone: bool) -> Spot:
+        """A window of an item: at a hard place, at one of a drawn class, or as the item has it.
+
+        For the first two, unless `alone`, any item of the same sort (before, or corrected) will do.
+        """
+        balance, hard = self._options.balance, self._options.hard
+        share = rng.random() if balance + hard else 1.0
+        if share >= balance + hard:
+            return Spot(self.items[index], self._window(index, rng), number=index)
+        peers = [index] if alone else self._peers(index)
+        if share < hard and (place := self.hard.draw(rng, None if len(peers) == len(self.items) else peers)):
+            number, y, x = place
+            return Spot(self.items[number], Window(y, x, self.size, self.size), number=number)
+        if self._places is not None and (drawn := self._places.draw(peers, rng)):
+            number, at = drawn
+            return Spot(self.items[number], self._window(number, rng, at), number=number)
+        return Spot(self.items[index], self._window(index, rng), number=index)
+
+    def _peers(self, index: int) -> Sequence[int]:
+        """Items that may stand in for another."""
+        if self._replay is None:
+            return range(len(self.items))
+        return [n for n, item in enumerate(self.items) if item.corrected == self.items[index].corrected]
+
+    def _window(self, index: int, rng: np.random.Generator, place: npt.NDArray[np.float64] | None = None) -> Window:
+        """A window of an item, at random, or around a place (level-0 pixels)."""
         item = self.items[index]
-        by_class = not self._dense[index] or (not isinstance(item.truth, WholeTruth) and rng.random() < 0.5)
-        if by_class:
+        by_class = place is not None
+        if place is not None:
+            at = place / np.asarray(item.grid.pixel)
+        elif not self._dense[index] or (not isinstance(item.truth, WholeTruth) and rng.random() < 0.5):
+            by_class = True
             places = item.places[sorted(item.places)[rng.integers(len(item.places))]]
             at = places[rng.integers(len(places))] / np.asarray(item.grid.pixel)
         out = self.size // _BORDER_SHARE

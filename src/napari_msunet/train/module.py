@@ -14,6 +14,7 @@ from torch import Tensor
 from napari_msunet.config import TrainJob
 from napari_msunet.data import IGNORED
 from napari_msunet.data.augment import Augmented, augment
+from napari_msunet.data.hard import window_losses
 from napari_msunet.data.loader import Batch, as_unit
 from napari_msunet.models import MSUNet, SegmentationLoss
 from napari_msunet.train.averaging import Average, recalibrate
@@ -50,6 +51,7 @@ class Training(pl.LightningModule):
         self.guard = Guard(model, job.optimiser)
         self._averaged_at = self._kept_at = -1
         self._counted: Any = None
+        self._window_losses: list[float] = []
         self.restart_tallies()
 
     def restart_tallies(self) -> None:
@@ -64,6 +66,8 @@ class Training(pl.LightningModule):
         changed = augment(batch.inputs, batch.target, self.views, self.job.augmentation, batch.seed)
         again, self._counted = self._counted == (self.current_epoch, index), (self.current_epoch, index)
         loss = self._step(self.model, changed.inputs, changed.target, None if again else "train", changed)
+        if self.windows.hard is not None and batch.places is not None and not again:
+            self.windows.hard.add(batch.places, self._window_losses)
         step = self.current_epoch * int(self.trainer.num_training_batches) + index + 1
         self.guard.add(step, self.current_epoch + 1, loss, changed.inputs)
         return loss + decay_of(self.model.parameters(), self.job.optimiser)
@@ -101,6 +105,8 @@ class Training(pl.LightningModule):
         if changed is not None and changed.other is not None:
             blended, _ = self.loss(fused, own, self._bordered(changed.other))
             total = (1 - changed.share) * total + changed.share * blended
+        if self.windows.hard is not None and split == "train":
+            self._window_losses = window_losses(fused.detach(), target)
         if split is not None:
             logits = dict(zip(self.model.config.outputs, (fused.detach(), *(o.detach() for o in own)), strict=True))
             self.tallies[split].add(parts, logits, target)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from math import ceil, lcm
+from typing import Any
 
-import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import ValidationError
 
 from napari_msunet.config import ModelConfig, Normalisation, TrainJob
 from napari_msunet.data import Split, split
 from napari_msunet.data.crops import Crops
-from napari_msunet.data.loader import Batch, TrainBatches, ValidationBatches, as_tensor, as_unit, collate
+from napari_msunet.data.loader import Batch, TrainBatches, ValidationBatches, collate
+from napari_msunet.data.normalising import fit_normalisation
 from napari_msunet.data.sampling import Sampler, validation_spots
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Event, Message
@@ -113,14 +116,14 @@ def prepare(job: TrainJob, folder: RunFolder, rank: int = 0) -> Session:
     if start:
         say("info", start.words())
     items, frozen = load_items(job, seen, say)
-    sides = split(items, job.validation, job.seed)
+    sides = split(items, job.validation, job.seed, job.test, job.fold)
     messages += sides.messages
     aside = set_aside(job, sides.test, frozen, say)
     sides, pixels = known_only(sides, config.classes, say)
     step = lcm(*(r.denominator for r in seen.input_ratios))
     crops = Crops(seen.input_ratios, partial(input_windows, seen))
-    sampler = Sampler(sides.train, size, step, job.seed, job.replay)
-    normalisation = _normalisation(config, crops, sampler, folder if job.resume else None)
+    sampler = Sampler(sides.train, size, step, job.seed, job.replay, job.sampling)
+    normalisation = _normalisation(job, config, crops, sampler, folder if job.resume else None)
     config, seen = (c.model_copy(update={"normalisation": normalisation}) for c in (config, seen))
     pads, truth_pad = window_views(seen, size).pads(job.augmentation)
     world = job.devices * job.nodes
@@ -130,7 +133,8 @@ def prepare(job: TrainJob, folder: RunFolder, rank: int = 0) -> Session:
     spots = validation_spots(sides.validate, size, step, _VALIDATION_WINDOWS)
     validation = ValidationBatches(crops, spots, job.batch_size, rank, world) if spots else None
     messages.append(Message(text=_described(sides, batches, validation, device)))
-    windows = Windows(seen, size, border, _class_weights(job, pixels), Calibration(batches))
+    hard = sampler.hard if job.sampling.hard else None
+    windows = Windows(seen, size, border, _class_weights(job, pixels), Calibration(batches), hard)
     accumulate = job.optimiser.accumulate
     return Session(job, config, device, windows, batches, validation, sides, messages, start, aside, accumulate)
 
@@ -225,21 +229,17 @@ def _described(sides: Split, batches: TrainBatches, validation: ValidationBatche
 
 
 def _normalisation(
-    config: ModelConfig, crops: Crops, sampler: Sampler, resumed: RunFolder | None
+    job: TrainJob, config: ModelConfig, crops: Crops, sampler: Sampler, resumed: RunFolder | None
 ) -> Normalisation | tuple[Normalisation, ...] | None:
-    """Mean and standard deviation of the training images' channels, unless the config has its own."""
+    """What the first layer does, fitted to the training images, unless the config has its own."""
     if config.normalisation is not None:
         return config.normalisation
     if resumed is not None and resumed.model.exists():
         return load_model(resumed.model).config.normalisation
-    count = total = square = 0.0
-    for spot in sampler.epoch(2**31, _NORMALISATION_WINDOWS):
-        check_stop()
-        pixels = crops.read(spot.item, spot.window).inputs[0]
-        values = as_unit(as_tensor(pixels)).double().numpy()
-        count = count + values[0].size
-        total = total + values.sum((1, 2))
-        square = square + (values**2).sum((1, 2))
-    mean = np.asarray(total) / count
-    std = np.sqrt(np.maximum(np.asarray(square) / count - mean**2, 1e-6))
-    return Normalisation(mean=tuple(round(float(m), 6) for m in mean), std=tuple(round(float(s), 6) for s in std))
+
+    def windows() -> Iterator[npt.NDArray[Any]]:
+        for spot in sampler.epoch(2**31, _NORMALISATION_WINDOWS):
+            check_stop()
+            yield crops.read(spot.item, spot.window).inputs[0]
+
+    return fit_normalisation(windows(), job.normalise)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from napari_msunet.config import ModelConfig
 from napari_msunet.data.augment import Views
+from napari_msunet.data.hard import HardPlaces
 from napari_msunet.data.loader import Batch
 from napari_msunet.geometry import Window
 from napari_msunet.models import input_windows
@@ -15,7 +16,7 @@ from napari_msunet.models import input_windows
 def window_views(config: ModelConfig, size: int) -> Views:
     """The views of a square target window of `size` pixels a side."""
     windows = input_windows(config, Window(0, 0, size, size))
-    ratios = [float(r) for r in getattr(config, "input_ratios", config.ratios)]
+    ratios = [float(r) for r in config.input_ratios]
     return Views((size, size), [w.shape for w in windows], ratios)
 
 
@@ -33,6 +34,8 @@ class Windows:
         For the loss; None: those of the job.
     calibration : callable
         Gives batches of unchanged training windows, for the statistics of batch normalisation.
+    hard : HardPlaces, optional
+        Takes note of windows with a high loss.
     """
 
     config: ModelConfig
@@ -40,3 +43,4 @@ class Windows:
     border: int = 0
     class_weights: tuple[float, ...] | None = None
     calibration: Callable[[], Sequence[Batch]] = tuple
+    hard: HardPlaces | None = None
