@@ -5,16 +5,19 @@ from napari_msunet.config.base import SCHEMA_VERSION, Device, Mpp, Positive, Sha
 from napari_msunet.config.branches import BranchConfig, EncoderConfig, HRNetConfig, LinkNetConfig, UNetConfig
 from napari_msunet.config.cluster import Cluster
 from napari_msunet.config.jobs import (
+    CrossValidateJob,
     EvaluateJob,
     ExportJob,
     Job,
     MeasureJob,
+    NormaliseBy,
+    PreviewAugmentationJob,
     PyramidJob,
     TrainJob,
 )
 from napari_msunet.config.loss import LossConfig
 from napari_msunet.config.model import MAX_CLASSES, Fusion, ModelConfig, Normalisation
-from napari_msunet.config.optimiser import Optimiser
+from napari_msunet.config.optimiser import Optimiser, OptimiserKind, Precision, Schedule, Watched
 from napari_msunet.config.prediction import (
     Drawn,
     GivenSlide,
@@ -31,6 +34,7 @@ from napari_msunet.config.prediction import (
     PreviewJob,
     Where,
 )
+from napari_msunet.config.sampling import Sampling
 from napari_msunet.config.sources import (
     FolderSource,
     MaskValues,
@@ -49,6 +53,7 @@ __all__ = [
     "Augmentation",
     "BranchConfig",
     "Cluster",
+    "CrossValidateJob",
     "Device",
     "Drawn",
     "EncoderConfig",
@@ -68,20 +73,26 @@ __all__ = [
     "ModelConfig",
     "Mpp",
     "Normalisation",
+    "NormaliseBy",
     "Optimiser",
+    "OptimiserKind",
     "Output",
     "PlanJob",
     "Positive",
     "Postprocess",
     "PostprocessJob",
+    "Precision",
     "PredictJob",
     "PredictManyJob",
     "PredictOptions",
     "PredictSettings",
+    "PreviewAugmentationJob",
     "PreviewJob",
     "PublishedSource",
     "PyramidJob",
     "Role",
+    "Sampling",
+    "Schedule",
     "SetName",
     "ShapesSource",
     "Share",
@@ -90,6 +101,7 @@ __all__ = [
     "TableSource",
     "TrainJob",
     "UNetConfig",
+    "Watched",
     "Where",
     "explain",
 ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from napari_msunet.config.augmentation import Augmentation
 from napari_msunet.config.base import Device, Mpp, Positive, Share, Versioned
@@ -13,7 +13,10 @@ from napari_msunet.config.loss import LossConfig
 from napari_msunet.config.model import ModelConfig
 from napari_msunet.config.optimiser import Optimiser
 from napari_msunet.config.prediction import PlanJob, PostprocessJob, PredictJob, PredictManyJob, PreviewJob
+from napari_msunet.config.sampling import Sampling
 from napari_msunet.config.sources import Role, Source
+
+NormaliseBy: TypeAlias = Literal["z-score", "0-1", "-1-1", "percentile"]
 
 
 class TrainJob(Versioned):
@@ -33,8 +36,17 @@ class TrainJob(Versioned):
         `steps` batches make an epoch; None: about one look at each training image or annotated window.
     time_limit : float, optional
         Seconds after which training ends with the best model so far.
-    validation : float
-        Share of the groups of sources with role "auto" that validates.
+    validation, test : float
+        Shares of the groups of sources with role "auto" that validate, and that are set aside to test. Each side gets
+        about its share of every class.
+    fold : tuple of int, optional
+        (number, count): instead of shares, the groups are cut into `count` folds, and this one, from 1, validates.
+    sampling : Sampling
+        Where windows are taken.
+    normalise : str
+        What the model's first layer does with the channels, fitted to the training images: "z-score" (mean 0, standard
+        deviation 1), "0-1" and "-1-1" (the range of the file's numbers), "percentile" (the 1st to the 99th become 0
+        to 1). Only where the model has no normalisation yet.
     resume : bool
         Go on from `out`'s last checkpoint.
     start : Path, optional
@@ -67,6 +79,10 @@ class TrainJob(Versioned):
     steps: int | None = Field(None, ge=1)
     time_limit: Positive | None = None
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    test: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    fold: tuple[int, int] | None = None
+    sampling: Sampling = Sampling()
+    normalise: NormaliseBy = "z-score"
     augmentation: Augmentation = Augmentation()
     loss: LossConfig = LossConfig()
     optimiser: Optimiser = Optimiser()
@@ -81,6 +97,58 @@ class TrainJob(Versioned):
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
     find_batch_size: bool = False
     find_learning_rate: bool = False
+
+    @model_validator(mode="after")
+    def _sides(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation {self.validation:g} and test {self.test:g} leave nothing to train on")
+        if self.fold is not None and not 1 <= self.fold[0] <= self.fold[1] >= 2:
+            raise ValueError(f"fold {self.fold} is none: give (number, count), the number from 1 to the count")
+        return self
+
+
+class CrossValidateJob(Versioned):
+    """Train and score a model once for each fold: each group of images validates once.
+
+    Attributes
+    ----------
+    training : TrainJob
+        How each is trained; its `out`, `validation`, `test` and `fold` do not count.
+    folds : int
+        How many.
+    out : Path
+        Folder: fold1, fold2, ... (each a training run with its model and scores.json), folds.csv, report.json.
+    resume : bool
+        Go on: finished folds are kept, one that was stopped goes on.
+    """
+
+    job: Literal["crossval"] = "crossval"
+    training: TrainJob
+    folds: int = Field(5, ge=2, le=50)
+    out: Path
+    resume: bool = False
+
+
+class PreviewAugmentationJob(Versioned):
+    """Show what each scale will see of some training windows, unchanged and after their random changes.
+
+    Attributes
+    ----------
+    training : TrainJob
+        Whose images, windows and augmentation; nothing is trained.
+    count : int
+        How many windows.
+    variants : int
+        How many random changes of each.
+    out : Path
+        Folder: preview.png and preview.npz.
+    """
+
+    job: Literal["preview_augmentation"] = "preview_augmentation"
+    training: TrainJob
+    count: int = Field(4, ge=1, le=64)
+    variants: int = Field(3, ge=1, le=16)
+    out: Path
 
 
 class EvaluateJob(Versioned):
@@ -165,6 +233,8 @@ Job = Annotated[
     | PostprocessJob
     | PreviewJob
     | EvaluateJob
+    | CrossValidateJob
+    | PreviewAugmentationJob
     | MeasureJob
     | ExportJob
     | PyramidJob,
