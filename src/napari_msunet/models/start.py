@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from napari_msunet.config import ModelConfig
+from napari_msunet.config.architecture import architecture_differences
 from napari_msunet.errors import ModelError
 from napari_msunet.models.files import load_model
 from napari_msunet.models.msunet import MSUNet
-
-_FREE = {"schema_version", "classes", "mpp", "channel_names", "field", "normalisation"}
-"""Fields of a config that a start may change: none of them changes what the weights compute."""
-
-_TRAINING_ONLY = {"dropout"}
-"""Likewise, of a branch."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,7 @@ def open_start(path: str | Path, config: ModelConfig) -> Start:
         If there is no such model, or it is of another architecture.
     """
     model = load_model(path)
-    differing = _differing(model.config, config)
+    differing = architecture_differences(model.config, config)
     if differing:
         raise ModelError(
             f"{path} is a checkpoint of another architecture: its {' and its '.join(differing)}; start from a model "
@@ -80,29 +74,6 @@ def open_start(path: str | Path, config: ModelConfig) -> Start:
         )
     kept = model.config.normalisation or config.normalisation
     return Start(Path(path), model, config.model_copy(update={"normalisation": kept}))
-
-
-def _differing(old: ModelConfig, new: ModelConfig) -> list[str]:
-    """What of the architecture differs, in words."""
-    before, now = _architecture(old), _architecture(new)
-    return [
-        f"{name} is {_short(before.get(name))} instead of {_short(value)}"
-        for name, value in now.items()
-        if before.get(name) != value
-    ]
-
-
-def _architecture(config: ModelConfig) -> dict[str, Any]:
-    """What decides what the weights mean; branches one by one, as far as they do."""
-    fields = {name: value for name, value in config.model_dump().items() if name not in _FREE | {"branch"}}
-    for number, branch in enumerate(config.branches, 1):
-        own = {name: value for name, value in branch.model_dump().items() if name not in _TRAINING_ONLY}
-        fields |= {f"branch {number}'s {name}" if len(config.branches) > 1 else name: v for name, v in own.items()}
-    return fields
-
-
-def _short(value: Any) -> str:
-    return f"({', '.join(f'{v:g}' for v in value)})" if isinstance(value, tuple) and value else str(value)
 
 
 def take_weights(model: MSUNet, start: Start) -> None:
