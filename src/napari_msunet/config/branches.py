@@ -26,6 +26,16 @@ class _Network(Frozen):
         return 2 if getattr(self, "stem", "plain") == "space_to_depth" else 1
 
     @property
+    def by_slide(self) -> bool:
+        """Whether its normalisation adapts to each slide."""
+        return getattr(self, "norm", "batch") == "slide"
+
+    @property
+    def valid(self) -> bool:
+        """Whether what its padding reaches carries no loss."""
+        return getattr(self, "padding", "zero") == "valid"
+
+    @property
     def stride(self) -> int:
         """Branch pixels after which the network repeats its phase."""
         return int(self.grain * 2**self.depth)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from napari_msunet.models.msunet import MSUNet
+    from napari_msunet.models.tiled import Tiled
 
 STRIDES = (8, 40)
 """Half the length of the strips to try, in strides; a network that reaches further counts as seeing the whole tile."""
@@ -73,7 +73,7 @@ def measure_reach(network: nn.Module, channels: int, stride: int) -> Reach:
         return Reach(clean(0), _furthest(clean, 0, stride, stride))
 
 
-def measure_joint_reach(model: MSUNet) -> float:
+def measure_joint_reach(model: Tiled) -> float:
     """How far the outside of a window of the target grid reaches into any output of a model, over all scales at once.
 
     Returns

@@ -8,44 +8,32 @@ their inputs: there all is one step, `run_joint`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf, lcm
+from math import lcm
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from napari_msunet.config import BranchConfig, ModelConfig, Normalisation
+from napari_msunet.config import ModelConfig, Normalisation
 from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window, round_up
 from napari_msunet.models.blocks import Normalise, arrange, initialise
+from napari_msunet.models.branch import Branch
 from napari_msunet.models.frugal import run_within
 from napari_msunet.models.fusion import Fusion, Joined, build_fusion
-from napari_msunet.models.margin import Reach, measure_joint_reach, measure_reach
 from napari_msunet.models.meeting import Meeting, grain_of
-from napari_msunet.models.networks import EncoderNetwork, build_network
+from napari_msunet.models.networks import EncoderNetwork
 from napari_msunet.models.resample import part_to_target, to_target
 from napari_msunet.models.stem import Stem
+from napari_msunet.models.tiled import Tiled
 from napari_msunet.models.windows import Field, Size, checked_size, concentric_offset, input_size, is_concentric
 
 DEFAULT_MEAN, DEFAULT_STD = 0.5, 0.25
 """Normalisation of every channel until a training fits it to its images."""
 
 
-class Branch(nn.Module):
-    """One scale's network and its head, a 1x1 convolution from the last features to class logits.
-
-    Where the logits are `detail` times finer than the features, the head gives all
-    sub-pixels' (Shi et al., CVPR 2016).
-    """
-
-    def __init__(self, config: BranchConfig, channels: int, outputs: int, detail: int = 1) -> None:
-        super().__init__()
-        self.network = build_network(config, channels)
-        self.head = nn.Conv2d(self.network.features, outputs * detail**2, kernel_size=1)
-
-
-class MSUNet(nn.Module):
+class MSUNet(Tiled):
     """A multi-scale U-Net, made by `build_model` or `load_model`.
 
     Parameters
@@ -61,8 +49,7 @@ class MSUNet(nn.Module):
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.summary: dict[str, Any] = {}
         usual = Normalisation(mean=(DEFAULT_MEAN,) * config.channels, std=(DEFAULT_STD,) * config.channels)
         fitted = config.normalisations or (usual,)
@@ -72,108 +59,18 @@ class MSUNet(nn.Module):
         )
         """Of the scales after the first, where each has its own."""
         outputs = len(config.classes) + 1
-        details = [config.upscale * grain_of(config, i) for i in range(len(config.scales))]
-        self.details = tuple(details)
+        self.details = tuple(config.upscale * grain_of(config, i) for i in range(len(config.scales)))
         """How many times finer than its features each branch's output is."""
         one = 1 if config.shared or config.fusion == "pyramid" else None
-        branches = [
-            Branch(b, config.channels, outputs, detail)
-            for b, detail in zip(config.branches[:one], details[:one], strict=True)
-        ]
+        given = zip(config.branches[:one], self.details[:one], strict=True)
+        branches = [Branch(branch, config.channels, outputs, detail) for branch, detail in given]
         for branch in branches:
             branch.apply(initialise)
             nn.init.normal_(branch.head.weight, std=branch.network.features**-0.5)
         self.branches = nn.ModuleList(branches)
         self.stems = nn.ModuleDict({str(i): Stem(config.channels, n) for i, n in enumerate(config.enlarged) if n > 1})
         networks = [self.branch(i).network for i in range(len(config.scales))]
-        self.fusion: Fusion = build_fusion(config, networks, details)
-        self._reaches: tuple[Reach, ...] | None = None
-        self._joint_reach: float | None = None
-
-    # ------------------------------------------------------------------------------------------------ what it needs
-
-    @property
-    def reaches(self) -> tuple[Reach, ...]:
-        """Measured for each scale: how far, in branch pixels, the outside of a window gets into the branch's output."""
-        if self._reaches is None:
-            known: dict[BranchConfig, Reach] = {}
-            for i, config in enumerate(self.config.branches):
-                if config not in known:
-                    known[config] = measure_reach(self.branch(i).network, self.config.channels, config.stride)
-            self._reaches = tuple(known[config] for config in self.config.branches)
-        return self._reaches
-
-    @property
-    def exact(self) -> bool:
-        """Whether tiles with this model's margin give what the whole image gives."""
-        if self.config.joint:
-            return self._reach < inf
-        return all(reach.aligned < inf for reach in self.reaches)
-
-    @property
-    def branch_margins(self) -> tuple[int, ...]:
-        """For each scale, branch pixels that a tile needs on each side; multiples of the branch's stride.
-
-        Raises
-        ------
-        ModelError
-            If no margin is enough, since an output depends on the extent of the tile.
-        """
-        needs = [need.aligned for need in self._needs()]
-        return tuple(round_up(need, c.stride) for need, c in zip(needs, self.config.branches, strict=True))
-
-    @property
-    def margin(self) -> int:
-        """Target pixels that any window needs on each side; a multiple of `config.size_multiple`.
-
-        A tile begins and ends on multiples of each branch's stride and gets by with `branch_margins`. An image with
-        this margin around it may end at any phase of the stride, which takes up to one stride more.
-
-        Raises
-        ------
-        ModelError
-            If no margin is enough, since an output depends on the extent of the tile.
-        """
-        if self.config.joint:
-            return self.joint_margin + self.config.size_multiple
-        needs = [need.anywhere / ratio for need, ratio in zip(self._needs(), self.config.ratios, strict=True)]
-        return round_up(max(needs), self.config.size_multiple)
-
-    @property
-    def border(self) -> int:
-        """Target pixels at each edge of a training window that carry no loss: those that the padding of a branch with
-        ``padding="valid"`` reaches; a multiple of `config.size_multiple`."""
-        valid = any(getattr(branch, "padding", "zero") == "valid" for branch in self.config.branches)
-        return self.margin if valid else 0
-
-    @property
-    def joint_margin(self) -> int:
-        """Target pixels that a tile of `run_joint` needs on each side; a multiple of `config.size_multiple`.
-
-        Measured for all scales together.
-
-        Raises
-        ------
-        ModelError
-            If no margin is enough, since an output depends on the extent of the tile.
-        """
-        if self._reach == inf:
-            raise ModelError("This model has a layer that sees the whole tile, so no margin makes its tiles exact.")
-        return round_up(self._reach, self.config.size_multiple)
-
-    @property
-    def _reach(self) -> float:
-        """Target pixels that what is outside an aligned window reaches into it, over all scales."""
-        if self._joint_reach is None:
-            self._joint_reach = measure_joint_reach(self)
-        return self._joint_reach
-
-    def _needs(self) -> list[Reach]:
-        """The reaches, with one more pixel for coarse outputs, which are interpolated between pixel centres."""
-        if not self.exact:
-            raise ModelError("This model has a layer that sees the whole tile, so no margin makes its tiles exact.")
-        more = [1 if ratio < 1 else 0 for ratio in self.config.ratios]
-        return [Reach(r.aligned + m, r.anywhere + m) for r, m in zip(self.reaches, more, strict=True)]
+        self.fusion: Fusion = build_fusion(config, networks, self.details)
 
     @property
     def fingerprint(self) -> str:
