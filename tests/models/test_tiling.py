@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from branch_networks import NETWORKS
 from torch import Tensor
 
 from napari_msunet.config import UNetConfig
@@ -75,6 +76,13 @@ def quarter(model: MSUNet) -> tuple[int, ...]:
 @pytest.mark.parametrize("fusion", ["mean", "weighted", "max", "concat", "attention", "multihead"])
 def test_tiles_are_exact(calibrated, images, fusion, shape):
     model = calibrated(fusion=fusion, **SHAPES[shape])
+    assert worst(model, images, model.branch_margins) < 1e-4
+    assert worst(model, images, quarter(model)) > 1e-3
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_tiles_of_every_network_are_exact(calibrated, images, name):
+    model = calibrated(fusion="mean", branch=NETWORKS[name], scales=(1.0, 0.5))
     assert worst(model, images, model.branch_margins) < 1e-4
     assert worst(model, images, quarter(model)) > 1e-3
 

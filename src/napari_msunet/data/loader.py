@@ -15,7 +15,7 @@ import torch
 from napari_msunet.data.crops import Crops, Sample
 from napari_msunet.data.hard import Place
 from napari_msunet.data.masks import IGNORED
-from napari_msunet.data.sampling import Sampler, Spot
+from napari_msunet.data.sampling import Sampler, Spot, in_batches
 
 _AHEAD = 3
 _THREADS = 2
@@ -129,6 +129,8 @@ class TrainBatches(_Reader):
     epoch : int
         The number of the next epoch.
     rank, world : int
+    together : bool
+        Whether the windows of a batch come from one group, else from one image: for slide normalisation.
         Of several processes that train together, which one this is: each takes its own part of the same windows.
     """
 
@@ -143,6 +145,7 @@ class TrainBatches(_Reader):
         self.truth_pad = truth_pad
         self.epoch = 0
         self.rank, self.world = 0, 1
+        self.together = False
 
     def __len__(self) -> int:
         return self.steps
@@ -150,7 +153,8 @@ class TrainBatches(_Reader):
     def __iter__(self) -> Iterator[Batch]:
         self.close()
         epoch, self.epoch = self.epoch, self.epoch + 1
-        spots = self.sampler.epoch(epoch, self.steps * self.batch * self.world)
+        one = self.batch * self.world if self.together else 1
+        spots = self.sampler.epoch(epoch, self.steps * self.batch * self.world, one)
 
         def job(step: int) -> Callable[[], Batch]:
             chosen = list(islice(spots, self.batch * self.world))[self.rank * self.batch :][: self.batch]
@@ -175,10 +179,18 @@ class ValidationBatches(_Reader):
     that others have, of which nothing counts.
     """
 
-    def __init__(self, crops: Crops, spots: Sequence[Spot], batch: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        crops: Crops,
+        spots: Sequence[Spot],
+        batch: int,
+        rank: int = 0,
+        world: int = 1,
+        together: bool = False,
+    ) -> None:
         self.crops = crops
-        self.spots, self.rank, self.world = list(spots), rank, world
-        batches = [self.spots[i : i + batch] for i in range(0, len(self.spots), batch)]
+        self.spots, self.rank, self.world, self.together = list(spots), rank, world, together
+        batches = in_batches(self.spots, batch, together)
         self.batches = batches[rank::world]
         self._blank = len(self.batches) < -(-len(batches) // world)
         if self._blank:

@@ -84,23 +84,32 @@ class Sampler:
         self._options = sampling or Sampling()
         self.hard = HardPlaces()
         self._places = ClassPlaces(self.items) if self._options.balance else None
+        groups = np.array([f"g{i.group}" if i.group is not None else f"i{n}" for n, i in enumerate(self.items)])
+        self._same = {group: self._looks[groups[self._looks] == group] for group in np.unique(groups).tolist()}
+        self._groups = groups.tolist()
 
     def steps(self, batch: int) -> int:
         """Batches that look about once at everything."""
         return min(MAX_STEPS, max(1, round(len(self._looks) / batch)))
 
-    def epoch(self, epoch: int, count: int) -> Iterator[Spot]:
-        """The windows of an epoch, one after the other."""
+    def epoch(self, epoch: int, count: int, together: int = 1) -> Iterator[Spot]:
+        """The windows of an epoch, one after the other, each so many in a row from one group (else from one image)."""
         rng = np.random.default_rng((self.seed, epoch))
         order = _shuffled(self._looks, rng) if self._replay is None else self._replayed(self._replay, rng)
-        for index in islice(order, count):
-            yield self._spot(index, rng, False)
+        for index in islice(order if together == 1 else self._in_groups(order, together, rng), count):
+            yield self._spot(index, rng, together > 1)
 
     def _replayed(self, share: float, rng: np.random.Generator) -> Iterator[int]:
         """Items by turns from before and from the corrections, so that each batch has its share of both."""
         before, corrected = (_shuffled(looks, rng) for looks in self._sorts)
         for number in range(sys.maxsize):
             yield next(before if floor((number + 1) * share) > floor(number * share) else corrected)
+
+    def _in_groups(self, order: Iterator[int], together: int, rng: np.random.Generator) -> Iterator[int]:
+        """Each of the order followed by others of its group."""
+        for index in order:
+            same = self._same[self._groups[index]]
+            yield from (index, *rng.choice(same, together - 1, replace=len(same) < together).tolist())
 
     def _spot(self, index: int, rng: np.random.Generator, alone: bool) -> Spot:
         """A window of an item: at a hard place, at one of a drawn class, or as the item has it.
@@ -223,6 +232,15 @@ def validation_spots(items: Sequence[Item], size: int, step: int, most: int) -> 
         item.forget_mask()
     first = min(len(labelled), max(most // 2, most - len(others)))
     return _spread(labelled, first) + _spread(others, most - first)
+
+
+def in_batches(spots: Sequence[Spot], batch: int, together: bool) -> list[Sequence[Spot]]:
+    """Batches of at most so many spots; `together`: each of one group, or of one image where it has no group."""
+    groups: dict[object, list[Spot]] = {}
+    for spot in spots:
+        own = None if not together else id(spot.item) if spot.item.group is None else f"group {spot.item.group}"
+        groups.setdefault(own, []).append(spot)
+    return [same[i : i + batch] for same in groups.values() for i in range(0, len(same), batch)]
 
 
 def _spread(spots: list[Spot], most: int) -> list[Spot]:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Full, Queue
 from threading import Event as Flag
 from typing import Any
@@ -63,6 +63,7 @@ def fill(run: Run, models: Sequence[MSUNet], slide: Slide, units: Collection[int
         If the slide cannot be read any more; what was finished stays.
     """
     setup = set_up(slide, models, PredictOptions(**run.description["options"]))
+    setup = replace(setup, kept=run.description.get("statistics"))
     while True:
         plan = Plan(**run.description["plan"])
         try:

@@ -14,6 +14,7 @@ from napari_msunet.infer.engine import Pass
 from napari_msunet.infer.fuse import Wanted
 from napari_msunet.infer.network import VARIANTS
 from napari_msunet.infer.setup import plan_for, set_up
+from napari_msunet.infer.slide_statistics import Statistics
 from napari_msunet.models import MSUNet
 from napari_msunet.slide import Slide
 
@@ -25,6 +26,7 @@ def predict_image(
     device: str = "auto",
     margin: Margin = "exact",
     tile: int | None = None,
+    statistics: Statistics | None = None,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Probabilities of the fused output and of each scale alone.
 
@@ -34,6 +36,8 @@ def predict_image(
     ----------
     window : Window, optional
         Pixels of `slide.grid(model.config.mpp)`; None: all.
+    statistics : dict, optional
+        For slide normalisation, from `fit_statistics`, such as those of all images of a patient; None: of this image.
 
     Returns
     -------
@@ -43,6 +47,7 @@ def predict_image(
     """
     options = PredictOptions(device=device, margin=margin, tile=tile)
     setup = set_up(slide, [model], options)
+    setup = replace(setup, kept=None if statistics is None else [statistics])
     wanted = setup.grid.whole if window is None else window
     plan = plan_for(replace(setup, window=wanted))
     variants = VARIANTS["none"]

@@ -186,6 +186,8 @@ def open_run(setup: Setup, out: Path, unit: int | None = None) -> tuple[LabelSto
         "plan": plan.model_dump(mode="json"),
         "slide": str(setup.slide.path or ""),
     }
+    if setup.statistics is not None:
+        description["statistics"] = list(setup.statistics)
     return store, store.create_run(key, description, setup.models[0].config.classes, outputs)
 
 

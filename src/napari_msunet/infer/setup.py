@@ -21,6 +21,7 @@ from napari_msunet.infer.fuse import Wanted
 from napari_msunet.infer.network import VARIANTS, Network, TorchNetwork, pick_devices
 from napari_msunet.infer.plan import UNIT, Plan, Request, make_plan
 from napari_msunet.infer.postprocess import threshold_array
+from napari_msunet.infer.slide_statistics import Statistics, adapted, fit_statistics, layers_of
 from napari_msunet.infer.where import Mask, where_mask
 from napari_msunet.models import MSUNet
 from napari_msunet.slide import Slide
@@ -51,6 +52,8 @@ class Setup:
     devices : tuple of torch.device
     channels : tuple of int, optional
         The slide's channels that become the models'; None: all, in their order.
+    kept : sequence, optional
+        For each model, statistics of the slide that were fitted before; None: fitted when first needed.
     """
 
     slide: Slide
@@ -61,6 +64,7 @@ class Setup:
     mask: Mask | None
     devices: tuple[torch.device, ...]
     channels: tuple[int, ...] | None
+    kept: Sequence[Statistics | None] | None = None
 
     def key(self) -> tuple[str, dict[str, Any]]:
         """The name of the run of these options, and what it is the hash of: all that can change a byte."""
@@ -91,9 +95,19 @@ class Setup:
         """For each class, as `decide` takes them."""
         return threshold_array(self.options.postprocess.thresholds, self.models[0].config.classes)
 
+    @cached_property
+    def statistics(self) -> tuple[Statistics | None, ...] | None:
+        """For each model with slide normalisation the slide's statistics; None if no model has it."""
+        if self.kept is not None:
+            return tuple(self.kept)
+        found = [fit_statistics(m, [self.slide], self.channels) if layers_of(m) else None for m in self.models]
+        return tuple(found) if any(found) else None
+
     def networks(self, device: torch.device) -> tuple[Network, ...]:
-        """The models made ready on a device."""
-        return tuple(network_for(model, device, self.options) for model in self.models)
+        """The models made ready on a device, for this slide."""
+        known = self.statistics or (None,) * len(self.models)
+        fitting = [m if s is None else adapted(m, s) for m, s in zip(self.models, known, strict=True)]
+        return tuple(network_for(model, device, self.options) for model in fitting)
 
     def passes(self, plan: Plan, device: torch.device) -> Pass:
         """The engine on a device."""

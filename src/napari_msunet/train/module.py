@@ -17,6 +17,7 @@ from napari_msunet.data.augment import Augmented, augment
 from napari_msunet.data.hard import window_losses
 from napari_msunet.data.loader import Batch, as_unit
 from napari_msunet.models import MSUNet, SegmentationLoss
+from napari_msunet.models.norms import of_the_batch
 from napari_msunet.train.averaging import Average, recalibrate
 from napari_msunet.train.diverged import Guard
 from napari_msunet.train.optimisers import decay_of, make_optimiser, make_schedule, warm
@@ -78,7 +79,9 @@ class Training(pl.LightningModule):
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Count a batch as it is, seen by the weights that would be kept."""
-        self._step(self.kept(), [as_unit(x) for x in batch.inputs], batch.target.long(), "validation")
+        model = self.kept()
+        with of_the_batch(model):  # slide normalisation takes each slide as it is, as a prediction does
+            self._step(model, [as_unit(x) for x in batch.inputs], batch.target.long(), "validation")
 
     def _outputs(self, model: MSUNet, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Fused logits and each branch's own on the grid of the loss."""

@@ -86,12 +86,15 @@ class Session:
         self.accumulate *= 1 if self.job.optimiser.kind == "lbfgs" else 2
         self._regroup(self.batches.batch // 2)
 
-    def _regroup(self, batch: int) -> None:
+    def regroup(self, batch: int) -> None:
+        """Take so many windows at a time, of training and of validation."""
         self.batches.batch = batch
         if self.validation:
             before = self.validation
             before.close()
-            self.validation = ValidationBatches(before.crops, before.spots, batch, before.rank, before.world)
+            self.validation = ValidationBatches(
+                before.crops, before.spots, batch, before.rank, before.world, before.together
+            )
 
 
 def prepare(job: TrainJob, folder: RunFolder, rank: int = 0) -> Session:
@@ -130,8 +133,9 @@ def prepare(job: TrainJob, folder: RunFolder, rank: int = 0) -> Session:
     steps = job.steps or sampler.steps(job.batch_size * world)
     batches = TrainBatches(crops, sampler, job.batch_size, steps, pads, truth_pad)
     batches.rank, batches.world = rank, world
+    batches.together = any(branch.by_slide for branch in config.branches)
     spots = validation_spots(sides.validate, size, step, _VALIDATION_WINDOWS)
-    validation = ValidationBatches(crops, spots, job.batch_size, rank, world) if spots else None
+    validation = ValidationBatches(crops, spots, job.batch_size, rank, world, batches.together) if spots else None
     messages.append(Message(text=_described(sides, batches, validation, device)))
     hard = sampler.hard if job.sampling.hard else None
     windows = Windows(seen, size, border, _class_weights(job, pixels), Calibration(batches), hard)
@@ -167,14 +171,21 @@ def seen_config(config: ModelConfig, own_grid: bool, say: Say) -> ModelConfig:
 def _window_size(job: TrainJob, config: ModelConfig, seen: ModelConfig, say: Say) -> tuple[int, int]:
     """Side of a window and of its border, in pixels of the grid of the loss."""
     ratio = Fraction(seen.mpp / config.mpp).limit_denominator(8)
-    size = round_up(ceil(job.size / ratio), window_multiple(seen))
-    border = ceil(job.border / ratio)
+    # What the padding of valid convolutions reaches carries no loss, and as much is read more.
+    edge = MSUNet(seen).border if any(branch.valid for branch in seen.branches) else 0
+    size = round_up(ceil(job.size / ratio) + 2 * edge, window_multiple(seen))
+    border = max(ceil(job.border / ratio), edge)
     if 2 * border >= size:
         raise MsunetError(
             f"A border of {job.border} pixels leaves nothing of windows of {round(size * ratio)} pixels; give a "
             "smaller border or a larger size."
         )
-    if size * ratio != job.size:
+    if edge:
+        say(
+            "info",
+            f"Windows have {round(size * ratio)} pixels, of which {round(edge * ratio)} at each edge carry no loss.",
+        )
+    elif size * ratio != job.size:
         text = f"The window size {job.size} was rounded up to {round(size * ratio)}, which this model needs."
         say("info", text)
     return size, border
