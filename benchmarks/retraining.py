@@ -34,8 +34,8 @@ from napari_msunet.geometry import Window
 from napari_msunet.labels import review_state
 from napari_msunet.labels.review import review_queue
 from napari_msunet.retraining import corrections, retraining_job
-from napari_msunet.train.evaluate import score_item
 from napari_msunet.train.guard import paired_bootstrap
+from napari_msunet.train.scoring.image import score_item
 
 MPP, CLASS = 0.62, "gland"
 OTHERS = ("1", "5")
@@ -53,6 +53,7 @@ class Arm:
     stores: dict[str, Path] = field(default_factory=dict)
     corrected: list[str] = field(default_factory=list)
     dice: list[float] = field(default_factory=list)
+    wrong: list[int] = field(default_factory=list)
     matrices: list[np.ndarray] = field(default_factory=list)
 
 
@@ -161,7 +162,7 @@ def score(arm: Arm, items: list[Any]) -> None:
     model = ms.load_model(arm.model)
     found = []
     for item in items:
-        found.append(score_item(model, item, "cpu")["fused"].matrix)
+        found.append(score_item(model, item, "cpu").counts["fused"].matrix)
         item.release()
     arm.matrices.append(np.stack(found))
     (dice, _), _, _ = paired_bootstrap(arm.matrices[-1], arm.matrices[-1], [1], draws=1)
@@ -188,17 +189,16 @@ def run_seed(args: argparse.Namespace, seed: int, work: Path) -> list[Arm]:
         begun = time.monotonic()
         draw = np.random.default_rng((seed, 7))
         arm.dice, arm.matrices = arms[0].dice[:1], arms[0].matrices[:1]
-        wrong = []
         for number in range(1, args.rounds + 1):
             if arm.name != "none":
                 predict_pool(arm, pool)
-            wrong.append(correct(arm, choose(arm, args, draw), pool))
+            arm.wrong.append(correct(arm, choose(arm, args, draw), pool))
             retrain(arm, number, args, pool)
             score(arm, items)
         for store in arm.stores.values():
             ms.open_labels(store).close()
         print(
-            f"seed {seed} {arm.name:13} {' '.join(f'{d:.3f}' for d in arm.dice)}  wrong px {wrong} "
+            f"seed {seed} {arm.name:13} {' '.join(f'{d:.3f}' for d in arm.dice)}  wrong px {arm.wrong} "
             f"({time.monotonic() - begun:.0f} s)",
             flush=True,
         )
@@ -220,7 +220,9 @@ def report(args: argparse.Namespace, arms: list[Arm], seconds: float) -> dict[st
     return {
         "what": "pooled Dice on images of other patients, mean over seeds, after each round (first: before any)",
         "curves": curves,
-        "each seed": [{"arm": a.name, "seed": a.seed, "dice": [round(d, 4) for d in a.dice]} for a in arms],
+        "each seed": [
+            {"arm": a.name, "seed": a.seed, "dice": [round(d, 4) for d in a.dice], "wrong": a.wrong} for a in arms
+        ],
         "last round": {f"{q} - {b}": compared(arms, q, b, -1) for q in (*queues, "random") for b in base if q != b},
         "all rounds": {f"{q} - {b}": over_rounds(arms, q, b) for q in queues for b in base},
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},

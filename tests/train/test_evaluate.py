@@ -17,8 +17,9 @@ from napari_msunet.events import Message, Progress, Result
 from napari_msunet.geometry import Grid, Window
 from napari_msunet.infer import predict_image
 from napari_msunet.models import build_model, load_model, save_model
-from napari_msunet.train import evaluate, evaluate_events, train_events
+from napari_msunet.train import evaluate_events, train_events
 from napari_msunet.train.metrics import Confusion, report
+from napari_msunet.train.scoring import grids, image
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,30 @@ def test_scores_and_files(setup, tmp_path):
     assert float(rows[0]["dice"]) == pytest.approx(values["images"][0]["fused"]["dice"], abs=1e-5)
 
 
+def test_shapes_scales_and_pictures(setup, tmp_path):
+    path, source = setup
+    out, scales = tmp_path / "e", (0.5, 1.0, 2.0)
+    job = EvaluateJob(model=path, sources=(source,), out=out, device="cpu", instances="connected", test_scales=scales)
+    result = list(evaluate_events(job))[-1]
+    values = result.values
+    assert values["scales"]["train"] == ["fused", "scale 1", "scale 1/2"]
+    fused = values["scales"]["dice"][0]
+    assert fused[1] == pytest.approx(values["pooled"]["fused"]["dice"])
+    assert fused[0] < fused[1]
+    # each branch does best where it was trained, and there it does what it does in the model
+    assert values["scales"]["dice"][1][1] == pytest.approx(values["pooled"]["scale 1"]["dice"])
+    assert values["scales"]["dice"][2][0] == pytest.approx(values["pooled"]["scale 1/2"]["dice"], abs=0.02)
+    assert {"aji", "pq", "hausdorff95 disc", "boundary_iou disc"} <= set(values["means"])
+    assert 0.5 < values["images"][0]["instances"]["object_dice"] <= 1
+    low, high = values["intervals"]["dice"]["pooled"]
+    assert low <= values["pooled"]["fused"]["dice"] <= high
+    assert values["model"]["parameters"] == values["model"]["trainable"] > 100
+    assert values["training"]["seconds_per_epoch"] > 0
+    assert np.sum(values["confusion"]) == values["pooled"]["fused"]["pixels"]
+    for name in ("panels", "calibration", "scales"):
+        assert Path(result.files[name]).read_bytes().startswith(b"\x89PNG")
+
+
 def test_it_is_what_one_computes_by_hand(setup):
     """Probabilities by torch's own bilinear on an image whose sides are whole target pixels."""
     path, _ = setup
@@ -64,7 +89,7 @@ def test_it_is_what_one_computes_by_hand(setup):
     truth[20:50, 30:70] = 1
     truth[:5] = 255
     item = array_item(truth, mpp=2.0)
-    counts = evaluate.score_item(model, item, "cpu")
+    counts = image.score_item(model, item, "cpu").counts
     maps = predict_image(model, item.slide, device="cpu")
     for name, confusion in counts.items():
         up = interpolate(torch.from_numpy(maps[name])[None], (80, 96), mode="bilinear", align_corners=False)[0]
@@ -80,10 +105,10 @@ def test_large_images_are_done_in_windows(setup, monkeypatch):
     rng = np.random.default_rng(0)
     truth = np.kron(rng.integers(0, 2, (11, 13)), np.ones((16, 16))).astype(np.uint8)
     truth[30:60, 50:100] = 255
-    whole = evaluate.score_item(model, array_item(truth, mpp=2.0), "cpu")
-    monkeypatch.setattr(evaluate, "_LARGEST", 37)
-    monkeypatch.setattr(evaluate, "_BAND", 7)
-    parts = evaluate.score_item(model, array_item(truth, mpp=2.0), "cpu")
+    whole = image.score_item(model, array_item(truth, mpp=2.0), "cpu").counts
+    monkeypatch.setattr(image, "_LARGEST", 37)
+    monkeypatch.setattr(image, "_BAND", 7)
+    parts = image.score_item(model, array_item(truth, mpp=2.0), "cpu").counts
     for name in whole:
         assert np.abs(whole[name].matrix - parts[name].matrix).sum() <= 4
         assert whole[name].matrix.sum() == (truth != 255).sum() == parts[name].matrix.sum()
@@ -94,11 +119,11 @@ def test_only_annotated_windows_are_computed(setup, monkeypatch):
     truth = np.full((600, 800), 255, np.uint8)
     truth[100:120, 100:120] = 1
     item = array_item(truth, mpp=2.0)
-    monkeypatch.setattr(evaluate, "_LARGEST", 50)
+    monkeypatch.setattr(image, "_LARGEST", 50)
     seen = []
-    inner = evaluate.predict_image
-    monkeypatch.setattr(evaluate, "predict_image", lambda *a, **k: (seen.append(k["window"]), inner(*a, **k))[1])
-    counts = evaluate.score_item(load_model(path), item, "cpu")
+    inner = image.predict_image
+    monkeypatch.setattr(image, "predict_image", lambda *a, **k: (seen.append(k["window"]), inner(*a, **k))[1])
+    counts = image.score_item(load_model(path), item, "cpu").counts
     assert counts["fused"].matrix.sum() == 400
     assert 1 <= len(seen) <= 4
 
@@ -108,12 +133,12 @@ def test_interpolation_is_by_place(ratio):
     """A linear ramp stays a linear ramp, whatever the grids and the window."""
     own, grid = Grid((60, 80), (1.0, 1.0)), Grid((60, 80), (ratio, ratio))
     for window in (Window(0, 0, 60, 80), Window(13, 22, 17, 9)):
-        needed = evaluate.target_window(window, own, grid)
+        needed = grids.target_window(window, own, grid)
         assert needed.intersection(grid.whole) == needed
         y = (np.arange(needed.y, needed.stop[0]) + 0.5) * ratio
         x = (np.arange(needed.x, needed.stop[1]) + 0.5) * ratio
         ramp = (y[:, None] + 2 * x).astype(np.float32)[None]
-        found = evaluate.on_grid(ramp, needed, grid, own, window)[0]
+        found = grids.on_grid(ramp, needed, grid, own, window)[0]
         edge = ratio / 2, [(n - 0.5) * ratio for n in grid.shape]
         rows = np.clip(np.arange(window.y, window.stop[0]) + 0.5, edge[0], edge[1][0])
         columns = np.clip(np.arange(window.x, window.stop[1]) + 0.5, edge[0], edge[1][1])
@@ -124,9 +149,9 @@ def test_a_wrong_mask_scores_badly(setup):
     path, source = setup
     model = load_model(path)
     item = load_sources((source,), model.config)[0]
-    good = report(evaluate.score_item(model, item, "cpu")["fused"].matrix, ("disc",))
+    good = report(image.score_item(model, item, "cpu").counts["fused"].matrix, ("disc",))
     item.truth._kept = 1 - item.truth.mask()
-    bad = report(evaluate.score_item(model, item, "cpu")["fused"].matrix, ("disc",))
+    bad = report(image.score_item(model, item, "cpu").counts["fused"].matrix, ("disc",))
     assert good["dice"] > 0.7
     assert bad["dice"] < 0.3
 

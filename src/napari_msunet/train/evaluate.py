@@ -6,30 +6,26 @@ import csv
 import io
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from functools import partial
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from napari_msunet.config import EvaluateJob
-from napari_msunet.data import IGNORED, Item, load_sources
-from napari_msunet.data.sampling import known_cells
+from napari_msunet.data import Item, load_sources
 from napari_msunet.errors import OutputError, SourceError
 from napari_msunet.events import Event, Message, Progress, Result
-from napari_msunet.geometry import Grid, Window, round_up
-from napari_msunet.infer import predict_image
 from napari_msunet.models import MSUNet, load_model
-from napari_msunet.train.metrics import SCORES, Confusion, report
+from napari_msunet.train.metrics import SCORES, Confusion, Matrix, class_scores, report
 from napari_msunet.train.record import write_text
-
-_MEMORY = 256e6
-_LARGEST = 2048
-_BAND = 256
-
-Probabilities = npt.NDArray[np.float32]
+from napari_msunet.train.scoring import INSTANCE_SCORES, OUTLINE_SCORES, mean_interval, pooled_interval
+from napari_msunet.train.scoring.calibration import Calibration
+from napari_msunet.train.scoring.image import add_shapes, score_item
+from napari_msunet.train.scoring.panels import draw_panels, draw_reliability, draw_scale_matrix
+from napari_msunet.train.scoring.scale_matrix import rows_of, scale_matrix
 
 
 def evaluate_events(job: EvaluateJob) -> Iterator[Event]:
@@ -44,7 +40,10 @@ def evaluate_events(job: EvaluateJob) -> Iterator[Event]:
     Event
         `Progress` (images) and at the end a `Result`. Its ``"pooled"`` has, for "fused" and each scale, the mean of
         each score over classes 1..K and under ``"classes"`` each class's own; ``"images"`` the same for each image,
-        beside its ``"name"`` and ``"group"``; ``"classes"`` the names. With `job.out`: report.json and images.csv.
+        beside its ``"name"`` and ``"group"``, with ``"outlines"`` and ``"instances"``; ``"means"`` of these two over
+        the images; ``"intervals"`` (95 %, bootstrap over images); ``"calibration"``; ``"scales"``, the Dice of each
+        output at each of `job.test_scales`; ``"model"`` with its parameters; ``"training"``, what it cost;
+        ``"classes"`` the names. With `job.out`: report.json, images.csv, panels.png, calibration.png, scales.png.
 
     Raises
     ------
@@ -71,25 +70,164 @@ def evaluate_events(job: EvaluateJob) -> Iterator[Event]:
     yield from messages
     yield from _warn_of_training(model, chosen)
     started = time.monotonic()
-    pooled = {name: Confusion(len(model.config.classes) + 1) for name in model.config.outputs}
-    images: list[dict[str, Any]] = []
+    evaluation = Evaluation(model, job)
     for number, item in enumerate(chosen, start=1):
-        try:
-            counts = score_item(model, item, job.device)
-        finally:
-            item.release()
-        images.append({"name": item.name, "group": item.group} | _reports(counts, model))
-        for name, confusion in counts.items():
-            pooled[name].merge(confusion)
+        evaluation.add(item)
         left = (time.monotonic() - started) / number * (len(chosen) - number)
         yield Progress(done=number, total=len(chosen), unit="images", seconds_left=left)
-    values = {
-        "pooled": _reports(pooled, model),
-        "images": images,
-        "classes": list(model.config.classes),
-        "model": {"path": str(job.model), "fingerprint": model.fingerprint, "mpp": model.config.mpp},
-    }
-    yield Result(values=values, files=_write(job.out, values) if job.out else {})
+    values = evaluation.values()
+    if job.test_scales:
+        yield from _scales(model, chosen, job, values)
+    yield Result(values=values, files=evaluation.write(job.out, chosen, values) if job.out else {})
+
+
+def _scales(model: MSUNet, items: list[Item], job: EvaluateJob, values: dict[str, Any]) -> Iterator[Event]:
+    """The matrix training scale x test scale, into `values`."""
+    names = [row.name for row in rows_of(model)]
+    found = np.full((len(names), len(job.test_scales)), np.nan)
+    for done, (name, scale, dice) in enumerate(scale_matrix(model, items, job.test_scales, job.device), start=1):
+        found[names.index(name), job.test_scales.index(scale)] = np.nanmean(dice) if np.isfinite(dice).any() else np.nan
+        yield Progress(done=done, total=found.size, unit="scales")
+    table = [[None if np.isnan(v) else float(v) for v in row] for row in found]
+    values["scales"] = {"train": names, "test": list(job.test_scales), "dice": table}
+
+
+class Evaluation:
+    """The scores of one image after the other."""
+
+    def __init__(self, model: MSUNet, job: EvaluateJob) -> None:
+        self.model, self.job = model, job
+        self.classes = model.config.classes
+        self.pooled = {name: Confusion(len(self.classes) + 1) for name in model.config.outputs}
+        self.calibration = Calibration()
+        self.images: list[dict[str, Any]] = []
+        self.matrices: list[Matrix] = []
+
+    def add(self, item: Item) -> None:
+        """Score an image; it is closed again."""
+        try:
+            found = score_item(self.model, item, self.job.device, whole=True)
+            add_shapes(found, item, self.classes, None if self.job.instances == "none" else self.job.instances)
+        finally:
+            item.release()
+        reports = {name: report(confusion.matrix, self.classes) for name, confusion in found.counts.items()}
+        shapes = {
+            "outlines": {label: _json(scores) for label, scores in found.outlines.items()},
+            "instances": _json(found.instances),
+        }
+        self.images.append({"name": item.name, "group": item.group} | reports | {k: v for k, v in shapes.items() if v})
+        self.matrices.append(found.counts["fused"].matrix)
+        for name, confusion in found.counts.items():
+            self.pooled[name].merge(confusion)
+        self.calibration.merge(found.calibration)
+
+    def values(self) -> dict[str, Any]:
+        """All of it as plain JSON values."""
+        return {
+            "pooled": {name: report(confusion.matrix, self.classes) for name, confusion in self.pooled.items()},
+            "confusion": self.pooled["fused"].matrix.tolist(),
+            "intervals": self._intervals(),
+            "means": self._means(),
+            "calibration": self.calibration.report(),
+            "images": self.images,
+            "classes": list(self.classes),
+            "model": {
+                "path": str(self.job.model),
+                "fingerprint": self.model.fingerprint,
+                "mpp": self.model.config.mpp,
+                "parameters": sum(p.numel() for p in self.model.parameters()),
+                "trainable": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            },
+            "training": training_cost(self.job.model),
+        }
+
+    def _intervals(self) -> dict[str, Any]:
+        """95 % of pooled and of mean scores of the fused output, were the images drawn again."""
+        counts = np.stack(self.matrices)
+        found: dict[str, Any] = {}
+        for name in ("dice", "iou"):
+            each = np.array([_number(image["fused"][name]) for image in self.images])
+            found[name] = {
+                "pooled": pooled_interval(counts, partial(_mean_score, name)),
+                "mean": mean_interval(each),
+            }
+        return found
+
+    def _means(self) -> dict[str, Any]:
+        """Means over images of what has no pooled form, with their intervals."""
+        found: dict[str, Any] = {}
+        for label in self.classes:
+            for name in OUTLINE_SCORES:
+                each = [image.get("outlines", {}).get(label, {}).get(name) for image in self.images]
+                found[f"{name} {label}"] = _mean_of(each)
+        for name in INSTANCE_SCORES:
+            found[name] = _mean_of([image.get("instances", {}).get(name) for image in self.images])
+        return {name: value for name, value in found.items() if value is not None}
+
+    def write(self, out: Path, items: list[Item], values: dict[str, Any]) -> dict[str, str]:
+        """report.json, images.csv, and the pictures."""
+        files = _write(out, values)
+        draw_reliability(out / "calibration.png", values["calibration"])
+        files["calibration"] = str(out / "calibration.png")
+        if "scales" in values:
+            draw_scale_matrix(out / "scales.png", values["scales"])
+            files["scales"] = str(out / "scales.png")
+        if rows := self._panels(items):
+            draw_panels(out / "panels.png", rows, self.classes)
+            files["panels"] = str(out / "panels.png")
+        return files
+
+    def _panels(self, items: list[Item]) -> list[Any]:
+        """The best, the median and the worst image."""
+        scored = [(_number(image["fused"]["dice"]), n) for n, image in enumerate(self.images)]
+        order = [n for _, n in sorted((s for s in scored if np.isfinite(s[0])), reverse=True)]
+        if not order:
+            return []
+        places = dict.fromkeys((0, (len(order) - 1) // 2, len(order) - 1))
+        titles = (
+            ("best", "median", "worst") if len(places) == 3 else ("best", "worst") if len(places) == 2 else ("only",)
+        )
+        rows = []
+        for title, place in zip(titles, places, strict=True):
+            item, image = items[order[place]], self.images[order[place]]
+            again = score_item(self.model, item, self.job.device, whole=True)
+            if again.predicted is not None and again.truth is not None:
+                text = f"{title}: {item.name}, Dice {image['fused']['dice']:.3f}"
+                rows.append((text, item, again.truth, again.predicted))
+        return rows
+
+
+def training_cost(model: Path) -> dict[str, Any]:
+    """Epochs, seconds an epoch and peak memory of the run that a model lies in; empty where it lies in none."""
+    try:
+        result = json.loads((model.parent / "result.json").read_bytes())
+        with (model.parent / "metrics.csv").open(encoding="utf-8", newline="") as file:
+            seconds = [float(row["seconds"]) for row in csv.DictReader(file) if row.get("seconds")]
+    except (OSError, ValueError, KeyError):
+        return {}
+    kept = ("epochs", "seconds_per_step", "peak_memory_mb")
+    mean = {"seconds_per_epoch": float(np.mean(seconds))} if seconds else {}
+    return {name: result[name] for name in kept if name in result} | mean
+
+
+def _mean_score(name: str, matrix: Matrix) -> float:
+    values = class_scores(matrix)[name][1:]
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else nan
+
+
+def _mean_of(values: list[float | None]) -> dict[str, Any] | None:
+    each = np.array([_number(v) for v in values])
+    known = each[np.isfinite(each)]
+    return {"mean": float(known.mean()), "interval": mean_interval(each)} if known.size else None
+
+
+def _number(value: float | None) -> float:
+    return nan if value is None else value
+
+
+def _json(scores: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if isfinite(value) else None for name, value in scores.items()}
 
 
 def _warn_of_training(model: MSUNet, items: list[Item]) -> Iterator[Event]:
@@ -101,90 +239,6 @@ def _warn_of_training(model: MSUNet, items: list[Item]) -> Iterator[Event]:
             text=f"{known} of the {len(items)} images have the names of images this model was trained on; scores on "
             "them look better than on new ones.",
         )
-
-
-def _reports(counts: Mapping[str, Confusion], model: MSUNet) -> dict[str, Any]:
-    return {name: report(confusion.matrix, model.config.classes) for name, confusion in counts.items()}
-
-
-def score_item(model: MSUNet, item: Item, device: str = "auto") -> dict[str, Confusion]:
-    """Count predicted against true classes at the truth's own resolution, where there is truth.
-
-    A large image is done window by window, so memory does not grow with it.
-
-    Parameters
-    ----------
-    model : MSUNet
-    item : Item
-    device : str
-
-    Returns
-    -------
-    dict of str to Confusion
-        For "fused" and each scale.
-    """
-    outputs = len(model.config.classes) + 1
-    counts = {name: Confusion(outputs) for name in model.config.outputs}
-    size = int(min(_LARGEST, (_MEMORY / 4 / outputs / len(counts)) ** 0.5))
-    size = min(size, round_up(max(item.grid.shape), 2))
-    for cell in known_cells(item, size):
-        own = item.truth.grid.centres(item.grid.region(cell)).intersection(item.truth.grid.whole)
-        if own.empty:
-            continue
-        truth = item.truth.read(own)
-        if (truth == IGNORED).all():
-            continue
-        needed = target_window(own, item.truth.grid, item.grid)
-        maps = predict_image(model, item.slide, window=needed, device=device)
-        for name, confusion in counts.items():
-            for top in range(0, own.height, _BAND):
-                band = Window(own.y + top, own.x, min(_BAND, own.height - top), own.width)
-                predicted = on_grid(maps[name], needed, item.grid, item.truth.grid, band).argmax(0)
-                confusion.add(torch.from_numpy(predicted), torch.from_numpy(truth[top : top + band.height]))
-    return counts
-
-
-def target_window(own: Window, own_grid: Grid, grid: Grid) -> Window:
-    """The pixels of `grid` between which the pixels of a window of `own_grid` are interpolated."""
-    first, last = zip(*(_places(own, own_grid, grid, axis)[0][[0, -1]] for axis in (0, 1)), strict=True)
-    stop = [min(int(v) + 2, n) for v, n in zip(last, grid.shape, strict=True)]
-    return Window.between((int(first[0]), int(first[1])), (stop[0], stop[1]))
-
-
-def _places(
-    own: Window, own_grid: Grid, grid: Grid, axis: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """For each pixel of a window along an axis: the grid pixel before its centre, and how far it is from that to the
-    next, 0 to 1. Beyond the first and the last pixel centre of the grid, the outermost pixel counts."""
-    start, count = (own.y, own.height) if axis == 0 else (own.x, own.width)
-    centres = (start + np.arange(count) + 0.5) * own_grid.pixel[axis] / grid.pixel[axis] - 0.5
-    centres = np.clip(centres, 0, grid.shape[axis] - 1)
-    first = np.floor(centres).astype(np.int64)
-    return first, (centres - first).astype(np.float32)
-
-
-def on_grid(maps: Probabilities, window: Window, grid: Grid, own_grid: Grid, own: Window) -> Probabilities:
-    """Bring maps to another grid over the same slide, bilinearly between pixel centres.
-
-    Parameters
-    ----------
-    maps : (K+1, h, w) float32 array
-        In `window` of `grid`, which holds at least `target_window(own, ...)`.
-    own : Window
-        The wanted pixels of `own_grid`.
-
-    Returns
-    -------
-    (K+1, height, width) float32 array
-    """
-    rows, row_share = _places(own, own_grid, grid, 0)
-    columns, column_share = _places(own, own_grid, grid, 1)
-    rows, columns = rows - window.y, columns - window.x
-    below, right = np.minimum(rows + 1, maps.shape[1] - 1), np.minimum(columns + 1, maps.shape[2] - 1)
-    share = row_share[:, None]
-    mixed: npt.NDArray[Any] = maps[:, rows] * (1 - share) + maps[:, below] * share
-    mixed = mixed[:, :, columns] * (1 - column_share) + mixed[:, :, right] * column_share
-    return mixed.astype(np.float32, copy=False)
 
 
 def _write(out: Path, values: dict[str, Any]) -> dict[str, str]:

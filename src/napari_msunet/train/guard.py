@@ -19,9 +19,9 @@ from napari_msunet.infer import predict_image
 from napari_msunet.models import MSUNet, load_model
 from napari_msunet.stopping import Stop
 from napari_msunet.train.background import Say
-from napari_msunet.train.evaluate import on_grid, target_window
 from napari_msunet.train.frozen import Aside
 from napari_msunet.train.metrics import Confusion, Matrix
+from napari_msunet.train.scoring.grids import on_grid, target_window
 
 DRAWS = 4000
 FEW = 3

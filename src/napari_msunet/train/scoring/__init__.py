@@ -1,0 +1,17 @@
+"""Scores beyond the confusion matrix: outlines, instances, calibration, intervals; of images, people and models."""
+
+from napari_msunet.train.scoring.instances import INSTANCE_SCORES, Overlaps, instance_scores
+from napari_msunet.train.scoring.intervals import mean_interval, pooled_interval
+from napari_msunet.train.scoring.outlines import OUTLINE_SCORES, boundary_iou, hausdorff, outline_scores
+
+__all__ = [
+    "INSTANCE_SCORES",
+    "OUTLINE_SCORES",
+    "Overlaps",
+    "boundary_iou",
+    "hausdorff",
+    "instance_scores",
+    "mean_interval",
+    "outline_scores",
+    "pooled_interval",
+]

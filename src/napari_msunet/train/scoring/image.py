@@ -1,0 +1,157 @@
+"""One image scored at its truth's own resolution, window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from napari_msunet.data import IGNORED, Item
+from napari_msunet.data.sampling import known_cells
+from napari_msunet.data.truth import WholeTruth, connected
+from napari_msunet.geometry import Grid, Window, round_up
+from napari_msunet.infer import predict_image
+from napari_msunet.infer.postprocess.instances import Instances
+from napari_msunet.infer.postprocess.parting import Parting
+from napari_msunet.infer.postprocess.walking import ArrayPlane, Walk
+from napari_msunet.models import MSUNet
+from napari_msunet.train.metrics import Confusion
+from napari_msunet.train.scoring.calibration import Calibration
+from napari_msunet.train.scoring.grids import on_grid, target_window
+from napari_msunet.train.scoring.instances import Overlaps, instance_scores
+from napari_msunet.train.scoring.outlines import outline_scores
+
+_MEMORY = 256e6
+_LARGEST = 2048
+_BAND = 256
+
+WHOLE = 36_000_000
+"""Pixels of an image up to which it is held whole, which outlines and instances need."""
+
+Objects = Literal["connected", "parted"]
+
+
+@dataclass
+class ImageScores:
+    """What was counted of one image.
+
+    Attributes
+    ----------
+    counts : dict of str to Confusion
+        For "fused" and each scale.
+    calibration : Calibration
+        Of the fused output.
+    predicted, truth : (h, w) uint8, optional
+        Class numbers of the fused output and of the truth; None for an image too large to hold.
+    outlines : dict
+        By class, of the fused output.
+    instances : dict
+        Of the fused output; empty where they were not asked for.
+    """
+
+    counts: dict[str, Confusion]
+    calibration: Calibration = field(default_factory=Calibration)
+    predicted: npt.NDArray[np.uint8] | None = None
+    truth: npt.NDArray[np.uint8] | None = None
+    outlines: dict[str, dict[str, float]] = field(default_factory=dict)
+    instances: dict[str, float] = field(default_factory=dict)
+
+
+def score_item(model: MSUNet, item: Item, device: str = "auto", whole: bool = False) -> ImageScores:
+    """Count predicted against true classes where there is truth.
+
+    A large image is done window by window, so memory does not grow with it.
+
+    Parameters
+    ----------
+    model : MSUNet
+    item : Item
+    device : str
+    whole : bool
+        Keep the prediction and the truth of an image that is small enough.
+    """
+    outputs = len(model.config.classes) + 1
+    found = ImageScores({name: Confusion(outputs) for name in model.config.outputs})
+    shape = item.truth.grid.shape
+    if whole and shape[0] * shape[1] <= WHOLE:
+        found.predicted = np.zeros(shape, np.uint8)
+        found.truth = np.full(shape, IGNORED, np.uint8)
+    size = int(min(_LARGEST, (_MEMORY / 4 / outputs / len(found.counts)) ** 0.5))
+    size = min(size, round_up(max(item.grid.shape), 2))
+    for cell in known_cells(item, size):
+        own = item.truth.grid.centres(item.grid.region(cell)).intersection(item.truth.grid.whole)
+        if own.empty:
+            continue
+        truth = item.truth.read(own)
+        if found.truth is not None:
+            found.truth[own.slices()] = truth
+        if (truth == IGNORED).all():
+            continue
+        _score_window(model, item, own, truth, device, found)
+    return found
+
+
+def _score_window(
+    model: MSUNet, item: Item, own: Window, truth: npt.NDArray[np.uint8], device: str, found: ImageScores
+) -> None:
+    """Predict what a window of the truth needs, and count it band by band."""
+    needed = target_window(own, item.truth.grid, item.grid)
+    maps = predict_image(model, item.slide, window=needed, device=device)
+    for name, confusion in found.counts.items():
+        for top in range(0, own.height, _BAND):
+            band = Window(own.y + top, own.x, min(_BAND, own.height - top), own.width)
+            probabilities = on_grid(maps[name], needed, item.grid, item.truth.grid, band)
+            predicted = probabilities.argmax(0)
+            here = truth[top : top + band.height]
+            confusion.add(torch.from_numpy(predicted), torch.from_numpy(here))
+            if name == "fused":
+                found.calibration.add(probabilities, here)
+                if found.predicted is not None:
+                    found.predicted[band.slices()] = predicted
+
+
+def add_shapes(found: ImageScores, item: Item, classes: Sequence[str], objects: Objects | None) -> None:
+    """Outline scores, and on request those of instances, of an image that was kept whole.
+
+    Parameters
+    ----------
+    objects : str, optional
+        How the prediction becomes instances: "connected" pieces, or these "parted" where they touch (watershed).
+    """
+    if found.predicted is None or found.truth is None:
+        return
+    found.outlines = outline_scores(found.truth, found.predicted, classes, pixel_size(item))
+    if objects is not None:
+        predicted = connected(found.predicted) if objects == "connected" else parted(found.predicted)
+        known = found.truth != IGNORED
+        found.instances = instance_scores(Overlaps.of(true_instances(item, found.truth), predicted, known))
+
+
+def true_instances(item: Item, truth: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """The truth's own instance numbers, else its connected pieces."""
+    if isinstance(item.truth, WholeTruth):
+        return item.truth.instances()
+    return connected(np.where(truth == IGNORED, 0, truth))
+
+
+def parted(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    """Instances of an image of class numbers: connected pieces, parted where they touch."""
+    out = np.zeros(labels.shape, np.uint32)
+    whole = Window(0, 0, *labels.shape)
+    work = Instances(Walk(labels.shape, [whole]), Parting())
+    for _ in work.steps(ArrayPlane(labels), ArrayPlane(out)):
+        pass
+    return out
+
+
+def pixel_size(item: Item) -> tuple[float, float]:
+    """µm of a pixel of the truth, or 1 where the slide's are not known."""
+    mpp: Any = item.slide.mpp
+    grid: Grid = item.truth.grid
+    if mpp is None:
+        return 1.0, 1.0
+    return grid.pixel[0] * mpp[0], grid.pixel[1] * mpp[1]

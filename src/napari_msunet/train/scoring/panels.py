@@ -1,0 +1,145 @@
+"""Pictures of an evaluation: image, truth and prediction side by side; reliability; the matrix of scales."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_msunet.colours import OUTPUT_COLOURS, output_colour
+from napari_msunet.data import IGNORED, Item
+from napari_msunet.geometry import Region, Window
+from napari_msunet.train.record import writing
+
+SIDE = 768
+"""Pixels of a picture's side at most."""
+
+ERROR = (0.9, 0.1, 0.1)
+
+
+def figure_of(width: float, height: float) -> Any:
+    """A figure that needs no screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    with writing(path) as aside:
+        figure.savefig(aside, format="png")
+
+
+def draw_panels(
+    path: Path,
+    rows: Sequence[tuple[str, Item, npt.NDArray[np.uint8], npt.NDArray[np.uint8]]],
+    classes: Sequence[str],
+) -> None:
+    """Image, truth, prediction and where they differ, one row for each image.
+
+    Parameters
+    ----------
+    rows : sequence of (title, item, truth, predicted)
+        Class numbers `(h, w)` on the truth's grid; 255 in the truth is left white.
+    """
+    from matplotlib.patches import Patch
+
+    figure = figure_of(11, 2.9 * len(rows) + 0.4)
+    grid = figure.subplots(len(rows), 4, squeeze=False)
+    for axes, (title, item, truth, predicted) in zip(grid, rows, strict=True):
+        window = _middle(truth)
+        shown = truth[window.slices()], predicted[window.slices()]
+        step = max(1, max(window.shape) // SIDE)
+        pictures = [
+            _image(item, window, step),
+            *(_coloured(v[::step, ::step], shown[0][::step, ::step]) for v in shown),
+        ]
+        wrong = (shown[0] != shown[1]) & (shown[0] != IGNORED)
+        pictures.append(np.where(wrong[::step, ::step, None], ERROR, 0.93))
+        titles = (title, "truth", "prediction", f"differs: {wrong.mean():.1%}")
+        for ax, picture, text in zip(axes, pictures, titles, strict=True):
+            ax.imshow(picture, interpolation="nearest")
+            ax.set_title(text, fontsize=9)
+            ax.set_axis_off()
+    handles = [Patch(color=output_colour(n), label=name) for n, name in enumerate(classes, start=1)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), frameon=False, fontsize=9)
+    save(figure, path)
+
+
+def _middle(truth: npt.NDArray[np.uint8]) -> Window:
+    """The part of a large image in which most is known, at most four pictures wide."""
+    side, whole = 2 * SIDE, Window(0, 0, *truth.shape)
+    known = np.argwhere(truth[::16, ::16] != IGNORED)
+    y, x = (known.mean(0) * 16).astype(int) if len(known) else (truth.shape[0] // 2, truth.shape[1] // 2)
+    top, left = (max(0, min(int(c) - side // 2, n - side)) for c, n in zip((y, x), truth.shape, strict=True))
+    return Window(top, left, side, side).intersection(whole)
+
+
+def _image(item: Item, window: Window, step: int) -> npt.NDArray[Any]:
+    """What the slide shows of a window of the truth."""
+    region: Region = item.truth.grid.region(window)
+    if item.slide.mpp is None:
+        pixels = item.slide.read(region)[::step, ::step]
+    else:
+        own, each = item.slide.mpp, item.truth.grid.pixel
+        pixels = item.slide.read(region, (own[0] * each[0] * step, own[1] * each[1] * step))
+    values = pixels[..., :3] if pixels.shape[2] >= 3 else np.repeat(pixels[..., :1], 3, 2)
+    if values.dtype == np.uint8:
+        return values
+    largest = float(np.percentile(values, 99.5)) or 1.0
+    return np.clip(values / largest, 0, 1)
+
+
+def _coloured(values: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Class numbers as colours on light grey; white where nothing is known."""
+    from matplotlib.colors import to_rgb
+
+    table = np.full((256, 3), 0.93)
+    for number in range(1, 255):
+        table[number] = to_rgb(OUTPUT_COLOURS[1 + (number - 1) % (len(OUTPUT_COLOURS) - 1)])
+    table[IGNORED] = 1.0
+    coloured = table[values]
+    coloured[truth == IGNORED] = 1.0
+    return coloured
+
+
+def draw_reliability(path: Path, report: dict[str, Any]) -> None:
+    """Accuracy by confidence, beside the diagonal it should lie on."""
+    figure = figure_of(4.6, 4.4)
+    axes = figure.subplots()
+    bins = report["bins"]
+    axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=(0, (6, 3)), label="perfect")
+    axes.plot(
+        [b["confidence"] for b in bins], [b["accuracy"] for b in bins], "o-", color=OUTPUT_COLOURS[1], label="fused"
+    )
+    axes.set(xlabel="probability of the likeliest class", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
+    axes.set_title(f"Expected calibration error {report['error']:.3f}", fontsize=10)
+    axes.legend(frameon=False)
+    save(figure, path)
+
+
+def draw_scale_matrix(path: Path, matrix: dict[str, Any]) -> None:
+    """Dice of each output (rows) at each test scale (columns)."""
+    values = np.array([[np.nan if v is None else v for v in row] for row in matrix["dice"]], float)
+    figure = figure_of(1.1 * values.shape[1] + 2.2, 0.55 * values.shape[0] + 1.6)
+    axes = figure.subplots()
+    axes.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    for (y, x), value in np.ndenumerate(values):
+        axes.text(
+            x,
+            y,
+            "-" if np.isnan(value) else f"{value:.2f}",
+            ha="center",
+            va="center",
+            color="w" if value < 0.6 else "k",
+        )
+    axes.set_xticks(range(values.shape[1]), [f"{t:.0%}" for t in matrix["test"]])
+    axes.set_yticks(range(values.shape[0]), matrix["train"])
+    axes.set(xlabel="tested at (100 % is the model's own resolution)", title="Dice by scale")
+    save(figure, path)
