@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from napari_msunet.errors import MissingMppError, MsunetError, StoreLockedError
     from napari_msunet.geometry import Region
     from napari_msunet.infer import predict
-    from napari_msunet.jobs import evaluate, export, job_from_json, measure, run, train
+    from napari_msunet.jobs import cross_validate, evaluate, export, job_from_json, measure, run, train
     from napari_msunet.labels import LabelStore, open_labels, review_queue, tissue_labels
     from napari_msunet.models import MSUNet, build_model, load_model, save_model
     from napari_msunet.retraining import retraining_job
@@ -47,7 +47,7 @@ _HOMES = {
     "errors": "MissingMppError MsunetError StoreLockedError",
     "geometry": "Region",
     "infer": "predict",
-    "jobs": "evaluate export job_from_json measure run train",
+    "jobs": "cross_validate evaluate export job_from_json measure run train",
     "labels": "LabelStore open_labels review_queue tissue_labels",
     "models": "MSUNet build_model load_model save_model",
     "retraining": "retraining_job",
@@ -79,6 +79,7 @@ __all__ = [
     "UNetConfig",
     "build_model",
     "build_pyramid",
+    "cross_validate",
     "evaluate",
     "export",
     "job_from_json",

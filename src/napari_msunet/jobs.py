@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from napari_msunet.config import (
+    CrossValidateJob,
     EvaluateJob,
     ExportJob,
     Job,
@@ -18,6 +19,7 @@ from napari_msunet.config import (
     PostprocessJob,
     PredictJob,
     PredictManyJob,
+    PreviewAugmentationJob,
     PreviewJob,
     PyramidJob,
     TrainJob,
@@ -59,6 +61,14 @@ def run(job: Job) -> Iterator[Event]:
         from napari_msunet.train import evaluate_events
 
         yield from evaluate_events(job)
+    elif isinstance(job, CrossValidateJob):
+        from napari_msunet.train.crossval import crossval_events
+
+        yield from crossval_events(job)
+    elif isinstance(job, PreviewAugmentationJob):
+        from napari_msunet.train.augmentation_preview import augmentation_preview_events
+
+        yield from augmentation_preview_events(job)
     elif isinstance(job, PredictJob):
         from napari_msunet.infer.many import one_events
 
@@ -186,6 +196,15 @@ class EvaluateResult:
 
 
 @dataclass(frozen=True)
+class CrossValidateResult:
+    """What a cross-validation gives: `scores` as plain values (each fold, mean and std), `models` and the `files`."""
+
+    scores: dict[str, Any]
+    models: tuple[Path, ...]
+    files: dict[str, Path]
+
+
+@dataclass(frozen=True)
 class MeasureResult:
     """What measuring gives: one row of `classes` per class (area in µm²), and the CSV `files` it wrote."""
 
@@ -222,6 +241,14 @@ def evaluate(job: EvaluateJob, on_event: Listener | None = None) -> EvaluateResu
     """Score a model against masks, and wait for it; `on_event` is called with each event."""
     result = _finish(job, on_event)
     return EvaluateResult(result.values, _paths(result))
+
+
+def cross_validate(job: CrossValidateJob, on_event: Listener | None = None) -> CrossValidateResult:
+    """Train and score a model once for each fold, and wait for it; `on_event` is called with each event."""
+    result = _finish(job, on_event)
+    files = _paths(result)
+    models = tuple(files[f"model{n}"] for n in range(1, job.folds + 1))
+    return CrossValidateResult(result.values, models, files)
 
 
 def measure(job: MeasureJob, on_event: Listener | None = None) -> MeasureResult:

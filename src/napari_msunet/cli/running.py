@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
 from napari_msunet.cli.options import RunOptions
-from napari_msunet.config import Job, PredictJob, PredictManyJob, TrainJob, explain
+from napari_msunet.config import CrossValidateJob, Job, PredictJob, PredictManyJob, TrainJob, explain
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Event, Result
 
@@ -82,6 +82,8 @@ def _kept(job: Job) -> str:
         if best.exists():
             return f"The best model so far is {best}; the same command with --resume goes on."
         return "No epoch was finished, so there is no model yet."
+    if isinstance(job, CrossValidateJob) and job.out.exists():
+        return f"The finished folds are kept in {job.out}; the same command with --resume goes on."
     if isinstance(job, PredictJob) and job.out.exists():
         return f"The finished tiles are kept in {job.out}; the same command goes on where it stopped."
     if isinstance(job, PredictManyJob):
