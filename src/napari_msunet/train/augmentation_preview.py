@@ -1,0 +1,201 @@
+"""What each scale sees of some training windows, unchanged and after their random changes: arrays and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from math import lcm
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from napari_msunet.config import Augmentation, PreviewAugmentationJob, TrainJob
+from napari_msunet.data import IGNORED, load_sources, split
+from napari_msunet.data.augment import Augmented, Views, augment
+from napari_msunet.data.crops import Crops
+from napari_msunet.data.loader import Batch, TrainBatches
+from napari_msunet.data.sampling import Sampler
+from napari_msunet.errors import OutputError
+from napari_msunet.events import Event, Message, Result
+from napari_msunet.geometry import round_up
+from napari_msunet.models import input_windows
+from napari_msunet.models.windows import window_multiple
+from napari_msunet.train.record import writing
+from napari_msunet.train.views import window_views
+
+_CELL = 1.7  # inches
+
+
+@dataclass(frozen=True)
+class AugmentationPreview:
+    """Windows as the branches see them.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Of the windows' images.
+    scales : tuple of str
+        Such as ``"scale 1/2"``, one for each array of `inputs`.
+    inputs : tuple of (n, 1 + variants, h, w, c) uint8 arrays
+        For each scale: of each window first the unchanged one, then its variants.
+    truth : (n, 1 + variants, H, W) uint8 array
+        0 background, 1..K classes, 255 ignored.
+    """
+
+    names: tuple[str, ...]
+    scales: tuple[str, ...]
+    inputs: tuple[npt.NDArray[np.uint8], ...]
+    truth: npt.NDArray[np.uint8]
+
+
+def augmentation_preview(
+    job: TrainJob, count: int = 4, variants: int = 3, messages: list[Event] | None = None
+) -> AugmentationPreview:
+    """The first training windows of a job, and random changes of them, as the training draws them.
+
+    Parameters
+    ----------
+    job : TrainJob
+        Nothing is trained or written.
+    count, variants : int
+        Windows, and changes of each.
+    messages : list, optional
+        Gets what there is to say about the images.
+
+    Raises
+    ------
+    SourceError, MissingMppError, SlideError
+        If the images cannot be used.
+    """
+    told = messages if messages is not None else []
+
+    def say(level: str, text: str) -> None:
+        told.append(Message(level="warning" if level == "warning" else "info", text=text))
+
+    config = job.model
+    size = round_up(job.size, window_multiple(config))
+    items = load_sources(job.sources, config, say)
+    try:
+        sides = split(items, job.validation, job.seed, job.test, job.fold)
+        step = lcm(*(r.denominator for r in config.input_ratios))
+        crops = Crops(config.input_ratios, partial(input_windows, config))
+        sampler = Sampler(sides.train, size, step, job.seed, job.replay, job.sampling)
+        views = window_views(config, size)
+        plain = _batch(crops, sampler, count, ([0] * len(views.sizes), 0))
+        padded = _batch(crops, sampler, count, views.pads(job.augmentation))
+    finally:
+        for item in items:
+            item.release()
+    numbers = [place[0] for place in plain.places or []]
+    seen = [augment(plain.inputs, plain.target, views, Augmentation.none(), 0)]
+    seen += [augment(padded.inputs, padded.target, views, job.augmentation, plain.seed + n) for n in range(variants)]
+    return AugmentationPreview(
+        tuple(sampler.items[n].name for n in numbers),
+        tuple(f"scale {ratio}" for ratio in config.ratios),
+        tuple(_pixels(seen, i, views) for i in range(len(views.sizes))),
+        torch.stack([s.target for s in seen], 1).to(torch.uint8).numpy(),
+    )
+
+
+def _batch(crops: Crops, sampler: Sampler, count: int, pads: tuple[list[int], int]) -> Batch:
+    """The first batch of the first epoch."""
+    batches = TrainBatches(crops, sampler, count, 1, *pads)
+    batch: Batch = next(iter(batches))
+    batches.close()
+    return batch
+
+
+def _pixels(seen: list[Augmented], scale: int, views: Views) -> npt.NDArray[np.uint8]:
+    """The windows of a scale, `(n, 1 + variants, h, w, c)`."""
+    values = torch.stack([s.inputs[scale] for s in seen], 1).movedim(2, -1)
+    return (values.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+
+
+def augmentation_preview_events(job: PreviewAugmentationJob) -> Iterator[Event]:
+    """Run a preview job.
+
+    Yields
+    ------
+    Event
+        What there is to say, and a `Result` with ``"names"``, ``"scales"`` and ``"classes"``, and the files ``"preview"``
+        (PNG) and ``"arrays"`` (npz: ``truth``, and ``input0``, ``input1``, ... for the scales).
+
+    Raises
+    ------
+    SourceError, MissingMppError, SlideError
+        If the images cannot be used.
+    OutputError
+        If `job.out` cannot be written.
+    """
+    messages: list[Event] = []
+    preview = augmentation_preview(job.training, job.count, job.variants, messages)
+    yield from messages
+    try:
+        job.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"The folder {job.out} cannot be made: {error.strerror}; give one in a place that can be written to."
+        ) from error
+    picture, arrays = job.out / "preview.png", job.out / "preview.npz"
+    with writing(arrays) as aside, aside.open("wb") as file:
+        inputs: dict[str, Any] = {f"input{i}": values for i, values in enumerate(preview.inputs)}
+        np.savez_compressed(file, truth=preview.truth, **inputs)
+    draw_preview(picture, preview)
+    yield Result(
+        values={"names": preview.names, "scales": preview.scales, "classes": job.training.model.classes},
+        files={"preview": str(picture), "arrays": str(arrays)},
+    )
+
+
+def draw_preview(path: Path, preview: AugmentationPreview) -> None:
+    """A grid: a row for each window, then for each of its variants a column for each scale and the truth.
+
+    Raises
+    ------
+    OutputError
+        If the picture cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows, shown = preview.truth.shape[:2]
+    each = len(preview.inputs) + 1
+    figure = Figure(figsize=(_CELL * each * shown, _CELL * rows + 0.5), layout="constrained", dpi=100)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, each * shown, squeeze=False)
+    for row in range(rows):
+        for variant in range(shown):
+            for column in range(each):
+                cell = axes[row][variant * each + column]
+                cell.set_xticks([])
+                cell.set_yticks([])
+                if column < len(preview.inputs):
+                    _show(cell, preview.inputs[column][row, variant])
+                    title = preview.scales[column]
+                else:
+                    truth = np.ma.masked_equal(preview.truth[row, variant], IGNORED)
+                    cell.imshow(truth, cmap="viridis", vmin=0, vmax=max(1, _classes(preview)), interpolation="nearest")
+                    cell.set_facecolor("0.8")
+                    title = "truth"
+                if row == 0:
+                    first = column == 0 and variant <= 1
+                    cell.set_title(f"{['as it is', 'changed'][variant > 0]}: {title}" if first else title, fontsize=8)
+        axes[row][0].set_ylabel(preview.names[row][:18], fontsize=7)
+    with writing(path) as aside:
+        figure.savefig(aside, format="png")
+
+
+def _show(cell: Any, pixels: npt.NDArray[np.uint8]) -> None:
+    """An image of any number of channels: colours where there are three, else the first."""
+    colour = pixels.shape[2] == 3
+    cell.imshow(pixels if colour else pixels[..., 0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+
+
+def _classes(preview: AugmentationPreview) -> int:
+    """The largest class that is there."""
+    known = preview.truth[preview.truth != IGNORED]
+    return int(known.max()) if known.size else 0
