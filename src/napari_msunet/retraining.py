@@ -73,11 +73,11 @@ def retraining_job(
     """
     job, model = _previous(previous)
     given: list[SlideSource | FolderSource] = [_as_before(source, job) for source in corrected]
-    kept = [source for source in job.sources if _key(source) not in {_key(s) for s in given}]
+    kept = [source for source in job.sources if not any(same_truth(source, now) for now in given)]
     config = job.model if classes is None else job.model.model_copy(update={"classes": tuple(classes)})
     values = {name: getattr(job, name) for name in TrainJob.model_fields} | {
         "model": config,
-        "sources": (*kept, *given),
+        "sources": tuple(_unique([*kept, *given])),
         "out": Path(out),
         "resume": False,
         "start": model if start else None,
@@ -110,6 +110,16 @@ def _previous(previous: TrainJob | str | Path) -> tuple[TrainJob, Path]:
     if not model.is_file():
         raise MsunetError(f"The earlier training has left no model at {model}; train it first.")
     return job, model
+
+
+def _unique(sources: Sequence[SlideSource | FolderSource]) -> list[SlideSource | FolderSource]:
+    """Each truth once; of several with the same one, the last."""
+    return list({_key(source): source for source in sources}.values())
+
+
+def same_truth(one: SlideSource | FolderSource, other: SlideSource | FolderSource) -> bool:
+    """Whether two sources take the same masks or labels, read in the same way."""
+    return _key(one) == _key(other)
 
 
 def _key(source: Source) -> tuple[str, ...]:

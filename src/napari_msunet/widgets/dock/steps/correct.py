@@ -60,8 +60,8 @@ class CorrectStep(Step):
         self.count = self.note()
         self.retrain = QPushButton("Retrain on corrections")
         self.retrain.setToolTip(
-            "Trains a new model on your annotations and on every pixel you corrected; what you did not touch is not "
-            "taken as true."
+            "The model goes on learning from what it had and from every pixel you corrected or accepted, background "
+            "too; what you did not touch is not taken as true."
         )
         self.retrain.clicked.connect(told(lambda *_: self.train_on_corrections()))
         self.tools = Tools(dock.viewer, self._slide_of, self)
@@ -256,7 +256,7 @@ class CorrectStep(Step):
             layer.mode = "paint"
 
     def train_on_corrections(self) -> Any:
-        """Train a new model of the same kind on what was used before and on the corrected pixels; returns at once."""
+        """Go on from the model on what was used before and on the corrected pixels; returns at once, with the job."""
         record = self.state.active
         if record is None or record.labels is None or (missing := self.missing()) is not None:
             raise MsunetError(missing if record is not None and record.labels is not None else "Predict first.")
@@ -279,6 +279,18 @@ class CorrectStep(Step):
             "labels.undo()",
             "# To learn from corrections, train with a source in which only edited pixels are true:",
             f"source = ms.SlideSource(slide={literal(record.path)}, labels=labels.path, edited_only=True)",
+            *self._retraining(),
+        )
+
+    def _retraining(self) -> tuple[str, ...]:
+        """The lines that go on from the model's run."""
+        model = self.state.model_path
+        if model is None or not (model.parent / "job.json").is_file():
+            return ()
+        return (
+            f'job = ms.retraining_job({literal(model.parent)}, [source], out="retrained")',
+            "result = ms.train(job, on_event=print)",
+            "result.chosen_path  # the old model, where the new one did worse on frozen test images",
         )
 
     def closing(self) -> None:

@@ -21,6 +21,7 @@ from napari_msunet.widgets.dock.job_box import Choice, JobBox
 from napari_msunet.widgets.dock.job_forms import TrainForm
 from napari_msunet.widgets.dock.options import changed
 from napari_msunet.widgets.dock.python_lines import job_lines
+from napari_msunet.widgets.dock.retraining import GoingOn, Verdict
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.weights import model_summary
@@ -53,6 +54,9 @@ class TrainStep(Step):
         self.checks = QLabel()
         self.checks.setWordWrap(True)
         self.checks.setToolTip("What a look at your data and this computer says about this training.")
+        self.going_on = GoingOn(self.state)
+        self.verdict = Verdict()
+        self.verdict.use_wanted.connect(self.state.use_model)
         self.start = QPushButton("Train")
         self.start.setObjectName("primary")
         self.start.clicked.connect(told(lambda *_: self.train()))
@@ -82,8 +86,9 @@ class TrainStep(Step):
         self.body.addWidget(self.form)
         self.body.addWidget(self.needed)
         self.body.addWidget(self.checks)
+        self.body.addWidget(self.going_on)
         self.body.addLayout(row)
-        for widget in (self.box, self.problems, self.scores, self.curves):
+        for widget in (self.box, self.verdict, self.problems, self.scores, self.curves):
             self.body.addWidget(widget)
         for label in (self.checks, self.problems, self.scores):
             label.hide()
@@ -104,6 +109,7 @@ class TrainStep(Step):
         self.needed.setText(missing or "")
         self.needed.setVisible(missing is not None)
         free = self.state.running is None
+        self.going_on.refresh()
         self.form.setVisible(not self.box.running)  # it cannot be changed now, and the curves need the room
         self.start.setEnabled(missing is None and free)
         self.start.setToolTip(missing or "Starts the training; what is painted until now counts.")
@@ -159,7 +165,7 @@ class TrainStep(Step):
 
     def _job(self, out: Path | None = None) -> TrainJob:
         """The training that the button starts."""
-        return self.state.train_job(out)
+        return self.going_on.job(out)
 
     def train(self, **options: Any) -> Any:
         """Train on all sources; returns at once, with the job.
@@ -189,7 +195,7 @@ class TrainStep(Step):
         self.box.start(job, "Preparing: the worker loads images and annotations.", before=self._stores_flusher())
         self.curves.restart(job.model.outputs, history)
         self.curves.show()
-        for label in (self.checks, self.problems, self.scores):
+        for label in (self.checks, self.verdict, self.problems, self.scores):
             label.hide()
         return job
 
@@ -243,8 +249,11 @@ class TrainStep(Step):
         elif model.is_file():
             if result is None:
                 self._show_scores(model_summary(model))
-            self.state.use_model(model)
-            if outcome in ("done", "cancelled"):
+            chosen = self.verdict.judge(result, model)
+            self.state.use_model(chosen)
+            if chosen != model:
+                self.box.say("Done: the old model stays the chosen one.")
+            elif outcome in ("done", "cancelled"):
                 last = outcome == "cancelled" and self.box.kept == "last"
                 word = "Done" if outcome == "done" else "Stopped"
                 self.box.say(f"{word}: the {'last' if last else 'best'} model is ready to predict.")

@@ -1,0 +1,190 @@
+"""Going on from the last model, retraining on corrections, and what the frozen test images say about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QCheckBox, QLabel, QPushButton, QVBoxLayout, QWidget
+
+from napari_msunet.config import TrainJob
+from napari_msunet.config.architecture import architecture_differences
+from napari_msunet.errors import MsunetError
+from napari_msunet.events import Result
+from napari_msunet.retraining import JOB, MODEL, REPLAY, retraining_job, same_truth
+from napari_msunet.widgets.dock.options import TRAIN_FIELDS
+from napari_msunet.widgets.dock.telling import told
+from napari_msunet.widgets.dock.weights import model_config
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.dock.state import State
+
+_TIP = (
+    "Training begins with the weights of the model that predicts now, instead of random ones: a few minutes are often "
+    "enough. Classes are matched by name; its normalisation is kept."
+)
+
+
+@dataclass(frozen=True)
+class _Last:
+    """The model that predicts now: why nothing can go on from it, or None; its run's job, where it has one."""
+
+    path: Path
+    obstacle: str | None
+    job: TrainJob | None
+
+
+class GoingOn(QWidget):
+    """The tick "Go on from the last model", and the jobs that it makes. By itself it is on where corrections count.
+
+    Parameters
+    ----------
+    state : State
+    """
+
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        self.state = state
+        self._chosen: bool | None = None
+        self._read: tuple[Any, Any] = (None, None)
+        self.tick = QCheckBox("Go on from the last model")
+        self.tick.clicked.connect(self._clicked)
+        self.why = QLabel()
+        self.why.setObjectName("note")
+        self.why.setWordWrap(True)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(2)
+        column.addWidget(self.tick)
+        column.addWidget(self.why)
+        self.refresh()
+
+    @property
+    def on(self) -> bool:
+        """Whether training begins with the last model's weights."""
+        return self.tick.isChecked() and self.tick.isEnabled()
+
+    def refresh(self) -> None:
+        """Show the state as it is."""
+        last = self._last()
+        self.setVisible(last is not None)
+        obstacle = None if last is None else last.obstacle
+        self.tick.setEnabled(last is not None and obstacle is None)
+        self.tick.setToolTip(_TIP if obstacle is None else obstacle)
+        wanted = self._corrected() if self._chosen is None else self._chosen
+        self.tick.setChecked(wanted and self.tick.isEnabled())
+        self.why.setText(obstacle or "")
+        self.why.setVisible(bool(obstacle) and wanted)
+
+    def _clicked(self, on: bool) -> None:
+        self._chosen = on
+        self.state.emit("train")
+
+    def _corrected(self) -> bool:
+        return any(record.corrections and record.labels for record in self.state.slides)
+
+    def _last(self) -> _Last | None:
+        """What is known of the model that predicts now; its files are read once."""
+        path = self.state.model_path
+        if path is None or not path.is_file():
+            return None
+        key = path, path.stat().st_mtime_ns
+        if self._read[0] != key:
+            job, config = None, None
+            try:
+                config = model_config(path)
+                if path.name == MODEL:
+                    job = TrainJob.model_validate_json((path.parent / JOB).read_bytes())
+            except (MsunetError, OSError, ValueError):
+                pass  # a model without its run, or a file that is none
+            self._read = key, (config, job)
+        config, job = self._read[1]
+        if config is None:
+            return None
+        wanted = self._model(job)
+        differing = architecture_differences(config, wanted)
+        obstacle = None
+        if differing:
+            obstacle = (
+                f"The model of the Model step is another one than the last (whose {differing[0]}): it is trained anew."
+            )
+        return _Last(path, obstacle, job)
+
+    def _model(self, job: TrainJob | None) -> Any:
+        """The model to train: that of the Model step, once somebody chose it; else that of the last run."""
+        if job is None or self.state.model_chosen:
+            return self.state.model
+        return job.model.model_copy(update={"classes": self.state.classes})
+
+    def job(self, out: Path | None = None) -> TrainJob:
+        """The training of the Train button.
+
+        Where corrections count or the tick is on, it goes on from the last run and replaces its model, else it is what
+        the dock says and nothing more.
+
+        Raises
+        ------
+        MsunetError
+            If something is missing.
+        """
+        plain = self.state.train_job(out)
+        last = self._last()
+        if last is None or not (self.on or self._corrected()):
+            return plain
+        if last.job is None:
+            update = {"start": last.path if self.on else None, "replaces": last.path, "replay": REPLAY}
+            return plain.model_copy(update=update)
+        return self._from(last.job, last.path, plain)
+
+    def _from(self, before: TrainJob, model: Path, plain: TrainJob) -> TrainJob:
+        """As `retraining_job` makes it from the run before, with the dock's options."""
+        folder = model.parent
+        ours = self.state.project is not None and self.state.project.folder in folder.parents
+        # Of a run of this project, what was taken out of the dock since is not wanted; of another, all is used again.
+        sources = [s for s in before.sources if not ours or any(same_truth(s, now) for now in plain.sources)]
+        before = before.model_copy(update={"out": folder, "sources": tuple(sources)})
+        options = {name: getattr(plain, name) for name in TRAIN_FIELDS}
+        return retraining_job(
+            before, plain.sources, plain.out, start=self.on, **(options | {"model": self._model(before)})
+        )
+
+
+class Verdict(QWidget):
+    """What the frozen test images said about the last training; keeps the old model unless somebody says otherwise."""
+
+    use_wanted = Signal(object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._model: Path | None = None
+        self.text = QLabel()
+        self.text.setWordWrap(True)
+        self.use = QPushButton("Use the new model all the same")
+        self.use.setToolTip("Predicts with the new model from now on, though it did worse on the test images.")
+        self.use.clicked.connect(told(lambda *_: self._use()))
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addWidget(self.text)
+        column.addWidget(self.use)
+        self.hide()
+
+    def judge(self, result: Result | None, model: Path) -> Path:
+        """Show the verdict in a training's result, if there is one; gives the model to go on with."""
+        guard = (result.values if result is not None else {}).get("guard")
+        self._model = model
+        self.setVisible(guard is not None)
+        if guard is None:
+            return model
+        worse = guard["keep"] == "old"
+        self.text.setObjectName("problem" if worse else "note")
+        self.text.style().unpolish(self.text)
+        self.text.style().polish(self.text)
+        self.text.setText(guard["text"])
+        self.use.setVisible(worse)
+        return Path(guard["old_model"]) if worse else model
+
+    def _use(self) -> None:
+        self.use.hide()
+        self.use_wanted.emit(self._model)
