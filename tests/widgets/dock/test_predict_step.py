@@ -43,6 +43,7 @@ def test_the_whole_slide_as_python_does_it(ready, step, qtbot, tmp_path, trained
     np.testing.assert_allclose(layer.scale, (1.0, 1.0))
 
 
+@pytest.mark.slow
 def test_an_edit_stays_when_it_is_predicted_again(ready, step, qtbot):
     small_tiles(ready)
     ready.predict("slide")
@@ -72,6 +73,7 @@ def test_what_is_in_view_and_no_more(ready, step, qtbot, viewer):
     assert all(w.intersection(Window(y, x, height, width)) == w for w in run.done.values())
 
 
+@pytest.mark.slow
 def test_labels_fill_in_then_cancel_then_resume(ready, step, qtbot):
     small_tiles(ready)
     click(qtbot, step.slide)
@@ -109,6 +111,7 @@ def test_closing_in_the_middle_loses_no_tile(ready, step, qtbot):
     assert run.done
 
 
+@pytest.mark.slow
 def test_each_scale_and_the_weights_as_layers(ready, step, qtbot, viewer):
     click(qtbot, step.why.scales)
     idle(qtbot, ready)
@@ -133,6 +136,7 @@ def test_what_is_missing_is_said(dock, qtbot):
     assert step.needed.isVisible()
 
 
+@pytest.mark.slow
 def test_a_removed_slide_layer_and_a_removed_labels_layer(ready, step, qtbot, viewer):
     ready.predict("slide")
     idle(qtbot, ready)

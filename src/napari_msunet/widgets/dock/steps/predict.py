@@ -310,6 +310,7 @@ class PredictStep(Step):
         self.merging.start(layer)
         self.live.start(record)
         self.box.say("Predicting: the labels fill in as they come.")
+        self.state.emit("results")  # the project knows of the labels, whatever happens from now on
 
     # --------------------------------------------------------------------------------------------------- while it runs
 
