@@ -40,8 +40,11 @@ class Versioned(Frozen):
 
 def explain(error: Any, what: str) -> MsunetError:
     """A pydantic `ValidationError` as one sentence about `what`."""
+    items = error.errors()
+    # A newer file has fields that this version does not know: that it is newer says it all.
+    newer = [item for item in items if item["loc"] and item["loc"][-1] == "schema_version"]
     parts = []
-    for item in error.errors():
+    for item in newer[:1] or items:
         # pydantic puts the kinds of a union into the place too ("literal['exact']"): they help nobody
         where = ".".join(str(p) for p in item["loc"] if isinstance(p, int) or p.isidentifier())
         reason = str(item["msg"]).removeprefix("Value error, ").rstrip(".")

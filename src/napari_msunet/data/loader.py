@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -128,9 +129,9 @@ class TrainBatches(_Reader):
     ----------
     epoch : int
         The number of the next epoch.
-    rank, world : int
     together : bool
         Whether the windows of a batch come from one group, else from one image: for slide normalisation.
+    rank, world : int
         Of several processes that train together, which one this is: each takes its own part of the same windows.
     """
 
@@ -144,8 +145,15 @@ class TrainBatches(_Reader):
         self.pads = tuple(pads)
         self.truth_pad = truth_pad
         self.epoch = 0
-        self.rank, self.world = 0, 1
         self.together = False
+        self.rank, self.world = 0, 1
+
+    def like(self, batch: int, steps: int) -> TrainBatches:
+        """The same with other numbers of windows and batches, beginning at the same epoch."""
+        other = copy(self)
+        other._running = None
+        other.batch, other.steps = batch, steps
+        return other
 
     def __len__(self) -> int:
         return self.steps

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -38,6 +39,7 @@ def fit(session: Session, folder: RunFolder, started: float, place: Place, say: 
         stop.check()
         resume = session.job.resume and folder.checkpoint.exists()
         said = _Said(started, say, stop, place)
+        _settle(session, folder, said, resume)
         while True:
             try:
                 watch = _attempt(session, folder, said, resume)
@@ -64,6 +66,43 @@ class _Said(NamedTuple):
     say: Say
     stop: Stop
     place: Place
+
+
+def _settle(session: Session, folder: RunFolder, said: _Said, resume: bool) -> None:
+    """The batch and the learning rate, where trials are to find them or where the run that goes on has others."""
+    job = session.job
+    if resume:
+        before = _saved(folder)["callbacks"].get("Watch", {}).get("summary", {})
+        if before.get("batch_size", session.batches.batch) != session.batches.batch and "accumulate" in before:
+            session.accumulate, session.batches.steps = before["accumulate"], before["steps_per_epoch"]
+            session.regroup(before["batch_size"])
+        return  # the learning rate is in the checkpoint
+    if not job.find_batch_size and not job.find_learning_rate:
+        return
+    if said.place.world > 1:
+        raise MsunetError(
+            "The batch size and the learning rate are found on one device; find them there, then give them to several."
+        )
+    from napari_msunet.train.finding import find_batch_size, find_learning_rate
+
+    with torch.random.fork_rng():
+        if job.find_batch_size:
+            session.set_batch(find_batch_size(session, partial(_model, session), said.stop))
+            text = f"{session.batches.batch} windows at a time fit into the memory of {session.device}."
+            said.say(Message(text=text))
+        if job.find_learning_rate:
+            rate = find_learning_rate(session, partial(_model, session), said.stop)
+            session.job = job.model_copy(update={"optimiser": job.optimiser.model_copy(update={"learning_rate": rate})})
+            said.say(Message(text=f"The loss falls fastest at a learning rate of {rate:g}: training begins with it."))
+
+
+def _model(session: Session) -> MSUNet:
+    """The model at the beginning; the same each time."""
+    torch.manual_seed(session.job.seed)
+    model = build_model(session.config)
+    if session.start:
+        take_weights(model, session.start)
+    return model
 
 
 def _halve(session: Session, folder: RunFolder, say: Say) -> bool:
@@ -104,10 +143,7 @@ def _attempt(session: Session, folder: RunFolder, said: _Said, resume: bool) -> 
         callbacks = [Counting(), watch if said.place.rank == 0 else Following(folder), agreeing]
         fraction, devices = agreeing.fraction, many_devices(job, session.device, said.place)
     with torch.random.fork_rng():
-        torch.manual_seed(job.seed)
-        model = build_model(session.config)
-        if session.start:
-            take_weights(model, session.start)
+        model = _model(session)
         module = Training(model, job, session.windows, fraction)
         trainer = pl.Trainer(
             **devices,
@@ -148,10 +184,15 @@ def _precision(wanted: Precision, device: torch.device) -> Any:
     return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[wanted]
 
 
+def _saved(folder: RunFolder) -> dict[str, Any]:
+    """The last checkpoint."""
+    state: dict[str, Any] = torch.load(folder.checkpoint, map_location="cpu", weights_only=True)
+    return state
+
+
 def _epochs_done(folder: RunFolder) -> int:
     """How many epochs a checkpoint has behind it."""
-    state = torch.load(folder.checkpoint, map_location="cpu", weights_only=True)
-    return int(state["epoch"]) + 1
+    return int(_saved(folder)["epoch"]) + 1
 
 
 @contextmanager
@@ -179,6 +220,9 @@ def _summary(session: Session) -> dict[str, Any]:
         "images": len(session.sides.train),
         "size": session.windows.size,
         "batch_size": session.batches.batch,
+        "accumulate": session.accumulate,
+        "steps_per_epoch": session.batches.steps,
+        "learning_rate": session.job.optimiser.learning_rate,
         "seed": session.job.seed,
         "split": {"train": _names(session.sides.train), "validate": _names(session.sides.validate)},
     }
@@ -207,6 +251,7 @@ def _result(session: Session, watch: Watch, folder: RunFolder) -> dict[str, Any]
         "fingerprint": model.fingerprint,
         "size": session.windows.size,
         "batch_size": session.batches.batch,
+        "learning_rate": session.job.optimiser.learning_rate,
         "split": {
             "train": _names(session.sides.train),
             "validate": _names(session.sides.validate),

@@ -73,6 +73,11 @@ class Training(pl.LightningModule):
         self.guard.add(step, self.current_epoch + 1, loss, changed.inputs)
         return loss + decay_of(self.model.parameters(), self.job.optimiser)
 
+    def loss_of(self, batch: Batch) -> Tensor:
+        """The loss of a batch outside of a training; nothing is counted."""
+        changed = augment(batch.inputs, batch.target, self.views, self.job.augmentation, batch.seed)
+        return self._step(self.model, changed.inputs, changed.target, None, changed)
+
     def on_train_epoch_start(self) -> None:
         """Branches whose rate is 0 are known only now: they keep their statistics."""
         self.model.train()

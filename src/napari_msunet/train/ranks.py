@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ import torch
 
 from napari_msunet.config import TrainJob
 from napari_msunet.errors import MsunetError
+from napari_msunet.stopping import check as check_stop
 
-_RANK, _PORT = "NAPARI_MSUNET_RANK", "NAPARI_MSUNET_PORT"
-"""What a process started here is told."""
+_RANK, _PORT, _READY = "NAPARI_MSUNET_RANK", "NAPARI_MSUNET_PORT", "NAPARI_MSUNET_READY"
+"""What a process started here is told: who it is, where to meet, and the file to make when it has what it needs."""
 
 _PATIENCE = 30.0
 """Seconds that the others have to end after the training has."""
@@ -116,6 +118,7 @@ def others(job: TrainJob, place: Place) -> Iterator[None]:
         try:
             for rank in range(1, place.world):
                 running.append(_start(file, rank, place))
+            _wait_for(running, Path(folder))
             yield
             for process in running:
                 with suppress(subprocess.TimeoutExpired):
@@ -124,9 +127,7 @@ def others(job: TrainJob, place: Place) -> Iterator[None]:
             with suppress(subprocess.TimeoutExpired):
                 running[0].wait(2.0)
             if any(process.poll() for process in running):
-                raise MsunetError(
-                    f"One of the {place.world} processes that train together has ended: {_last_words(folder)}"
-                ) from error
+                raise _ended(folder) from error
             raise
         finally:
             for process in running:
@@ -140,9 +141,29 @@ def others(job: TrainJob, place: Place) -> Iterator[None]:
                     process.wait()
 
 
+def _wait_for(running: list[subprocess.Popen[bytes]], folder: Path) -> None:
+    """Until all have read their images, so that none of them is missed when they meet."""
+    while len(list(folder.glob("*.ready"))) < len(running):
+        if any(process.poll() is not None for process in running):
+            raise _ended(str(folder))
+        check_stop()
+        time.sleep(0.05)
+
+
+def tell_ready() -> None:
+    """Tell the process that has started this one that it may begin."""
+    if _READY in os.environ:
+        Path(os.environ[_READY]).touch()
+
+
+def _ended(folder: str) -> MsunetError:
+    return MsunetError(f"One of the processes that train together has ended: {_last_words(folder)}")
+
+
 def _start(file: Path, rank: int, place: Place) -> subprocess.Popen[bytes]:
     """One of the others; what it says on its error stream is kept beside the job file."""
-    told = {_RANK: str(rank), _PORT: str(place.port), "OMP_NUM_THREADS": str(threads(place))}
+    told = {_RANK: str(rank), _PORT: str(place.port), _READY: str(file.with_name(f"{rank}.ready"))}
+    told["OMP_NUM_THREADS"] = str(threads(place))
     with (file.parent / f"{rank}.txt").open("wb") as said:
         return subprocess.Popen(
             [sys.executable, "-m", "napari_msunet", "run", str(file)],

@@ -23,7 +23,7 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.events import Event, Message
 from napari_msunet.geometry import round_up
 from napari_msunet.infer.network import pick_device
-from napari_msunet.models import input_windows, load_model
+from napari_msunet.models import MSUNet, input_windows, load_model
 from napari_msunet.models.losses import balanced_weights
 from napari_msunet.models.start import Start, open_start
 from napari_msunet.models.windows import window_multiple
@@ -77,14 +77,14 @@ class Session:
         self.batches.close()
         if self.job.steps is None:
             self.batches.steps = self.batches.sampler.steps(batch * self.batches.world)
-        self._regroup(batch)
+        self.regroup(batch)
 
     def halve(self) -> None:
         """Take half as many windows at a time, and add up two gradients where one was: the same windows in an epoch."""
         self.batches.close()
         self.batches.steps *= 2
         self.accumulate *= 1 if self.job.optimiser.kind == "lbfgs" else 2
-        self._regroup(self.batches.batch // 2)
+        self.regroup(self.batches.batch // 2)
 
     def regroup(self, batch: int) -> None:
         """Take so many windows at a time, of training and of validation."""

@@ -13,7 +13,7 @@ from napari_msunet.stopping import current
 from napari_msunet.train.background import in_background
 from napari_msunet.train.fitting import fit
 from napari_msunet.train.frozen import save_frozen
-from napari_msunet.train.ranks import Place, others, place_of
+from napari_msunet.train.ranks import Place, others, place_of, tell_ready
 from napari_msunet.train.record import RunFolder
 from napari_msunet.train.session import prepare
 
@@ -81,6 +81,7 @@ def _follow_events(job: TrainJob, place: Place, started: float) -> Iterator[Even
     """Help the first process to train; it alone tells what happens and writes."""
     folder = RunFolder(job, follows=True)
     session = prepare(job, folder, place.rank)
+    tell_ready()
     try:
         yield from in_background(partial(fit, session, folder, started, place))
     finally:

@@ -258,7 +258,7 @@ class Watch(pl.Callback):
         """Go on from there."""
         self.standing = Standing(**state_dict["standing"])
         self.standing.reason = ""
-        self.summary = dict(state_dict["summary"])
+        self.summary = dict(state_dict["summary"]) | self.summary  # what is known of this session is newer
 
 
 def device_arguments(device: torch.device) -> dict[str, Any]:
