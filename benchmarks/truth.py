@@ -163,6 +163,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--model", type=Path, help="a model of an earlier run with the same seed and share")
     args = parser.parse_args()
     rng = np.random.default_rng(args.seed)
     cases = cases_of(args.data, args.share, rng)
@@ -174,7 +175,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     seen = [case for case in cases if case.patient in training]
-    model = train(seen, args.data, folder / "training", args.seconds)
+    model = args.model or train(seen, args.data, folder / "training", args.seconds)
     values: dict[str, object] = {"training seconds": round(time.monotonic() - started)}
     values["truth that was trained on"] = report(seen, args.data, model, folder / "seen")
     others = [case for case in cases if case.patient not in training]

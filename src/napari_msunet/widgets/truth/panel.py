@@ -139,6 +139,7 @@ class TruthPanel(QWidget):
         """Find the suspects; returns at once, they show when they are found."""
         if self.finding.wanted is None or not (self.finding.possible or not self.finding.lack):
             raise MsunetError(self.finding.lack or finding.NO_TRUTH)
+        self.truth_layer()  # opened now, when it was asked for, not when the result comes
         self.bar.setRange(0, 0)
         self.finding.start()
 
