@@ -121,8 +121,8 @@ def augmentation_preview_events(job: PreviewAugmentationJob) -> Iterator[Event]:
     Yields
     ------
     Event
-        What there is to say, and a `Result` with ``"names"``, ``"scales"`` and ``"classes"``, and the files ``"preview"``
-        (PNG) and ``"arrays"`` (npz: ``truth``, and ``input0``, ``input1``, ... for the scales).
+        What there is to say, and a `Result` with ``"names"``, ``"scales"`` and ``"classes"``, and the files
+        ``"preview"`` (PNG) and ``"arrays"`` (npz: ``truth``, and ``input0``, ``input1``, ... for the scales).
 
     Raises
     ------

@@ -43,9 +43,9 @@ def crossval_events(job: CrossValidateJob) -> Iterator[Event]:
     Yields
     ------
     Event
-        Those of each training, `Message` and `Progress` (folds), and at the end a `Result` with ``"folds"`` (of each its
-        ``"pooled"`` scores and the names in ``"split"``), and ``"mean"`` and ``"std"`` over the folds of each score, as
-        ``{output: {score: ..., "classes": {class: {score: ...}}}}``.
+        Those of each training, `Message` and `Progress` (folds), and at the end a `Result` with ``"folds"`` (of each
+        its ``"pooled"`` scores and the names in ``"split"``), and ``"mean"`` and ``"std"`` over the folds of each
+        score, as ``{output: {score: ..., "classes": {class: {score: ...}}}}``.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def _begin(job: CrossValidateJob) -> None:
 def _comparable(job: CrossValidateJob) -> dict[str, Any]:
     """What must stay the same when it goes on."""
     own: dict[str, Any] = json.loads(job.model_dump_json(exclude=_FREE | {"training"}))
-    training = json.loads(job.training.model_dump_json(exclude=_FREE | {"device"}))
+    training: dict[str, Any] = json.loads(job.training.model_dump_json(exclude=_FREE | {"device"}))
     return own | training
 
 
