@@ -8,7 +8,7 @@ SCREEN := $(shell [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || [ "$$(uname)" != Linux 
 # Without this, glibc hands every layer's memory back to the system: half of the time of a network on the CPU.
 ALLOCATOR := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=8589934592
 
-.PHONY: setup demo test test-napari-old fast lint docs clean
+.PHONY: setup demo test test-napari-old bench-env-monai bench-env-tiatoolbox fast lint docs clean
 
 setup: .venv/ready
 
@@ -51,6 +51,21 @@ $(OLD)/ready-$(OLD_NAPARI): pyproject.toml
 test-napari-old: $(OLD)/ready-$(OLD_NAPARI)
 	PYTHONPATH=src:tests $(SCREEN) $(OLD)/bin/python -m pytest -W default -p no:cacheprovider tests/widgets/test_pyramid_labels_region.py
 
+# Other tools for benchmarks/inference.py, each in an environment of its own: build/bench-monai, build/bench-tiatoolbox
+# (several GB: its torch comes with CUDA). What follows each tool is what loading our network there needs.
+BENCH_MONAI := monai==1.6.1 torch==2.13.0
+BENCH_TIATOOLBOX := tiatoolbox==2.1.3 torch==2.12.1 torchvision==0.27.1
+
+bench-env-monai bench-env-tiatoolbox: bench-env-%: build/bench-%/ready
+
+build/bench-%/ready: Makefile
+	test -x build/bench-$*/bin/python || $(PYTHON) -m venv build/bench-$*
+	build/bench-$*/bin/python -m pip install --quiet --disable-pip-version-check $(BENCH_$(shell echo $* | tr a-z A-Z)) \
+		numpy pydantic safetensors scipy psutil
+	touch $@
+
+.PRECIOUS: build/bench-%/ready
+
 fast: setup
 	$(ALLOCATOR) $(SCREEN) $(BIN)/python -m pytest -m "not slow"
 
@@ -64,4 +79,4 @@ docs: setup
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf .venv demo-output site $(OLD)
+	rm -rf .venv demo-output site $(OLD) build/bench-*

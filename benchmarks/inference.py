@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 import sys
 import tempfile
 import time
@@ -66,6 +67,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
+        for store in folder.glob("*.zarr"):
+            shutil.rmtree(store)  # of an earlier run, which would only go on
         setting = Setting(folder.absolute(), options.quick, Path(__file__).parents[1] / "build")
         results: dict[str, list[Row]] = {}
         for name in options.parts or PARTS:

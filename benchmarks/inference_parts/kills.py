@@ -56,7 +56,9 @@ def kills(setting: Setting) -> list[Row]:
 
 def _start(setting: Setting, out: Path) -> Any:
     given = {"slide": setting.slide(2048 if not setting.quick else 512), "model": setting.model(), "out": out}
-    return subprocess.Popen(command("kills:predicting", given, sys.executable), env=setting.env(), cwd=HERE)
+    return subprocess.Popen(
+        command("kills:predicting", given, sys.executable), env=setting.env(), cwd=HERE, stdout=subprocess.DEVNULL
+    )
 
 
 def predicting(slide: str, model: str, out: str) -> None:

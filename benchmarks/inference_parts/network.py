@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,23 @@ def network(setting: Setting) -> list[Row]:
             "network:prediction", setting.env(), slide=slide, model=model, out=setting.folder / f"network-{size}.zarr"
         )
         rows += _rows(found, best, size, asked=size == large or setting.quick)
-    return rows
+    return rows + _onnx(setting, found["useful"] / found["wall"])
+
+
+def _onnx(setting: Setting, torch_rate: float) -> list[Row]:
+    """The usual slide in ONNX Runtime, where it is installed."""
+    if find_spec("onnxruntime") is None:
+        return [row("ONNX Runtime: not installed", "-")]
+    out = setting.folder / "network-onnx.zarr"
+    found = measured("network:in_onnx", setting.env(), slide=setting.slide(), model=setting.model(), out=out)
+    rate = setting.side**2 / found["wall"] / 1e6
+    name = f"{setting.side} x {setting.side} in ONNX Runtime"
+    return [
+        row(f"{name}: exporting the model, once in a process", found["export"], "s"),
+        row(f"{name}: useful pixels", rate, "Mpx/s"),
+        row(f"{name}: useful pixels per second over PyTorch's", rate / torch_rate),
+        row(f"{name}: memory at the peak over the bare process", found["memory"], "GB"),
+    ]
 
 
 def _rows(found: dict[str, Any], best: float, size: int, asked: bool) -> list[Row]:
@@ -107,7 +124,7 @@ def prediction(slide: str, model: str, out: str, **options: Any) -> dict[str, An
     loaded = ms.load_model(Path(model))
     _ = loaded.branch_margins  # measured when a model is loaded in a worker, too
     before = psutil.Process().memory_info().rss / 1e9
-    calls, fusions = _record(network.TorchNetwork, engine)
+    calls, fusions = record(network.TorchNetwork, engine)
     begin = time.perf_counter()
     labels = ms.predict(Path(slide), loaded, Path(out), **options)
     wall = time.perf_counter() - begin
@@ -117,7 +134,7 @@ def prediction(slide: str, model: str, out: str, **options: Any) -> dict[str, An
     own = network.TorchNetwork(loaded, torch.device("cpu"))
     with torch.inference_mode():
         alone = sum(_timed(own, branch, shape, keep) for branch, shape, keep, _ in calls)
-        fusing = sum(_timed_fusion(fuse, own, *call) for call in fusions)
+        fusing = sum(_timed_fusion(fuse, own, *call[1:]) for call in fusions)
     pixels = sum(shape[0] * shape[2] * shape[3] for _, shape, _, _ in calls)
     return {
         "wall": wall,
@@ -132,12 +149,27 @@ def prediction(slide: str, model: str, out: str, **options: Any) -> dict[str, An
     }
 
 
+def in_onnx(slide: str, model: str, out: str) -> dict[str, float]:
+    """The same prediction in ONNX Runtime; what is exported before is not in its time."""
+    import napari_msunet as ms
+    from napari_msunet.infer.onnx_network import exported
+
+    loaded = ms.load_model(Path(model))
+    _ = loaded.branch_margins
+    begin = time.perf_counter()
+    exported(loaded)
+    export = time.perf_counter() - begin
+    before, begin = psutil.Process().memory_info().rss / 1e9, time.perf_counter()
+    ms.predict(Path(slide), loaded, Path(out), engine="onnx").close()
+    return {"export": export, "wall": time.perf_counter() - begin, "memory": _peak() - before}
+
+
 def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def _record(kind: Any, engine: Any) -> tuple[list[Any], list[Any]]:
-    """What the network and the fusion are given from now on."""
+def record(kind: Any, engine: Any) -> tuple[list[Any], list[Any]]:
+    """What the network and the fusion are given from now on; with each fusion, how many calls came before."""
     calls: list[Any] = []
     fusions: list[Any] = []
     run, fuse = kind.run, engine.fuse
@@ -149,7 +181,7 @@ def _record(kind: Any, engine: Any) -> tuple[list[Any], list[Any]]:
         return result
 
     def recorded_fusion(networks: Any, streams: Any, zs: Any, shape: Any, wanted: Any) -> Any:
-        fusions.append((streams, [[tuple(z.shape) for z in variants] for variants in zs], shape, wanted))
+        fusions.append((len(calls), streams, [[tuple(z.shape) for z in variants] for variants in zs], shape, wanted))
         return fuse(networks, streams, zs, shape, wanted)
 
     kind.run, engine.fuse = recorded, recorded_fusion

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from .network import record
 from .process import measured
 from .report import Row, row
 from .setting import Setting
@@ -79,28 +80,23 @@ def bare(slide: str, model: str, side: int) -> float:
     import torch
 
     import napari_msunet as ms
-    from napari_msunet.config import PredictOptions
-    from napari_msunet.infer.setup import plan_for, set_up
+    from napari_msunet.infer import engine
+    from napari_msunet.infer.image import predict_image
+    from napari_msunet.infer.network import TorchNetwork
 
     network = ms.load_model(Path(model)).eval()
+    calls, fusions = record(TorchNetwork, engine)
     with ms.open_slide(Path(slide)) as opened:
-        times = []
-        for region in places(side):
-            setup = set_up(opened, [network], PredictOptions(region=region))
-            plan = plan_for(setup)
-            unit = plan.units[0]
-            shapes = []
-            for stream, pieces in zip(plan.streams, unit.pieces, strict=True):
-                boxes = [pieces[0][2:]] if stream.coarse else [unit.tiles[0][2:]]
-                shapes += [(stream.branch, *(n + 2 * stream.margin for n in box)) for box in boxes]
-            inputs = [
-                (branch, torch.rand(1, 3, h, w).contiguous(memory_format=torch.channels_last))
-                for branch, h, w in shapes
-            ]
-            with torch.inference_mode():
-                begin = time.perf_counter()
-                for i, x in inputs:
-                    branch = network.branches[i]
-                    branch.head(branch.network(network.normalise(x)))
-                times.append(time.perf_counter() - begin)
-    return sorted(times[1:])[(len(times) - 2) // 2]
+        predict_image(network, opened, opened.grid().centres(ms.Region(*places(side)[0])))
+    inputs = [
+        (network.branches[branch], torch.rand(shape).contiguous(memory_format=torch.channels_last))
+        for branch, shape, _, _ in calls[: fusions[0][0]]
+    ]
+    times = []
+    with torch.inference_mode():
+        for _ in range(TIMES + 1):
+            begin = time.perf_counter()
+            for branch, x in inputs:
+                branch.head(branch.network(network.normalise(x)))
+            times.append(time.perf_counter() - begin)
+    return sorted(times[1:])[(TIMES - 1) // 2]
