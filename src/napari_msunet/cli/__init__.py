@@ -1,10 +1,22 @@
 """The command `napari-msunet`. Each verb builds a job, runs it and shows its events; nothing more happens here."""
 
-from napari_msunet.cli import composing, crossval, general, labels, prediction, retraining, review, training, truth
+from napari_msunet.cli import (
+    comparing,
+    composing,
+    crossval,
+    general,
+    labels,
+    prediction,
+    retraining,
+    review,
+    training,
+    truth,
+)
 from napari_msunet.cli.running import app, execute, main
 
 __all__ = [
     "app",
+    "comparing",
     "composing",
     "crossval",
     "execute",

@@ -149,8 +149,11 @@ class MaskTruth(WholeTruth):
         return numbers
 
     def instances(self) -> npt.NDArray[np.int64]:
-        """`(h, w)` numbers of the objects, 0 outside: the mask's own where it has them."""
-        return read_mask(self.path).astype(np.int64) if self._values == "instances" else super().instances()
+        """`(h, w)` numbers of the objects, 0 outside: the mask's own where it has more than one, else its pieces."""
+        if self._values != "instances":
+            return super().instances()
+        own = read_mask(self.path).astype(np.int64)
+        return own if len(np.unique(own[own > 0])) > 1 else super().instances()
 
 
 class StoreTruth:

@@ -192,7 +192,7 @@ class Evaluation:
             item, image = items[order[place]], self.images[order[place]]
             again = score_item(self.model, item, self.job.device, whole=True)
             if again.predicted is not None and again.truth is not None:
-                text = f"{title}: {item.name}, Dice {image['fused']['dice']:.3f}"
+                text = f"{item.name[:36]}\n{title}, Dice {image['fused']['dice']:.3f}"
                 rows.append((text, item, again.truth, again.predicted))
         return rows
 
