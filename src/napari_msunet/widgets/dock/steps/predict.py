@@ -351,7 +351,8 @@ class PredictStep(Step):
             self.live.finish(run)
             if run.complete and "instances" in run.outputs:
                 add_instances(self.viewer, run, layer_of_slide(self.dock, self.state.active))
-            self.box.say(result_words(result, layer.name, time.monotonic() - self._began))
+            exact = self.last is None or self.last.margin == "exact"
+            self.box.say(result_words(result, layer.name, time.monotonic() - self._began, exact))
         else:
             self.live.pause()
             if self._outcome == "cancelled":
