@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import napari_msunet
-from napari_msunet.config import ModelConfig, Normalisation, PredictOptions, UNetConfig
+from napari_msunet.config import HRNetConfig, LinkNetConfig, ModelConfig, Normalisation, PredictOptions, UNetConfig
 from napari_msunet.geometry import Region, Window
 from napari_msunet.infer import predict, predict_image
 from napari_msunet.infer.engine import as_input
@@ -109,6 +109,9 @@ def test_tiled_equals_whole_for_every_fusion(fusion, slide):
         {"scales": (1.0,)},
         {"branch": (UNetConfig(depth=1, width=4), UNetConfig(depth=2, width=8), UNetConfig(depth=3, width=8))},
         {"shared": True},
+        {"branch": UNetConfig(depth=2, width=8, stem="space_to_depth", residual=True)},
+        {"branch": UNetConfig(depth=2, width=8, attention="self", window=4, up="resize"), "scales": (1.0, 0.5)},
+        {"branch": (HRNetConfig(depth=2, width=4), LinkNetConfig(depth=3, width=8)), "scales": (1.0, 0.5)},
         {"upscale": 2, "mpp": 2.6},
         {"upscale": 2, "mpp": 2.6, "fusion": "inject", "scales": (1.0, 0.5)},
         {"scales": (2.0, 1.0), "finest_scale": 1.0},
