@@ -99,7 +99,7 @@ def test_suspects_by_mouse_and_keys_and_the_camera_goes_there(panel, qtbot, view
     places = panel.model.places
     assert len(places) >= 2
     assert "suspects; the model agrees with" in panel.heading.text()
-    assert panel.current is places[0]  # the surest comes first
+    assert panel.current == places[0]  # the surest comes first
     assert places[0].loss == pytest.approx(-np.log(0.05), rel=0.2)
     assert all(not p.window.intersection(ERASED).empty or not p.window.intersection(INVENTED).empty for p in places)
     layer = panel.truth_layer()
@@ -124,6 +124,22 @@ def test_suspects_by_mouse_and_keys_and_the_camera_goes_there(panel, qtbot, view
     click(qtbot, panel.buttons["truth.next"])
     assert panel.index == 1
     np.testing.assert_array_equal(layer.store.read(WHOLE), wrong())  # looking changes nothing
+
+
+def test_sorting_by_a_column_keeps_the_place(panel, qtbot):
+    find(panel, qtbot)
+    ranked, place = list(panel.model.places), panel.current
+    header = panel.table.horizontalHeader()
+    area = QPoint(header.sectionPosition(5) + 10, header.height() // 2)
+    qtbot.mouseClick(header.viewport(), Qt.MouseButton.LeftButton, pos=area)
+    qtbot.mouseClick(header.viewport(), Qt.MouseButton.LeftButton, pos=area)
+    sizes = [p.pixels for p in panel.model.places]
+    assert sizes in (sorted(sizes), sorted(sizes, reverse=True))
+    assert sizes[0] != sizes[-1]
+    assert panel.current == place
+    assert panel.table.currentIndex().row() == panel.index
+    shown = [panel.model.data(panel.model.index(n, 0)) for n in range(len(ranked))]
+    assert shown == [str(ranked.index(p) + 1) for p in panel.model.places]
 
 
 def test_taking_the_answer_by_key_is_one_step_of_undo(panel, qtbot):

@@ -15,6 +15,7 @@ from napari_msunet.labels import open_labels
 from napari_msunet.labels.review_scores import merged_runs
 from napari_msunet.labels.truth import Pair, TruthReview, review_truth
 from napari_msunet.widgets.dock.background import Background
+from napari_msunet.widgets.dock.python_lines import lines, literal
 from napari_msunet.widgets.dock.telling import tell_error
 
 NO_SLIDE = "Open a slide first: the Slide step does it."
@@ -44,6 +45,22 @@ class Wanted:
 
     truth: Path
     labels: Path
+
+    def as_python(self) -> str:
+        """The lines that compare them, write the files, and take the answer at one place."""
+        return lines(
+            "from napari_msunet.labels import truth",
+            "",
+            f"annotation = ms.open_labels({literal(self.truth)})",
+            f"pair = truth.Pair(annotation, {literal(self.labels)})",
+            "found = truth.review_truth(pair)",
+            'truth.write_suspects(found, "suspects.csv", annotation)',
+            'truth.write_confusion(found.confusion, "confusion.csv")',
+            "# The model's answer at the first suspect, as one stroke. Undo takes it back.",
+            "for place in found.suspects[:1]:",
+            "    truth.take_answer(pair, place)",
+            "    annotation.undo()",
+        )
 
 
 class Finding(QObject):

@@ -116,6 +116,9 @@ def build(panel: Any) -> None:
     panel.table.setModel(panel.model)
     header = panel.table.horizontalHeader()
     header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+    header.setSectionsClickable(True)
+    header.setSortIndicatorShown(True)
+    header.setSortIndicator(0, Qt.SortOrder.AscendingOrder)
     for column in (1, 2):
         header.setSectionResizeMode(column, QHeaderView.ResizeMode.Stretch)
     panel.matrix = MatrixView(panel.viewer.theme)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isnan
+from operator import attrgetter
 from typing import Any
 
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt
@@ -29,11 +30,12 @@ MARKS = {"kept": "✓", "changed": "→"}
 
 
 class PlaceModel(QAbstractTableModel):
-    """Rows of `TruthPlace` in the order they were given.
+    """Rows of `TruthPlace`, ranked as they were given, sorted by any column.
 
     Attributes
     ----------
     places : list of TruthPlace
+        In the order of the rows.
     states : dict
         "kept" or "changed", by place.
     """
@@ -42,6 +44,7 @@ class PlaceModel(QAbstractTableModel):
         super().__init__(parent)
         self.places: list[TruthPlace] = []
         self.states: dict[TruthPlace, str] = {}
+        self._ranks: dict[TruthPlace, int] = {}
         self._colours: dict[str, QPixmap] = {}
         self._known = True
 
@@ -49,10 +52,29 @@ class PlaceModel(QAbstractTableModel):
         """Show other places, of this truth."""
         self.beginResetModel()
         self.places = list(places)
+        self._ranks = {place: rank for rank, place in enumerate(places, 1)}
         if store is not None:
             self._known = store.mpp is not None
             self._colours = {name: _swatch(tint) for name, tint in zip(store.classes, store.colours, strict=True)}
             self._colours["background"] = _swatch(BACKGROUND_COLOUR)
+        self.endResetModel()
+
+    def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
+        """Sort by a column; equal rows stay ranked."""
+        ways: tuple[Callable[[TruthPlace], Any], ...] = (
+            lambda place: 0,
+            attrgetter("truth"),
+            attrgetter("model"),
+            attrgetter("loss"),
+            attrgetter("confidence"),
+            attrgetter("pixels"),
+        )
+        self.beginResetModel()
+        self.places.sort(key=self._ranks.__getitem__)
+        descending = order == Qt.SortOrder.DescendingOrder
+        if column == 0 and descending:
+            self.places.reverse()
+        self.places.sort(key=ways[column], reverse=descending)
         self.endResetModel()
 
     def mark(self, place: TruthPlace, state: str | None) -> None:
@@ -85,7 +107,7 @@ class PlaceModel(QAbstractTableModel):
         if role == Role.DisplayRole:
             mark = MARKS.get(self.states.get(place, ""), "")
             sure = "" if isnan(place.confidence) else f"{100 * place.confidence:.0f} %"
-            texts = (f"{index.row() + 1} {mark}".strip(), place.truth, place.model, f"{place.loss:.2f}", sure)
+            texts = (f"{self._ranks[place]} {mark}".strip(), place.truth, place.model, f"{place.loss:.2f}", sure)
             return texts[column] if column < len(texts) else area_text(place.area, self._known)
         if role == Role.DecorationRole and column in (1, 2):
             return self._colours.get(place.truth if column == 1 else place.model)

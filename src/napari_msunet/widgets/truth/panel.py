@@ -15,7 +15,6 @@ from napari_msunet.widgets import keys
 from napari_msunet.widgets.dock import style
 from napari_msunet.widgets.dock.layers import hide_maps, layer_of_slide
 from napari_msunet.widgets.dock.options import changed
-from napari_msunet.widgets.dock.python_lines import lines, literal
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.places import Outline, go_to
 from napari_msunet.widgets.truth import finding, layout
@@ -79,6 +78,7 @@ class TruthPanel(QWidget):
         for name, button in self.buttons.items():
             button.clicked.connect(told(lambda *_, act=self.actions[name]: act()))
         self.table.selectionModel().currentRowChanged.connect(lambda now, _: self._row_chosen(now.row()))
+        self.table.horizontalHeader().sortIndicatorChanged.connect(self._sort)
         self.table.pressed.connect(told(lambda name: self.actions[name]()))
         self.matrix.chosen.connect(told(self.show_cell))
         self.lasso.drawn.connect(told(lambda corners: self.decisions.take_in(corners, self.truth_layer())))
@@ -208,7 +208,9 @@ class TruthPanel(QWidget):
             raise MsunetError(NOT_COMPARED)
         self.cell, self.index = cell, -1
         places = review.suspects if cell is None else review.confusion.places.get(cell, [])
+        header = self.table.horizontalHeader()
         self.model.show(places, pair.store)
+        self.model.sort(header.sortIndicatorSection(), header.sortIndicatorOrder())
         self.outline.hide()
         self._show()
 
@@ -216,6 +218,15 @@ class TruthPanel(QWidget):
     def current(self) -> TruthPlace | None:
         """The place that is looked at."""
         return self.model.places[self.index] if 0 <= self.index < len(self.model.places) else None
+
+    def _sort(self, column: int, order: Any) -> None:
+        """Another order of the rows; the place that is looked at stays the same."""
+        place, self.index = self.current, -1
+        self.model.sort(column, order)
+        if place is not None:
+            self.index = self.model.places.index(place)
+            self.table.selectRow(self.index)
+        self._enable()
 
     def _row_chosen(self, row: int) -> None:
         if row >= 0 and row != self.index:
@@ -326,22 +337,9 @@ class TruthPanel(QWidget):
 
     def as_python(self) -> str:
         """The review, its files, and the answer taken at one place."""
-        wanted = self.finding.wanted
-        if wanted is None:
+        if self.finding.wanted is None:
             raise MsunetError(self.finding.lack or finding.NO_TRUTH)
-        return lines(
-            "from napari_msunet.labels import truth",
-            "",
-            f"annotation = ms.open_labels({literal(wanted.truth)})",
-            f"pair = truth.Pair(annotation, {literal(wanted.labels)})",
-            "found = truth.review_truth(pair)",
-            'truth.write_suspects(found, "suspects.csv", annotation)',
-            'truth.write_confusion(found.confusion, "confusion.csv")',
-            "# The model's answer at the first suspect, as one stroke. Undo takes it back.",
-            "for place in found.suspects[:1]:",
-            "    truth.take_answer(pair, place)",
-            "    annotation.undo()",
-        )
+        return self.finding.wanted.as_python()
 
     # -------------------------------------------------------------------------------------------- showing and closing
 
