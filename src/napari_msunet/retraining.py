@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from napari_msunet.config import FolderSource, SlideSource, Source, TrainJob, explain
+from napari_msunet.config import SlideSource, Source, TrainJob, explain
 from napari_msunet.errors import MsunetError
 
 REPLAY = 0.5
@@ -33,7 +33,7 @@ def corrections(slide: str | Path, labels: str | Path, **options: Any) -> SlideS
 
 def retraining_job(
     previous: TrainJob | str | Path,
-    corrected: Sequence[SlideSource | FolderSource],
+    corrected: Sequence[Source],
     out: str | Path,
     *,
     classes: Sequence[str] | None = None,
@@ -72,7 +72,7 @@ def retraining_job(
         If the earlier run cannot be found, or something given cannot be used.
     """
     job, model = _previous(previous)
-    given: list[SlideSource | FolderSource] = [_as_before(source, job) for source in corrected]
+    given: list[Source] = [_as_before(source, job) for source in corrected]
     kept = [source for source in job.sources if not any(same_truth(source, now) for now in given)]
     config = job.model if classes is None else job.model.model_copy(update={"classes": tuple(classes)})
     values = {name: getattr(job, name) for name in TrainJob.model_fields} | {
@@ -112,28 +112,26 @@ def _previous(previous: TrainJob | str | Path) -> tuple[TrainJob, Path]:
     return job, model
 
 
-def _unique(sources: Sequence[SlideSource | FolderSource]) -> list[SlideSource | FolderSource]:
+def _unique(sources: Sequence[Source]) -> list[Source]:
     """Each truth once; of several with the same one, the last."""
     return list({_key(source): source for source in sources}.values())
 
 
-def same_truth(one: SlideSource | FolderSource, other: SlideSource | FolderSource) -> bool:
+def same_truth(one: Source, other: Source) -> bool:
     """Whether two sources take the same masks or labels, read in the same way."""
     return _key(one) == _key(other)
 
 
-def _key(source: Source) -> tuple[str, ...]:
-    """What makes two sources the same truth."""
+def _key(source: Source) -> str:
+    """What makes two sources the same truth: all that says where it is and how it is read."""
     if isinstance(source, SlideSource):
-        return str(source.labels.absolute()), str(source.edited_only)
-    if not isinstance(source, FolderSource):
-        return (source.model_dump_json(exclude={"role"}),)
-    return str(source.images.absolute()), str(source.masks.absolute()), source.mask_suffix
+        return f"{source.labels.absolute()} {source.edited_only}"
+    return source.model_dump_json(exclude={"role", "mpp", "group"})
 
 
-def _as_before(source: SlideSource | FolderSource, job: TrainJob) -> SlideSource | FolderSource:
+def _as_before(source: Source, job: TrainJob) -> Source:
     """The source on the side, in the group and with the µm per pixel that its slide had before, where it says none."""
-    if isinstance(source, FolderSource):
+    if not isinstance(source, SlideSource):
         return source
     same = [s for s in job.sources if isinstance(s, SlideSource) and s.slide.absolute() == source.slide.absolute()]
     if not same:

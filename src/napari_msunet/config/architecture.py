@@ -14,13 +14,13 @@ _TRAINING_ONLY = {"dropout"}
 
 
 def architecture_differences(old: ModelConfig, new: ModelConfig) -> list[str]:
-    """What of the architecture differs, in words such as "scales is (1, 0.5) instead of (1)"; empty where nothing does.
+    """What of the architecture differs, in words such as "scales (1, 0.5) instead of (1)"; empty where nothing does.
 
     Classes, µm per pixel, the field of view in training, normalisation and dropout may differ.
     """
     before, now = _architecture(old), _architecture(new)
     return [
-        f"{name} is {_short(before.get(name))} instead of {_short(now.get(name))}"
+        f"{name} {_short(before.get(name))} instead of {_short(now.get(name))}"
         for name in dict.fromkeys((*now, *before))
         if before.get(name) != now.get(name)
     ]

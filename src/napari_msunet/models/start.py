@@ -69,7 +69,7 @@ def open_start(path: str | Path, config: ModelConfig) -> Start:
     differing = architecture_differences(model.config, config)
     if differing:
         raise ModelError(
-            f"{path} is a checkpoint of another architecture: its {' and its '.join(differing)}; start from a model "
+            f"{path} is a checkpoint of another architecture: {' and '.join(differing)}; start from a model "
             "with the same scales, fusion, branches and channels, or train one of that file's architecture."
         )
     kept = model.config.normalisation or config.normalisation

@@ -104,18 +104,18 @@ class GoingOn(QWidget):
         if config is None:
             return None
         wanted = self._model(job)
-        differing = architecture_differences(config, wanted)
+        differing = architecture_differences(wanted, config)
         obstacle = None
         if differing:
-            obstacle = (
-                f"The model of the Model step is another one than the last (whose {differing[0]}): it is trained anew."
-            )
+            obstacle = f"The model of the Model step is another one than the last ({differing[0]}): it is trained anew."
         return _Last(path, obstacle, job)
 
     def _model(self, job: TrainJob | None) -> Any:
         """The model to train: that of the Model step, once somebody chose it; else that of the last run."""
         if job is None or self.state.model_chosen:
             return self.state.model
+        if not self.state.folders and not any(record.annotation for record in self.state.slides):
+            return job.model  # nobody has named classes here
         return job.model.model_copy(update={"classes": self.state.classes})
 
     def job(self, out: Path | None = None) -> TrainJob:
