@@ -10,7 +10,16 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from pydantic import TypeAdapter, ValidationError
 
-from napari_msunet.config import FolderSource, Role, SlideSource, Source, explain
+from napari_msunet.config import (
+    FolderSource,
+    PublishedSource,
+    Role,
+    ShapesSource,
+    SlideSource,
+    Source,
+    TableSource,
+    explain,
+)
 from napari_msunet.errors import MsunetError
 
 _SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
@@ -46,6 +55,16 @@ class SourceOptions:
         A slide with painted labels; give it several times, each with its --labels.
     labels : path
         Label store of the --slide: an annotation (0 not annotated, 255 background) or labels.
+    shapes : path
+        Instead of --labels, for each --slide: outlines drawn in QuPath (GeoJSON), ASAP or ImageScope (XML), named by
+        class; --values Tumor=gland,Stroma=background says which name is which class.
+    pairs : path
+        CSV with columns images and masks (paths inside its folder), and if wanted mpp, role and the --group column.
+    published : path
+        Folder of a public set as it was published: PanNuke, Lizard, CoNSeP, GlaS, MoNuSeg, CAMELYON16, TUPAC16, ISBI
+        2012, or a microscopy set in BIDS; --values instances or neoplastic=tumour says what its classes are.
+    part : str
+        Only images of --published in whose path this occurs, such as Train.
     source : str
         A source as JSON, or the path of a JSON file that holds one or a list of them; for folders that differ in mpp,
         values or role. Can be given several times.
@@ -61,6 +80,10 @@ class SourceOptions:
     role: Role = "auto"
     slide: Annotated[tuple[Path, ...], _EMPTY] = ()
     labels: Annotated[tuple[Path, ...], _EMPTY] = ()
+    shapes: Annotated[tuple[Path, ...], _EMPTY] = ()
+    pairs: Annotated[tuple[Path, ...], _EMPTY] = ()
+    published: Annotated[tuple[Path, ...], _EMPTY] = ()
+    part: Annotated[str, _EMPTY] = ""
     source: Annotated[tuple[str, ...], _EMPTY] = ()
 
     def sources(self) -> tuple[Any, ...]:
@@ -72,7 +95,10 @@ class SourceOptions:
             If nothing is given, or folders and masks, slides and labels do not pair up.
         """
         _pair("--images", self.images, "--masks", self.masks)
-        _pair("--slide", self.slide, "--labels", self.labels)
+        if self.shapes and self.labels:
+            raise MsunetError("Slides were given --labels and --shapes; give one sort of truth, or --source for each.")
+        marked = self.shapes or self.labels
+        _pair("--slide", self.slide, "--shapes" if self.shapes else "--labels", marked)
         common: dict[str, Any] = {"mpp": self.mpp, "group": self.group, "role": self.role}
         try:
             folders = [
@@ -86,18 +112,38 @@ class SourceOptions:
                 )
                 for images, masks in zip(self.images, self.masks, strict=True)
             ]
-            slides = [
-                SlideSource(slide=slide, labels=labels, **common)
-                for slide, labels in zip(self.slide, self.labels, strict=True)
+            slides = [self._marked(slide, truth, common) for slide, truth in zip(self.slide, marked, strict=True)]
+            others = [TableSource(table=table, values=parse_values(self.values), **common) for table in self.pairs] + [
+                PublishedSource(
+                    folder=folder, part=self.part, values=parse_names(self.values), mpp=self.mpp, role=self.role
+                )
+                for folder in self.published
             ]
         except ValidationError as error:
             raise explain(error, "What says where the images are") from error
-        found = (*folders, *slides, *(s for text in self.source for s in parse_source(text)))
+        found = (*folders, *slides, *others, *(s for text in self.source for s in parse_source(text)))
         if not found:
             raise MsunetError(
-                "No images are given; say --images FOLDER --masks FOLDER, or --slide FILE --labels STORE, or --source."
+                "No images are given; say --images FOLDER --masks FOLDER, --slide FILE --labels STORE, --pairs CSV, "
+                "--published FOLDER, or --source."
             )
         return found
+
+    def _marked(self, slide: Path, truth: Path, common: dict[str, Any]) -> SlideSource | ShapesSource:
+        """The source of a slide with labels or outlines."""
+        if self.shapes:
+            return ShapesSource(slide=slide, shapes=truth, values=parse_names(self.values), **common)
+        return SlideSource(slide=slide, labels=truth, **common)
+
+
+def parse_names(text: str) -> Any:
+    """What names of classes mean, from ``"classes"``, ``"instances"`` or ``"Tumor=gland,Stroma=background"``."""
+    if text in ("classes", "instances"):
+        return text
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(equals for _, equals, _ in pairs):
+        raise MsunetError(f"--values {text!r} cannot be read; give classes, instances, or pairs such as Tumor=gland.")
+    return {name.strip(): label.strip() for name, _, label in pairs}
 
 
 def parse_values(text: str) -> Any:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from cyclopts import Parameter
 from pydantic import ValidationError
 
+from napari_msunet.cli.data_options import DataOptions
 from napari_msunet.cli.source_options import SourceOptions as SourceOptions  # beside the others
 from napari_msunet.config import (
-    Augmentation,
     Fusion,
     LossConfig,
     ModelConfig,
@@ -118,7 +118,7 @@ class ModelOptions:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(DataOptions):
     """How to train.
 
     Attributes
@@ -182,7 +182,6 @@ class TrainOptions:
     patience: int = _OPTIMISER["patience"].default
     stop_after: int = _OPTIMISER["stop_after"].default
     branch_loss: float = _LOSS["branch"].default
-    augment: Annotated[bool, Parameter(negative="--no-augment")] = True
     seed: int = 0
     device: str = "auto"
     resume: bool = False
@@ -192,13 +191,11 @@ class TrainOptions:
 
     def job(self, model: ModelConfig, sources: tuple[Any, ...], out: Path) -> TrainJob:
         """The training job; `MsunetError` where something cannot be used."""
-        still = Augmentation(flip=False, rotate=0, scale=0, brightness=0, contrast=0, stain=0)
         try:
             return TrainJob(
                 model=model,
                 sources=sources,
                 out=out,
-                augmentation=Augmentation() if self.augment else still,
                 loss=LossConfig(branch=self.branch_loss),
                 optimiser=Optimiser(
                     learning_rate=self.learning_rate,
@@ -209,6 +206,7 @@ class TrainOptions:
                     stop_after=self.stop_after,
                 ),
                 **{name: getattr(self, name) for name in _SAME_NAMES},
+                **self.fields(),
             )
         except ValidationError as error:
             raise explain(error, "The training") from error
