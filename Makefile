@@ -8,7 +8,7 @@ SCREEN := $(shell [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || [ "$$(uname)" != Linux 
 # Without this, glibc hands every layer's memory back to the system: half of the time of a network on the CPU.
 ALLOCATOR := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=8589934592
 
-.PHONY: setup demo test test-napari-old bench-env-monai bench-env-tiatoolbox fast lint docs clean
+.PHONY: setup demo test test-napari-old test-encoders bench-env-monai bench-env-tiatoolbox fast lint docs clean
 
 setup: .venv/ready
 
@@ -65,6 +65,20 @@ build/bench-%/ready: Makefile
 	touch $@
 
 .PRECIOUS: build/bench-%/ready
+
+# Encoders of timm, in an environment of their own with the builds of torch and torchvision that go together (several
+# GB, once): build/encoders-env.
+ENCODERS := build/encoders-env
+
+$(ENCODERS)/ready: pyproject.toml constraints.txt
+	test -x $(ENCODERS)/bin/python || $(PYTHON) -m venv $(ENCODERS)
+	grep -v '^torch==' constraints.txt > $(ENCODERS)/constraints.txt
+	$(ENCODERS)/bin/python -m pip install --quiet --disable-pip-version-check -c $(ENCODERS)/constraints.txt \
+		torch==2.12.1 torchvision==0.27.1 -e '.[encoders]' pytest pytest-timeout
+	touch $@
+
+test-encoders: $(ENCODERS)/ready
+	PYTHONPATH=tests $(ALLOCATOR) $(ENCODERS)/bin/python -m pytest -W default -p no:cacheprovider tests/encoders
 
 fast: setup
 	$(ALLOCATOR) $(SCREEN) $(BIN)/python -m pytest -m "not slow"

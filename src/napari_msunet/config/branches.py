@@ -10,7 +10,10 @@ from napari_msunet.config.base import Frozen
 
 Norm: TypeAlias = Literal["batch", "renorm", "slide"]
 Stem: TypeAlias = Literal["plain", "space_to_depth"]
-Decoder: TypeAlias = Literal["unet", "unetplusplus", "linknet", "fpn", "manet", "pan", "deeplabv3plus"]
+Decoder: TypeAlias = Literal["unet", "unetplusplus", "linknet", "fpn", "manet", "deeplabv3plus"]
+
+ENCODER_STRIDE = 32
+"""Of all encoders of timm."""
 
 
 class _Network(Frozen):
@@ -172,9 +175,9 @@ class EncoderConfig(_Network):
     encoder : str
         Name of a timm model, such as "resnet50", "efficientnet_b3", "hrnet_w32".
     decoder : str
-        "unet", "unetplusplus", "linknet", "fpn", "manet", "pan" or "deeplabv3plus".
+        "unet", "unetplusplus", "linknet", "fpn", "manet" or "deeplabv3plus". Tiles are exact with the first three.
     depth : int
-        How often the resolution halves; the stride is ``2 ** depth``.
+        How often the resolution halves before the decoder begins.
     width : int
         Channels of the decoder's finest resolution.
     weights : str
@@ -192,10 +195,15 @@ class EncoderConfig(_Network):
     weights: str = "none"
     frozen: bool = False
 
+    @property
+    def stride(self) -> int:
+        """Branch pixels after which the network repeats its phase: some encoders run to their end at any depth."""
+        return ENCODER_STRIDE
+
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.decoder in ("pan", "deeplabv3plus") and self.depth == 3:
-            raise ValueError(f'decoder="{self.decoder}" needs a depth of 4 or 5')
+        if self.decoder == "deeplabv3plus" and self.depth == 3:
+            raise ValueError('decoder="deeplabv3plus" needs a depth of 4 or 5')
         if self.frozen and self.weights == "none":
             raise ValueError("a frozen encoder with random weights learns nothing: give weights, or frozen=False")
         return self

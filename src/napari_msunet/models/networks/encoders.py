@@ -20,7 +20,6 @@ CLASSES: dict[Decoder, str] = {
     "linknet": "Linknet",
     "fpn": "FPN",
     "manet": "MAnet",
-    "pan": "PAN",
     "deeplabv3plus": "DeepLabV3Plus",
 }
 """The class of segmentation-models-pytorch for each decoder."""
@@ -172,9 +171,9 @@ def _channels(config: EncoderConfig) -> dict[str, Any]:
     if config.decoder == "linknet":
         return {}  # as wide as the encoder
     if config.decoder == "fpn":
-        return {"decoder_pyramid_channels": 16 * config.width, "decoder_segmentation_channels": 8 * config.width}
-    if config.decoder == "pan":
-        return {"decoder_channels": 2 * config.width}
+        pyramid, found = 16 * config.width, 8 * config.width
+        upsampling = 2 ** (config.depth - 3)
+        return {"decoder_pyramid_channels": pyramid, "decoder_segmentation_channels": found, "upsampling": upsampling}
     if config.decoder == "deeplabv3plus":
         return {"decoder_channels": 16 * config.width}
     return {"decoder_channels": tuple(config.width * 2**level for level in reversed(range(config.depth)))}
