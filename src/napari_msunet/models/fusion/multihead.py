@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_msunet.models.fusion.rules import Fusion
@@ -44,27 +45,28 @@ class MultiHead(Fusion):
         """Fused logits `(B, K+1, H, W)`."""
         if self.scales == 1:
             return self.classes(zs[0])
-        shares = self._shares(zs)
-        fused = torch.zeros_like(self.classes(zs[0]))
-        for m in range(HEADS):
-            mixed = shares[:, 0, m, None] * self.classes(zs[0])
-            for i, z in enumerate(zs[1:], start=1):
-                mixed = torch.addcmul(mixed, shares[:, i, m, None], self.classes(z))
-            fused = fused + nn.functional.conv2d(mixed, self.mix[m, :, :, None, None])
-        return fused
+        logits, shares = self._shares(zs)
+        mixed = shares[:, 0, :, None] * logits[0][:, None]
+        for i, own in enumerate(logits[1:], start=1):
+            mixed = torch.addcmul(mixed, shares[:, i, :, None], own[:, None])
+        # sum_m W_m x_m is one 1x1 convolution over what all heads give
+        mix = self.mix.transpose(0, 1).reshape(self.outputs, -1, 1, 1)
+        return F.conv2d(mixed.flatten(1, 2), mix)
 
     def weights(self, zs: Sequence[Tensor]) -> Tensor:
         """Share of each branch at each pixel, the mean over heads, `(B, k, H, W)`."""
-        return torch.ones_like(zs[0][:, :1]) if self.scales == 1 else self._shares(zs).mean(dim=2)
+        return torch.ones_like(zs[0][:, :1]) if self.scales == 1 else self._shares(zs)[1].mean(dim=2)
 
-    def _shares(self, zs: Sequence[Tensor]) -> Tensor:
-        """Of each scale in each head at each pixel, `(B, k, heads, H, W)`."""
+    def _shares(self, zs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """The branches' logits, and the share of each scale in each head at each pixel, `(B, k, heads, H, W)`."""
         size = HEADS * DIMENSIONS
-        query = self.bias.view(1, -1, 1, 1) + self.rest(zs[0])[:, :size]
-        for z in zs[1:]:
-            query = query + self.rest(z)[:, :size]
-        scores = []
-        for i, z in enumerate(zs):
-            product = query * (self.rest(z)[:, size:] + self.places[i].view(1, -1, 1, 1))
-            scores.append(torch.unflatten(product, 1, (HEADS, DIMENSIONS)).sum(dim=2))
-        return torch.softmax(torch.stack(scores, dim=1) * DIMENSIONS**-0.5, dim=1)
+        # Split at once: one gradient for each z, not one for each part.
+        logits, queries, keys = zip(*(torch.split(z, [self.outputs, size, size], dim=1) for z in zs), strict=True)
+        query = self.bias.view(1, -1, 1, 1) + queries[0]
+        for other in queries[1:]:
+            query = query + other
+        scores = [
+            torch.unflatten(query * (key + place.view(1, -1, 1, 1)), 1, (HEADS, DIMENSIONS)).sum(dim=2)
+            for key, place in zip(keys, self.places, strict=True)
+        ]
+        return list(logits), torch.softmax(torch.stack(scores, dim=1) * DIMENSIONS**-0.5, dim=1)
