@@ -13,7 +13,7 @@ from napari_msunet.labels import truth
 from napari_msunet.labels.truth import TruthPlace
 from napari_msunet.widgets import keys
 from napari_msunet.widgets.dock import style
-from napari_msunet.widgets.dock.layers import hide_maps, layer_of_slide
+from napari_msunet.widgets.dock.layers import hide_maps
 from napari_msunet.widgets.dock.options import changed
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.places import Outline, go_to
@@ -22,6 +22,7 @@ from napari_msunet.widgets.truth.decisions import NOT_COMPARED, Decisions
 from napari_msunet.widgets.truth.finding import Finding
 from napari_msunet.widgets.truth.lasso import Lasso
 from napari_msunet.widgets.truth.model import PlaceModel
+from napari_msunet.widgets.truth.truths import layer_of_truth, truths_of
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
@@ -104,9 +105,7 @@ class TruthPanel(QWidget):
 
     def follow(self) -> None:
         """Offer the truths of the active slide."""
-        record = self.state.active
-        known = {"Annotation": record.annotation, "Corrected and accepted labels": record.labels} if record else {}
-        known = {name: path for name, path in known.items() if path is not None and path.exists()}
+        known = truths_of(self.state.active)
         if [self.choice.itemData(n) for n in range(self.choice.count())] != list(known.values()):
             chosen = self.choice.currentData()
             self.choice.clear()
@@ -133,6 +132,11 @@ class TruthPanel(QWidget):
         self.dock.show_step("predict")
         show_info("The next prediction keeps probabilities: press Predict, then come back to the truth.")
 
+    def truth_layer(self) -> PyramidLabels:
+        """The layer of the truth that is reviewed; opened if need be."""
+        wanted = self.finding.wanted
+        return layer_of_truth(self.dock, None if wanted is None else wanted.truth)
+
     # -------------------------------------------------------------------------------------------------------- finding
 
     def start(self) -> None:
@@ -153,7 +157,7 @@ class TruthPanel(QWidget):
         review, pair = self.finding.review, self.finding.pair
         self.matrix.show_matrix(review.confusion if review.pixels else None, pair.store.mpp is not None)
         self.show_suspects()
-        if review.suspects:
+        if review.suspects and self.isVisible():
             self.go(0)
 
     def _show(self) -> None:
@@ -298,22 +302,6 @@ class TruthPanel(QWidget):
             self._enable()
         else:
             self.go(following)
-
-    # ------------------------------------------------------------------------------------------------- truth and layers
-
-    def truth_layer(self) -> PyramidLabels:
-        """The layer of the truth that is reviewed; opened if need be."""
-        from napari_msunet.widgets.slide_layers import add_labels
-
-        record, wanted = self.state.active, self.finding.wanted
-        if record is None or wanted is None:
-            raise MsunetError(finding.NO_TRUTH)
-        layer = self.dock.layers.of_store(wanted.truth)
-        if layer is None:
-            layer = add_labels(self.viewer, wanted.truth, layer_of_slide(self.dock, record))
-            kind = "Annotation" if wanted.truth == record.annotation else "Labels"
-            layer.name, layer.opacity = f"{kind} {record.name}", 0.5
-        return layer
 
     # ------------------------------------------------------------------------------------------------------------ CSV
 

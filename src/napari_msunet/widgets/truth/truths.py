@@ -1,0 +1,38 @@
+"""The truths of a slide, and the layers that show them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_msunet.errors import MsunetError
+from napari_msunet.widgets.dock.layers import layer_of_slide
+from napari_msunet.widgets.truth.finding import NO_TRUTH
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.dock.state import SlideRecord
+    from napari_msunet.widgets.pyramid_labels import PyramidLabels
+
+
+def truths_of(record: SlideRecord | None) -> dict[str, Path]:
+    """The label stores that hold truth of a slide, by what they are called."""
+    if record is None:
+        return {}
+    known = {"Annotation": record.annotation, "Corrected and accepted labels": record.labels}
+    return {name: path for name, path in known.items() if path is not None and path.exists()}
+
+
+def layer_of_truth(dock: MultiScaleUNet, path: Path | None) -> PyramidLabels:
+    """The layer of a truth of the active slide; opened if need be."""
+    from napari_msunet.widgets.slide_layers import add_labels
+
+    record = dock.state.active
+    if record is None or path is None:
+        raise MsunetError(NO_TRUTH)
+    layer = dock.layers.of_store(path)
+    if layer is None:
+        layer = add_labels(dock.viewer, path, layer_of_slide(dock, record))
+        kind = "Annotation" if path == record.annotation else "Labels"
+        layer.name, layer.opacity = f"{kind} {record.name}", 0.5
+    return layer
