@@ -74,13 +74,16 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now -= size
 
 
-def bytes_per_pixel(config: ModelConfig, margin: int = 96) -> float:
-    """Bytes that the most demanding branch has in use for each pixel of its input, counted without computing."""
-    return _counted(config.model_dump_json(), margin)
+def bytes_per_pixel(config: ModelConfig, margin: int = 96, whole: bool = False) -> float:
+    """Bytes that the most demanding branch has in use for each pixel of its input, counted without computing.
+
+    `whole`: in an engine that makes all of a window's maps as a whole, not in strips.
+    """
+    return _counted(config.model_dump_json(), margin, whole)
 
 
 @cache
-def _counted(text: str, margin: int) -> float:
+def _counted(text: str, margin: int, whole: bool) -> float:
     config = ModelConfig.model_validate_json(text)
     with torch.device("meta"):
         model = build_model(config.model_copy(update={"shared": False}))
@@ -101,7 +104,7 @@ def _counted(text: str, margin: int) -> float:
         known.add(branch)
         side = max(PROBE // branch.stride, 1) * branch.stride
         edge = min(margin, side // 4)
-        with torch.inference_mode(), _Live() as live:
+        with torch.set_grad_enabled(whole), _Live() as live:  # with gradients, a branch makes no strips
             x = torch.empty((1, config.channels, side, side), device="meta")
             z = model.run_branch(i, x, Window(edge, edge, side - 2 * edge, side - 2 * edge))
             del z
@@ -115,13 +118,17 @@ def _empty(config: ModelConfig, side: int, device: str) -> list[torch.Tensor]:
     return [torch.empty((1, config.channels, n, n), device=device) for n in sides]
 
 
-def limit_for(configs: Sequence[ModelConfig], memory: float, variants: int, device: torch.device) -> int:
+def limit_for(
+    configs: Sequence[ModelConfig], memory: float, variants: int, device: torch.device, whole: bool = False
+) -> int:
     """Pixels, margins included, that may go through a network at once.
 
     Parameters
     ----------
     memory : float
         Bytes that the prediction may take beyond the bare process. On a GPU its own free memory counts instead.
+    whole : bool
+        See `bytes_per_pixel`.
 
     Raises
     ------
@@ -134,7 +141,7 @@ def limit_for(configs: Sequence[ModelConfig], memory: float, variants: int, devi
         fixed = 0.0
     else:
         free, fixed = memory, FIXED
-    each = tile_bytes(configs, variants, finest)
+    each = tile_bytes(configs, variants, finest, whole)
     limit = int((free - fixed) / each)
     smallest = 4 * max(c.size_multiple for c in configs) ** 2
     if limit < smallest:
@@ -143,9 +150,9 @@ def limit_for(configs: Sequence[ModelConfig], memory: float, variants: int, devi
     return min(limit, LARGEST)
 
 
-def tile_bytes(configs: Sequence[ModelConfig], variants: int, finest: float = 1.0) -> float:
+def tile_bytes(configs: Sequence[ModelConfig], variants: int, finest: float = 1.0, whole: bool = False) -> float:
     """Bytes for each pixel of a tile: in the network, read ahead, and on the way to the disk."""
-    network = max(bytes_per_pixel(c) for c in configs) * SLACK
+    network = max(bytes_per_pixel(c, whole=whole) for c in configs) * SLACK
     outputs = max(len(c.classes) for c in configs) + 1
     held = sum(12 + outputs for c in configs for _ in c.ratios) * 4 * max(0, variants * len(configs) - 1) / 2
     inputs = (AHEAD + 1) * 4 * max(c.channels for c in configs)
@@ -153,9 +160,9 @@ def tile_bytes(configs: Sequence[ModelConfig], variants: int, finest: float = 1.
     return network + inputs + waiting + held
 
 
-def planned_memory(configs: Sequence[ModelConfig], limit: int, variants: int) -> float:
+def planned_memory(configs: Sequence[ModelConfig], limit: int, variants: int, whole: bool = False) -> float:
     """Bytes that a prediction with tiles of up to `limit` pixels is expected to take beyond the bare process."""
-    return FIXED + limit * tile_bytes(configs, variants)
+    return FIXED + limit * tile_bytes(configs, variants, whole=whole)
 
 
 # ------------------------------------------------------------------------------------------------------------- speed

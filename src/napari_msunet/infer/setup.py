@@ -117,6 +117,10 @@ class Setup:
 
 def network_for(model: MSUNet, device: torch.device, options: PredictOptions) -> Network:
     """A model made ready for prediction in the engine that the options name."""
+    if options.engine == "onnx":
+        from napari_msunet.infer.onnx_network import OnnxNetwork
+
+        return OnnxNetwork(model, device)
     return TorchNetwork(model, device, options.precision, options.compile)
 
 
@@ -138,8 +142,14 @@ def set_up(slide: Slide, models: Sequence[MSUNet], options: PredictOptions) -> S
     grid = slide.grid(config.target_mpp)
     window = wanted_window(slide, grid, options.region)
     if "disagreement" in options.outputs and max(m.config.voices for m in models) <= 1:
-        raise ModelError("This model has one scale or one output only, so its scales cannot disagree; ask for entropy instead.")
+        raise ModelError(
+            "This model has one scale or one output only, so its scales cannot disagree; ask for entropy instead."
+        )
     devices = pick_devices(options.device)
+    if options.engine == "onnx":
+        from napari_msunet.infer.onnx_network import check_onnx
+
+        check_onnx(models, options, devices)
     mask = where_mask(slide, options.where)
     setup = Setup(slide, tuple(models), options, grid, window, mask, devices, channels)
     _ = setup.thresholds  # names that are no class are an error now
@@ -232,7 +242,8 @@ def plan_for(setup: Setup, unit: int | None = None, halvings: int = 0) -> Plan:
     memory = options.memory * 1e9
     small = setup.window.height * setup.window.width <= SMALL
     counted = not small or memory < 2e9
-    limit = limit_for(configs, memory, variants, setup.devices[0]) if counted else SMALL_LIMIT
+    whole = options.engine == "onnx"
+    limit = limit_for(configs, memory, variants, setup.devices[0], whole) if counted else SMALL_LIMIT
     batch = max(1, options.batch_size >> halvings)
     limit >>= max(0, halvings - (options.batch_size.bit_length() - 1))
     if setup.window.height * setup.window.width > LONG and options.tile is None and halvings == 0:
@@ -249,7 +260,7 @@ def plan_for(setup: Setup, unit: int | None = None, halvings: int = 0) -> Plan:
             batch=batch,
             variants=variants,
             limit=limit * batch,
-            memory=0.0 if small else planned_memory(configs, limit * batch, variants),
+            memory=0.0 if small else planned_memory(configs, limit * batch, variants, whole),
             device=str(setup.devices[0]),
             threads=torch.get_num_threads(),
             generation=halvings,
