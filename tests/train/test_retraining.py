@@ -15,9 +15,10 @@ from napari_msunet.events import Event, Message, Result
 from napari_msunet.geometry import Window
 from napari_msunet.labels import review_state
 from napari_msunet.retraining import corrections, retraining_job
+from napari_msunet.stopping import Cancelled, Stop
 from napari_msunet.train import train_events
-from napari_msunet.train.frozen import FILE, load_frozen
-from napari_msunet.train.guard import compare_models, paired_bootstrap
+from napari_msunet.train.frozen import FILE, Aside, load_frozen
+from napari_msunet.train.guard import compare_models, guarded, paired_bootstrap
 from napari_msunet.train.record import RunFolder
 from napari_msunet.train.session import prepare
 
@@ -263,6 +264,22 @@ def test_a_test_slide_that_was_never_frozen_is_kept_out_too(folders, tmp_path):
     found, said = sides(make(tmp_path / "run", source(folders), test, corrections(slide, labels, mpp=1.0)))
     assert "slide is a test image, so what was corrected on it is not trained on." in said
     assert found["test"] == ["slide"]
+
+
+def test_stopping_while_it_scores_keeps_the_training(first, tests, tmp_path):
+    import torch
+
+    from napari_msunet.data import load_sources
+
+    model, said, stop = first.out / "model.safetensors", [], Stop()
+    aside = Aside(None, load_sources((source(tests),), CONFIG), model)
+    stop.ask()
+    assert guarded(aside, model, torch.device("cpu"), said.append, stop) == {}
+    assert "Stopped before" in said[-1].text
+    away = Stop()
+    away.ask("none")
+    with pytest.raises(Cancelled):
+        guarded(aside, model, torch.device("cpu"), said.append, away)
 
 
 def test_a_damaged_list_stops_the_training(first, folders, tmp_path):

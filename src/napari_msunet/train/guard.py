@@ -17,7 +17,7 @@ from napari_msunet.errors import ModelError
 from napari_msunet.events import Message, Progress
 from napari_msunet.infer import predict_image
 from napari_msunet.models import MSUNet, load_model
-from napari_msunet.stopping import Stop
+from napari_msunet.stopping import Cancelled, Stop
 from napari_msunet.train.background import Say
 from napari_msunet.train.frozen import Aside
 from napari_msunet.train.metrics import Confusion, Matrix
@@ -212,6 +212,11 @@ def guarded(aside: Aside, model: Path, device: torch.device, say: Say, stop: Sto
         verdict = compare_models(aside.replaces, model, aside.scored, str(device), tell)
     except ModelError as error:
         say(Message(level="warning", text=str(error)))
+        return {}
+    except Cancelled:
+        if stop.keep == "none":
+            raise
+        say(Message(level="warning", text="Stopped before old and new model were scored on the frozen test images."))
         return {}
     say(Message(level="warning" if verdict.worse else "info", text=verdict.words()))
     return {"guard": verdict.values() | {"old_model": str(aside.replaces)}}
