@@ -182,8 +182,8 @@ def draw_preview(path: Path, preview: AugmentationPreview) -> None:
                     cell.set_facecolor("0.8")
                     title = "truth"
                 if row == 0:
-                    first = column == 0 and variant <= 1
-                    cell.set_title(f"{['as it is', 'changed'][variant > 0]}: {title}" if first else title, fontsize=8)
+                    head = "as it is" if variant == 0 else f"change {variant}"
+                    cell.set_title(f"{head}: {title}" if column == 0 else title, fontsize=8)
         axes[row][0].set_ylabel(preview.names[row][:18], fontsize=7)
     with writing(path) as aside:
         figure.savefig(aside, format="png")
