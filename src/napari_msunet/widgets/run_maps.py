@@ -173,7 +173,7 @@ def add_run_maps(viewer: Any, run: Run, slide_layer: Layer | None = None) -> lis
     ----------
     viewer : napari.Viewer
     run : Run
-        Complete or not; `refresh_maps` shows what was finished since.
+        Complete or not; `redraw` shows what was finished since.
     slide_layer : Layer, optional
         The slide's layer: they lie exactly over it. None: by µm.
 
@@ -190,30 +190,41 @@ def add_run_maps(viewer: Any, run: Run, slide_layer: Layer | None = None) -> lis
     maps = run_maps(run)
     if not maps:
         raise StoreError(f"The run {run.key} keeps labels only; predict with {', '.join(MAPS)} among the outputs.")
-    store = run.path.parent.parent
-    for layer in [one for one in viewer.layers if one.metadata.get(KEY, {}).get("maps_of") == str(store)]:
+    remove_maps(viewer, run)
+    return [add_map_layer(viewer, source, slide_layer, visible=number == 0) for number, source in enumerate(maps)]
+
+
+def remove_maps(viewer: Any, run: Run) -> None:
+    """Take away the images of all runs of the same labels."""
+    for layer in [one for one in viewer.layers if one.metadata.get(KEY, {}).get("maps_of") == _labels(run)]:
         viewer.layers.remove(layer)
+
+
+def add_map_layer(viewer: Any, source: RunMap, slide_layer: Layer | None, visible: bool) -> Image:
+    """Show one image of a run; a probability is never visible at first."""
+    run = source.run
     pixel, mpp = run.info.pixel, run.info.mpp
     slide_mpp = None if mpp is None else (mpp[0] / pixel[0], mpp[1] / pixel[1])
     place = placed(slide_mpp, pixel) if slide_layer is None else over(slide_layer, pixel)
-    layers = []
-    for number, source in enumerate(maps):
-        several = len(source.levels) > 1
-        layer = Image(
-            source.levels if several else source.levels[0],
-            multiscale=several,
-            name=source.name,
-            colormap=_colours(source.output),
-            contrast_limits=(0.0, 1.0),
-            opacity=0.8,
-            rgb=False,
-            visible=number == 0 and source.channel is None,
-            metadata={KEY: {"map": source.output, "maps_of": str(store), "run": run.key, "source": source}},
-            **place,
-        )
-        viewer.add_layer(layer)
-        layers.append(layer)
-    return layers
+    several = len(source.levels) > 1
+    layer = Image(
+        source.levels if several else source.levels[0],
+        multiscale=several,
+        name=source.name,
+        colormap=_colours(source.output),
+        contrast_limits=(0.0, 1.0),
+        opacity=0.8,
+        rgb=False,
+        visible=visible and source.channel is None,
+        metadata={KEY: {"map": source.output, "maps_of": _labels(run), "run": run.key, "source": source}},
+        **place,
+    )
+    viewer.add_layer(layer)
+    return layer
+
+
+def _labels(run: Run) -> str:
+    return str(run.path.parent.parent)
 
 
 def _colours(output: str) -> Colormap:

@@ -110,13 +110,13 @@ def test_images_fill_in_and_can_be_looked_at(ready, step, qtbot, viewer):
         step.form.outputs.ticks[name].setChecked(True)
     settle()
     click(qtbot, step.slide)
-    qtbot.waitUntil(lambda: bool(step.live.layers), timeout=LONG)
+    qtbot.waitUntil(lambda: len(step.live.layers) == 3, timeout=LONG)
     layers = {map_of(layer).name: layer for layer in step.live.layers}
     assert list(layers) == ["Disagreement blobs", "Uncertainty blobs", "Probability of blob"]
     labels = labels_of(ready)
     assert all(viewer.layers.index(layer) < viewer.layers.index(labels) for layer in layers.values())
     idle(qtbot, ready)
-    qtbot.waitUntil(lambda: not step.live._background.busy, timeout=LONG)
+    qtbot.waitUntil(lambda: not step.live.busy, timeout=LONG)
     (run,) = labels.store.runs
     for name, layer in zip(("disagreement", "entropy"), layers.values(), strict=False):
         levels = layer.data if layer.multiscale else [layer.data]
@@ -242,6 +242,8 @@ def test_channels_are_asked_for_by_name(dock, qtbot, tmp_path, messages):
     assert step.channels.isVisible()
     assert "takes 2 channels, the slide has 4" in step.channels.words.text()
     assert step.channels.fields[0].value() == "PanCK"
+    with pytest.raises(MsunetError, match="which of the slide's channels is the model's nuclei"):
+        dock.predict("slide")
     step.channels.fields[1].setValue("DAPI")
     settle()
     assert step.job(draft=True).channels == ("PanCK", "DAPI")

@@ -52,7 +52,10 @@ class ChannelsRow(QWidget):
     def show_for(
         self, config: ModelConfig, channels: Sequence[str], given: tuple[Channel, ...] | None
     ) -> tuple[Channel, ...] | None:
-        """Ask where a model and a slide do not fit together; gives what the job must be told."""
+        """Ask where a model and a slide do not fit together; gives what the job must be told.
+
+        None: nothing, or something is not chosen yet; `missing` says what.
+        """
         needed = not fitting(config, channels)
         self.setVisible(needed)
         if not needed:
@@ -68,9 +71,18 @@ class ChannelsRow(QWidget):
             self._build(config, names, given)
         return self.value()
 
-    def value(self) -> tuple[Channel, ...]:
-        """The channels as they are chosen."""
-        return tuple(field.value() for field in self.fields)
+    def value(self) -> tuple[Channel, ...] | None:
+        """The channels as they are chosen; None while one is not."""
+        chosen = tuple(field.value() for field in self.fields)
+        return None if None in chosen else chosen
+
+    @property
+    def missing(self) -> str | None:
+        """Which channel is not chosen yet, as a sentence."""
+        if self.isHidden():
+            return None
+        open_ = [field.accessibleName() for field in self.fields if field.value() is None]
+        return f"Choose which of the slide's channels is the model's {open_[0]}." if open_ else None
 
     def _build(self, config: ModelConfig, names: dict[Channel, str], given: tuple[Channel, ...] | None) -> None:
         count = "1 channel" if config.channels == 1 else f"{config.channels} channels"
@@ -83,10 +95,10 @@ class ChannelsRow(QWidget):
         start = given if given is not None and len(given) == len(wanted) and set(given) <= set(known) else None
         self.fields = []
         for number, name in enumerate(wanted):
-            field = ChoiceField(names)
+            field = ChoiceField({None: "choose…", **names})
             field.setToolTip(f"The slide's channel that is the model's {name}.")
             field.setAccessibleName(name)
-            field.setValue(start[number] if start else name if name in known else known[min(number, len(known) - 1)])
+            field.setValue(start[number] if start else name if name in known else None)
             field.valueChanged.connect(lambda _: self.changed.emit(self.value()))
             self.fields.append(field)
             self.rows.addRow(name, field)

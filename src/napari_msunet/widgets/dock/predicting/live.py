@@ -13,7 +13,7 @@ from napari_msunet.geometry import Window
 from napari_msunet.labels import Run
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.layers import layer_of_labels, layer_of_slide
-from napari_msunet.widgets.run_maps import MAPS, RunMap, add_run_maps, map_of, redraw
+from napari_msunet.widgets.run_maps import RunMap, add_map_layer, redraw, remove_maps, run_maps
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
@@ -37,7 +37,9 @@ class LiveMaps(QObject):
         self._record: SlideRecord | None = None
         self._run: Run | None = None
         self._layers: list[Any] = []
-        self._stale = False
+        self._sources: list[RunMap] = []
+        self._coming: list[RunMap] = []
+        self._stale = self._closed = False
         self._background = Background("msunet-maps", self)
         self._timer = QTimer(self)
         self._timer.setInterval(REDRAW)
@@ -48,26 +50,29 @@ class LiveMaps(QObject):
         """The layers of the run that was shown last, those that are still there."""
         return [layer for layer in self._layers if layer in self.dock.viewer.layers]
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is still to be shown."""
+        return bool(self._coming) or self._background.busy
+
     def start(self, record: SlideRecord) -> None:
         """A prediction of this slide begins."""
         self._timer.stop()
-        self._record, self._run, self._layers = record, None, []
+        self._record, self._run, self._layers, self._sources, self._coming = record, None, [], [], []
 
     def add(self, event: RegionDone) -> None:
         """A tile is finished."""
-        if self._run is None and not self._show(event.run):
-            return
+        if self._run is None:
+            self._show(event.run)
         self._take([Window(event.y, event.x, event.height, event.width)])
 
     def finish(self, run: Run) -> None:
         """The prediction has ended: show the run as it is."""
         self._timer.stop()
-        if (self._run is None or self._run.key != run.key) and not self._show(run.key):
-            return
-        assert self._run is not None
-        if self._run.complete:
-            for source in self._sources():
-                source.settle()
+        if self._run is None or self._run.key != run.key:
+            self._show(run.key)
+        if run.complete:
+            self._background.run(self._settle)
         self._background.run(lambda: None, lambda _: self._draw(whole=True))
 
     def pause(self) -> None:
@@ -75,41 +80,49 @@ class LiveMaps(QObject):
         self._timer.stop()
         self._background.run(lambda: None, lambda _: self._draw(whole=True))
 
-    def _show(self, key: str) -> bool:
-        """Add the layers of a run; whether there are any."""
+    def _settle(self) -> None:
+        for source in self._sources:
+            source.settle()
+
+    def _show(self, key: str) -> None:
+        """Have the layers of a run, if it has any."""
         record = self._record
         if record is None or record.labels is None:
-            return False
-        labels = layer_of_labels(self.dock, record)
-        self._run = run = labels.store.run(key)
-        if not set(MAPS) & set(run.outputs):
-            return False
-        viewer = self.dock.viewer
-        active = viewer.layers.selection.active
-        try:
-            self._layers = list(add_run_maps(viewer, run, layer_of_slide(self.dock, record)))
-        except MsunetError:  # the slide's layer was removed meanwhile
-            return False
-        self._under(labels)
-        viewer.layers.selection.active = active
-        if not run.complete:
-            self._take(list(run.done.values()))
-            self._timer.start()
-        return True
+            return
+        store = layer_of_labels(self.dock, record).store
+        self._run = run = store.run(key)
+        self._layers, self._sources = [], run_maps(run)
+        if self._sources:
+            remove_maps(self.dock.viewer, run)
+            self._coming = list(self._sources)
+            QTimer.singleShot(0, self._add_next)
+            if not run.complete:
+                self._take(list(run.done.values()))
+                self._timer.start()
 
-    def _under(self, labels: Any) -> None:
-        """Below the labels, so that these stay in sight and can be painted on."""
-        layers = self.dock.viewer.layers
-        for layer in self._layers:
-            layers.move(layers.index(layer), layers.index(labels))
-
-    def _sources(self) -> list[RunMap]:
-        return [source for layer in self.layers if (source := map_of(layer)) is not None]
+    def _add_next(self) -> None:
+        """Add one layer: napari takes its time for each, and the window goes on between two."""
+        record = self._record
+        if not self._coming or self._closed or record is None:
+            return
+        source, viewer = self._coming.pop(0), self.dock.viewer
+        if source.run is self._run:
+            active = viewer.layers.selection.active
+            try:
+                layer = add_map_layer(viewer, source, layer_of_slide(self.dock, record), visible=not self._layers)
+            except MsunetError:  # the slide's layer was removed meanwhile
+                self._coming = []
+                return
+            self._layers.append(layer)
+            labels = self.dock.layers.of_store(record.labels)
+            if labels is not None:  # these stay in sight, and can be painted on
+                viewer.layers.move(viewer.layers.index(layer), viewer.layers.index(labels))
+            viewer.layers.selection.active = active
+        QTimer.singleShot(0, self._add_next)
 
     def _take(self, windows: list[Window]) -> None:
-        sources = self._sources()
-        if sources and windows:
-            self._background.run(partial(_take_all, sources, windows), lambda _: self._came())
+        if self._sources and windows:
+            self._background.run(partial(_take_all, self._sources, windows), lambda _: self._came())
 
     def _came(self) -> None:
         self._stale = True
@@ -126,6 +139,7 @@ class LiveMaps(QObject):
 
     def closing(self) -> None:
         """Draw nothing any more."""
+        self._closed = True
         self._timer.stop()
         self._background.close()
 

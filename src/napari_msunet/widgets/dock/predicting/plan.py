@@ -162,6 +162,5 @@ def plan_words(values: dict[str, Any]) -> str:
     count = "1 tile" if tiles == 1 else f"{tiles:,} tiles".replace(",", "\N{THIN SPACE}")
     work = values["network_pixels"] / max(1, useful)
     memory = f"about {values['memory_gb']:.1f} GB, " if values.get("memory_gb") else ""
-    return (
-        f"{count}, {work:.2f} pixels through the network per useful pixel, {memory}about {duration(values['seconds'])}."
-    )
+    time = f"about {duration(values['seconds'])}" if values["seconds"] >= 1 else "under 1 s"
+    return f"{count}, {work:.2f} pixels through the network per useful pixel, {memory}{time}."

@@ -275,7 +275,10 @@ class PredictStep(Step):
         elif region is None and where != "slide":
             raise MsunetError(f'{where!r} cannot be predicted; give "view", "slide" or a Region.')
         place = "all" if everywhere else self.where.value(record)
-        return self.state.predict_job(record, region, draft, where=place, channels=self._fit_channels())
+        channels = self._fit_channels()
+        if (open_ := self.channels.missing) is not None:
+            raise MsunetError(open_)
+        return self.state.predict_job(record, region, draft, where=place, channels=channels)
 
     def send(self, job: Any, text: str, **more: Any) -> None:
         """Give a job to the worker; a plan that is being made does not keep it waiting."""
@@ -332,6 +335,8 @@ class PredictStep(Step):
 
     def _ended(self, outcome: str, result: Result | None) -> None:
         job = self.box.job
+        if self.box.status.text() == self.plan.text():
+            self.box.say("")  # once is enough
         if isinstance(job, PredictJob | PostprocessJob) and self.merging.layer is not None:
             if outcome == "done":
                 self.box.say("Merging the last tiles.")
@@ -351,6 +356,7 @@ class PredictStep(Step):
             self.live.finish(run)
             if run.complete and "instances" in run.outputs:
                 add_instances(self.viewer, run, layer_of_slide(self.dock, self.state.active))
+                self.viewer.layers.selection.active = layer  # what can be corrected
             exact = self.last is None or self.last.margin == "exact"
             self.box.say(result_words(result, layer.name, time.monotonic() - self._began, exact))
         else:
