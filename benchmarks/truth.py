@@ -25,6 +25,7 @@ import napari_msunet as ms
 from napari_msunet.config import Optimiser
 from napari_msunet.geometry import Window
 from napari_msunet.labels import truth
+from napari_msunet.labels.truth.suspects import DOUBT
 
 MPP = 0.62
 LEAST = 800
@@ -138,6 +139,7 @@ def report(cases: list[Case], data: Path, model: Path, folder: Path) -> dict[str
     errors = sum(len(case.kinds) for case in cases)
     values: dict[str, object] = {"images": len(cases), "errors": errors, "suspects": len(found)}
     ways = {
+        "as offered": lambda p: -p.loss * p.pixels / (p.pixels + DOUBT * 4),
         "mean loss": lambda p: -p.loss,
         "total loss": lambda p: -p.loss * p.pixels,
         "area": lambda p: -p.pixels,

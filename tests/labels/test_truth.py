@@ -60,7 +60,7 @@ def test_confusion_and_losses_are_those_of_brute_force(tmp_path_factory, seed, m
     model = predicted(folder / "m.ome.zarr", said, classes=names, planes=planes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(suspects, "TILE", 32)
-        found = truth.review_truth(labels, model, least=0, edge=0, limit=10_000)
+        found = truth.review_truth(labels, model, least=0, edge=0, doubt=0, limit=10_000)
     number = {0: 0, 255: 0, 1: names.index("gland") + 1, 2: names.index("stroma") + 1}
     true = np.vectorize(number.get)(values)
     wanted = np.zeros((3, 3), int)
@@ -251,6 +251,20 @@ def test_zeros_of_fully_annotated_regions_are_truth(tmp_path):
     assert (place.window, place.truth) == (Window(20, 20, 10, 10), "background")
 
 
+def test_specks_need_a_higher_loss_than_whole_objects(tmp_path):
+    said = np.zeros((100, 100), np.uint8)
+    said[10:18, 10:18] = said[40:80, 40:80] = 1
+    planes = probabilities(said, 0.8)
+    planes[:, 10:18, 10:18] = np.array([0.05, 0.9, 0.05])[:, None, None]  # surer, and small
+    labels = store_of(tmp_path / "t.ome.zarr", np.full((100, 100), 255, np.uint8))
+    model = predicted(tmp_path / "m.ome.zarr", said, planes=planes)
+    large, small = truth.review_truth(labels, model).suspects
+    assert large.pixels == 1600
+    assert small.loss > large.loss
+    assert truth.review_truth(labels, model, doubt=0).suspects == [small, large]
+    assert truth.review_truth(labels, model, doubt=0, limit=1).suspects == [small]
+
+
 def test_labels_alone_rank_by_size(tmp_path):
     values = np.full((100, 100), 255, np.uint8)
     said = np.zeros((100, 100), np.uint8)
@@ -310,6 +324,8 @@ def test_bad_input_is_one_sentence(tmp_path):
     with pytest.raises(StoreError, match="Give the prediction"):
         truth.review_truth(labels)
     model = predicted(tmp_path / "n.ome.zarr", np.zeros((64, 64), np.uint8))
+    with pytest.raises(StoreError, match="numbers from 0"):
+        truth.review_truth(labels, model, doubt=-1)
     with pytest.raises(StoreError, match="limit from 1"):
         truth.review_truth(labels, model, limit=0)
     objects = ms.LabelStore.create(tmp_path / "o.ome.zarr", (64, 64), 0.5, kind="labels", dtype="uint32")

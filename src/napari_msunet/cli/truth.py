@@ -18,6 +18,7 @@ def truth(
     limit: int = 200,
     least: float | None = None,
     edge: float = 3.0,
+    doubt: float = 250.0,
     everything: bool = False,
     json: bool = False,
 ) -> None:
@@ -40,6 +41,8 @@ def truth(
         Smallest region in µm²; without it 25 pixels of the coarser of truth and prediction.
     edge : float
         Regions this thin, in the same pixels, are differences of an edge: counted, not listed.
+    doubt : float
+        Ranked is the mean loss over the region and so many pixels more without any, so that specks do not come first.
     everything : bool
         Of a label store, all pixels are true, not only what a person edited: for a mask made elsewhere.
     json : bool
@@ -50,7 +53,7 @@ def truth(
 
     store = open_labels(annotation)
     with store, open_labels(labels) as prediction:
-        found = review_truth(store, prediction, limit, least, edge, edited_only=not everything)
+        found = review_truth(store, prediction, limit, least, edge, doubt, edited_only=not everything)
         files = {"suspects": str(write_suspects(found, out, store))}
         if confusion is not None:
             files["confusion"] = str(write_confusion(found.confusion, confusion))

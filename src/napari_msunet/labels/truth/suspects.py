@@ -29,6 +29,9 @@ EDGE = 3.0
 LEAST = 25.0
 """Smallest region, in the same pixels, unless another area is given."""
 
+DOUBT = 250.0
+"""The same pixels that are thought to agree beside each region when it is ranked."""
+
 Tell = Callable[[int, int], None]
 Counts = npt.NDArray[np.int64]
 
@@ -111,7 +114,7 @@ class TruthReview:
     Attributes
     ----------
     suspects : list of TruthPlace
-        Regions where the model says otherwise, highest mean loss first, of equal ones the largest.
+        Regions where the model says otherwise, the likeliest error first: see `review_truth`.
     confusion : ConfusionMatrix
     kept : int
         Regions that are not offered because a person kept the truth there.
@@ -138,10 +141,14 @@ def review_truth(
     limit: int = LIMIT,
     least: float | None = None,
     edge: float = EDGE,
+    doubt: float = DOUBT,
     edited_only: bool = True,
     tell: Tell = lambda done, total: None,
 ) -> TruthReview:
     """Rank the regions of a truth by the loss of a model on them, and count which classes are confused.
+
+    Regions are ranked by their mean cross-entropy, taken over the region and `doubt` more pixels without any: so a few
+    pixels need a higher loss than a whole gland. With `doubt=0` it is the mean loss alone.
 
     Nothing is changed. Reads only where there is truth, tile by tile, so memory does not grow with the slide.
 
@@ -158,6 +165,8 @@ def review_truth(
         Smaller regions in µm² (pixels where µm are not known) are no suspects; None: 25 pixels of the coarser grid.
     edge : float
         Regions this thin, in pixels of the coarser grid, are differences of an edge: counted, not offered.
+    doubt : float
+        In pixels of the coarser grid.
     edited_only : bool
         Of labels, only what a person edited or accepted is true.
     tell : callable
@@ -170,13 +179,13 @@ def review_truth(
     """
     if not 1 <= limit <= MOST:
         raise StoreError(f"A list of {limit} suspects cannot be made; give a limit from 1 to {MOST:,}.")
-    if edge < 0 or (least is not None and least < 0):
-        raise StoreError(f"A smallest area of {least} and an edge of {edge} cannot be used; give numbers from 0.")
+    if min(edge, doubt, 0 if least is None else least) < 0:
+        raise StoreError(f"least={least}, edge={edge} and doubt={doubt} cannot be used; give numbers from 0.")
     if not isinstance(truth, Pair):
         if prediction is None:
             raise StoreError("Give the prediction that the truth is compared with: a label store, or a run.")
         truth = Pair(truth, prediction, edited_only)
-    found = _Collector(truth, limit, least)
+    found = _Collector(truth, limit, least, doubt)
     radius = edge_radius(truth, edge)
     sweep = Sweep(found.closed)
     rows = tile_rows(truth)
@@ -229,12 +238,13 @@ def _box(polygon: npt.NDArray[np.float64]) -> Window:
 class _Collector:
     """Keeps the best of all regions, and counts."""
 
-    def __init__(self, pair: Pair, limit: int, least: float | None) -> None:
+    def __init__(self, pair: Pair, limit: int, least: float | None, doubt: float) -> None:
         self.pair, self.limit = pair, limit
         self.names = ("background", *pair.classes)
         mpp = pair.store.mpp
         self.pixel_area = 1.0 if mpp is None else mpp[0] * mpp[1]
         self.least = LEAST * pair.coarseness**2 if least is None else least / self.pixel_area
+        self.doubt = doubt * pair.coarseness**2
         self.kept = load_kept(pair.store).kept
         size = len(self.names)
         self.matrix = np.zeros((size, size), np.int64)
@@ -266,7 +276,7 @@ class _Collector:
             self.left_out += int(kept.sum())
             table = table[~kept]
         both = np.concatenate([self.suspects, table])
-        order = np.lexsort((both[:, FIRST], -both[:, COUNT], -both[:, LOSS] / both[:, COUNT]))
+        order = np.lexsort((both[:, FIRST], -both[:, COUNT], -both[:, LOSS] / (both[:, COUNT] + self.doubt)))
         self.suspects = both[order][: self.limit]
 
     def _place(self, row: Table) -> TruthPlace:
