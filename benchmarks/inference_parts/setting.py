@@ -32,12 +32,12 @@ class Setting:
         """Of most slides, in pixels."""
         return 1024 if self.quick else 4096
 
-    def slide(self, side: int | None = None, share: float = 1.0) -> Path:
+    def slide(self, side: int | None = None, share: float = 1.0, count: int = 2) -> Path:
         """The path of a slide, which is made when it is not there."""
         from .slides import make_slide
 
         side = side or self.side
-        return make_slide(self.folder / f"slide-{side}-{share:g}.tif", side, share)
+        return make_slide(self.folder / f"slide-{side}-{share:g}-{count}.tif", side, share, count)
 
     def model(self, name: str = "three scales") -> Path:
         """The path of a model, which is made when it is not there."""

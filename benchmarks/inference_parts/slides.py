@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from math import gamma
 from pathlib import Path
 
 import imagecodecs
@@ -40,15 +41,18 @@ def everywhere(y: np.ndarray, x: np.ndarray) -> np.ndarray:
     return np.ones(np.broadcast_shapes(y.shape, x.shape), bool)
 
 
-def sections(side: int, share: float) -> Inside:
-    """Two sections of tissue, ellipses that together cover `share` of a slide."""
-    places = ((0.36, 0.30, 0.62), (0.62, 0.72, 0.38))  # centre, part of the tissue
+def sections(side: int, share: float, count: int) -> Inside:
+    """Tissue that covers `share` of a slide: two round sections of different size, or one like a rounded rectangle."""
+    power = 2.0 if count == 2 else 4.0
+    unit = 4 * gamma(1 + 1 / power) ** 2 / gamma(1 + 2 / power)  # its area at radius 1
+    places = ((0.36, 0.30, 0.62), (0.62, 0.72, 0.38)) if count == 2 else ((0.49, 0.48, 1.0),)  # y, x, part
 
     def inside(y: np.ndarray, x: np.ndarray) -> np.ndarray:
         found = np.zeros(np.broadcast_shapes(y.shape, x.shape), bool)
         for cy, cx, part in places:
-            radius = side * (share * part / np.pi) ** 0.5
-            found |= ((y - cy * side) / 1.25) ** 2 + ((x - cx * side) * 1.25) ** 2 < radius**2
+            radius = side * (share * part / unit) ** 0.5
+            away = [np.abs((y - cy * side) / 1.2), np.abs((x - cx * side) * 1.2)]
+            found |= (away[0] / radius) ** power + (away[1] / radius) ** power < 1
         return found
 
     return inside
@@ -94,11 +98,11 @@ def _nowhere(y: np.ndarray, x: np.ndarray) -> np.ndarray:
     return ~everywhere(y, x)
 
 
-def make_slide(path: Path, side: int, share: float = 1.0) -> Path:
-    """A square slide at 0.5 µm/px with `share` of it tissue; one that is there already is kept."""
+def make_slide(path: Path, side: int, share: float = 1.0, count: int = 2) -> Path:
+    """A square slide at 0.5 µm/px, `share` of it tissue in 1 or 2 sections; one that is there already is kept."""
     if path.exists():
         return path
-    inside = everywhere if share >= 1 else sections(side, share)
+    inside = everywhere if share >= 1 else sections(side, share, count)
     factors = [1]
     while side / factors[-1] > 2048:
         factors.append(factors[-1] * 4)

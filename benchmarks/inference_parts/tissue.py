@@ -11,22 +11,42 @@ from .setting import Setting
 
 SHARE = 0.4
 TIMES = 2
+SECTIONS = {1: "one section (a rounded rectangle)", 2: "two round sections"}
+LARGER = 16_384
 
 
 def tissue(setting: Setting) -> list[Row]:
-    """Both with `where="tissue"`, in turn, the better of two each."""
-    seconds: dict[float, list[float]] = {1.0: [], SHARE: []}
+    """All with `where="tissue"`, in turn, the better of two each; and by the plan, what a larger slide would take.
+
+    Rectangles over round sections, and the margins around them, weigh most on small slides.
+    """
+    slides = {0: setting.slide(), **{count: setting.slide(share=SHARE, count=count) for count in SECTIONS}}
+    seconds: dict[int, list[float]] = {count: [] for count in slides}
     for attempt in range(TIMES):
-        for share, times in seconds.items():
-            out = setting.folder / f"tissue-{share:g}-{attempt}.zarr"
-            slide = setting.slide(share=share)
-            times.append(measured("tissue:predicted", setting.env(), slide=slide, model=setting.model(), out=out))
-    whole, part = min(seconds[1.0]), min(seconds[SHARE])
-    return [
-        row("all tissue", whole, "s"),
-        row(f"{SHARE:.0%} tissue", part, "s"),
-        row(f"{SHARE:.0%} tissue over all tissue", part / whole, "", at_most=0.45),
-    ]
+        for count, times in seconds.items():
+            out = setting.folder / f"tissue-{count}-{attempt}.zarr"
+            times.append(
+                measured("tissue:predicted", setting.env(), slide=slides[count], model=setting.model(), out=out)
+            )
+    whole = min(seconds[0])
+    rows = [row(f"{setting.side} x {setting.side}, all tissue", whole, "s")]
+    larger = setting.side * 2 if setting.quick else LARGER
+    for count, name in SECTIONS.items():
+        what = f"{SHARE:.0%} tissue in {name}"
+        ratios = {
+            side: _through(setting, setting.slide(side, SHARE, count)) / _through(setting, setting.slide(side))
+            for side in (setting.side, larger)
+        }
+        rows += [
+            row(f"{what}: time over that of all tissue", min(seconds[count]) / whole, "", at_most=0.45),
+            row(f"{what}: pixels through the network over those of all tissue", ratios[setting.side]),
+            row(f"{what}: the same on {larger} x {larger}, by the plan", ratios[larger]),
+        ]
+    return rows
+
+
+def _through(setting: Setting, slide: Path) -> float:
+    return float(measured("tissue:through", setting.env(), slide=slide, model=setting.model()))
 
 
 def predicted(slide: str, model: str, out: str) -> float:
@@ -38,3 +58,12 @@ def predicted(slide: str, model: str, out: str) -> float:
     begin = time.perf_counter()
     ms.predict(Path(slide), loaded, Path(out), where="tissue").close()
     return time.perf_counter() - begin
+
+
+def through(slide: str, model: str) -> int:
+    """Pixels that a prediction of the tissue sends through the network."""
+    from napari_msunet.config import PredictJob
+    from napari_msunet.infer.prediction import describe_plan
+
+    job = PredictJob(slide=Path(slide), model=Path(model), out=Path(slide).with_suffix(".none"), where="tissue")
+    return int(describe_plan(job)["network_pixels"])
