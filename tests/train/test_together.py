@@ -51,7 +51,7 @@ def test_two_processes_train_one_model(tmp_path):
 def test_one_that_ends_is_said_and_the_rest_end_too(tmp_path, monkeypatch):
     write_folder(tmp_path, 6)
     monkeypatch.setattr(ranks, "_RANK", "NAPARI_MSUNET_NO_RANK")  # the other does not know who it is: the run is taken
-    with pytest.raises(MsunetError, match="processes that train together has ended: .*already holds a training run"):
+    with pytest.raises(MsunetError, match=r"processes that train together has ended: .*already holds a training run"):
         list(train_events(make(tmp_path, tmp_path / "run", time_limit=60)))
 
 

@@ -10,13 +10,11 @@ from typing import Any, Literal
 from cyclopts import Parameter
 from pydantic import ValidationError
 
-from napari_msunet.cli.data_options import DataOptions
+from napari_msunet.cli.learning_options import LearningOptions
 from napari_msunet.cli.source_options import SourceOptions as SourceOptions  # beside the others
 from napari_msunet.config import (
     Fusion,
-    LossConfig,
     ModelConfig,
-    Optimiser,
     TrainJob,
     UNetConfig,
     explain,
@@ -25,7 +23,6 @@ from napari_msunet.errors import MsunetError
 
 # Defaults are those of the jobs, so that the help always says what happens.
 _MODEL, _UNET, _TRAIN = ModelConfig.model_fields, UNetConfig.model_fields, TrainJob.model_fields
-_OPTIMISER, _LOSS = Optimiser.model_fields, LossConfig.model_fields
 
 _SAME_NAMES = (
     "size",
@@ -41,6 +38,11 @@ _SAME_NAMES = (
     "start",
     "replay",
     "replaces",
+    "devices",
+    "nodes",
+    "strategy",
+    "find_batch_size",
+    "find_learning_rate",
 )
 """Options that are fields of a `TrainJob` as they are."""
 
@@ -118,7 +120,7 @@ class ModelOptions:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(DataOptions):
+class TrainOptions(LearningOptions):
     """How to train.
 
     Attributes
@@ -137,23 +139,6 @@ class TrainOptions(DataOptions):
         Seconds after which training ends with the best model so far.
     validation : float
         Share (0..1) of the groups that validates.
-    learning_rate : float
-        Of AdamW.
-    branch_rates : str
-        What the learning rate is multiplied with for each scale's network, such as 1,0.1; 0: it stays as it is, all 0:
-        only the fusion learns.
-    weight_decay : float
-        Of AdamW.
-    schedule : str
-        Plateau halves the learning rate after --patience epochs without a better validation loss.
-    patience : int
-        Epochs.
-    stop_after : int
-        Epochs without a better validation IoU after which training stops.
-    branch_loss : float
-        Weight of each branch's own loss beside the fused one's.
-    augment : bool
-        Change training windows at random (flips, rotation, scale, brightness, contrast, stain).
     seed : int
         Of everything random.
     device : str
@@ -166,6 +151,16 @@ class TrainOptions(DataOptions):
         Share (0..1) of each batch from what is no correction, where there are corrections.
     replaces : Path
         Model file that the new one is to replace: its frozen test images never train, and judge both at the end.
+    devices : int
+        Devices of each machine that train together, each on --batch-size windows a step.
+    nodes : int
+        Machines; start the job on each by srun or torchrun.
+    strategy : str
+        How devices work together: Lightning's ddp.
+    find_batch_size : bool
+        Take the largest batch that fits instead of --batch-size.
+    find_learning_rate : bool
+        Take the learning rate at which the loss falls fastest instead of --learning-rate.
     """
 
     size: int = _TRAIN["size"].default
@@ -175,19 +170,17 @@ class TrainOptions(DataOptions):
     steps: int | None = None
     time_limit: float | None = None
     validation: float = _TRAIN["validation"].default
-    learning_rate: float = _OPTIMISER["learning_rate"].default
-    branch_rates: str | None = None
-    weight_decay: float = _OPTIMISER["weight_decay"].default
-    schedule: Literal["plateau", "cosine", "constant"] = "plateau"
-    patience: int = _OPTIMISER["patience"].default
-    stop_after: int = _OPTIMISER["stop_after"].default
-    branch_loss: float = _LOSS["branch"].default
     seed: int = 0
     device: str = "auto"
     resume: bool = False
     start: Path | None = None
     replay: float | None = None
     replaces: Path | None = None
+    devices: int = 1
+    nodes: int = 1
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
+    find_batch_size: bool = False
+    find_learning_rate: bool = False
 
     def job(self, model: ModelConfig, sources: tuple[Any, ...], out: Path) -> TrainJob:
         """The training job; `MsunetError` where something cannot be used."""
@@ -196,15 +189,6 @@ class TrainOptions(DataOptions):
                 model=model,
                 sources=sources,
                 out=out,
-                loss=LossConfig(branch=self.branch_loss),
-                optimiser=Optimiser(
-                    learning_rate=self.learning_rate,
-                    branch_rates=_rates(self.branch_rates),
-                    weight_decay=self.weight_decay,
-                    schedule=self.schedule,
-                    patience=self.patience,
-                    stop_after=self.stop_after,
-                ),
                 **{name: getattr(self, name) for name in _SAME_NAMES},
                 **self.fields(),
             )
@@ -230,15 +214,3 @@ def _one_or_each(name: str, text: str, count: int) -> tuple[int, ...]:
             f"{name} {text!r} cannot be used; give one whole number, or one for each of the {count} scales."
         )
     return numbers * count if len(numbers) == 1 else numbers
-
-
-def _rates(text: str | None) -> tuple[float, ...] | None:
-    """Learning rates of the scales, relative to the one of all."""
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise MsunetError(
-            f"--branch-rates {text!r} cannot be used; give a number for each scale with commas, such as 1,0.1."
-        ) from None
