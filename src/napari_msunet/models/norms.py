@@ -37,10 +37,9 @@ class BatchRenorm(nn.BatchNorm2d):
     running_var: Tensor
     num_batches_tracked: Tensor
 
-    def limits(self) -> tuple[float, float]:
-        """The largest r and d at this step."""
-        share = (int(self.num_batches_tracked) - PLAIN_STEPS) / (RELAXED_STEPS - PLAIN_STEPS)
-        share = min(max(share, 0.0), 1.0)
+    def limits(self) -> tuple[Tensor, Tensor]:
+        """The largest r and d at this step; tensors, so that a GPU need not be waited for."""
+        share = ((self.num_batches_tracked - PLAIN_STEPS) / (RELAXED_STEPS - PLAIN_STEPS)).clamp(0, 1)
         return 1 + share * (MOST_R - 1), share * MOST_D
 
     def forward(self, x: Tensor) -> Tensor:
