@@ -100,9 +100,7 @@ def _written(models: dict[Path, MSUNet], json: bool) -> None:
     values: list[dict[str, Any]] = []
     for path, made in models.items():
         save_model(made, path)
-        values.append(
-            {"path": str(path), "scales": [str(r) for r in made.config.ratios], "fusion": made.config.fusion}
-        )
+        values.append({"path": str(path), "scales": [str(r) for r in made.config.ratios], "fusion": made.config.fusion})
     if json:
         print(jsonlib.dumps({"models": values}))  # noqa: T201 (it is what was asked for)
         return

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 STRIDES = (8, 40)
 """Half the length of the strips to try, in strides; a network that reaches further counts as seeing the whole tile."""
 
-JOINT_UNITS = (5, 12, 40)
+JOINT_UNITS = (8, 40)
 """Likewise for joint models, in their size multiples."""
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)

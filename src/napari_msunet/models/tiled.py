@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from napari_msunet.models.branch import Branch
 
 
+_MEASURED: dict[tuple[ModelConfig, str], float] = {}
+"""Reaches of joint models of this process, which take seconds to measure."""
+
+
 class Tiled(nn.Module):
     """A model that knows the margin of its tiles.
 
@@ -118,7 +122,10 @@ class Tiled(nn.Module):
     def _reach(self) -> float:
         """Target pixels that what is outside an aligned window reaches into it, over all scales."""
         if self._joint_reach is None:
-            self._joint_reach = measure_joint_reach(self)
+            structure = self.config, repr(self)  # weights do not count: NaN gets through zeros too
+            if structure not in _MEASURED:
+                _MEASURED[structure] = measure_joint_reach(self)
+            self._joint_reach = _MEASURED[structure]
         return self._joint_reach
 
     def _needs(self) -> list[Reach]:
