@@ -14,7 +14,7 @@ from .process import measured
 from .report import Row, row
 from .setting import Setting
 
-SIDES = (512, 768, 1024, 1536, 2048, 3072, 4096)
+SIDES = (512, 1024, 1536, 2048, 3072)
 """Of the tiles of the bare network."""
 
 

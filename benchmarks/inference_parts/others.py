@@ -23,7 +23,6 @@ def others(setting: Setting) -> list[Row]:
     slide, model, folder = setting.slide(), setting.model("one scale"), setting.folder
     given = {"slide": slide, "model": model, "out": folder}
     measured("others:whole", setting.env(), **given)
-    measured("network:planned", setting.env(), slide=slide, model=model)
     ours = measured("others:ours", setting.env(), **given)
     rows = [
         row("ours: largest difference in probability from the whole image", ours["difference"], "", at_most=TILE),
