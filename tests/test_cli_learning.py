@@ -33,9 +33,9 @@ def test_losses(capsys):
 
 def test_optimisers_and_devices(capsys):
     words = (
-        "--optimiser sgd --nesterov --momentum 0.8 --schedule one_cycle --warmup 10 --clip 1 --accumulate 2 --average ema "
-        "--precision bf16 --stop-metric loss --min-delta 0.1 --branch-rates 1,0.5,0 --devices 4 --nodes 2 "
-        "--find-batch-size --find-learning-rate"
+        "--optimiser sgd --nesterov --momentum 0.8 --schedule one_cycle --warmup 10 --clip 1 --accumulate 2 "
+        "--average ema --precision bf16 --stop-metric loss --min-delta 0.1 --branch-rates 1,0.5,0 --devices 4 "
+        "--nodes 2 --find-batch-size --find-learning-rate"
     )
     found = job(capsys, words)
     assert Optimiser(**found["optimiser"]) == Optimiser(
