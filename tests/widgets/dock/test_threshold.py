@@ -71,7 +71,7 @@ def test_without_probabilities_it_says_what_to_do(ready, qtbot):
     panel.button.setChecked(True)
     settle(0.3)
     assert panel.kept is None
-    assert "Keep the probabilities" in panel.why.text()
+    assert 'tick "Probabilities" above' in panel.why.text()
     assert not panel.apply.isEnabled()
     with pytest.raises(MsunetError, match="kept no probabilities"):
         panel.job()

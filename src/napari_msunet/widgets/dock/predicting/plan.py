@@ -154,6 +154,13 @@ def _flush(job: PredictJob) -> None:
         open_labels(job.where.labels).flush()
 
 
+def stamp_of(job: PredictJob) -> Any:
+    """What tells one state of the labels that say where from another."""
+    if not isinstance(job.where, InClasses):
+        return None
+    return tuple(sorted((p.name, p.stat().st_size) for p in (job.where.labels / "journal").glob("*")))
+
+
 def plan_words(values: dict[str, Any]) -> str:
     """A plan in one line."""
     tiles, useful = int(values["tiles"]), int(values["useful_pixels"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from napari_msunet.config import InClasses, PostprocessJob, PredictJob, PreviewJob
+from napari_msunet.config import PostprocessJob, PredictJob, PreviewJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Message, Progress, RegionDone, Result
 from napari_msunet.geometry import Region
@@ -19,11 +19,12 @@ from napari_msunet.widgets.dock.fields import Fold
 from napari_msunet.widgets.dock.job_box import JobBox
 from napari_msunet.widgets.dock.layers import hide_maps, layer_of_labels, layer_of_slide
 from napari_msunet.widgets.dock.merging import Merging, prepare_store
+from napari_msunet.widgets.dock.predicting.asking import asked_job, fit_channels, need
 from napari_msunet.widgets.dock.predicting.channels import ChannelsRow
 from napari_msunet.widgets.dock.predicting.forms import CleaningForm, PredictForm
 from napari_msunet.widgets.dock.predicting.live import LiveMaps
 from napari_msunet.widgets.dock.predicting.models import EnsembleRow, model_name
-from napari_msunet.widgets.dock.predicting.plan import PlanLine
+from napari_msunet.widgets.dock.predicting.plan import PlanLine, stamp_of
 from napari_msunet.widgets.dock.predicting.progress import left_words, result_words
 from napari_msunet.widgets.dock.predicting.unfinished import GoOnRow
 from napari_msunet.widgets.dock.predicting.where import WhereRow
@@ -34,8 +35,6 @@ from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.threshold import ThresholdPanel
 from napari_msunet.widgets.dock.weights import model_config
 from napari_msunet.widgets.instances import add_instances
-from napari_msunet.widgets.layer_slides import slide_of
-from napari_msunet.widgets.placement import visible_region
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
@@ -167,21 +166,12 @@ class PredictStep(Step):
         except MsunetError as error:
             return escape(str(error))
         self.form.outputs.set_scales(len(config.scales))
-        self._fit_channels()
+        fit_channels(self)
         others = len(self.state.ensemble)
         more = "" if not others else " and 1 other" if others == 1 else f" and {others} others"
         scales = ", ".join(str(r) for r in config.ratios)
         classes = escape(", ".join(config.classes))
         return f"Model: <b>{escape(model_name(path))}</b>{more} ({classes}; {config.mpp:g} µm/px; scales {scales})"
-
-    def _fit_channels(self) -> tuple[Any, ...] | None:
-        """The channels that a job must be told, asked for where the model and the slide do not fit together."""
-        layer = self.dock.layers.slide(self.state.active)
-        slide = None if layer is None else slide_of(layer)
-        if slide is None:
-            return self.state.predict_options.channels
-        config = model_config(self.state.model_path)
-        return self.channels.show_for(config, tuple(slide.channels), self.state.predict_options.channels)
 
     def _plan(self, ready: bool) -> None:
         """Have the plan of what the main button would do."""
@@ -195,7 +185,7 @@ class PredictStep(Step):
             self.plan.want(None)
             self.plan.say(str(error))
             return
-        self.plan.want(job, _stamp(job))
+        self.plan.want(job, stamp_of(job))
         self.plan.again()
 
     def summary(self) -> str:
@@ -239,46 +229,16 @@ class PredictStep(Step):
         if self.drawing.active:
             self.drawing.stop()
         else:
-            self._need()
+            need(self)
             self.drawing.start(layer_of_slide(self.dock, self.state.active))
         self.refresh()
-
-    def _need(self) -> None:
-        if (missing := self.missing()) is not None:
-            raise MsunetError(missing)
 
     def _set(self, **values: Any) -> None:
         self.state.set_predict_options(self.state.predict_options.model_copy(update=values))
 
     def job(self, where: str | Region = "slide", draft: bool = False, everywhere: bool = False) -> PredictJob:
-        """The prediction of the "view", the "slide" or a region (level-0 pixels) of the active slide.
-
-        Parameters
-        ----------
-        where : str or Region
-        draft : bool
-            It will not be run as it is: nothing is made for it.
-        everywhere : bool
-            Whatever the field Where says.
-
-        Raises
-        ------
-        MsunetError
-            If something is missing, or nothing of the slide is in view.
-        """
-        self._need()
-        record = self.state.active
-        assert record is not None
-        region = where if isinstance(where, Region) else None
-        if where == "view":
-            region = visible_region(self.viewer, layer_of_slide(self.dock, record))
-        elif region is None and where != "slide":
-            raise MsunetError(f'{where!r} cannot be predicted; give "view", "slide" or a Region.')
-        place = "all" if everywhere else self.where.value(record)
-        channels = self._fit_channels()
-        if (open_ := self.channels.missing) is not None:
-            raise MsunetError(open_)
-        return self.state.predict_job(record, region, draft, where=place, channels=channels)
+        """The prediction of the "view", the "slide" or a region of the active slide; see `asked_job`."""
+        return asked_job(self, where, draft, everywhere)
 
     def send(self, job: Any, text: str, **more: Any) -> None:
         """Give a job to the worker; a plan that is being made does not keep it waiting."""
@@ -381,10 +341,3 @@ class PredictStep(Step):
         self.thresholds.closing()
         self.why.closing()
         self.difference.closing()
-
-
-def _stamp(job: PredictJob) -> Any:
-    """What tells one state of the labels that say where from another."""
-    if not isinstance(job.where, InClasses):
-        return None
-    return tuple(sorted((p.name, p.stat().st_size) for p in (job.where.labels / "journal").glob("*")))
