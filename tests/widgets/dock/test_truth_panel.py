@@ -254,6 +254,19 @@ def test_csv_and_python(panel, qtbot, tmp_path, monkeypatch):
     np.testing.assert_array_equal(panel.finding.pair.store.read(WHOLE), wrong())
 
 
+def test_a_layer_that_was_removed_is_opened_again(panel, qtbot, viewer):
+    find(panel, qtbot)
+    place = panel.current
+    viewer.layers.remove(panel.truth_layer())
+    settle()
+    press(panel, qtbot, Qt.Key.Key_A)
+    store = panel.truth_layer().store
+    qtbot.waitUntil(lambda: (store.read(WHOLE) != wrong()).sum() == place.pixels, timeout=5000)
+    panel.truth_layer().undo()
+    qtbot.waitUntil(lambda: not panel.model.states, timeout=5000)  # strokes of the new layer are followed
+    np.testing.assert_array_equal(store.read(WHOLE), wrong())
+
+
 def test_what_the_disk_refuses_is_said_and_open_again(panel, qtbot, messages):
     find(panel, qtbot)
     (panel.finding.pair.store.path / "truth_review.json").write_text("{")

@@ -134,8 +134,12 @@ class TruthPanel(QWidget):
 
     def truth_layer(self) -> PyramidLabels:
         """The layer of the truth that is reviewed; opened if need be."""
-        wanted = self.finding.wanted
-        return layer_of_truth(self.dock, None if wanted is None else wanted.truth)
+        wanted, pair = self.finding.wanted, self.finding.pair
+        layer = layer_of_truth(self.dock, None if wanted is None else wanted.truth)
+        if pair is not None:  # the layer may have been removed, and its store closed
+            pair.store = layer.store
+            self.decisions.watch(layer)
+        return layer
 
     # -------------------------------------------------------------------------------------------------------- finding
 
