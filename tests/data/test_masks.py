@@ -136,3 +136,26 @@ def test_a_tie_goes_to_a_class():
     assert majority(lambda w: cut_out(values, w), own, grid, grid.whole).tolist() == [[0]]
     values[0, 0] = IGNORED
     assert majority(lambda w: cut_out(values, w), own, grid, grid.whole).tolist() == [[1]]
+
+
+def test_a_released_mask_is_not_read_again_where_it_packs_well():
+    from napari_msunet.data.truth import WholeTruth
+
+    loads = []
+
+    def load(values):
+        loads.append(1)
+        return values
+
+    plain = np.zeros((200, 300), np.uint8)
+    plain[50:90, 10:200] = 2
+    noisy = np.random.default_rng(0).integers(0, 2, (900, 900), np.uint8)
+    for values, expected in ((plain, 1), (noisy, 3)):
+        loads.clear()
+        truth = WholeTruth(lambda values=values: load(values), values.shape, "it")
+        for _ in range(3):
+            found = truth.mask()
+            assert np.array_equal(found, values)
+            found.setflags(write=True)
+            truth.release()
+        assert len(loads) == expected

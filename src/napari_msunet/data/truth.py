@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, sqrt
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 OVERVIEW_PIXELS = 2**24
 """An overview has at most about this many pixels."""
+
+_PACKED = 32 << 10  # bytes: masks are looked at several times before a training, and most pack to a few thousand
 
 
 class Truth(Protocol):
@@ -88,6 +91,7 @@ class WholeTruth:
         self.name = name
         self._load = load
         self._kept: Mask | None = None
+        self._packed: bytes | None = None
         self._lock = threading.Lock()
 
     def mask(self) -> Mask:
@@ -99,10 +103,14 @@ class WholeTruth:
             If it cannot be read, has another size than its image, or a value that is no class.
         """
         with self._lock:
-            if self._kept is None:
+            if self._kept is None and self._packed is not None:
+                self._kept = np.frombuffer(zlib.decompress(self._packed), np.uint8).reshape(self.grid.extent).copy()
+            elif self._kept is None:
                 loaded = self._load()
                 self._check(loaded.shape)
-                self._kept = loaded
+                self._kept = np.asarray(loaded, np.uint8)
+                packed = zlib.compress(self._kept.tobytes(), 1)
+                self._packed = packed if len(packed) <= _PACKED else None
             return self._kept
 
     def _check(self, shape: tuple[int, ...]) -> None:
@@ -113,7 +121,7 @@ class WholeTruth:
             )
 
     def release(self) -> None:
-        """Forget the pixels; they are read again when needed."""
+        """Forget the pixels; they are read again when needed, from a packed copy where that is small."""
         with self._lock:
             self._kept = None
 
