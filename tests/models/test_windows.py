@@ -92,7 +92,7 @@ def test_training_takes_the_configs_field_and_evaluation_the_same_field():
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.25, 0.75, 2 / 3])
-@pytest.mark.parametrize("fusion", ["mean", "concat", "attention"])
+@pytest.mark.parametrize("fusion", ["mean", "attention", "inject", "pyramid"])
 def test_concentric_and_same_agree_where_both_see_enough(calibrated, images, scale, fusion):
     """Well inside a large window, more context around it changes nothing: the target is cut from the right place."""
     model = calibrated(scales=(1.0, scale), fusion=fusion, branch=UNetConfig(depth=1, width=4))
@@ -110,3 +110,21 @@ def test_concentric_and_same_agree_where_both_see_enough(calibrated, images, sca
     assert a[inner].std() > 0.05
     torch.testing.assert_close(a[inner], b[inner], rtol=0, atol=1e-4)
     assert (a - b).abs().max() > 1e-2  # the context at the edge does count
+
+
+@pytest.mark.parametrize(
+    "changes", [{"upscale": 2}, {"finest_scale": 1.0}, {"upscale": 2, "finest_scale": 0.5}], ids=str
+)
+def test_windows_of_joint_models_stand_for_the_target(changes):
+    """Whatever is read, at whatever scale, lies around the centre of the target, and fills its field or more."""
+    config = config_of(2, 1, 0.5, **changes)
+    size = concentric_multiple(config) * config.size_multiple
+    window = Window(size, 2 * size, size, 3 * size)
+    for field in ("same", "concentric"):
+        for i, mine in enumerate(input_windows(config, window, field)):
+            ratio = config.input_ratios[i]
+            assert Fraction(2 * mine.y + mine.height) == ratio * (2 * window.y + window.height)
+            assert Fraction(2 * mine.x + mine.width) == ratio * (2 * window.x + window.width)
+            wide = field == "concentric" and config.ratios[i] < 1
+            assert mine.width / ratio == 3 * size * (2 if wide else 1)
+    assert config.target_mpp * config.upscale == config.mpp
