@@ -66,6 +66,10 @@ class TrainJob(Versioned):
         Begin with the largest batch, up to 64 windows, that fits into the device's memory instead of `batch_size`.
     find_learning_rate : bool
         Begin with the learning rate at which the loss falls fastest in a short trial instead of the optimiser's.
+    track : tuple of str
+        Who else is told: "tensorboard" (in the run's folder), "mlflow".
+    track_uri : str, optional
+        Folder or server of MLflow; None: in the run's folder.
     """
 
     job: Literal["train"] = "train"
@@ -97,6 +101,8 @@ class TrainJob(Versioned):
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
     find_batch_size: bool = False
     find_learning_rate: bool = False
+    track: tuple[Literal["tensorboard", "mlflow"], ...] = ()
+    track_uri: str | None = None
 
     @model_validator(mode="after")
     def _sides(self) -> Self:

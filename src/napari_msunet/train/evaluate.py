@@ -24,7 +24,7 @@ from napari_msunet.train.record import write_text
 from napari_msunet.train.scoring import INSTANCE_SCORES, OUTLINE_SCORES, mean_interval, pooled_interval
 from napari_msunet.train.scoring.calibration import Calibration
 from napari_msunet.train.scoring.image import add_shapes, score_item
-from napari_msunet.train.scoring.panels import draw_panels, draw_reliability, draw_scale_matrix
+from napari_msunet.train.scoring.panels import Panel, draw_panels, draw_reliability, draw_scale_matrix, item_panel
 from napari_msunet.train.scoring.scale_matrix import rows_of, scale_matrix
 
 
@@ -177,7 +177,7 @@ class Evaluation:
             files["panels"] = str(out / "panels.png")
         return files
 
-    def _panels(self, items: list[Item]) -> list[Any]:
+    def _panels(self, items: list[Item]) -> list[Panel]:
         """The best, the median and the worst image."""
         scored = [(_number(image["fused"]["dice"]), n) for n, image in enumerate(self.images)]
         order = [n for _, n in sorted((s for s in scored if np.isfinite(s[0])), reverse=True)]
@@ -193,7 +193,7 @@ class Evaluation:
             again = score_item(self.model, item, self.job.device, whole=True)
             if again.predicted is not None and again.truth is not None:
                 text = f"{item.name[:36]}\n{title}, Dice {image['fused']['dice']:.3f}"
-                rows.append((text, item, again.truth, again.predicted))
+                rows.append(item_panel(text, item, again.truth, again.predicted))
         return rows
 
 

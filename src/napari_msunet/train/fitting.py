@@ -6,7 +6,7 @@ import gc
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,9 +22,11 @@ from napari_msunet.models.start import take_weights
 from napari_msunet.stopping import Cancelled, Stop
 from napari_msunet.train.background import Say
 from napari_msunet.train.guard import guarded
+from napari_msunet.train.pictures import draw_run_panels
 from napari_msunet.train.ranks import Place, fewer_threads, leave_group
 from napari_msunet.train.record import RunFolder
 from napari_msunet.train.session import Session
+from napari_msunet.train.tracking import Tracker, tracked
 
 if TYPE_CHECKING:
     from napari_msunet.train.watch import Watch
@@ -35,10 +37,10 @@ def fit(session: Session, folder: RunFolder, started: float, place: Place, say: 
 
     Where the device has too little memory, the run goes on from its last whole epoch with half the batch.
     """
-    with quiet(), fewer_threads(place):
+    with quiet(), fewer_threads(place), tracked(session.job if place.rank == 0 else None) as tracking:
         stop.check()
         resume = session.job.resume and folder.checkpoint.exists()
-        said = _Said(started, say, stop, place)
+        said = _Said(started, say, stop, place, tracking.trackers)
         _settle(session, folder, said, resume)
         while True:
             try:
@@ -55,7 +57,9 @@ def fit(session: Session, folder: RunFolder, started: float, place: Place, say: 
         if place.rank == 0:
             values = _result(session, watch, folder)
             values |= guarded(session.aside, folder.model, session.device, say, stop)
+            draw_run_panels(session, folder)
             folder.finish(values)
+            tracking.end(values, folder.files)
             say(Result(values=values, files=folder.files))
 
 
@@ -66,6 +70,7 @@ class _Said(NamedTuple):
     say: Say
     stop: Stop
     place: Place
+    trackers: Sequence[Tracker]
 
 
 def _settle(session: Session, folder: RunFolder, said: _Said, resume: bool) -> None:
@@ -134,6 +139,7 @@ def _attempt(session: Session, folder: RunFolder, said: _Said, resume: bool) -> 
 
     job = session.job
     watch = Watch(job, folder, said.say, said.stop, said.started)
+    watch.trackers = said.trackers
     callbacks: list[pl.Callback] = [watch]
     fraction, devices = watch.fraction, device_arguments(session.device)
     if said.place.world > 1:

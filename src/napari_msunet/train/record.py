@@ -6,13 +6,16 @@ import csv
 import io
 import json
 import os
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import torch
 from pydantic import ValidationError
 
 from napari_msunet.config import TrainJob
@@ -21,7 +24,7 @@ from napari_msunet.errors import OutputError
 Row = dict[str, float]
 """One epoch: "epoch", "seconds", "learning_rate", and numbers by `column`."""
 
-_FREE = {"epochs", "time_limit", "resume", "device", "out"}
+_FREE = {"epochs", "time_limit", "resume", "device", "out", "track", "track_uri"}
 """What may change when a run goes on."""
 
 
@@ -57,6 +60,23 @@ def write_text(path: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
+def environment() -> dict[str, Any]:
+    """What a run was made with: versions, machine, processors."""
+    versions = {}
+    for package in ("napari-msunet", "torch", "lightning", "numpy", "zarr", "openslide-python", "tifffile"):
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())],
+        "versions": versions,
+    }
+
+
 class RunFolder:
     """What a training leaves on disk.
 
@@ -79,6 +99,9 @@ class RunFolder:
         self.checkpoint = job.out / "last.ckpt"
         self.metrics = job.out / "metrics.csv"
         self.curves = job.out / "curves.png"
+        self.panels = job.out / "panels.png"
+        self.last = job.out / "last.safetensors"
+        self.environment = job.out / "environment.json"
         self.result_file = job.out / "result.json"
         self.test_set = job.out / "test_set.json"
         self.outputs = job.model.outputs
@@ -120,14 +143,15 @@ class RunFolder:
                 f"The folder {self.path} cannot be made: {error.strerror}; give one in a place that can be written to."
             ) from error
         write_text(self.job_file, job.model_dump_json(indent=2))
+        write_text(self.environment, json.dumps(environment(), indent=2))
         self.result_file.unlink(missing_ok=True)
 
     def discard(self, job: TrainJob) -> None:
         """Remove what a run has written, and its folder when nothing else is in it; a resumed run stays."""
         if job.resume:
             return
-        own = (self.job_file, self.model, self.checkpoint, self.metrics, self.curves, self.result_file, self.test_set)
-        for path in own:
+        results = self.model, self.last, self.checkpoint, self.metrics, self.curves, self.panels, self.result_file
+        for path in (self.job_file, self.environment, self.test_set, *results):
             path.unlink(missing_ok=True)
             for aside in self.path.glob(f".{path.name}.*.part"):
                 aside.unlink(missing_ok=True)
@@ -154,6 +178,9 @@ class RunFolder:
             "model": self.model,
             "metrics": self.metrics,
             "curves": self.curves,
+            "panels": self.panels,
+            "last": self.last,
+            "environment": self.environment,
             "job": self.job_file,
             "checkpoint": self.checkpoint,
         }

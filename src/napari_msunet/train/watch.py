@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
@@ -18,6 +19,7 @@ from napari_msunet.train.background import Say
 from napari_msunet.train.curves import draw_curves
 from napari_msunet.train.module import Training
 from napari_msunet.train.record import RunFolder, column, writing
+from napari_msunet.train.tracking import Tracker
 
 _PROGRESS_SECONDS = 0.5
 _CURVES_SECONDS = 20.0
@@ -77,6 +79,7 @@ class Watch(pl.Callback):
         self.started = started
         self.standing = Standing()
         self.summary: dict[str, Any] = {}
+        self.trackers: Sequence[Tracker] = ()
         self._epoch_began = self._step_ended = 0.0
         self._validation_seconds = 0.0
         self._last_progress = self._last_curves = 0.0
@@ -179,6 +182,8 @@ class Watch(pl.Callback):
                 if isfinite(value):
                     self.say(Metric(epoch=epoch, name=f"iou {label}", split=split, value=value))
         self.folder.add(row)
+        for tracker in self.trackers:
+            tracker.add(epoch, row)
         self._keep_best(pl_module, row)
         if not self.standing.reason:
             self._decide(trainer, row)
@@ -203,6 +208,10 @@ class Watch(pl.Callback):
             "train": self.scores("train", row),
         }
         save_model(module.kept(), self.folder.model, dict(self.summary))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Training)
+        save_model(pl_module.model, self.folder.last, self.summary | {"kept": "last", "steps": self.standing.steps})
 
     def keep_last(self, model: MSUNet) -> None:
         """Put the weights as they are now in the place of the best ones."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_msunet.colours import OUTPUT_COLOURS, output_colour
+from napari_msunet.colours import OUTPUT_COLOURS
 from napari_msunet.data import IGNORED, Item
 from napari_msunet.geometry import Region, Window
 from napari_msunet.train.record import writing
@@ -36,40 +36,46 @@ def save(figure: Any, path: Path) -> None:
         figure.savefig(aside, format="png")
 
 
-def draw_panels(
-    path: Path,
-    rows: Sequence[tuple[str, Item, npt.NDArray[np.uint8], npt.NDArray[np.uint8]]],
-    classes: Sequence[str],
-) -> None:
-    """Image, truth, prediction and where they differ, one row for each image.
+Panel = tuple[str, npt.NDArray[Any], npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
+"""Title, image `(h, w, 3)` uint8 or 0..1, truth and prediction `(h, w)`: class numbers, 255 left white in the truth."""
 
-    Parameters
-    ----------
-    rows : sequence of (title, item, truth, predicted)
-        Class numbers `(h, w)` on the truth's grid; 255 in the truth is left white.
-    """
+
+def item_panel(title: str, item: Item, truth: npt.NDArray[np.uint8], predicted: npt.NDArray[np.uint8]) -> Panel:
+    """An image, or the best known part of a large one, with its truth and prediction `(h, w)` on the truth's grid."""
+    window = _middle(truth)
+    step = max(1, max(window.shape) // SIDE)
+    cut = (*window.slices(),)
+    return title, _image(item, window, step), truth[cut][::step, ::step], predicted[cut][::step, ::step]
+
+
+def draw_panels(path: Path, rows: Sequence[Panel], classes: Sequence[str]) -> None:
+    """Image, truth, prediction and where they differ, one row for each image."""
     from matplotlib.patches import Patch
 
     figure = figure_of(11, 2.9 * len(rows) + 0.4)
     grid = figure.subplots(len(rows), 4, squeeze=False)
-    for axes, (title, item, truth, predicted) in zip(grid, rows, strict=True):
-        window = _middle(truth)
-        shown = truth[window.slices()], predicted[window.slices()]
-        step = max(1, max(window.shape) // SIDE)
+    for axes, (title, image, truth, predicted) in zip(grid, rows, strict=True):
+        wrong = (truth != predicted) & (truth != IGNORED)
+        known = max(1, int((truth != IGNORED).sum()))
         pictures = [
-            _image(item, window, step),
-            *(_coloured(v[::step, ::step], shown[0][::step, ::step]) for v in shown),
+            image,
+            _coloured(truth, truth),
+            _coloured(predicted, truth),
+            np.where(wrong[..., None], ERROR, 0.93),
         ]
-        wrong = (shown[0] != shown[1]) & (shown[0] != IGNORED)
-        pictures.append(np.where(wrong[::step, ::step, None], ERROR, 0.93))
-        titles = (title, "truth", "prediction", f"differs: {wrong.mean():.1%}")
+        titles = (title, "truth", "prediction", f"differs: {wrong.sum() / known:.1%}")
         for ax, picture, text in zip(axes, pictures, titles, strict=True):
             ax.imshow(picture, interpolation="nearest")
             ax.set_title(text, fontsize=9)
             ax.set_axis_off()
-    handles = [Patch(color=output_colour(n), label=name) for n, name in enumerate(classes, start=1)]
+    handles = [Patch(color=class_colour(n), label=name) for n, name in enumerate(classes, start=1)]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), frameon=False, fontsize=9)
     save(figure, path)
+
+
+def class_colour(number: int) -> str:
+    """The colour of class 1, 2, ... in pictures."""
+    return OUTPUT_COLOURS[1 + (number - 1) % (len(OUTPUT_COLOURS) - 1)]
 
 
 def _middle(truth: npt.NDArray[np.uint8]) -> Window:
@@ -89,6 +95,11 @@ def _image(item: Item, window: Window, step: int) -> npt.NDArray[Any]:
     else:
         own, each = item.slide.mpp, item.truth.grid.pixel
         pixels = item.slide.read(region, (own[0] * each[0] * step, own[1] * each[1] * step))
+    return shown(pixels)
+
+
+def shown(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """`(h, w, c)` pixels as a picture: the first three channels, or one as grey; other types than uint8 stretched."""
     values = pixels[..., :3] if pixels.shape[2] >= 3 else np.repeat(pixels[..., :1], 3, 2)
     if values.dtype == np.uint8:
         return values
@@ -102,7 +113,7 @@ def _coloured(values: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]) -> np
 
     table = np.full((256, 3), 0.93)
     for number in range(1, 255):
-        table[number] = to_rgb(OUTPUT_COLOURS[1 + (number - 1) % (len(OUTPUT_COLOURS) - 1)])
+        table[number] = to_rgb(class_colour(number))
     table[IGNORED] = 1.0
     coloured = table[values]
     coloured[truth == IGNORED] = 1.0

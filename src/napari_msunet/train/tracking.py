@@ -1,0 +1,177 @@
+"""Telling others how a training goes: TensorBoard, MLflow. What they need is imported when somebody asks for them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from math import isfinite
+from pathlib import Path
+from typing import Any, Protocol
+
+from napari_msunet.config import TrainJob
+from napari_msunet.errors import MsunetError
+
+EXPERIMENT = "napari-msunet"
+_LONGEST = 500
+"""Characters of a setting: what all MLflow servers take."""
+
+
+class Tracker(Protocol):
+    """Is told of each epoch."""
+
+    def add(self, epoch: int, numbers: Mapping[str, float]) -> None:
+        """An epoch's numbers, by the columns of metrics.csv."""
+
+    def close(self, values: Mapping[str, Any], files: Mapping[str, str]) -> None:
+        """The result of a run that came to its end (both empty if it did not), and the files it left."""
+
+
+class TensorBoard:
+    """Scalars in `folder`, for ``tensorboard --logdir``; a run that goes on adds to it."""
+
+    def __init__(self, job: TrainJob, folder: Path) -> None:
+        _needed("tensorboard")
+        writer = import_module("torch.utils.tensorboard").SummaryWriter
+        self.writer: Any = writer(str(folder))
+        self.writer.add_text("job", f"```\n{job.model_dump_json(indent=2)}\n```")
+
+    def add(self, epoch: int, numbers: Mapping[str, float]) -> None:
+        """See `Tracker`."""
+        for name, value in numbers.items():
+            if name != "epoch" and isfinite(value):
+                self.writer.add_scalar(tag(name), value, epoch)
+        self.writer.flush()
+
+    def close(self, values: Mapping[str, Any], files: Mapping[str, str]) -> None:
+        """See `Tracker`."""
+        self.writer.close()
+
+
+class MLflow:
+    """A run of the experiment "napari-msunet" in a local file store, or on a server.
+
+    Parameters
+    ----------
+    job : TrainJob
+    uri : str
+        Folder or address.
+    """
+
+    def __init__(self, job: TrainJob, uri: str) -> None:
+        _needed("mlflow")
+        local = "://" not in uri
+        self._address = Path(uri).absolute().as_uri() if local else uri
+        mlflow = import_module("mlflow")
+        self._errors: type[Exception] = mlflow.exceptions.MlflowException
+        with self._calls():
+            self.client = mlflow.MlflowClient(tracking_uri=self._address)
+            found = self.client.get_experiment_by_name(EXPERIMENT)
+            number = found.experiment_id if found else self.client.create_experiment(EXPERIMENT)
+            run = self.client.create_run(number, run_name=job.out.name, tags={"folder": str(job.out)})
+            self.run = run.info.run_id
+            for name, value in _flat(json.loads(job.model_dump_json())).items():
+                self.client.log_param(self.run, name, str(value)[:_LONGEST])
+
+    def add(self, epoch: int, numbers: Mapping[str, float]) -> None:
+        """See `Tracker`."""
+        with self._calls():
+            for name, value in numbers.items():
+                if name != "epoch" and isfinite(value):
+                    self.client.log_metric(self.run, tag(name), value, step=epoch)
+
+    def close(self, values: Mapping[str, Any], files: Mapping[str, str]) -> None:
+        """See `Tracker`."""
+        with self._calls():
+            for path in files.values():
+                if Path(path).suffix != ".ckpt":
+                    self.client.log_artifact(self.run, path)
+            self.client.set_terminated(self.run, "FINISHED" if values else "KILLED")
+
+    @contextmanager
+    def _calls(self) -> Iterator[None]:
+        """MLflow's errors as a sentence; its file store, which it would rather not have, allowed."""
+        name = "MLFLOW_ALLOW_FILE_STORE"
+        before = os.environ.get(name)
+        os.environ[name] = "true"
+        try:
+            yield
+        except (self._errors, OSError) as error:
+            reason = str(error).splitlines()[0][:200]
+            raise MsunetError(f"MLflow at {self._address} cannot be told ({reason}); correct track_uri.") from error
+        finally:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
+
+
+def trackers_of(job: TrainJob) -> list[Tracker]:
+    """Those that the job asks for.
+
+    Raises
+    ------
+    MsunetError
+        If a package is not installed, or a server does not answer.
+    """
+    found: list[Tracker] = []
+    if "tensorboard" in job.track:
+        found.append(TensorBoard(job, job.out / "tensorboard"))
+    if "mlflow" in job.track:
+        found.append(MLflow(job, job.track_uri or str(job.out / "mlruns")))
+    return found
+
+
+class Tracking:
+    """All trackers of a run."""
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self.trackers = trackers
+        self._ended = False
+
+    def end(self, values: Mapping[str, Any], files: Mapping[str, str]) -> None:
+        """Tell them the result; only once."""
+        if not self._ended:
+            self._ended = True
+            for tracker in self.trackers:
+                tracker.close(values, files)
+
+
+@contextmanager
+def tracked(job: TrainJob | None) -> Iterator[Tracking]:
+    """The trackers of a job, told of its end however it ends."""
+    tracking = Tracking(trackers_of(job) if job else ())
+    try:
+        yield tracking
+    finally:
+        tracking.end({}, {})
+
+
+def tag(column: str) -> str:
+    """A column of metrics.csv as both group it: ``validation_iou_scale 1/2`` is ``iou/validation scale 1-2``."""
+    split, _, rest = column.partition("_")
+    if split not in ("train", "validation"):
+        return column
+    score, _, output = rest.partition("_")
+    return f"{score}/{split} {output.replace('/', '-')}"
+
+
+def _needed(package: str) -> None:
+    try:
+        import_module(package)
+    except ImportError as error:
+        raise MsunetError(
+            f"Tracking needs {package}, which is not installed; install it: pip install 'napari-msunet[tracking]'."
+        ) from error
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names; lists as text."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return found
