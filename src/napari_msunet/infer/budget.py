@@ -35,6 +35,9 @@ FIXED = 350e6
 SLACK = 1.2
 """What the allocator takes for each byte that is in use: blocks of other sizes leave holes."""
 
+SLACK_WHOLE = 1.45
+"""The same for ONNX Runtime, which also keeps copies in a layout of its own: 730 bytes where 524 were counted."""
+
 LARGEST = 4096 * 4096
 """Pixels of a tile at most: a cancel waits for one."""
 
@@ -152,7 +155,7 @@ def limit_for(
 
 def tile_bytes(configs: Sequence[ModelConfig], variants: int, finest: float = 1.0, whole: bool = False) -> float:
     """Bytes for each pixel of a tile: in the network, read ahead, and on the way to the disk."""
-    network = max(bytes_per_pixel(c, whole=whole) for c in configs) * SLACK
+    network = max(bytes_per_pixel(c, whole=whole) for c in configs) * (SLACK_WHOLE if whole else SLACK)
     outputs = max(len(c.classes) for c in configs) + 1
     held = sum(12 + outputs for c in configs for _ in c.ratios) * 4 * max(0, variants * len(configs) - 1) / 2
     inputs = (AHEAD + 1) * 4 * max(c.channels for c in configs)
