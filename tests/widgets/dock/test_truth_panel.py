@@ -227,6 +227,7 @@ def test_without_a_prediction_it_says_what_to_do(annotated, qtbot):
     assert annotated.sections["predict"].is_open
 
 
+@pytest.mark.slow
 def test_without_probabilities_it_says_so_and_ranks_by_size(annotated, slide, tmp_path, qtbot):
     annotated.state.active.labels = prediction(tmp_path, slide, ("labels",)).path
     annotated.state.emit("results")
@@ -254,6 +255,7 @@ def test_csv_and_python(panel, qtbot, tmp_path, monkeypatch):
     np.testing.assert_array_equal(panel.finding.pair.store.read(WHOLE), wrong())
 
 
+@pytest.mark.slow
 def test_a_layer_that_was_removed_is_opened_again(panel, qtbot, viewer):
     find(panel, qtbot)
     place = panel.current
@@ -275,6 +277,7 @@ def test_what_the_disk_refuses_is_said_and_open_again(panel, qtbot, messages):
     assert not panel.model.states
 
 
+@pytest.mark.slow
 def test_closed_and_opened_again(panel, annotated, qtbot, viewer):
     find(panel, qtbot)
     qtbot.waitUntil(lambda: panel.outline.shown, timeout=5000)
