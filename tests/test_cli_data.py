@@ -95,3 +95,36 @@ def test_crossval_and_preview(tmp_path: Path, capsys):
     assert execute(shlex.split(f"crossval {given} --out {tmp_path / 'cv'} --folds 2")) == 2
     assert "already holds a cross-validation" in capsys.readouterr().err
     assert execute(shlex.split(f"crossval {given} --out {tmp_path / 'cv'} --folds 2 --resume")) == 0
+
+
+def test_import(tmp_path: Path, capsys):
+    from napari_msunet.geometry import Window
+    from napari_msunet.labels import open_labels
+
+    images, _ = write_folder(tmp_path, 1, (60, 80))
+    ring = [[10, 10], [40, 10], [40, 30], [10, 30], [10, 10]]
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "properties": {"classification": {"name": name}},
+        }
+        for name in ("Tumor", "dust")
+    ]
+    shapes = tmp_path / "a.geojson"
+    shapes.write_text(json.dumps(features[:1]))
+    store = tmp_path / "labels.ome.zarr"
+    given = f"import {shapes} --labels {store}"
+    assert execute(shlex.split(given)) == 2
+    assert "give --slide" in capsys.readouterr().err
+    assert execute(shlex.split(f"{given} --slide {images / 'name0.png'} --mpp 0.5 --values Tumor=gland")) == 0
+    assert "1 shapes were painted" in capsys.readouterr().out
+    with open_labels(store) as labels:
+        assert labels.classes == ("gland",)
+        assert (labels.read(Window(10, 10, 20, 30)) == 1).all()
+        assert labels.kind == "annotation"
+    shapes.write_text(json.dumps(features))
+    assert execute(shlex.split(f"{given} --values Tumor=gland --json")) == 0
+    assert json.loads(capsys.readouterr().out)["left_out"] == {"dust": 1}
+    assert execute(shlex.split(f"{given} --values x=gland")) == 2
+    assert "say which class" in capsys.readouterr().err
