@@ -29,7 +29,9 @@ NEVER = {("pyramid", "shared"), ("pyramid", "wider coarse")}
 """One network for all scales has nothing to share, and one config."""
 
 
-CASES = [(f, s) for f in FUSIONS for s in SHAPES if (f, s) not in NEVER] + [("concat", n) for n in NETWORKS]
+CASES = [(f, s) for f in FUSIONS for s in ("three scales", "one scale", "concentric")]
+CASES += [(f, s) for f in ("attention", "inject", "pyramid") for s in SHAPES if (f, s) not in (*NEVER, *CASES)]
+CASES += [("concat", n) for n in NETWORKS]
 
 
 @pytest.fixture(params=CASES, ids=lambda p: f"{p[0]}-{p[1]}")

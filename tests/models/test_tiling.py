@@ -72,8 +72,12 @@ def quarter(model: MSUNet) -> tuple[int, ...]:
     return tuple(min(-(-m // (4 * n)) * n, m - n) for m, n in pairs)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("fusion", ["mean", "weighted", "max", "concat", "attention", "multihead"])
+RULES = ("mean", "weighted", "max", "concat", "attention", "multihead")
+
+
+@pytest.mark.parametrize(
+    ("fusion", "shape"), [*((f, "odd ratios") for f in RULES), *(("attention", s) for s in SHAPES if s != "odd ratios")]
+)
 def test_tiles_are_exact(calibrated, images, fusion, shape):
     model = calibrated(fusion=fusion, **SHAPES[shape])
     assert worst(model, images, model.branch_margins) < 1e-4
@@ -102,6 +106,16 @@ JOINT = {
     "pyramid, odd ratios": {"fusion": "pyramid", "scales": (1.5, 1.0, 2 / 3)},
     "upscaled": {"upscale": 2, "scales": (1.0, 0.5)},
     "with a stem": {"scales": (2.0, 1.0, 0.5), "finest_scale": 1.0},
+    "injected into a stem's half": {
+        "fusion": "inject",
+        "scales": (1.0, 0.5),
+        "branch": UNetConfig(depth=2, width=4, stem="space_to_depth", residual=True, gates=True),
+    },
+    "pyramid into nested levels": {
+        "fusion": "pyramid",
+        "scales": (1.0, 0.25),
+        "branch": UNetConfig(depth=2, width=4, dense=True, up="resize"),
+    },
     "all at once": {"fusion": "inject", "upscale": 2, "scales": (2.0, 0.5), "finest_scale": 1.0},
 }
 
