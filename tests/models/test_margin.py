@@ -11,7 +11,7 @@ from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window, round_up
 from napari_msunet.models import build_model
 from napari_msunet.models.margin import measure_reach
-from napari_msunet.models.unet import UNet
+from napari_msunet.models.networks import UNet
 
 
 def theory(depth):

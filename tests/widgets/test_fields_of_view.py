@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from branch_networks import NETWORKS
 from qtpy.QtCore import QPoint
 from qtpy.QtTest import QTest
 
@@ -22,13 +23,26 @@ def model(field="same", scales=(1.0, 0.5, 0.25), depth=3):
     return ModelConfig(classes=("a",), mpp=0.5, scales=scales, field=field, branch=UNetConfig(depth=depth, width=4))
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3, 4])
-def test_the_context_is_what_is_measured_on_the_network(depth):
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_context_is_what_is_measured_on_the_network(name):
     from napari_msunet.models.margin import measure_reach
-    from napari_msunet.models.unet import UNet
+    from napari_msunet.models.networks import build_network
+
+    branch = NETWORKS[name]
+    measured = measure_reach(build_network(branch, 3), 3, branch.stride).aligned
+    if branch.kind == "unet":
+        assert receptive_reach(branch) == measured
+    else:
+        assert measured <= receptive_reach(branch) <= 1.5 * measured
+
+
+@pytest.mark.parametrize("depth", [1, 3, 4])
+def test_it_grows_with_the_depth_as_measured(depth):
+    from napari_msunet.models.margin import measure_reach
+    from napari_msunet.models.networks import build_network
 
     branch = UNetConfig(depth=depth, width=2)
-    assert receptive_reach(branch) == measure_reach(UNet(branch, 3), 3, branch.stride).aligned
+    assert receptive_reach(branch) == measure_reach(build_network(branch, 3), 3, branch.stride).aligned
 
 
 @pytest.mark.parametrize("field", ["same", "concentric"])

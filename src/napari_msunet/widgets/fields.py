@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_msunet.config import ModelConfig, UNetConfig
+from napari_msunet.config import BranchConfig, HRNetConfig, LinkNetConfig, ModelConfig, UNetConfig
 from napari_msunet.geometry import Grid, Region, Window, round_up
 from napari_msunet.slide import Slide
 
@@ -80,20 +81,28 @@ def fields_at(slide: Slide, config: ModelConfig, place: tuple[float, float], siz
     return found
 
 
-def receptive_reach(branch: UNetConfig) -> int:
-    """Pixels of a branch's own grid on each side that its output at a pixel can depend on, at most.
+def receptive_reach(branch: BranchConfig) -> int:
+    """Pixels of a branch's own grid on each side that its output at a pixel can depend on, at most; of encoders, about.
 
     The way of what is outside a window into it: a 3x3 convolution carries it a pixel further, a pooling halves the
     distance (rounded up), and a step up doubles it.
     """
+    if isinstance(branch, LinkNetConfig):
+        return int(2 ** (branch.depth + 3)) - 1
+    if isinstance(branch, HRNetConfig):
+        return ceil(branch.stride * (2.5 + 3 * branch.blocks))
+    if not isinstance(branch, UNetConfig):
+        return 8 * branch.stride
+    window = branch.window if branch.attention == "self" else 1
     reach, skips = 2, [2]
     for _ in range(branch.depth):
         reach = -(-reach // 2) + 2
         skips.append(reach)
     skips.pop()
+    reach += 4 if branch.context else 0
     while skips:
-        reach = max(2 * reach, skips.pop()) + 2
-    return reach
+        reach = max(2 * reach, round_up(skips.pop(), window)) + 2 + (branch.up == "resize")
+    return branch.grain * (reach + branch.pyramid)
 
 
 def thumbnail(slide: Slide, field: FieldOfView) -> npt.NDArray[Any]:
