@@ -94,6 +94,8 @@ class PlanLine(QLabel):
             self.dock.runner.cancel(self._handle)
             self._handle = None
             self._asked = None
+        if self.text() == PLANNING:
+            self.say("")
 
     def again(self) -> None:
         """Nothing else goes first any more: ask what was not answered."""

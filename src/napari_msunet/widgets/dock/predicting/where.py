@@ -151,12 +151,20 @@ class WhereRow(QWidget):
             raise MsunetError("Open a slide first: regions are drawn on one.")
         return self.regions.draw(record.path, layer_of_slide(self.dock, record), mode)
 
+    def rest(self) -> None:
+        """Lay the drawing tool down: the mouse moves the view again."""
+        layer = None if self.state.active is None else self.regions.find(self.state.active.path)
+        if layer is not None and str(layer.mode).startswith("add_"):
+            layer.mode = "pan_zoom"
+
     def _chosen(self) -> None:
         if self.kind in ("all", "tissue"):
             options = self.state.predict_options
             self.state.set_predict_options(options.model_copy(update={"where": self.kind}))
         if self.kind == "drawn" and self.state.active is not None:
             self._begin_drawing()
+        else:
+            self.rest()
         self.refresh()
         self.changed.emit()
 
@@ -216,6 +224,7 @@ class WhereRow(QWidget):
                 continue
             if tuple(layer.store.extent) == extent and layer.store.classes:
                 found.append((layer.name, str(path), tuple(layer.store.classes)))
+        self.stores.setVisible(bool(found))
         if tuple(found) == self._listed:
             return
         self._listed = tuple(found)
@@ -247,7 +256,6 @@ class WhereRow(QWidget):
             tick.toggled.connect(lambda _: self.changed.emit())
             self.ticks[name] = tick
             self._grid.addWidget(tick, 1 + number // 2, number % 2)
-        self.stores.setVisible(bool(self._listed))
 
     def closing(self) -> None:
         """Let go of the layers."""

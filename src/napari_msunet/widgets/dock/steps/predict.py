@@ -183,7 +183,7 @@ class PredictStep(Step):
             job = self.job("slide", draft=True)
         except MsunetError as error:
             self.plan.want(None)
-            self.plan.say(str(error))
+            self.plan.say("" if str(error) == self.where.words.text() else str(error))
             return
         self.plan.want(job, stamp_of(job))
         self.plan.again()
@@ -261,6 +261,7 @@ class PredictStep(Step):
         self._began = time.monotonic()
         self.send(job, "Preparing the labels.", before=lambda: prepare_store(job, config, free), ready=ready)
         self._result = None
+        self.where.rest()
         self.why.hide_bars()
         self.warning.hide()
 
