@@ -215,6 +215,12 @@ def test_a_learning_rate_per_branch(folders, tmp_path):
             assert torch.equal(trained[name], value) == name.startswith("branches.0."), name
 
 
+def test_sixteen_bits_on_a_processor_are_bfloat16(folders, tmp_path):
+    sixteen, events = train(folders, tmp_path / "16", **optimiser(precision="16"))
+    assert any("precision bf16" in e.text for e in events if isinstance(e, Message))
+    assert sixteen == train(folders, tmp_path / "bf16", **optimiser(precision="bf16"))[0]
+
+
 def test_branch_rates_must_fit():
     with pytest.raises(ModelError, match="1 branch rates were given for 2 scales"):
         make_optimiser(build_model(TWO), Optimiser(branch_rates=(1.0,)))

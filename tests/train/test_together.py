@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from data.making import CONFIG, array_item, write_folder
 
-from napari_msunet.config import FolderSource, Optimiser, TrainJob
+from napari_msunet.config import FolderSource, Optimiser, Sampling, TrainJob
 from napari_msunet.data.crops import Crops
 from napari_msunet.data.loader import TrainBatches, ValidationBatches
 from napari_msunet.data.sampling import Sampler, validation_spots
@@ -15,7 +16,7 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.events import Metric
 from napari_msunet.models import load_model
 from napari_msunet.train import ranks, train_events
-from napari_msunet.train.ranks import Place, place_of
+from napari_msunet.train.ranks import Place, check_devices, place_of
 
 
 def make(root: Path, out: Path, **options) -> TrainJob:
@@ -84,6 +85,17 @@ def test_who_is_who(tmp_path, monkeypatch):
     monkeypatch.setenv("NAPARI_MSUNET_RANK", "1")
     monkeypatch.setenv("NAPARI_MSUNET_PORT", "4321")
     assert place_of(job) == Place(1, 2, 4321)
+
+
+def test_more_than_there_is_is_refused(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there are graphics cards here")
+    with pytest.raises(MsunetError, match="asks for 2 devices, but 0 of kind cuda are here"):
+        check_devices(make(tmp_path, tmp_path / "run", device="cuda"), torch.device("cuda"))
+    hard = make(tmp_path, tmp_path / "run", sampling=Sampling(hard=0.5))
+    with pytest.raises(MsunetError, match="works on one device"):
+        check_devices(hard, torch.device("cpu"))
+    check_devices(make(tmp_path, tmp_path / "run"), torch.device("cpu"))
 
 
 def test_several_machines_need_a_launcher(tmp_path, monkeypatch):

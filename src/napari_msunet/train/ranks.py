@@ -82,6 +82,29 @@ def place_of(job: TrainJob) -> Place:
     return Place(0, world, _free_port())
 
 
+def check_devices(job: TrainJob, device: torch.device) -> None:
+    """Refuse more devices than there are, and what only one can do.
+
+    Raises
+    ------
+    MsunetError
+        If they cannot train this job together.
+    """
+    if job.devices * job.nodes == 1:
+        return
+    there = {"cuda": torch.cuda.device_count(), "cpu": job.devices}.get(device.type, 1)
+    if job.devices > there:
+        are = "is" if there == 1 else "are"
+        raise MsunetError(
+            f"The job asks for {job.devices} devices, but {there} of kind {device.type} {are} here; give fewer, or "
+            "device='cpu'."
+        )
+    if job.sampling.hard:
+        raise MsunetError(
+            "Taking hard windows again works on one device, which has seen them all; give sampling.hard=0 or devices=1."
+        )
+
+
 def _launched() -> Any:
     """What torchrun or SLURM say of this process; None where neither has started it."""
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment

@@ -30,6 +30,7 @@ from napari_msunet.models.windows import window_multiple
 from napari_msunet.stopping import check as check_stop
 from napari_msunet.train.classes import Say, known_only
 from napari_msunet.train.frozen import Aside, load_items, set_aside
+from napari_msunet.train.ranks import check_devices
 from napari_msunet.train.record import RunFolder
 from napari_msunet.train.views import Windows, window_views
 
@@ -109,6 +110,7 @@ def prepare(job: TrainJob, folder: RunFolder, rank: int = 0) -> Session:
     start = None if job.start is None or goes_on else open_start(job.start, job.model)
     config = start.config if start else job.model
     device = pick_device(job.device)
+    check_devices(job, device)
     messages: list[Event] = []
 
     def say(level: str, text: str) -> None:
@@ -116,6 +118,8 @@ def prepare(job: TrainJob, folder: RunFolder, rank: int = 0) -> Session:
 
     seen = seen_config(config, job.loss.own_grid, say)
     size, border = _window_size(job, config, seen, say)
+    if job.optimiser.precision == "16" and device.type == "cpu":
+        say("info", "A processor has no fast 16-bit floats but bfloat16: training with precision bf16.")
     if start:
         say("info", start.words())
     items, frozen = load_items(job, seen, say)
