@@ -9,6 +9,8 @@ from napari_msunet.models import SegmentationLoss, build_model
 from napari_msunet.models.norms import of_the_batch
 
 STEPS, BATCH, SIDE = 40, 4, 64
+MORE = {"linknet": 100}
+"""Steps of a network that begins at half the resolution and learns its outlines late."""
 CHANCE = 0.2
 """IoU of calling everything an object: their share of the area."""
 
@@ -37,9 +39,10 @@ def test_it_learns(name):
     model = build_model(config)
     before = [p.detach().clone() for p in model.parameters()]
     loss, optimiser = SegmentationLoss(LossConfig(), config.scales), torch.optim.AdamW(model.parameters(), 5e-3)
-    images, truth = scenes(STEPS * BATCH, seed=1)
+    steps = MORE.get(name, STEPS)
+    images, truth = scenes(steps * BATCH, seed=1)
     course = []
-    for step in range(STEPS):
+    for step in range(steps):
         part = slice(step * BATCH, (step + 1) * BATCH)
         fused, own = model.outputs([images[part]])
         total, _ = loss(fused, own, truth[part])
