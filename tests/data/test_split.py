@@ -188,3 +188,5 @@ def test_what_cannot_be_cut_into_folds():
     given = [striped(f"p{n}", 10, 0, 5 if n < 2 else 0) for n in range(9)]
     with pytest.raises(SourceError, match=r"no pixel of class 3, which only 2 of the 9 groups have"):
         split(given, 0.2, 0, fold=(1, 3))
+    with pytest.raises(SourceError, match="no pixel of vessel"):
+        split(given, 0.2, 0, fold=(1, 3), classes=("gland", "stroma", "vessel"))

@@ -32,7 +32,12 @@ class Split(NamedTuple):
 
 
 def split(
-    items: Sequence[Item], validation: float, seed: int, test: float = 0.0, fold: tuple[int, int] | None = None
+    items: Sequence[Item],
+    validation: float,
+    seed: int,
+    test: float = 0.0,
+    fold: tuple[int, int] | None = None,
+    classes: Sequence[str] = (),
 ) -> Split:
     """Decide what trains, what validates and what tests; the same for the same items and seed.
 
@@ -49,6 +54,8 @@ def split(
     seed : int
     fold : (number, count), optional
         Instead of shares: the groups are cut into `count` folds, and this one (from 1) validates.
+    classes : sequence of str
+        Names of classes 1..K for messages.
 
     Raises
     ------
@@ -65,7 +72,7 @@ def split(
         (automatic if role == "auto" else sides[role]).append(item)
     if fold is not None:
         automatic += sides["validate"]
-        sides["validate"] = _folds(automatic, seed, fold, messages)
+        sides["validate"] = _folds(automatic, seed, fold, messages, classes)
         chosen = {id(i) for i in sides["validate"]}
         sides["train"] += [i for i in automatic if id(i) not in chosen]
     else:
@@ -160,7 +167,9 @@ def _content(items: list[Item], groups: list[str]) -> npt.NDArray[np.float64]:
     return table[:, table.any(0)]
 
 
-def _folds(items: list[Item], seed: int, fold: tuple[int, int], messages: list[Message]) -> list[Item]:
+def _folds(
+    items: list[Item], seed: int, fold: tuple[int, int], messages: list[Message], classes: Sequence[str]
+) -> list[Item]:
     """The items of one fold."""
     chosen, count = fold
     if not items or _one_image(items):
@@ -182,8 +191,9 @@ def _folds(items: list[Item], seed: int, fold: tuple[int, int], messages: list[M
         column = int(np.argmin(np.where(present.all(0), len(groups) + 1, holding)))
         values = [0, *(np.flatnonzero(np.sum([i.content for i in items], 0)[1:]) + 1)]
         empty = int(np.argmin(present[:, column])) + 1
+        name = classes[values[column] - 1] if values[column] <= len(classes) else f"class {values[column]}"
         raise SourceError(
-            f"Fold {empty} of {count} has no pixel of class {values[column]}, which only {holding[column]} of the "
+            f"Fold {empty} of {count} has no pixel of {name}, which only {holding[column]} of the "
             f"{len(groups)} groups have; take fewer folds, label more, or leave the class out."
         )
     folds = dict(zip(groups, side.tolist(), strict=True))

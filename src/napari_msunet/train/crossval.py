@@ -126,8 +126,8 @@ def _all_folds(job: CrossValidateJob, messages: list[Event]) -> list[Split]:
 
     items = load_sources(job.training.sources, job.training.model, say)
     try:
-        seed, shares = job.training.seed, job.training.validation
-        sides = [split(items, shares, seed, fold=(n, job.folds)) for n in range(1, job.folds + 1)]
+        seed, shares, classes = job.training.seed, job.training.validation, job.training.model.classes
+        sides = [split(items, shares, seed, 0.0, (n, job.folds), classes) for n in range(1, job.folds + 1)]
     finally:
         for item in items:
             item.release()
