@@ -29,7 +29,7 @@ def scenes(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return (0.5 * noise + 0.25 * truth[:, None] + stain).clamp(0, 1), truth
 
 
-QUICK = ("plain", "space to depth", "linknet")
+QUICK = ("plain", "space to depth", "hrnet")
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS])
