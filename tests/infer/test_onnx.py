@@ -50,6 +50,7 @@ def maps(slide, model, out, **options):
     return found
 
 
+@pytest.mark.slow
 def test_agrees_with_torch_and_tiles_exactly(slide, model, tmp_path):
     torch_maps = maps(slide, model, tmp_path / "torch.zarr")
     whole = maps(slide, model, tmp_path / "whole.zarr", engine="onnx")
@@ -70,6 +71,7 @@ def chunks(out):
     }
 
 
+@pytest.mark.slow
 def test_resumed_gives_the_same_bytes(slide, model, tmp_path):
     options = PredictOptions(engine="onnx", tile=100, outputs=("labels", "probabilities"))
     list(prediction(slide, [model], tmp_path / "straight.zarr", options))
@@ -82,6 +84,7 @@ def test_resumed_gives_the_same_bytes(slide, model, tmp_path):
     assert chunks(tmp_path / "broken.zarr") == chunks(tmp_path / "straight.zarr")
 
 
+@pytest.mark.slow
 def test_an_exported_branch_takes_windows_of_any_size(model):
     session = onnxruntime.InferenceSession(branch_onnx(model, 1), providers=["CPUExecutionProvider"])
     for shape in ((1, 3, 4, 12), (3, 3, 40, 20)):
