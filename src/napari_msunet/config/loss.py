@@ -34,8 +34,12 @@ class LossConfig(Frozen):
     tversky : float
         Weight of 1 - Tversky, the overlap that counts false pixels by `tversky_alpha` and missed ones by
         `tversky_beta`.
+    tversky_alpha, tversky_beta : float
+        How much false and how much missed pixels count in the Tversky overlap.
     focal : float
         Weight of the focal loss: cross-entropy that looks away from easy pixels, the more the larger `focal_gamma`.
+    focal_gamma : float
+        How much the focal loss looks away from easy pixels; 0: not at all.
     boundary : float
         Weight of the boundary loss: probability times the signed distance (pixels) from the true outline. It goes
         below zero and has no own optimum for empty classes: mix it with an overlap; 0.01 is a usual weight.

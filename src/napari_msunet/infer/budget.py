@@ -47,6 +47,9 @@ PROBE = 1408
 SIDES = (512, 1024, 2048)
 """Of the tiles whose speed is measured."""
 
+FRESH = 86_400.0
+"""Seconds for which a measured speed is believed."""
+
 LONG = 3e7
 """Pixels from which on it is worth to measure speeds first."""
 
@@ -245,7 +248,10 @@ def _folder() -> Path:
 
 
 def _load(file: Path) -> dict[int, float]:
+    """What was measured lately: the machine may have been busy with something else then."""
     try:
+        if time.time() - file.stat().st_mtime > FRESH:
+            return {}
         return {int(k): float(v) for k, v in json.loads(file.read_text()).items()}
     except (OSError, ValueError, AttributeError):
         return {}

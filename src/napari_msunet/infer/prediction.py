@@ -180,7 +180,7 @@ def open_run(setup: Setup, out: Path, unit: int | None = None) -> tuple[LabelSto
             "disagreement": "uint8",
             "entropy": "uint8",
         }.get(name, "uint8")
-    description = {
+    description: dict[str, Any] = {
         "settings": asked,
         "options": options.model_dump(mode="json"),
         "plan": plan.model_dump(mode="json"),

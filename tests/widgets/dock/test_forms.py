@@ -18,15 +18,14 @@ from napari_msunet.config import (
     Postprocess,
     UNetConfig,
 )
-from napari_msunet.widgets.dock.forms import ModelForm, UNetForm
 from napari_msunet.widgets.dock.job_forms import TrainForm
+from napari_msunet.widgets.dock.model_form import ModelForm
 from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
 from napari_msunet.widgets.dock.predicting.forms import CleaningForm, PredictForm
 from napari_msunet.widgets.dock.sources import FolderForm
 
 MODEL = ModelConfig(classes=("a", "b"), mpp=0.4991234, scales=(1.0, 0.5), channels=1)
 OBJECTS = [
-    (UNetForm, UNetConfig(depth=2, width=7, dropout=0.35)),
     (ModelForm, MODEL),
     (
         ModelForm,
@@ -115,7 +114,6 @@ def test_what_is_shown_is_what_is_given_back(qtbot, kind, value):
 @pytest.mark.parametrize(("kind", "value"), OBJECTS)
 def test_setting_another_object_shows_and_tells_it(qtbot, kind, value):
     usual = {
-        UNetForm: UNetConfig(),
         ModelForm: MODEL.model_copy(update={"scales": (1.0,), "mpp": 1.0}),
         TrainForm: TrainOptions(),
         PredictForm: PredictOptions(),

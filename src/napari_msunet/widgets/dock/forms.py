@@ -8,19 +8,14 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QFormLayout, QGridLayout, QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFormLayout, QLabel, QVBoxLayout, QWidget
 
-from napari_msunet.config import BranchConfig, Fusion, ModelConfig, UNetConfig, explain
+from napari_msunet.config import explain
 from napari_msunet.errors import MsunetError
-from napari_msunet.geometry import as_scale
 from napari_msunet.widgets.dock.every_field import descriptions, editor_for, label_of
 from napari_msunet.widgets.dock.fields import (
     CheckField,
-    ChoiceField,
     Fold,
-    NumberField,
-    ScalesField,
-    WholeField,
 )
 
 DEVICES = {"auto": "automatic", "cpu": "processor", "cuda": "graphics card (CUDA)", "mps": "graphics (Apple)"}
@@ -65,7 +60,7 @@ class Form(QWidget):
         text = QLabel(label)
         text.setToolTip(tip)
         text.setBuddy(editor)
-        rows = into or (self.more if advanced else self.rows)
+        rows = into if into is not None else self.more if advanced else self.rows  # an empty layout is false
         rows.addRow(text, editor) if label else rows.addRow(editor)
         self.fold.setVisible(self.fold.isVisibleTo(self) or advanced or into is not None)
         self.editors[name] = editor

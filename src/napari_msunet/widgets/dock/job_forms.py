@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from napari_msunet.config import Augmentation, LossConfig, Optimiser
+from napari_msunet.config.sampling import Sampling
 from napari_msunet.widgets.dock.fields import (
     CheckField,
     ChoiceField,
@@ -35,6 +37,7 @@ class TrainForm(Form):
         self._windows()
         self._learning()
         self._changes()
+        self._everything()
         self._show(self._value)
 
     def _windows(self) -> None:
@@ -76,6 +79,18 @@ class TrainForm(Form):
         )
         self.add("seed", "Seed", WholeField(0, 2**31 - 1), "Number that makes chance repeatable.", advanced=True)
 
+    def _everything(self) -> None:
+        """All that is left, in groups under headings of their own."""
+        rows = self.folded("More losses", "What else can be made small, and how much each counts.")
+        self.add_every("loss", LossConfig, rows)
+        rows = self.folded("More of the optimiser", "Which one, its schedule, averages of weights, when to stop.")
+        self.add_every("optimiser", Optimiser, rows)
+        rows = self.folded("More changes of the images", "Random changes that make the model see more than there is.")
+        self.add_every("augmentation", Augmentation, rows)
+        rows = self.folded("Windows, splits, tracking", "Where windows are taken, what is held out, who else is told.")
+        self.add_every("sampling", Sampling, rows)
+        self.add_every("", type(self._value), rows, left_out=("loss", "optimiser", "augmentation", "sampling"))
+
     def _learning(self) -> None:
         self.add(
             "optimiser.learning_rate",
@@ -91,7 +106,13 @@ class TrainForm(Form):
             "Pull of the weights towards zero, against learning by heart. Raise it with very little data.",
             advanced=True,
         )
-        schedules = {"plateau": "halve when it stalls", "cosine": "fall slowly to zero", "constant": "constant"}
+        schedules = {
+            "plateau": "lower when it stalls",
+            "cosine": "fall slowly to zero",
+            "restarts": "fall, again and again",
+            "one_cycle": "rise, then fall",
+            "constant": "constant",
+        }
         self.add(
             "optimiser.schedule", "Schedule", ChoiceField(schedules), "How the learning rate falls.", advanced=True
         )

@@ -16,6 +16,13 @@ TRAIN_FIELDS = (
     "steps",
     "time_limit",
     "validation",
+    "test",
+    "sampling",
+    "normalise",
+    "find_batch_size",
+    "find_learning_rate",
+    "track",
+    "track_uri",
     "augmentation",
     "loss",
     "optimiser",
@@ -43,7 +50,7 @@ PREDICT_FIELDS = (
 def _taken(name: str, job: type[BaseModel], fields: tuple[str, ...]) -> Any:
     """A frozen model with some of a job's fields: their types, limits and defaults are the job's."""
     parts: Any = {field: (job.model_fields[field].annotation, job.model_fields[field]) for field in fields}
-    return create_model(name, __config__=ConfigDict(frozen=True, extra="forbid"), **parts)
+    return create_model(name, __config__=ConfigDict(frozen=True, extra="forbid"), __doc__=job.__doc__, **parts)
 
 
 if TYPE_CHECKING:

@@ -44,5 +44,5 @@ class Preset:
 PRESETS = (
     Preset("Fast on a laptop", "One scale. A first result in minutes without a graphics card.", fast),
     Preset("Balanced", "Two scales: detail, and more surroundings. A good start.", balanced),
-    Preset("Three scales", "For objects that only their wide surroundings explain. Takes longest.", three_scales),
+    Preset("As in the method", "Three scales: for what only wide surroundings explain. Takes longest.", three_scales),
 )

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QButtonGroup, QFileDialog, QHBoxLayout, QPushButton, 
 from napari_msunet.config import ModelConfig
 from napari_msunet.errors import ModelError, MsunetError
 from napari_msunet.widgets.dock import words
-from napari_msunet.widgets.dock.forms import ModelForm
+from napari_msunet.widgets.dock.model_form import ModelForm
 from napari_msunet.widgets.dock.presets import PRESETS, Preset
 from napari_msunet.widgets.dock.python_lines import lines, literal
 from napari_msunet.widgets.dock.steps.step import Step

@@ -1,0 +1,230 @@
+"""The editor of the networks: one row for all scales or one for each, and what they are made of."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from pydantic import ValidationError
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QFormLayout, QGridLayout, QLabel, QVBoxLayout, QWidget
+
+from napari_msunet.config import BranchConfig, EncoderConfig, HRNetConfig, LinkNetConfig, UNetConfig
+from napari_msunet.geometry import as_scale
+from napari_msunet.widgets.dock.every_field import descriptions, editor_for, label_of
+from napari_msunet.widgets.dock.fields import CheckField, ChoiceField, Fold, NumberField, WholeField
+
+DEPTH_TIP = (
+    "How often the network halves its picture. One more sees twice as far and has four times the weights. "
+    "Raise it when objects are larger than what it sees."
+)
+WIDTH_TIP = (
+    "Channels at the finest resolution; they double at each halving. Twice as many cost about four times the time. "
+    "Raise it when training IoU stays low."
+)
+DROPOUT_TIP = (
+    "Share of channels (0 to 0.9) switched off at random while training. "
+    "Try 0.1 to 0.3 when training IoU is high and validation IoU is not."
+)
+
+
+def _changed(given: BranchConfig, row: tuple[WholeField, WholeField, NumberField]) -> BranchConfig:
+    """A network of the size that a row shows; one that its kind cannot have leaves it as it is."""
+    depth, width, dropout = (field.value() for field in row)
+    new = {"depth": depth, "width": width} | ({"dropout": round(dropout, 4)} if hasattr(given, "dropout") else {})
+    try:
+        return type(given).model_validate(given.model_dump() | new)
+    except ValidationError:
+        return given
+
+
+class BranchesField(QWidget):
+    """Edits the networks: one row for all scales, or one for each."""
+
+    valueChanged = Signal(object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scales: tuple[float, ...] = (1.0,)
+        self._rows: list[tuple[WholeField, WholeField, NumberField]] = []
+        self._given: tuple[BranchConfig, ...] = ()
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        self.same = CheckField("The same network size for all scales")
+        self.same.setToolTip("Uncheck to give each scale a depth and width of its own.")
+        self.same.setChecked(True)
+        self.same.valueChanged.connect(self._switch)
+        column.addWidget(self.same)
+        self.grid = QGridLayout()
+        self.grid.setContentsMargins(0, 0, 0, 0)
+        column.addLayout(self.grid)
+        self.kind = ChoiceField({kind: text for kind, (_, text, _) in KINDS.items()})
+        self.kind.setToolTip("What the network of each scale is built like. Encoders need the extra encoders.")
+        self.kind.setAccessibleName("Network")
+        self.kind.valueChanged.connect(self._other_kind)
+        row = QFormLayout()
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addRow("Network", self.kind)
+        column.addLayout(row)
+        self.fold = Fold("What it is made of", "Blocks, skips, normalisation: the same for all scales.")
+        self.details = _Details()
+        self.details.edited.connect(self._detail)
+        self.fold.inside.addWidget(self.details)
+        column.addWidget(self.fold)
+        self.setValue(UNetConfig())
+
+    def set_scales(self, scales: tuple[float, ...]) -> None:
+        """How many rows there are, and what they are called."""
+        if scales != self._scales:
+            old = dict(zip(self._scales, self._branches(), strict=False))
+            self._scales = scales
+            if not self.same.isChecked():
+                last = next(iter(old.values()))
+                self._fill(tuple(old.get(s, last) for s in scales))
+
+    def value(self) -> BranchConfig | tuple[BranchConfig, ...]:
+        """One config for all scales, or one for each; options that are not shown stay as they were given."""
+        branches = tuple(_changed(*pair) for pair in zip(self._given, self._rows, strict=True))
+        return branches[0] if self.same.isChecked() else branches
+
+    def setValue(self, value: BranchConfig | tuple[BranchConfig, ...]) -> None:
+        """Show them."""
+        self.same.blockSignals(True)
+        self.same.setChecked(not isinstance(value, tuple))
+        self.same.blockSignals(False)
+        self._fill(value if isinstance(value, tuple) else (value,))
+
+    def _branches(self) -> tuple[BranchConfig, ...]:
+        value = self.value()
+        return value if isinstance(value, tuple) else (value,) * len(self._scales)
+
+    def _switch(self) -> None:
+        first = _changed(self._given[0], self._rows[0])
+        self._fill((first,) if self.same.isChecked() else (first,) * len(self._scales))
+        self.valueChanged.emit(self.value())
+
+    def _fill(self, branches: tuple[BranchConfig, ...]) -> None:
+        self._given = branches
+        if len(branches) != len(self._rows) or len(branches) > 1:
+            self._rebuild(len(branches))
+        for row, branch in zip(self._rows, branches, strict=True):
+            for field, number in zip(row, (branch.depth, branch.width, getattr(branch, "dropout", 0.0)), strict=True):
+                field.blockSignals(True)
+                field.setValue(number)
+                field.blockSignals(False)
+
+        self.kind.blockSignals(True)
+        self.kind.setValue(branches[0].kind)
+        self.kind.blockSignals(False)
+        self.details.show_config(branches[0])
+
+    def _other_kind(self, kind: str) -> None:
+        """Networks of another kind, as deep and wide as they may be and were."""
+        config = KINDS[kind][0]
+        changed = tuple(_converted(_changed(*pair), config) for pair in zip(self._given, self._rows, strict=True))
+        self._fill(changed)
+        self.valueChanged.emit(self.value())
+
+    def _detail(self, name: str, value: Any) -> None:
+        """An option of all networks."""
+        before = self.value()
+        branches = before if isinstance(before, tuple) else (before,)
+        try:
+            changed = tuple(type(b).model_validate({**dict(b), name: value}) for b in branches)
+        except ValidationError:
+            self.details.show_config(branches[0])
+            return
+        self._fill(changed)
+        self.valueChanged.emit(self.value())
+
+    def _rebuild(self, count: int) -> None:
+        while (item := self.grid.takeAt(0)) is not None:
+            item.widget().hide()
+            item.widget().deleteLater()
+        for column, (name, tip) in enumerate((("Depth", DEPTH_TIP), ("Width", WIDTH_TIP), ("Dropout", DROPOUT_TIP)), 1):
+            heading = QLabel(name)
+            heading.setToolTip(tip)
+            self.grid.addWidget(heading, 0, column)
+        self._rows = []
+        for number in range(count):
+            label = "All scales" if self.same.isChecked() else f"Scale {as_scale(self._scales[number])}"
+            self.grid.addWidget(QLabel(label), number + 1, 0)
+            fields = (WholeField(1, 6), WholeField(1, 256), NumberField(0, 0.9, 0.05))
+            for column, (field, tip) in enumerate(zip(fields, (DEPTH_TIP, WIDTH_TIP, DROPOUT_TIP), strict=True), 1):
+                field.setToolTip(tip)
+                field.setStyleSheet("min-width: 30px")  # three beside each other fit into a narrow dock
+                field.valueChanged.connect(lambda *_: self.valueChanged.emit(self.value()))
+                self.grid.addWidget(field, number + 1, column)
+            self._rows.append(fields)
+
+
+class _Details(QWidget):
+    """Every option of a network but its size."""
+
+    edited = Signal(str, object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kind: type[BranchConfig] | None = None
+        self.editors: dict[str, Any] = {}
+        self.column = QVBoxLayout(self)
+        self.column.setContentsMargins(0, 0, 0, 0)
+        self._box: QWidget | None = None
+
+    def show_config(self, config: BranchConfig) -> None:
+        """Show a network's options."""
+        if type(config) is not self._kind:
+            self._build(type(config))
+        for name, editor in self.editors.items():
+            editor.blockSignals(True)
+            editor.setValue(getattr(config, name))
+            editor.blockSignals(False)
+
+    def _build(self, kind: type[BranchConfig]) -> None:
+        """Rows for the options of another kind."""
+        if self._box is not None:
+            self._box.hide()
+            self._box.deleteLater()
+        self._kind, self.editors, self._box = kind, {}, QWidget()
+        rows = QFormLayout(self._box)
+        rows.setContentsMargins(0, 0, 0, 0)
+        rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        texts = descriptions(UNetConfig) | descriptions(kind)
+        for name, field in kind.model_fields.items():
+            if name in ("kind", "depth", "width", "dropout"):
+                continue
+            editor: Any = editor_for(field, name)
+            editor.setToolTip(texts.get(name, ""))
+            editor.setAccessibleName(label_of(name))
+            editor.valueChanged.connect(lambda *_, n=name, e=editor: self.edited.emit(n, e.value()))
+            rows.addRow(editor) if isinstance(editor, CheckField) else rows.addRow(label_of(name), editor)
+            self.editors[name] = editor
+        self.column.addWidget(self._box)
+
+
+KINDS: dict[str, tuple[type[BranchConfig], str, str]] = {
+    "unet": (UNetConfig, "U-Net", "The plain one, with whatever is chosen below."),
+    "linknet": (LinkNetConfig, "LinkNet", "Thin and fast: residual blocks, skips are added."),
+    "hrnet": (HRNetConfig, "HRNet", "All resolutions side by side."),
+    "encoder": (EncoderConfig, "Known encoder", "A trained encoder by name."),
+}
+
+
+def _converted(branch: BranchConfig, kind: type[BranchConfig]) -> BranchConfig:
+    """A network of another kind of about the same size."""
+    for depth in (branch.depth, 3, 4):
+        with suppress(ValidationError):
+            return kind(depth=depth, width=max(8, branch.width))
+    return kind()
+
+
+def _changed(branch: BranchConfig, row: tuple[WholeField, WholeField, NumberField]) -> BranchConfig:
+    """The network with the numbers in its row; those that it cannot have stay as they were."""
+    depth, width, dropout = row
+    given: dict[str, Any] = {"depth": depth.value(), "width": width.value()}
+    if "dropout" in type(branch).model_fields:
+        given["dropout"] = round(dropout.value(), 4)
+    try:
+        return type(branch).model_validate({**dict(branch), **given})
+    except ValidationError:
+        return branch
