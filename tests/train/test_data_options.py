@@ -63,5 +63,5 @@ def test_three_sides_and_folds(folders, tmp_path):
 
 @pytest.mark.parametrize("bad", [{"validation": 0.6, "test": 0.5}, {"fold": (0, 5)}, {"fold": (3, 2)}])
 def test_sides_that_cannot_be(folders, tmp_path, bad):
-    with pytest.raises(ValueError, match="leave nothing to train on|is none"):
+    with pytest.raises(ValueError, match=r"leave nothing to train on|is none"):
         make(folders, tmp_path, **bad)
