@@ -96,9 +96,7 @@ def main() -> None:
         parameters = sum(p.numel() for p in case.model.parameters())
         margin = case.model.margin
         found[name] = {**ratios, "parameters": parameters, "margin": margin, "exact": case.model.exact}
-        print(
-            f"| {name} | {ratios['train']:.2f} | {ratios['predict']:.2f} | {parameters / 1e6:.2f} M | {margin} px |"
-        )
+        print(f"| {name} | {ratios['train']:.2f} | {ratios['predict']:.2f} | {parameters / 1e6:.2f} M | {margin} px |")
     print(json.dumps({"options": vars(options), "found": found}))
 
 
