@@ -72,7 +72,8 @@ def test_events_and_files_agree(trained):
                 assert written == pytest.approx(metric(events, name, split, output), rel=1e-4)
     assert TrainJob.model_validate_json((job.out / "job.json").read_text()) == job
     assert json.loads((job.out / "result.json").read_text()) == result
-    assert set(events[-1].files) == {"model", "metrics", "curves", "job", "checkpoint"}
+    kinds = {"model", "last", "metrics", "curves", "panels", "job", "environment", "checkpoint"}
+    assert set(events[-1].files) == kinds
     assert all(Path(p).is_file() for p in events[-1].files.values())
     assert {p.name for p in job.out.iterdir()} == {
         "job.json", "metrics.csv", "curves.png", "model.safetensors", "last.ckpt", "result.json"

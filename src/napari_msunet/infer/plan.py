@@ -28,7 +28,7 @@ from napari_msunet.infer.where import Mask, coverage
 CHUNK = 512
 """Units are whole chunks of the store, so that no two processes write one chunk."""
 
-CELL = 128
+CELL = 64
 """What is wanted is known in squares of this many target pixels, rounded up to the alignment."""
 
 UNIT = 8192
