@@ -6,6 +6,7 @@ import time
 import psutil
 import pytest
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QLabel
 from widgets.dock.making import LONG, annotated_dock, make_slide, settle
 
 pytest.importorskip("pyqtgraph")
@@ -129,3 +130,21 @@ def test_copy_as_python_is_the_job(ready):
     assert job.model == ready.state.model
     assert job.sources == ready.state.sources()
     assert job.epochs == 3
+
+
+@pytest.mark.slow
+def test_windows_are_shown_before_training(ready, qtbot, messages):
+    step = ready.steps["train"]
+    with qtbot.waitSignal(step.windows.shown, timeout=LONG):
+        click(qtbot, step.windows)
+        assert not step.windows.isEnabled()
+    dialog = step.windows.dialog
+    assert dialog.isVisible()
+    picture = dialog.findChild(QLabel).pixmap()
+    assert picture.width() > 200
+    dialog.close()
+    settle(0.3)
+    assert step.windows.isEnabled()
+    assert step.windows.dialog is None
+    assert ready.state.model_path is None
+    assert not [m for m in messages if m.severity.value == "error"]

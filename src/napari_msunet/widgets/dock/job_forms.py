@@ -36,6 +36,7 @@ class TrainForm(Form):
         self.add("device", "Compute on", ChoiceField(DEVICES), DEVICE_TIP)
         self._windows()
         self._learning()
+        self._losses()
         self._changes()
         self._everything()
         self._show(self._value)
@@ -130,6 +131,8 @@ class TrainForm(Form):
             "Epochs without a better validation IoU before training ends.",
             advanced=True,
         )
+
+    def _losses(self) -> None:
         self.add(
             "loss.cross_entropy",
             "Cross-entropy",

@@ -64,6 +64,12 @@ class ModelForm(Form):
         self.picture.setAccessibleName("What this fusion does")
         self.rows.addRow(self.picture)
         self.editors["fusion"].valueChanged.connect(self._explain)
+        self._advanced()
+        self._show(value)
+        self._explain(value.fusion)
+
+    def _advanced(self) -> None:
+        """What rarely needs another value."""
         self.add("branch", "", self.branches, "Size of the networks.", advanced=True)
         self.add(
             "shared",
@@ -96,8 +102,6 @@ class ModelForm(Form):
             "Set it to 1 when the slide has nothing finer.",
             advanced=True,
         )
-        self._show(value)
-        self._explain(value.fusion)
 
     def _explain(self, name: Fusion) -> None:
         """The sentence and the drawing of a fusion."""

@@ -25,6 +25,7 @@ from napari_msunet.widgets.dock.retraining import GoingOn, Verdict
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.weights import model_summary
+from napari_msunet.widgets.dock.window_preview import WindowPreview
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
@@ -62,6 +63,10 @@ class TrainStep(Step):
         self.start.clicked.connect(told(lambda *_: self.train()))
         self.go_on = QPushButton("Go on")
         self.go_on.clicked.connect(told(lambda *_: self.resume()))
+        self.windows = WindowPreview(dock)
+        self.windows.clicked.connect(
+            told(lambda *_: self.windows.ask(self._job(Path("windows")), self._stores_flusher()))
+        )
         self.box = JobBox(dock, "train", _CHOICES)
         self.box.happened.connect(self._happened)
         self.box.ended.connect(self._ended)
@@ -84,6 +89,7 @@ class TrainStep(Step):
         row.addWidget(self.start, 2)
         row.addWidget(self.go_on, 1)
         self.body.addWidget(self.form)
+        self.body.addWidget(self.windows)
         self.body.addWidget(self.needed)
         self.body.addWidget(self.checks)
         self.body.addWidget(self.going_on)
@@ -111,6 +117,8 @@ class TrainStep(Step):
         free = self.state.running is None
         self.going_on.refresh()
         self.form.setVisible(not self.box.running)  # it cannot be changed now, and the curves need the room
+        self.windows.setVisible(not self.box.running)
+        self.windows.setEnabled(missing is None and free and not self.windows.busy)
         self.start.setEnabled(missing is None and free)
         self.start.setToolTip(missing or "Starts the training; what is painted until now counts.")
         last = None if self.box.running else self.last_run()
@@ -285,6 +293,7 @@ class TrainStep(Step):
         self._problem_timer.stop()
         self._background.close()
         self.box.closing()
+        self.windows.closing()
         self.viewer.events.theme.disconnect(self._restyle)
 
 
