@@ -47,3 +47,12 @@ def test_the_verbs_of_the_readme_exist():
     assert verbs
     for verb in verbs:
         assert app[verb] is not None
+
+
+def test_every_verb_is_in_the_documentation():
+    from napari_msunet.cli import app
+
+    text = (ROOT / "docs" / "command-line.md").read_text(encoding="utf8")
+    verbs = [name for name in app if not name.startswith("-")]
+    assert len(verbs) > 10
+    assert [verb for verb in verbs if f"| `{verb}" not in text] == []
