@@ -61,6 +61,10 @@ CANDIDATES: dict[str, Candidate] = {
         model(1.24, (1.0, 0.5), (UNetConfig(depth=2, width=12), UNetConfig(depth=3, width=16))), 192
     ),
     "two scales, stem": Candidate(model(1.24, (1.0, 0.5), (STEM, UNetConfig(depth=3, width=16))), 192),
+    "one scale, stem": Candidate(model(1.24, (1.0,), STEM, "mean"), 192),
+    "two scales, stems": Candidate(model(1.24, (1.0, 0.5), STEM), 192),
+    "three scales, stems": Candidate(model(1.24, (1.0, 0.5, 0.25), STEM), 192),
+    "finer, stems": Candidate(model(0.62, (1.0, 0.5, 0.25), STEM), 384),
     "three scales": Candidate(model(1.24, (1.0, 0.5, 0.25), UNetConfig(depth=3, width=16)), 192),
     "inject": Candidate(model(1.24, (1.0, 0.5), UNetConfig(depth=3, width=16), "inject"), 192),
     "pyramid": Candidate(model(1.24, (1.0, 0.5, 0.25), UNetConfig(depth=4, width=16), "pyramid"), 192),

@@ -281,7 +281,7 @@ def test_what_the_disk_refuses_is_said_and_open_again(panel, qtbot, messages):
 def test_closed_and_opened_again(panel, annotated, qtbot, viewer):
     find(panel, qtbot)
     qtbot.waitUntil(lambda: panel.outline.shown, timeout=5000)
-    viewer.window.remove_dock_widget(annotated.steps["review"]._truth_dock)
+    viewer.window.remove_dock_widget(annotated.steps["review"].panels.truth_dock)
     settle()
     assert not panel.outline.shown
     before = panel.index

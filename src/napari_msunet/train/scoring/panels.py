@@ -130,7 +130,8 @@ def draw_reliability(path: Path, report: dict[str, Any]) -> None:
         [b["confidence"] for b in bins], [b["accuracy"] for b in bins], "o-", color=OUTPUT_COLOURS[1], label="fused"
     )
     axes.set(xlabel="probability of the likeliest class", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
-    axes.set_title(f"Expected calibration error {report['error']:.3f}", fontsize=10)
+    error = "-" if report["error"] is None else f"{report['error']:.3f}"
+    axes.set_title(f"Expected calibration error {error}", fontsize=10)
     axes.legend(frameon=False)
     save(figure, path)
 
