@@ -1,0 +1,77 @@
+"""The panels that the Review step shows below the canvas: the table of objects, and the truth under review."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt
+
+from napari_msunet.widgets.pyramid_labels.napari_internals import main_window
+from napari_msunet.widgets.truth import TruthPanel
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.objects import ObjectsPanel
+
+TRUTH_HEIGHT = 172
+
+
+class Panels:
+    """Makes the panels when they are first wanted, and docks them again after they were closed.
+
+    Parameters
+    ----------
+    dock : MultiScaleUNet
+
+    Attributes
+    ----------
+    objects : ObjectsPanel, optional
+    truth : TruthPanel, optional
+    truth_dock : QDockWidget, optional
+        What napari put the truth into.
+    """
+
+    def __init__(self, dock: MultiScaleUNet) -> None:
+        self.dock, self.viewer = dock, dock.viewer
+        self.objects: ObjectsPanel | None = None
+        self.truth: TruthPanel | None = None
+        self.truth_dock: Any = None
+        self._objects_dock: Any = None
+
+    def show_objects(self, layer: Any) -> ObjectsPanel:
+        """Show the table of all objects of a layer, and measure them; gives the table's widget."""
+        from napari_msunet.widgets.objects import ObjectsPanel
+
+        window = main_window(self.viewer)
+        if self.objects is None:
+            self.objects = ObjectsPanel(self.viewer)
+        if self.objects.window() is not window:  # not yet docked, or its dock was closed
+            self._objects_dock = self.viewer.window.add_dock_widget(self.objects, name="Objects", area="bottom")
+            self.objects.show()
+        self.objects.set_layer(layer)
+        self._objects_dock.show()
+        if not self.objects.measuring.measured:
+            self.objects.start()
+        return self.objects
+
+    def show_truth(self) -> TruthPanel:
+        """Show where the model contradicts the truth; gives that panel."""
+        window = main_window(self.viewer)
+        if self.truth is None:
+            self.truth = TruthPanel(self.dock)
+        if self.truth.window() is not window:  # not yet docked, or its dock was closed
+            self.truth_dock = self.viewer.window.add_dock_widget(self.truth, name="Truth", area="bottom")
+            self.truth.show()
+        self.truth_dock.show()
+        self.truth_dock.raise_()
+        window.resizeDocks([self.truth_dock], [TRUTH_HEIGHT], Qt.Orientation.Vertical)
+        return self.truth
+
+    def closing(self) -> None:
+        """Let go of the panels."""
+        if self.objects is not None:
+            self.objects.closing()
+            self.objects = None
+        if self.truth is not None:
+            self.truth.closing()
+            self.truth = None

@@ -1,0 +1,90 @@
+"""Ranking places to review, and counting what is reviewed, beside the GUI thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_msunet.labels import review
+from napari_msunet.widgets.dock.background import Background
+
+_SETTLE_MS = 500
+_TELL_SECONDS = 0.05
+
+
+class Surveyor(QObject):
+    """Surveys the labels that are reviewed; results come on the GUI thread.
+
+    Parameters
+    ----------
+    background : Background
+        Where it works.
+    asked : callable
+        Gives what is reviewed now: the store, the side of a place in pixels, and the tissue mask or None;
+        None where nothing is.
+    parent : QObject, optional
+
+    Attributes
+    ----------
+    progressed : Signal(int, int)
+        Places ranked, of how many.
+    found : Signal(str, object)
+        The ranking, and the `Survey` with the places.
+    counted : Signal(object)
+        A `Survey` without places: what is reviewed now.
+    failed : Signal(object)
+        The exception of a ranking.
+    """
+
+    progressed = Signal(int, int)
+    found = Signal(str, object)
+    counted = Signal(object)
+    failed = Signal(object)
+
+    def __init__(self, background: Background, asked: Callable[[], tuple[Any, int, Any] | None], parent: Any) -> None:
+        super().__init__(parent)
+        self._background = background
+        self._asked = asked
+        self._told = 0.0
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(_SETTLE_MS)
+        self._timer.timeout.connect(self._count)
+
+    def rank(self, by: str, objects: Any = None) -> None:
+        """Rank the places that were not reviewed; returns at once."""
+        asked = self._asked()
+        if asked is None:
+            return
+        store, size, tissue = asked
+        work = partial(review.survey, store, by, size, tissue=tissue, objects=objects, tell=self._tell)
+        self._background.run(work, partial(self.found.emit, by), self.failed.emit)
+
+    def _tell(self, done: int, total: int) -> None:
+        """In the thread."""
+        if time.monotonic() - self._told > _TELL_SECONDS:
+            self._told = time.monotonic()
+            self.progressed.emit(done, total)
+
+    def count_soon(self) -> None:
+        """Count again what is reviewed when nothing changed for a while."""
+        self._timer.start()
+
+    def _count(self) -> None:
+        asked = self._asked()
+        if asked is None:
+            return
+        if self._background.busy:
+            self._timer.start()
+            return
+        store, size, tissue = asked
+        work = partial(review.survey, store, None, size, tissue=tissue)
+        self._background.run(work, self.counted.emit, lambda error: None)
+
+    def close(self) -> None:
+        """Count no more."""
+        self._timer.stop()
