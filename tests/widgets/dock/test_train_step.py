@@ -148,3 +148,25 @@ def test_windows_are_shown_before_training(ready, qtbot, messages):
     assert step.windows.dialog is None
     assert ready.state.model_path is None
     assert not [m for m in messages if m.severity.value == "error"]
+
+
+@pytest.mark.slow
+def test_the_model_is_scored_on_test_images(ready, trained, qtbot, messages):
+    step = ready.steps["train"]
+    assert not step.test.isVisible()
+    ready.load_model(trained[1])
+    ready.state.slides[0].role = "test"
+    ready.show_step("train")
+    step.refresh()
+    settle()
+    with qtbot.waitSignal(step.test.shown, timeout=LONG):
+        click(qtbot, step.test)
+    table, *pictures = step.test.dialog.findChildren(QLabel)
+    assert "fused" in table.text()
+    assert "scale 1/2" in table.text()
+    assert len(pictures) == 2
+    assert all(p.pixmap().width() > 200 for p in pictures)
+    step.test.dialog.close()
+    settle(0.3)
+    assert step.test.isEnabled()
+    assert not [m for m in messages if m.severity.value == "error"]

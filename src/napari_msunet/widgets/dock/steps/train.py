@@ -14,6 +14,7 @@ from napari_msunet.config import TrainJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Metric, Result
 from napari_msunet.widgets.dock import style
+from napari_msunet.widgets.dock.asking import Scores, WindowPreview
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.checks import Finding, History, check_progress, check_training, does_context_help
 from napari_msunet.widgets.dock.curves import Curves
@@ -25,7 +26,6 @@ from napari_msunet.widgets.dock.retraining import GoingOn, Verdict
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.weights import model_summary
-from napari_msunet.widgets.dock.window_preview import WindowPreview
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
@@ -67,6 +67,8 @@ class TrainStep(Step):
         self.windows.clicked.connect(
             told(lambda *_: self.windows.ask(self._job(Path("windows")), self._stores_flusher()))
         )
+        self.test = Scores(dock)
+        self.test.clicked.connect(told(lambda *_: self.test.ask(self._stores_flusher())))
         self.box = JobBox(dock, "train", _CHOICES)
         self.box.happened.connect(self._happened)
         self.box.ended.connect(self._ended)
@@ -94,7 +96,7 @@ class TrainStep(Step):
         self.body.addWidget(self.checks)
         self.body.addWidget(self.going_on)
         self.body.addLayout(row)
-        for widget in (self.box, self.verdict, self.problems, self.scores, self.curves):
+        for widget in (self.box, self.verdict, self.problems, self.scores, self.curves, self.test):
             self.body.addWidget(widget)
         for label in (self.checks, self.problems, self.scores):
             label.hide()
@@ -119,6 +121,9 @@ class TrainStep(Step):
         self.form.setVisible(not self.box.running)  # it cannot be changed now, and the curves need the room
         self.windows.setVisible(not self.box.running)
         self.windows.setEnabled(missing is None and free and not self.windows.busy)
+        tested = self.state.model_path is not None and any(s.role == "test" for s in self.state.sources())
+        self.test.setVisible(tested)
+        self.test.setEnabled(free and not self.test.busy)
         self.start.setEnabled(missing is None and free)
         self.start.setToolTip(missing or "Starts the training; what is painted until now counts.")
         last = None if self.box.running else self.last_run()
@@ -294,6 +299,7 @@ class TrainStep(Step):
         self._background.close()
         self.box.closing()
         self.windows.closing()
+        self.test.closing()
         self.viewer.events.theme.disconnect(self._restyle)
 
 

@@ -1,0 +1,208 @@
+"""Buttons that ask the worker for something to look at, and show it in a window of its own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QPixmap
+from qtpy.QtWidgets import QDialog, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
+
+from napari_msunet.config import EvaluateJob, PreviewAugmentationJob, TrainJob
+from napari_msunet.errors import MsunetError
+from napari_msunet.events import Progress, Result
+from napari_msunet.widgets.dock.background import Background
+from napari_msunet.widgets.dock.telling import tell_error
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+
+
+class Asking(QPushButton):
+    """A button that sends a job to the worker and shows its result.
+
+    Parameters
+    ----------
+    dock : MultiScaleUNet
+    text, waiting : str
+        What it says, and what it says while it waits.
+    title : str
+        Of the window with the result.
+    tip : str
+
+    Attributes
+    ----------
+    shown : Signal()
+        The result is there.
+    dialog : QDialog, optional
+        The last one.
+    """
+
+    shown = Signal()
+
+    def __init__(self, dock: MultiScaleUNet, text: str, waiting: str, title: str, tip: str) -> None:
+        super().__init__(text)
+        self.setToolTip(tip)
+        self.dock = dock
+        self.dialog: QDialog | None = None
+        self.busy = False
+        self._texts = text, waiting, title
+        self._folder = tempfile.TemporaryDirectory(prefix="msunet-asking-")
+        self._count = 0
+        self._handle: Any = None
+        self._connected = False
+        self._flushing = Background("msunet-asking", self)
+
+    def contents(self, result: Result) -> Sequence[QWidget]:
+        """What to show of a result, one below the other."""
+        raise NotImplementedError
+
+    def new_folder(self) -> Path:
+        """Where the next result goes; it goes away with the dock."""
+        self._count += 1
+        return Path(self._folder.name) / str(self._count)
+
+    def submit(self, job: Any, flush: Callable[[], None]) -> None:
+        """Send the job once `flush` has run in a thread."""
+        if self.busy or self.dock.closed:
+            return
+        if not self._connected:
+            self.dock.runner.happened.connect(self._happened)
+            self.dock.runner.ended.connect(self._ended)
+            self._connected = True
+        self.busy = True
+        self.setText(self._texts[1])
+        self.setEnabled(False)
+        self._flushing.run(flush, lambda _: self._send(job), self._failed)
+
+    def _send(self, job: Any) -> None:
+        self._handle = self.dock.runner.submit(job)
+
+    def _failed(self, error: BaseException) -> None:
+        self._rest()
+        tell_error(str(error))
+
+    def _rest(self) -> None:
+        self._handle, self.busy = None, False
+        self.setText(self._texts[0])
+        self.setEnabled(True)
+
+    def _happened(self, handle: Any, event: Any) -> None:
+        if handle is not self._handle:
+            return
+        if isinstance(event, Progress):
+            self.setText(f"{self._texts[1]} {event.done} of {event.total}")
+        elif isinstance(event, Result):
+            self._show(self.contents(event))
+
+    def _ended(self, handle: Any, outcome: str, text: str | None) -> None:
+        if handle is not self._handle:
+            return
+        if outcome == "error":
+            self._failed(MsunetError(text or "There is no answer."))
+        else:
+            self._rest()
+
+    def _show(self, contents: Sequence[QWidget]) -> None:
+        """Open a window with these, one below the other."""
+        dialog = QDialog(self.window())
+        dialog.setWindowTitle(self._texts[2])
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        inside = QWidget()
+        rows = QVBoxLayout(inside)
+        for widget in contents:
+            rows.addWidget(widget)
+        area = QScrollArea()
+        area.setWidget(inside)
+        column = QVBoxLayout(dialog)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addWidget(area)
+        inside.adjustSize()
+        dialog.resize(min(inside.width() + 24, 1100), min(inside.height() + 24, 720))
+        dialog.destroyed.connect(self._forget)
+        dialog.show()
+        self.dialog = dialog
+        self.shown.emit()
+
+    def _forget(self, *_: Any) -> None:
+        self.dialog = None
+
+    def closing(self) -> None:
+        """Listen no longer; what is shown goes."""
+        self._flushing.close()
+        if self._connected:
+            self.dock.runner.happened.disconnect(self._happened)
+            self.dock.runner.ended.disconnect(self._ended)
+            self._connected = False
+        if self.dialog is not None:
+            self.dialog.close()
+        self._folder.cleanup()
+
+
+def picture(path: str | Path, name: str) -> QLabel:
+    """A picture from a file."""
+    label = QLabel()
+    label.setPixmap(QPixmap(str(path)))
+    label.setAccessibleName(name)
+    return label
+
+
+class WindowPreview(Asking):
+    """Shows what each scale will see of some training windows, before anything is trained."""
+
+    def __init__(self, dock: MultiScaleUNet) -> None:
+        tip = (
+            "Shows some training windows as each scale will see them, as they are and after the random changes set "
+            "under Advanced. Nothing is trained."
+        )
+        super().__init__(dock, "See the windows…", "Reading windows…", "What each scale will see", tip)
+
+    def ask(self, job: TrainJob, flush: Callable[[], None]) -> None:
+        """Ask for some windows of a training."""
+        self.submit(PreviewAugmentationJob(training=job, count=3, variants=2, out=self.new_folder()), flush)
+
+    def contents(self, result: Result) -> Sequence[QWidget]:
+        """The picture."""
+        path = next(p for p in result.files.values() if str(p).endswith(".png"))
+        return [picture(path, "Training windows")]
+
+
+class Scores(Asking):
+    """Scores the chosen model on the images with the role test, and shows the numbers and the best and worst image."""
+
+    def __init__(self, dock: MultiScaleUNet) -> None:
+        tip = (
+            "Scores the model on the slides and folders that have the role test in the Annotate step: numbers for the "
+            "fusion and each scale, the best, the median and the worst image, and whether its probabilities are honest."
+        )
+        super().__init__(dock, "Score on test images…", "Scoring…", "Scores on the test images", tip)
+
+    def ask(self, flush: Callable[[], None]) -> None:
+        """Score the model of the dock."""
+        job: EvaluateJob = self.dock.state.evaluate_job(out=self.new_folder())
+        self.submit(job, flush)
+
+    def contents(self, result: Result) -> Sequence[QWidget]:
+        """A table, then the pictures."""
+        table = QLabel(scores_table(result.values))
+        table.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        pictures = [picture(result.files[n], n) for n in ("panels", "calibration") if n in result.files]
+        return [table, *pictures]
+
+
+def scores_table(values: dict[str, Any]) -> str:
+    """The pooled scores of each output and class as HTML, and the interval of the fused Dice."""
+    columns = ("dice", "iou", "precision", "recall")
+    rows = ["<tr><th align='left'>Output</th><th align='left'>Class</th>" + "".join(f"<th>{c}</th>" for c in columns)]
+    for output, scores in values["pooled"].items():
+        for label, row in scores["classes"].items():
+            cells = "".join(f"<td>{'-' if row[c] is None else format(row[c], '.3f')}</td>" for c in columns)
+            rows.append(f"<tr><td>{escape(output)}</td><td>{escape(label)}</td>{cells}")
+    low_high = values["intervals"]["dice"]["pooled"]
+    count = len(values["images"])
+    sure = f", 95 % of the fused Dice {low_high[0]:.3f} to {low_high[1]:.3f}" if low_high else ""
+    return f"<p>{count} image{'s' * (count != 1)}{sure}</p><table cellspacing='6'>{''.join(rows)}</table>"
