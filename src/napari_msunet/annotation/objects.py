@@ -167,8 +167,8 @@ def object_at(store: LabelStore, y: int, x: int) -> FoundObject | None:
             return _described(store, kind, 0, *seen, "")
     for level in range(1, len(store.info.shapes)):
         found, cut = _component(store, kind, level, (y >> level, x >> level), _SIDES[-1]) or (None, False)
-        if found is None or (not cut and max(found[0].shape) < _LEAST):
-            break  # a piece of it: thin parts are gone on this level
+        if found is None or (not cut and (max(found[0].shape) < _LEAST or _thin(found[1]))):
+            break  # a piece of it, or blown up: thin parts are gone on this level, or wider than they are
         if not cut:
             return _described(store, kind, level, *found, "about")
     return None if seen is None else _described(store, kind, 0, *seen, "more than")
@@ -303,6 +303,12 @@ def _component(
         or found.stop[1] == window.stop[1] < whole.width
     )
     return (found, parts[box] == parts[y, x]), cut
+
+
+def _thin(mask: npt.NDArray[np.bool_]) -> bool:
+    """Whether a shape is so thin in its level's pixels that its area there says little."""
+    inner = mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
+    return int(inner.sum()) < mask.sum() / 2
 
 
 def _described(
