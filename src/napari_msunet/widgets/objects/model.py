@@ -10,11 +10,14 @@ import numpy.typing as npt
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt
 from qtpy.QtGui import QColor, QPixmap
 
+from napari_msunet.annotation.objects import FoundObject
 from napari_msunet.labels import LabelStore
 from napari_msunet.labels.objects import ObjectTable
 from napari_msunet.widgets.objects.words import kind_name
 
 Role = Qt.ItemDataRole
+_SLACK = 64
+"""Pixels by which a box found on a coarse level may be off."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,19 @@ class ObjectModel(QAbstractTableModel):
         index = self.table.at(first)
         found = np.flatnonzero(self.order == index) if index is not None else ()
         return int(found[0]) if len(found) else None
+
+    def first_near(self, found: FoundObject) -> tuple[int, int] | None:
+        """The first pixel of a large object that was not measured exactly: its value, the tightest box around it."""
+        table = self.table
+        x0, y0, x1, y1 = found.polygon.bounds
+        start, stop = table.box[:, :2], table.box[:, :2] + table.box[:, 2:]
+        around = (start <= (y0 + _SLACK, x0 + _SLACK)).all(1) & (stop >= (y1 - _SLACK, x1 - _SLACK)).all(1)
+        own = np.flatnonzero(around & (table.kind == found.kind))
+        if not len(own):
+            return None
+        off = np.abs(table.box[own] - (y0, x0, y1 - y0, x1 - x0)).max(1)
+        first: tuple[int, int] = tuple(table.first[own[off.argmin()]].tolist())
+        return first
 
     # ------------------------------------------------------------------------------------------------- asked for by Qt
 

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from napari.utils.notifications import show_info
-from qtpy.QtCore import QItemSelectionModel, Qt
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
-    QAbstractItemView,
     QFileDialog,
     QHBoxLayout,
-    QHeaderView,
     QLabel,
     QMenu,
     QPushButton,
     QSplitter,
-    QTableView,
     QVBoxLayout,
     QWidget,
 )
@@ -30,7 +25,6 @@ from napari_msunet.annotation.polygons import label_polygons
 from napari_msunet.errors import MsunetError, OutputError
 from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import LabelStore
-from napari_msunet.labels.files import output_errors, replace_file
 from napari_msunet.widgets.dock import style
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.telling import told
@@ -38,13 +32,12 @@ from napari_msunet.widgets.objects.filter_row import FilterRow
 from napari_msunet.widgets.objects.histogram import Histogram
 from napari_msunet.widgets.objects.measuring import Measuring
 from napari_msunet.widgets.objects.model import Filter, ObjectModel
+from napari_msunet.widgets.objects.rows_file import write_rows
+from napari_msunet.widgets.objects.table import ObjectTableView
 from napari_msunet.widgets.objects.words import area_text
 from napari_msunet.widgets.places import Outline, go_to
 
 _OUTLINE = (1.0, 0.85, 0.2)
-_SLACK = 64
-"""Pixels by which a box found on a coarse level may be off."""
-
 _LEAST = 96
 """Pixels of the store that are shown around a small object at least."""
 
@@ -99,21 +92,8 @@ class ObjectsPanel(QWidget):
         self.under_mouse.setAccessibleName("The object under the mouse")
         self.stale = QLabel()
         self.stale.setObjectName("problem")
-        self.view = QTableView()
-        self.view.setModel(self.model)
-        self.view.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.view.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
-        self.view.setSortingEnabled(True)
-        self.view.sortByColumn(1, Qt.SortOrder.DescendingOrder)
-        self.view.setWordWrap(False)
-        self.view.verticalHeader().setDefaultSectionSize(22)
-        self.view.verticalHeader().setHighlightSections(False)
-        self.view.horizontalHeader().setHighlightSections(False)
-        self.view.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
-        self.view.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        self.view = ObjectTableView(self.model)
         self.view.selectionModel().selectionChanged.connect(lambda *_: self._selected())
-        self.view.setAccessibleName("Objects")
-        self.view.setMinimumHeight(90)
         self.histogram = Histogram(self.model, self.viewer.theme)
         self.classes = QMenu(self)
         self.change = QPushButton("Change class")
@@ -243,30 +223,17 @@ class ObjectsPanel(QWidget):
 
     def selected_rows(self) -> list[int]:
         """The selected objects, as rows of the table of all objects."""
-        ranges = self.view.selectionModel().selection()  # not its rows: 100,000 of them take a second to list
-        picked = [np.arange(part.top(), part.bottom() + 1) for part in ranges]
-        shown = np.unique(np.concatenate(picked)) if picked else np.zeros(0, np.int64)
-        rows: list[int] = self.model.order[shown[shown < len(self.model.order)]].tolist()
-        return rows
+        return self.view.selected_rows()
 
     def selected_firsts(self) -> list[tuple[int, int]]:
         """The names of the selected objects: their first pixels."""
-        return [tuple(self.model.table.first[row].tolist()) for row in self.selected_rows()[:1000]]
+        return self.view.selected_firsts()
 
     def _select(self, firsts: list[tuple[int, int]], scroll: bool = False) -> None:
         """Select objects without moving the view."""
         self._linking = True
         try:
-            self.view.clearSelection()
-            for first in firsts:
-                row = self.model.row_of(first)
-                if row is not None:
-                    index = self.model.index(row, 0)
-                    flags = QItemSelectionModel.SelectionFlag
-                    self.view.selectionModel().select(index, flags.Select | flags.Rows)
-                    if scroll:
-                        self.view.setCurrentIndex(index)
-                        self.view.scrollTo(index, QAbstractItemView.ScrollHint.PositionAtCenter)
+            self.view.select(firsts, scroll)
         finally:
             self._linking = False
 
@@ -323,24 +290,11 @@ class ObjectsPanel(QWidget):
                 self._select([])
                 return
             self.outline.show_polygon(layer, found.polygon)
-            first = found.first if found.exact else self._first_near(found)
+            first = found.first if found.exact else self.model.first_near(found)
             if first is not None:
                 self._select([first], scroll=True)
 
         self._background.run(partial(object_at, layer.store, y, x), show)
-
-    def _first_near(self, found: Any) -> tuple[int, int] | None:
-        """The row of a large object that was not measured exactly: the same value, and the tightest box around it."""
-        table = self.model.table
-        x0, y0, x1, y1 = found.polygon.bounds
-        start, stop = table.box[:, :2], table.box[:, :2] + table.box[:, 2:]
-        around = (start <= (y0 + _SLACK, x0 + _SLACK)).all(1) & (stop >= (y1 - _SLACK, x1 - _SLACK)).all(1)
-        own = np.flatnonzero(around & (table.kind == found.kind))
-        if not len(own):
-            return None
-        off = np.abs(table.box[own] - (y0, x0, y1 - y0, x1 - x0)).max(1)
-        first: tuple[int, int] = tuple(table.first[own[off.argmin()]].tolist())
-        return first
 
     # ---------------------------------------------------------------------------------------------------------- tools
 
@@ -374,7 +328,7 @@ class ObjectsPanel(QWidget):
         columns = [self.model.column(n) for n in range(6)]
         names = self.model.names(columns[0])
         self._background.run(
-            partial(_write, path, headers, [names, *columns[1:]]),
+            partial(write_rows, path, headers, [names, *columns[1:]]),
             lambda _: show_info(f"Wrote {len(names):,} objects to {path}."),
         )
 
@@ -387,12 +341,3 @@ class ObjectsPanel(QWidget):
         self.outline.close()
         self.measuring.close()
         self._background.close()
-
-
-def _write(path: Path, headers: list[str], columns: list[Any]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(headers)
-    writer.writerows([name, *(f"{v:.10g}" for v in rest)] for name, *rest in zip(*columns, strict=True))
-    with output_errors(path):
-        replace_file(path, text.getvalue().encode())
