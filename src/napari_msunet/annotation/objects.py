@@ -308,7 +308,7 @@ def _component(
 def _thin(mask: npt.NDArray[np.bool_]) -> bool:
     """Whether a shape is so thin in its level's pixels that its area there says little."""
     inner = mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
-    return int(inner.sum()) < mask.sum() / 2
+    return int(inner.sum()) < int(mask.sum()) / 2
 
 
 def _described(
