@@ -17,12 +17,11 @@ from napari_msunet.labels.checks import touched
 from napari_msunet.labels.truth import Pair, TruthPlace
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.telling import tell_error
-from napari_msunet.widgets.truth.finding import Finding
+from napari_msunet.widgets.truth.finding import NOT_COMPARED, Finding
 from napari_msunet.widgets.truth.model import PlaceModel
 
 _SETTLE_MS = 300
 _CHECKED_AGAIN = 50
-NOT_COMPARED = "Nothing was compared yet: find suspects first."
 
 
 class Decisions(QObject):

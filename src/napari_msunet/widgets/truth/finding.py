@@ -11,9 +11,10 @@ from typing import Any
 
 from qtpy.QtCore import QObject, Signal
 
+from napari_msunet.errors import MsunetError
 from napari_msunet.labels import open_labels
 from napari_msunet.labels.review_scores import merged_runs
-from napari_msunet.labels.truth import Pair, TruthReview, review_truth
+from napari_msunet.labels.truth import Pair, TruthReview, review_truth, write_confusion, write_suspects
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.python_lines import lines, literal
 from napari_msunet.widgets.dock.telling import tell_error
@@ -31,6 +32,7 @@ NO_PROBABILITIES = (
     "The prediction kept no probabilities, so places can be ranked by size only. To rank them by how sure the model "
     "is, predict again with probabilities; the button sets that up."
 )
+NOT_COMPARED = "Nothing was compared yet: find suspects first."
 
 _TELL_SECONDS = 0.05
 
@@ -171,6 +173,21 @@ class Finding(QObject):
             if not isinstance(error, StoppedError):
                 tell_error(str(error))
             self.changed.emit()
+
+    def save_csv(self, path: Path) -> str:
+        """Write the suspects, and beside them the confusion matrix, as CSV; gives a sentence that says so."""
+        if self.review is None or self.pair is None:
+            raise MsunetError(NOT_COMPARED)
+        written = write_suspects(self.review, path, self.pair.store)
+        beside = write_confusion(self.review.confusion, path.with_name(f"{path.stem} confusion.csv"))
+        count = len(self.review.suspects)
+        return f"Wrote {count} suspects to {written} and the confusion matrix to {beside.name}."
+
+    def as_python(self) -> str:
+        """The review, its files, and the answer taken at one place."""
+        if self.wanted is None:
+            raise MsunetError(self.lack or NO_TRUTH)
+        return self.wanted.as_python()
 
     def close(self) -> None:
         """Stop for good."""

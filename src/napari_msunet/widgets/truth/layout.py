@@ -7,7 +7,6 @@ from typing import Any
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QAbstractItemView,
-    QComboBox,
     QGridLayout,
     QHBoxLayout,
     QHeaderView,
@@ -22,6 +21,7 @@ from qtpy.QtWidgets import (
 from napari_msunet.labels.truth import TruthReview
 from napari_msunet.widgets import keys
 from napari_msunet.widgets.truth.matrix import MatrixView, share_text
+from napari_msunet.widgets.truth.truths import TruthChoice
 
 for _name, _key, _text in (
     ("truth.next", "N", "Next suspect of the truth"),
@@ -90,9 +90,7 @@ def _button(text: str, tip: str) -> QPushButton:
 
 def build(panel: Any) -> None:
     """Make the panel's widgets and lay them out."""
-    panel.choice = QComboBox()
-    panel.choice.setAccessibleName("Which truth is reviewed")
-    panel.choice.setToolTip("The truth that is compared with the prediction of this slide.")
+    panel.choice = TruthChoice()
     panel.find = _button("Find suspects", "Compares every annotated pixel with the model's answer, in the background.")
     panel.find.setObjectName("primary")
     panel.heading = QLabel()

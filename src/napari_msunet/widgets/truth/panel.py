@@ -9,7 +9,6 @@ from napari.utils.notifications import show_info
 from qtpy.QtWidgets import QApplication, QFileDialog, QWidget
 
 from napari_msunet.errors import MsunetError
-from napari_msunet.labels import truth
 from napari_msunet.labels.truth import TruthPlace
 from napari_msunet.widgets import keys
 from napari_msunet.widgets.dock import style
@@ -18,11 +17,11 @@ from napari_msunet.widgets.dock.options import changed
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.places import Outline, go_to
 from napari_msunet.widgets.truth import finding, layout
-from napari_msunet.widgets.truth.decisions import NOT_COMPARED, Decisions
-from napari_msunet.widgets.truth.finding import Finding
+from napari_msunet.widgets.truth.decisions import Decisions
+from napari_msunet.widgets.truth.finding import NOT_COMPARED, Finding
 from napari_msunet.widgets.truth.lasso import Lasso
 from napari_msunet.widgets.truth.model import PlaceModel
-from napari_msunet.widgets.truth.truths import layer_of_truth, truths_of
+from napari_msunet.widgets.truth.truths import layer_of_truth
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
@@ -105,13 +104,7 @@ class TruthPanel(QWidget):
 
     def follow(self) -> None:
         """Offer the truths of the active slide."""
-        known = truths_of(self.state.active)
-        if [self.choice.itemData(n) for n in range(self.choice.count())] != list(known.values()):
-            chosen = self.choice.currentData()
-            self.choice.clear()
-            for name, path in known.items():
-                self.choice.addItem(name, path)
-            self.choice.setCurrentIndex(max(0, self.choice.findData(chosen)))
+        self.choice.offer(self.state.active)
         self._look()
 
     def _look(self) -> None:
@@ -316,12 +309,7 @@ class TruthPanel(QWidget):
 
     def save_csv(self, path: Path) -> None:
         """Write the suspects, and beside them the confusion matrix, as CSV."""
-        review, pair = self.finding.review, self.finding.pair
-        if review is None or pair is None:
-            raise MsunetError(NOT_COMPARED)
-        written = truth.write_suspects(review, path, pair.store)
-        beside = truth.write_confusion(review.confusion, path.with_name(f"{path.stem} confusion.csv"))
-        show_info(f"Wrote {len(review.suspects)} suspects to {written} and the confusion matrix to {beside.name}.")
+        show_info(self.finding.save_csv(path))
 
     def _copy(self) -> None:
         QApplication.clipboard().setText(self.as_python())
@@ -329,9 +317,7 @@ class TruthPanel(QWidget):
 
     def as_python(self) -> str:
         """The review, its files, and the answer taken at one place."""
-        if self.finding.wanted is None:
-            raise MsunetError(self.finding.lack or finding.NO_TRUTH)
-        return self.finding.wanted.as_python()
+        return self.finding.as_python()
 
     # -------------------------------------------------------------------------------------------- showing and closing
 

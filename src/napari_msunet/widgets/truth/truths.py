@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qtpy.QtWidgets import QComboBox
+
 from napari_msunet.errors import MsunetError
 from napari_msunet.widgets.dock.layers import layer_of_slide
 from napari_msunet.widgets.truth.finding import NO_TRUTH
@@ -21,6 +23,25 @@ def truths_of(record: SlideRecord | None) -> dict[str, Path]:
         return {}
     known = {"Annotation": record.annotation, "Corrected and accepted labels": record.labels}
     return {name: path for name, path in known.items() if path is not None and path.exists()}
+
+
+class TruthChoice(QComboBox):
+    """The truths of a slide; the data of a row is its store's path."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setAccessibleName("Which truth is reviewed")
+        self.setToolTip("The truth that is compared with the prediction of this slide.")
+
+    def offer(self, record: SlideRecord | None) -> None:
+        """Offer the truths of a slide; the one that was chosen stays, if it is one of them."""
+        known = truths_of(record)
+        if [self.itemData(n) for n in range(self.count())] != list(known.values()):
+            chosen = self.currentData()
+            self.clear()
+            for name, path in known.items():
+                self.addItem(name, path)
+            self.setCurrentIndex(max(0, self.findData(chosen)))
 
 
 def layer_of_truth(dock: MultiScaleUNet, path: Path | None) -> PyramidLabels:
