@@ -34,7 +34,20 @@ CASES += [(f, s) for f in ("attention", "inject", "pyramid") for s in SHAPES if 
 CASES += [("concat", n) for n in NETWORKS]
 
 
-@pytest.fixture(params=CASES, ids=lambda p: f"{p[0]}-{p[1]}")
+FULLY = ("attention", "inject")
+"""Fusions that are tried with every shape every day; the others with some, and with all of them in CI."""
+
+DAILY = ("three scales", "odd ratios", "concentric, both")
+
+
+def cases():
+    """All of them, those that only CI runs marked."""
+    for fusion, shape in CASES:
+        daily = fusion in FULLY or shape in DAILY or shape in NETWORKS
+        yield pytest.param((fusion, shape), marks=[] if daily else pytest.mark.slow)
+
+
+@pytest.fixture(params=cases(), ids=lambda p: f"{p[0]}-{p[1]}")
 def config(request):
     fusion, shape = request.param
     changes = {"branch": NETWORKS[shape], "scales": (1.0, 0.5)} if shape in NETWORKS else SHAPES[shape]
