@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.utils.notifications import show_info, show_warning
+from napari.utils.notifications import show_info
 from qtpy.QtWidgets import QHBoxLayout, QMessageBox, QPushButton
 
 from napari_msunet.config import FolderSource
 from napari_msunet.errors import MsunetError
-from napari_msunet.labels import LabelStore, open_labels
+from napari_msunet.labels import LabelStore
 from napari_msunet.labels.metadata import BACKGROUND_COLOUR, default_colours
 from napari_msunet.slide import open_slide
-from napari_msunet.widgets.dock.background import Background
+from napari_msunet.widgets.dock.class_edits import ClassEdits
 from napari_msunet.widgets.dock.class_table import KEYS, ClassTable, Row
-from napari_msunet.widgets.dock.counts import Counts, erase
+from napari_msunet.widgets.dock.counting import Counting
 from napari_msunet.widgets.dock.fields import Fold
 from napari_msunet.widgets.dock.marking import Marking
 from napari_msunet.widgets.dock.python_lines import call, lines, literal
@@ -45,9 +45,9 @@ class AnnotateStep(Step):
     def __init__(self, dock: MultiScaleUNet) -> None:
         super().__init__(dock)
         self.layers = dock.layers
-        self.counts: dict[SlideRecord, Counts] = {}
+        self.counting = Counting(dock.state, self)
+        self.edits = ClassEdits(dock.state, dock.layers, self.counting)
         self._watched: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._background = Background("msunet-counts", self)
         self.marking = Marking(dock)
         self.start = QPushButton("Start annotating")
         self.start.setObjectName("primary")
@@ -179,7 +179,7 @@ class AnnotateStep(Step):
                     step.choose(row)
 
             layer.bind_key(str(number), choose, overwrite=True)
-        self._scan(record)
+        self.counting.scan(record)
 
     def choose(self, row: int) -> None:
         """Paint with the class in this row from now on; -1: background. Beyond the last row, nothing."""
@@ -212,98 +212,25 @@ class AnnotateStep(Step):
     def _stroke(self, event: Any) -> None:
         if self.dock.closed:
             return
-        record = next((r for r in self.state.slides if r.annotation == event.source.store.path), None)
-        counts = None if record is None else self.counts.get(record)
-        if counts is not None:
-            self._background.run(lambda: counts.update(event.region), lambda found: self._counted(record, found))
-
-    def _scan(self, record: SlideRecord) -> None:
-        counts = self.counts[record] = Counts(open_labels(record.annotation))
-        self._background.run(counts.scan, lambda found: self._counted(record, found))
-
-    def _counted(self, record: SlideRecord, found: dict[int, int]) -> None:
-        """In the order of the dock's classes, which a store made elsewhere need not have."""
-        store = self.counts[record].store
-        names = store.classes
-        unknown = [name for value, name in enumerate(names, 1) if found.get(value) and name not in self.state.classes]
-        if unknown:
-            fresh = self.state.classes == ("class 1",) and not any(r.counts for r in self.state.slides)
-            kept = tuple(n for n in self.state.classes if n in names or not fresh)
-            self.state.set_classes((*kept, *unknown))
-        by_name = {name: found.get(value, 0) for value, name in enumerate(names, 1)}
-        ordered = {value: by_name[n] for value, n in enumerate(self.state.classes, 1) if by_name.get(n)}
-        if found.get(BACKGROUND):
-            ordered[BACKGROUND] = found[BACKGROUND]
-        self.state.set_counts(record, ordered, len(store.fully_annotated))
+        self.counting.stroke(event.source.store.path, event.region)
 
     # -------------------------------------------------------------------------------------------------------- classes
 
     def add_class(self, name: str | None = None) -> str:
         """Add a class; None: with a name to be changed. Gives its name."""
-        number = len(self.state.classes) + 1
-        while name is None or name in self.state.classes:
-            if name is not None:
-                raise MsunetError(f"There is a class {name} already; give another name.")
-            name = f"class {number}" if f"class {number}" not in self.state.classes else None
-            number += 1
-        self.state.set_classes((*self.state.classes, name))
-        for layer in self._open():
-            layer.store.add_classes([name])
-            layer.refresh_classes()
-        return name
+        return self.edits.add(name)
 
     def rename_class(self, old: str, new: str) -> None:
         """Give a class another name, in all annotations; `MsunetError` if there is one of that name."""
-        if old not in self.state.classes:
-            raise MsunetError(f"There is no class {old}; there are {', '.join(self.state.classes)}.")
-        if new in self.state.classes or new.lower() == "background":
-            raise MsunetError(f"The name {new} is taken; give another one.")
-        for store in self._stores():
-            if old in store.classes:
-                taken = {new: f"{new} (removed)"}  # by a class that was removed and has no pixels
-                store.rename_classes([new if n == old else taken.get(n, n) for n in store.classes])
-        self.state.set_classes(tuple(new if name == old else name for name in self.state.classes))
-        self._refresh_layers()
+        self.edits.rename(old, new)
 
     def remove_class(self, name: str) -> None:
         """Take a class out and erase what was painted of it; an undo of the annotation layer brings pixels back."""
-        if name not in self.state.classes:
-            raise MsunetError(f"There is no class {name}; there are {', '.join(self.state.classes)}.")
-        if len(self.state.classes) == 1:
-            raise MsunetError("One class must stay; rename it instead.")
-        for record in [r for r in self.state.slides if r.annotation is not None]:
-            self._erase(record, name)
-        values = {n: [r.counts.get(v, 0) for r in self.state.slides] for v, n in enumerate(self.state.classes, 1)}
-        remaining = tuple(n for n in self.state.classes if n != name)
-        for number, record in enumerate(self.state.slides):
-            kept = {v: values[n][number] for v, n in enumerate(remaining, 1) if values[n][number]}
-            background = record.counts.get(BACKGROUND)
-            record.counts = kept | ({BACKGROUND: background} if background else {})
-        self.state.set_classes(remaining)
-        self._refresh_layers()
-
-    def _erase(self, record: SlideRecord, name: str) -> None:
-        store = open_labels(record.annotation)
-        if name not in store.classes:
-            return
-        counts = self.counts.setdefault(record, Counts(store))
-        if not counts.of():
-            counts.scan()
-        layer = self.layers.annotation(record)
-        for region in erase(store, counts, store.classes.index(name) + 1):
-            counts.update(region)
-            if layer is not None:
-                layer.refresh_window(region)
+        self.edits.remove(name)
 
     def set_colour(self, name: str, colour: tuple[int, int, int]) -> None:
         """Show a class in another colour (red, green, blue; 0 to 255)."""
-        for store in self._stores():
-            if name in store.classes:
-                place = store.classes.index(name)
-                tints = [colour if n == place else tint for n, tint in enumerate(store.colours)]
-                store.rename_classes(colours=tints)
-        self._refresh_layers()
-        self.state.emit("classes")
+        self.edits.set_colour(name, colour)
 
     @told
     def _renamed(self, row: int, name: str) -> None:
@@ -327,17 +254,6 @@ class AnnotateStep(Step):
     def _sure(self, question: str) -> bool:
         return QMessageBox.question(self, "Remove a class", question) == QMessageBox.StandardButton.Yes
 
-    def _open(self) -> list[Any]:
-        found = (self.layers.annotation(record) for record in self.state.slides)
-        return [layer for layer in found if layer is not None]
-
-    def _stores(self) -> Iterable[LabelStore]:
-        return [open_labels(r.annotation) for r in self.state.slides if r.annotation and r.annotation.exists()]
-
-    def _refresh_layers(self) -> None:
-        for layer in self._open():
-            layer.refresh_classes()
-
     # -------------------------------------------------------------------------------------------------------- folders
 
     def add_folder(self, images: str | Path, masks: str | Path, **options: Any) -> FolderSource:
@@ -354,9 +270,7 @@ class AnnotateStep(Step):
 
     def refresh(self) -> None:
         """Show classes, counts and sources as they are now."""
-        for record in self.state.slides:
-            if record.annotation is not None and record not in self.counts:
-                self._count_quietly(record)
+        self.counting.scan_new()
         layer = self.layers.annotation(self.state.active)
         if layer is not None:
             self._watch(layer)
@@ -372,13 +286,6 @@ class AnnotateStep(Step):
         self.help.setVisible(layer is not None)
         self.marking.refresh(layer)
         self.sources.refresh()
-
-    def _count_quietly(self, record: SlideRecord) -> None:
-        try:
-            self._scan(record)
-        except MsunetError as error:
-            record.annotation = None
-            show_warning(str(error))
 
     def _rows(self, layer: Any) -> list[Row]:
         colours = dict(zip(self.state.classes, default_colours(len(self.state.classes)), strict=True))
@@ -417,4 +324,4 @@ class AnnotateStep(Step):
             layer.events.stroke.disconnect(self._stroke)
             layer.events.selected_label.disconnect(self._selected)
         self.marking.closing()
-        self._background.close()
+        self.counting.close()
