@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from napari.utils.notifications import show_info, show_warning
 from pydantic import BaseModel, ValidationError
 
 from napari_msunet.errors import MsunetError
-from napari_msunet.project import Place, Project, ProjectNote, SlideNote
+from napari_msunet.project import FILE, Place, Project, ProjectNote, SlideNote, default_folder
 from napari_msunet.slide import open_slide
 from napari_msunet.slide.identity import path_identity
 from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
@@ -133,6 +134,25 @@ def moved(project: Project, record: SlideRecord) -> SlideNote | None:
         if record.identity is not None and slide.identity == record.identity and not project.find(slide.path).exists():
             return slide
     return None
+
+
+def known_before(state: State, record: SlideRecord) -> None:
+    """Give a slide what its project keeps about it; the project beside the first slide opens by itself."""
+    folder = state.project_folder() if state.slides or state.project else None
+    if state.project is None:
+        folder = folder or default_folder(record.path)
+        if not (folder / FILE).is_file():
+            return
+        project = Project.open(folder)
+        if moved(project, record) is None:
+            return
+        state.slides.append(record)
+        for problem in recall(state, project):
+            show_warning(problem)
+        show_info(f"The project {project.folder.name} goes on.")
+    note = moved(state.project, record) if state.project else None
+    if note is not None:
+        adopt(state, record, note)
 
 
 def _existing(project: Project, place: Place | None) -> Path | None:

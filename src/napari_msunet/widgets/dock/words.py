@@ -79,6 +79,20 @@ def advice(state: State) -> str:
     )
 
 
+def pixel_size(record: SlideRecord | None) -> str:
+    """Where the size of a slide's pixels comes from, or how to find it out."""
+    if record is None:
+        return ""
+    if record.mpp is None:
+        return (
+            "The file does not say how large a pixel is. Give it in µm: about 0.25 for a scan at 40×, 0.5 at 20×, "
+            "1 at 10×; the scanner's report has it exactly."
+        )
+    if record.mpp_given:
+        return "As given here; it is kept in the project."
+    return "From the file."
+
+
 def _no_slide(state: State) -> str | None:
     return (NO_SLIDE if not state.slides else None) or _unknown_size(state)
 

@@ -12,7 +12,6 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QHBoxLayout,
     QLabel,
-    QListWidget,
     QListWidgetItem,
     QPushButton,
     QSizePolicy,
@@ -20,11 +19,13 @@ from qtpy.QtWidgets import (
 from superqt import QElidingLabel
 
 from napari_msunet.errors import MsunetError
-from napari_msunet.project import FILE, Project
+from napari_msunet.project import Project
+from napari_msunet.widgets.dock import words
 from napari_msunet.widgets.dock.fields import NumberField
 from napari_msunet.widgets.dock.lookup import Layers
-from napari_msunet.widgets.dock.memory import adopt, moved, recall, record_of, remember
+from napari_msunet.widgets.dock.memory import known_before, recall, record_of, remember
 from napari_msunet.widgets.dock.python_lines import call, lines
+from napari_msunet.widgets.dock.slide_list import SlideList
 from napari_msunet.widgets.dock.state import SlideRecord
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
@@ -37,7 +38,6 @@ FILES = (
     "Slides and images (*.svs *.ndpi *.mrxs *.scn *.bif *.vms *.vmu *.tif *.tiff *.qptiff *.png *.jpg *.jpeg);;"
     "OME-Zarr (zarr.json .zattrs);;All files (*)"
 )
-ROWS = 4
 
 
 class SlideStep(Step):
@@ -52,12 +52,7 @@ class SlideStep(Step):
         self.layers: Layers = dock.layers
         self._waiting: set[Layer] = set()
         self.body.addLayout(self._buttons())
-        self.list = QListWidget()
-        self.list.setToolTip(
-            "The slides of this project. The one that is chosen is annotated, predicted and exported; every image "
-            "layer of the viewer is a slide too."
-        )
-        self.list.setAccessibleName("Slides")
+        self.list = SlideList()
         self.list.currentItemChanged.connect(self._chosen)
         self.body.addWidget(self.list)
         self.body.addLayout(self._mpp_row())
@@ -194,7 +189,7 @@ class SlideStep(Step):
         item = self.list.currentItem()
         if item is None:
             return
-        thing = item.data(Qt.ItemDataRole.UserRole)
+        thing = self.list.thing(item)
         found = self.layers.all_of(thing) if isinstance(thing, SlideRecord) else [thing]
         if isinstance(thing, SlideRecord):
             self.state.remove_slide(thing)
@@ -224,7 +219,7 @@ class SlideStep(Step):
         self.state.activate(record)
 
     def _chosen(self, item: QListWidgetItem | None, _before: Any = None) -> None:
-        thing = None if item is None else item.data(Qt.ItemDataRole.UserRole)
+        thing = self.list.thing(item)
         if isinstance(thing, SlideRecord):
             self.state.activate(thing)
             if self.layers.slide(thing) is None:
@@ -258,28 +253,8 @@ class SlideStep(Step):
         record = self.state.slide_at(slide.path)
         if record is None:
             record = record_of(Path(slide.path), slide.mpp)
-            self._known_before(record)
+            known_before(self.state, record)
         self.state.add_slide(record)
-
-    def _known_before(self, record: SlideRecord) -> None:
-        """Give a slide what its project keeps about it; the project beside the first slide opens by itself."""
-        folder = self.state.project_folder() if self.state.slides or self.state.project else None
-        if self.state.project is None:
-            from napari_msunet.project import default_folder
-
-            folder = folder or default_folder(record.path)
-            if not (folder / FILE).is_file():
-                return
-            project = Project.open(folder)
-            if moved(project, record) is None:
-                return
-            self.state.slides.append(record)
-            for problem in recall(self.state, project):
-                show_warning(problem)
-            show_info(f"The project {project.folder.name} goes on.")
-        note = moved(self.state.project, record) if self.state.project else None
-        if note is not None:
-            adopt(self.state, record, note)
 
     def _removed(self, event: Any) -> None:
         self._waiting.discard(event.value)
@@ -314,42 +289,21 @@ class SlideStep(Step):
 
     def refresh(self) -> None:
         """Show the slides as they are now."""
-        self._fill_list()
+        waiting = [layer for layer in self.viewer.layers if layer in self._waiting]
+        self.list.show_slides(self.state.slides, waiting, self.state.active)
         record = self.state.active
         self.forget.setEnabled(self.list.currentItem() is not None)
         self.mpp.setEnabled(record is not None)
         self.mpp.blockSignals(True)
         self.mpp.setValue(record.mpp[0] if record and record.mpp else 0)
         self.mpp.blockSignals(False)
-        self.mpp_note.setText(_mpp_words(record))
+        self.mpp_note.setText(words.pixel_size(record))
         self.mpp_note.setVisible(record is not None)
         folder = self.state.project_folder()
         self.folder.setText(folder.name)
         exists = "" if self.state.project else " (made when it is needed)"
         self.folder.setToolTip(f"{folder}{exists}")
         self.tissue.refresh()
-
-    def _fill_list(self) -> None:
-        wanted: list[tuple[Any, str, str]] = [(r, *_row(r)) for r in self.state.slides]
-        waiting = [layer for layer in self.viewer.layers if layer in self._waiting]
-        wanted += [(w, f"{w.name} (layer without a file)", "Choose it to write it as a slide file.") for w in waiting]
-        shown = [
-            (self.list.item(n).data(Qt.ItemDataRole.UserRole), self.list.item(n).text())
-            for n in range(self.list.count())
-        ]
-        self.list.blockSignals(True)
-        if shown != [(thing, text) for thing, text, _ in wanted]:
-            self.list.clear()
-            for thing, text, tip in wanted:
-                item = QListWidgetItem(text)
-                item.setData(Qt.ItemDataRole.UserRole, thing)
-                item.setToolTip(tip)
-                self.list.addItem(item)
-        row = next((n for n, (thing, _, _) in enumerate(wanted) if thing is self.state.active), -1)
-        self.list.setCurrentRow(row)
-        self.list.blockSignals(False)
-        self.list.setVisible(bool(wanted))
-        self.list.setFixedHeight(8 + 24 * min(max(len(wanted), 1), ROWS))
 
     def as_python(self) -> str:
         """Opens each slide."""
@@ -378,23 +332,3 @@ def _opening(record: SlideRecord) -> str:
 
 def _pair(mpp: float | tuple[float, float]) -> tuple[float, float]:
     return (float(mpp[0]), float(mpp[1])) if isinstance(mpp, tuple) else (float(mpp), float(mpp))
-
-
-def _row(record: SlideRecord) -> tuple[str, str]:
-    size = "? µm/px" if record.mpp is None else f"{record.mpp[0]:.3g} µm/px"
-    gone = "" if record.path.exists() else "  (gone)"
-    text = f"{record.path.name}   {record.shape[1]} × {record.shape[0]}   {size}{gone}"
-    return text, str(record.path)
-
-
-def _mpp_words(record: SlideRecord | None) -> str:
-    if record is None:
-        return ""
-    if record.mpp is None:
-        return (
-            "The file does not say how large a pixel is. Give it in µm: about 0.25 for a scan at 40×, 0.5 at 20×, "
-            "1 at 10×; the scanner's report has it exactly."
-        )
-    if record.mpp_given:
-        return "As given here; it is kept in the project."
-    return "From the file."
