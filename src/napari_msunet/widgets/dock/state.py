@@ -6,7 +6,6 @@ copied as Python or sent to the worker. What is missing for one is said in words
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -25,16 +24,15 @@ from napari_msunet.config import (
     TrainJob,
     explain,
 )
-from napari_msunet.config.prediction import InClasses
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Region
-from napari_msunet.labels import open_labels
-from napari_msunet.labels.tissue import TISSUE
-from napari_msunet.labels.where import Mask, StoreClasses
 from napari_msunet.project import Project, default_folder
 from napari_msunet.widgets.dock import words
 from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
 from napari_msunet.widgets.dock.presets import balanced
+from napari_msunet.widgets.dock.slide_record import SlideRecord
+
+__all__ = ["BACKGROUND", "OPTIONAL", "STEPS", "SlideRecord", "State", "StepName"]
 
 StepName = Literal["slide", "annotate", "model", "train", "predict", "correct", "review", "export"]
 STEPS: tuple[StepName, ...] = get_args(StepName)
@@ -43,73 +41,6 @@ OPTIONAL: tuple[StepName, ...] = ("review",)
 
 BACKGROUND = 255
 """The value of annotated background in an annotation."""
-
-
-@dataclass(eq=False)
-class SlideRecord:
-    """A slide that the dock works with.
-
-    Attributes
-    ----------
-    path : Path
-    shape : (height, width)
-        In level-0 pixels.
-    channels : int
-    mpp : (y, x), optional
-        µm per pixel, from the file or given.
-    mpp_given : bool
-        Whether a person gave it, so that jobs must say it too.
-    annotation, labels : Path, optional
-        Its annotation store, and its predicted and corrected labels.
-    tissue : Path, optional
-        Where its tissue is: a label store with the class "tissue".
-    counts : dict of int
-        Annotated pixels by value: 1..K, 255 for background.
-    marked : int
-        How many regions are marked as fully annotated.
-    corrections : bool
-        Whether corrected pixels of `labels` count as truth in training.
-    """
-
-    path: Path
-    shape: tuple[int, int]
-    channels: int = 3
-    mpp: tuple[float, float] | None = None
-    mpp_given: bool = False
-    identity: str | None = None
-    role: Role = "auto"
-    annotation: Path | None = None
-    labels: Path | None = None
-    tissue: Path | None = None
-    counts: dict[int, int] = field(default_factory=dict)
-    marked: int = 0
-    corrections: bool = False
-    edited: int = 0
-
-    @property
-    def name(self) -> str:
-        """The file's name without its endings."""
-        return self.path.name.split(".")[0]
-
-    @property
-    def job_mpp(self) -> tuple[float, float] | None:
-        """The µm per pixel a job must be told."""
-        return self.mpp if self.mpp_given else None
-
-    @property
-    def within(self) -> InClasses | None:
-        """Its tissue, as jobs are told to keep to it."""
-        return None if self.tissue is None else InClasses(labels=self.tissue, classes=(TISSUE,))
-
-    @property
-    def tissue_mask(self) -> Mask | None:
-        """Its tissue as it is corrected now; read when it is first looked at."""
-        return None if self.within is None else StoreClasses(open_labels(self.within.labels), self.within)
-
-    @property
-    def annotated(self) -> bool:
-        """Whether anything is annotated on it."""
-        return bool(self.annotation) and (any(self.counts.values()) or self.marked > 0)
 
 
 class State:
