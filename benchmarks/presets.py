@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from napari_msunet.allocator import keep_freed_memory
 from napari_msunet.config import FolderSource, LossConfig, ModelConfig, TrainJob, UNetConfig
 from napari_msunet.geometry import Window
+from napari_msunet.infer.slide_statistics import adapted, fit_statistics, layers_of
 from napari_msunet.models import MSUNet, build_model
 from napari_msunet.train.metrics import Confusion, class_scores
 from napari_msunet.train.module import Training
@@ -65,6 +66,14 @@ CANDIDATES: dict[str, Candidate] = {
     "two scales, stems": Candidate(model(1.24, (1.0, 0.5), STEM), 192),
     "three scales, stems": Candidate(model(1.24, (1.0, 0.5, 0.25), STEM), 192),
     "finer, stems": Candidate(model(0.62, (1.0, 0.5, 0.25), STEM), 384),
+    "one scale, slide norm": Candidate(model(1.24, (1.0,), UNetConfig(depth=3, width=16, norm="slide"), "mean"), 192),
+    "two scales, stem, slide norm": Candidate(
+        model(
+            1.24, (1.0, 0.5), (STEM.model_copy(update={"norm": "slide"}), UNetConfig(depth=3, width=16, norm="slide"))
+        ),
+        192,
+    ),
+    "one scale, thin": Candidate(model(1.24, (1.0,), UNetConfig(depth=3, width=8), "mean"), 192),
     "three scales": Candidate(model(1.24, (1.0, 0.5, 0.25), UNetConfig(depth=3, width=16)), 192),
     "inject": Candidate(model(1.24, (1.0, 0.5), UNetConfig(depth=3, width=16), "inject"), 192),
     "pyramid": Candidate(model(1.24, (1.0, 0.5, 0.25), UNetConfig(depth=4, width=16), "pyramid"), 192),
@@ -127,7 +136,10 @@ def trained(name: str, job: TrainJob, seconds: float) -> tuple[MSUNet, Any, int]
 def dice(network: MSUNet, items: list[Any]) -> float:
     """Pooled Dice on whole images, at the masks' own resolution."""
     total = Confusion(2)
+    trained_model = network
     for item in items:
+        if layers_of(trained_model):
+            network = adapted(trained_model, fit_statistics(trained_model, [item.slide]))
         grid, inputs = item.grid, []
         multiple = network.config.size_multiple
         shape = tuple(-(-n // multiple) * multiple for n in grid.shape)
