@@ -39,3 +39,35 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_MMAP_THRESHOLD, 2**30)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+
+
+class Ceiling:
+    """Gives freed memory back to the system where it piles up.
+
+    Blocks of many sizes leave holes, which an allocator that keeps freed memory never returns: without this, a long
+    prediction takes twice what it has in use.
+
+    Parameters
+    ----------
+    nbytes : float
+        Bytes beyond what the process has now, from which on freed memory is given back; 0: never.
+    """
+
+    def __init__(self, nbytes: float) -> None:
+        self._trim = ctypes.CDLL(None).malloc_trim if nbytes and applies() else None
+        self.check(0)
+        self._limit = (resident() if self._trim else 0) + nbytes
+
+    def check(self, limit: float | None = None) -> None:
+        """Give freed memory back if the process has more than it should."""
+        if self._trim is not None and resident() > (self._limit if limit is None else limit):
+            self._trim(0)
+
+
+def resident() -> int:
+    """Bytes of memory that this process has; 0 where the system does not say it quickly."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

@@ -29,7 +29,7 @@ from napari_msunet.infer.network import Network
 from napari_msunet.models import MSUNet, build_model
 from napari_msunet.models.frugal import folded
 
-FIXED = 350e6
+FIXED = 850e6
 """Bytes beside the tiles: the slide's cache, chunks being written, coarse pieces that wait."""
 
 SLACK = 1.2

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from napari_msunet import stopping
+from napari_msunet.allocator import Ceiling
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Grid, Window
 from napari_msunet.infer.fuse import Fused, Wanted, fuse
@@ -27,7 +28,10 @@ from napari_msunet.slide import Slide
 AHEAD = 2
 """Steps whose pixels are read while the network works on an earlier one."""
 
-HELD = 600_000_000
+TRIMMED = 0.25
+"""Share of the allowed memory that may be taken between two steps; over it, what was freed goes back."""
+
+HELD = 300_000_000
 """Bytes of pieces that may wait for their tiles; over it, those that wait longest are computed again later."""
 
 Pixels = npt.NDArray[Any]
@@ -142,6 +146,7 @@ class Pass:
         waiting: list[Step] = []
         left = OrderedDict((n, work) for n, work in enumerate(works))
         stop = stopping.current()
+        ceiling = Ceiling(self.plan.memory * TRIMMED)
         with (
             ThreadPoolExecutor(AHEAD, thread_name_prefix="read-ahead") as reader,
             exact_arithmetic(self.plan.threads),
@@ -152,6 +157,7 @@ class Pass:
                         step.inputs = reader.submit(self._read, step)
                         waiting.append(step)
                 stop.check()
+                ceiling.check()
                 step = waiting.pop(0)
                 try:
                     results = self._do(step)

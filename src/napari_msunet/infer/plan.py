@@ -31,7 +31,7 @@ CHUNK = 512
 CELL = 64
 """What is wanted is known in squares of this many target pixels, rounded up to the alignment."""
 
-UNIT = 8192
+UNIT = 4096
 """Side of a unit in target pixels, where nothing asks for smaller ones."""
 
 GENERATION = 1_000_000
