@@ -14,10 +14,10 @@ def fast(classes: tuple[str, ...], mpp: float) -> ModelConfig:
 
 
 def balanced(classes: tuple[str, ...], mpp: float) -> ModelConfig:
-    """Two scales: detail, and four times the area around it."""
-    return ModelConfig(
-        classes=classes, mpp=mpp, scales=(1.0, 0.5), fusion="attention", branch=UNetConfig(depth=3, width=16)
-    )
+    """Two scales: detail, and four times the area around it; a stem gives the fine one more steps in the same time."""
+    coarse = UNetConfig(depth=3, width=16)
+    fine = coarse.model_copy(update={"stem": "space_to_depth"})
+    return ModelConfig(classes=classes, mpp=mpp, scales=(1.0, 0.5), fusion="attention", branch=(fine, coarse))
 
 
 def three_scales(classes: tuple[str, ...], mpp: float) -> ModelConfig:
