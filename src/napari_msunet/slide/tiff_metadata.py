@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-from xml.etree.ElementTree import Element, ParseError
+from typing import TYPE_CHECKING, Any
 
 from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
+from defusedxml.ElementTree import ParseError, fromstring
 
 from napari_msunet.slide.units import inches, micrometres, plausible
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 INCH, CENTIMETRE = 2, 3
 

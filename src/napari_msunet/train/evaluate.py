@@ -24,7 +24,14 @@ from napari_msunet.train.record import write_text
 from napari_msunet.train.scoring import INSTANCE_SCORES, OUTLINE_SCORES, mean_interval, pooled_interval
 from napari_msunet.train.scoring.calibration import Calibration
 from napari_msunet.train.scoring.image import add_shapes, score_item
-from napari_msunet.train.scoring.panels import Panel, draw_panels, draw_reliability, draw_scale_matrix, item_panel
+from napari_msunet.train.scoring.panels import (
+    Panel,
+    best_median_worst,
+    draw_panels,
+    draw_reliability,
+    draw_scale_matrix,
+    item_panel,
+)
 from napari_msunet.train.scoring.scale_matrix import rows_of, scale_matrix
 
 
@@ -179,17 +186,9 @@ class Evaluation:
 
     def _panels(self, items: list[Item]) -> list[Panel]:
         """The best, the median and the worst image."""
-        scored = [(_number(image["fused"]["dice"]), n) for n, image in enumerate(self.images)]
-        order = [n for _, n in sorted((s for s in scored if np.isfinite(s[0])), reverse=True)]
-        if not order:
-            return []
-        places = dict.fromkeys((0, (len(order) - 1) // 2, len(order) - 1))
-        titles = (
-            ("best", "median", "worst") if len(places) == 3 else ("best", "worst") if len(places) == 2 else ("only",)
-        )
         rows = []
-        for title, place in zip(titles, places, strict=True):
-            item, image = items[order[place]], self.images[order[place]]
+        for title, number in best_median_worst([_number(image["fused"]["dice"]) for image in self.images]):
+            item, image = items[number], self.images[number]
             again = score_item(self.model, item, self.job.device, whole=True)
             if again.predicted is not None and again.truth is not None:
                 text = f"{item.name[:36]}\n{title}, Dice {image['fused']['dice']:.3f}"

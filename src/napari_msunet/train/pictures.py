@@ -12,7 +12,7 @@ from napari_msunet.data.loader import as_unit
 from napari_msunet.models import MSUNet, load_model
 from napari_msunet.train.metrics import class_scores, confusion
 from napari_msunet.train.record import RunFolder
-from napari_msunet.train.scoring.panels import Panel, draw_panels, shown
+from napari_msunet.train.scoring.panels import Panel, best_median_worst, draw_panels, shown
 from napari_msunet.train.session import Session
 
 WINDOWS = 64
@@ -25,11 +25,9 @@ def draw_run_panels(session: Session, folder: RunFolder) -> None:
         return
     model = load_model(folder.model).to(session.device)
     panels = _panels(session, model)
-    if panels:
-        order = sorted(panels, key=lambda p: -p[0])
-        places = dict.fromkeys((0, (len(order) - 1) // 2, len(order) - 1))
-        names = {1: ("only",), 2: ("best", "worst"), 3: ("best", "median", "worst")}[len(places)]
-        rows = [(f"{name}: {order[n][1][0]}", *order[n][1][1:]) for name, n in zip(names, places, strict=True)]
+    chosen = best_median_worst([score for score, _ in panels])
+    if chosen:
+        rows = [(f"{name}: {panels[n][1][0]}", *panels[n][1][1:]) for name, n in chosen]
         draw_panels(folder.panels, rows, model.config.classes)
 
 

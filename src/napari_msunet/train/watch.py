@@ -188,6 +188,7 @@ class Watch(pl.Callback):
         if not self.standing.reason:
             self._decide(trainer, row)
         with writing(self.folder.checkpoint) as aside:
+            # with the optimiser's state, to go on from; it is only ever read with weights_only=True
             trainer.save_checkpoint(aside, weights_only=False)
         if time.monotonic() - self._last_curves >= _CURVES_SECONDS:
             self.draw()

@@ -40,6 +40,16 @@ Panel = tuple[str, npt.NDArray[Any], npt.NDArray[np.uint8], npt.NDArray[np.uint8
 """Title, image `(h, w, 3)` uint8 or 0..1, truth and prediction `(h, w)`: class numbers, 255 left white in the truth."""
 
 
+def best_median_worst(scores: Sequence[float]) -> list[tuple[str, int]]:
+    """Which of some scores to show, with what to call them; fewer where there are fewer than three numbers."""
+    order = sorted((n for n, score in enumerate(scores) if np.isfinite(score)), key=lambda n: -scores[n])
+    if not order:
+        return []
+    places = dict.fromkeys((0, (len(order) - 1) // 2, len(order) - 1))
+    names = {1: ("only",), 2: ("best", "worst"), 3: ("best", "median", "worst")}[len(places)]
+    return [(name, order[place]) for name, place in zip(names, places, strict=True)]
+
+
 def item_panel(title: str, item: Item, truth: npt.NDArray[np.uint8], predicted: npt.NDArray[np.uint8]) -> Panel:
     """An image, or the best known part of a large one, with its truth and prediction `(h, w)` on the truth's grid."""
     window = _middle(truth)
