@@ -51,7 +51,7 @@ class Asking(QPushButton):
         self.dialog: QDialog | None = None
         self.busy = False
         self._texts = text, waiting, title
-        self._folder = tempfile.TemporaryDirectory(prefix="msunet-asking-")
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._count = 0
         self._handle: Any = None
         self._connected = False
@@ -63,6 +63,8 @@ class Asking(QPushButton):
 
     def new_folder(self) -> Path:
         """Where the next result goes; it goes away with the dock."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="msunet-asking-", ignore_cleanup_errors=True)
         self._count += 1
         return Path(self._folder.name) / str(self._count)
 
@@ -140,7 +142,9 @@ class Asking(QPushButton):
             self._connected = False
         if self.dialog is not None:
             self.dialog.close()
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
 
 
 def picture(path: str | Path, name: str) -> QLabel:

@@ -154,9 +154,9 @@ class State:
         return self._model.model_copy(update={"classes": self.classes or ("class 1",)})
 
     def set_model(self, config: ModelConfig) -> None:
-        """Choose the model to train."""
+        """Choose the model to train; `ValueError` if its fields do not fit together (a copy is not checked when made)."""
+        self._model = ModelConfig.model_validate(config.model_dump())
         self.model_chosen = True
-        self._model = config
         self.emit("model")
 
     def use_model(self, path: Path | None) -> None:
