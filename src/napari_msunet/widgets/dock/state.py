@@ -154,7 +154,7 @@ class State:
         return self._model.model_copy(update={"classes": self.classes or ("class 1",)})
 
     def set_model(self, config: ModelConfig) -> None:
-        """Choose the model to train; `ValueError` if its fields do not fit together (a copy is not checked when made)."""
+        """Choose the model to train; `ValueError` if its fields do not fit together (a copy is made unchecked)."""
         self._model = ModelConfig.model_validate(config.model_dump())
         self.model_chosen = True
         self.emit("model")
