@@ -6,7 +6,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # A screen is made where there is none.
 SCREEN := $(shell [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || [ "$$(uname)" != Linux ] || echo 'xvfb-run -a -s "-screen 0 1280x800x24"')
 # Without this, glibc hands every layer's memory back to the system: half of the time of a network on the CPU.
-ALLOCATOR := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=8589934592
+ALLOCATOR := MALLOC_MMAP_THRESHOLD_=134217728 MALLOC_TRIM_THRESHOLD_=8589934592
 
 .PHONY: setup demo test test-napari-old test-encoders bench-env-monai bench-env-tiatoolbox fast lint docs clean
 

@@ -77,6 +77,13 @@ CANDIDATES: dict[str, Candidate] = {
     "three scales": Candidate(model(1.24, (1.0, 0.5, 0.25), UNetConfig(depth=3, width=16)), 192),
     "inject": Candidate(model(1.24, (1.0, 0.5), UNetConfig(depth=3, width=16), "inject"), 192),
     "pyramid": Candidate(model(1.24, (1.0, 0.5, 0.25), UNetConfig(depth=4, width=16), "pyramid"), 192),
+    "half, one scale": Candidate(model(2.48, (1.0,), UNetConfig(depth=3, width=16), "mean"), 96),
+    "half, two scales": Candidate(model(2.48, (1.0, 0.5), UNetConfig(depth=3, width=16)), 96),
+    "half, two scales, mean": Candidate(model(2.48, (1.0, 0.5), UNetConfig(depth=3, width=16), "mean"), 96),
+    "half, two scales, slide norm": Candidate(model(2.48, (1.0, 0.5), UNetConfig(depth=3, width=16, norm="slide")), 96),
+    "half, two scales, thin": Candidate(
+        model(2.48, (1.0, 0.5), (UNetConfig(depth=3, width=16), UNetConfig(depth=2, width=16))), 96
+    ),
     "basicunet": Candidate(model(1.24, (1.0,), UNetConfig(depth=4, width=16), "mean"), 192),
 }
 

@@ -13,7 +13,7 @@ from typing import Any
 
 HERE = Path(__file__).parents[1]
 SOURCE = HERE.parent / "src"
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "134217728", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 """What the worker process is started with; see `napari_msunet.allocator`."""
 
 

@@ -11,7 +11,7 @@ _SETTINGS = "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"
 
 HINT = (
     "On Linux a network on the CPU is up to twice as fast when freed memory is kept. The command does that by itself; "
-    "start Python with MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=8589934592."
+    "start Python with MALLOC_MMAP_THRESHOLD_=134217728 MALLOC_TRIM_THRESHOLD_=8589934592."
 )
 
 
@@ -27,7 +27,7 @@ def chosen_by_user() -> bool:
 
 def environment() -> dict[str, str]:
     """What a process of ours is to find in its environment; empty where nothing applies or the user has chosen."""
-    return {} if not applies() or chosen_by_user() else dict(zip(_SETTINGS, map(str, (2**30, 2**33)), strict=True))
+    return {} if not applies() or chosen_by_user() else dict(zip(_SETTINGS, map(str, (2**27, 2**33)), strict=True))
 
 
 def keep_freed_memory() -> bool:
@@ -38,7 +38,7 @@ def keep_freed_memory() -> bool:
     if not applies() or chosen_by_user():
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_MMAP_THRESHOLD, 2**30)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+    return bool(mallopt(_MMAP_THRESHOLD, 2**27)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
 
 
 class Ceiling:

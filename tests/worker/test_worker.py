@@ -83,7 +83,7 @@ def test_the_process_is_polite_and_set_up(client):
     process = psutil.Process(client.pid)
     assert process.nice() > psutil.Process().nice()
     if sys.platform == "linux":
-        assert process.environ()["MALLOC_MMAP_THRESHOLD_"] == "1073741824"
+        assert process.environ()["MALLOC_MMAP_THRESHOLD_"] == "134217728"
         assert process.environ()["MALLOC_TRIM_THRESHOLD_"] == "8589934592"
     assert wait_until(lambda: client.warm)
 

@@ -32,7 +32,7 @@ from napari_msunet.models.frugal import folded
 FIXED = 850e6
 """Bytes beside the tiles: the slide's cache, chunks being written, coarse pieces that wait."""
 
-SLACK = 1.2
+SLACK = 1.46
 """What the allocator takes for each byte that is in use: blocks of other sizes leave holes."""
 
 SLACK_WHOLE = 1.45

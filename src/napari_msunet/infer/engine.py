@@ -25,10 +25,10 @@ from napari_msunet.infer.plan import Plan, Tile, UnitPlan
 from napari_msunet.infer.streams import Stream
 from napari_msunet.slide import Slide
 
-AHEAD = 2
+AHEAD = 1
 """Steps whose pixels are read while the network works on an earlier one."""
 
-TRIMMED = 0.25
+TRIMMED = 0.93
 """Share of the allowed memory that may be taken between two steps; over it, what was freed goes back."""
 
 HELD = 300_000_000

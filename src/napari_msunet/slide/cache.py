@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable
 
 from napari_msunet.slide.backend import Pixels
 
-CACHE_BYTES = 256 << 20
+CACHE_BYTES = 128 << 20
 
 
 class ChunkCache:
