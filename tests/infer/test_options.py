@@ -55,7 +55,7 @@ def probabilities(slide, model, out, **options):
     return found
 
 
-@pytest.mark.parametrize("tta", ["flips", "dihedral"])
+@pytest.mark.parametrize("tta", ["flips", pytest.param("dihedral", marks=pytest.mark.slow)])
 def test_mirrored_copies_change_the_output_and_stay_exact(tta, slide, model, tmp_path):
     plain = probabilities(slide, model, tmp_path / "plain.ome.zarr")
     one = probabilities(slide, model, tmp_path / "one.ome.zarr", tta=tta)

@@ -81,6 +81,7 @@ def killed_once(job: PredictJob, after: int) -> int:
     return finished(job.out)
 
 
+@pytest.mark.slow
 def test_killed_and_continued_gives_the_same_bytes(model_file, tmp_path):
     straight = job_of(model_file, tmp_path / "straight.ome.zarr")
     list(predict_events(straight))

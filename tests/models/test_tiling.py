@@ -23,6 +23,9 @@ SHAPES = {
 UNITS = (3, 4)
 """Height and width of the image, in alignments."""
 
+QUICK = ("plain", "space to depth", "hrnet")
+"""Networks whose tiles are tried every day; the others in CI."""
+
 
 def whole(model: MSUNet, inputs: list[Tensor], margin: int) -> Tensor:
     with torch.no_grad():
@@ -84,7 +87,7 @@ def test_tiles_are_exact(calibrated, images, fusion, shape):
     assert worst(model, images, quarter(model)) > 1e-3
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS])
 def test_tiles_of_every_network_are_exact(calibrated, images, name):
     model = calibrated(fusion="mean", branch=NETWORKS[name], scales=(1.0, 0.5))
     assert worst(model, images, model.branch_margins) < 1e-4

@@ -12,6 +12,8 @@ from widgets.mouse import canvas, drag, look_at
 from napari_msunet.labels import open_labels
 from napari_msunet.widgets.dock.options import changed
 
+pytestmark = pytest.mark.slow
+
 LEFT = Qt.MouseButton.LeftButton
 
 

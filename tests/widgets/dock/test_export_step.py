@@ -11,6 +11,8 @@ from widgets.dock.making import LONG, click, idle, settle
 
 from napari_msunet.geometry import Window
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def step(ready, qtbot):

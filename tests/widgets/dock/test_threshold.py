@@ -14,6 +14,8 @@ from napari_msunet.geometry import Window
 from napari_msunet.infer.postprocess import decide, threshold_array
 from napari_msunet.widgets.dock.threshold_layer import NAME
 
+pytestmark = pytest.mark.slow
+
 
 def keep_probabilities(dock, dtype="float16"):
     options = dock.state.predict_options
