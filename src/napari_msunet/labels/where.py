@@ -186,7 +186,7 @@ class Polygons:
         self._slide = Grid(extent, (1.0, 1.0))
         self._rings = [_checked(number, ring, extent) for number, ring in enumerate(rings, start=1)]
         # The same even-odd rule; used where a whole rectangle is inside or outside.
-        areas = [shapely.make_valid(shapely.polygons(ring[:, ::-1].round(6))) for ring in self._rings]
+        areas = [shapely.make_valid(shapely.polygons(ring[:, ::-1])) for ring in self._rings]
         self._area = shapely.union_all(areas)
         shapely.prepare(self._area)
 
