@@ -19,7 +19,7 @@ def dabs(options: argparse.Namespace) -> Numbers:
         for name, zoom in ZOOMS.items():
             desk.look(zoom)
             found |= _dabs_at(desk, name, zoom, options, lambda rng: int(rng.integers(20, 201)))
-            found |= _undo(desk, f"{name}: one dab", options.strokes)
+            found |= _undo(desk, f"{name}: one dab", 5 * options.strokes)
     return found
 
 

@@ -110,10 +110,7 @@ def bare(model: str, sides: list[int]) -> dict[int, float]:
     network = ms.load_model(Path(model)).eval()
     found = {}
     for side in sides:
-        inputs = [
-            torch.rand(1, 3, int(side * scale), int(side * scale)).contiguous(memory_format=torch.channels_last)
-            for scale in network.config.scales
-        ]
+        inputs = _tile(network, side)
         best = float("inf")
         with torch.inference_mode():
             for _ in range(3 if side < 1024 else 2):
@@ -131,10 +128,7 @@ def sustained(model: str, side: int, seconds: float = 6.0) -> float:
     import napari_msunet as ms
 
     network = ms.load_model(Path(model)).eval()
-    inputs = [
-        torch.rand(1, 3, int(side * scale), int(side * scale)).contiguous(memory_format=torch.channels_last)
-        for scale in network.config.scales
-    ]
+    inputs = _tile(network, side)
     passes, begin = -1, 0.0
     with torch.inference_mode():
         while passes < 2 or time.perf_counter() - begin < seconds:
@@ -142,6 +136,16 @@ def sustained(model: str, side: int, seconds: float = 6.0) -> float:
             passes += 1
             begin = begin or time.perf_counter()
     return passes * side * side / (time.perf_counter() - begin) / 1e6
+
+
+def _tile(network: Any, side: int) -> list[Any]:
+    """What each branch gets of a tile of the target grid."""
+    import torch
+
+    return [
+        torch.rand(1, 3, int(side * scale), int(side * scale)).contiguous(memory_format=torch.channels_last)
+        for scale in network.config.scales
+    ]
 
 
 def _pass(network: Any, inputs: list[Any]) -> None:

@@ -7,11 +7,13 @@ import os
 import platform
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # names of glibc's malloc.h
-_SETTINGS = "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"
+
+SETTINGS = {"MALLOC_MMAP_THRESHOLD_": str(2**27), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
+"""What makes glibc keep freed memory: blocks up to 128 MiB are kept, and up to 8 GiB of them."""
 
 HINT = (
     "On Linux a network on the CPU is up to twice as fast when freed memory is kept. The command does that by itself; "
-    "start Python with MALLOC_MMAP_THRESHOLD_=134217728 MALLOC_TRIM_THRESHOLD_=8589934592."
+    f"start Python with {' '.join(f'{name}={value}' for name, value in SETTINGS.items())}."
 )
 
 
@@ -22,12 +24,12 @@ def applies() -> bool:
 
 def chosen_by_user() -> bool:
     """Whether the environment sets the allocator already."""
-    return any(name in os.environ for name in _SETTINGS) or "LD_PRELOAD" in os.environ
+    return any(name in os.environ for name in SETTINGS) or "LD_PRELOAD" in os.environ
 
 
 def environment() -> dict[str, str]:
     """What a process of ours is to find in its environment; empty where nothing applies or the user has chosen."""
-    return {} if not applies() or chosen_by_user() else dict(zip(_SETTINGS, map(str, (2**27, 2**33)), strict=True))
+    return {} if not applies() or chosen_by_user() else dict(SETTINGS)
 
 
 def keep_freed_memory() -> bool:
@@ -50,17 +52,20 @@ class Ceiling:
     Parameters
     ----------
     nbytes : float
-        Bytes beyond what the process has now, from which on freed memory is given back; 0: never.
+        Bytes beyond `bare`, from which on freed memory is given back; 0: never.
+    bare : int, optional
+        What the process had (see `resident`) before anything that counts; None: what it has now.
     """
 
-    def __init__(self, nbytes: float) -> None:
+    def __init__(self, nbytes: float, bare: int | None = None) -> None:
         self._trim = ctypes.CDLL(None).malloc_trim if nbytes and applies() else None
-        self.check(0)
-        self._limit = (resident() if self._trim else 0) + nbytes
+        if self._trim is not None:
+            self._trim(0)
+            self._limit = (resident() if bare is None else bare) + nbytes
 
-    def check(self, limit: float | None = None) -> None:
+    def check(self) -> None:
         """Give freed memory back if the process has more than it should."""
-        if self._trim is not None and resident() > (self._limit if limit is None else limit):
+        if self._trim is not None and resident() > self._limit:
             self._trim(0)
 
 

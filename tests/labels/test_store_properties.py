@@ -13,7 +13,7 @@ from labels.killed import left_behind
 from labels.reference import Reference, assert_same
 
 from napari_msunet.geometry import Region, Window
-from napari_msunet.labels import Brush, LabelStore, Polygon, open_labels, session
+from napari_msunet.labels import Brush, LabelStore, Polygon, compaction, open_labels, session
 
 SHAPE = (1301, 700)
 CLASSES = ("gland", "stroma")
@@ -40,8 +40,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.saved = session.PART, session.COMPACT_BYTES
-        session.PART, session.COMPACT_BYTES = 512, 0  # several parts to a stroke, a compaction whenever it can be
+        self.saved = session.PART, compaction.COMPACT_BYTES
+        session.PART, compaction.COMPACT_BYTES = 512, 0  # several parts to a stroke, a compaction whenever it can be
         self.folder = Path(tempfile.mkdtemp())
         self.number = 0
         self.used: set[int] = set()
@@ -67,7 +67,7 @@ class StoreMachine(RuleBasedStateMachine):
         return self.folder / f"{self.number}.ome.zarr"
 
     def teardown(self) -> None:
-        session.PART, session.COMPACT_BYTES = self.saved
+        session.PART, compaction.COMPACT_BYTES = self.saved
         self.store.close()
         shutil.rmtree(self.folder)
 

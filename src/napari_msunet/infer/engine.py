@@ -94,6 +94,8 @@ class Pass:
         Of test-time augmentation.
     channels : sequence of int, optional
         The slide's channels that are the models'.
+    bare : int, optional
+        Bytes that the process had before the prediction began.
     """
 
     def __init__(
@@ -105,7 +107,9 @@ class Pass:
         wanted: Wanted,
         variants: Sequence[Variant],
         channels: Sequence[int] | None = None,
+        bare: int | None = None,
     ) -> None:
+        self.bare = bare
         self.networks = networks
         self.slide = slide
         self.plan = plan
@@ -146,7 +150,7 @@ class Pass:
         waiting: list[Step] = []
         left = OrderedDict((n, work) for n, work in enumerate(works))
         stop = stopping.current()
-        ceiling = Ceiling(self.plan.memory * TRIMMED)
+        ceiling = Ceiling(self.plan.memory * TRIMMED, self.bare)
         with (
             ThreadPoolExecutor(AHEAD, thread_name_prefix="read-ahead") as reader,
             exact_arithmetic(self.plan.threads),

@@ -42,7 +42,9 @@ UNKNOWN = 255
 MOST_HALVINGS = 8
 
 
-def fill(run: Run, models: Sequence[MSUNet], slide: Slide, units: Collection[int] | None = None) -> Iterator[Event]:
+def fill(
+    run: Run, models: Sequence[MSUNet], slide: Slide, units: Collection[int] | None = None, bare: int | None = None
+) -> Iterator[Event]:
     """Compute the unfinished tiles of a run that is open for writing.
 
     Parameters
@@ -51,6 +53,8 @@ def fill(run: Run, models: Sequence[MSUNet], slide: Slide, units: Collection[int
         Its description holds the plan and the options.
     units : collection of int, optional
         Which units of the plan; None: all.
+    bare : int, optional
+        Bytes that the process had before the prediction began; None: what it has now.
 
     Yields
     ------
@@ -63,7 +67,7 @@ def fill(run: Run, models: Sequence[MSUNet], slide: Slide, units: Collection[int
         If the slide cannot be read any more; what was finished stays.
     """
     setup = set_up(slide, models, PredictOptions(**run.description["options"]))
-    setup = replace(setup, kept=run.description.get("statistics"))
+    setup = replace(setup, kept=run.description.get("statistics"), bare=setup.bare if bare is None else bare)
     while True:
         plan = Plan(**run.description["plan"])
         try:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import inf
 from typing import Any
 
 import torch
 
+from napari_msunet.allocator import resident
 from napari_msunet.config import PredictOptions
 from napari_msunet.errors import ModelError, MsunetError
 from napari_msunet.geometry import Grid, Region, Window, round_up
@@ -54,6 +55,8 @@ class Setup:
         The slide's channels that become the models'; None: all, in their order.
     kept : sequence, optional
         For each model, statistics of the slide that were fitted before; None: fitted when first needed.
+    bare : int
+        Bytes that the process had before anything was done for this prediction.
     """
 
     slide: Slide
@@ -65,6 +68,7 @@ class Setup:
     devices: tuple[torch.device, ...]
     channels: tuple[int, ...] | None
     kept: Sequence[Statistics | None] | None = None
+    bare: int = field(default_factory=resident)
 
     def key(self) -> tuple[str, dict[str, Any]]:
         """The name of the run of these options, and what it is the hash of: all that can change a byte."""
@@ -112,7 +116,8 @@ class Setup:
     def passes(self, plan: Plan, device: torch.device) -> Pass:
         """The engine on a device."""
         variants = VARIANTS[self.options.tta]
-        return Pass(self.networks(device), self.slide, plan, self.grid, self.wanted, variants, self.channels)
+        networks = self.networks(device)
+        return Pass(networks, self.slide, plan, self.grid, self.wanted, variants, self.channels, self.bare)
 
 
 def network_for(model: MSUNet, device: torch.device, options: PredictOptions) -> Network:
@@ -136,6 +141,7 @@ def set_up(slide: Slide, models: Sequence[MSUNet], options: PredictOptions) -> S
     MsunetError
         If the region holds no pixel of the slide.
     """
+    bare = resident()
     check_ensemble(models)
     config = models[0].config
     channels = matched_channels(models[0], slide, options.channels)
@@ -151,7 +157,7 @@ def set_up(slide: Slide, models: Sequence[MSUNet], options: PredictOptions) -> S
 
         check_onnx(models, options, devices)
     mask = where_mask(slide, options.where)
-    setup = Setup(slide, tuple(models), options, grid, window, mask, devices, channels)
+    setup = Setup(slide, tuple(models), options, grid, window, mask, devices, channels, bare=bare)
     _ = setup.thresholds  # names that are no class are an error now
     return setup
 

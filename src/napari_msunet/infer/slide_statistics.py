@@ -25,7 +25,8 @@ from napari_msunet.infer.engine import as_input
 from napari_msunet.models import MSUNet, input_windows
 from napari_msunet.models.norms import SlideNorm
 from napari_msunet.models.windows import window_multiple
-from napari_msunet.slide import Slide, tissue_mask
+from napari_msunet.slide import Slide
+from napari_msunet.slide.tissue import found_tissue
 
 SAMPLE = 8
 """Windows of the sample."""
@@ -169,7 +170,7 @@ def sample_windows(slide: Slide, grid: Grid, side: int, count: int, step: int) -
     """
     if max(grid.shape) <= side:
         return [Window(0, 0, side, side)]
-    tissue = tissue_mask(slide)
+    tissue = found_tissue(slide)
     places = np.argwhere(tissue.mask if tissue.mask.any() else np.ones_like(tissue.mask))
     picked = places[[(2 * n + 1) * len(places) // (2 * count) for n in range(count)]]
     windows = []

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from napari_msunet.errors import OutputError, StoreError
+from napari_msunet.errors import NotSavedError, OutputError, StoreError
+from napari_msunet.geometry import Region, Window
 
 _SYNCS = 16  # at once: a file system brings many files onto the disk in little more time than one
 
@@ -35,6 +36,16 @@ def output_error(path: Path, error: OSError) -> OutputError:
         return OutputError(f"{path} cannot be written: the folder is read-only; choose another or change its rights.")
     reason = error.strerror or str(error)
     return OutputError(f"{path} cannot be written ({reason}); check the disk and the folder, then try again.")
+
+
+def not_saved(path: Path, error: OSError | None, sequence: int, window: Window) -> NotSavedError:
+    """What is said of a stroke that the disk refuses for now."""
+    reason = f": {output_error(path, error)}" if error is not None else "."
+    return NotSavedError(
+        f"This is not saved yet, only kept in memory, and will be written once the disk takes it{reason}",
+        sequence,
+        Region(window.y, window.x, window.height, window.width),
+    )
 
 
 def sync_path(path: Path) -> None:

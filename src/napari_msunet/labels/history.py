@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_msunet.geometry import Window
+from napari_msunet.labels.cache import ChunkCache
+from napari_msunet.labels.changes import Change
 from napari_msunet.labels.records import Kind, Patch
 
 
@@ -44,6 +47,15 @@ class History:
             self.redo.append(self.undo.pop())
         elif kind is Kind.REDO and self.redo:
             self.undo.append(self.redo.pop())
+
+
+def done(kind: Kind, part: Change, cache: ChunkCache, machine: Callable[[Window], npt.NDArray[Any]]) -> Patch:
+    """What a stroke does to one window, or a release (values: None), which gives the machine's value of today."""
+    window, values, mask = part
+    new = machine(window) if values is None else values
+    edited = cache.part("edited", 0, window)
+    was: Any = bool(edited) if isinstance(edited, int) else edited
+    return Patch(window, new, kind is Kind.STROKE, mask, cache.part("labels", 0, window), was)
 
 
 def undone(patch: Patch, base: npt.NDArray[Any]) -> Patch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from contextlib import suppress
 from typing import Protocol
@@ -12,8 +13,32 @@ from napari_msunet.errors import MsunetError
 SYNC_SECONDS = 0.4
 """How long a stroke may wait for the disk (not for a crash of this process: that it survives at once)."""
 
+QUIET_SECONDS, CHUNK_SECONDS = 0.3, 2.0
+"""While strokes come faster than the first, chunks are written only so often; the journal has them before."""
+
 RETRY_SECONDS = 1.0
 """After a failure the disk is tried this often."""
+
+
+class Pace:
+    """When changed chunks may wait: while strokes follow one another whoever makes them comes first."""
+
+    def __init__(self) -> None:
+        self._stroke = self._written = -CHUNK_SECONDS
+
+    def stroke(self) -> None:
+        """A stroke was made."""
+        self._stroke = time.monotonic()
+
+    def written(self) -> None:
+        """The chunks are being written."""
+        self._written = time.monotonic()
+
+    @property
+    def strokes_follow(self) -> bool:
+        """Whether the last stroke was a moment ago, and the chunks were written not long ago."""
+        now = time.monotonic()
+        return now - self._stroke < QUIET_SECONDS and now - self._written < CHUNK_SECONDS
 
 
 class Kept(Protocol):

@@ -15,14 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_msunet.errors import NotSavedError, OutputError, StoreError
-from napari_msunet.geometry import Region, Window
+from napari_msunet.geometry import Window
 from napari_msunet.labels.cache import ChunkCache
 from napari_msunet.labels.changes import Change, cut
 from napari_msunet.labels.checkpoint import checkpoint_mark, load_checkpoint, save_checkpoint
-from napari_msunet.labels.files import output_error, output_errors
-from napari_msunet.labels.history import redone, undone
+from napari_msunet.labels.compaction import Compactor
+from napari_msunet.labels.files import not_saved, output_errors
+from napari_msunet.labels.history import done, redone, undone
 from napari_msunet.labels.journal import Journal
-from napari_msunet.labels.keeper import Keeper
+from napari_msunet.labels.keeper import Keeper, Pace
 from napari_msunet.labels.levels import around, update_coarser
 from napari_msunet.labels.merge import Merge, MergeLog, Table, machine_values, merge_chunks, merge_from, merge_note
 from napari_msunet.labels.records import Kind, Patch, pack_note, pack_patch
@@ -31,9 +32,6 @@ from napari_msunet.labels.segments import Mark
 
 PART = 512
 """A stroke over a larger window is put into the journal in parts of this side: chunks that are uniform stay so."""
-
-COMPACT_BYTES = 16 * 2**20
-"""The journal is compacted when this much of it, and half of it, is needed by neither undo nor redo."""
 
 _SLACK = 64 * 2**20  # bytes above the cache's limit at which a stroke waits for the disk
 _GROUP = 64  # parts of a stroke whose coarser levels are made together
@@ -74,7 +72,7 @@ class Session:
         self._merge = threading.Lock()
         self._pending: list[Mark] = []
         self._unsaved = 0
-        self._compacted = 0
+        self._pace = Pace()
         self._stuck = False
         shutil.rmtree(path / "aside", ignore_errors=True)
         checkpoint = load_checkpoint(path)
@@ -84,6 +82,7 @@ class Session:
         self.merges = MergeLog(checkpoint["merges"])
         self.journal = Journal(path / "journal", dtype, checked_after=self._saved.sequence)
         self.journal.history.latest = max(self.journal.history.latest, self._saved.sequence)
+        self._compactor = Compactor(self.journal, self._flushed)
         self._applied = self._saved
         self._keeper: Keeper | None = None
         try:
@@ -112,16 +111,8 @@ class Session:
         The windows of `changes` do not overlap.
         """
         parts = [part for change in changes for part in cut(*change, PART)]
-
-        def patches() -> Iterator[Patch]:
-            for window, values, mask in parts:
-                new = self.machine(window) if values is None else values
-                before = self.cache.part("labels", 0, window)
-                edited = self.cache.part("edited", 0, window)
-                was: Any = bool(edited) if isinstance(edited, int) else edited
-                yield Patch(window, new, kind is Kind.STROKE, mask, before, was)
-
-        return self._commit(kind, patches(), [part[0] for part in parts]) if parts else 0
+        patches = (done(kind, part, self.cache, self.machine) for part in parts)
+        return self._commit(kind, patches, [part[0] for part in parts]) if parts else 0
 
     def turn(self, kind: Kind) -> Window | None:
         """Undo or redo one stroke; the window it changed, None if there is none."""
@@ -163,7 +154,7 @@ class Session:
 
     def _commit(self, kind: Kind, patches: Iterable[Patch], windows: list[Window]) -> int:
         """Journal, then cache."""
-        self._check_room()
+        self.make_room()
         count = len(windows)
         with self._edit:
             sequence = self.journal.history.latest + 1
@@ -183,22 +174,14 @@ class Session:
                 self._pending.append(self._applied)  # no checkpoint after it: the next opening does it again, whole
                 raise
             self._applied = mark
+            self._pace.stroke()
             waits = self.journal.waits(sequence)
         self.cache.trim()
         self._wake()
         self.tell()
         if waits:
-            raise self._not_saved(sequence, windows)
+            raise not_saved(self._path, self.journal.failure, sequence, around(windows))
         return sequence
-
-    def _not_saved(self, sequence: int, windows: list[Window]) -> NotSavedError:
-        window, cause = around(windows), self.journal.failure
-        reason = f": {output_error(self._path, cause)}" if cause is not None else "."
-        return NotSavedError(
-            f"This is not saved yet, only kept in memory, and will be written once the disk takes it{reason}",
-            sequence,
-            Region(window.y, window.x, window.height, window.width),
-        )
 
     def _apply_all(self, patches: Iterable[Patch]) -> None:
         """Put patches into the cache, some at a time."""
@@ -264,7 +247,7 @@ class Session:
         self._applied = self.journal.mark
         if self.journal.damaged:
             self.flush()
-            self._compact()
+            self.compact()
 
     def flush(self) -> None:
         """All records so far into the chunks, and a checkpoint that says so.
@@ -272,6 +255,7 @@ class Session:
         Strokes go on meanwhile. No chunk gets its name before everything in it is in the journal and on the disk.
         """
         with self._flush:
+            self._pace.written()
             mark = min([self._applied, *self._pending])  # `_applied` first: a merge puts itself into `_pending` before
             try:
                 self.journal.sync()
@@ -290,26 +274,22 @@ class Session:
         self._saved = mark
 
     def make_room(self) -> None:
-        """Keep the cache near its limit: the keeper writes changed chunks, and far above it this waits for some."""
+        """Keep the cache near its limit: the keeper writes changed chunks; far above it this waits, or raises."""
         if self.cache.trim():
             return
         self._wake()
         while self.cache.nbytes > self.cache.limit + min(_SLACK, self.cache.limit // 8):
             if self._keeper is None or self._stuck:
-                self.flush()
+                try:
+                    self.flush()
+                except OutputError as error:
+                    raise OutputError(f"{error} Nothing more can be kept in memory until then.") from error
                 self.cache.trim()
                 return
             self._keeper.hurry.set()
             self._wake()
             time.sleep(0.01)
             self.cache.trim()
-
-    def _check_room(self) -> None:
-        """Refuse what neither the memory nor the disk has room for."""
-        try:
-            self.make_room()
-        except OutputError as error:
-            raise OutputError(f"{error} Nothing more can be kept in memory until then.") from error
 
     def close(self, lose: bool = False) -> None:
         """Write everything and let go of the files; unless `lose`, nothing is let go of that is not on the disk."""
@@ -327,38 +307,32 @@ class Session:
                 self._keeper.stop()
             try:
                 with suppress(OutputError):
-                    self._compact_if_worth_it()
+                    self.compact(if_worth_it=True)
             finally:
                 self.journal.close(lose=True)
 
-    def _compact_if_worth_it(self) -> None:
-        if self.journal.size - self._compacted < COMPACT_BYTES // 4:
-            return
-        self._compacted = self.journal.size
-        if self.journal.garbage > max(COMPACT_BYTES, self.journal.size // 2):
-            self._compact()
-            self._compacted = self.journal.size
-
-    def _compact(self) -> None:
+    def compact(self, if_worth_it: bool = False) -> None:
         """Compact the journal while strokes go on."""
         with self._flush:
-            work = self.journal.begin_compaction()
-            if work is None:
-                return
-            self.flush()
-            if self._saved.sequence >= work.latest:
-                self.journal.finish_compaction(work)
+            self._compactor.if_worth_it() if if_worth_it else self._compactor.compact()
+
+    def _flushed(self) -> int:
+        """Flush; the last stroke that the checkpoint covers."""
+        self.flush()
+        return self._saved.sequence
 
     def keep(self) -> None:
         """What the keeper does soon after a stroke."""
         try:
-            self.flush()
+            may_wait = self._pace.strokes_follow and self.cache.nbytes <= self.cache.limit
+            self.journal.sync() if may_wait else self.flush()
+            self.tell()
             self._stuck = False
         except BaseException:
             self._stuck = True  # who waits for room finds out why by flushing
             raise
         self.cache.trim()
-        self._compact_if_worth_it()
+        self.compact(if_worth_it=True)
 
     @property
     def behind(self) -> bool:

@@ -18,7 +18,7 @@ from napari_msunet.labels.metadata import ANNOTATED_BACKGROUND
 from napari_msunet.labels.store import LabelStore, open_labels
 from napari_msunet.slide import Slide
 from napari_msunet.slide.placed import Placed, same_slide
-from napari_msunet.slide.tissue import tissue_mask
+from napari_msunet.slide.tissue import found_tissue
 
 Bools = npt.NDArray[np.bool_]
 Ring = Sequence[tuple[float, float]]
@@ -65,7 +65,7 @@ def where_mask(slide: Slide, where: Where) -> Mask | None:
     if where == "all":
         return None
     if where == "tissue":
-        return tissue_mask(slide)
+        return found_tissue(slide)
     if isinstance(where, Drawn):
         return Polygons(slide.grid().extent, where.polygons)
     store = open_labels(where.labels)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -127,6 +128,17 @@ def tissue_mask(
     mask = _cleaned(raw, marks, *sizes)
     key = {"tissue": _VERSION, "smallest": smallest, "holes": holes, "pen": pen}
     return TissueMask(grid, mask, key)
+
+
+_found: WeakKeyDictionary[Slide, TissueMask] = WeakKeyDictionary()
+
+
+def found_tissue(slide: Slide) -> TissueMask:
+    """As `tissue_mask`, but looked for once only while the slide is open."""
+    mask = _found.get(slide)
+    if mask is None:
+        mask = _found[slide] = tissue_mask(slide)
+    return mask
 
 
 def coarse_grid(slide: Slide) -> Grid:

@@ -120,4 +120,5 @@ class Following(pl.Callback):
             pl_module.restart_tallies()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.save_checkpoint(self.folder.checkpoint, weights_only=False)  # only the first one writes
+        # only the first process writes; with the optimiser's state, and only ever read with weights_only=True
+        trainer.save_checkpoint(self.folder.checkpoint, weights_only=False)

@@ -16,6 +16,12 @@ LIMIT = 16_384
 """The widest brush, in level-0 pixels."""
 
 
+def reach(centre: tuple[int, int], radius: float, scale: tuple[float, float], bounds: Window) -> Window:
+    """The window that a dab covers; its parameters are those of `Disc`."""
+    y, x = (int(radius / size) for size in scale)
+    return Window(centre[0] - y, centre[1] - x, 2 * y + 1, 2 * x + 1).intersection(bounds)
+
+
 class Disc:
     """One dab of napari's brush: the pixels within a radius, which is an ellipse where pixels are not square.
 
@@ -33,9 +39,7 @@ class Disc:
 
     def __init__(self, centre: tuple[int, int], radius: float, scale: tuple[float, float], bounds: Window) -> None:
         self._limit = radius**2
-        reach = [int(np.floor(radius / size)) for size in scale]
-        around = Window(centre[0] - reach[0], centre[1] - reach[1], 2 * reach[0] + 1, 2 * reach[1] + 1)
-        self.window = around.intersection(bounds)
+        self.window = reach(centre, radius, scale, bounds)
         rows, columns = np.arange(self.window.y, self.window.stop[0]), np.arange(self.window.x, self.window.stop[1])
         self._across, self._along = ((rows - centre[0]) * scale[0]) ** 2, ((columns - centre[1]) * scale[1]) ** 2
 

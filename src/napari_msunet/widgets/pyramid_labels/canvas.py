@@ -18,6 +18,7 @@ QUICK_LEVELS = 3
 """How much finer than what is shown a large stroke under way is sampled."""
 
 _QUICK_SIDE = 1024
+_AT_ONCE = 512 * 512  # level-0 pixels: fewer are read and coarsened as they are
 _BATCH = 128  # tiles that are coarsened together
 
 
@@ -54,11 +55,11 @@ class Canvas:
         finest = Window(window.y << level, window.x << level, window.height << level, window.width << level)
         if quick and QUICK_LEVELS < level <= TILE.bit_length() - 1 and max(finest.shape) > _QUICK_SIDE:
             return self._sampled(level, window, finest, strokes)
+        inside = finest.intersection(Window(0, 0, *self.shapes[0]))
+        if level == 0 or (strokes and inside.height * inside.width <= _AT_ONCE):
+            return _coarsen(self._finest(inside, strokes), level)
         values = self.store.read(finest, level)
-        if level == 0:
-            for stroke in strokes:
-                stroke.lay_over(window, values)
-        elif strokes:
+        if strokes:
             self._lay_over(level, window, finest, strokes, values)
         return values
 

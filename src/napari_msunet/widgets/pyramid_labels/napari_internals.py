@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -164,27 +164,22 @@ class PaintHooks(Labels):
         return mask, np.array([window.y, window.x]), np.array(window.stop), None
 
     def _get_brush_mask_and_bbox(self, coord: Any, dims_to_paint: list[int], shape: list[int]) -> Any:
-        if self.brush_size <= brush.LARGE:
-            return super()._get_brush_mask_and_bbox(coord, dims_to_paint, shape)
-        sizes = np.abs(np.asarray(self.scale, float))
-        y, x = sizes / sizes.min()
-        disc = brush.Disc((coord[0], coord[1]), self.brush_size // 2 + 0.5, (float(y), float(x)), Window(0, 0, *shape))
-        if disc.window.empty:
+        sizes = [abs(size) for size in self.scale.tolist()]
+        scale = (sizes[0] / min(sizes), sizes[1] / min(sizes))
+        centre, radius = (int(coord[0]), int(coord[1])), float(self.brush_size // 2 + 0.5)
+        window = brush.reach(centre, radius, scale, Window(0, 0, *shape))
+        mask: Any = None
+        if self.brush_size > brush.LARGE:
+            mask = brush.Disc(centre, radius, scale, window)
+        elif not window.empty:
+            mask = _brush(window.shape, radius, (centre[0] - window.y, centre[1] - window.x), scale)
+        if window.empty or mask is None:
             return None
-        return disc, np.array([disc.window.y, disc.window.x]), np.array(disc.window.stop)
+        return mask, np.array([window.y, window.x]), np.array(window.stop)
 
     def preserved(self, label: int) -> int:
         """The only value that `preserve_labels` lets this label replace."""
         return int(self._get_preserve_labels_source_label(label))
-
-    @staticmethod
-    def _create_brush_mask(
-        shape: tuple[int, ...], radius: float, center: npt.NDArray[Any], normalized_scale: npt.NDArray[Any]
-    ) -> npt.NDArray[np.bool_]:
-        """napari's brush; the last ones are kept, since a drag has the same brush at every dab."""
-        return _brush(
-            tuple(map(int, shape)), float(radius), tuple(map(int, center)), tuple(map(float, normalized_scale))
-        )
 
     def polygon_mask(self, points: npt.NDArray[Any], window: Window) -> npt.NDArray[np.bool_]:
         """Which pixels of a window a polygon covers, as napari draws it."""
@@ -240,6 +235,24 @@ class PaintHooks(Labels):
         """Show a window at the next `show_now`: a fast move of the mouse has many dabs, which are shown together."""
         self._unshown = window if self._unshown is None else around(self._unshown, window)
 
+    def show_paint(self, window: Window, mask: brush.Mask, label: int) -> None:
+        """As `show_soon`, of one label painted where the mask is true: at full resolution nothing has to be read."""
+        shown = self._shown() if self._partial and self.contour == 0 else None
+        if shown is None or shown[0] != 0:
+            self.show_soon(window)
+            return
+        part = window.intersection(shown[1])
+        if part.empty:
+            return
+        place = part.slices((shown[1].y, shown[1].x))
+        where = brush.part_of(mask, window, part)
+        raw, view = self._slice.image.raw, self._slice.image.view
+        np.copyto(self._in_data_order(raw)[place], label, where=True if where is None else where)
+        if not np.may_share_memory(raw, view):  # they do where labels are their own texture
+            colour = self.colormap._data_to_texture(np.array([label], self.dtype))[0]
+            np.copyto(self._in_data_order(view)[place], colour, where=True if where is None else where)
+        self._accumulate_updated_slice(place)
+
     def _partial_labels_refresh(self) -> None:
         if self._unshown is not None:
             window, self._unshown = self._unshown, None
@@ -286,10 +299,17 @@ class PaintHooks(Labels):
         if not self._slicing_state.loaded or self._slice.empty or not self.visible:
             return None
         to_data = self._slice.tile_to_data
-        factors = np.asarray(to_data.scale, float)
-        level = int(np.argmin(np.abs(self.downsample_factors - factors).sum(axis=1)))
-        y, x = (int(v) for v in np.round(np.asarray(to_data.translate) / factors))
+        factors, start = to_data.scale.tolist(), to_data.translate.tolist()
+        known = self._level_factors
+        level = min(range(len(known)), key=lambda n: abs(known[n][0] - factors[0]) + abs(known[n][1] - factors[1]))
+        y, x = (round(value / factor) for value, factor in zip(start, factors, strict=True))
         return level, Window(y, x, *self._in_data_order(self._slice.image.raw).shape)
+
+    @cached_property
+    def _level_factors(self) -> list[list[float]]:
+        """How much coarser each level is, of a layer whose levels stay."""
+        found: list[list[float]] = self.downsample_factors.tolist()
+        return found
 
     def _in_data_order(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """A displayed image with its axes as in the data: a viewer may have swapped or added some."""
@@ -300,11 +320,12 @@ class PaintHooks(Labels):
 
 @lru_cache(maxsize=8)
 def _brush(
-    shape: tuple[int, ...], radius: float, center: tuple[int, ...], scale: tuple[float, ...]
-) -> npt.NDArray[np.bool_]:
+    shape: tuple[int, int], radius: float, center: tuple[int, int], scale: tuple[float, float]
+) -> npt.NDArray[np.bool_] | None:
+    """napari's brush, None where it reaches no pixel; a drag has the same one at every dab."""
     mask = Labels._create_brush_mask(shape, radius, np.array(center), np.array(scale))
     mask.flags.writeable = False
-    return mask
+    return mask if mask.any() else None
 
 
 def viewers_showing(layer: Labels) -> Iterator[Any]:

@@ -67,11 +67,12 @@ class Painting(PaintHooks):
         replaced = self._replaced(label)
         if replaced is None:
             self._canvas.stroke.paint(window, label, mask)
-        else:
-            for _, part in cut(window.intersection(Window(0, 0, *self.store.shape)), POLYGON_PIECE):
-                keep = self._canvas.read(0, part) == replaced
-                inner = brush.part_of(mask, window, part)
-                self._canvas.stroke.paint(part, label, keep if inner is None else keep & inner)
+            self.show_paint(window, mask, label)
+            return
+        for _, part in cut(window.intersection(Window(0, 0, *self.store.shape)), POLYGON_PIECE):
+            keep = self._canvas.read(0, part) == replaced
+            inner = brush.part_of(mask, window, part)
+            self._canvas.stroke.paint(part, label, keep if inner is None else keep & inner)
         self.show_soon(window)
 
     def _replaced(self, label: int) -> int | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -54,7 +56,8 @@ class Stroke:
     """Level-0 pixels that were painted, wherever they lie: memory goes with the area that was touched.
 
     Tiles that were painted all over are one value, those at the border of what was painted a value and a mask, so a
-    brush of thousands of pixels costs what its border costs.
+    brush of thousands of pixels costs what its border costs. Dabs are put into tiles when somebody asks for tiles, so
+    that a dab that can be shown without them costs nearly nothing; any thread may ask.
 
     Parameters
     ----------
@@ -69,21 +72,37 @@ class Stroke:
         self._dtype = dtype
         self._tiles: dict[Key, Tile] = {}
         self._boxes: dict[Key, Window] = {}
+        self._dabs: deque[tuple[Window, Any, Mask]] = deque()
+        self._settling = threading.RLock()
 
     @property
     def empty(self) -> bool:
         """Whether nothing was painted."""
-        return not self._tiles
+        return not self._tiles and not self._dabs
 
     @property
     def window(self) -> Window:
         """The smallest window around all that was painted."""
+        self._settle()
         boxes = list(self._boxes.values())
         start = (min(box.y for box in boxes), min(box.x for box in boxes))
         return Window.between(start, (max(box.stop[0] for box in boxes), max(box.stop[1] for box in boxes)))
 
     def paint(self, window: Window, values: Any, mask: Mask = None) -> None:
-        """Paint one value, or an array of the window's shape, where `mask` is true (None: everywhere)."""
+        """Paint one value, or an array of the window's shape, where `mask` is true (None: everywhere).
+
+        The arrays are kept, and must not change.
+        """
+        self._dabs.append((window, values, mask))
+
+    def _settle(self) -> None:
+        """Put the dabs so far into tiles."""
+        with self._settling:
+            while self._dabs:
+                self._put(*self._dabs[0])
+                self._dabs.popleft()
+
+    def _put(self, window: Window, values: Any, mask: Mask) -> None:
         scalar = np.ndim(values) == 0
         for key, part in cut(window.intersection(self._bounds), TILE):
             part_mask = part_of(mask, window, part)
@@ -128,6 +147,7 @@ class Stroke:
 
     def keys(self, window: Window) -> Iterator[Key]:
         """Tiles inside `window` that were painted on."""
+        self._settle()
         if len(self._tiles) * TILE * TILE < window.height * window.width:
             first, last = (window.y // TILE, window.x // TILE), (-(-window.stop[0] // TILE), -(-window.stop[1] // TILE))
             yield from (k for k in self._tiles if first[0] <= k[0] < last[0] and first[1] <= k[1] < last[1])
@@ -152,6 +172,7 @@ class Stroke:
 
     def parts(self) -> Iterator[tuple[Window, Any, npt.NDArray[np.bool_] | None]]:
         """What was painted as windows that do not overlap, with values and mask, as the store wants them."""
+        self._settle()
         wide: Window | None = None
         value = 0
         for _, box in sorted(self._boxes.items()):

@@ -1,0 +1,54 @@
+"""Freed memory is kept, and given back where it piles up."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from napari_msunet import allocator
+
+PROGRAM = """
+import numpy as np
+from napari_msunet.allocator import Ceiling, resident
+
+def piled_up():
+    blocks = [np.ones(2**17) for _ in range(200)]  # 200 MB
+    last = np.ones(2**17)  # above them, so that the system does not get them back by itself
+    del blocks
+    return last
+
+ceiling = Ceiling({nbytes})
+before = resident()
+last = piled_up()
+kept = resident() - before
+ceiling.check()
+print(kept // 2**20, (resident() - before) // 2**20)
+"""
+
+
+@pytest.mark.skipif(not allocator.applies(), reason="another allocator than glibc's")
+@pytest.mark.parametrize(("nbytes", "given_back"), [(50 * 2**20, True), (400 * 2**20, False), (0, False)])
+def test_freed_memory_is_given_back_above_a_ceiling(nbytes: int, given_back: bool) -> None:
+    environment = os.environ | allocator.SETTINGS
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(nbytes=nbytes)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    kept, left = map(int, done.stdout.split())
+    assert kept > 190
+    assert (left < 20) == given_back
+    assert given_back or left > 190
+
+
+def test_what_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    for name in allocator.SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    assert allocator.environment() == (allocator.SETTINGS if allocator.applies() else {})
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
+    assert allocator.environment() == {}
+    assert not allocator.keep_freed_memory()
