@@ -19,20 +19,24 @@ def piled_up():
     return last
 
 ceiling = Ceiling({nbytes})
+ceiling.make_room("known")
 before = resident()
 last = piled_up()
 kept = resident() - before
-ceiling.check()
+ceiling.make_room({size!r})
 print(kept // 2**20, (resident() - before) // 2**20)
 """
 
 
 @pytest.mark.skipif(not allocator.applies(), reason="another allocator than glibc's")
-@pytest.mark.parametrize(("nbytes", "given_back"), [(50 * 2**20, True), (400 * 2**20, False), (0, False)])
-def test_freed_memory_is_given_back_above_a_ceiling(nbytes: int, given_back: bool) -> None:
+@pytest.mark.parametrize(
+    ("megabytes", "size", "given_back"),
+    [(50, "known", True), (250, "known", False), (250, "new", True), (400, "new", False), (0, "new", False)],
+)
+def test_freed_memory_is_given_back_near_a_ceiling(megabytes: int, size: str, given_back: bool) -> None:
     environment = os.environ | allocator.SETTINGS
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(nbytes=nbytes)],
+        [sys.executable, "-c", PROGRAM.format(nbytes=megabytes * 2**20, size=size)],
         env=environment,
         capture_output=True,
         text=True,

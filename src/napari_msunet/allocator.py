@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from collections.abc import Hashable
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # names of glibc's malloc.h
 
@@ -43,6 +44,11 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_MMAP_THRESHOLD, 2**27)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
 
 
+TRIMMED, TRIMMED_BEFORE_NEW = 0.93, 0.63
+"""Share of what a process may have that it may reach before freed memory is given back: before work of a size that was
+there before, and before work of a new size, whose blocks may not fit into what others left."""
+
+
 class Ceiling:
     """Gives freed memory back to the system where it piles up.
 
@@ -52,7 +58,7 @@ class Ceiling:
     Parameters
     ----------
     nbytes : float
-        Bytes beyond `bare`, from which on freed memory is given back; 0: never.
+        Bytes beyond `bare` that the process may have; 0: any number.
     bare : int, optional
         What the process had (see `resident`) before anything that counts; None: what it has now.
     """
@@ -61,12 +67,17 @@ class Ceiling:
         self._trim = ctypes.CDLL(None).malloc_trim if nbytes and applies() else None
         if self._trim is not None:
             self._trim(0)
-            self._limit = (resident() if bare is None else bare) + nbytes
+            self._bare = resident() if bare is None else bare
+            self._nbytes = nbytes
+        self._met: set[Hashable] = set()
 
-    def check(self) -> None:
-        """Give freed memory back if the process has more than it should."""
-        if self._trim is not None and resident() > self._limit:
+    def make_room(self, size: Hashable) -> None:
+        """Give freed memory back if work of some size might not find room in it."""
+        share = TRIMMED if size in self._met else TRIMMED_BEFORE_NEW
+        if self._trim is not None and resident() > self._bare + share * self._nbytes:
             self._trim(0)
+            self._met.clear()
+        self._met.add(size)
 
 
 def resident() -> int:

@@ -28,9 +28,6 @@ from napari_msunet.slide import Slide
 AHEAD = 1
 """Steps whose pixels are read while the network works on an earlier one."""
 
-TRIMMED = 0.93
-"""Share of the allowed memory that may be taken between two steps; over it, what was freed goes back."""
-
 HELD = 300_000_000
 """Bytes of pieces that may wait for their tiles; over it, those that wait longest are computed again later."""
 
@@ -66,6 +63,7 @@ class Step:
 
     work: Work | None
     piece: tuple[int, int, int] | None
+    size: tuple[int, int]
     inputs: Future[list[list[Tensor]]] = field(init=False)
 
 
@@ -150,7 +148,7 @@ class Pass:
         waiting: list[Step] = []
         left = OrderedDict((n, work) for n, work in enumerate(works))
         stop = stopping.current()
-        ceiling = Ceiling(self.plan.memory * TRIMMED, self.bare)
+        ceiling = Ceiling(self.plan.memory, self.bare)
         with (
             ThreadPoolExecutor(AHEAD, thread_name_prefix="read-ahead") as reader,
             exact_arithmetic(self.plan.threads),
@@ -161,8 +159,8 @@ class Pass:
                         step.inputs = reader.submit(self._read, step)
                         waiting.append(step)
                 stop.check()
-                ceiling.check()
                 step = waiting.pop(0)
+                ceiling.make_room(step.size)
                 try:
                     results = self._do(step)
                 except BaseException:
@@ -176,7 +174,12 @@ class Pass:
         """The pieces a batch still lacks, then the batch."""
         coming = {step.piece for step in waiting}
         lacking = [piece for piece in work.pieces if piece not in self._held and piece not in coming]
-        return [*(Step(None, piece) for piece in lacking), Step(work, None)]
+        pieces = (Step(None, piece, self._box(piece).shape) for piece in lacking)
+        return [*pieces, Step(work, None, work.windows[0].shape)]
+
+    def _box(self, piece: tuple[int, int, int]) -> Window:
+        unit, s, number = piece
+        return Window(*self.plan.units[unit].pieces[s][number])
 
     def _do(self, step: Step) -> list[TileResult] | None:
         with torch.inference_mode():
@@ -210,8 +213,7 @@ class Pass:
 
     def _hold(self, piece: tuple[int, int, int], inputs: list[list[Tensor]]) -> None:
         stream = self.plan.streams[piece[1]]
-        box = Window(*self.plan.units[piece[0]].pieces[piece[1]][piece[2]])
-        self._held[piece] = self._branch(stream, inputs[0], box.shape, stream.kept)
+        self._held[piece] = self._branch(stream, inputs[0], self._box(piece).shape, stream.kept)
         size = sum(z.numel() * z.element_size() for zs in self._held.values() for z in zs)
         while size > HELD and len(self._held) > len(self.plan.streams) * 4:
             _, dropped = self._held.popitem(last=False)
@@ -237,8 +239,7 @@ class Pass:
         ]
 
     def _read_piece(self, piece: tuple[int, int, int]) -> list[list[Tensor]]:
-        unit, s, number = piece
-        return [self._inputs(self.plan.streams[s], [Window(*self.plan.units[unit].pieces[s][number])])]
+        return [self._inputs(self.plan.streams[piece[1]], [self._box(piece)])]
 
     def _inputs(self, stream: Stream, windows: Sequence[Window]) -> list[Tensor]:
         """For each scale that a stream reads `(B, C, h, w)`: windows of the stream's grid, with its margin around."""
