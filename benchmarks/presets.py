@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_msunet.allocator import keep_freed_memory
-from napari_msunet.config import FolderSource, LossConfig, ModelConfig, TrainJob, UNetConfig
+from napari_msunet.config import FolderSource, LossConfig, ModelConfig, Optimiser, TrainJob, UNetConfig
 from napari_msunet.geometry import Window
 from napari_msunet.infer.slide_statistics import adapted, fit_statistics, layers_of
 from napari_msunet.models import MSUNet, build_model
@@ -49,6 +49,7 @@ class Candidate:
     config: ModelConfig
     size: int
     loss: LossConfig = field(default_factory=LossConfig)
+    rate: float = Optimiser().learning_rate
 
 
 def model(mpp: float, scales: tuple[float, ...], branch: Any, fusion: str = "attention") -> ModelConfig:
@@ -83,6 +84,9 @@ CANDIDATES: dict[str, Candidate] = {
     "half, two scales, slide norm": Candidate(model(2.48, (1.0, 0.5), UNetConfig(depth=3, width=16, norm="slide")), 96),
     "half, two scales, thin": Candidate(
         model(2.48, (1.0, 0.5), (UNetConfig(depth=3, width=16), UNetConfig(depth=2, width=16))), 96
+    ),
+    "half, two scales, thin, faster": Candidate(
+        model(2.48, (1.0, 0.5), (UNetConfig(depth=3, width=16), UNetConfig(depth=2, width=16))), 96, rate=3e-3
     ),
     "basicunet": Candidate(model(1.24, (1.0,), UNetConfig(depth=4, width=16), "mean"), 192),
 }
@@ -169,7 +173,7 @@ def job_of(candidate: Candidate, data: Path, out: Path, seed: int) -> TrainJob:
     folder = FolderSource(**given, table=data / "slides.csv", group="patient")
     return TrainJob(
         model=candidate.config, sources=(folder,), out=out, size=candidate.size, batch_size=8, seed=seed,
-        validation=0.25, loss=candidate.loss, device="cpu",
+        validation=0.25, loss=candidate.loss, device="cpu", optimiser=Optimiser(learning_rate=candidate.rate),
     )  # fmt: skip
 
 

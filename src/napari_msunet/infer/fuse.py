@@ -149,7 +149,7 @@ def _on_target(network: Network, stream: Stream, z: Tensor, top: int, bottom: in
     first, last = int(top * stream.ratio), int(bottom * stream.ratio)
     ring = stream.ring
     if not ring:
-        return network.to_target(stream.branch, z[..., first:last, :])
+        return network.to_target(stream.branch, z[..., first:last, :]).contiguous()
     up = network.to_target(stream.branch, z[..., first : last + 2 * ring, :])
     crop = ring * stream.ratio.denominator // stream.ratio.numerator
     return up[..., crop : up.shape[-2] - crop, crop : up.shape[-1] - crop]

@@ -185,10 +185,11 @@ class Polygons:
     def __init__(self, extent: tuple[int, int], rings: Sequence[Ring]) -> None:
         self._slide = Grid(extent, (1.0, 1.0))
         self._rings = [_checked(number, ring, extent) for number, ring in enumerate(rings, start=1)]
-        # The same even-odd rule; used where a whole rectangle is inside or outside.
-        areas = [shapely.make_valid(shapely.polygons(ring[:, ::-1])) for ring in self._rings]
-        self._area = shapely.union_all(areas)
-        shapely.prepare(self._area)
+        # The same even-odd rule; used where a whole rectangle is inside or outside. Not their union: making one fails
+        # where corners lie a hair apart.
+        self._areas = shapely.make_valid([shapely.polygons(ring[:, ::-1]) for ring in self._rings])
+        shapely.prepare(self._areas)
+        self._tree = shapely.STRtree(self._areas)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -227,13 +228,16 @@ class Polygons:
             corners, starts, stops = corners[on_slide], starts[on_slide], stops[on_slide]
             first, last = (starts + 0.5) * grid.pixel, (stops - 0.5) * grid.pixel
             boxes = shapely.box(first[:, 1], first[:, 0], last[:, 1], last[:, 0])
-            full = shapely.contains_properly(self._area, boxes)
+            box, area = self._tree.query(boxes, predicate="intersects")
+            full, crossed = np.zeros((2, len(boxes)), np.bool_)
+            full[box[shapely.contains_properly(self._areas[area], boxes[box])]] = True
             for start, stop in zip(
                 starts[full] - (window.y, window.x), stops[full] - (window.y, window.x), strict=True
             ):
                 (top, left), (bottom, right) = start // cell, -(-stop // cell)
                 result[top:bottom, left:right] = True
-            crossed = ~full & shapely.intersects(self._area, boxes)
+            crossed[box] = True
+            crossed &= ~full
             corners, starts, stops = corners[crossed], starts[crossed], stops[crossed]
             if span == 1:
                 for (y, x), start, stop in zip(corners.tolist(), starts.tolist(), stops.tolist(), strict=True):

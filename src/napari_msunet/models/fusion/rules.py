@@ -153,7 +153,7 @@ class Attention(Fusion):
         shares = self.weights(zs)
         fused = shares[:, :1] * self.classes(zs[0])
         for i, z in enumerate(zs[1:], start=1):
-            fused = torch.addcmul(fused, shares[:, i : i + 1], self.classes(z))
+            fused.addcmul_(shares[:, i : i + 1], self.classes(z))  # in place: a backward pass needs none of the sums
         return fused
 
     def weights(self, zs: Sequence[Tensor]) -> Tensor:
@@ -162,5 +162,5 @@ class Attention(Fusion):
             return torch.ones_like(zs[0][:, :1])
         hidden = self.rest(zs[0]) + self.bias.view(1, -1, 1, 1)
         for z in zs[1:]:
-            hidden = hidden + self.rest(z)
-        return torch.softmax(self.score(torch.relu(hidden)), dim=1)
+            hidden += self.rest(z)
+        return torch.softmax(self.score(hidden.relu_()), dim=1)
