@@ -88,6 +88,12 @@ CANDIDATES: dict[str, Candidate] = {
     "half, two scales, thin, faster": Candidate(
         model(2.48, (1.0, 0.5), (UNetConfig(depth=3, width=16), UNetConfig(depth=2, width=16))), 96, rate=3e-3
     ),
+    "half, two scales, narrow, faster": Candidate(
+        model(2.48, (1.0, 0.5), (UNetConfig(depth=4, width=8), UNetConfig(depth=3, width=8))), 96, rate=5e-3
+    ),
+    "half, two scales, wide windows": Candidate(
+        model(2.48, (1.0, 0.5), (UNetConfig(depth=3, width=16), UNetConfig(depth=2, width=16))), 160, rate=5e-3
+    ),
     "basicunet": Candidate(model(1.24, (1.0,), UNetConfig(depth=4, width=16), "mean"), 192),
 }
 

@@ -45,6 +45,25 @@ def test_chunks_are_written_a_moment_after_a_stroke(store: LabelStore) -> None:
     assert waited(lambda: not session_of.behind)
 
 
+def test_chunks_wait_while_strokes_follow_one_another(store: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "SYNC_SECONDS", 0.02)
+    monkeypatch.setattr(keeper, "QUIET_SECONDS", 5)
+    monkeypatch.setattr(keeper, "CHUNK_SECONDS", 60)
+    store.write(Region(0, 0, 50, 50), 1)
+    store.flush()
+    session, chunk = store._session, store.path / "0" / "c" / "0" / "0"
+    assert session is not None
+    written = chunk.stat().st_mtime_ns
+    for step in range(1, 10):
+        store.write(Region(step * 50, 0, 50, 50), 1)
+        time.sleep(0.05)
+    assert not session.journal.waiting
+    assert chunk.stat().st_mtime_ns == written
+    monkeypatch.setattr(keeper, "QUIET_SECONDS", 0.1)
+    assert waited(lambda: not session.behind)
+    assert chunk.stat().st_mtime_ns > written
+
+
 def test_a_slow_disk_stops_no_stroke(store: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A flush that hangs: strokes, undo and reading go on."""
     store.write(Region(0, 0, *SHAPE), np.random.default_rng(0).integers(0, 3, SHAPE))

@@ -14,6 +14,7 @@ from napari_msunet.errors import MissingMppError, MsunetError, SlideError
 from napari_msunet.geometry import Grid, Window
 from napari_msunet.slide import Slide, open_slide, slide_from_array, tissue_mask
 from napari_msunet.slide.placed import Held
+from napari_msunet.slide.tissue import found_tissue
 
 CMU = Path(ms.__file__).parent / "demo_data" / "CMU-1-Small-Region.svs"
 MPP = 2.0
@@ -83,6 +84,14 @@ def test_real_fluorescence(shared_data: Path):
     spot = tissue_mask(open_slide(shared_data / "slides" / "vectra-3channel.qptiff"))
     assert 0.45 < spot.share < 0.6
     assert not spot.mask[:, -25:].any()
+
+
+def test_it_is_looked_for_once_in_an_open_slide(cmu: Slide):
+    found = found_tissue(cmu)
+    assert found_tissue(cmu) is found
+    np.testing.assert_array_equal(found.mask, tissue_mask(cmu).mask)
+    other = slide_from_array(np.full((64, 64, 3), 255, np.uint8), mpp=8.0)
+    assert not found_tissue(other).mask.any()
 
 
 def test_it_is_the_same_each_time(cmu: Slide):
