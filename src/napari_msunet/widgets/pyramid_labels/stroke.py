@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_msunet.geometry import Window
-from napari_msunet.widgets.pyramid_labels.brush import Mask, part_of
+from napari_msunet.widgets.pyramid_labels.brush import Disc, Mask, part_of
 
 TILE = 256
 """Side of the tiles a stroke is kept in."""
@@ -94,6 +94,8 @@ class Stroke:
         The arrays are kept, and must not change.
         """
         self._dabs.append((window, values, mask))
+        if isinstance(mask, Disc):  # large: many of them would be much to keep and to do at once
+            self._settle()
 
     def _settle(self) -> None:
         """Put the dabs so far into tiles."""
