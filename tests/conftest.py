@@ -1,6 +1,5 @@
 """Fixtures shared by all tests."""
 
-import gc
 import os
 from pathlib import Path
 
@@ -17,10 +16,3 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the real data sets are not at {SHARED}")
     return SHARED
-
-
-@pytest.fixture(scope="module", autouse=True)
-def little_to_search() -> None:
-    """What earlier tests and imports left is not searched for garbage again: napari's viewers ask for that often."""
-    gc.collect()
-    gc.freeze()
