@@ -103,6 +103,20 @@ def test_a_stroke_is_what_was_painted_at_any_place(dabs):
     assert count.max(initial=0) <= 1
 
 
+def test_a_dab_that_paints_nothing_leaves_the_stroke_empty():
+    stroke = Stroke((100, 100), np.dtype(np.uint8))
+    stroke.paint(Window(10, 10, 20, 20), 1, np.zeros((20, 20), bool))
+    stroke.paint(Window(200, 10, 20, 20), 1)
+    beyond = np.zeros((20, 20), bool)
+    beyond[15:] = True
+    stroke.paint(Window(90, 10, 20, 20), 1, beyond)
+    stroke.paint(Window(500, 500, 901, 901), 1, Disc((950, 950), 450.5, (1.0, 1.0), Window(0, 0, 2000, 2000)))
+    assert stroke.empty
+    assert list(stroke.parts()) == []
+    stroke.paint(Window(98, 98, 4, 4), 2)
+    assert stroke.window == Window(98, 98, 2, 2)
+
+
 def test_what_waits_and_what_is_painted_show_at_every_level(store):
     rng = np.random.default_rng(0)
     content = np.kron(rng.integers(0, 4, (31, 26)), np.ones((100, 100))).astype(np.uint8)[: SHAPE[0], : SHAPE[1]]

@@ -93,8 +93,12 @@ class Stroke:
 
         The arrays are kept, and must not change.
         """
+        inside = window.intersection(self._bounds)
+        large = isinstance(mask, Disc)
+        if inside.empty or not (large or mask is None or part_of(mask, window, inside).any()):  # type: ignore[union-attr]
+            return  # nothing is painted: the stroke stays as empty as it is
         self._dabs.append((window, values, mask))
-        if isinstance(mask, Disc):  # large: many of them would be much to keep and to do at once
+        if large:  # many of them would be much to keep and to do at once
             self._settle()
 
     def _settle(self) -> None:
