@@ -41,7 +41,9 @@ def keep_freed_memory() -> bool:
     if not applies() or chosen_by_user():
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_MMAP_THRESHOLD, 2**27)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+    return bool(mallopt(_MMAP_THRESHOLD, int(SETTINGS["MALLOC_MMAP_THRESHOLD_"]))) and bool(
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    )
 
 
 TRIMMED, TRIMMED_BEFORE_NEW = 0.93, 0.63

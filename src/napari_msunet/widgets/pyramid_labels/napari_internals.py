@@ -168,14 +168,12 @@ class PaintHooks(Labels):
         scale = (sizes[0] / min(sizes), sizes[1] / min(sizes))
         centre, radius = (int(coord[0]), int(coord[1])), float(self.brush_size // 2 + 0.5)
         window = brush.reach(centre, radius, scale, Window(0, 0, *shape))
-        mask: Any = None
-        if self.brush_size > brush.LARGE:
-            mask = brush.Disc(centre, radius, scale, window)
-        elif not window.empty:
-            mask = _brush(window.shape, radius, (centre[0] - window.y, centre[1] - window.x), scale)
-        if window.empty or mask is None:
+        if window.empty:
             return None
-        return mask, np.array([window.y, window.x]), np.array(window.stop)
+        mask: Any = brush.Disc(centre, radius, scale, window)
+        if self.brush_size <= brush.LARGE:
+            mask = _brush(window.shape, radius, (centre[0] - window.y, centre[1] - window.x), scale)
+        return None if mask is None else (mask, np.array([window.y, window.x]), np.array(window.stop))
 
     def preserved(self, label: int) -> int:
         """The only value that `preserve_labels` lets this label replace."""
@@ -308,8 +306,7 @@ class PaintHooks(Labels):
     @cached_property
     def _level_factors(self) -> list[list[float]]:
         """How much coarser each level is, of a layer whose levels stay."""
-        found: list[list[float]] = self.downsample_factors.tolist()
-        return found
+        return [[float(factor) for factor in factors] for factors in self.downsample_factors]
 
     def _in_data_order(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """A displayed image with its axes as in the data: a viewer may have swapped or added some."""
