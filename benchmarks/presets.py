@@ -1,6 +1,7 @@
 """Which model to start from: presets of the dock and others on real glands, in equal processor time.
 
-    python benchmarks/presets.py --data ../shared/data/glas-dev [MODEL ...] [--seconds 240] [--seeds 3] [--out DIR]
+    python benchmarks/presets.py --data ../shared/data/glas-dev [MODEL ...] [--seconds 240] [--seeds 3] [--rate 0.002]
+        [--out DIR]
 
 Each model is trained on the other patients' images with the same windows, augmentation, loss (cross-entropy + Dice),
 AdamW and cosine schedule until it has used `--seconds` of processor time (both cores together), and its last weights
@@ -49,7 +50,6 @@ class Candidate:
     config: ModelConfig
     size: int
     loss: LossConfig = field(default_factory=LossConfig)
-    rate: float = Optimiser().learning_rate
 
 
 def model(mpp: float, scales: tuple[float, ...], branch: Any, fusion: str = "attention") -> ModelConfig:
@@ -63,6 +63,7 @@ CANDIDATES: dict[str, Candidate] = {
         model(1.24, (1.0, 0.5), (UNetConfig(depth=2, width=12), UNetConfig(depth=3, width=16))), 192
     ),
     "two scales, stem": Candidate(model(1.24, (1.0, 0.5), (STEM, UNetConfig(depth=3, width=16))), 192),
+    "two scales, stem, thin": Candidate(model(1.24, (1.0, 0.5), (STEM, UNetConfig(depth=2, width=16))), 192),
     "one scale, stem": Candidate(model(1.24, (1.0,), STEM, "mean"), 192),
     "two scales, stems": Candidate(model(1.24, (1.0, 0.5), STEM), 192),
     "three scales, stems": Candidate(model(1.24, (1.0, 0.5, 0.25), STEM), 192),
@@ -84,15 +85,6 @@ CANDIDATES: dict[str, Candidate] = {
     "half, two scales, slide norm": Candidate(model(2.48, (1.0, 0.5), UNetConfig(depth=3, width=16, norm="slide")), 96),
     "half, two scales, thin": Candidate(
         model(2.48, (1.0, 0.5), (UNetConfig(depth=3, width=16), UNetConfig(depth=2, width=16))), 96
-    ),
-    "half, two scales, thin, faster": Candidate(
-        model(2.48, (1.0, 0.5), (UNetConfig(depth=3, width=16), UNetConfig(depth=2, width=16))), 96, rate=3e-3
-    ),
-    "half, two scales, narrow, faster": Candidate(
-        model(2.48, (1.0, 0.5), (UNetConfig(depth=4, width=8), UNetConfig(depth=3, width=8))), 96, rate=5e-3
-    ),
-    "half, two scales, wide windows": Candidate(
-        model(2.48, (1.0, 0.5), (UNetConfig(depth=3, width=16), UNetConfig(depth=2, width=16))), 160, rate=5e-3
     ),
     "basicunet": Candidate(model(1.24, (1.0,), UNetConfig(depth=4, width=16), "mean"), 192),
 }
@@ -174,25 +166,26 @@ def dice(network: MSUNet, items: list[Any]) -> float:
     return float(class_scores(total.matrix)["dice"][1])
 
 
-def job_of(candidate: Candidate, data: Path, out: Path, seed: int) -> TrainJob:
+def job_of(candidate: Candidate, data: Path, out: Path, seed: int, rate: float) -> TrainJob:
     given = {"images": data / "images", "masks": data / "masks", "mpp": 0.62, "values": "instances"}
     folder = FolderSource(**given, table=data / "slides.csv", group="patient")
     return TrainJob(
         model=candidate.config, sources=(folder,), out=out, size=candidate.size, batch_size=8, seed=seed,
-        validation=0.25, loss=candidate.loss, device="cpu", optimiser=Optimiser(learning_rate=candidate.rate),
+        validation=0.25, loss=candidate.loss, device="cpu", optimiser=Optimiser(learning_rate=rate),
     )  # fmt: skip
 
 
-def measure(name: str, data: Path, seconds: float, seed: int) -> dict[str, Any]:
+def measure(name: str, data: Path, seconds: float, seed: int, rate: float) -> dict[str, Any]:
     """Train one model with one seed."""
     with tempfile.TemporaryDirectory() as folder:
-        job = job_of(CANDIDATES[name], data, Path(folder) / "run", seed)
+        job = job_of(CANDIDATES[name], data, Path(folder) / "run", seed, rate)
         network, session, steps = trained(name, with_sides(job, data, Path(folder)), seconds)
         score = dice(network, session.sides.validate)
         session.close()
     return {
         "model": name,
         "seed": seed,
+        "rate": rate,
         "dice": score,
         "steps": steps,
         "parameters": sum(p.numel() for p in network.parameters()),
@@ -230,6 +223,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=240.0, help="of processor time for each training")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rate", type=float, default=Optimiser().learning_rate, help="learning rate at the start")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -243,7 +237,7 @@ def main() -> None:
     say: Callable[..., None] = print
     for seed in range(options.seeds):
         for name in options.models or CANDIDATES:
-            rows.append(measure(name, options.data, options.seconds, seed))
+            rows.append(measure(name, options.data, options.seconds, seed, options.rate))
             say(json.dumps(rows[-1]), flush=True)
             if options.out:
                 options.out.mkdir(parents=True, exist_ok=True)

@@ -11,10 +11,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from napari_msunet.allocator import SETTINGS
+
 HERE = Path(__file__).parents[1]
 SOURCE = HERE.parent / "src"
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "134217728", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
-"""What the worker process is started with; see `napari_msunet.allocator`."""
 
 
 def environment(cache: Path | None = None, allocator: bool = True, threads: int | None = 2) -> dict[str, str]:
@@ -29,10 +29,10 @@ def environment(cache: Path | None = None, allocator: bool = True, threads: int 
     threads : int, optional
         None: as many as torch takes by itself.
     """
-    given = {k: v for k, v in os.environ.items() if k not in (*ALLOCATOR, "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    given = {k: v for k, v in os.environ.items() if k not in (*SETTINGS, "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     given["PYTHONPATH"] = os.pathsep.join((str(HERE), str(SOURCE)))
     if allocator:
-        given |= ALLOCATOR
+        given |= SETTINGS
     if threads is not None:
         given |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     if cache is not None:

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from napari_msunet.config import PredictOptions
 from napari_msunet.errors import SlideError
 from napari_msunet.events import Event, Message, Progress, RegionDone
 from napari_msunet.geometry import Window
@@ -25,10 +24,8 @@ from napari_msunet.infer.engine import Pass, TileResult, Work
 from napari_msunet.infer.network import is_out_of_memory
 from napari_msunet.infer.plan import GENERATION, Plan
 from napari_msunet.infer.postprocess import decide
-from napari_msunet.infer.setup import Setup, plan_for, set_up
+from napari_msunet.infer.setup import Setup, plan_for
 from napari_msunet.labels import Run
-from napari_msunet.models import MSUNet
-from napari_msunet.slide import Slide
 
 WAITING = 2
 """Batches that may wait to be written while the network goes on."""
@@ -42,19 +39,17 @@ UNKNOWN = 255
 MOST_HALVINGS = 8
 
 
-def fill(
-    run: Run, models: Sequence[MSUNet], slide: Slide, units: Collection[int] | None = None, bare: int | None = None
-) -> Iterator[Event]:
+def fill(run: Run, setup: Setup, units: Collection[int] | None = None) -> Iterator[Event]:
     """Compute the unfinished tiles of a run that is open for writing.
 
     Parameters
     ----------
     run : Run
-        Its description holds the plan and the options.
+        Its description holds the plan, and the statistics of the slide where a model needs them.
+    setup : Setup
+        Of the same key as the run.
     units : collection of int, optional
         Which units of the plan; None: all.
-    bare : int, optional
-        Bytes that the process had before the prediction began; None: what it has now.
 
     Yields
     ------
@@ -66,8 +61,7 @@ def fill(
     SlideError
         If the slide cannot be read any more; what was finished stays.
     """
-    setup = set_up(slide, models, PredictOptions(**run.description["options"]))
-    setup = replace(setup, kept=run.description.get("statistics"), bare=setup.bare if bare is None else bare)
+    setup = replace(setup, kept=run.description.get("statistics"))
     while True:
         plan = Plan(**run.description["plan"])
         try:

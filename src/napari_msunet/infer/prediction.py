@@ -112,7 +112,7 @@ def prediction(slide: Slide, models: Models, out: Path, options: PredictOptions)
     else:
         with run.writing():
             yield from (Message(level="warning", text=text) for text in run.messages)
-            yield from fill(run, models, slide, bare=setup.bare)
+            yield from fill(run, setup)
             yield from close_run(run, setup)
     yield from merge(store, run)
     yield result_of(run, setup, out)

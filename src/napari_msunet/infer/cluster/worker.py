@@ -60,7 +60,8 @@ def _compute(task: dict[str, Any]) -> int:
     _check(task)
     _settle(worker.name if task["spread"] else None)
     from napari_msunet.infer.kept import KEPT
-    from napari_msunet.infer.prediction import fill
+    from napari_msunet.infer.prediction import fill, options_of
+    from napari_msunet.infer.setup import set_up
     from napari_msunet.labels import Run
 
     KEPT.models, KEPT.slides = 8, 2
@@ -70,7 +71,7 @@ def _compute(task: dict[str, Any]) -> int:
     with stoppable(stop), KEPT.slide(job.slide, job.slide_mpp) as slide:
         run = Run(Path(task["run"]))
         with run.writing(part=part_name(worker.name)):
-            for event in fill(run, models, slide, task["units"]):
+            for event in fill(run, set_up(slide, models, options_of(job)), task["units"]):
                 if isinstance(event, RegionDone):
                     tiles += 1
                     worker.log_event(task["topic"], event.model_dump(mode="json"))

@@ -14,9 +14,9 @@ def fast(classes: tuple[str, ...], mpp: float) -> ModelConfig:
 
 
 def balanced(classes: tuple[str, ...], mpp: float) -> ModelConfig:
-    """Two scales: detail, and four times the area around it; a stem gives the fine one more steps in the same time."""
-    coarse = UNetConfig(depth=3, width=16)
-    fine = coarse.model_copy(update={"stem": "space_to_depth"})
+    """Two scales: detail, and by a smaller network what is around it; chosen by `benchmarks/presets.py`."""
+    fine = UNetConfig(depth=3, width=16)
+    coarse = fine.model_copy(update={"depth": 2})
     return ModelConfig(classes=classes, mpp=mpp, scales=(1.0, 0.5), fusion="attention", branch=(fine, coarse))
 
 
@@ -40,6 +40,9 @@ class Preset:
         made = self.make(config.classes, config.mpp)
         return made == config.model_copy(update={"channels": made.channels, "normalisation": None})
 
+
+RESOLUTIONS = {"Nuclei": 0.5, "Glands": 2.5, "Regions": 4.0}
+"""µm per pixel to start with, by what is looked for."""
 
 PRESETS = (
     Preset("Fast on a laptop", "One scale. A first result in minutes without a graphics card.", fast),

@@ -19,8 +19,8 @@ from napari.layers.labels import _labels_mouse_bindings as mouse_bindings
 from napari.layers.labels._labels_constants import Mode
 
 from napari_msunet.geometry import Window
+from napari_msunet.labels.levels import around
 from napari_msunet.widgets.pyramid_labels import brush
-from napari_msunet.widgets.pyramid_labels.stroke import around
 
 NEEDED = (
     "_abort_stroke",
@@ -231,7 +231,7 @@ class PaintHooks(Labels):
 
     def show_soon(self, window: Window) -> None:
         """Show a window at the next `show_now`: a fast move of the mouse has many dabs, which are shown together."""
-        self._unshown = window if self._unshown is None else around(self._unshown, window)
+        self._unshown = window if self._unshown is None else around((self._unshown, window))
 
     def show_paint(self, window: Window, mask: brush.Mask, label: int) -> None:
         """As `show_soon`, of one label painted where the mask is true: at full resolution nothing has to be read."""

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_msunet.geometry import Window
+from napari_msunet.labels.levels import around
 from napari_msunet.widgets.pyramid_labels.brush import Disc, Mask, part_of
 
 TILE = 256
@@ -44,12 +45,6 @@ def cut(window: Window, side: int) -> Iterator[tuple[Key, Window]]:
     for row in range(window.y // side, -(-window.stop[0] // side)):
         for column in range(window.x // side, -(-window.stop[1] // side)):
             yield (row, column), window.intersection(Window(row * side, column * side, side, side))
-
-
-def around(a: Window, b: Window) -> Window:
-    """The smallest window around two."""
-    stop = (max(a.stop[0], b.stop[0]), max(a.stop[1], b.stop[1]))
-    return Window.between((min(a.y, b.y), min(a.x, b.x)), stop)
 
 
 class Stroke:
@@ -119,7 +114,7 @@ class Stroke:
             else:
                 self._lay(key, part, values[part.slices((window.y, window.x))], part_mask)
             block = (key[0] * TILE // BLOCK, key[1] * TILE // BLOCK)
-            self._boxes[block] = around(self._boxes.get(block, part), part)
+            self._boxes[block] = around((self._boxes.get(block, part), part))
 
     def _dab(self, key: Key, part: Window, value: int, mask: npt.NDArray[np.bool_] | None) -> None:
         """Paint one value into a tile."""
@@ -186,7 +181,7 @@ class Stroke:
             first = tiles[0]
             if first is not None and all(t is not None and t.uniform and t.values == first.values for t in tiles):
                 if wide is not None and value == first.values and _continues(wide, box):
-                    wide = around(wide, box)
+                    wide = around((wide, box))
                     continue
                 if wide is not None:
                     yield wide, value, None

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtWidgets import QButtonGroup, QFileDialog, QHBoxLayout, QPushButton, QRadioButton
+from qtpy.QtWidgets import QButtonGroup, QFileDialog, QHBoxLayout, QPushButton, QRadioButton, QToolButton
 
 from napari_msunet.config import ModelConfig
 from napari_msunet.errors import ModelError, MsunetError
 from napari_msunet.widgets.dock import words
 from napari_msunet.widgets.dock.model_form import ModelForm
-from napari_msunet.widgets.dock.presets import PRESETS, Preset
+from napari_msunet.widgets.dock.presets import PRESETS, RESOLUTIONS, Preset
 from napari_msunet.widgets.dock.python_lines import lines, literal
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
@@ -47,10 +47,25 @@ class ModelStep(Step):
         self.form.valueChanged.connect(self.state.set_model)
         self.body.addWidget(self.form)
         self.suggestion = self.note()
-        self.form.rows.insertRow(1, self.suggestion)
+        self.form.rows.insertRow(1, "Usual for", self._resolutions())
+        self.form.rows.insertRow(2, self.suggestion)
         self.body.addLayout(self._buttons())
         self.loaded = self.note()
         self.body.addWidget(self.loaded)
+
+    def _resolutions(self) -> QHBoxLayout:
+        """Resolutions by what is looked for, to click."""
+        row = QHBoxLayout()
+        row.setSpacing(4)
+        for what, mpp in RESOLUTIONS.items():
+            chip = QToolButton()
+            chip.setObjectName("chip")
+            chip.setText(f"{what} {mpp:g}")
+            chip.setToolTip(f"Sets the resolution to {mpp:g} µm/px.")
+            chip.clicked.connect(lambda *_, chosen=mpp: self.use_resolution(chosen))
+            row.addWidget(chip)
+        row.addStretch()
+        return row
 
     def _buttons(self) -> QHBoxLayout:
         row = QHBoxLayout()
@@ -73,6 +88,10 @@ class ModelStep(Step):
         """Start from a preset, at the resolution that is set."""
         config = preset.make(self.state.model.classes, self.state.model.mpp)
         self.set_model(config.model_copy(update={"channels": self.state.model.channels}))
+
+    def use_resolution(self, mpp: float) -> None:
+        """Have the model work at this many µm per pixel."""
+        self.set_model(self.state.model.model_copy(update={"mpp": mpp}))
 
     def set_model(self, config: ModelConfig) -> None:
         """Choose the model to train; its classes become those of the table."""
@@ -151,20 +170,20 @@ class ModelStep(Step):
             button.setChecked(number == fitting)
         self.presets.setExclusive(True)
         self.suggestion.setText(self._resolution_words())
+        self.suggestion.setVisible(bool(self.suggestion.text()))
         path = self.state.model_path
         self.loaded.setText("" if path is None else f"Predicts with {path.name} (in {path.parent.name}).")
         self.loaded.setToolTip(str(path or ""))
         self.loaded.setVisible(path is not None)
 
     def _resolution_words(self) -> str:
-        usual = "Nuclei: about 0.5. Glands: 1. Regions of tissue: 2 to 4."
         record = self.state.active
         if record is None or record.mpp is None:
-            return usual
+            return ""
         own, mpp = record.mpp[0], self.state.model.mpp
         if mpp < own * 0.95:
-            return f"{usual} Finer than the slide's {own:.3g}: nothing more to see there."
-        return f"{usual} The slide has {own:.3g}."
+            return f"Finer than the slide's {own:.3g}: nothing more to see there."
+        return f"The slide has {own:.3g}."
 
     def as_python(self) -> str:
         """Makes the config and the network, or loads the model."""
