@@ -35,15 +35,16 @@ def test_optimisers_and_devices(capsys):
     words = (
         "--optimiser sgd --nesterov --momentum 0.8 --schedule one_cycle --warmup 10 --clip 1 --accumulate 2 "
         "--average ema --precision bf16 --stop-metric loss --min-delta 0.1 --branch-rates 1,0.5,0 --devices 4 "
-        "--nodes 2 --find-batch-size --find-learning-rate"
+        "--nodes 2 --find-batch-size --find-learning-rate --track tensorboard,mlflow --track-uri runs"
     )
     found = job(capsys, words)
     assert Optimiser(**found["optimiser"]) == Optimiser(
         kind="sgd", nesterov=True, momentum=0.8, schedule="one_cycle", warmup=10, clip=1, accumulate=2, average="ema",
         precision="bf16", stop_metric="loss", min_delta=0.1, branch_rates=(1, 0.5, 0),
     )  # fmt: skip
-    names = ("devices", "nodes", "strategy", "find_batch_size", "find_learning_rate")
-    assert [found[name] for name in names] == [4, 2, "auto", True, True]
+    names = ("devices", "nodes", "strategy", "find_batch_size", "find_learning_rate", "track_uri")
+    assert [found[name] for name in names] == [4, 2, "auto", True, True, "runs"]
+    assert found["track"] == ["tensorboard", "mlflow"]
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from napari_msunet.config import FolderSource, ModelConfig, Role
+from napari_msunet.config import ImageSet, ModelConfig, Role
 from napari_msunet.errors import MsunetError, OutputError, StoreError
 from napari_msunet.labels.files import read_json, write_json
 
@@ -24,6 +24,9 @@ SCHEMA_VERSION = 1
 
 class ProjectError(MsunetError):
     """A project folder cannot be used."""
+
+
+Ring = tuple[tuple[float, float], ...]
 
 
 class Place(BaseModel):
@@ -58,6 +61,8 @@ class SlideNote(BaseModel):
         Where its tissue is, as a label store.
     corrections : bool
         Whether what was corrected in `labels` counts as truth in training.
+    regions : tuple of rings
+        Where to predict, as it was drawn: corners in level-0 pixels, `(y, x)`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -70,6 +75,7 @@ class SlideNote(BaseModel):
     labels: Place | None = None
     tissue: Place | None = None
     corrections: bool = False
+    regions: tuple[Ring, ...] = ()
 
 
 class ProjectNote(BaseModel):
@@ -80,9 +86,10 @@ class ProjectNote(BaseModel):
     schema_version: int = SCHEMA_VERSION
     classes: tuple[str, ...] = ()
     slides: tuple[SlideNote, ...] = ()
-    folders: tuple[FolderSource, ...] = ()
+    sets: tuple[ImageSet, ...] = Field(default=(), validation_alias=AliasChoices("sets", "folders"))
     model: ModelConfig | None = None
     model_path: Place | None = None
+    ensemble: tuple[Place, ...] = ()
     train: dict[str, Any] = Field(default_factory=dict)
     predict: dict[str, Any] = Field(default_factory=dict)
 

@@ -35,6 +35,7 @@ _SAME_NAMES = (
     "seed",
     "device",
     "resume",
+    "track_uri",
     "start",
     "replay",
     "replaces",
@@ -161,6 +162,10 @@ class TrainOptions(LearningOptions):
         Take the largest batch that fits instead of --batch-size.
     find_learning_rate : bool
         Take the learning rate at which the loss falls fastest instead of --learning-rate.
+    track : str
+        Who else is told, with commas: tensorboard (in the run's folder), mlflow.
+    track_uri : str
+        Folder or server of MLflow; without it, in the run's folder.
     """
 
     size: int = _TRAIN["size"].default
@@ -181,6 +186,8 @@ class TrainOptions(LearningOptions):
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
     find_batch_size: bool = False
     find_learning_rate: bool = False
+    track: str | None = None
+    track_uri: str | None = None
 
     def job(self, model: ModelConfig, sources: tuple[Any, ...], out: Path) -> TrainJob:
         """The training job; `MsunetError` where something cannot be used."""
@@ -190,6 +197,7 @@ class TrainOptions(LearningOptions):
                 sources=sources,
                 out=out,
                 **{name: getattr(self, name) for name in _SAME_NAMES},
+                track=() if self.track is None else tuple(name.strip() for name in self.track.split(",")),
                 **self.fields(),
             )
         except ValidationError as error:

@@ -37,6 +37,7 @@ from napari_msunet.config.prediction import (
 from napari_msunet.config.sampling import Sampling
 from napari_msunet.config.sources import (
     FolderSource,
+    ImageSet,
     MaskValues,
     PublishedSource,
     Role,
@@ -63,6 +64,7 @@ __all__ = [
     "Fusion",
     "GivenSlide",
     "HRNetConfig",
+    "ImageSet",
     "InClasses",
     "Job",
     "LinkNetConfig",

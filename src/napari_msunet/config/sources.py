@@ -143,6 +143,9 @@ class PublishedSource(_Source):
     radius: Annotated[float, Field(gt=0, le=100)] = 5.0
 
 
+ImageSet = Annotated[FolderSource | TableSource | ShapesSource | PublishedSource, Field(discriminator="kind")]
+"""Labelled images that were not painted here."""
+
 Source = Annotated[
     FolderSource | SlideSource | TableSource | ShapesSource | PublishedSource, Field(discriminator="kind")
 ]

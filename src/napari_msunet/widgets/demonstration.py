@@ -70,7 +70,7 @@ class WindowStage(Stage):
         """What the dock is told for a job: a function that starts it, and one that says whether it still runs."""
         dock, state = self.dock, self.dock.state
         if isinstance(job, TrainJob):
-            state.set_folders(list(job.sources))  # type: ignore[arg-type]
+            state.set_sets(list(job.sources))  # type: ignore[arg-type]
             state.set_classes(job.model.classes)
             dock.set_model(job.model)
             names = ("size", "steps", "epochs", "time_limit", "validation")

@@ -16,13 +16,16 @@ from napari_msunet.config import (
     Normalisation,
     Optimiser,
     Postprocess,
+    PublishedSource,
+    ShapesSource,
+    TableSource,
     UNetConfig,
 )
 from napari_msunet.widgets.dock.job_forms import TrainForm
 from napari_msunet.widgets.dock.model_form import ModelForm
 from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
 from napari_msunet.widgets.dock.predicting.forms import CleaningForm, PredictForm
-from napari_msunet.widgets.dock.sources import FolderForm
+from napari_msunet.widgets.dock.source_forms import FolderForm, PublishedForm, ShapesForm, TableForm
 
 MODEL = ModelConfig(classes=("a", "b"), mpp=0.4991234, scales=(1.0, 0.5), channels=1)
 OBJECTS = [
@@ -95,6 +98,17 @@ OBJECTS = [
             role="validate",
         ),
     ),
+    (TableForm, TableSource(table=Path("t.csv"), values={0: "background", 3: "gland"}, group="p", role="test")),
+    (
+        ShapesForm,
+        ShapesSource(
+            slide=Path("s.svs"), shapes=Path("s.xml"), values={"Tumor": "gland"}, outside="ignored", mpp=0.25, group="p"
+        ),
+    ),
+    (
+        PublishedForm,
+        PublishedSource(folder=Path("f"), set="pannuke", part="Fold 1", values={"Dead": "ignored"}, radius=3.5),
+    ),
 ]
 
 
@@ -119,6 +133,9 @@ def test_setting_another_object_shows_and_tells_it(qtbot, kind, value):
         PredictForm: PredictOptions(),
         CleaningForm: Postprocess(),
         FolderForm: FolderSource(images=Path("i"), masks=Path("m")),
+        TableForm: TableSource(table=Path("u.csv")),
+        ShapesForm: ShapesSource(slide=Path("u.svs"), shapes=Path("u.xml")),
+        PublishedForm: PublishedSource(folder=Path("u")),
     }[kind]
     form = form_of(kind, usual, qtbot)
     with qtbot.waitSignal(form.valueChanged) as told:

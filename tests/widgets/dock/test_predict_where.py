@@ -12,9 +12,12 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Window
 from napari_msunet.infer.prediction import describe_plan
 from napari_msunet.labels import tissue_labels
+from napari_msunet.project import Project
+from napari_msunet.widgets.dock.memory import recall
 from napari_msunet.widgets.dock.options import changed
 from napari_msunet.widgets.dock.predicting.plan import plan_words
 from napari_msunet.widgets.dock.predicting.regions import area
+from napari_msunet.widgets.dock.state import State
 from napari_msunet.widgets.placement import to_world
 
 
@@ -87,6 +90,17 @@ def test_regions_drawn_by_mouse_are_predicted_and_nothing_else(ready, step, qtbo
     assert whole(ready)[210:290, 240:310].any()
     assert not whole(ready)[:40].any()
     assert "config.Drawn(" in ready.as_python("predict")
+
+    viewer.layers.remove(step.where.regions.find(ready.state.active.path))  # another day
+    again = State()
+    assert recall(again, Project.open(ready.state.project.folder)) == []
+    assert again.active.regions == where.polygons
+    step.where.choose("all")
+    step.where.choose("drawn")
+    assert step.where.words.text().startswith("2 regions")
+    np.testing.assert_allclose(
+        np.concatenate(step.where.value(ready.state.active).polygons), np.concatenate(where.polygons), atol=0.02
+    )
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def test_a_slide_that_vanished_or_has_no_size_is_said(state, tmp_path):
 def test_jobs_are_what_was_decided(state, tmp_path):
     record = annotated(state, {1: 1, BACKGROUND: 1})
     record.mpp_given, record.role = True, "train"
-    state.set_folders([FolderSource(images=tmp_path, masks=tmp_path, mask_suffix="_m", role="test")])
+    state.set_sets([FolderSource(images=tmp_path, masks=tmp_path, mask_suffix="_m", role="test")])
     state.set_train_options(TrainOptions(epochs=3, batch_size=2))
     job = state.train_job()
     assert isinstance(job, TrainJob)
@@ -98,7 +98,7 @@ def test_jobs_are_what_was_decided(state, tmp_path):
     assert isinstance(predict, PredictJob)
     assert (predict.margin, predict.region, predict.slide_mpp) == ("fast", (1, 2, 30, 40), (0.25, 0.25))
     assert predict.out.parent.name == "predictions"
-    assert state.evaluate_job().sources == (state.folders[0],)
+    assert state.evaluate_job().sources == (state.sets[0],)
 
     record.labels = predict.out
     predict.out.mkdir()
@@ -132,13 +132,17 @@ def test_a_project_gives_everything_back(state, tmp_path):
     state.set_classes(("x", "y"))
     state.set_model(state.model.model_copy(update={"mpp": 3.0}))
     state.set_train_options(TrainOptions(epochs=7))
-    state.set_folders([FolderSource(images="a", masks="b")])
+    state.set_sets([FolderSource(images="a", masks="b")])
+    model = tmp_path / "other.safetensors"
+    model.touch()
+    state.set_ensemble((model, tmp_path / "gone.safetensors"))
     remember(state)
 
     other = State()
     assert recall(other, Project.open(state.project.folder)) == []
-    assert (other.classes, other.folders, other.train_options.epochs) == (("x", "y"), state.folders, 7)
+    assert (other.classes, other.sets, other.train_options.epochs) == (("x", "y"), state.sets, 7)
     assert other.model == state.model
+    assert other.ensemble == (model,)
     found = other.active
     assert (found.path, found.mpp, found.role, found.annotation) == (picture, (0.5, 0.5), "test", record.annotation)
 

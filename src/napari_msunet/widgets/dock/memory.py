@@ -51,15 +51,17 @@ def remember(state: State) -> None:
             labels=place(record.labels),
             tissue=place(record.tissue),
             corrections=record.corrections,
+            regions=record.regions,
         )
         for record in state.slides
     )
     note = ProjectNote(
         classes=state.classes,
         slides=slides,
-        folders=tuple(state.folders),
+        sets=tuple(state.sets),
         model=state.model if state.model_chosen else None,
         model_path=place(state.model_path),
+        ensemble=tuple(project.place(path) for path in state.ensemble),
         train=_differences(state.train_options),
         predict=_differences(state.predict_options),
     )
@@ -94,10 +96,11 @@ def recall(state: State, project: Project) -> list[str]:
             state.slides.append(record)
     if note.classes:
         state.classes = note.classes
-    state.folders = list(note.folders)
+    state.sets = list(note.sets)
     if note.model is not None:
         state.set_model(note.model)
     state.model_path = None if note.model_path is None else project.find(note.model_path)
+    state.ensemble = tuple(path for path in map(project.find, note.ensemble) if path.is_file())
     for name, kind in (("train", TrainOptions), ("predict", PredictOptions)):
         try:
             setattr(state, f"{name}_options", kind.model_validate(getattr(note, name)))
@@ -115,7 +118,7 @@ def adopt(state: State, record: SlideRecord, slide: SlideNote) -> None:
     project = state.project
     if project is None:
         return
-    record.role, record.corrections = slide.role, slide.corrections
+    record.role, record.corrections, record.regions = slide.role, slide.corrections, slide.regions
     if slide.mpp is not None:
         record.mpp, record.mpp_given = slide.mpp, True
     record.annotation = _existing(project, slide.annotation) or record.annotation

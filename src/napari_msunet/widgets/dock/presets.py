@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from napari_msunet.config import ModelConfig, UNetConfig
+from napari_msunet.config import ModelConfig, Optimiser, UNetConfig
 
 
 def fast(classes: tuple[str, ...], mpp: float) -> ModelConfig:
@@ -29,11 +29,13 @@ def three_scales(classes: tuple[str, ...], mpp: float) -> ModelConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """A model to start from: its `name`, one `sentence` about it, and what makes it of classes and µm per pixel."""
+    """A model to start from: `name`, a `sentence` about it, what makes it of classes and µm per pixel, and a `rate`."""
 
     name: str
     sentence: str
     make: Callable[[tuple[str, ...], float], ModelConfig]
+    rate: float = Optimiser().learning_rate
+    """Learning rate to begin with."""
 
     def fits(self, config: ModelConfig) -> bool:
         """Whether a model is this preset, at whatever resolution and with whatever classes."""
@@ -44,8 +46,10 @@ class Preset:
 RESOLUTIONS = {"Nuclei": 0.5, "Glands": 2.5, "Regions": 4.0}
 """µm per pixel to start with, by what is looked for."""
 
+BALANCED = Preset("Balanced", "Two scales: detail, and more surroundings. A good start.", balanced, rate=3e-3)
+
 PRESETS = (
     Preset("Fast on a laptop", "One scale. A first result in minutes without a graphics card.", fast),
-    Preset("Balanced", "Two scales: detail, and more surroundings. A good start.", balanced),
+    BALANCED,
     Preset("As in the method", "Three scales: for what only wide surroundings explain. Takes longest.", three_scales),
 )

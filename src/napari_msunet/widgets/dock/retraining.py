@@ -114,7 +114,7 @@ class GoingOn(QWidget):
         """The model to train: that of the Model step, once somebody chose it; else that of the last run."""
         if job is None or self.state.model_chosen:
             return self.state.model
-        if not self.state.folders and not any(record.annotation for record in self.state.slides):
+        if not self.state.sets and not any(record.annotation for record in self.state.slides):
             return job.model  # nobody has named classes here
         return job.model.model_copy(update={"classes": self.state.classes})
 

@@ -10,6 +10,7 @@ from napari_msunet.config.prediction import InClasses
 from napari_msunet.labels import open_labels
 from napari_msunet.labels.tissue import TISSUE
 from napari_msunet.labels.where import Mask, StoreClasses
+from napari_msunet.project import Ring
 
 
 @dataclass(eq=False)
@@ -36,6 +37,8 @@ class SlideRecord:
         How many regions are marked as fully annotated.
     corrections : bool
         Whether corrected pixels of `labels` count as truth in training.
+    regions : tuple of rings
+        Where to predict, as it was drawn: corners in level-0 pixels, `(y, x)`.
     """
 
     path: Path
@@ -52,6 +55,7 @@ class SlideRecord:
     marked: int = 0
     corrections: bool = False
     edited: int = 0
+    regions: tuple[Ring, ...] = ()
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ copied as Python or sent to the worker. What is missing for one is said in words
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,12 +16,14 @@ from pydantic import ValidationError
 from napari_msunet.config import (
     EvaluateJob,
     ExportJob,
-    FolderSource,
+    ImageSet,
     MeasureJob,
     ModelConfig,
+    Optimiser,
     PredictJob,
     Role,
     SlideSource,
+    Source,
     TrainJob,
     explain,
 )
@@ -29,7 +32,7 @@ from napari_msunet.geometry import Region
 from napari_msunet.project import Project, default_folder
 from napari_msunet.widgets.dock import words
 from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
-from napari_msunet.widgets.dock.presets import balanced
+from napari_msunet.widgets.dock.presets import BALANCED
 from napari_msunet.widgets.dock.slide_record import SlideRecord
 
 __all__ = ["BACKGROUND", "OPTIONAL", "STEPS", "SlideRecord", "State", "StepName"]
@@ -55,7 +58,8 @@ class State:
         The slide that buttons act on.
     classes : tuple of str
         Names of classes 1..K, the same for all annotations.
-    folders : list of FolderSource
+    sets : list of ImageSet
+        Labelled images from elsewhere.
     model_path : Path, optional
         The model that predicts: the last one trained, or one that was loaded.
     ensemble : tuple of Path
@@ -73,19 +77,19 @@ class State:
         self.slides: list[SlideRecord] = []
         self.active: SlideRecord | None = None
         self.classes: tuple[str, ...] = ("class 1",)
-        self.folders: list[FolderSource] = []
+        self.sets: list[ImageSet] = []
         self.model_path: Path | None = None
         self.ensemble: tuple[Path, ...] = ()
         self.model_chosen = False
         self.model_seen = False  # what was shown and not changed is chosen too
-        self.train_options: TrainOptions = TrainOptions()
+        self.train_options = TrainOptions(optimiser=Optimiser(learning_rate=BALANCED.rate))
         self.predict_options: PredictOptions = PredictOptions()
         self.running: StepName | None = None
         self.predicted: set[Path] = set()
         self.corrected = False
         self.reviewed = False
         self.exported: list[Path] = []
-        self._model = balanced(("class 1",), 0.5)
+        self._model = BALANCED.make(("class 1",), 0.5)
 
     def emit(self, what: str) -> None:
         """Tell that something changed."""
@@ -179,9 +183,9 @@ class State:
         self.predict_options = options
         self.emit("predict")
 
-    def set_folders(self, folders: list[FolderSource]) -> None:
-        """Choose the folders of images and masks."""
-        self.folders = list(folders)
+    def set_sets(self, sets: Sequence[ImageSet]) -> None:
+        """Choose the labelled images from elsewhere."""
+        self.sets = list(sets)
         self.emit("sources")
 
     def set_role(self, record: SlideRecord, role: Role) -> None:
@@ -191,16 +195,16 @@ class State:
 
     # ------------------------------------------------------------------------------------------------------- requests
 
-    def sources(self) -> tuple[SlideSource | FolderSource, ...]:
-        """Where truth comes from: annotated slides, corrected labels, folders."""
-        found: list[SlideSource | FolderSource] = []
+    def sources(self) -> tuple[Source, ...]:
+        """Where truth comes from: annotated slides, corrected labels, labelled images from elsewhere."""
+        found: list[Source] = []
         for record in self.slides:
             common: dict[str, Any] = {"slide": record.path, "mpp": record.job_mpp, "role": record.role}
             if record.annotated and record.annotation:
                 found.append(SlideSource(labels=record.annotation, within=record.within or "all", **common))
             if record.corrections and record.labels:
                 found.append(SlideSource(labels=record.labels, edited_only=True, **common))
-        return (*found, *self.folders)
+        return (*found, *self.sets)
 
     def train_job(self, out: Path | None = None, resume: bool = False) -> TrainJob:
         """The training that the Train button starts; `MsunetError` saying what is missing."""

@@ -38,7 +38,7 @@ def missing(state: State, step: StepName) -> str | None:
 def done(state: State, step: StepName) -> bool:
     """See `State.done`."""
     if step == "slide":
-        return bool(state.slides or state.folders) and _unknown_size(state) is None
+        return bool(state.slides or state.sets) and _unknown_size(state) is None
     if step == "annotate":
         return _no_truth(state) is None or _model_is_there(state)
     if step == "model":
@@ -122,7 +122,7 @@ def _no_model(state: State) -> str | None:
 
 def _no_truth(state: State) -> str | None:
     """What of the truth is missing for a training."""
-    if state.folders:
+    if state.sets:
         return next((text for r in state.slides if r.annotated and (text := _gone(r))), None)
     if not state.slides:
         return "Open a slide and annotate it, or add a folder of images and masks."

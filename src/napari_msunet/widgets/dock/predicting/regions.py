@@ -12,6 +12,7 @@ from napari.layers import Shapes
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_msunet.errors import MsunetError
+from napari_msunet.project import Ring
 from napari_msunet.widgets.layer_slides import KEY
 from napari_msunet.widgets.placement import over, to_level0
 
@@ -21,8 +22,6 @@ SETTLED = 150
 
 CORNERS = 64
 """Of the polygon that stands for an ellipse."""
-
-Ring = tuple[tuple[float, float], ...]
 
 
 class Regions(QObject):
@@ -60,6 +59,11 @@ class Regions(QObject):
         self.viewer.layers.selection.active = layer
         layer.mode = mode
         return layer
+
+    def restore(self, slide: Path, slide_layer: Any, rings: tuple[Ring, ...]) -> None:
+        """Show regions as polygons that were drawn before; their corners in level-0 pixels."""
+        layer = self.find(slide) or self._add(slide, slide_layer)
+        layer.add([np.array(ring) - 0.5 for ring in rings], shape_type="polygon")
 
     def _add(self, slide: Path, slide_layer: Any) -> Shapes:
         size = float(np.mean(slide_layer.scale[-2:]))

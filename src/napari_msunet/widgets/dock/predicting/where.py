@@ -170,13 +170,23 @@ class WhereRow(QWidget):
 
     @told
     def _begin_drawing(self) -> None:
-        """The first time, the tool is taken at once."""
+        """What was drawn on another day is shown; where nothing was, the tool is taken at once."""
         record = self.state.active
-        if not self.regions.rings(record.path, layer_of_slide(self.dock, record)):
+        layer = layer_of_slide(self.dock, record)
+        if self.regions.rings(record.path, layer):
+            return
+        if record.regions:
+            self.regions.restore(record.path, layer, record.regions)
+        else:
             self.draw("add_polygon")
 
     def _drawn(self) -> None:
         if not self.dock.closed:
+            for record in self.state.slides:
+                layer = self.dock.layers.slide(record)
+                if layer is not None and self.regions.find(record.path) is not None:
+                    record.regions = self.regions.rings(record.path, layer)
+            self.state.emit("predict")
             self.refresh()
             self.changed.emit()
 

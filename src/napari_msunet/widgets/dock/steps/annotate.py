@@ -66,7 +66,7 @@ class AnnotateStep(Step):
         self.help = self.note("Keys: 1–9 class, 0 background, P brush, E eraser, F fill, [ ] brush size.")
         self.body.addWidget(self.help)
         self.body.addLayout(self.marking.buttons())
-        self.more = Fold("Sources: slides and folders", "What each slide is for, and labelled images from elsewhere.")
+        self.more = Fold("Sources", "What each slide is for, and labelled images from elsewhere.")
         self.sources = SourcesBox(self.state)
         self.more.inside.addWidget(self.sources)
         self.body.addWidget(self.more)
@@ -259,7 +259,7 @@ class AnnotateStep(Step):
     def add_folder(self, images: str | Path, masks: str | Path, **options: Any) -> FolderSource:
         """Add a folder of images and one of masks, with the options of `FolderSource`."""
         source = FolderSource(images=Path(images), masks=Path(masks), **options)
-        self.state.set_folders([*self.state.folders, source])
+        self.state.set_sets([*self.state.sets, source])
         return source
 
     # ----------------------------------------------------------------------------------------------------- what shows

@@ -12,6 +12,7 @@ from napari_msunet.config import ModelConfig
 from napari_msunet.errors import ModelError, MsunetError
 from napari_msunet.widgets.dock import words
 from napari_msunet.widgets.dock.model_form import ModelForm
+from napari_msunet.widgets.dock.options import changed
 from napari_msunet.widgets.dock.presets import PRESETS, RESOLUTIONS, Preset
 from napari_msunet.widgets.dock.python_lines import lines, literal
 from napari_msunet.widgets.dock.steps.step import Step
@@ -85,7 +86,10 @@ class ModelStep(Step):
     # ------------------------------------------------------------------------------------------------ what buttons do
 
     def use_preset(self, preset: Preset) -> None:
-        """Start from a preset, at the resolution that is set."""
+        """Start from a preset and its learning rate, at the resolution that is set."""
+        options = self.state.train_options
+        optimiser = options.optimiser.model_copy(update={"learning_rate": preset.rate})
+        self.state.set_train_options(changed(options, optimiser=optimiser))
         config = preset.make(self.state.model.classes, self.state.model.mpp)
         self.set_model(config.model_copy(update={"channels": self.state.model.channels}))
 

@@ -1,0 +1,308 @@
+"""Forms of labelled images from elsewhere: folders, tables, outlines of another program, public data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QPushButton, QWidget
+
+from napari_msunet.config import (
+    FolderSource,
+    ImageSet,
+    PublishedSource,
+    Role,
+    SetName,
+    ShapesSource,
+    TableSource,
+    explain,
+)
+from napari_msunet.errors import MsunetError
+from napari_msunet.widgets.dock.fields import ChoiceField, NumberField, TextField
+from napari_msunet.widgets.dock.forms import Form
+
+ROLES: dict[Role, str] = {"auto": "auto", "train": "train", "validate": "validate", "test": "test"}
+ROLE_TIP = (
+    "What it is for. Auto: split into training and validation by itself. Train: only learned from. Validate: only "
+    "measures while training. Test: kept aside for the final score."
+)
+MASK_VALUES = (
+    "classes: 1 is the first class, 2 the second. instances: every number is an object of the first class. "
+    "Or say it: 1=gland, 2=stroma, 3=background."
+)
+TABLES, SHAPES = "Tables (*.csv *.tsv *.txt)", "Outlines (*.geojson *.json *.xml)"
+SETS: dict[SetName, str] = {
+    "auto": "find out",
+    "bids": "BIDS (microscopy)",
+    "camelyon16": "CAMELYON16",
+    "consep": "CoNSeP",
+    "glas": "GlaS",
+    "isbi2012": "ISBI 2012",
+    "lizard": "Lizard",
+    "monuseg": "MoNuSeg, Kumar",
+    "pannuke": "PanNuke",
+    "tupac16": "TUPAC16",
+}
+
+
+class PathField(QWidget):
+    """A path with a button that asks for it; empty is None. `files` says which files; without it, a folder."""
+
+    valueChanged = Signal(object)
+
+    def __init__(self, title: str, files: str | None = None) -> None:
+        super().__init__()
+        self._title, self._files = title, files
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        self.line = QLineEdit()
+        self.line.editingFinished.connect(lambda: self.valueChanged.emit(self.value()))
+        self.button = QPushButton("…")
+        self.button.setFixedWidth(32)
+        self.button.setToolTip(title)
+        self.button.clicked.connect(self._ask)
+        row.addWidget(self.line, 1)
+        row.addWidget(self.button)
+
+    def value(self) -> Path | None:
+        return Path(self.line.text().strip()) if self.line.text().strip() else None
+
+    def setValue(self, value: Path | None) -> None:
+        self.line.setText("" if value is None or value == Path() else str(value))
+
+    def _ask(self) -> None:
+        start = self.line.text() or str(Path.home())
+        if self._files is None:
+            chosen = QFileDialog.getExistingDirectory(self, self._title, start)
+        else:
+            chosen, _ = QFileDialog.getOpenFileName(self, self._title, start, self._files)
+        if chosen:
+            self.line.setText(chosen)
+            self.valueChanged.emit(self.value())
+
+
+class MppField(NumberField):
+    """µm per pixel, or None."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 1000, 0.05, 4, "µm")
+        self.setSpecialValueText("from the files")
+        self._pair: tuple[float, float] | None = None
+
+    def value(self) -> Any:
+        number = super().value()
+        if self._pair is not None and abs(self._pair[0] - number) < 5e-5:
+            return self._pair
+        return round(number, 4) if number > 0 else None
+
+    def setValue(self, value: Any) -> None:
+        self._pair = value if isinstance(value, tuple) else None
+        super().setValue(value[0] if isinstance(value, tuple) else value or 0)
+
+
+class ValuesField(TextField):
+    """What values or names mean: a word, or pairs such as ``1=gland, 2=stroma``; `number` is what stands before "="."""
+
+    def __init__(self, placeholder: str, number: type = int) -> None:
+        super().__init__(placeholder)
+        self._number = number
+        self._usual = placeholder
+
+    def value(self) -> Any:
+        text = self.text().strip()
+        if "=" not in text:
+            return text or self._usual
+        try:
+            pairs = [part.split("=") for part in text.split(",") if part.strip()]
+            return {self._number(k.strip()): v.strip() for k, v in pairs}
+        except ValueError:
+            example = "classes, instances, or 1=gland, 2=stroma" if self._number is int else "classes, or Tumour=tumour"
+            raise MsunetError(f"{text!r} does not say what the values mean; write {example}.") from None
+
+    def setValue(self, value: Any) -> None:
+        self.setText(", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else value)
+
+
+class SourceForm(Form):
+    """Edits a source; `what` it is called in sentences."""
+
+    what = "This source"
+
+    def _ending(self, group: bool = True) -> None:
+        """The fields that all sources have."""
+        self.add(
+            "mpp",
+            "Pixel size",
+            MppField(),
+            "Size of a pixel in µm, where the files do not say it. A column mpp of a table says it for each image.",
+        )
+        if group:
+            self.add(
+                "group",
+                "Group",
+                TextField("each image by itself"),
+                "What must stay together, such as the patient: a column of the table, or a pattern over the file name.",
+            )
+        self.add("role", "For", ChoiceField(ROLES), ROLE_TIP)
+        self._show(self._value)
+
+    def finished(self) -> ImageSet:
+        """The source as it stands in the fields; `MsunetError` where something is missing."""
+        try:
+            source: ImageSet = self._read()
+        except ValidationError as error:
+            raise explain(error, self.what) from error
+        self._check(source)
+        return source
+
+    def _check(self, source: Any) -> None:
+        """`MsunetError` where files are missing."""
+
+
+class FolderForm(SourceForm):
+    """Edits a `FolderSource`."""
+
+    what = "This folder"
+
+    def __init__(self, value: FolderSource | None = None) -> None:
+        super().__init__(value or FolderSource(images=Path(), masks=Path()))
+        self.add(
+            "images", "Images", PathField("Folder of images"), "Folder of images: TIFF, PNG, JPEG or whole slides."
+        )
+        self.add("masks", "Masks", PathField("Folder of masks"), "Folder of masks, each named as its image.")
+        self.add(
+            "mask_suffix",
+            "Mask suffix",
+            TextField("none", ""),
+            "What a mask's name has after its image's, such as _mask; then both may lie in one folder.",
+        )
+        self.add("values", "Mask values", ValuesField("classes"), MASK_VALUES)
+        self.add(
+            "table",
+            "Table",
+            PathField("Table of the images", TABLES),
+            "CSV with a column name, and if wanted mpp and the column of the group.",
+        )
+        self._ending()
+
+    def _check(self, source: FolderSource) -> None:
+        for folder, what in ((source.images, "images"), (source.masks, "masks")):
+            _needed(folder, f"a folder of {what}", Path.is_dir)
+
+
+class TableForm(SourceForm):
+    """Edits a `TableSource`."""
+
+    what = "This table"
+
+    def __init__(self, value: TableSource | None = None) -> None:
+        super().__init__(value or TableSource(table=Path()))
+        self.add(
+            "table",
+            "Table",
+            PathField("Table of images and masks", TABLES),
+            "CSV with columns images and masks, paths from the table's folder; if wanted, columns mpp and role.",
+        )
+        self.add("values", "Mask values", ValuesField("classes"), MASK_VALUES)
+        self._ending()
+
+    def _check(self, source: TableSource) -> None:
+        _needed(source.table, "a table", Path.is_file)
+
+
+class ShapesForm(SourceForm):
+    """Edits a `ShapesSource`."""
+
+    what = "This slide with outlines"
+
+    def __init__(self, value: ShapesSource | None = None) -> None:
+        super().__init__(value or ShapesSource(slide=Path(), shapes=Path()))
+        self.add("slide", "Slide", PathField("The slide", "Slides (*)"), "The slide on which the outlines were drawn.")
+        self.add(
+            "shapes",
+            "Outlines",
+            PathField("The outlines", SHAPES),
+            "GeoJSON of QuPath, XML of ASAP or of Aperio ImageScope.",
+        )
+        self.add(
+            "values",
+            "Names",
+            ValuesField("classes", str),
+            "classes: the names in the file are those of the classes. Or say it: Tumor=tumour, Necrosis=background, "
+            "Artefact=ignored. Outlines of other names are left out.",
+        )
+        outside = {"background": "background", "ignored": "not known"}
+        self.add(
+            "outside",
+            "Outside is",
+            ChoiceField(outside),
+            "What no outline covers: background, or not known where not everything was outlined.",
+        )
+        self._ending()
+
+    def _check(self, source: ShapesSource) -> None:
+        _needed(source.slide, "a slide", Path.exists)
+        _needed(source.shapes, "a file of outlines", Path.is_file)
+
+
+class PublishedForm(SourceForm):
+    """Edits a `PublishedSource`."""
+
+    what = "This data set"
+
+    def __init__(self, value: PublishedSource | None = None) -> None:
+        super().__init__(value or PublishedSource(folder=Path()))
+        self.add("folder", "Folder", PathField("Folder of the data set"), "The folder into which it was unpacked.")
+        self.add("set", "Which", ChoiceField(SETS), "Which set it is; its files tell it.")
+        self.add(
+            "part", "Part", TextField("all", ""), "Only images in whose path this occurs, such as Train or Fold 1."
+        )
+        self.add(
+            "values",
+            "Its classes",
+            ValuesField("classes", str),
+            "classes: the set's names are those of the classes. instances: all its objects are the first class. Or say "
+            "it: Neoplastic=tumour, Dead=ignored.",
+        )
+        self.add(
+            "radius",
+            "Radius",
+            NumberField(0.1, 100, 0.5, 2, "µm"),
+            "Where a set gives only points: how far around a point its class reaches.",
+        )
+        self._ending(group=False)
+
+    def _check(self, source: PublishedSource) -> None:
+        _needed(source.folder, "the folder of the set", Path.is_dir)
+        if source.set == "auto":
+            from napari_msunet.data.published.recognising import recognised
+
+            recognised(source.folder)
+
+
+def _needed(path: Path, what: str, there: Callable[[Path], bool]) -> None:
+    if path == Path() or not there(path):
+        raise MsunetError(f"Give {what} that exists{'' if path == Path() else f', not {path}'}.")
+
+
+FORMS: dict[str, tuple[str, type[SourceForm]]] = {
+    "folder": ("Folders of images and masks", FolderForm),
+    "table": ("Table of images and masks", TableForm),
+    "shapes": ("Slide with outlines of another program", ShapesForm),
+    "published": ("Public data set as published", PublishedForm),
+}
+"""Title and form of each kind of source."""
+
+
+def name_of(source: ImageSet) -> tuple[str, str]:
+    """What a source is called in a list, and its paths in full."""
+    if isinstance(source, FolderSource):
+        return f"{source.images.parent.name}/{source.images.name}", f"{source.images}\n{source.masks}"
+    if isinstance(source, TableSource):
+        return f"{source.table.name} (table)", str(source.table)
+    if isinstance(source, ShapesSource):
+        return f"{source.slide.name} (outlines)", f"{source.slide}\n{source.shapes}"
+    return f"{source.folder.name} (public set)", f"{source.folder}\n{SETS[source.set]}"
