@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-# Torch with more threads than cores is slower by far, so processes that share the cores take one each.
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -34,7 +34,7 @@ def is_same(store: LabelStore, reference: Reference) -> bool:
     )
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(12, marks=pytest.mark.slow)])
 def test_every_edit_that_returned_survives_a_kill(tmp_path: Path, kills: int) -> None:
     path = tmp_path / "labels.ome.zarr"
     with LabelStore.create(path, SHAPE, 0.5, ("gland", "stroma")) as store:

@@ -16,4 +16,5 @@ def garbage_collected_in_the_main_thread() -> Iterator[None]:
     gc.freeze()
     gc.disable()
     yield
+    gc.unfreeze()  # or what has died since would stay for ever: windows, stores, their threads
     gc.enable()

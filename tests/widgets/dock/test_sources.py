@@ -29,7 +29,7 @@ def box(dock, tmp_path):
     (tmp_path / "all.csv").write_text("images,masks\nimages/0.png,masks/0.png\nimages/1.png,masks/1.png\n")
     dock.show_step("annotate")
     step = dock.steps["annotate"]
-    step.more.setOpen(True) if hasattr(step.more, "setOpen") else None
+    step.more.button.setChecked(True)
     return step.sources
 
 
@@ -46,6 +46,7 @@ def answer(qtbot, kind: str, texts: dict[str, str], sentences: list[str]) -> Non
             editor = form.editors[name]
             line = getattr(editor, "line", editor)
             line.setFocus()
+            line.selectAll()
             qtbot.keyClicks(line, text)
         qtbot.mouseClick(dialog.buttons.button(QDialogButtonBox.StandardButton.Ok), LEFT)
         if dialog.isVisible():
@@ -77,10 +78,13 @@ def test_every_kind_by_mouse(dock, box, qtbot, tmp_path):
     assert folder == FolderSource(images=tmp_path / "images", masks=tmp_path / "masks")
     assert table == TableSource(table=tmp_path / "all.csv", group="patient")
     assert shapes == ShapesSource(slide=tmp_path / "images" / "0.png", shapes=tmp_path / "outlines.geojson")
-    texts = [box.grid.itemAtPosition(row, 0).widget().text() for row in (1, 2, 3)]
+    first = box.grid.rowCount() - 3
+    texts = [box.grid.itemAtPosition(row, 0).widget().text() for row in range(first, first + 3)]
     assert texts[1:] == ["all.csv (table)", "0.png (outlines)"]
-    box.grid.itemAtPosition(2, 1).widget().setValue("test")
-    qtbot.mouseClick(box.grid.itemAtPosition(3, 3).widget(), LEFT)
+    qtbot.mouseClick(box.grid.itemAtPosition(first + 2, 3).widget(), LEFT)
+    box.refresh()
+    first = box.grid.rowCount() - 2
+    box.grid.itemAtPosition(first + 1, 1).widget().setValue("test")
     assert [source.role for source in dock.state.sets] == ["auto", "test"]
 
 
