@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
@@ -72,6 +72,7 @@ def test_growing_is_the_distance_and_spares_other_objects(given_labels, ry, rx):
 
 
 @few
+@example((np.array([[1, 1, 1, 0]] * 3, np.uint8), np.array([[True, True, True, False]] * 3)), 1.9999999999999991)
 @given(with_object(), st.floats(0.5, 5))
 def test_shrinking_is_the_distance_from_outside(given_labels, radius):
     labels, obj = given_labels

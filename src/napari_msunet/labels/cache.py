@@ -42,16 +42,20 @@ class _Chunk:
 
 def pieces(window: Window) -> Iterator[tuple[int, int, tuple[slice, slice], tuple[slice, slice]]]:
     """The chunks a window touches: `cy, cx`, the slices in the chunk, and those in the window."""
-    for cy in range(window.y // CHUNK, (window.stop[0] - 1) // CHUNK + 1):
-        y0, y1 = max(window.y, cy * CHUNK), min(window.stop[0], (cy + 1) * CHUNK)
-        for cx in range(window.x // CHUNK, (window.stop[1] - 1) // CHUNK + 1):
-            x0, x1 = max(window.x, cx * CHUNK), min(window.stop[1], (cx + 1) * CHUNK)
-            yield (
-                cy,
-                cx,
-                (slice(y0 - cy * CHUNK, y1 - cy * CHUNK), slice(x0 - cx * CHUNK, x1 - cx * CHUNK)),
-                (slice(y0 - window.y, y1 - window.y), slice(x0 - window.x, x1 - window.x)),
-            )
+    rows, columns = _pieces(window.y, window.height), _pieces(window.x, window.width)
+    for cy, inner_rows, outer_rows in rows:
+        for cx, inner_columns, outer_columns in columns:
+            yield cy, cx, (inner_rows, inner_columns), (outer_rows, outer_columns)
+
+
+def _pieces(start: int, length: int) -> list[tuple[int, slice, slice]]:
+    """Along one axis: the chunks' numbers, the pixels in each, and those of the window."""
+    stop, found = start + length, []
+    for number in range(start // CHUNK, (stop - 1) // CHUNK + 1):
+        edge = number * CHUNK
+        first, last = max(start, edge), min(stop, edge + CHUNK)
+        found.append((number, slice(first - edge, last - edge), slice(first - start, last - start)))
+    return found
 
 
 class ChunkCache:

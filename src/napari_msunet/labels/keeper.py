@@ -13,7 +13,7 @@ from napari_msunet.errors import MsunetError
 SYNC_SECONDS = 0.4
 """How long a stroke may wait for the disk (not for a crash of this process: that it survives at once)."""
 
-QUIET_SECONDS, CHUNK_SECONDS = 0.3, 2.0
+QUIET_SECONDS, CHUNK_SECONDS = 0.3, 5.0
 """While strokes come faster than the first, chunks are written only so often; the journal has them before."""
 
 RETRY_SECONDS = 1.0

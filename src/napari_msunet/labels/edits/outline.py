@@ -11,6 +11,7 @@ from napari_msunet.geometry import Window
 from napari_msunet.labels.edits.edit import Edit, Mask, box_of, checked, edited, is_object, value_of
 
 Radius = float | tuple[float, float]
+_ONE = 1 + 1e-9  # a distance that is as large as the radius but for rounding
 _DISCS = 8_000_000  # pixels set disc by disc, above which a distance transform is faster
 
 
@@ -105,11 +106,11 @@ def _within(mask: Mask, radius: tuple[float, float]) -> Mask:
     ry, rx = radius
     if len(spots) * np.pi * ry * rx > _DISCS:
         distance = ndimage.distance_transform_edt(~mask, sampling=(1 / ry, 1 / rx))
-        far: Mask = distance <= 1 + 1e-9
+        far: Mask = distance <= _ONE
         return far & mask.any()
-    my, mx = int(ry), int(rx)
+    my, mx = int(ry * _ONE), int(rx * _ONE)
     y, x = np.mgrid[-my : my + 1, -mx : mx + 1]
-    chosen = (y / ry) ** 2 + (x / rx) ** 2 <= 1 + 1e-9
+    chosen = np.hypot(y / ry, x / rx) <= _ONE
     out = np.pad(mask, ((my, my), (mx, mx)))
     width = out.shape[1]
     offsets = (y * width + x)[chosen]

@@ -134,7 +134,7 @@ class PyramidLabels(BrushSize, Filling):
             self.refresh_classes()
         self.show_window(touched(window))
         self.show_now()
-        self.show_thumbnail()
+        self.show_thumbnail_soon()
         if self.region is not None:
             self.region.reload(touched(window))
 

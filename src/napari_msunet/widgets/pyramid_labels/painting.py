@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from napari.layers import Labels
 from napari.utils.notifications import show_error, show_warning
+from qtpy.QtCore import QCoreApplication, QTimer
 
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Region, Window
@@ -29,6 +32,9 @@ POLYGON_PIECE = 2048
 PATIENCE = 0.02
 """Seconds that the release of the mouse waits for its stroke to be stored; a longer one goes on in the background."""
 
+THUMBNAIL_MS = 200
+"""How long the picture in the layer list may be behind: with each of many quick strokes it would double their time."""
+
 
 class Painting(PaintHooks):
     """Strokes: painted on a canvas, stored by the store's writer, taken back and done again."""
@@ -39,6 +45,7 @@ class Painting(PaintHooks):
     _writer: Writer
     _obstacle: str | None
     _paint_over: int | None
+    _thumbnail_due = False
 
     def can_be_painted(self) -> bool:
         return self._obstacle is None and self._partial
@@ -172,9 +179,17 @@ class Painting(PaintHooks):
             raise error
         self.show_window(stroke.window)  # what was sampled while it was drawn
         self.show_now()
-        self.show_thumbnail()
+        self.show_thumbnail_soon()
         self._tell(stroke.window, number)
         self.events.paint(value=[])
+
+    def show_thumbnail_soon(self) -> None:
+        """Bring the picture in the layer list up to date in a moment, once for all that happens until then."""
+        if QCoreApplication.instance() is None:
+            self.show_thumbnail()
+        elif not self._thumbnail_due:
+            self._thumbnail_due = True
+            QTimer.singleShot(THUMBNAIL_MS, partial(_show_thumbnail, weakref.ref(self)))
 
     def _commit_staged_history(self) -> None:
         self.end_stroke(PATIENCE if self.by_mouse else None)
@@ -230,3 +245,11 @@ class Painting(PaintHooks):
                 self.store.flush()
         except MsunetError as error:
             show_error(str(error))
+
+
+def _show_thumbnail(layer_of: weakref.ref[Painting]) -> None:
+    layer = layer_of()
+    if layer is not None:
+        layer._thumbnail_due = False
+        with suppress(MsunetError, OSError, RuntimeError):  # the store was closed meanwhile, or the window
+            layer.show_thumbnail()
