@@ -116,6 +116,7 @@ class Desk:
     def upload(self) -> None:
         """Send what changed to the texture and have the graphics library take it."""
         self.layer._partial_labels_refresh()
+        self.scene.set_current()  # another window may have been drawn meanwhile
         self.scene.context.flush_commands()
 
     def draw(self) -> tuple[float, float]:

@@ -388,3 +388,19 @@ def test_what_is_no_store_of_this_slide_is_refused(make_napari_viewer, store):
     with pytest.raises(StoreError, match="'small' has 300 x 200"):
         add_labels(viewer, store, slide)
     assert list(viewer.layers) == [slide]
+
+
+def test_the_picture_in_the_layer_list_follows_a_moment_later(make_napari_viewer, store, qtbot):
+    layer = add_labels(make_napari_viewer(show=True), store)
+    before = layer.thumbnail.copy()
+    layer.selected_label, layer.brush_size = 2, 900
+    layer.paint((1500, 1200), 2)
+    layer.end_stroke()
+    qtbot.waitUntil(lambda: not np.array_equal(layer.thumbnail, before), timeout=5000)
+    layer.undo()
+    layer.redo()
+    layer.undo()
+    qtbot.waitUntil(lambda: np.array_equal(layer.thumbnail, before), timeout=5000)
+    layer.redo()
+    store.close()  # before it is drawn: nothing is raised
+    qtbot.wait(400)

@@ -179,11 +179,11 @@ class ChunkCache:
                     self.nbytes -= self._chunks.pop(key).nbytes
             return self.nbytes <= self.limit
 
-    def flush(self, ready: Callable[[], None] | None = None) -> None:
+    def flush(self, ready: Callable[[], None] | None = None, between: Callable[[], None] | None = None) -> None:
         """Write all changed chunks aside, sync them, rename them.
 
         Chunks that change meanwhile are written as they were, at least as new as when this began, and stay changed.
-        `ready` is called before chunks get their names; it raises if they may not.
+        `ready` is called before chunks get their names; it raises if they may not. `between` is called after each.
         """
         with self._writing, output_errors(self._aside.parent):
             with self._guard:
@@ -191,9 +191,9 @@ class ChunkCache:
             if keys:
                 self._aside.mkdir(exist_ok=True)
             for start in range(0, len(keys), _BATCH):
-                self._write(keys[start : start + _BATCH], ready)
+                self._write(keys[start : start + _BATCH], ready, between)
 
-    def _write(self, keys: list[Key], ready: Callable[[], None] | None) -> None:
+    def _write(self, keys: list[Key], ready: Callable[[], None] | None, between: Callable[[], None] | None) -> None:
         staged: list[tuple[Key, int, Path | None]] = []
         try:
             for key in keys:
@@ -204,6 +204,8 @@ class ChunkCache:
                 if chunk.data is not None and self._one_value(key, data):
                     self._collapse(key, version, int(data[0, 0]))
                 staged.append((key, version, self._planes[key[0]][key[1]].stage(self._aside, data)))
+                if between is not None:
+                    between()
             sync_paths([aside for _, _, aside in staged if aside is not None])
             if ready is not None:
                 ready()

@@ -16,6 +16,9 @@ SYNC_SECONDS = 0.4
 QUIET_SECONDS, CHUNK_SECONDS = 0.3, 5.0
 """While strokes come faster than the first, chunks are written only so often; the journal has them before."""
 
+GIVE_WAY_SECONDS = 0.004
+"""After each chunk that is written while strokes are made: about what a stroke takes."""
+
 RETRY_SECONDS = 1.0
 """After a failure the disk is tried this often."""
 
@@ -35,10 +38,19 @@ class Pace:
         self._written = time.monotonic()
 
     @property
-    def strokes_follow(self) -> bool:
-        """Whether the last stroke was a moment ago, and the chunks were written not long ago."""
-        now = time.monotonic()
-        return now - self._stroke < QUIET_SECONDS and now - self._written < CHUNK_SECONDS
+    def busy(self) -> bool:
+        """Whether the last stroke was a moment ago."""
+        return time.monotonic() - self._stroke < QUIET_SECONDS
+
+    @property
+    def chunks_may_wait(self) -> bool:
+        """Whether strokes follow one another, and the chunks were written not long ago."""
+        return self.busy and time.monotonic() - self._written < CHUNK_SECONDS
+
+    def give_way(self) -> None:
+        """Between two chunks: leave the interpreter to whoever makes strokes."""
+        if self.busy:
+            time.sleep(GIVE_WAY_SECONDS)
 
 
 class Kept(Protocol):

@@ -249,10 +249,10 @@ class Session:
             self.flush()
             self.compact()
 
-    def flush(self) -> None:
-        """All records so far into the chunks, and a checkpoint that says so.
+    def flush(self, gently: bool = False) -> None:
+        """All records so far into the chunks, and a checkpoint that says so; `gently`: with pauses while strokes go on.
 
-        Strokes go on meanwhile. No chunk gets its name before everything in it is in the journal and on the disk.
+        No chunk gets its name before everything in it is in the journal and on the disk.
         """
         with self._flush:
             self._pace.written()
@@ -260,7 +260,7 @@ class Session:
             try:
                 self.journal.sync()
                 self.tell()
-                self.cache.flush(ready=self.journal.sync)
+                self.cache.flush(self.journal.sync, self._pace.give_way if gently else None)
                 if mark != self._saved:
                     self.merges.tidy(mark.sequence)
                     self._checkpoint(mark)
@@ -324,8 +324,8 @@ class Session:
     def keep(self) -> None:
         """What the keeper does soon after a stroke."""
         try:
-            may_wait = self._pace.strokes_follow and self.cache.nbytes <= self.cache.limit
-            self.journal.sync() if may_wait else self.flush()
+            room = self.cache.nbytes <= self.cache.limit
+            self.journal.sync() if room and self._pace.chunks_may_wait else self.flush(gently=room)
             self.tell()
             self._stuck = False
         except BaseException:
