@@ -63,9 +63,10 @@ def alone(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
     network = ms.load_model(model)
     with ms.open_slide(SLIDE) as slide:
         with exact_arithmetic(1):
-            _, run = open_run(set_up(slide, [network], options_of(job_for(model, out))), out, UNIT)
+            setup = set_up(slide, [network], options_of(job_for(model, out)))
+            _, run = open_run(setup, out, UNIT)
         with run.writing():
-            for _ in fill(run, [network], slide):
+            for _ in fill(run, setup):
                 pass
     return chunks(run)
 

@@ -216,7 +216,7 @@ def test_too_little_memory_plans_again_with_half(slide, model, tmp_path, monkeyp
     setup = set_up(slide, [model], PredictOptions(outputs=("labels", "probabilities"), probability_dtype="float32"))
     store, run = open_run(setup, tmp_path / "x.ome.zarr")
     with run.writing():
-        events = list(fill(run, [model], slide))
+        events = list(fill(run, setup))
     assert sum("too little memory" in e.text for e in events if isinstance(e, Message)) >= 1
     assert run.description["plan"]["generation"] >= 1
     assert max(sizes) > 300 * 300 >= sizes[-1]

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import napari_msunet
-from napari_msunet.config import ModelConfig, UNetConfig
+from napari_msunet.config import ModelConfig, PredictOptions, UNetConfig
 from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Region
 from napari_msunet.infer import predict, predict_image, slide_statistics
 from napari_msunet.infer.fill import fill
+from napari_msunet.infer.setup import set_up
 from napari_msunet.infer.slide_statistics import adapted, fit_statistics, layers_of, sample_windows
 from napari_msunet.models import MSUNet, build_model, load_model, save_model
 from napari_msunet.slide import open_slide, slide_from_array, tissue_mask
@@ -102,8 +103,9 @@ def test_they_are_kept_with_the_run_and_used_again(slide, tmp_path, monkeypatch)
         raise AssertionError("the statistics are fitted again")
 
     monkeypatch.setattr("napari_msunet.infer.setup.fit_statistics", never)
+    options = PredictOptions(**run.description["options"])
     with run.writing():
-        assert list(fill(run, [load_model(tmp_path / "m.safetensors")], slide))
+        assert list(fill(run, set_up(slide, [load_model(tmp_path / "m.safetensors")], options)))
     again = predict(slide, model, out, outputs=("labels", "probabilities"), probability_dtype="float32", tile=200)
     assert len(again.runs) == 1
     again.close()
