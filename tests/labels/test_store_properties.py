@@ -175,7 +175,7 @@ class ObjectMachine(StoreMachine):
 
 
 @pytest.mark.parametrize("machine", [StoreMachine, ObjectMachine])
-@pytest.mark.parametrize("examples", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [2, pytest.param(14, marks=pytest.mark.slow)])
 def test_any_order_of_edits_merges_and_crashes(examples: int, machine: type[StoreMachine]) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
