@@ -38,6 +38,7 @@ from napari_msunet.train.module import Training
 from napari_msunet.train.record import RunFolder
 from napari_msunet.train.scoring.grids import on_grid
 from napari_msunet.train.session import prepare
+from napari_msunet.widgets.dock.presets import BALANCED
 
 VALIDATE = ("1", "5")
 STEM = UNetConfig(depth=3, width=16, stem="space_to_depth")
@@ -83,9 +84,7 @@ CANDIDATES: dict[str, Candidate] = {
     "half, two scales": Candidate(model(2.48, (1.0, 0.5), UNetConfig(depth=3, width=16)), 96),
     "half, two scales, mean": Candidate(model(2.48, (1.0, 0.5), UNetConfig(depth=3, width=16), "mean"), 96),
     "half, two scales, slide norm": Candidate(model(2.48, (1.0, 0.5), UNetConfig(depth=3, width=16, norm="slide")), 96),
-    "half, two scales, thin": Candidate(
-        model(2.48, (1.0, 0.5), (UNetConfig(depth=3, width=16), UNetConfig(depth=2, width=16))), 96
-    ),
+    "balanced": Candidate(BALANCED.make(("gland",), 2.48), 96),
     "basicunet": Candidate(model(1.24, (1.0,), UNetConfig(depth=4, width=16), "mean"), 192),
 }
 

@@ -143,9 +143,9 @@ class PublishedSource(_Source):
     radius: Annotated[float, Field(gt=0, le=100)] = 5.0
 
 
-ImageSet = Annotated[FolderSource | TableSource | ShapesSource | PublishedSource, Field(discriminator="kind")]
+_ImageSet = FolderSource | TableSource | ShapesSource | PublishedSource
+
+ImageSet = Annotated[_ImageSet, Field(discriminator="kind")]
 """Labelled images that were not painted here."""
 
-Source = Annotated[
-    FolderSource | SlideSource | TableSource | ShapesSource | PublishedSource, Field(discriminator="kind")
-]
+Source = Annotated[SlideSource | _ImageSet, Field(discriminator="kind")]

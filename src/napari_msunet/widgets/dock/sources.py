@@ -81,7 +81,7 @@ class SourcesBox(QWidget):
         self.add.setToolTip(
             "Folders or a table of images and masks, shapes of QuPath, ASAP or ImageScope on a slide, or a public set."
         )
-        self.add.clicked.connect(self._ask)
+        self.add.clicked.connect(lambda *_: self._ask())
         column.addWidget(self.add)
 
     def refresh(self) -> None:
@@ -126,8 +126,8 @@ class SourcesBox(QWidget):
                 self.grid.addWidget(button, row, column)
         return choice
 
-    def _ask(self, number: int | bool | None = None) -> None:
-        known = self.state.sets[number] if isinstance(number, int) and not isinstance(number, bool) else None
+    def _ask(self, number: int | None = None) -> None:
+        known = None if number is None else self.state.sets[number]
         dialog = SourceDialog(self, known)
         if dialog.exec() and dialog.source is not None:
             found = [dialog.source if other is known else other for other in self.state.sets]

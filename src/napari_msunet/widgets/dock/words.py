@@ -125,7 +125,7 @@ def _no_truth(state: State) -> str | None:
     if state.sets:
         return next((text for r in state.slides if r.annotated and (text := _gone(r))), None)
     if not state.slides:
-        return "Open a slide and annotate it, or add a folder of images and masks."
+        return "Open a slide and annotate it, or add labelled images under Sources."
     gone = next((text for r in state.slides if (text := _gone(r))), None) or _unknown_size(state)
     if gone:
         return gone
