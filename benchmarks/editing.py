@@ -9,7 +9,7 @@ beside   the same dabs on napari's own layer over an array, in the same run
 memory   10,000 strokes all over the slide
 
 Without a part, all are run. Times are ms; `cpu p95` is what the GUI thread itself worked, as on a machine that does
-nothing else (for "release to journal": the thread that writes).
+nothing else (for "release to ...": the thread that writes).
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import numpy as np
 from editing_window import ZOOMS, Desk, Watch, array, pyramid, summary, timed
 
 Numbers = dict[str, dict[str, Any]]
+Times = list[tuple[float, float]]
 
 
 def dabs(options: argparse.Namespace) -> Numbers:
@@ -33,7 +34,7 @@ def large(options: argparse.Namespace) -> Numbers:
         desk.layer.brush_in = "screen"
         desk.layer.brush_width = 50
         size = desk.layer.brush_size
-        shown, stored, release = [], [], []
+        shown, kept, stored, release = [], [], [], []
         rng = np.random.default_rng(3)
         for number in range(options.strokes):
             desk.layer.selected_label = number % 3 + 1
@@ -45,12 +46,13 @@ def large(options: argparse.Namespace) -> Numbers:
             desk.upload()
             shown.append(watch.read())
             desk.rest(20)
-            stored.append(_released(desk, at, release))
+            _released(desk, at, release, kept, stored)
         desk.layer.brush_in = "data"
         name = f"coarsest, 50 px of the screen ({size} level-0 px)"
         found[f"{name}: shown"] = summary(shown)
         found[f"{name}: handler of the release"] = summary(release)
-        found[f"{name}: release to journal"] = summary(stored)
+        found[f"{name}: release to journal"] = summary(kept)
+        found[f"{name}: release to all levels"] = summary(stored)
         found |= _undo(desk, name, min(options.strokes, 5))
     return found
 
@@ -62,7 +64,7 @@ def strokes(options: argparse.Namespace) -> Numbers:
         for name, zoom in ZOOMS.items():
             desk.look(zoom)
             rng = np.random.default_rng(4)
-            handlers, ends, stored, counts = [], [], [], []
+            handlers, ends, kept, stored, counts = [], [], [], [], []
             for _ in range(options.strokes):
                 desk.layer.brush_size = 200
                 desk.layer.selected_label = int(rng.integers(1, 4))
@@ -79,12 +81,13 @@ def strokes(options: argparse.Namespace) -> Numbers:
                             break
                 handlers += draws
                 counts.append(len(paints))
-                stored.append(_released(desk, at, ends))
+                _released(desk, at, ends, kept, stored)
                 desk.rest(30)
             row = f"{name}: strokes of {int(np.median(counts))} dabs"
             found[f"{row}: painting in one event"] = summary(handlers)
             found[f"{row}: handler of the release"] = summary(ends)
-            found[f"{row}: release to journal"] = summary(stored)
+            found[f"{row}: release to journal"] = summary(kept)
+            found[f"{row}: release to all levels"] = summary(stored)
             found |= _undo(desk, row, min(options.strokes, 5))
     return found
 
@@ -185,16 +188,31 @@ def _stroke(
     desk.rest(10)
 
 
-def _released(desk: Desk, at: Any, handlers: list[tuple[float, float]]) -> tuple[float, float]:
-    """Let go of the button; times until the stroke is in the journal: gone by, worked by the thread that writes."""
-    with timed(desk.layer.store, "write_parts") as writes:
-        watch = Watch()
-        handlers.append(desk.send("MouseButtonRelease", at))
-        desk.layer._writer.settle()
-        taken = watch.read()[0]
-    assert len(writes) == 1
+def _released(desk: Desk, at: Any, handlers: Times, kept: Times, stored: Times) -> None:
+    """Let go of the button; times until the stroke is in the journal, and until it is in all levels.
+
+    Gone by since the release, and worked by the thread that writes.
+    """
+    store, count = desk.layer.store, len(stored)
+    work: list[Watch] = []
+    original = store.write_parts
+
+    def write(parts: Any) -> Any:
+        work.append(Watch())
+        number = original(parts)
+        stored.append((watch.read()[0], work[0].read()[1]))
+        return number
+
+    object.__setattr__(store, "write_parts", write)
+    try:
+        with timed(store._session.journal, "append", lambda: kept.append((watch.read()[0], work[0].read()[1]))):
+            watch = Watch()
+            handlers.append(desk.send("MouseButtonRelease", at))
+            desk.layer._writer.settle()
+    finally:
+        object.__delattr__(store, "write_parts")
+    assert len(stored) == len(kept) == count + 1
     desk.rest(10)
-    return taken, writes[0][1]
 
 
 def _undo(desk: Desk, name: str, count: int) -> Numbers:

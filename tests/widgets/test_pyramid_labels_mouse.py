@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation, binary_erosion
 from widgets import mouse
 
 from napari_msunet.geometry import Window
@@ -162,8 +163,13 @@ def test_dabs_show_before_the_stroke_ends_and_count_as_one_step(pair):
     assert (ours._slice.image.raw != before).any()
     np.testing.assert_array_equal(ours.store.read(WHOLE), content())  # not stored yet
     level, area = ours._shown()
-    np.testing.assert_array_equal(ours._slice.image.raw, ours.read_level(level, area))
-    raw = ours._slice.image.raw.copy()
+    assert level > 0
+    raw = ours.read_level(level, area)
+    painted = raw == 3
+    rim = binary_dilation(painted) & ~binary_erosion(painted)
+    wrong = ours._slice.image.raw != raw  # a pixel at the rim, which several dabs cover in part, is voted on later
+    assert not (wrong & ~rim).any()
+    assert wrong.sum() < rim.sum() / 3
     ours.refresh()  # as when the view is moved in the middle of a stroke
     np.testing.assert_array_equal(ours._slice.image.raw, raw)
     mouse.release(viewer, (2200, 1800))

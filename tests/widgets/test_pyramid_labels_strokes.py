@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from napari.layers import Labels
 from napari.utils.notifications import notification_manager
+from scipy.ndimage import binary_dilation, binary_erosion
 from widgets import mouse
 
 from napari_msunet.errors import StoreError
@@ -162,6 +163,24 @@ def test_a_brush_larger_than_a_mask_may_be_is_napari_s(store):
     np.testing.assert_array_equal(store.read(WHOLE), theirs.data)
 
 
+@pytest.mark.parametrize("level", [1, 3, 5])
+def test_a_dab_at_a_coarser_level_is_about_what_its_pixels_vote(level):
+    y, x = np.ogrid[-90:91, -90:91]
+    window, mask = Window(1001, 703, 181, 181), y**2 + x**2 <= 90.5**2
+    voted = np.zeros((2048, 1024), np.uint8)
+    voted[window.slices((0, 0))] = mask
+    for _ in range(level):
+        voted = coarsen(voted)
+    place, dab = brush.coarser(window, mask, level, 1)
+    drawn = np.zeros(voted.shape, bool)
+    drawn[place.slices((0, 0))] = dab
+    rim = binary_dilation(voted > 0) & ~binary_erosion(voted > 0)
+    assert drawn.any()
+    assert not ((drawn != voted) & ~rim).any()
+    assert (brush.coarser(window, mask, level, 0)[1] <= dab).all()
+    assert not brush.spans(np.ones((1, 500), bool), level)
+
+
 def test_the_mouse_does_not_wait_for_the_disk(make_napari_viewer, store, monkeypatch):
     viewer = make_napari_viewer(show=True)
     layer = add_labels(viewer, store)
@@ -182,7 +201,7 @@ def test_the_mouse_does_not_wait_for_the_disk(make_napari_viewer, store, monkeyp
     level, area = layer._shown()
     shown = layer._slice.image.raw.copy()
     assert shown.any()
-    np.testing.assert_array_equal(shown, layer.read_level(level, area))
+    assert (shown != layer.read_level(level, area)).sum() <= 0.01 * shown.astype(bool).sum()  # the rim, until then
     layer.undo(0)  # goes behind the strokes that wait
     store.flush()  # waits for all of them
     assert threads

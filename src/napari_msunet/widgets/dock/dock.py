@@ -28,7 +28,7 @@ from napari_msunet.widgets.dock.section import Section
 from napari_msunet.widgets.dock.state import STEPS, State, StepName
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
-from napari_msunet.widgets.pyramid_labels.napari_internals import main_window
+from napari_msunet.widgets.viewers import main_window
 
 if TYPE_CHECKING:
     import napari.viewer

@@ -11,8 +11,9 @@ from napari_msunet.errors import StoreError
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.widgets.pyramid_labels import lifetime
 from napari_msunet.widgets.pyramid_labels.layer import PyramidLabels
-from napari_msunet.widgets.pyramid_labels.napari_internals import linear_map, missing
+from napari_msunet.widgets.pyramid_labels.napari_internals import missing
 from napari_msunet.widgets.pyramid_labels.region import paint_in_region
+from napari_msunet.widgets.viewers import linear_map
 
 
 def add_labels(

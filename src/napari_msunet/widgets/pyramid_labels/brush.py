@@ -71,3 +71,26 @@ def part_of(mask: Any, window: Window, part: Window) -> npt.NDArray[np.bool_] | 
     if mask is None or isinstance(mask, Disc):
         return None if mask is None else mask.within(part)
     return mask[part.slices((window.y, window.x))]
+
+
+def spans(mask: Mask, level: int) -> bool:
+    """Whether a mask fills a pixel of a level wherever it lies; a line one pixel wide does not, and is voted on."""
+    return isinstance(mask, np.ndarray) and min(mask.shape) >= 2 << level
+
+
+def coarser(
+    window: Window, mask: npt.NDArray[np.bool_], level: int, label: int
+) -> tuple[Window, npt.NDArray[np.bool_]]:
+    """A dab at a coarser level: its pixels of which the mask covers half (a label) or more than half (background).
+
+    That is about how the finer pixels vote, without asking them.
+    """
+    step = 1 << level
+    top, left = window.y % step, window.x % step
+    height, width = -(-(top + window.height) // step), -(-(left + window.width) // step)
+    whole = np.zeros((height * step, width * step), np.uint8)
+    whole[top : top + window.height, left : left + window.width] = mask
+    rows = whole.reshape(height, step, width * step).sum(axis=1, dtype=np.uint16)
+    count = rows.reshape(height, width, step).sum(axis=2, dtype=np.uint32)
+    half = step * step // 2
+    return Window(window.y // step, window.x // step, height, width), count >= half if label else count > half

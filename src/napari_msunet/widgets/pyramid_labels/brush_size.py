@@ -9,7 +9,7 @@ from napari.layers import Labels
 from napari.utils.events import Event
 
 from napari_msunet.errors import StoreError
-from napari_msunet.widgets.pyramid_labels.napari_internals import camera, viewers_showing
+from napari_msunet.widgets.viewers import camera, viewers_showing
 
 Unit = Literal["data", "screen", "um"]
 

@@ -10,7 +10,7 @@ from qtpy.QtCore import QEvent, QObject
 
 from napari_msunet.labels import LabelStore
 from napari_msunet.widgets.pyramid_labels import upkeep
-from napari_msunet.widgets.pyramid_labels.napari_internals import camera, main_window, viewers_showing
+from napari_msunet.widgets.viewers import camera, main_window, viewers_showing
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.pyramid_labels.layer import PyramidLabels

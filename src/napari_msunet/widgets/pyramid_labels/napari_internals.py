@@ -1,4 +1,4 @@
-"""Everything that painting on a pyramid needs of napari's insides; nothing else in the project touches them.
+"""Everything that painting on a pyramid needs of napari's insides; no other file of this folder touches them.
 
 napari has no public way to paint on a multiscale layer. In 0.9 its tools all end in a few private methods of `Labels`,
 which `PaintHooks` answers with methods of its own (`paint_window` and so on), for `PyramidLabels` to fill in.
@@ -6,7 +6,6 @@ which `PaintHooks` answers with methods of its own (`paint_window` and so on), f
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from typing import Any
@@ -170,8 +169,10 @@ class PaintHooks(Labels):
         window = brush.reach(centre, radius, scale, Window(0, 0, *shape))
         if window.empty:
             return None
-        mask: Any = brush.Disc(centre, radius, scale, window)
-        if self.brush_size <= brush.LARGE:
+        mask: Any
+        if self.brush_size > brush.LARGE:
+            mask = brush.Disc(centre, radius, scale, window)
+        else:
             mask = _brush(window.shape, radius, (centre[0] - window.y, centre[1] - window.x), scale)
         return None if mask is None else (mask, np.array([window.y, window.x]), np.array(window.stop))
 
@@ -234,15 +235,21 @@ class PaintHooks(Labels):
         self._unshown = window if self._unshown is None else around((self._unshown, window))
 
     def show_paint(self, window: Window, mask: brush.Mask, label: int) -> None:
-        """As `show_soon`, of one label painted where the mask is true: at full resolution nothing has to be read."""
+        """As `show_soon`, of one label painted where the mask is true: nothing has to be read.
+
+        A coarser level is shown as it will be but for the rim, which `show_window` of the stored stroke puts right.
+        """
         shown = self._shown() if self._partial and self.contour == 0 else None
-        if shown is None or shown[0] != 0:
+        if shown is None or (shown[0] and not brush.spans(mask, shown[0])):
             self.show_soon(window)
             return
-        part = window.intersection(shown[1])
+        level, area = shown
+        if level:
+            window, mask = brush.coarser(window, np.asarray(mask), level, label)
+        part = window.intersection(area)
         if part.empty:
             return
-        place = part.slices((shown[1].y, shown[1].x))
+        place = part.slices((area.y, area.x))
         where = brush.part_of(mask, window, part)
         raw, view = self._slice.image.raw, self._slice.image.view
         np.copyto(self._in_data_order(raw)[place], label, where=True if where is None else where)
@@ -323,27 +330,3 @@ def _brush(
     mask = Labels._create_brush_mask(shape, radius, np.array(center), np.array(scale))
     mask.flags.writeable = False
     return mask if mask.any() else None
-
-
-def viewers_showing(layer: Labels) -> Iterator[Any]:
-    """The open viewers that have this layer."""
-    module = sys.modules.get("napari.viewer")
-    for viewer in list(module.Viewer._instances) if module is not None else ():
-        if any(other is layer for other in viewer.layers):
-            yield viewer
-
-
-def main_window(viewer: Any) -> Any:
-    """The Qt window of a viewer."""
-    return viewer.window._qt_window
-
-
-def linear_map(layer: Any) -> npt.NDArray[np.float64]:
-    """How a layer turns and stretches a step in its pixels into a step in the world, without its `affine`."""
-    return np.asarray(layer._transforms["data2physical"].linear_matrix, float)
-
-
-def camera(viewer: Any) -> Any:
-    """The camera of a viewer: napari moved it to the scene in 0.9."""
-    scene = getattr(viewer, "scene", None)
-    return viewer.camera if scene is None else scene.camera

@@ -13,7 +13,8 @@ from qtpy.QtCore import QTimer
 
 from napari_msunet.geometry import Window
 from napari_msunet.widgets.pyramid_labels import colours
-from napari_msunet.widgets.pyramid_labels.napari_internals import camera, linear_map, napari_version
+from napari_msunet.widgets.pyramid_labels.napari_internals import napari_version
+from napari_msunet.widgets.viewers import camera, linear_map
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.pyramid_labels.layer import PyramidLabels

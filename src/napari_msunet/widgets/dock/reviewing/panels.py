@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt
 
-from napari_msunet.widgets.pyramid_labels.napari_internals import main_window
 from napari_msunet.widgets.truth import TruthPanel
+from napari_msunet.widgets.viewers import main_window
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
