@@ -3,12 +3,13 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-# A screen is made where there is none.
-SCREEN := $(shell [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || [ "$$(uname)" != Linux ] || echo 'xvfb-run -a -s "-screen 0 1280x800x24"')
+# A screen is made where there is none, each beginner at another number: two that look for a free one at once find the same.
+screen = $(shell [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || [ "$$(uname)" != Linux ] || echo 'xvfb-run -a -n $(1) -s "-screen 0 1280x800x24"')
+SCREEN := $(call screen,99)
 # Without this, glibc hands every layer's memory back to the system: half of the time of a network on the CPU.
 ALLOCATOR := MALLOC_MMAP_THRESHOLD_=134217728 MALLOC_TRIM_THRESHOLD_=8589934592
 
-.PHONY: setup demo test test-napari-old test-encoders bench-env-monai bench-env-tiatoolbox fast lint docs clean
+.PHONY: setup demo test test-core test-window test-napari-old test-encoders bench-env-monai bench-env-tiatoolbox fast lint docs clean
 
 setup: .venv/ready
 
@@ -34,8 +35,15 @@ SYSTEM_PACKAGES := xvfb xauth libegl1 libgl1 libopengl0 libgl1-mesa-dri libxkbco
 demo: setup
 	$(ALLOCATOR) $(SCREEN) $(BIN)/napari-msunet demo --out demo-output $(if $(SCREEN),--close)
 
+# The window's tests beside all others: most of both waits for one thread.
 test: setup
-	$(ALLOCATOR) $(SCREEN) $(BIN)/python -m pytest
+	@$(MAKE) --no-print-directory -j2 test-core test-window
+
+test-core: setup
+	$(ALLOCATOR) $(call screen,199) $(BIN)/python -m pytest --ignore=tests/widgets
+
+test-window: setup
+	$(ALLOCATOR) $(call screen,299) $(BIN)/python -m pytest -p no:cacheprovider tests/widgets
 
 # The paintable layer in an older napari, in an environment of its own (no torch in it): build/napari-old.
 OLD_NAPARI := 0.6.6

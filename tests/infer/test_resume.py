@@ -67,7 +67,7 @@ def run_folder(out: Path) -> Path:
 
 def finished(out: Path) -> int:
     """Lines in the ledger of the only run, 0 while there is none."""
-    return sum(p.read_bytes().count(b"\n") for p in out.glob("runs/*/ledger*"))
+    return sum(p.read_bytes().count(b"\n") for p in out.glob("runs/[!.]*/ledger*"))
 
 
 def killed_once(job: PredictJob, after: int) -> int:

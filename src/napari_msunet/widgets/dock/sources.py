@@ -72,6 +72,7 @@ class SourcesBox(QWidget):
         super().__init__()
         self.state = state
         self._shown: Any = None
+        self._rows = 0
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         self.grid = QGridLayout()
@@ -94,6 +95,7 @@ class SourcesBox(QWidget):
         while (item := self.grid.takeAt(0)) is not None:
             item.widget().hide()
             item.widget().deleteLater()
+        self._rows = 0
         for record in slides:
             self._row(f"{record.name} (slide)", str(record.path), record.role).valueChanged.connect(
                 lambda role, r=record: self.state.set_role(r, role)
@@ -110,7 +112,7 @@ class SourcesBox(QWidget):
         choice.setValue(role)
         choice.setToolTip(ROLE_TIP)
         choice.setMinimumContentsLength(7)
-        row = self.grid.rowCount()
+        row, self._rows = self._rows, self._rows + 1
         self.grid.addWidget(label, row, 0)
         self.grid.addWidget(choice, row, 1)
         if number is not None:

@@ -40,7 +40,7 @@ def find_kept(path: Path, before: Any = None) -> tuple[Any, Kept | None] | None:
         What to give the next time, and the newest run, None where it kept no probabilities or is not complete.
         None in all where nothing changed.
     """
-    notes = sorted((note.stat().st_mtime_ns, note.parent.name) for note in path.glob("runs/*/run.json"))
+    notes = sorted((note.stat().st_mtime_ns, note.parent.name) for note in path.glob("runs/[!.]*/run.json"))
     if notes == before:
         return None
     store = open_labels(path)
