@@ -35,9 +35,9 @@ SYSTEM_PACKAGES := xvfb xauth libegl1 libgl1 libopengl0 libgl1-mesa-dri libxkbco
 demo: setup
 	$(ALLOCATOR) $(SCREEN) $(BIN)/napari-msunet demo --out demo-output $(if $(SCREEN),--close)
 
-# The window's tests beside all others: most of both waits for one thread.
+# The window's tests beside all others, one thread each: two that both want all cores wait for one another.
 test: setup
-	@$(MAKE) --no-print-directory -j2 test-core test-window
+	@OMP_NUM_THREADS=1 $(MAKE) --no-print-directory -j2 test-core test-window
 
 test-core: setup
 	$(ALLOCATOR) $(call screen,199) $(BIN)/python -m pytest --ignore=tests/widgets

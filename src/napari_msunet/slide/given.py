@@ -16,7 +16,7 @@ from shapely.geometry import shape
 from napari_msunet.config import Drawn, GivenSlide, InClasses, Where, explain
 from napari_msunet.errors import MsunetError
 
-SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".tif", ".tiff", ".btf", ".svslide")
+SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".tif", ".tiff", ".btf", ".svslide", ".qptiff")
 READABLE = frozenset((*SLIDES, ".png", ".jpg", ".jpeg", ".bmp"))
 TABLES = frozenset((".csv", ".tsv", ".txt"))
 STORE = ".ome.zarr"
