@@ -79,7 +79,9 @@ def finished(run: Run) -> list[int]:
 
 
 @pytest.mark.slow
-def test_the_environment_of_this_process_stays_and_workers_keep_freed_memory():
+def test_the_environment_of_this_process_stays_and_workers_keep_freed_memory(monkeypatch):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)  # a user's own would stay
     before = dict(os.environ)
     with workers_of(Cluster(at="local:1", threads=2)) as found:
         theirs = found.client.submit(lambda: dict(os.environ)).result()
