@@ -13,6 +13,9 @@ from napari_msunet.labels.cache import ChunkCache
 from napari_msunet.labels.changes import Change
 from napari_msunet.labels.records import Kind, Patch
 
+Machine = Callable[[Window], npt.NDArray[Any] | int]
+"""From a window to what the newest merged runs show there: an array or one value."""
+
 
 class History:
     """Sequence numbers of strokes and releases: `undo` those that stand, `redo` those taken back, the next one last."""
@@ -49,7 +52,7 @@ class History:
             self.undo.append(self.redo.pop())
 
 
-def done(kind: Kind, part: Change, cache: ChunkCache, machine: Callable[[Window], npt.NDArray[Any]]) -> Patch:
+def done(kind: Kind, part: Change, cache: ChunkCache, machine: Machine) -> Patch:
     """What a stroke does to one window, or a release (values: None), which gives the machine's value of today."""
     window, values, mask = part
     new = machine(window) if values is None else values
@@ -58,19 +61,20 @@ def done(kind: Kind, part: Change, cache: ChunkCache, machine: Callable[[Window]
     return Patch(window, new, kind is Kind.STROKE, mask, cache.part("labels", 0, window), was)
 
 
-def undone(patch: Patch, base: npt.NDArray[Any]) -> Patch:
-    """What taking a stroke back does: edited pixels get what was there, the others the machine's value, `base`."""
+def undone(patch: Patch, machine: Machine, dtype: np.dtype[Any]) -> Patch:
+    """What taking a stroke back does: edited pixels get what was there, the others the machine's value of today."""
     before, edited = patch.before, patch.edited_before
-    if edited is None or before is None or edited is False:
-        return Patch(patch.window, base, False, patch.mask)
-    if edited is True:
+    if before is not None and edited is True:
         return Patch(patch.window, before, True, patch.mask)
-    values = np.where(edited, np.asarray(before, base.dtype), base)
+    base = machine(patch.window)
+    if before is None or edited is None or edited is False:
+        return Patch(patch.window, base, False, patch.mask)
+    values = np.where(edited, np.asarray(before, dtype), np.asarray(base, dtype))
     return Patch(patch.window, values, edited, patch.mask)
 
 
-def redone(kind: Kind, patch: Patch, base: npt.NDArray[Any]) -> Patch:
+def redone(kind: Kind, patch: Patch, machine: Machine) -> Patch:
     """What doing a stroke again does; a release gives the machine's value of today."""
     if kind is Kind.RELEASE:
-        return Patch(patch.window, base, False, patch.mask)
+        return Patch(patch.window, machine(patch.window), False, patch.mask)
     return Patch(patch.window, patch.values, True, patch.mask)

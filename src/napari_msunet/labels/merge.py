@@ -110,14 +110,14 @@ def value_table(run: Run, classes: Sequence[str], instances: bool) -> Table:
 
 def machine_values(
     log: MergeLog, window: Window, dtype: np.dtype[Any], run_of: Callable[[str], tuple[Run, Table]]
-) -> npt.NDArray[Any]:
-    """What the newest merged runs show in a window; 0 where no run was merged."""
+) -> npt.NDArray[Any] | int:
+    """What the newest merged runs show in a window; 0 where no run was merged, one value if that is everywhere."""
+    found = [(merge, hits) for merge in log.newest_first() if (hits := merge.hits(window))]
+    if not found:
+        return 0
     values = np.zeros(window.shape, dtype)
     open_pixels = np.ones(window.shape, np.bool_)
-    for merge in log.newest_first():
-        hits = merge.hits(window)
-        if not hits:
-            continue
+    for merge, hits in found:
         run, table = run_of(merge.key)
         for hit in hits:
             place = hit.slices((window.y, window.x))

@@ -127,8 +127,8 @@ class Session:
 
             def patches() -> Iterator[Patch]:
                 for patch in self.journal.patches(stroke):
-                    base = self.machine(patch.window)
-                    yield undone(patch, base) if kind is Kind.UNDO else redone(was, patch, base)
+                    back = kind is Kind.UNDO
+                    yield undone(patch, self.machine, self._dtype) if back else redone(was, patch, self.machine)
 
             try:
                 self._commit(kind, patches(), windows)
@@ -148,7 +148,7 @@ class Session:
             self.counted = True
         return self.cache.highest
 
-    def machine(self, window: Window) -> npt.NDArray[Any]:
+    def machine(self, window: Window) -> npt.NDArray[Any] | int:
         """What the newest merged runs show in a window."""
         return machine_values(self.merges, window, self._dtype, self._run_of)
 
