@@ -90,7 +90,7 @@ def bare(slide: str, model: str, side: int) -> float:
         predict_image(network, opened, opened.grid().centres(ms.Region(*places(side)[0])))
     inputs = [
         (network.branches[branch], torch.rand(shape).contiguous(memory_format=torch.channels_last))
-        for branch, shape, _, _ in calls[: fusions[0][0]]
+        for branch, shape, _, _ in calls[: fusions[0][-1]]
     ]
     times = []
     with torch.inference_mode():
