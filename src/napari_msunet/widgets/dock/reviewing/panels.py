@@ -46,10 +46,13 @@ class Panels:
         if self.objects is None:
             self.objects = ObjectsPanel(self.viewer)
         if self.objects.window() is not window:  # not yet docked, or its dock was closed
-            self._objects_dock = self.viewer.window.add_dock_widget(self.objects, name="Objects", area="bottom")
+            self._objects_dock = self.viewer.window.add_dock_widget(
+                self.objects, name="Objects", area="bottom", tabify=True
+            )
             self.objects.show()
         self.objects.set_layer(layer)
         self._objects_dock.show()
+        self._objects_dock.raise_()
         if not self.objects.measuring.measured:
             self.objects.start()
         return self.objects
@@ -60,7 +63,7 @@ class Panels:
         if self.truth is None:
             self.truth = TruthPanel(self.dock)
         if self.truth.window() is not window:  # not yet docked, or its dock was closed
-            self.truth_dock = self.viewer.window.add_dock_widget(self.truth, name="Truth", area="bottom")
+            self.truth_dock = self.viewer.window.add_dock_widget(self.truth, name="Truth", area="bottom", tabify=True)
             self.truth.show()
         self.truth_dock.show()
         self.truth_dock.raise_()
