@@ -232,6 +232,7 @@ def test_balanced_weights_make_classes_count_the_same():
 
 def test_a_loss_as_text():
     assert LossConfig.model_validate("bce + jaccard+dice") == only(bce=1, jaccard=1, dice=1)
+    assert LossConfig.model_validate("dice+0.01boundary") == only(dice=1, boundary=0.01)
     config = LossConfig.model_validate("0.5*focal+ 2e-2 * boundary + ce")
     assert config == only(focal=0.5, boundary=0.02, cross_entropy=1)
     assert LossConfig.model_validate(config.description) == config

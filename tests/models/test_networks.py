@@ -219,3 +219,15 @@ def test_an_encoder_without_its_package_says_how_to_get_it():
 def test_an_encoder_that_cannot_learn_is_refused():
     with pytest.raises(ValidationError, match="learns nothing"):
         EncoderConfig(frozen=True)
+
+
+def test_a_narrow_linknet_learns_on_windows_of_128_pixels():
+    """The backward pass of a strided 1x1 convolution of 8 channels ends the process with torch 2.13 on a CPU."""
+    torch.manual_seed(0)
+    config = ModelConfig(classes=("a",), mpp=1.0, scales=(1.0,), branch=LinkNetConfig(depth=3, width=8))
+    model = build_model(config).train().to(memory_format=torch.channels_last)
+    for _ in range(5):
+        model.zero_grad()
+        images = torch.rand(4, 3, 128, 128).contiguous(memory_format=torch.channels_last)
+        model([images]).square().mean().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

@@ -15,7 +15,7 @@ TERMS = ("cross_entropy", "bce", "dice", "jaccard", "tversky", "focal", "boundar
 """The losses that can be mixed; each is a field of `LossConfig`: its weight."""
 
 _SHORT = {"ce": "cross_entropy"}
-_PART = re.compile(r"(?:([0-9.]+(?:e-?[0-9]+)?)\s*\*\s*)?([a-z_]+)")
+_PART = re.compile(r"(?:([0-9.]+(?:e-?[0-9]+)?)\s*\*?\s*)?([a-z_]+)")
 
 
 class LossConfig(Frozen):
@@ -110,7 +110,7 @@ class LossConfig(Frozen):
 
 
 def parse_loss(text: str) -> dict[str, Any]:
-    """The weights in a sum such as ``"bce+jaccard+dice"`` or ``"0.5*focal+tversky"``; those not named are zero.
+    """The weights in a sum such as ``"bce+jaccard+dice"`` or ``"0.5*focal+tversky"`` (or ``0.5focal``), zero for others.
 
     Raises
     ------
