@@ -110,7 +110,9 @@ class LossConfig(Frozen):
 
 
 def parse_loss(text: str) -> dict[str, Any]:
-    """The weights in a sum such as ``"bce+jaccard+dice"`` or ``"0.5*focal+tversky"`` (or ``0.5focal``), zero for others.
+    """The weights in a sum such as ``"bce+jaccard+dice"`` or ``"0.5*focal+tversky"``; those not named are zero.
+
+    The star may be left out, as command-line help does.
 
     Raises
     ------
