@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -111,13 +112,14 @@ def value_table(run: Run, classes: Sequence[str], instances: bool) -> Table:
 def machine_values(
     log: MergeLog, window: Window, dtype: np.dtype[Any], run_of: Callable[[str], tuple[Run, Table]]
 ) -> npt.NDArray[Any] | int:
-    """What the newest merged runs show in a window; 0 where no run was merged, one value if that is everywhere."""
-    found = [(merge, hits) for merge in log.newest_first() if (hits := merge.hits(window))]
-    if not found:
+    """What the newest merged runs show in a window, 0 where none was merged; only that one value if none was at all."""
+    found = ((merge, hits) for merge in log.newest_first() if (hits := merge.hits(window)))
+    newest = next(found, None)
+    if newest is None:
         return 0
     values = np.zeros(window.shape, dtype)
     open_pixels = np.ones(window.shape, np.bool_)
-    for merge, hits in found:
+    for merge, hits in chain([newest], found):
         run, table = run_of(merge.key)
         for hit in hits:
             place = hit.slices((window.y, window.x))

@@ -72,7 +72,6 @@ class SourcesBox(QWidget):
         super().__init__()
         self.state = state
         self._shown: Any = None
-        self._rows = 0
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         self.grid = QGridLayout()
@@ -95,16 +94,15 @@ class SourcesBox(QWidget):
         while (item := self.grid.takeAt(0)) is not None:
             item.widget().hide()
             item.widget().deleteLater()
-        self._rows = 0
-        for record in slides:
-            self._row(f"{record.name} (slide)", str(record.path), record.role).valueChanged.connect(
+        for row, record in enumerate(slides):
+            self._row(row, f"{record.name} (slide)", str(record.path), record.role).valueChanged.connect(
                 lambda role, r=record: self.state.set_role(r, role)
             )
         for number, source in enumerate(self.state.sets):
-            role = self._row(*name_of(source), source.role, number)
+            role = self._row(len(slides) + number, *name_of(source), source.role, number)
             role.valueChanged.connect(lambda value, n=number: self._change(n, value))
 
-    def _row(self, text: str, tip: str, role: Role, number: int | None = None) -> ChoiceField:
+    def _row(self, row: int, text: str, tip: str, role: Role, number: int | None = None) -> ChoiceField:
         label = QElidingLabel(text)
         label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         label.setToolTip(tip)
@@ -112,7 +110,6 @@ class SourcesBox(QWidget):
         choice.setValue(role)
         choice.setToolTip(ROLE_TIP)
         choice.setMinimumContentsLength(7)
-        row, self._rows = self._rows, self._rows + 1
         self.grid.addWidget(label, row, 0)
         self.grid.addWidget(choice, row, 1)
         if number is not None:
