@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+import zlib
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Generator
 from queue import SimpleQueue
 from threading import Thread
 from typing import Annotated, Any, Literal, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from napari_msunet.geometry import Window
 from napari_msunet.stopping import Stop, current
 
 
@@ -72,6 +77,43 @@ class RegionDone(_Event):
     width: int
 
 
+class FirstLook(_Event):
+    """What the coarsest scale alone says of a part in view, told before its tiles are computed; nothing keeps it.
+
+    Attributes
+    ----------
+    run : str
+    y, x, height, width : int
+        The part, in pixels of the run's level 0.
+    rows, columns : int
+        Of the labels, which lie evenly over the part.
+    labels : str
+        They, uint8 row by row, compressed (zlib) and in base64; `array` gives them.
+    """
+
+    event: Literal["first_look"] = "first_look"
+    run: str
+    y: int
+    x: int
+    height: int
+    width: int
+    rows: int
+    columns: int
+    labels: str
+
+    @classmethod
+    def of(cls, run: str, window: Window, labels: npt.NDArray[np.uint8]) -> FirstLook:
+        """The event for labels `(rows, columns)` over a window."""
+        place = {"y": window.y, "x": window.x, "height": window.height, "width": window.width}
+        text = b64encode(zlib.compress(np.ascontiguousarray(labels).tobytes(), 1)).decode()
+        return cls(run=run, **place, rows=labels.shape[0], columns=labels.shape[1], labels=text)
+
+    def array(self) -> npt.NDArray[np.uint8]:
+        """The labels `(rows, columns)`."""
+        values = np.frombuffer(zlib.decompress(b64decode(self.labels)), np.uint8)
+        return values.reshape(self.rows, self.columns)
+
+
 class Message(_Event):
     """A sentence for the user."""
 
@@ -88,7 +130,7 @@ class Result(_Event):
     files: dict[str, str] = Field(default_factory=dict)
 
 
-Event = Annotated[Progress | Metric | RegionDone | Message | Result, Field(discriminator="event")]
+Event = Annotated[Progress | Metric | RegionDone | FirstLook | Message | Result, Field(discriminator="event")]
 """Any event."""
 
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)

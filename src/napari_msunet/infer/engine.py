@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from napari_msunet.allocator import Ceiling
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Grid, Window
 from napari_msunet.infer.fuse import Fused, Wanted, fuse
+from napari_msunet.infer.in_view import FirstLooks, Look, Piece, Seen, Work, next_batch
 from napari_msunet.infer.network import Network, Variant, exact_arithmetic
 from napari_msunet.infer.plan import Plan, Tile, UnitPlan
 from napari_msunet.infer.streams import Stream
@@ -43,27 +43,14 @@ class TileResult:
     failed: str | None = None
 
 
-@dataclass(frozen=True)
-class Work:
-    """A batch of tiles and the pieces of coarse branches that it stands on, each `(unit, stream, number)`."""
-
-    unit: int
-    tiles: tuple[Tile, ...]
-    pieces: tuple[tuple[int, int, int], ...]
-
-    @cached_property
-    def windows(self) -> list[Window]:
-        """Of its tiles."""
-        return [tile.window for tile in self.tiles]
-
-
 @dataclass
 class Step:
-    """One thing the network does: a piece, or a batch of tiles; `inputs` are being read."""
+    """One thing the network does: a piece (to `look` at by itself), or a batch of tiles; `inputs` are being read."""
 
     work: Work | None
-    piece: tuple[int, int, int] | None
+    piece: Piece | None
     size: tuple[int, int]
+    look: bool = False
     inputs: Future[list[list[Tensor]]] = field(init=False)
 
 
@@ -116,8 +103,8 @@ class Pass:
         self.wanted = wanted
         self.variants = variants
         self.channels = None if channels is None else list(channels)
-        self._held: OrderedDict[tuple[int, int, int], tuple[Tensor, ...]] = OrderedDict()
-        self._uses: Counter[tuple[int, int, int]] = Counter()
+        self._held: OrderedDict[Piece, tuple[Tensor, ...]] = OrderedDict()
+        self._uses: Counter[Piece] = Counter()
 
     # ------------------------------------------------------------------------------------------------- what is to do
 
@@ -132,7 +119,7 @@ class Pass:
                     found.append(Work(number, batch, tuple(self._under(number, unit, batch))))
         return found
 
-    def _under(self, number: int, unit: UnitPlan, batch: Sequence[Tile]) -> Iterator[tuple[int, int, int]]:
+    def _under(self, number: int, unit: UnitPlan, batch: Sequence[Tile]) -> Iterator[Piece]:
         for s, stream in enumerate(self.plan.streams):
             if stream.in_pieces:
                 around = [t.window.times(stream.ratio).padded(stream.ring) for t in batch]
@@ -144,6 +131,10 @@ class Pass:
 
     def run(self, works: list[Work]) -> Iterator[list[TileResult]]:
         """Compute the batches, what somebody looks at first, else in their order."""
+        return (found for found in self.run_with_looks(works, None) if not isinstance(found, Look))
+
+    def run_with_looks(self, works: list[Work], looks: FirstLooks | None) -> Iterator[list[TileResult] | Look]:
+        """The same, with first looks at a large view among the results."""
         self._uses.update(piece for work in works for piece in work.pieces)
         waiting: list[Step] = []
         left = OrderedDict((n, work) for n, work in enumerate(works))
@@ -155,7 +146,10 @@ class Pass:
         ):
             while left or waiting:
                 while left and len(waiting) < AHEAD + 1:
-                    for step in self._steps(left.pop(_next(left, stop.view, self.pixel)), waiting):
+                    seen = Seen.of(stop.view, self.pixel)
+                    look = looks.next(left, seen) if looks and self._held_bytes < HELD // 2 else None
+                    work = None if look is not None else left.pop(next_batch(left, seen))
+                    for step in self._steps(work, look, waiting):
                         step.inputs = reader.submit(self._read, step)
                         waiting.append(step)
                 stop.check()
@@ -169,15 +163,21 @@ class Pass:
                     raise
                 if results is not None:
                     yield results
+                elif step.look and step.piece is not None and step.piece in self._held:
+                    yield self._look(step.piece)
 
-    def _steps(self, work: Work, waiting: list[Step]) -> list[Step]:
-        """The pieces a batch still lacks, then the batch."""
+    def _steps(self, work: Work | None, look: Piece | None, waiting: list[Step]) -> list[Step]:
+        """The pieces a batch still lacks, then the batch; or a piece that is to be shown first."""
         coming = {step.piece for step in waiting}
+        if look is not None:
+            there = look in self._held or look in coming
+            return [] if there else [Step(None, look, self._box(look).shape, look=True)]
+        assert work is not None  # for the type checker
         lacking = [piece for piece in work.pieces if piece not in self._held and piece not in coming]
         pieces = (Step(None, piece, self._box(piece).shape) for piece in lacking)
         return [*pieces, Step(work, None, work.windows[0].shape)]
 
-    def _box(self, piece: tuple[int, int, int]) -> Window:
+    def _box(self, piece: Piece) -> Window:
         unit, s, number = piece
         return Window(*self.plan.units[unit].pieces[s][number])
 
@@ -204,20 +204,32 @@ class Pass:
             if piece not in self._held:
                 self._hold(piece, self._read_piece(piece))
 
-    def _do_piece(self, piece: tuple[int, int, int], step: Step) -> None:
+    def _do_piece(self, piece: Piece, step: Step) -> None:
         try:
             inputs = step.inputs.result()
         except (MsunetError, OSError):
             return  # the batch that needs it will meet the error
         self._hold(piece, inputs)
 
-    def _hold(self, piece: tuple[int, int, int], inputs: list[list[Tensor]]) -> None:
+    def _hold(self, piece: Piece, inputs: list[list[Tensor]]) -> None:
         stream = self.plan.streams[piece[1]]
         self._held[piece] = self._branch(stream, inputs[0], self._box(piece).shape, stream.kept)
-        size = sum(z.numel() * z.element_size() for zs in self._held.values() for z in zs)
+        size = self._held_bytes
         while size > HELD and len(self._held) > len(self.plan.streams) * 4:
             _, dropped = self._held.popitem(last=False)
             size -= sum(z.numel() * z.element_size() for z in dropped)
+
+    @property
+    def _held_bytes(self) -> int:
+        return sum(z.numel() * z.element_size() for zs in self._held.values() for z in zs)
+
+    def _look(self, piece: Piece) -> Look:
+        """What a piece says by itself."""
+        stream, box = self.plan.streams[piece[1]], self._box(piece)
+        with torch.inference_mode():
+            z = self._held[piece][0][(..., *Window(stream.ring, stream.ring, *box.shape).slices())]
+            probabilities = torch.softmax(self.networks[stream.model].class_logits(z).float(), 1)[0]
+        return Look(box, stream.ratio, probabilities.cpu().numpy())
 
     def _release(self, work: Work) -> None:
         for piece in work.pieces:
@@ -238,7 +250,7 @@ class Pass:
             if not stream.in_pieces
         ]
 
-    def _read_piece(self, piece: tuple[int, int, int]) -> list[list[Tensor]]:
+    def _read_piece(self, piece: Piece) -> list[list[Tensor]]:
         return [self._inputs(self.plan.streams[piece[1]], [self._box(piece)])]
 
     def _inputs(self, stream: Stream, windows: Sequence[Window]) -> list[Tensor]:
@@ -330,20 +342,3 @@ def _blended(stream: Stream, around: Window, found: Sequence[tuple[Window, Tenso
             inside = part.slices((box.y, box.x))
             out[(slice(None), *part.slices((around.y, around.x)))] += weight[inside] * z[(0, slice(None), *inside)]
     return out
-
-
-def _next(left: OrderedDict[int, Work], view: stopping.View | None, pixel: tuple[float, float]) -> int:
-    """The batch to do next: the one nearest to the middle of what somebody looks at, if any of it is in view."""
-    first = next(iter(left))
-    if view is None:
-        return first
-    y, x, height, width = view[0] / pixel[0], view[1] / pixel[1], view[2] / pixel[0], view[3] / pixel[1]
-
-    def distance(work: Work) -> float:
-        w = work.windows[0]
-        if w.stop[0] <= y or w.y >= y + height or w.stop[1] <= x or w.x >= x + width:
-            return float("inf")
-        return abs(w.y + w.height / 2 - y - height / 2) + abs(w.x + w.width / 2 - x - width / 2)
-
-    best = min(left, key=lambda n: distance(left[n]))
-    return best if distance(left[best]) < float("inf") else first

@@ -18,9 +18,10 @@ import numpy.typing as npt
 import torch
 
 from napari_msunet.errors import SlideError
-from napari_msunet.events import Event, Message, Progress, RegionDone
+from napari_msunet.events import Event, FirstLook, Message, Progress, RegionDone
 from napari_msunet.geometry import Window
-from napari_msunet.infer.engine import Pass, TileResult, Work
+from napari_msunet.infer.engine import Pass, TileResult
+from napari_msunet.infer.in_view import FirstLooks, Look, Work
 from napari_msunet.infer.network import is_out_of_memory
 from napari_msunet.infer.plan import GENERATION, Plan
 from napari_msunet.infer.postprocess import decide
@@ -118,7 +119,11 @@ class _Filling:
         self.run.expect(Window(*box).intersection(self.plan.target) for u in self.plan.units for box in u.tiles)
         clock = _Clock(total, left)
         failures = 0
-        for result, event in self._written(left):
+        for found in self._written(left):
+            if isinstance(found, Look):
+                yield self._first_look(found)
+                continue
+            result, event = found
             failures = failures + 1 if result.failed else 0
             if failures == HOPELESS:
                 raise SlideError(
@@ -129,11 +134,14 @@ class _Filling:
                 yield event
             yield clock.tick(result.tile.index)
 
-    def _written(self, left: dict[int, Window]) -> Iterator[tuple[TileResult, RegionDone | None]]:
+    def _written(self, left: dict[int, Window]) -> Iterator[tuple[TileResult, RegionDone | None] | Look]:
         """The results once they are on the disk; at most `WAITING` batches wait for it."""
         waiting: deque[tuple[list[TileResult], Future[list[RegionDone | None]]]] = deque()
         with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
             for results in self._computed(left):
+                if isinstance(results, Look):
+                    yield results
+                    continue
                 waiting.append((results, writer.submit(self._write, results)))
                 while waiting and (len(waiting) > WAITING or waiting[0][1].done()):
                     done, future = waiting.popleft()
@@ -141,15 +149,22 @@ class _Filling:
             for done, future in waiting:
                 yield from zip(done, future.result(), strict=True)
 
-    def _computed(self, left: dict[int, Window]) -> Iterator[list[TileResult]]:
+    def _computed(self, left: dict[int, Window]) -> Iterator[list[TileResult] | Look]:
         """The results, from one device or from several at once."""
         done = {n for unit in self.plan.units for n in range(unit.first, unit.first + len(unit.tiles))} - left.keys()
         passes = [self.setup.passes(self.plan, device) for device in self.setup.devices]
         works = passes[0].works(self.units, done)
         if len(passes) == 1:
-            yield from passes[0].run(works)
+            yield from passes[0].run_with_looks(works, FirstLooks(self.plan))
         else:
             yield from _together(passes, works)
+
+    def _first_look(self, look: Look) -> FirstLook:
+        """The labels of a piece in view, as they are told; the run keeps nothing of it."""
+        labels = decide(look.probabilities, self.setup.thresholds)
+        if self.setup.mask is not None:
+            labels = np.where(self.setup.mask.on(self.setup.grid.scaled(look.scale), look.piece), labels, 0)
+        return FirstLook.of(self.run.key, look.piece.times(1 / look.scale), labels.astype(np.uint8))
 
     def _write(self, results: list[TileResult]) -> list[RegionDone | None]:
         return [self._write_tile(result) for result in results]
@@ -203,12 +218,12 @@ class _Clock:
         return Progress(done=self.count, total=self.total, unit="tiles", seconds_left=left, rate=rate)
 
 
-def _together(passes: Sequence[Pass], works: list[Work]) -> Iterator[list[TileResult]]:
+def _together(passes: Sequence[Pass], works: list[Work]) -> Iterator[list[TileResult] | Look]:
     """Several devices side by side, each with its own share of the units."""
-    results: Queue[list[TileResult] | BaseException | None] = Queue(maxsize=2 * len(passes))
+    results: Queue[list[TileResult] | Look | BaseException | None] = Queue(maxsize=2 * len(passes))
     enough = Flag()
 
-    def put(found: list[TileResult] | BaseException | None) -> None:
+    def put(found: list[TileResult] | Look | BaseException | None) -> None:
         while not enough.is_set():
             with suppress(Full):
                 results.put(found, timeout=0.1)
@@ -216,7 +231,7 @@ def _together(passes: Sequence[Pass], works: list[Work]) -> Iterator[list[TileRe
 
     def serve(one: Pass, share: list[Work]) -> None:
         try:
-            for found in one.run(share):
+            for found in one.run_with_looks(share, FirstLooks(one.plan)):
                 put(found)
                 if enough.is_set():
                     return

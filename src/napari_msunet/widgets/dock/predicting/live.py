@@ -1,18 +1,20 @@
-"""The images of a run that is being filled: added with its first tile, drawn again as tiles come."""
+"""What a run shows while it is filled: a first look, and its images, drawn again as tiles come."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, QTimer
 
 from napari_msunet.errors import MsunetError
-from napari_msunet.events import RegionDone
+from napari_msunet.events import FirstLook, RegionDone
 from napari_msunet.geometry import Window
 from napari_msunet.labels import Run
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.layers import layer_of_labels, layer_of_slide
+from napari_msunet.widgets.dock.predicting.first_look import FirstLookLayer
 from napari_msunet.widgets.run_maps import RunMap, add_map_layer, redraw, remove_maps, run_maps
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ REDRAW = 700
 
 
 class LiveMaps(QObject):
-    """Shows what a run keeps beside labels: disagreement, uncertainty, probabilities.
+    """Shows what a run keeps beside labels (disagreement, uncertainty, probabilities), and a first look at what comes.
 
     Parameters
     ----------
@@ -34,6 +36,7 @@ class LiveMaps(QObject):
     def __init__(self, dock: MultiScaleUNet) -> None:
         super().__init__(dock)
         self.dock = dock
+        self.first_look = FirstLookLayer(dock.viewer)
         self._record: SlideRecord | None = None
         self._run: Run | None = None
         self._layers: list[Any] = []
@@ -58,10 +61,20 @@ class LiveMaps(QObject):
     def start(self, record: SlideRecord) -> None:
         """A prediction of this slide begins."""
         self._timer.stop()
+        self.first_look.drop()
         self._record, self._run, self._layers, self._sources, self._coming = record, None, [], [], []
+
+    def look(self, event: FirstLook) -> None:
+        """The coarsest scale has seen a part of a large view."""
+        record = self._record
+        if record is not None and record.labels is not None:
+            with suppress(MsunetError):  # the slide's layer was removed meanwhile
+                labels = layer_of_labels(self.dock, record)
+                self.first_look.add(event, labels.store, layer_of_slide(self.dock, record), labels)
 
     def add(self, event: RegionDone) -> None:
         """A tile is finished."""
+        self.first_look.finished(event)
         if self._run is None:
             self._show(event.run)
         self._take([Window(event.y, event.x, event.height, event.width)])
@@ -69,6 +82,7 @@ class LiveMaps(QObject):
     def finish(self, run: Run) -> None:
         """The prediction has ended: show the run as it is."""
         self._timer.stop()
+        self.first_look.drop()
         if self._run is None or self._run.key != run.key:
             self._show(run.key)
         if run.complete:
@@ -78,6 +92,7 @@ class LiveMaps(QObject):
     def pause(self) -> None:
         """The prediction was stopped: show what came."""
         self._timer.stop()
+        self.first_look.drop()
         self._background.run(lambda: None, lambda _: self._draw(whole=True))
 
     def _settle(self) -> None:

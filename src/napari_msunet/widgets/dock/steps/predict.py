@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidge
 
 from napari_msunet.config import PostprocessJob, PredictJob, PreviewJob
 from napari_msunet.errors import MsunetError
-from napari_msunet.events import Message, Progress, RegionDone, Result
+from napari_msunet.events import FirstLook, Message, Progress, RegionDone, Result
 from napari_msunet.geometry import Region
 from napari_msunet.widgets.dock.difference import DifferenceRow
 from napari_msunet.widgets.dock.drawing import RegionDrawing
@@ -285,6 +285,8 @@ class PredictStep(Step):
             if isinstance(job, PredictJob):
                 self.live.add(event)
                 self.go_on.began(job, event.run)
+        elif isinstance(event, FirstLook):
+            self.live.look(event)
         elif isinstance(event, Progress) and isinstance(job, PredictJob):
             if words := left_words(event):
                 self.box.say(words)
