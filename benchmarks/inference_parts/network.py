@@ -20,6 +20,8 @@ SIDES = (512, 1024, 1536, 2048, 3072)
 """Of the tiles of the bare network."""
 
 ROUNDS = 2
+"""Through all sides, for the bare network's best tile."""
+
 TIMES = 3
 """Predictions of the usual slide."""
 

@@ -17,9 +17,9 @@ from napari_msunet.events import Message, Progress, Result
 from napari_msunet.geometry import Grid, Window
 from napari_msunet.infer import predict_image
 from napari_msunet.models import build_model, load_model, save_model
-from napari_msunet.train import evaluate_events, train_events
+from napari_msunet.train import evaluate, evaluate_events, train_events
 from napari_msunet.train.metrics import Confusion, report
-from napari_msunet.train.scoring import grids, image
+from napari_msunet.train.scoring import grids, image, panels
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,39 @@ def test_shapes_scales_and_pictures(setup, tmp_path):
     assert np.sum(values["confusion"]) == values["pooled"]["fused"]["pixels"]
     for name in ("panels", "calibration", "scales"):
         assert Path(result.files[name]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_pictures_take_no_second_prediction(setup, tmp_path, monkeypatch):
+    path, source = setup
+    drawn, scored = [], {}
+
+    def score(model, item, *given, **options):
+        assert item.name not in scored
+        scored[item.name] = image.score_item(model, item, *given, **options)
+        return scored[item.name]
+
+    monkeypatch.setattr(evaluate, "score_item", score)
+    monkeypatch.setattr(evaluate, "draw_panels", lambda path, rows, classes: drawn.extend(rows))
+    list(evaluate_events(EvaluateJob(model=path, sources=(source,), out=tmp_path / "e", device="cpu")))
+    assert len(scored) == 5
+    assert [title.split()[1].strip(",") for title, *_ in drawn] == ["best", "median", "worst"]
+    for title, picture, truth, predicted in drawn:
+        found = scored[title.split()[0]]
+        np.testing.assert_array_equal(truth, found.truth)
+        np.testing.assert_array_equal(predicted, found.predicted)
+        assert picture.shape[:2] == truth.shape
+
+
+def test_of_a_large_image_a_part_is_shown(monkeypatch):
+    monkeypatch.setattr(panels, "SIDE", 40)
+    truth = np.arange(150 * 200, dtype=np.uint32).reshape(150, 200).astype(np.uint8) % 3
+    kept = panels.keep(truth, 1 - truth % 2)
+    window = kept.window
+    assert (window.shape, kept.step) == ((80, 80), 2)
+    title, picture, shown, predicted = panels.item_panel("one", array_item(truth), kept)
+    np.testing.assert_array_equal(shown, truth[window.slices()][::2, ::2])
+    np.testing.assert_array_equal(predicted, (1 - truth % 2)[window.slices()][::2, ::2])
+    assert (title, picture.shape) == ("one", (40, 40, 3))
 
 
 def test_it_is_what_one_computes_by_hand(setup):

@@ -13,6 +13,7 @@ from qtpy.QtGui import QDropEvent
 
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.slide import open_slide
+from napari_msunet.slide.opening import DOUBLE, READABLE, SLIDES
 from napari_msunet.widgets import samples
 from napari_msunet.widgets.pyramid_labels import PyramidLabels
 from napari_msunet.widgets.reader import chosen, get_slide_reader
@@ -150,6 +151,13 @@ def test_a_zarr_chosen_by_its_metadata_is_its_folder(tmp_path):
     assert chosen(tmp_path / "a.svs") == tmp_path / "a.svs"
 
 
+def test_the_file_dialog_offers_all_that_can_be_read():
+    from napari_msunet.widgets.dock.steps.slide import FILES
+
+    offered = FILES.partition("(")[2].partition(")")[0].split()
+    assert offered == [f"*{ending}" for ending in READABLE]
+
+
 def test_the_slide_sample(plugins):
     viewer = ViewerModel()
     (layer,) = viewer.open_sample(PLUGIN, "slide")
@@ -183,7 +191,7 @@ def test_the_manifest_names_what_is_there(plugins):
         assert callable(getattr(import_module(module), name)), command.id
     assert [w.display_name for w in manifest.contributions.widgets] == ["Multi-scale U-Net"]
     patterns = {p for r in manifest.contributions.readers for p in r.filename_patterns}
-    assert {"*.svs", "*.ndpi", "*.mrxs", "*.scn", "*.tif", "*.ome.tif", "*.qptiff", "*.ome.zarr"} <= patterns
+    assert patterns == {f"*{ending}" for ending in (*SLIDES, *DOUBLE, ".zarr")}
     assert not {"*.png", "*.jpg"} & patterns, "napari's own reader opens these without asking"
 
 

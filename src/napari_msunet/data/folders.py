@@ -16,11 +16,9 @@ from napari_msunet.data.items import Item, check_channels
 from napari_msunet.data.truth import MaskTruth
 from napari_msunet.errors import MissingMppError, SourceError
 from napari_msunet.slide import open_slide
+from napari_msunet.slide.opening import DOUBLE, READABLE
 
-_IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy", ".qptiff", ".zarr"}
-_SLIDES = {".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide"}
-_ENDINGS = _IMAGES | _SLIDES
-_DOUBLE = (".ome.tif", ".ome.tiff", ".ome.zarr")
+_ENDINGS = frozenset((*READABLE, ".npy", ".zarr"))
 
 Say = Callable[[str, str], None]
 """Takes a level ("info", "warning") and a sentence."""
@@ -30,7 +28,7 @@ Source: TypeAlias = FolderSource | TableSource
 
 def stem(path: Path) -> str:
     """A file's name without its ending (`a.ome.tif` is `a`)."""
-    for double in _DOUBLE:
+    for double in DOUBLE:
         if path.name.lower().endswith(double):
             return path.name[: -len(double)]
     return path.stem

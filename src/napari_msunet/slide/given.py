@@ -15,9 +15,8 @@ from shapely.geometry import shape
 
 from napari_msunet.config import Drawn, GivenSlide, InClasses, Where, explain
 from napari_msunet.errors import MsunetError
+from napari_msunet.slide.opening import DOUBLE, READABLE
 
-SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".tif", ".tiff", ".btf", ".svslide", ".qptiff")
-READABLE = frozenset((*SLIDES, ".png", ".jpg", ".jpeg", ".bmp"))
 TABLES = frozenset((".csv", ".tsv", ".txt"))
 STORE = ".ome.zarr"
 
@@ -116,7 +115,7 @@ def _names(slides: list[tuple[Path, Path]]) -> list[str]:
 
 def _without_suffix(below: Path) -> str:
     name = below.as_posix()
-    for ending in (".ome.zarr", ".ome.tiff", ".ome.tif"):
+    for ending in DOUBLE:
         if name.lower().endswith(ending):
             return name[: -len(ending)]
     return below.with_suffix("").as_posix()

@@ -20,6 +20,18 @@ from napari_msunet.slide.tiff_backend import TiffBackend
 from napari_msunet.slide.zarr_backend import ZarrBackend
 
 KINDS = "a whole-slide file that OpenSlide reads (SVS, NDPI, MRXS, ...), TIFF, OME-TIFF, OME-Zarr, PNG or JPEG"
+SLIDES = (
+    *(".svs", ".svslide", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu"),
+    *(".tif", ".tiff", ".btf", ".qptiff"),
+)
+"""Endings of files that are usually slides: what folders and file dialogs offer, and napari.yaml lists."""
+
+READABLE = (*SLIDES, ".png", ".jpg", ".jpeg", ".bmp")
+"""Endings of all image files that are looked for in folders."""
+
+DOUBLE = (".ome.tif", ".ome.tiff", ".ome.btf", ".ome.zarr")
+"""Endings that are more than what follows the last dot."""
+
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 RASTER_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"BM")
 

@@ -25,12 +25,14 @@ from napari_msunet.train.scoring import INSTANCE_SCORES, OUTLINE_SCORES, mean_in
 from napari_msunet.train.scoring.calibration import Calibration
 from napari_msunet.train.scoring.image import add_shapes, score_item
 from napari_msunet.train.scoring.panels import (
+    Kept,
     Panel,
     best_median_worst,
     draw_panels,
     draw_reliability,
     draw_scale_matrix,
     item_panel,
+    keep,
 )
 from napari_msunet.train.scoring.scale_matrix import rows_of, scale_matrix
 
@@ -109,6 +111,7 @@ class Evaluation:
         self.calibration = Calibration()
         self.images: list[dict[str, Any]] = []
         self.matrices: list[Matrix] = []
+        self.kept: list[Kept | None] = []
 
     def add(self, item: Item) -> None:
         """Score an image; it is closed again."""
@@ -124,6 +127,10 @@ class Evaluation:
         }
         self.images.append({"name": item.name, "group": item.group} | reports | {k: v for k, v in shapes.items() if v})
         self.matrices.append(found.counts["fused"].matrix)
+        if self.job.out is None or found.truth is None or found.predicted is None:
+            self.kept.append(None)
+        else:
+            self.kept.append(keep(found.truth, found.predicted))
         for name, confusion in found.counts.items():
             self.pooled[name].merge(confusion)
         self.calibration.merge(found.calibration)
@@ -188,11 +195,11 @@ class Evaluation:
         """The best, the median and the worst image."""
         rows = []
         for title, number in best_median_worst([_number(image["fused"]["dice"]) for image in self.images]):
-            item, image = items[number], self.images[number]
-            again = score_item(self.model, item, self.job.device, whole=True)
-            if again.predicted is not None and again.truth is not None:
+            item, image, kept = items[number], self.images[number], self.kept[number]
+            if kept is not None:
                 text = f"{item.name[:36]}\n{title}, Dice {image['fused']['dice']:.3f}"
-                rows.append(item_panel(text, item, again.truth, again.predicted))
+                rows.append(item_panel(text, item, kept))
+                item.release()
         return rows
 
 

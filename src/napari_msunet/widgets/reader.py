@@ -6,14 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-FILE_CHOICES = ";;".join(
-    (
-        "Images (*.svs *.ndpi *.mrxs *.scn *.bif *.vms *.tif *.tiff *.qptiff *.png *.jpg *.jpeg zarr.json .zattrs)",
-        "All files (*)",
-    )
-)
-"""For file dialogs; an OME-Zarr folder is chosen by its metadata file, see `chosen`."""
-
 Reader = Callable[[Any], list[Any]]
 
 

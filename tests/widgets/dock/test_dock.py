@@ -183,6 +183,20 @@ def test_a_model_that_was_saved_is_known_without_torch(dock, tmp_path):
     assert dock.state.missing("predict").startswith("Choose a slide")
 
 
+def test_what_is_to_be_trained_and_what_predicts_are_told_apart(dock, slide, tmp_path):
+    from napari_msunet.models import build_model, save_model
+
+    dock.open_slide(slide)
+    own = PRESETS[0].make(("blob",), 2.0)
+    dock.load_model(save_model(build_model(own), tmp_path / "other.safetensors"))
+    assert dock.state.model.mpp == pytest.approx(0.499)
+    dock.show_step("predict")
+    assert dock.steps["model"].summary() == "to train: 0.499 µm/px · 1, 1/2"
+    assert dock.steps["predict"].model_line.text() == "Predicts with <b>other</b> (blob; 2 µm/px; scales 1)"
+    dock.show_step("model")
+    assert dock.steps["model"].loaded.text().startswith("Predictions use other.safetensors")
+
+
 def test_copied_lines_run_as_they_are(dock, qtbot, slide):
     dock.open_slide(slide)
     for name in ("slide", "annotate", "model"):

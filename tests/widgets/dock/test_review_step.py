@@ -85,6 +85,24 @@ def test_places_by_key_and_the_camera_goes_there(step, qtbot, viewer):
     assert step.queue.index == 1
 
 
+def test_the_advice_is_to_go_on_until_nothing_is_left(step, qtbot):
+    def advice():
+        settle(0.05)
+        return step.dock.advice.text()
+
+    assert "review" not in advice()
+    step.show_candidates([Candidate(at(n, n), 1.0, "a reason", "suspects") for n in range(2)], "suspects")
+    assert "2 places are left" in advice()
+    step.dock.show_step("export")
+    assert "2 places are left" in advice()
+    assert step.dock.go.text() == "Review ›"
+    click(qtbot, step.dock.go)
+    press(step, qtbot, Qt.Key.Key_Slash)
+    assert "1 place is left" in advice()
+    press(step, qtbot, Qt.Key.Key_Y)
+    assert "review" not in advice()
+
+
 def test_accepting_by_key_is_one_undoable_step(step, qtbot):
     find(step, qtbot)
     store = step._layer.store
@@ -154,6 +172,7 @@ def test_what_cannot_be_kept_is_said_and_open_again(step, qtbot, messages):
     press(step, qtbot, Qt.Key.Key_Y)
     qtbot.waitUntil(lambda: any("review.json is damaged" in str(m.message) for m in messages), timeout=10_000)
     assert step.queue.decided == {}
+    assert step.state.to_review == (step._layer.store.path, len(step.queue.places))
 
 
 def test_the_object_under_the_mouse(step, qtbot, viewer):

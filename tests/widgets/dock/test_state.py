@@ -59,6 +59,26 @@ def test_it_says_step_by_step_what_is_missing(state, tmp_path):
     assert "no longer there" in state.missing("predict")
 
 
+def test_a_review_that_was_begun_comes_next(state, tmp_path):
+    model, labels = tmp_path / "model.safetensors", tmp_path / "labels.ome.zarr"
+    model.touch()
+    labels.mkdir()
+    state.use_model(model)
+    state.active.labels = labels
+    state.predicted.add(labels)
+    state.corrected = True
+    assert (state.next_step(), state.advice()) == ("export", "Export the labels or measure them.")
+    state.set_to_review(labels, 3)
+    assert state.next_step() == "review"
+    assert state.advice().startswith("Go on with the review: 3 places are left.")
+    state.set_to_review(labels, 1)
+    assert "1 place is left" in state.advice()
+    state.set_to_review(tmp_path / "of another slide.ome.zarr", 3)
+    assert state.next_step() == "export"
+    state.set_to_review(labels, 0)
+    assert state.next_step() == "export"
+
+
 def test_a_marked_region_is_background_enough(state):
     record = annotated(state, {1: 10})
     assert "background has none yet" in state.missing("train")

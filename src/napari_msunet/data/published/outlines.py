@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from napari_msunet.data.published.entry import files_in
+from napari_msunet.slide.opening import SLIDES
 
-IMAGES = (".tif", ".tiff", ".svs", ".png", ".mrxs", ".ndpi")
+IMAGES = (*SLIDES, ".png")
 _START = 512
 
 

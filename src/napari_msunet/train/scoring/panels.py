@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +52,40 @@ def best_median_worst(scores: Sequence[float]) -> list[tuple[str, int]]:
     return [(name, order[place]) for name, place in zip(names, places, strict=True)]
 
 
-def item_panel(title: str, item: Item, truth: npt.NDArray[np.uint8], predicted: npt.NDArray[np.uint8]) -> Panel:
-    """An image, or the best known part of a large one, with its truth and prediction `(h, w)` on the truth's grid."""
+@dataclass(frozen=True)
+class Kept:
+    """What a picture shows of an image's truth and prediction, packed: some kilobytes, so that all images' can be held.
+
+    Attributes
+    ----------
+    window : Window
+        The part that is shown, on the truth's grid.
+    step : int
+        Every `step`-th pixel of it is shown.
+    shape : tuple of int
+        `(2, h, w)`: truth and prediction.
+    packed : bytes
+        Both, uint8.
+    """
+
+    window: Window
+    step: int
+    shape: tuple[int, ...]
+    packed: bytes
+
+
+def keep(truth: npt.NDArray[np.uint8], predicted: npt.NDArray[np.uint8]) -> Kept:
+    """The truth and prediction `(h, w)` of an image, or of the best known part of a large one."""
     window = _middle(truth)
     step = max(1, max(window.shape) // SIDE)
-    cut = (*window.slices(),)
-    return title, _image(item, window, step), truth[cut][::step, ::step], predicted[cut][::step, ::step]
+    both = np.stack([values[window.slices()][::step, ::step] for values in (truth, predicted)])
+    return Kept(window, step, both.shape, zlib.compress(both.tobytes(), level=1))
+
+
+def item_panel(title: str, item: Item, kept: Kept) -> Panel:
+    """An image with what was kept of its truth and prediction."""
+    truth, predicted = np.frombuffer(zlib.decompress(kept.packed), np.uint8).reshape(kept.shape)
+    return title, _image(item, kept.window, kept.step), truth, predicted
 
 
 def draw_panels(path: Path, rows: Sequence[Panel], classes: Sequence[str]) -> None:

@@ -189,7 +189,7 @@ class MultiScaleUNet(QWidget):
     def _changed(self, what: str) -> None:
         if not self._closed:
             self._refreshing.start()
-            if what != "counts":
+            if what not in ("counts", "review"):
                 self._saving.start()
 
     def save_project(self) -> None:

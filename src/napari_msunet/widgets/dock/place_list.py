@@ -39,11 +39,14 @@ class PlaceList(QWidget):
     shown : Signal(Candidate)
         The camera should go there.
     accept_wanted, skip_wanted : Signal()
+    left : Signal(int)
+        So many places are open now.
     """
 
     shown = Signal(object)
     accept_wanted = Signal()
     skip_wanted = Signal()
+    left = Signal(int)
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,7 +121,11 @@ class PlaceList(QWidget):
         self.list.addItems([f"{n}   {place.reason}" for n, place in enumerate(places, 1)])
         self.list.blockSignals(False)
         self.now.setText("")
+        self._count()
         self.enable()
+
+    def _count(self) -> None:
+        self.left.emit(sum(place.window not in self.decided for place in self.places))
 
     def say(self, text: str) -> None:
         """Say something instead of which place is shown."""
@@ -162,6 +169,7 @@ class PlaceList(QWidget):
     def decide(self, what: str) -> None:
         """The place that is looked at is "accepted" or "skipped": mark it, and go on to the next that is open."""
         self.decided[self.places[self.index].window] = what
+        self._count()
         self.list.item(self.index).setText(f"{_MARKS[what]}   {self.places[self.index].reason}")
         following = range(self.index + 1, len(self.places))
         rest = next((n for n in following if self.places[n].window not in self.decided), self.index)
@@ -172,4 +180,5 @@ class PlaceList(QWidget):
         if self.decided.pop(window, None) is not None:
             row = next(n for n, place in enumerate(self.places) if place.window == window)
             self.list.item(row).setText(f"{row + 1}   {self.places[row].reason}")
+            self._count()
             self.enable()

@@ -40,7 +40,7 @@ __all__ = ["BACKGROUND", "OPTIONAL", "STEPS", "SlideRecord", "State", "StepName"
 StepName = Literal["slide", "annotate", "model", "train", "predict", "correct", "review", "export"]
 STEPS: tuple[StepName, ...] = get_args(StepName)
 OPTIONAL: tuple[StepName, ...] = ("review",)
-"""Steps that are never what comes next."""
+"""Steps that come next only while they are under way."""
 
 BACKGROUND = 255
 """The value of annotated background in an annotation."""
@@ -52,7 +52,8 @@ class State:
     Attributes
     ----------
     changed : Signal(str)
-        What changed: "slides", "classes", "counts", "sources", "model", "train", "predict", "results", "project".
+        What changed: "slides", "classes", "counts", "sources", "model", "train", "predict", "results", "review",
+        "project".
     slides : list of SlideRecord
     active : SlideRecord, optional
         The slide that buttons act on.
@@ -66,6 +67,8 @@ class State:
         Models that predict together with it.
     train_options, predict_options : TrainOptions, PredictOptions
         Fields of the jobs.
+    to_review : (Path, int), optional
+        Labels with a queue of places, and how many of these are open.
     running : str, optional
         The step whose job runs now.
     """
@@ -88,6 +91,7 @@ class State:
         self.predicted: set[Path] = set()
         self.corrected = False
         self.reviewed = False
+        self.to_review: tuple[Path, int] | None = None
         self.exported: list[Path] = []
         self._model = BALANCED.make(("class 1",), 0.5)
 
@@ -193,6 +197,13 @@ class State:
         record.role = role
         self.emit("sources")
 
+    def set_to_review(self, labels: Path | None, places: int) -> None:
+        """Say how many places of these labels' review are open."""
+        left = None if labels is None or not places else (labels.resolve(), places)
+        if left != self.to_review:
+            self.to_review = left
+            self.emit("review")
+
     # ------------------------------------------------------------------------------------------------------- requests
 
     def sources(self) -> tuple[Source, ...]:
@@ -283,8 +294,9 @@ class State:
         return words.done(self, step)
 
     def next_step(self) -> StepName:
-        """The step to do now: the first that is not done and not optional."""
-        return next((step for step in STEPS if step not in OPTIONAL and not self.done(step)), "export")
+        """The step to do now: the first that is not done and not optional, or a review that was begun."""
+        first = next((step for step in STEPS if step not in OPTIONAL and not self.done(step)), "export")
+        return "review" if first != "slide" and words.left_to_review(self) else first
 
     def advice(self) -> str:
         """What to do next, in words."""

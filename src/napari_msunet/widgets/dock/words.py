@@ -72,11 +72,20 @@ def advice(state: State) -> str:
             "train": "Everything is there: press Train.",
             "predict": "The model is ready: predict what is in view, or the whole slide.",
             "correct": "Look at the labels, paint over what is wrong, then train again; or go on and export.",
+            "review": _go_on_reviewing(left_to_review(state)),
             "export": "Export the labels or measure them."
             if not state.exported
             else "Done. Go on with any step you like.",
         }[step]
     )
+
+
+def left_to_review(state: State) -> int:
+    """How many places of the active slide's review are open."""
+    record, queue = state.active, state.to_review
+    if record is None or record.labels is None or queue is None or record.labels.resolve() != queue[0]:
+        return 0
+    return queue[1]
 
 
 def pixel_size(record: SlideRecord | None) -> str:
@@ -91,6 +100,11 @@ def pixel_size(record: SlideRecord | None) -> str:
     if record.mpp_given:
         return "As given here; it is kept in the project."
     return "From the file."
+
+
+def _go_on_reviewing(left: int) -> str:
+    places = "1 place is" if left == 1 else f"{left:,} places are"
+    return f"Go on with the review: {places} left. Or export, if you have seen enough."
 
 
 def _no_slide(state: State) -> str | None:

@@ -34,6 +34,7 @@ class ModelStep(Step):
     def __init__(self, dock: MultiScaleUNet) -> None:
         super().__init__(dock)
         self._fields: Any = None
+        self.body.addWidget(self.note("For the next training:"))
         self.presets = QButtonGroup(self)
         for number, preset in enumerate(PRESETS):
             button = QRadioButton(preset.name)
@@ -153,10 +154,10 @@ class ModelStep(Step):
     # ----------------------------------------------------------------------------------------------------- what shows
 
     def summary(self) -> str:
-        """Resolution, scales and fusion in a few words."""
+        """Resolution and scales of the next training in a few words."""
         config = self.state.model
         scales = ", ".join(str(ratio) for ratio in config.ratios)
-        return f"{config.mpp:.3g} µm/px · {scales}"
+        return f"to train: {config.mpp:.3g} µm/px · {scales}"
 
     def refresh(self) -> None:
         """Show the model as it is now."""
@@ -176,7 +177,7 @@ class ModelStep(Step):
         self.suggestion.setText(self._resolution_words())
         self.suggestion.setVisible(bool(self.suggestion.text()))
         path = self.state.model_path
-        self.loaded.setText("" if path is None else f"Predicts with {path.name} (in {path.parent.name}).")
+        self.loaded.setText("" if path is None else _loaded(path))
         self.loaded.setToolTip(str(path or ""))
         self.loaded.setVisible(path is not None)
 
@@ -201,6 +202,10 @@ class ModelStep(Step):
         if self._fields is not None:
             self._fields.hide()
             self._fields = None
+
+
+def _loaded(path: Path) -> str:
+    return f"Predictions use {path.name} (in {path.parent.name}) with its own scales, which the Predict step shows."
 
 
 def read_config(path: Path) -> ModelConfig:

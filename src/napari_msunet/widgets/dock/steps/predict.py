@@ -170,8 +170,8 @@ class PredictStep(Step):
         others = len(self.state.ensemble)
         more = "" if not others else " and 1 other" if others == 1 else f" and {others} others"
         scales = ", ".join(str(r) for r in config.ratios)
-        classes = escape(", ".join(config.classes))
-        return f"Model: <b>{escape(model_name(path))}</b>{more} ({classes}; {config.mpp:g} µm/px; scales {scales})"
+        name, classes = escape(model_name(path)), escape(", ".join(config.classes))
+        return f"Predicts with <b>{name}</b>{more} ({classes}; {config.mpp:g} µm/px; scales {scales})"
 
     def _plan(self, ready: bool) -> None:
         """Have the plan of what the main button would do."""

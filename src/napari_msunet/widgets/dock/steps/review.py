@@ -68,6 +68,7 @@ class ReviewStep(Step):
         self.queue.shown.connect(told(self._go))
         self.queue.accept_wanted.connect(told(self.accept))
         self.queue.skip_wanted.connect(told(self.skip))
+        self.queue.left.connect(lambda n: self.state.set_to_review(self._layer and self._layer.store.path, n))
         self.state.changed.connect(self._changed)
 
     @property

@@ -20,6 +20,7 @@ from superqt import QElidingLabel
 
 from napari_msunet.errors import MsunetError
 from napari_msunet.project import Project
+from napari_msunet.slide.opening import READABLE
 from napari_msunet.widgets.dock import words
 from napari_msunet.widgets.dock.fields import NumberField
 from napari_msunet.widgets.dock.lookup import Layers
@@ -30,14 +31,16 @@ from napari_msunet.widgets.dock.state import SlideRecord
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.tissue import TissueRow
+from napari_msunet.widgets.reader import chosen
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
 
 FILES = (
-    "Slides and images (*.svs *.ndpi *.mrxs *.scn *.bif *.vms *.vmu *.tif *.tiff *.qptiff *.png *.jpg *.jpeg);;"
-    "OME-Zarr (zarr.json .zattrs);;All files (*)"
+    f"Slides and images ({' '.join(f'*{ending}' for ending in READABLE)});;"
+    "OME-Zarr (zarr.json .zattrs .zgroup);;All files (*)"
 )
+"""For the file dialog; an OME-Zarr folder is chosen by its metadata file, see `chosen`."""
 
 
 class SlideStep(Step):
@@ -168,9 +171,7 @@ class SlideStep(Step):
     def _choose(self, *_: Any) -> None:
         paths, _kind = QFileDialog.getOpenFileNames(self, "Open slides", self._start(), FILES)
         for path in paths:
-            where = Path(path)
-            # a zarr is a folder: one of its files stands for it
-            self.open_slide(where.parent if where.name in ("zarr.json", ".zattrs") else where)
+            self.open_slide(chosen(path))
 
     @told
     def _change_project(self, *_: Any) -> None:
