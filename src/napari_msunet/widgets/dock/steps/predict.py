@@ -287,6 +287,7 @@ class PredictStep(Step):
                 self.go_on.began(job, event.run)
         elif isinstance(event, FirstLook):
             self.live.look(event)
+            self.box.say("A first look by the coarsest scale; the labels fill in over it.")
         elif isinstance(event, Progress) and isinstance(job, PredictJob):
             if words := left_words(event):
                 self.box.say(words)
