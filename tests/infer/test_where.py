@@ -122,6 +122,13 @@ def test_coverage_is_what_looking_says(given_rings, seed, own, py, px, window, c
         np.testing.assert_array_equal(coverage(mask, grid, window, cell), expected)
 
 
+def test_a_ring_around_twice_is_nothing_for_cells_too():
+    ring = [(10.0, 10.0), (10.0, 90.0), (90.0, 50.0)]
+    mask, grid = Polygons((120, 170), [ring + ring]), Grid((120, 170), (1.0, 1.0))
+    assert not mask.on(grid, grid.whole).any()
+    assert not coverage(mask, grid, grid.whole, 7).any()
+
+
 def test_corners_a_hair_apart():
     """GEOS cannot make the union of these."""
     rings = [

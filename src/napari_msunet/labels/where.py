@@ -26,6 +26,8 @@ Ring = Sequence[tuple[float, float]]
 HELD = 1 << 26
 """The labels of a store of up to so many pixels are read once, when first looked at; later edits do not count."""
 _BLOCK = 2048
+_AT_ONCE = 1024
+"""Pixels that are looked for on all edges of a ring at once."""
 
 
 class Mask(Protocol):
@@ -185,11 +187,16 @@ class Polygons:
     def __init__(self, extent: tuple[int, int], rings: Sequence[Ring]) -> None:
         self._slide = Grid(extent, (1.0, 1.0))
         self._rings = [_checked(number, ring, extent) for number, ring in enumerate(rings, start=1)]
+        self._low = np.array([ring.min(0) for ring in self._rings])
+        self._high = np.array([ring.max(0) for ring in self._rings])
         # The same even-odd rule; used where a whole rectangle is inside or outside. Not their union: making one fails
         # where corners lie a hair apart.
         self._areas = shapely.make_valid([shapely.polygons(ring[:, ::-1]) for ring in self._rings])
         shapely.prepare(self._areas)
         self._tree = shapely.STRtree(self._areas)
+        lines = [shapely.linestrings(np.concatenate((ring, ring[:1]))[:, ::-1]) for ring in self._rings]
+        shapely.prepare(lines)
+        self._lines = shapely.STRtree(lines)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -204,9 +211,24 @@ class Polygons:
         inside = window.intersection(grid.whole)
         if not inside.empty:
             view = result[inside.slices((window.y, window.x))]
-            for ring in self._rings:
-                view |= _filled(ring / np.asarray(grid.pixel), inside)
+            above, below = self._low / grid.pixel < inside.stop, self._high / grid.pixel > (inside.y, inside.x)
+            near = above.all(1) & below.all(1)
+            for n in np.flatnonzero(near):
+                view |= _filled(self._rings[n] / np.asarray(grid.pixel), inside)
         return result
+
+    def _hold(self, grid: Grid, pixels: npt.NDArray[np.int64]) -> Bools:
+        """Which of some pixels `(n, 2)` of a grid are in the mask."""
+        found = np.zeros(len(pixels), np.bool_)
+        for ring in self._rings:
+            upper, lower = _downward(ring / np.asarray(grid.pixel))
+            for first in range(0, len(pixels), _AT_ONCE):
+                row, column = pixels[first : first + _AT_ONCE, :, None].swapaxes(0, 1)
+                meets = (np.ceil(upper[:, 0] - 0.5) <= row) & (row < np.ceil(lower[:, 0] - 0.5))
+                pixel, edge = np.nonzero(meets)
+                left = _column(upper[edge], lower[edge], row[pixel, 0]) <= column[pixel, 0]
+                found[first : first + _AT_ONCE] |= np.bincount(pixel[left], minlength=len(row)) % 2 == 1
+        return found
 
     def cells(self, grid: Grid, window: Window, cell: int) -> Bools:
         """Which squares hold a true pixel; see `Mask`.
@@ -231,6 +253,9 @@ class Polygons:
             box, area = self._tree.query(boxes, predicate="intersects")
             full, crossed = np.zeros((2, len(boxes)), np.bool_)
             full[box[shapely.contains_properly(self._areas[area], boxes[box])]] = True
+            # An area also holds what a ring goes around twice: where no line is, one pixel says it for all.
+            full[self._lines.query(boxes, predicate="intersects")[0]] = False
+            full[full] = self._hold(grid, starts[full])
             for start, stop in zip(
                 starts[full] - (window.y, window.x), stops[full] - (window.y, window.x), strict=True
             ):
@@ -258,21 +283,32 @@ def _filled(ring: npt.NDArray[np.float64], window: Window) -> Bools:
 
     Where an edge meets a row of centres depends on the edge and the row alone, so all windows agree.
     """
-    ends = np.stack([ring, np.roll(ring, -1, 0)], 1)
-    downward = ends[:, 0, 0] <= ends[:, 1, 0]
-    upper = np.where(downward[:, None], ends[:, 0], ends[:, 1])
-    lower = np.where(downward[:, None], ends[:, 1], ends[:, 0])
+    upper, lower = _downward(ring)
     first = np.clip(np.ceil(upper[:, 0] - 0.5), window.y, window.stop[0]).astype(np.int64)
     counts = np.clip(np.ceil(lower[:, 0] - 0.5), window.y, window.stop[0]).astype(np.int64) - first
     edge = np.repeat(np.arange(len(ring)), counts)
     row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + first[edge]
-    rise = (row + 0.5 - upper[edge, 0]) / (lower[edge, 0] - upper[edge, 0])
-    across = upper[edge, 1] + rise * (lower[edge, 1] - upper[edge, 1])
-    column = np.clip(np.ceil(across - 0.5), window.x, window.stop[1]).astype(np.int64)
+    column = np.clip(_column(upper[edge], lower[edge], row), window.x, window.stop[1]).astype(np.int64)
     turns = np.zeros((window.height, window.width + 1), np.uint8)
     np.bitwise_xor.at(turns, (row - window.y, column - window.x), 1)
     inside: Bools = np.bitwise_xor.accumulate(turns, axis=1)[:, :-1].astype(np.bool_)
     return inside
+
+
+def _downward(ring: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The upper and the lower end of each edge of a ring."""
+    other = np.concatenate((ring[1:], ring[:1]))
+    downward = (ring[:, 0] <= other[:, 0])[:, None]
+    return np.where(downward, ring, other), np.where(downward, other, ring)
+
+
+def _column(
+    upper: npt.NDArray[np.float64], lower: npt.NDArray[np.float64], row: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """The first pixel of a row whose centre is not left of an edge."""
+    rise = (row + 0.5 - upper[:, 0]) / (lower[:, 0] - upper[:, 0])
+    columns: npt.NDArray[np.float64] = np.ceil(upper[:, 1] + rise * (lower[:, 1] - upper[:, 1]) - 0.5)
+    return columns
 
 
 def _checked(number: int, ring: Ring, extent: tuple[int, int]) -> npt.NDArray[np.float64]:
