@@ -20,7 +20,7 @@ from labels.killed import left_behind
 
 from napari_msunet.errors import NotSavedError, OutputError
 from napari_msunet.geometry import Region
-from napari_msunet.labels import LabelStore, keeper, open_labels, session
+from napari_msunet.labels import LabelStore, journal, keeper, open_labels, session
 
 SHAPE = (1301, 700)
 
@@ -331,4 +331,32 @@ def test_unsaved_is_told_from_any_thread(tmp_path: Path) -> None:
         store.write(Region(0, 0, 9, 9), 2)
     settled(store)
     assert threads == {threading.current_thread().name, "label store keeper"}
+    store.close()
+
+
+def test_a_stroke_that_is_just_being_written_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A merge tells how it stands while somebody's stroke goes to the disk."""
+    store = made(tmp_path)
+    store.write(Region(0, 0, 9, 9), 1)
+    settled(store)
+    told: list[int] = []
+    store.on_unsaved.append(told.append)
+    writing, go_on = threading.Event(), threading.Event()
+    write_all = journal.write_all
+
+    def slowly(descriptor: int, data: bytes) -> None:
+        writing.set()
+        assert go_on.wait(10)
+        write_all(descriptor, data)
+
+    monkeypatch.setattr(journal, "write_all", slowly)
+    stroke = threading.Thread(target=lambda: store.write(Region(20, 20, 9, 9), 2))
+    stroke.start()
+    assert writing.wait(10)
+    assert store._session is not None
+    store._session.tell()
+    go_on.set()
+    stroke.join()
+    settled(store)
+    assert told == []
     store.close()

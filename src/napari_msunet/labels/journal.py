@@ -100,7 +100,8 @@ class Journal:
     @property
     def waiting(self) -> int:
         """Number of strokes that the disk refused and that are in memory only."""
-        return len(self._waiting)
+        # One that is just being written is in memory, too, but nothing has refused it.
+        return len(self._waiting) if self.failure is not None else 0
 
     def append(self, kind: Kind, sequence: int, records: Iterable[bytes]) -> Mark:
         """Write the records of one stroke, whole or not at all; if the disk refuses, it waits in memory.
