@@ -24,7 +24,7 @@ def test_a_model_is_split_combined_and_given_other_scales(tmp_path, capsys):
     }
     assert load_model(out).fingerprint == model.fingerprint
     more = tmp_path / "more.safetensors"
-    assert execute(["model", "scales", str(file), "1", "0.5", "0.25", "--out", str(more)]) == 0
+    assert execute(["model", "scales", str(file), "--scales", "1,1/2,1/4", "--out", str(more)]) == 0
     kept = load_model(more).branches[1].state_dict()
     assert all(torch.equal(t, kept[name]) for name, t in model.branches[1].state_dict().items())
 

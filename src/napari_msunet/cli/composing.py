@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import App
 
 from napari_msunet.cli.running import app
+from napari_msunet.cli.train_options import parse_scales
 from napari_msunet.config import Fusion
 from napari_msunet.errors import OutputError
 
@@ -72,15 +73,15 @@ def combine(
 
 
 @model.command
-def scales(file: Path, scale: Sequence[float], *, out: Path, fusion: Fusion | None = None, json: bool = False) -> None:
+def scales(file: Path, scales: str, *, out: Path, fusion: Fusion | None = None, json: bool = False) -> None:
     """Give a model other scales: those it has keep their weights, new ones begin with random weights.
 
     Parameters
     ----------
     file : Path
         A model file.
-    scale : float
-        The scales of the new model, such as 1 0.5 0.25.
+    scales : str
+        The scales of the new model, such as 1,1/2,1/4.
     out : Path
         The new model file.
     fusion : str
@@ -90,7 +91,7 @@ def scales(file: Path, scale: Sequence[float], *, out: Path, fusion: Fusion | No
     """
     from napari_msunet.models import load_model, with_scales
 
-    _written({out: with_scales(load_model(file), scale, fusion)}, json)
+    _written({out: with_scales(load_model(file), [float(s) for s in parse_scales(scales)], fusion)}, json)
 
 
 def _written(models: dict[Path, MSUNet], json: bool) -> None:

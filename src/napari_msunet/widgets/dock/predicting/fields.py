@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QGridLayout, QHBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QGridLayout, QHBoxLayout, QSizePolicy, QWidget
 
 from napari_msunet.config import Output
 from napari_msunet.widgets.dock.fields import CheckField, ChoiceField, WholeField
@@ -50,6 +50,7 @@ class OutputsField(QWidget):
             self.ticks[name] = tick
             grid.addWidget(tick, number // 2, number % 2)
         grid.setColumnStretch(1, 1)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)  # never pressed flat
 
     def value(self) -> tuple[Output, ...]:
         return ("labels", *(name for name, tick in self.ticks.items() if tick.isChecked()))  # type: ignore[arg-type]
