@@ -21,7 +21,7 @@ from napari_msunet.models.blocks import ConvBlock, arrange
 from napari_msunet.models.networks.unet import UNet
 from napari_msunet.models.norms import NORMS
 
-STRIP = 64
+STRIP = 96
 """Rows that are computed at once on the CPU: memory for a few strips instead of for whole maps, and warm caches."""
 
 REACH = ConvBlock.reach
