@@ -27,6 +27,19 @@ def view(setting: Setting) -> list[Row]:
         row(f"{name} in view: labels of the first tile read by the window", found["first"], "s"),
         row(f"{name} in view: all of it", found["all"], "s"),
         row("first labels later than the bare network", found["first"] - bare, "s", at_most=0.3),
+        *_large(setting),
+    ]
+
+
+def _large(setting: Setting) -> list[Row]:
+    """All of the usual slide in view: when its coarsest scale shows it, and when tiles do."""
+    given = {"slide": setting.slide(), "model": setting.model(), "side": setting.side}
+    found = measured("view:looked_at", setting.env(), out=setting.folder, **given)
+    name = f"{setting.side} x {setting.side} in view"
+    return [
+        row(f"{name}: all of it shown by the coarsest scale", found["looks"] or "-", "s"),
+        row(f"{name}: the first tile", found["first"], "s"),
+        row(f"{name}: the last tile", found["last"], "s"),
     ]
 
 
@@ -73,6 +86,34 @@ def viewed(slide: str, model: str, out: str, side: int) -> dict[str, float]:
                 wholes.append(told[-1][0] - begin)
             time.sleep(0.5)
     return {"first": sorted(firsts)[(len(firsts) - 1) // 2], "all": sorted(wholes)[(len(wholes) - 1) // 2]}
+
+
+def looked_at(slide: str, model: str, out: str, side: int) -> dict[str, float | None]:
+    """Seconds until the last first look (None: there was none, the view being small), the first and the last tile."""
+    from napari_msunet.config import PredictJob
+    from napari_msunet.events import FirstLook, RegionDone
+    from napari_msunet.worker.client import WorkerClient
+
+    with WorkerClient() as client:
+
+        def timed(name: str, region: Any = None) -> dict[type, list[float]]:
+            told: dict[type, list[float]] = {FirstLook: [], RegionDone: []}
+            ended = threading.Event()
+            job = PredictJob(slide=Path(slide), model=Path(model), out=Path(out) / name, region=region)
+            begin = time.perf_counter()
+
+            def event(happened: Any) -> None:
+                told.get(type(happened), []).append(time.perf_counter() - begin)
+
+            handle = client.submit(job, on_event=event, on_end=lambda *_: ended.set())
+            handle.look((0.0, 0.0, float(side), float(side)))
+            ended.wait()
+            return told
+
+        timed("warm.zarr", (0.0, 0.0, 512.0, 512.0))
+        told = timed("looked.zarr")
+    looks, tiles = told[FirstLook], told[RegionDone]
+    return {"looks": looks[-1] if looks else None, "first": tiles[0], "last": tiles[-1]}
 
 
 def bare(slide: str, model: str, side: int) -> float:
