@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,32 +60,18 @@ def viewed(slide: str, model: str, out: str, side: int) -> dict[str, float]:
 
     firsts, wholes = [], []
     store = Path(out) / "view.zarr"
+
+    def read(tile: Any) -> None:
+        if isinstance(tile, RegionDone):
+            open_labels(store).run(tile.run).read(Window(tile.y, tile.x, tile.height, tile.width))
+
     with WorkerClient() as client:
         for number, region in enumerate(places(side)):
-            told: list[tuple[float, Any]] = []
-            ended = threading.Event()
-            failed: list[Any] = []
-
-            def event(happened: Any, told: list[Any] = told) -> None:
-                if isinstance(happened, RegionDone):
-                    labels = open_labels(store)
-                    box = Window(happened.y, happened.x, happened.height, happened.width)
-                    labels.run(happened.run).read(box)
-                    told.append((time.perf_counter(), happened))
-
-            def end(outcome: str, text: Any, _: Any, failed: list[Any] = failed, ended: Any = ended) -> None:
-                failed.extend([text] if outcome != "done" else [])
-                ended.set()
-
             job = PredictJob(slide=Path(slide), model=Path(model), out=store, region=region)
-            begin = time.perf_counter()
-            client.submit(job, on_event=event, on_end=end)
-            ended.wait()
-            if failed or not told:
-                raise RuntimeError(str(failed))
+            tiles = _timed(client, job, read)[RegionDone]
             if number:
-                firsts.append(told[0][0] - begin)
-                wholes.append(told[-1][0] - begin)
+                firsts.append(tiles[0])
+                wholes.append(tiles[-1])
             time.sleep(0.5)
     return {"first": sorted(firsts)[(len(firsts) - 1) // 2], "all": sorted(wholes)[(len(wholes) - 1) // 2]}
 
@@ -94,26 +82,40 @@ def looked_at(slide: str, model: str, out: str, side: int) -> dict[str, float | 
     from napari_msunet.events import FirstLook, RegionDone
     from napari_msunet.worker.client import WorkerClient
 
+    job = PredictJob(slide=Path(slide), model=Path(model), out=Path(out) / "looked.zarr")
+    warm = job.model_copy(update={"out": Path(out) / "warm.zarr", "region": (0.0, 0.0, 512.0, 512.0)})
     with WorkerClient() as client:
-
-        def timed(name: str, region: Any = None) -> dict[type, list[float]]:
-            told: dict[type, list[float]] = {FirstLook: [], RegionDone: []}
-            ended = threading.Event()
-            job = PredictJob(slide=Path(slide), model=Path(model), out=Path(out) / name, region=region)
-            begin = time.perf_counter()
-
-            def event(happened: Any) -> None:
-                told.get(type(happened), []).append(time.perf_counter() - begin)
-
-            handle = client.submit(job, on_event=event, on_end=lambda *_: ended.set())
-            handle.look((0.0, 0.0, float(side), float(side)))
-            ended.wait()
-            return told
-
-        timed("warm.zarr", (0.0, 0.0, 512.0, 512.0))
-        told = timed("looked.zarr")
+        _timed(client, warm)
+        told = _timed(client, job, view=(0.0, 0.0, float(side), float(side)))
     looks, tiles = told[FirstLook], told[RegionDone]
     return {"looks": looks[-1] if looks else None, "first": tiles[0], "last": tiles[-1]}
+
+
+def _timed(
+    client: Any, job: Any, seen: Callable[[Any], None] | None = None, view: tuple[float, ...] | None = None
+) -> dict[type, list[float]]:
+    """Of each kind of event, the seconds from giving the job until it was told and `seen`."""
+    told: dict[type, list[float]] = defaultdict(list)
+    ended = threading.Event()
+    failed: list[str] = []
+    begin = time.perf_counter()
+
+    def event(happened: Any) -> None:
+        if seen is not None:
+            seen(happened)
+        told[type(happened)].append(time.perf_counter() - begin)
+
+    def end(outcome: str, text: str | None, _: Any) -> None:
+        failed.extend([text or outcome] if outcome != "done" else [])
+        ended.set()
+
+    handle = client.submit(job, on_event=event, on_end=end)
+    if view is not None:
+        handle.look(view)
+    ended.wait()
+    if failed:
+        raise RuntimeError(failed[0])
+    return told
 
 
 def bare(slide: str, model: str, side: int) -> float:

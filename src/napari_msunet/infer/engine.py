@@ -146,10 +146,7 @@ class Pass:
         ):
             while left or waiting:
                 while left and len(waiting) < AHEAD + 1:
-                    seen = Seen.of(stop.view, self.pixel)
-                    look = looks.next(left, seen) if looks and self._held_bytes < HELD // 2 else None
-                    work = None if look is not None else left.pop(next_batch(left, seen))
-                    for step in self._steps(work, look, waiting):
+                    for step in self._next_steps(left, looks, Seen.of(stop.view, self.pixel), waiting):
                         step.inputs = reader.submit(self._read, step)
                         waiting.append(step)
                 stop.check()
@@ -166,15 +163,17 @@ class Pass:
                 elif step.look and step.piece is not None and step.piece in self._held:
                     yield self._look(step.piece)
 
-    def _steps(self, work: Work | None, look: Piece | None, waiting: list[Step]) -> list[Step]:
-        """The pieces a batch still lacks, then the batch; or a piece that is to be shown first."""
-        coming = {step.piece for step in waiting}
-        if look is not None:
-            there = look in self._held or look in coming
-            return [] if there else [Step(None, look, self._box(look).shape, look=True)]
-        assert work is not None  # for the type checker
-        lacking = [piece for piece in work.pieces if piece not in self._held and piece not in coming]
-        pieces = (Step(None, piece, self._box(piece).shape) for piece in lacking)
+    def _next_steps(
+        self, left: OrderedDict[int, Work], looks: FirstLooks | None, seen: Seen | None, waiting: list[Step]
+    ) -> list[Step]:
+        """A piece that is to be shown by itself; else, of the next batch, the pieces it still lacks and the batch."""
+        known = {*self._held, *(step.piece for step in waiting)}
+        if looks is not None and self._held_bytes < HELD // 2:
+            look = looks.next(left, seen)
+            if look is not None:
+                return [] if look in known else [Step(None, look, self._box(look).shape, look=True)]
+        work = left.pop(next_batch(left, seen))
+        pieces = (Step(None, piece, self._box(piece).shape) for piece in work.pieces if piece not in known)
         return [*pieces, Step(work, None, work.windows[0].shape)]
 
     def _box(self, piece: Piece) -> Window:

@@ -26,6 +26,8 @@ Ring = Sequence[tuple[float, float]]
 HELD = 1 << 26
 """The labels of a store of up to so many pixels are read once, when first looked at; later edits do not count."""
 _BLOCK = 2048
+_HAIR = 1e-6
+"""Pixels: a line so near to a pixel's centre may count on either side of it."""
 _AT_ONCE = 1024
 """Pixels that are looked for on all edges of a ring at once."""
 
@@ -189,11 +191,6 @@ class Polygons:
         self._rings = [_checked(number, ring, extent) for number, ring in enumerate(rings, start=1)]
         self._low = np.array([ring.min(0) for ring in self._rings])
         self._high = np.array([ring.max(0) for ring in self._rings])
-        # The same even-odd rule; used where a whole rectangle is inside or outside. Not their union: making one fails
-        # where corners lie a hair apart.
-        self._areas = shapely.make_valid([shapely.polygons(ring[:, ::-1]) for ring in self._rings])
-        shapely.prepare(self._areas)
-        self._tree = shapely.STRtree(self._areas)
         lines = [shapely.linestrings(np.concatenate((ring, ring[:1]))[:, ::-1]) for ring in self._rings]
         shapely.prepare(lines)
         self._lines = shapely.STRtree(lines)
@@ -217,7 +214,7 @@ class Polygons:
                 view |= _filled(self._rings[n] / np.asarray(grid.pixel), inside)
         return result
 
-    def _hold(self, grid: Grid, pixels: npt.NDArray[np.int64]) -> Bools:
+    def _inside(self, grid: Grid, pixels: npt.NDArray[np.int64]) -> Bools:
         """Which of some pixels `(n, 2)` of a grid are in the mask."""
         found = np.zeros(len(pixels), np.bool_)
         for ring in self._rings:
@@ -248,21 +245,17 @@ class Polygons:
             starts, stops = _within(corners * cell + (window.y, window.x), span * cell, inside)
             on_slide = (starts < stops).all(1)
             corners, starts, stops = corners[on_slide], starts[on_slide], stops[on_slide]
-            first, last = (starts + 0.5) * grid.pixel, (stops - 0.5) * grid.pixel
+            first, last = (starts + 0.5 - _HAIR) * grid.pixel, (stops - 0.5 + _HAIR) * grid.pixel
             boxes = shapely.box(first[:, 1], first[:, 0], last[:, 1], last[:, 0])
-            box, area = self._tree.query(boxes, predicate="intersects")
-            full, crossed = np.zeros((2, len(boxes)), np.bool_)
-            full[box[shapely.contains_properly(self._areas[area], boxes[box])]] = True
-            # An area also holds what a ring goes around twice: where no line is, one pixel says it for all.
-            full[self._lines.query(boxes, predicate="intersects")[0]] = False
-            full[full] = self._hold(grid, starts[full])
+            crossed = np.zeros(len(boxes), np.bool_)
+            crossed[self._lines.query(boxes, predicate="intersects")[0]] = True
+            full = ~crossed  # where no line is, one pixel says it for all
+            full[full] = self._inside(grid, starts[full])
             for start, stop in zip(
                 starts[full] - (window.y, window.x), stops[full] - (window.y, window.x), strict=True
             ):
                 (top, left), (bottom, right) = start // cell, -(-stop // cell)
                 result[top:bottom, left:right] = True
-            crossed[box] = True
-            crossed &= ~full
             corners, starts, stops = corners[crossed], starts[crossed], stops[crossed]
             if span == 1:
                 for (y, x), start, stop in zip(corners.tolist(), starts.tolist(), stops.tolist(), strict=True):

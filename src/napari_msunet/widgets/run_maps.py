@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from napari.layers import Image, Layer
+from napari.layers import Image, Labels, Layer
 from napari.utils import Colormap
 from napari.utils.colormaps.standardize_color import transform_color
 
@@ -241,7 +241,7 @@ def map_of(layer: Layer) -> RunMap | None:
     return source if isinstance(source, RunMap) else None
 
 
-def redraw(layer: Image, whole: bool = False) -> None:
+def redraw(layer: Image | Labels, whole: bool = False) -> None:
     """Draw what was finished since; `whole`: its thumbnail too."""
     if layer.multiscale:
         layer._reset_thumbnail_level_data()  # napari keeps a copy of the coarsest level

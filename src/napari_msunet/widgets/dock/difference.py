@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QCheckBox, QLabel, QVBoxLayout, QWidget
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.differences import Changes, Differences, last_difference
 from napari_msunet.widgets.dock.background import Background
-from napari_msunet.widgets.dock.layers import layer_of_slide
+from napari_msunet.widgets.dock.layers import add_to_look_at, layer_of_slide
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.layer_slides import KEY
 from napari_msunet.widgets.objects.words import area_text
@@ -80,10 +80,7 @@ def add_difference(viewer: Any, found: Differences, store: LabelStore, slide_lay
         metadata={KEY: {"map": "difference", "old": found.old.key, "new": found.new.key}},
         **over(slide_layer, store.pixel),
     )
-    layer.editable = False
-    selected = set(viewer.layers.selection)
-    viewer.add_layer(layer)
-    viewer.layers.selection = selected
+    add_to_look_at(viewer, layer)
     return layer
 
 

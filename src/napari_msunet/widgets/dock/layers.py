@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from napari.layers import Labels
+
 from napari_msunet.errors import MsunetError
 from napari_msunet.widgets.layer_slides import KEY
 
@@ -42,3 +44,37 @@ def hide_maps(viewer: Any) -> None:
     for layer in viewer.layers:
         if "map" in layer.metadata.get(KEY, {}):
             layer.visible = False
+
+
+def add_to_look_at(viewer: Any, layer: Labels, below: Any = None) -> None:
+    """Add labels that nobody paints on, perhaps below another layer; what is selected stays so."""
+    layer.editable = False
+    selected = set(viewer.layers.selection)
+    viewer.add_layer(layer)
+    if below is not None and below in viewer.layers:
+        viewer.layers.move(viewer.layers.index(layer), viewer.layers.index(below))
+    viewer.layers.selection = selected
+
+
+class PassingLayer:
+    """Labels to look at, in the viewer as long as something goes on.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        self.viewer = viewer
+        self.layer: Labels | None = None
+
+    @property
+    def there(self) -> bool:
+        """Whether it is in the viewer."""
+        return self.layer is not None and self.layer in self.viewer.layers
+
+    def drop(self) -> None:
+        """Take it away."""
+        if self.there:
+            self.viewer.layers.remove(self.layer)
+        self.layer = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Labels
 
 from napari_msunet.labels import LabelStore
+from napari_msunet.widgets.dock.layers import PassingLayer, add_to_look_at
 from napari_msunet.widgets.layer_slides import KEY
 from napari_msunet.widgets.placement import over
 from napari_msunet.widgets.pyramid_labels.colours import colormap, features
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 NAME = "Thresholds (preview)"
 
 
-class PreviewLayer:
+class PreviewLayer(PassingLayer):
     """A layer over the slide, made when it is first needed; while it is there, the labels' own layer is hidden.
 
     Parameters
@@ -27,15 +28,9 @@ class PreviewLayer:
     """
 
     def __init__(self, viewer: Any) -> None:
-        self.viewer = viewer
-        self.layer: Labels | None = None
+        super().__init__(viewer)
         self._hidden: Any = None
         self._place: dict[str, Any] = {}
-
-    @property
-    def there(self) -> bool:
-        """Whether it is in the viewer."""
-        return self.layer is not None and self.layer in self.viewer.layers
 
     def show(self, shown: Shown, store: LabelStore, slide_layer: Any, labels_layer: Any) -> None:
         """Bring labels into view."""
@@ -68,20 +63,15 @@ class PreviewLayer:
             metadata={KEY: {"map": "thresholds"}},
             **place,
         )
-        self.layer.editable = False
         self._place = place
-        selected = set(self.viewer.layers.selection)
-        self.viewer.add_layer(self.layer)
-        self.viewer.layers.selection = selected
+        add_to_look_at(self.viewer, self.layer)
         if labels_layer is not None and labels_layer.visible:
             labels_layer.visible = False
             self._hidden = labels_layer
 
     def drop(self) -> None:
         """Take it away; the labels show again."""
-        if self.there:
-            self.viewer.layers.remove(self.layer)
-        self.layer = None
+        super().drop()
         if self._hidden is not None:
             self._hidden.visible = True
             self._hidden = None

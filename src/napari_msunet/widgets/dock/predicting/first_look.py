@@ -13,9 +13,11 @@ from napari_msunet.events import FirstLook, RegionDone
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore
 from napari_msunet.labels.lazy import WindowArray
+from napari_msunet.widgets.dock.layers import PassingLayer, add_to_look_at
 from napari_msunet.widgets.layer_slides import KEY
 from napari_msunet.widgets.placement import over
 from napari_msunet.widgets.pyramid_labels.colours import colormap, features
+from napari_msunet.widgets.run_maps import redraw
 
 NAME = "First look (coarsest scale)"
 
@@ -94,7 +96,7 @@ class LookedLevel(WindowArray):
         return np.asarray(self[...], dtype)
 
 
-class FirstLookLayer:
+class FirstLookLayer(PassingLayer):
     """The layer over the slide, made with the first look and gone with the prediction.
 
     Parameters
@@ -103,18 +105,12 @@ class FirstLookLayer:
     """
 
     def __init__(self, viewer: Any) -> None:
-        self.viewer = viewer
-        self.layer: Labels | None = None
+        super().__init__(viewer)
         self._looked: Looked | None = None
         self._run = ""
 
-    @property
-    def there(self) -> bool:
-        """Whether it is in the viewer."""
-        return self.layer is not None and self.layer in self.viewer.layers
-
     def add(self, look: FirstLook, store: LabelStore, slide_layer: Any, labels_layer: Any) -> None:
-        """Show one more look."""
+        """Take one more look; `draw` shows it."""
         if look.run != self._run:
             self.drop()
         if self._looked is None:
@@ -124,19 +120,21 @@ class FirstLookLayer:
         self._looked.add(look)
         if self.layer is None:
             self._show(self._looked, store, slide_layer, labels_layer)
-        self._draw()
 
     def finished(self, tile: RegionDone) -> None:
-        """A tile came, which is seen instead; drawn with the next look, or by `draw`."""
+        """A tile came, which is seen instead; `draw` shows it."""
         if self._looked is not None:
             self._looked.finished(Window(tile.y, tile.x, tile.height, tile.width))
-            self._draw()
+
+    def draw(self) -> None:
+        """Draw what came since."""
+        if self.there and self.layer is not None and self.layer.visible:
+            redraw(self.layer)
 
     def drop(self) -> None:
         """Take it away."""
-        if self.there:
-            self.viewer.layers.remove(self.layer)
-        self.layer, self._looked, self._run = None, None, ""
+        super().drop()
+        self._looked, self._run = None, ""
 
     def _show(self, looked: Looked, store: LabelStore, slide_layer: Any, labels_layer: Any) -> None:
         pixel = store.pixel[0] * looked.pixel, store.pixel[1] * looked.pixel
@@ -151,15 +149,4 @@ class FirstLookLayer:
             metadata={KEY: {"map": "first look"}},
             **over(slide_layer, pixel),
         )
-        self.layer.editable = False
-        selected = set(self.viewer.layers.selection)
-        self.viewer.add_layer(self.layer)
-        if labels_layer in self.viewer.layers:  # what is finished stays above
-            self.viewer.layers.move(self.viewer.layers.index(self.layer), self.viewer.layers.index(labels_layer))
-        self.viewer.layers.selection = selected
-
-    def _draw(self) -> None:
-        if self.there and self.layer is not None and self.layer.visible:
-            if self.layer.multiscale:
-                self.layer._reset_thumbnail_level_data()  # napari keeps a copy of the coarsest level
-            self.layer.refresh(extent=False, thumbnail=False, highlight=False)
+        add_to_look_at(self.viewer, self.layer, below=labels_layer)  # what is finished stays above

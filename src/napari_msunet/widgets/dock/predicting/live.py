@@ -71,10 +71,13 @@ class LiveMaps(QObject):
             with suppress(MsunetError):  # the slide's layer was removed meanwhile
                 labels = layer_of_labels(self.dock, record)
                 self.first_look.add(event, labels.store, layer_of_slide(self.dock, record), labels)
+                self._stale = True
+                self._timer.start()
 
     def add(self, event: RegionDone) -> None:
         """A tile is finished."""
         self.first_look.finished(event)
+        self._stale = self._stale or self.first_look.there
         if self._run is None:
             self._show(event.run)
         self._take([Window(event.y, event.x, event.height, event.width)])
@@ -145,6 +148,7 @@ class LiveMaps(QObject):
     def _redraw(self) -> None:
         if self._stale:
             self._stale = False
+            self.first_look.draw()
             self._draw()
 
     def _draw(self, whole: bool = False) -> None:
