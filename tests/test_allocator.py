@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from napari_msunet import allocator
+from napari_msunet import allocator, own_process
+from napari_msunet.own_process import PATIENCE
 
 PROGRAM = """
 import numpy as np
@@ -56,3 +57,16 @@ def test_what_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
     assert allocator.environment() == {}
     assert not allocator.keep_freed_memory()
+
+
+def test_threads_of_own_processes_wait_shortly_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*PATIENCE, "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that it is put back afterwards
+        monkeypatch.delenv(name)
+    assert own_process.environment().items() >= PATIENCE.items()
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    own_process.settle()
+    assert not PATIENCE.keys() & (own_process.environment() | os.environ).keys()
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    own_process.settle()
+    assert os.environ.items() >= PATIENCE.items()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_msunet.allocator import SETTINGS
+from napari_msunet.own_process import PATIENCE
 
 HERE = Path(__file__).parents[1]
 SOURCE = HERE.parent / "src"
@@ -25,14 +26,16 @@ def environment(cache: Path | None = None, allocator: bool = True, threads: int 
     cache : Path, optional
         Folder for the speeds that plans measure, so that they are those of this run.
     allocator : bool
-        Whether freed memory is kept; False: as a user has it.
+        Whether freed memory is kept and threads wait as those of the worker do; False: as a user has it.
     threads : int, optional
         None: as many as torch takes by itself.
     """
-    given = {k: v for k, v in os.environ.items() if k not in (*SETTINGS, "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    given = {
+        k: v for k, v in os.environ.items() if k not in (*SETTINGS, *PATIENCE, "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    }
     given["PYTHONPATH"] = os.pathsep.join((str(HERE), str(SOURCE)))
     if allocator:
-        given |= SETTINGS
+        given |= SETTINGS | PATIENCE
     if threads is not None:
         given |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     if cache is not None:

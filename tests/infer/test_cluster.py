@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import napari_msunet as ms
-from napari_msunet.allocator import environment
 from napari_msunet.config import Cluster, PredictJob, PredictManyJob, PredictSettings
 from napari_msunet.config.prediction import GivenSlide
 from napari_msunet.errors import MsunetError
@@ -25,6 +24,7 @@ from napari_msunet.infer.network import exact_arithmetic
 from napari_msunet.infer.prediction import open_run, options_of
 from napari_msunet.infer.setup import set_up
 from napari_msunet.labels import Run
+from napari_msunet.own_process import environment
 from napari_msunet.stopping import Stop, stoppable
 
 SLIDE = Path(ms.__file__).parent / "demo_data" / "CMU-1-Small-Region.svs"

@@ -61,10 +61,10 @@ def run_or_print(build: Callable[[], Job], options: RunOptions) -> Result | None
 
 def show(events: Iterator[Event], as_json: bool, kept: Callable[[], str]) -> Result | None:
     """Follow a job to its end, and give its result; after Ctrl-C say what it left."""
-    from napari_msunet.allocator import keep_freed_memory
     from napari_msunet.console import Interrupted, follow, show_result
+    from napari_msunet.own_process import settle
 
-    keep_freed_memory()
+    settle()
     try:
         result = follow(events)
     except (Interrupted, KeyboardInterrupt) as stopped:

@@ -17,9 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from napari_msunet.allocator import environment
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Event
+from napari_msunet.own_process import environment
 from napari_msunet.settings import WORKER_VARIABLE
 from napari_msunet.worker.paths import PathMap
 

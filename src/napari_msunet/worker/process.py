@@ -16,11 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
-from napari_msunet.allocator import keep_freed_memory
 from napari_msunet.config import TrainJob
 from napari_msunet.errors import MsunetError, failure
 from napari_msunet.events import Event, Result
 from napari_msunet.jobs import parse_job, run
+from napari_msunet.own_process import settle
 from napari_msunet.stopping import Cancelled, Keep, View, stoppable
 from napari_msunet.worker.paths import missing_here
 from napari_msunet.worker.tasks import Task, TaskQueue, stopped
@@ -323,7 +323,7 @@ def main() -> None:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     _lower_priority()
-    keep_freed_memory()
+    settle()
     _follow_parent()
     Worker(requests, answers).serve()
     sys.stderr.flush()

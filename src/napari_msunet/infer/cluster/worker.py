@@ -103,9 +103,9 @@ def _check(task: dict[str, Any]) -> None:
 
 def _settle(number: Any) -> None:
     """Once in a process: memory stays with it, and of several GPUs it takes one."""
-    from napari_msunet.allocator import keep_freed_memory
+    from napari_msunet.own_process import settle
 
-    keep_freed_memory()
+    settle()
     if number is None or "CUDA_VISIBLE_DEVICES" in os.environ or not str(number).isdecimal():
         return
     import torch

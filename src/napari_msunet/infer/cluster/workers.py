@@ -12,9 +12,9 @@ from importlib import import_module
 from typing import Any
 from uuid import uuid4
 
-from napari_msunet.allocator import environment
 from napari_msunet.config import Cluster
 from napari_msunet.errors import MsunetError
+from napari_msunet.own_process import environment
 
 CONNECT_SECONDS = 20.0
 """How long the scheduler at an address may take to answer."""
