@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
 from qtpy.QtGui import QMouseEvent
-from qtpy.QtWidgets import QApplication, QFileDialog, QMessageBox
+from qtpy.QtWidgets import QApplication, QFileDialog, QMessageBox, QPushButton
 
 import napari_msunet as ms
 from napari_msunet.errors import MsunetError
@@ -17,6 +17,7 @@ from napari_msunet.widgets import MultiScaleUNet
 from napari_msunet.widgets.dock.presets import PRESETS
 from napari_msunet.widgets.dock.state import BACKGROUND
 from napari_msunet.widgets.samples import slide_path
+from napari_msunet.widgets.worker_settings import WorkerSettings
 
 LEFT = Qt.MouseButton.LeftButton
 NONE = Qt.MouseButton.NoButton
@@ -98,6 +99,14 @@ def test_it_leads_from_the_slide_to_the_model(dock, qtbot, slide, monkeypatch):
     layer.undo()
     qtbot.waitUntil(lambda: dock.state.count(BACKGROUND) == 0)
     assert "background has none yet" in dock.state.advice()
+
+
+def test_where_jobs_run_is_one_click(dock, qtbot):
+    (button,) = [b for b in dock.findChildren(QPushButton) if b.accessibleName() == "Where jobs run"]
+    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+    (dialog,) = dock.findChildren(WorkerSettings)
+    assert dialog.isVisible()
+    dialog.reject()
 
 
 def test_keys_choose_classes_only_on_the_annotation(dock, qtbot, slide):

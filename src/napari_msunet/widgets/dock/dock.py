@@ -146,7 +146,7 @@ class MultiScaleUNet(QWidget):
         where.setAccessibleName("Where jobs run")
         where.setToolTip("Where jobs run: this computer, or another one over ssh.")
         where.setFixedWidth(28)
-        where.clicked.connect(told(self.edit_worker))
+        where.clicked.connect(told(lambda *_: self.edit_worker()))
         row.addWidget(self.advice, 1)
         row.addWidget(self.go)
         row.addWidget(where)
