@@ -1,6 +1,9 @@
 """Files that are no image, damaged files, and files cut short: one clear sentence each."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +11,12 @@ import tifffile
 import zarr
 from PIL import Image
 
+import napari_msunet
 from napari_msunet.errors import SlideError
 from napari_msunet.geometry import Region
 from napari_msunet.slide import build_pyramid, open_slide, slide_from_array
 
+SLIDE = Path(napari_msunet.__file__).parent / "demo_data" / "CMU-1-Small-Region.svs"
 NOISE = np.random.default_rng(0).integers(0, 256, (600, 500, 3), dtype=np.uint8)
 
 
@@ -80,6 +85,36 @@ def test_slides_cut_short(shared_data, tmp_path, name, share):
 def test_a_damaged_svs(shared_data, tmp_path):
     path = shutil.copyfile(shared_data / "slides" / "CMU-1-Small-Region.svs", tmp_path / "slide.svs")
     assert "damaged" in sentence_of(damage(path, 0.25, 200_000))
+
+
+def one_damaged_tile(path):
+    """The demo slide, of which one JPEG tile of 240 pixels is no JPEG; where it is: its row and column among them."""
+    shutil.copyfile(SLIDE, path)
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages[0]
+        begin, length = page.dataoffsets[43], page.databytecounts[43]
+        place = divmod(43, -(-page.shape[1] // 240))
+    with path.open("r+b") as file:
+        file.seek(begin)
+        file.write(bytes(length))
+    return place
+
+
+def test_one_damaged_tile_of_an_svs_spoils_no_other(tmp_path):
+    row, column = one_damaged_tile(tmp_path / "slide.svs")
+
+    def read(place):
+        with suppress(SlideError):
+            return damaged.read(Region(240 * place[0] + 20, 240 * place[1] + 20, 200, 200))
+
+    places = [(y, x) for y in range(12) for x in range(9) if (y // 2, x // 2) != (row // 2, column // 2)]  # chunks
+    with open_slide(tmp_path / "slide.svs") as damaged, open_slide(SLIDE) as whole:
+        assert read((row, column)) is None
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(read, [place for p in places for place in (p, (row, column))]))
+        assert found[1::2] == [None] * len(places)
+        for (y, x), pixels in zip(places, found[::2], strict=True):
+            assert np.array_equal(pixels, whole.read(Region(240 * y + 20, 240 * x + 20, 200, 200)))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])

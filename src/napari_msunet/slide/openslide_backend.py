@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import openslide
+from PIL.Image import Image
 
 from napari_msunet.errors import SlideError
 from napari_msunet.slide.backend import (
@@ -30,13 +33,16 @@ class OpenSlideBackend(Backend):
     """One slide read by OpenSlide, within the bounds that it declares.
 
     OpenSlide interpolates where a place of a level is no whole pixel; each chunk is therefore always read from the
-    level-0 place that lands nearest to its corner.
+    level-0 place that lands nearest to its corner. After one damaged tile its handle of the file refuses everything;
+    what failed is therefore tried once with a handle of its own, and another one serves the rest of the slide.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._cache = openslide.OpenSlideCache(TILE_CACHE_BYTES)
+        self._lock = Lock()
         try:
-            self._slide = openslide.OpenSlide(path)
+            self._slide = self._opened()
         except openslide.OpenSlideError as error:
             raise damaged(path, error) from error
         properties = dict(self._slide.properties)
@@ -59,7 +65,6 @@ class OpenSlideBackend(Backend):
         self.info = SlideInfo(
             tuple(levels), np.dtype(np.uint8), RGB, _mpp(properties), _background(properties), properties
         )
-        self._slide.set_cache(openslide.OpenSlideCache(TILE_CACHE_BYTES))
 
     def read_chunk(self, level: int, cy: int, cx: int) -> Pixels:
         y, x, height, width = self.chunk_box(level, cy, cx)
@@ -67,9 +72,26 @@ class OpenSlideBackend(Backend):
         place = round(x * factor) + self._corner[1], round(y * factor) + self._corner[0]
         try:
             image = self._slide.read_region(place, level, (width, height))
-        except openslide.OpenSlideError as error:
-            raise damaged(self._path, error) from error
+        except openslide.OpenSlideError:
+            image = self._read_afresh(place, level, (width, height))
         return on_background(np.asarray(image), self.info.background)
+
+    def _opened(self) -> openslide.OpenSlide:
+        slide = openslide.OpenSlide(self._path)
+        slide.set_cache(self._cache)
+        return slide
+
+    def _read_afresh(self, place: tuple[int, int], level: int, size: tuple[int, int]) -> Image:
+        with self._lock:
+            try:
+                own = self._opened()
+                image = own.read_region(place, level, size)
+                self._slide = own  # the one before ends when no other thread reads with it
+            except openslide.OpenSlideError as error:
+                with suppress(openslide.OpenSlideError):
+                    self._slide = self._opened()
+                raise damaged(self._path, error) from error
+        return image
 
     def close(self) -> None:
         self._slide.close()
