@@ -99,6 +99,13 @@ def test_only_what_is_drawn_is_computed_and_the_rest_is_zero(slide, model, tmp_p
     assert sum(h * w for _, _, h, w in box) < 700 * 900 / 3, "the rest is not even computed"
 
 
+def test_nothing_to_compute_is_said(model, tmp_path):
+    white = slide_from_array(np.full((700, 900, 3), 255, np.uint8), mpp=1.0)
+    events = list(prediction(white, [model], tmp_path / "x.ome.zarr", PredictOptions(where="tissue")))
+    assert events[-1].values["tiles"] == 0
+    assert any("Nothing was computed" in e.text for e in events if isinstance(e, Message))
+
+
 def test_disagreement_and_entropy(slide, model, tmp_path):
     store = predict(slide, model, tmp_path / "x.ome.zarr", outputs=("labels", "disagreement", "entropy"), tile=256)
     run = store.runs[-1]

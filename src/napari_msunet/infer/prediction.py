@@ -136,6 +136,8 @@ def close_run(run: Run, setup: Setup) -> Iterator[Event]:
         seam = seam_meter(run, setup, plan)
         run.note(seam=seam)
         yield Message(text=seam_text(seam, blended))
+    if not plan.tiles:
+        yield Message(level="warning", text="Nothing was computed: this slide has none of what `where` asks for.")
     failed = {n: why for n, why in run.failed.items() if n in unfinished(run, plan)}
     if not failed:
         run.complete_run()
