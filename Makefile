@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 screen = $(shell [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || [ "$$(uname)" != Linux ] || echo 'xvfb-run -a -n $(1) -s "-screen 0 1280x800x24"')
 SCREEN := $(call screen,99)
 # Without this, glibc hands every layer's memory back to the system: half of the time of a network on the CPU.
-ALLOCATOR := MALLOC_MMAP_THRESHOLD_=134217728 MALLOC_TRIM_THRESHOLD_=8589934592
+ALLOCATOR := MALLOC_MMAP_THRESHOLD_=134217728 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_ARENA_MAX=1
 
 .PHONY: setup demo test test-core test-window test-napari-old test-encoders bench-env-monai bench-env-tiatoolbox fast lint docs clean
 
