@@ -14,7 +14,7 @@ from typing import Any
 from napari_msunet import allocator
 
 PACKAGES = (
-    *("napari-msunet", "numpy", "torch", "lightning", "torchmetrics", "zarr", "yaozarrs", "dask", "tifffile"),
+    *("napari-msunet", "numpy", "torch", "lightning", "zarr", "yaozarrs", "dask", "tifffile"),
     *("openslide-python", "openslide-bin", "pillow", "scikit-image", "shapely", "pydantic", "cyclopts"),
 )
 WINDOW_PACKAGES = ("napari", "PyQt6", "PyQt5", "PySide6", "PySide2", "qtpy", "vispy")

@@ -37,14 +37,6 @@ app = App(
 )
 
 
-app = App(
-    name="napari-msunet",
-    help="Segment large histology images with multi-scale U-Nets.",
-    version=_installed_version,
-    default_parameter=Parameter(negative=()),
-)
-
-
 def run_or_print(build: Callable[[], Job], options: RunOptions) -> Result | None:
     """Build a job, then print it or run it, and give its result."""
     try:

@@ -28,16 +28,6 @@ DROPOUT_TIP = (
 )
 
 
-def _changed(given: BranchConfig, row: tuple[WholeField, WholeField, NumberField]) -> BranchConfig:
-    """A network of the size that a row shows; one that its kind cannot have leaves it as it is."""
-    depth, width, dropout = (field.value() for field in row)
-    new = {"depth": depth, "width": width} | ({"dropout": round(dropout, 4)} if hasattr(given, "dropout") else {})
-    try:
-        return type(given).model_validate(given.model_dump() | new)
-    except ValidationError:
-        return given
-
-
 class BranchesField(QWidget):
     """Edits the networks: one row for all scales, or one for each."""
 

@@ -6,7 +6,6 @@ import colorsys
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 from qtpy.QtWidgets import QCheckBox, QLabel, QVBoxLayout, QWidget
@@ -75,7 +74,7 @@ def add_difference(viewer: Any, found: Differences, store: LabelStore, slide_lay
         multiscale=len(levels) > 1,
         name=NAME,
         colormap=DirectLabelColormap(color_dict=change_colours(store, found.classes)),
-        features=pd.DataFrame({"index": [0, *names], "change": ["no change", *names.values()]}),
+        features={"index": [0, *names], "change": ["no change", *names.values()]},
         opacity=_OPACITY,
         metadata={KEY: {"map": "difference", "old": found.old.key, "new": found.new.key}},
         **over(slide_layer, store.pixel),

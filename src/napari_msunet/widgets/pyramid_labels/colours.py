@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from napari.utils.colormaps import DirectLabelColormap
 
 from napari_msunet.labels import LabelStore
@@ -34,7 +33,7 @@ def colormap(store: LabelStore) -> DirectLabelColormap | None:
     return DirectLabelColormap(color_dict=colours)
 
 
-def features(store: LabelStore) -> pd.DataFrame | None:
+def features(store: LabelStore) -> dict[str, list[Any]] | None:
     """A table that lets napari's status bar say the class under the mouse."""
     if store.info.instances:
         return None
@@ -42,7 +41,7 @@ def features(store: LabelStore) -> pd.DataFrame | None:
     names |= dict(enumerate(store.classes, 1))
     if store.kind == "annotation":
         names[ANNOTATED_BACKGROUND] = "background"
-    return pd.DataFrame({"index": list(names), "class": list(names.values())})
+    return {"index": list(names), "class": list(names.values())}
 
 
 def refusal(store: LabelStore, label: Any) -> str | None:
