@@ -13,6 +13,10 @@ class SlideError(MsunetError):
     """A file cannot be read as an image."""
 
 
+class NotNumbersError(SlideError):
+    """An image has values that are no numbers: NaN or infinite."""
+
+
 class MissingMppError(SlideError):
     """A slide's file gives no µm per pixel and a caller needs it."""
 

@@ -145,7 +145,7 @@ def slide(request, folder):
         opened = slide_from_array(da.from_array(IMAGE, chunks=(100, 130, 2)), mpp=mpp)
     else:
         opened = open_slide(WRITERS[request.param](folder), mpp=mpp)
-    opened.kind = request.param
+    opened.written_as = request.param
     with opened:
         yield opened
 
@@ -156,7 +156,9 @@ def test_facts(slide):
     assert slide.mpp == pytest.approx(MPP)
     assert slide.channels == ("red", "green", "blue")
     assert slide.background.tolist() == [255, 255, 255]
-    assert slide.downsamples == (((1.0, 1.0), (2.0, 2.0), (4.0, 4.0)) if slide.kind in WITH_LEVELS else ((1.0, 1.0),))
+    assert slide.downsamples == (
+        ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0)) if slide.written_as in WITH_LEVELS else ((1.0, 1.0),)
+    )
     json.dumps(slide.properties)
     assert all(isinstance(v, str) for v in slide.properties.values())
 
@@ -170,7 +172,7 @@ def test_pixels(slide):
 
 
 def test_grids(slide):
-    reference = slide_from_array(LEVELS if slide.kind in WITH_LEVELS else IMAGE, mpp=MPP)
+    reference = slide_from_array(LEVELS if slide.written_as in WITH_LEVELS else IMAGE, mpp=MPP)
     for mpp in (0.62, (0.5, 0.25), (1.0, 0.5), 0.3, (2.0, 1.0)):
         grid = slide.grid(mpp)
         assert grid.shape == reference.grid(mpp).shape

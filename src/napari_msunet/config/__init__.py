@@ -1,7 +1,18 @@
 """What a person decides, as data: the model and the jobs. Frozen pydantic models, checked when made, saved as JSON."""
 
 from napari_msunet.config.augmentation import Augmentation
-from napari_msunet.config.base import SCHEMA_VERSION, Device, Mpp, Positive, Share, explain
+from napari_msunet.config.base import (
+    SCHEMA_VERSION,
+    Device,
+    GivenRange,
+    Kind,
+    Mpp,
+    Positive,
+    Share,
+    TrainedOn,
+    ValueRange,
+    explain,
+)
 from napari_msunet.config.branches import BranchConfig, EncoderConfig, HRNetConfig, LinkNetConfig, UNetConfig
 from napari_msunet.config.cluster import Cluster
 from napari_msunet.config.jobs import (
@@ -62,11 +73,13 @@ __all__ = [
     "ExportJob",
     "FolderSource",
     "Fusion",
+    "GivenRange",
     "GivenSlide",
     "HRNetConfig",
     "ImageSet",
     "InClasses",
     "Job",
+    "Kind",
     "LinkNetConfig",
     "LossConfig",
     "Margin",
@@ -102,7 +115,9 @@ __all__ = [
     "Source",
     "TableSource",
     "TrainJob",
+    "TrainedOn",
     "UNetConfig",
+    "ValueRange",
     "Watched",
     "Where",
     "explain",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from napari_msunet.errors import MsunetError
 
@@ -14,6 +15,19 @@ Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Mpp: TypeAlias = Positive | tuple[Positive, Positive]
 Device: TypeAlias = str
+Kind: TypeAlias = Literal["brightfield", "fluorescence"]
+ValueRange: TypeAlias = tuple[float, float]
+"""The values of an image that are black (0) and white (1)."""
+
+
+def _ordered(given: ValueRange) -> ValueRange:
+    if not (isfinite(given[0]) and isfinite(given[1]) and given[0] < given[1]):
+        raise ValueError(f"give the value that is black and then the one that is white, such as (0, 4095), not {given}")
+    return given
+
+
+GivenRange: TypeAlias = Annotated[ValueRange, AfterValidator(_ordered)]
+"""A range that a person gives."""
 
 
 class Frozen(BaseModel):
@@ -36,6 +50,21 @@ class Versioned(Frozen):
                 "update it"
             )
         return version
+
+
+class TrainedOn(Frozen):
+    """What the numbers of the images meant that a model was trained on.
+
+    Attributes
+    ----------
+    kind : "brightfield" or "fluorescence", optional
+        None: of both kinds.
+    ranges : dict of str to (low, high)
+        For each type of pixels, such as "uint16": the values that were black and white.
+    """
+
+    kind: Kind | None = None
+    ranges: dict[str, GivenRange] = Field(default_factory=dict)
 
 
 def explain(error: Any, what: str) -> MsunetError:

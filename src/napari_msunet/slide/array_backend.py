@@ -16,7 +16,6 @@ from napari_msunet.slide.backend import (
     Pixels,
     SlideInfo,
     chunk_size,
-    default_background,
     default_channels,
     level_downsample,
 )
@@ -38,10 +37,7 @@ class ArrayBackend(Backend):
         names = tuple(channels) if channels is not None else default_channels(number, colour)
         if len(names) != number:
             raise SlideError(f"{len(names)} channel names were given for an array of {number} channels; give one each.")
-        dtype = np.dtype(full.dtype)
-        if background is None:
-            colour = colour or tuple(n.lower() for n in names) in (("red", "green", "blue"), ("r", "g", "b"))
-            background = default_background(number, dtype, colour)
+        dtype = np.dtype(full.dtype).newbyteorder("=")
         levels = []
         for array in self._arrays:
             shape = array.shape[:2]
@@ -51,7 +47,7 @@ class ArrayBackend(Backend):
             chunk = chunk_size(native, shape, number * dtype.itemsize)
             levels.append(Level(shape, level_downsample(full.shape[:2], shape), chunk))
         try:
-            colours = np.broadcast_to(np.asarray(background, dtype), number).copy()
+            colours = None if background is None else np.broadcast_to(np.asarray(background, dtype), number).copy()
         except (ValueError, TypeError, OverflowError) as error:
             raise SlideError(f"{background!r} is no background for {number} channels of {dtype}.") from error
         self.info = SlideInfo(tuple(levels), dtype, names, None, colours)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from napari_msunet.config.base import Kind, ValueRange
 
 Pixels = npt.NDArray[Any]
 
 CHUNK_SIDE = 512
 CHUNK_BYTES = 4 << 20
 RGB = ("red", "green", "blue")
+WHITE = np.full(3, 255, np.uint8)
+"""What transparent colours are laid on."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +36,22 @@ class Level:
 
 @dataclass(frozen=True)
 class SlideInfo:
-    """What is known of a slide without reading its pixels."""
+    """What is known of a slide without reading its pixels.
+
+    `background`, `kind` and `value_range` are what the file says of them, None where it says nothing; see
+    `slide.numbers`. They come from a guess where a pyramid of ours keeps what was guessed of its source.
+    """
 
     levels: tuple[Level, ...]
     dtype: np.dtype[Any]
     channels: tuple[str, ...]
     mpp: tuple[float, float] | None
-    background: Pixels
+    background: Pixels | None
     properties: dict[str, str] = field(default_factory=dict)
+    kind: Kind | None = None
+    value_range: ValueRange | None = None
+    kind_from: Literal["file", "guess", "person"] = "file"
+    range_from: Literal["file", "guess", "person"] = "file"
 
 
 class Backend(ABC):
@@ -86,12 +98,6 @@ def default_channels(count: int, colour: bool) -> tuple[str, ...]:
     if colour:
         return RGB
     return ("gray",) if count == 1 else tuple(f"channel {i}" for i in range(count))
-
-
-def default_background(count: int, dtype: np.dtype[Any], colour: bool) -> Pixels:
-    """White for colour images, 0 for all others."""
-    white = np.iinfo(dtype).max if dtype.kind in "iu" else 1
-    return np.full(count, white if colour else 0, dtype)
 
 
 def on_background(rgba: npt.NDArray[np.uint8], background: Pixels) -> npt.NDArray[np.uint8]:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from yaozarrs import v04, v05
 
 from napari_msunet.errors import SlideError
+from napari_msunet.slide.numbers import is_rgb
 from napari_msunet.slide.units import micrometres
 
 COLOURS = ("FF0000", "00FF00", "0000FF", "FFFF00", "FF00FF", "00FFFF")
@@ -39,6 +40,8 @@ class Pyramid:
         Whether the channels are the red, green and blue of one colour image.
     name : str
         Name of the image.
+    window : (low, high), optional
+        The least and largest value that the metadata name for all channels alike.
     """
 
     paths: tuple[str, ...]
@@ -48,6 +51,7 @@ class Pyramid:
     channels: tuple[str, ...] | None
     colour: bool
     name: str
+    window: tuple[float, float] | None = None
 
 
 def image_attributes(
@@ -57,6 +61,7 @@ def image_attributes(
     mpp: tuple[float, float] | None,
     channels: Sequence[str] = (),
     dtype: str = "uint8",
+    value_range: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
     """The attributes of the group of an image pyramid (OME-Zarr 0.5).
 
@@ -74,7 +79,9 @@ def image_attributes(
     channels : sequence of str
         Names of the channels, for the `omero` block; none: no such block.
     dtype : str
-        Type of the pixels, for the range that is shown.
+        Type of the pixels.
+    value_range : (low, high), optional
+        The range that is shown; None: that of the type.
 
     Returns
     -------
@@ -82,7 +89,7 @@ def image_attributes(
         `{"ome": {...}}`, to be put into the group's attributes.
     """
     multiscale = _multiscale(name, shapes, axes, mpp)
-    omero = _omero(tuple(channels), dtype) if channels else None
+    omero = _omero(tuple(channels), dtype, value_range) if channels else None
     return {"ome": _dumped(v05.Image(multiscales=[multiscale], omero=omero))}
 
 
@@ -177,6 +184,7 @@ def read_pyramid(attributes: Mapping[str, Any], path: Path) -> Pyramid:
         channels,
         _is_colour(image.omero),
         multiscale.name or path.name,
+        _window(image.omero),
     )
 
 
@@ -237,12 +245,12 @@ def _multiscale(
     return v05.Multiscale(name=name, axes=listed, datasets=datasets)
 
 
-def _omero(channels: tuple[str, ...], dtype: str) -> v05.Omero:
+def _omero(channels: tuple[str, ...], dtype: str, value_range: tuple[float, float] | None) -> v05.Omero:
     import numpy as np
 
     kind = np.dtype(dtype)
-    top = float(np.iinfo(kind).max) if kind.kind in "iu" else 1.0
-    window = v05.OmeroWindow(min=0.0, max=top, start=0.0, end=top)
+    low, high = value_range or (0.0, float(np.iinfo(kind).max) if kind.kind in "iu" else 1.0)
+    window = v05.OmeroWindow(min=low, max=high, start=low, end=high)
     colour = is_rgb(channels)
     tints = ("FFFFFF",) if len(channels) == 1 else COLOURS
     return v05.Omero(
@@ -254,11 +262,6 @@ def _omero(channels: tuple[str, ...], dtype: str) -> v05.Omero:
     )
 
 
-def is_rgb(channels: Sequence[str]) -> bool:
-    """Whether channel names are those of a colour image."""
-    return tuple(c.lower() for c in channels) in (("red", "green", "blue"), ("r", "g", "b"))
-
-
 def _is_colour(omero: Any) -> bool:
     """Three channels, named as colours or unnamed and shown as pure red, green and blue (as bioformats2raw writes)."""
     if omero is None or len(omero.channels) != 3:
@@ -268,6 +271,12 @@ def _is_colour(omero: Any) -> bool:
         return True
     unnamed = all(label.lower() == f"channel {i}" for i, label in enumerate(labels))
     return unnamed and tuple(c.color for c in omero.channels) == COLOURS[:3]
+
+
+def _window(omero: Any) -> tuple[float, float] | None:
+    """The window that all channels share."""
+    found = {(c.window.min, c.window.max) for c in omero.channels if c.window is not None} if omero else set()
+    return found.pop() if len(found) == 1 else None
 
 
 def _scale(transforms: Sequence[Any], dimensions: int) -> Sequence[float]:

@@ -9,10 +9,12 @@ from typing import Any
 
 import openslide
 
+from napari_msunet.config.base import Kind, ValueRange
 from napari_msunet.errors import SlideError
 from napari_msunet.slide.array_backend import ArrayBackend
 from napari_msunet.slide.backend import Backend
 from napari_msunet.slide.identity import METADATA, path_identity
+from napari_msunet.slide.numbers import checked_kind, checked_range
 from napari_msunet.slide.openslide_backend import OpenSlideBackend
 from napari_msunet.slide.raster_backend import RasterBackend
 from napari_msunet.slide.slide import Slide, checked_mpp
@@ -36,7 +38,12 @@ TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 RASTER_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"BM")
 
 
-def open_slide(path: str | os.PathLike[str], mpp: float | tuple[float, float] | None = None) -> Slide:
+def open_slide(
+    path: str | os.PathLike[str],
+    mpp: float | tuple[float, float] | None = None,
+    kind: Kind | None = None,
+    value_range: ValueRange | None = None,
+) -> Slide:
     """Open an image of any size.
 
     Parameters
@@ -46,6 +53,10 @@ def open_slide(path: str | os.PathLike[str], mpp: float | tuple[float, float] | 
         0.5, also as bioformats2raw writes it), a PNG or a JPEG.
     mpp : float or (y, x), optional
         µm per level-0 pixel, where the file does not say it or says it wrongly.
+    kind : "brightfield" or "fluorescence", optional
+        Where the file does not say it, and a guess from the pixels would be wrong.
+    value_range : (low, high), optional
+        The values that are black and white, such as (0, 4095) for 12 bits in 16, where the file does not say it.
 
     Returns
     -------
@@ -54,12 +65,14 @@ def open_slide(path: str | os.PathLike[str], mpp: float | tuple[float, float] | 
     Raises
     ------
     SlideError
-        If there is no such file, it is no image, it is damaged, or `mpp` is not above zero.
+        If there is no such file, it is no image, it is damaged, `mpp` is not above zero, or `kind` or `value_range` is
+        none.
     """
     if mpp is not None:
         checked_mpp(mpp)
     where = Path(path)
-    return Slide(_backend(where), where, mpp, lambda: path_identity(where), lambda: _backend(where))
+    _check_numbers(kind, value_range)
+    return Slide(_backend(where), where, mpp, lambda: path_identity(where), lambda: _backend(where), kind, value_range)
 
 
 def slide_from_array(
@@ -67,6 +80,8 @@ def slide_from_array(
     mpp: float | tuple[float, float] | None = None,
     channels: Sequence[str] | None = None,
     background: Any = None,
+    kind: Kind | None = None,
+    value_range: ValueRange | None = None,
 ) -> Slide:
     """An array as a slide.
 
@@ -79,7 +94,9 @@ def slide_from_array(
     channels : sequence of str, optional
         Names of the channels; without them, three channels are colours.
     background : number or (c,) array, optional
-        Colour outside; without it white for colours, 0 for all else.
+        Colour outside; without it white for bright-field, 0 for fluorescence.
+    kind, value_range
+        As for `open_slide`.
 
     Raises
     ------
@@ -87,7 +104,14 @@ def slide_from_array(
         If the array is no image.
     """
     backend = ArrayBackend(array if isinstance(array, list | tuple) else [array], channels, background)
-    return Slide(backend, None, mpp, backend.identity)
+    return Slide(backend, None, mpp, backend.identity, kind=kind, value_range=value_range)
+
+
+def _check_numbers(kind: object, value_range: object) -> None:
+    if kind is not None:
+        checked_kind(kind)
+    if value_range is not None:
+        checked_range(value_range)
 
 
 def _backend(path: Path) -> Backend:

@@ -63,8 +63,16 @@ class OpenSlideBackend(Backend):
                 native = (CHUNK_SIDE, CHUNK_SIDE)
             levels.append(Level(shape, level_downsample(extent, shape), chunk_size(native, shape, 4)))
         self.info = SlideInfo(
-            tuple(levels), np.dtype(np.uint8), RGB, _mpp(properties), _background(properties), properties
+            tuple(levels),
+            np.dtype(np.uint8),
+            RGB,
+            _mpp(properties),
+            _background(properties),
+            properties,
+            "fluorescence" if _fluorescent(properties) else None,
         )
+        # what a slide's sparse levels leave out is transparent
+        self._ground = self.info.background if self.info.background is not None else _ground(properties)
 
     def read_chunk(self, level: int, cy: int, cx: int) -> Pixels:
         y, x, height, width = self.chunk_box(level, cy, cx)
@@ -74,7 +82,7 @@ class OpenSlideBackend(Backend):
             image = self._slide.read_region(place, level, (width, height))
         except openslide.OpenSlideError:
             image = self._read_afresh(place, level, (width, height))
-        return on_background(np.asarray(image), self.info.background)
+        return on_background(np.asarray(image), self._ground)
 
     def _opened(self) -> openslide.OpenSlide:
         slide = openslide.OpenSlide(self._path)
@@ -121,10 +129,19 @@ def _mpp(properties: dict[str, str]) -> tuple[float, float] | None:
     return mpp if min(mpp) > 0 else None
 
 
-def _background(properties: dict[str, str]) -> Pixels:
-    """The file's own background colour, else black where an excitation filter shows fluorescence, else white."""
+def _background(properties: dict[str, str]) -> Pixels | None:
+    """The file's own background colour."""
     colour = properties.get("openslide.background-color")
     if colour is not None and len(colour) == 6:
         return np.frombuffer(bytes.fromhex(colour), np.uint8).copy()
-    fluorescent = any(v.lower() == "fluorescence" or WAVELENGTH.search(v) for v in properties.values())
-    return np.full(3, 0 if fluorescent else 255, np.uint8)
+    return None
+
+
+def _fluorescent(properties: dict[str, str]) -> bool:
+    """Whether the file names an excitation filter, or says it."""
+    return any(v.lower() == "fluorescence" or WAVELENGTH.search(v) for v in properties.values())
+
+
+def _ground(properties: dict[str, str]) -> Pixels:
+    """Black where the file says fluorescence, else white."""
+    return np.full(3, 0 if _fluorescent(properties) else 255, np.uint8)

@@ -130,8 +130,16 @@ def _write(
         mpp,
         slide.channels,
         slide.dtype.name,
+        slide.value_range,
     )
-    attributes[OWN_KEY] = {BACKGROUND: slide.background.tolist()}
+    numbers = slide.numbers
+    attributes[OWN_KEY] = {
+        BACKGROUND: slide.background.tolist(),
+        "kind": numbers.kind,
+        "kind_from": numbers.kind_from,
+        "value_range": list(numbers.value_range),
+        "range_from": numbers.range_from,
+    }
     group = zarr.create_group(folder, zarr_format=3, attributes=attributes)
     blocks = [list(_blocks(shape, count * slide.dtype.itemsize)) for shape in shapes]
     total, done = sum(len(b) for b in blocks), 0

@@ -11,11 +11,11 @@ from PIL import Image, UnidentifiedImageError
 from napari_msunet.errors import SlideError
 from napari_msunet.slide.backend import (
     RGB,
+    WHITE,
     Backend,
     Level,
     Pixels,
     SlideInfo,
-    default_background,
     default_channels,
     on_background,
 )
@@ -44,13 +44,12 @@ class RasterBackend(Backend):
             properties = {"format": str(image.format), "mode": image.mode}
         colour = self._mode in ("RGB", "RGBA")
         dtype = np.dtype({"I;16": np.uint16, "F": np.float32, "I": np.int32}.get(self._mode, np.uint8))
-        count = 3 if colour else 1
         self.info = SlideInfo(
             (Level((height, width), (1.0, 1.0), (height, width)),),
             dtype,
             RGB if colour else default_channels(1, False),
             plausible(inches(dpi[1]), inches(dpi[0])) if dpi else None,
-            default_background(count, dtype, colour),
+            None,
             properties,
         )
 
@@ -75,7 +74,7 @@ class RasterBackend(Backend):
                 raise
             raise damaged(self._path, error) from error
         if self._mode == "RGBA":
-            pixels = on_background(pixels, self.info.background)
+            pixels = on_background(pixels, WHITE)
         return np.array(pixels, self.info.dtype, order="C").reshape(*pixels.shape[:2], -1)
 
 

@@ -14,10 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_msunet.config.base import Kind, ValueRange
 from napari_msunet.errors import MissingMppError, SlideError
 from napari_msunet.geometry import SNAP, Grid, Region, Window
-from napari_msunet.slide.backend import Backend, Pixels
+from napari_msunet.slide.backend import Backend, Pixels, SlideInfo
 from napari_msunet.slide.cache import CHUNKS
+from napari_msunet.slide.numbers import (
+    Numbers,
+    Sample,
+    check_finite,
+    checked_kind,
+    checked_range,
+    decide,
+    default_background,
+    look,
+)
 from napari_msunet.slide.plane import LevelPlane
 from napari_msunet.slide.resample import area_average, settled_ratio, source_span
 
@@ -50,6 +61,12 @@ class Slide:
         Names of the channels.
     properties : dict of str
         What the file says about itself.
+    numbers : Numbers
+        What its values mean, and where that came from: decided at the first use, and kept.
+    kind : "brightfield" or "fluorescence"
+        Of `numbers`.
+    value_range : (low, high)
+        Of `numbers`: the values that are black (0) and white (1).
     background : (c,) array
         Colour outside the slide, in the slide's dtype.
     identity : str
@@ -63,6 +80,8 @@ class Slide:
         mpp: object = None,
         identity: Callable[[], str] | None = None,
         reopen: Callable[[], Backend] | None = None,
+        kind: object = None,
+        value_range: object = None,
     ) -> None:
         info = backend.info
         self._backend = backend
@@ -72,6 +91,8 @@ class Slide:
         self._process = os.getpid()
         self._release = weakref.finalize(self, _release, backend, self._number)
         self._given_mpp = None if mpp is None else checked_mpp(mpp)
+        self._given_kind = None if kind is None else checked_kind(kind)
+        self._given_range = None if value_range is None else checked_range(value_range)
         self.path = path
         self.shape = (*info.levels[0].shape, len(info.channels))
         self.dtype = info.dtype
@@ -79,8 +100,6 @@ class Slide:
         self.downsamples = tuple(level.downsample for level in info.levels)
         self.channels = info.channels
         self.properties = dict(info.properties)
-        self.background = info.background
-        self._planes = [LevelPlane(level, self.shape[:2], info.background) for level in info.levels]
 
     def __repr__(self) -> str:
         where = "array" if self.path is None else self.path.name
@@ -95,12 +114,47 @@ class Slide:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.path is None:
             raise TypeError("A slide of an array cannot be sent to another process; send the array.")
-        return _opened, (self.path, self._given_mpp)
+        return _opened, (self.path, self._given_mpp, self.numbers)
 
     def close(self) -> None:
         """Let go of the file and of the chunks held in memory; the slide cannot be read afterwards."""
         self._release()
         CHUNKS.purge()
+
+    @cached_property
+    def numbers(self) -> Numbers:
+        """What the slide's numbers mean, and where that came from: decided at the first use, and kept."""
+        return decide([self.info], [self.sample], self._given_kind, self._given_range)[0]
+
+    @property
+    def kind(self) -> Kind:
+        """ "brightfield" or "fluorescence"."""
+        return self.numbers.kind
+
+    @property
+    def value_range(self) -> ValueRange:
+        """The values that are black (0) and white (1)."""
+        return self.numbers.value_range
+
+    @cached_property
+    def background(self) -> Pixels:
+        """Colour `(c,)` outside the slide, in the slide's dtype."""
+        info = self.info
+        return info.background if info.background is not None else default_background(info, self.numbers)
+
+    @property
+    def info(self) -> SlideInfo:
+        """What the file says without its pixels."""
+        return self._backend.info
+
+    @cached_property
+    def sample(self) -> Sample:
+        """What was looked at of the slide's pixels to tell what they mean."""
+        return look(self.info, self._chunk)
+
+    @cached_property
+    def _planes(self) -> list[LevelPlane]:
+        return [LevelPlane(level, self.shape[:2], self.background) for level in self.info.levels]
 
     @cached_property
     def identity(self) -> str:
@@ -115,7 +169,7 @@ class Slide:
         import dask.array as da  # takes a second: not before it is needed
 
         arrays = []
-        for number, level in enumerate(self._backend.info.levels):
+        for number, level in enumerate(self.info.levels):
             source = _LevelArray(self, number)
             name = f"slide-{self.identity[:32]}-{number}"
             chunks = (*level.chunk, len(self.channels))
@@ -145,7 +199,7 @@ class Slide:
         wanted = checked_mpp(mpp)
         if self.mpp is None:
             raise MissingMppError(
-                f"{self._name} gives no µm per pixel, and it is needed here; say it with open_slide(path, mpp=0.5), "
+                f"{self.name} gives no µm per pixel, and it is needed here; say it with open_slide(path, mpp=0.5), "
                 "with --slide-mpp on the command line, or in the dock's field."
             )
         return Grid(self.shape[:2], (wanted[0] / self.mpp[0], wanted[1] / self.mpp[1]), wanted)
@@ -191,12 +245,14 @@ class Slide:
 
         Raises
         ------
+        NotNumbersError
+            If a value is NaN or infinite.
         SlideError
             If the grid belongs to a slide of another size, or the file is damaged.
         """
         if grid.extent != self.shape[:2]:
             raise SlideError(
-                f"The grid lies over a slide of {grid.extent} pixels, but {self._name} has {self.shape[:2]}; "
+                f"The grid lies over a slide of {grid.extent} pixels, but {self.name} has {self.shape[:2]}; "
                 "make the grid with this slide's own grid(mpp)."
             )
         result = np.empty((max(0, window.height), max(0, window.width), len(self.channels)), self.dtype)
@@ -216,6 +272,7 @@ class Slide:
             source = plane.read(
                 Window.between((rows[0], columns[0]), (rows[1], columns[1])), lambda cy, cx: self._chunk(number, cy, cx)
             )
+            check_finite(source, self.name)
             result[part.slices((window.y, window.x))] = area_average(source, (part.y, part.x), part.shape, ratios)
         return result
 
@@ -240,7 +297,7 @@ class Slide:
     def _chunk(self, level: int, cy: int, cx: int) -> Pixels:
         """One chunk, from memory or from the file."""
         if not self._release.alive:
-            raise SlideError(f"{self._name} is closed; open it again with open_slide.")
+            raise SlideError(f"{self.name} is closed; open it again with open_slide.")
         if (
             self._reopen is not None and self._process != os.getpid()
         ):  # a forked process may not share the file's position
@@ -248,7 +305,8 @@ class Slide:
         return CHUNKS.get((self._number, level, cy, cx), lambda: self._backend.read_chunk(level, cy, cx))
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """The slide's path in sentences; an array is "the image"."""
         return "The image" if self.path is None else str(self.path)
 
 
@@ -258,11 +316,13 @@ def _release(backend: Backend, number: int) -> None:
     backend.close()
 
 
-def _opened(path: Path, mpp: tuple[float, float] | None) -> Slide:
+def _opened(path: Path, mpp: tuple[float, float] | None, numbers: Numbers) -> Slide:
     """A slide opened again, in another process."""
     from napari_msunet.slide.opening import open_slide
 
-    return open_slide(path, mpp)
+    slide = open_slide(path, mpp)
+    slide.numbers = numbers
+    return slide
 
 
 class _LevelArray:

@@ -15,18 +15,18 @@ import zarr
 from napari_msunet.errors import SlideError
 from napari_msunet.slide.backend import (
     RGB,
+    WHITE,
     Backend,
     Level,
     Pixels,
     SlideInfo,
     chunk_size,
-    default_background,
     default_channels,
     level_downsample,
     on_background,
 )
 from napari_msunet.slide.openslide_backend import damaged
-from napari_msunet.slide.tiff_metadata import channel_names, tiff_mpp
+from napari_msunet.slide.tiff_metadata import channel_names, tiff_kind, tiff_mpp, tiff_range
 
 MINISWHITE, RGB_SPACE, PALETTE, YCBCR = 0, 2, 3, 6
 COLOUR_SPACES = (RGB_SPACE, YCBCR, 8)  # and CIELab
@@ -117,8 +117,10 @@ class TiffBackend(Backend):
             dtype,
             names,
             tiff_mpp(self._file, series),
-            default_background(count, dtype, colour),
+            None,
             properties,
+            tiff_kind(self._file, self._series),
+            tiff_range(self._file, self._series, dtype),
         )
 
     def read_chunk(self, level: int, cy: int, cx: int) -> Pixels:
@@ -142,7 +144,7 @@ class TiffBackend(Backend):
             colours = (np.asarray(self._page.colormap) >> 8).astype(np.uint8).T
             return np.ascontiguousarray(colours[pixels[..., 0]])
         if self._alpha:
-            return on_background(pixels, self.info.background)
+            return on_background(pixels, WHITE)
         if pixels.dtype.kind == "b":
             pixels = pixels.astype(np.uint8) * np.uint8(255)
         pixels = np.array(pixels, self.info.dtype, order="C")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, fromstring
 
+from napari_msunet.config.base import Kind, ValueRange
 from napari_msunet.slide.units import inches, micrometres, plausible
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 INCH, CENTIMETRE = 2, 3
+_MAXIMUM, _SMALLEST, _LARGEST = 281, 340, 341
+_ILLUMINATION = ("ContrastMethod", "IlluminationType", "AcquisitionMode", "Fluor")
 
 
 def tiff_mpp(file: Any, series: Any) -> tuple[float, float] | None:
@@ -48,6 +52,52 @@ def channel_names(file: Any, series: Any, count: int) -> tuple[str, ...] | None:
     if len(names) != count or not any(names):
         return None
     return tuple(name or f"channel {i}" for i, name in enumerate(names))
+
+
+def tiff_kind(file: Any, series: Any) -> Kind | None:
+    """Bright-field or fluorescence, where OME-XML says it of the channels."""
+    pixels = _ome_pixels(file, series) if file.is_ome else None
+    if pixels is None:
+        return None
+    channels = [e for e in pixels if _tag(e) == "Channel"]
+    said = [" ".join(e.get(name, "") for name in _ILLUMINATION).lower() for e in channels]
+    if any("fluor" in text or e.get("EmissionWavelength") for e, text in zip(channels, said, strict=True)):
+        return "fluorescence"
+    if said and all("brightfield" in text or "transmitted" in text for text in said):
+        return "brightfield"
+    return None
+
+
+def tiff_range(file: Any, series: Any, dtype: np.dtype[Any]) -> ValueRange | None:
+    """The values that are black and white, where the file says more of them than their type.
+
+    That is OME's significant bits, fewer bits in a sample than in the type, or the tags of least and largest values. A
+    largest value alone (`MaxSampleValue`) counts where it is that of a number of bits: programs also write there what
+    was largest in this one image.
+    """
+    page = series.keyframe
+    if file.is_ome and (pixels := _ome_pixels(file, series)) is not None:
+        bits = pixels.get("SignificantBits", "")
+        if bits.isdecimal() and dtype.kind in "iu" and 0 < int(bits) < np.iinfo(dtype).bits:
+            return (0.0, float(2 ** int(bits) - 1))
+    if dtype.kind == "u" and isinstance(page.bitspersample, int) and 1 < page.bitspersample < np.iinfo(dtype).bits:
+        return (0.0, float(2**page.bitspersample - 1))
+    if dtype == np.uint8:
+        return None
+    low, high = _one_value(page, _SMALLEST, 0.0), _one_value(page, _LARGEST, None)
+    if low is not None and high is not None and low < high:
+        return None if dtype.kind in "iu" and high >= np.iinfo(dtype).max else (low, high)
+    high = _one_value(page, _MAXIMUM, None)
+    return (0.0, high) if high in {float(2**b - 1) for b in (8, 10, 12, 14)} else None
+
+
+def _one_value(page: Any, tag: int, default: float | None) -> float | None:
+    """The value of a tag that all samples share."""
+    found = page.tags.get(tag)
+    if found is None:
+        return default
+    values = {float(v) for v in np.atleast_1d(np.asarray(found.value, dtype=np.float64))}
+    return values.pop() if len(values) == 1 else None
 
 
 def _resolution(page: Any) -> tuple[float, float] | None:

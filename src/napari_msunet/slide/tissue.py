@@ -15,6 +15,7 @@ from napari_msunet.errors import MissingMppError, SlideError
 from napari_msunet.geometry import SNAP, Grid, Window
 from napari_msunet.slide.density import STRIP, glass_colour, stained
 from napari_msunet.slide.ink import INK_AREA, ink_marks
+from napari_msunet.slide.numbers import to_unit, unit_scale
 from napari_msunet.slide.placed import Placed
 from napari_msunet.slide.slide import Slide
 
@@ -31,8 +32,6 @@ HOLES = 10_000.0
 UNKNOWN_AREA = 156
 """What 10,000 µm² are in pixels of 8 µm, for slides whose µm are not known."""
 
-DARK = 0.08
-"""An image whose middle brightness is below this share is no bright field, whatever its file says."""
 DARK_LIT = 0.05
 """A fluorescence slide of one brightness is all tissue above this share of the largest value, and empty below."""
 DARK_APART = 1.5
@@ -85,7 +84,7 @@ def tissue_mask(
     Bright-field slides: the stain density of each pixel (see `stain_density`) against a threshold after Otsu (1979,
     doi:10.1109/TSMC.1979.4310076), which may only lie where both glass and faint tissue can be; so a slide that is all
     tissue comes out whole, and an empty one empty. Then pen marks and what is thinner than 2 pixels (the walls of
-    fat cells) are taken out, holes filled and islands dropped. Fluorescence slides (background 0): Otsu on the
+    fat cells) are taken out, holes filled and islands dropped. Fluorescence slides (`slide.kind`): Otsu on the
     logarithm of the smoothed intensity.
 
     Parameters
@@ -116,17 +115,19 @@ def tissue_mask(
     """
     grid = coarse_grid(slide)
     sizes = [_pixels(slide, grid, name, area, d) for name, area, d in _areas(smallest, holes)]
-    picture = _overview(slide, grid, progress)
+    picture, background = _in_plain_numbers(slide, _overview(slide, grid, progress))
     marks = None
-    if is_dark(picture, slide.background):
+    if slide.kind == "fluorescence":
         raw = _glowing(picture, grid)
     else:
-        raw, colours = stained(picture, glass_colour(picture, slide.background), pen)
+        raw, colours = stained(picture, glass_colour(picture, background), pen)
         if colours.any():
             area = INK_AREA / UNKNOWN_PIXEL**2 if grid.mpp is None else INK_AREA / (grid.mpp[0] * grid.mpp[1])
             marks = ink_marks(colours, area)
     mask = _cleaned(raw, marks, *sizes)
-    key = {"tissue": _VERSION, "smallest": smallest, "holes": holes, "pen": pen}
+    key: dict[str, Any] = {"tissue": _VERSION, "smallest": smallest, "holes": holes, "pen": pen}
+    if slide.dtype != np.uint8 or "person" in (slide.numbers.kind_from, slide.numbers.range_from):
+        key |= {"kind": slide.kind, "value_range": list(slide.value_range)}
     return TissueMask(grid, mask, key)
 
 
@@ -197,18 +198,12 @@ def _undiluted(rows: npt.NDArray[Any], inside: float, background: npt.NDArray[An
     rows[-1] = values
 
 
-def is_dark(picture: npt.NDArray[Any], background: npt.NDArray[Any]) -> bool:
-    """Whether a slide is dark where it is empty: its background is, or most of it is nearly black."""
-    top = _largest(picture)
-    if float(background.mean()) < top / 2:
-        return True
-    return bool(np.median(picture.max(-1)) < DARK * top)
-
-
-def _largest(picture: npt.NDArray[Any]) -> float:
-    """The largest value of an integer type; of floats the brightest pixel, at least 1."""
-    kind = picture.dtype
-    return float(np.iinfo(kind).max) if kind.kind in "iu" else max(1.0, float(np.nanmax(picture, initial=0)))
+def _in_plain_numbers(slide: Slide, picture: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """A picture and the background as 8 bits, where they are that, else as 0..1 by the slide's range."""
+    if slide.dtype == np.uint8 and slide.value_range == (0, 255):
+        return picture, slide.background
+    scale = unit_scale(slide.value_range)
+    return to_unit(picture, scale), to_unit(slide.background, scale)
 
 
 # ------------------------------------------------------------------------------------------------------- fluorescence
@@ -219,7 +214,9 @@ def _glowing(picture: npt.NDArray[Any], grid: Grid) -> Bools:
     from scipy import ndimage
     from skimage.filters import threshold_otsu
 
-    light = picture.max(-1).astype(np.float32) / np.float32(_largest(picture))
+    light = picture.max(-1).astype(np.float32)
+    if picture.dtype == np.uint8:
+        light /= np.float32(255)
     # nuclei are dots: the tissue is what lies between them, too
     sigma = SMOOTHING / MPP if grid.mpp is None else SMOOTHING / min(grid.mpp)
     light = ndimage.gaussian_filter(light, min(sigma, min(light.shape) / 4))

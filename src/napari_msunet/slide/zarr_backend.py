@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from napari_msunet.config.base import ValueRange
 from napari_msunet.errors import SlideError
 from napari_msunet.slide import ngff
 from napari_msunet.slide.backend import (
@@ -17,10 +18,10 @@ from napari_msunet.slide.backend import (
     Pixels,
     SlideInfo,
     chunk_size,
-    default_background,
     default_channels,
     level_downsample,
 )
+from napari_msunet.slide.numbers import BITS, KINDS, Origin, checked_range
 from napari_msunet.slide.openslide_backend import damaged
 
 BACKGROUND = "background"
@@ -81,10 +82,10 @@ class ZarrBackend(Backend):
             native = (array.chunks[self._y], array.chunks[self._x])
             chunk = chunk_size(native, shape, count * dtype.itemsize)
             levels.append(Level(shape, self._downsample(number, full, shape), chunk))
-        background = default_background(count, dtype, colour)
         own = attributes.get(OWN_KEY)
-        if isinstance(own, dict) and len(own.get(BACKGROUND) or ()) == count:
-            background = np.asarray(own[BACKGROUND]).astype(dtype)
+        own = own if isinstance(own, dict) else {}
+        background = np.asarray(own[BACKGROUND]).astype(dtype) if len(own.get(BACKGROUND) or ()) == count else None
+        kind, value_range = own.get("kind"), own.get("value_range") or _from_window(pyramid.window, dtype)
         return SlideInfo(
             tuple(levels),
             dtype,
@@ -92,6 +93,10 @@ class ZarrBackend(Backend):
             pyramid.mpp,
             background,
             {"axes": "".join(pyramid.axes), "name": pyramid.name},
+            kind if kind in KINDS else None,
+            None if value_range is None else checked_range(value_range),
+            _origin(own.get("kind_from")),
+            _origin(own.get("range_from")),
         )
 
     def _downsample(self, number: int, full: tuple[int, int], shape: tuple[int, int]) -> tuple[float, float]:
@@ -122,6 +127,20 @@ class ZarrBackend(Backend):
         if array.dtype.kind == "b":
             pixels = pixels.astype(np.uint8) * np.uint8(255)
         return np.array(pixels, self.info.dtype, order="C").reshape(height, width, -1)
+
+
+def _origin(text: Any) -> Origin:
+    """Where what a pyramid of ours says came from."""
+    return text if text in ("guess", "person") else "file"
+
+
+def _from_window(window: tuple[float, float] | None, dtype: np.dtype[Any]) -> ValueRange | None:
+    """The range that the display window of all channels names, where it is that of a number of bits fewer than the
+    type's, or of floats 0 to 1: others are what was least and largest in this one image."""
+    if window is None or window[0] != 0:
+        return None
+    tops = {float(2**bits - 1) for bits in BITS if dtype.kind == "f" or 2**bits - 1 < np.iinfo(dtype).max}
+    return window if window[1] in tops else None
 
 
 def _series(group: Any) -> dict[str, Any] | None:
