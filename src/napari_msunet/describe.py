@@ -42,7 +42,8 @@ def _is_store(path: Path) -> bool:
 def _slide(path: Path) -> dict[str, Any]:
     with open_slide(path) as slide:
         height, width, channels = slide.shape
-        mpp = "unknown: the file does not say it" if slide.mpp is None else list(slide.mpp)
+        unknown = f"unknown: {slide.mpp_note or 'the file does not say it'}"
+        mpp = unknown if slide.mpp is None else list(slide.mpp)
         return {
             "path": str(path),
             "height": height,

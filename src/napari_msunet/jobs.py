@@ -26,7 +26,7 @@ from napari_msunet.config import (
     explain,
 )
 from napari_msunet.errors import MsunetError
-from napari_msunet.events import Event, Result, reported
+from napari_msunet.events import Event, Message, Result, reported
 
 _JOBS: TypeAdapter[Any] = TypeAdapter(Job)
 
@@ -104,12 +104,16 @@ def run(job: Job) -> Iterator[Event]:
 
 
 def _pyramid_events(job: PyramidJob) -> Iterator[Event]:
-    from napari_msunet.slide import build_pyramid
+    from napari_msunet.slide import build_pyramid, open_slide
 
-    def work(report: Callable[[int, int], None]) -> Path:
-        return build_pyramid(job.image, job.out, mpp=job.mpp, progress=report)
+    with open_slide(job.image, job.mpp) as slide:
+        if slide.mpp_note:
+            yield Message(level="warning", text=f"{job.image.name}: {slide.mpp_note} The pyramid has no size in µm.")
 
-    path = yield from reported(work, "blocks")
+        def work(report: Callable[[int, int], None]) -> Path:
+            return build_pyramid(slide, job.out, progress=report)
+
+        path = yield from reported(work, "blocks")
     yield Result(files={"pyramid": str(path)})
 
 

@@ -191,7 +191,7 @@ def test_instances_are_any_number(tmp_path: Path) -> None:
         ({"classes": tuple(map(str, range(255)))}, "at most 254"),
         ({"shape": (0, 5)}, "no pixels"),
         ({"shape": None}, "needs a shape"),
-        ({"mpp": -1.0}, "not above zero"),
+        ({"mpp": -1.0}, "above zero"),
         ({"kind": "mask"}, "not known"),
         ({"dtype": "float32"}, "cannot be stored"),
         ({"kind": "annotation", "dtype": "uint32"}, "uint8"),

@@ -15,6 +15,7 @@ from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
 from napari_msunet.errors import MsunetError
+from napari_msunet.slide.units import believed_text
 
 KINDS = "a GeoJSON file (QuPath), or the XML of ASAP or Aperio ImageScope"
 _ELLIPSE_CORNERS = 72
@@ -182,9 +183,7 @@ def _xml(root: Any, path: Path) -> ShapeFile:
     if root.tag == "ASAP_Annotations":
         return ShapeFile(tuple(_asap(root, path)), None, "ASAP XML")
     if root.tag == "Annotations":
-        said = root.get("MicronsPerPixel")
-        mpp = float(said) if said else 0.0
-        return ShapeFile(tuple(_aperio(root, path)), mpp if mpp > 0 else None, "Aperio XML")
+        return ShapeFile(tuple(_aperio(root, path)), believed_text(root.get("MicronsPerPixel")), "Aperio XML")
     raise ShapeFileError(f"{path} is XML with <{root.tag}>, which is neither ASAP's nor Aperio's; give {KINDS}.")
 
 

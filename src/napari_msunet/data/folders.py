@@ -14,9 +14,10 @@ from typing import Any, TypeAlias, get_args
 from napari_msunet.config import FolderSource, ModelConfig, Mpp, Role, TableSource
 from napari_msunet.data.items import Item, check_channels
 from napari_msunet.data.truth import MaskTruth
-from napari_msunet.errors import MissingMppError, SourceError
+from napari_msunet.errors import MissingMppError, SlideError, SourceError
 from napari_msunet.slide import open_slide
 from napari_msunet.slide.opening import DOUBLE, READABLE
+from napari_msunet.slide.units import parse_mpp
 
 _ENDINGS = frozenset((*READABLE, ".npy", ".zarr"))
 
@@ -217,17 +218,12 @@ def _pair(
     return item
 
 
-def _table_mpp(source: Source, text: str | None, name: str) -> float | None:
+def _table_mpp(source: Source, text: str | None, name: str) -> Any:
     """The table's µm per pixel of an image."""
-    if not text:
-        return None
     try:
-        mpp = float(text)
-    except ValueError:
-        mpp = 0.0
-    if not 0 < mpp < float("inf"):
-        raise SourceError(f"{source.table} gives the mpp {text!r} for {name}; give µm per pixel, such as 0.5.")
-    return mpp
+        return parse_mpp(text or "", f"The row of {name} in {source.table}")
+    except SlideError as error:
+        raise SourceError(str(error)) from error
 
 
 def _grouping(source: Source, columns: list[str], rows: dict[str, dict[str, str]]) -> Callable[[str], str | None]:

@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from napari_msunet.config import Margin, ModelConfig
+from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Grid, Window, round_up
 from napari_msunet.infer.cover import Cost, cover
 from napari_msunet.infer.streams import Stream, streams_of
@@ -30,6 +31,9 @@ CHUNK = 512
 
 CELL = 64
 """What is wanted is known in squares of this many target pixels, rounded up to the alignment."""
+
+MOST_TILES = 2_000_000
+"""More are no plan: each is written down."""
 
 UNIT = 4096
 """Side of a unit in target pixels, where nothing asks for smaller ones."""
@@ -199,6 +203,11 @@ def make_plan(request: Request) -> Plan:
     alignment = lcm(*(config.size_multiple for config in request.configs))
     tile = round_up(request.tile, alignment) if request.tile else None
     cell = tile or round_up(CELL, alignment)
+    if tile and request.window.height * request.window.width > MOST_TILES * tile**2:
+        raise MsunetError(
+            f"Tiles of {tile} pixels a side would be more than {MOST_TILES:,} for the {request.window.height:,} x "
+            f"{request.window.width:,} pixels that are wanted; give larger tiles, or leave their size to be chosen."
+        )
     limit = request.limit // request.batch if tile is None else tile * tile
     streams = streams_of(request.configs, request.exact_margins, request.margin, limit, request.origin)
     step = lcm(cell, CHUNK)

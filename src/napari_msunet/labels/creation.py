@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from napari_msunet.errors import OutputError, StoreError
+from napari_msunet.errors import OutputError, SlideError, StoreError
 from napari_msunet.labels.checkpoint import save_checkpoint
 from napari_msunet.labels.chunks import create_array
 from napari_msunet.labels.files import folder_aside, output_errors
@@ -28,6 +28,7 @@ from napari_msunet.labels.metadata import (
 )
 from napari_msunet.labels.segments import Mark
 from napari_msunet.slide import Slide
+from napari_msunet.slide.units import given_mpp
 
 
 def create_store(
@@ -65,7 +66,11 @@ def _describe(
         raise StoreError(f'The kind {kind!r} is not known; "labels" and "annotation" are.')
     if dtype not in ("uint8", "uint32"):
         raise StoreError(f'Labels of type {dtype!r} cannot be stored; "uint8" (classes) and "uint32" (objects) can.')
-    pair = (float(mpp), float(mpp)) if isinstance(mpp, int | float) else mpp
+    try:
+        size = given_mpp(mpp)
+    except SlideError as error:
+        raise StoreError(str(error)) from error
+    pair = None if isinstance(size, str) else size
     place: dict[str, Any]
     if slide is not None:
         grid = slide.grid(pair)

@@ -46,12 +46,15 @@ class SlideInfo:
     dtype: np.dtype[Any]
     channels: tuple[str, ...]
     mpp: tuple[float, float] | None
+    """As the file says it, whatever it says: `units.believed` decides."""
     background: Pixels | None
     properties: dict[str, str] = field(default_factory=dict)
     kind: Kind | None = None
     value_range: ValueRange | None = None
     kind_from: Literal["file", "guess", "person"] = "file"
     range_from: Literal["file", "guess", "person"] = "file"
+    mpp_given: bool = False
+    """Whether a person said it when the file was made: it is a pyramid of ours."""
 
 
 class Backend(ABC):

@@ -16,6 +16,7 @@ from shapely.geometry import shape
 from napari_msunet.config import Drawn, GivenSlide, InClasses, Where, explain
 from napari_msunet.errors import MsunetError
 from napari_msunet.slide.opening import DOUBLE, READABLE
+from napari_msunet.slide.units import parse_mpp
 
 TABLES = frozenset((".csv", ".tsv", ".txt"))
 STORE = ".ome.zarr"
@@ -151,12 +152,7 @@ def _row_fields(table: Path, number: int, values: dict[str, str]) -> dict[str, A
     found: dict[str, Any] = {}
     mpp = values.get("mpp") or values.get("slide_mpp")
     if mpp:
-        try:
-            found["mpp"] = float(mpp)
-        except ValueError:
-            raise MsunetError(
-                f"Row {number} of {table} has {mpp!r} as µm per pixel; give a number such as 0.25."
-            ) from None
+        found["mpp"] = parse_mpp(mpp, f"Row {number} of {table}")
     if values.get("out"):
         found["out"] = table.parent / values["out"]
     if values.get("group"):

@@ -14,7 +14,7 @@ from yaozarrs import v04, v05
 
 from napari_msunet.errors import SlideError
 from napari_msunet.slide.numbers import is_rgb
-from napari_msunet.slide.units import micrometres
+from napari_msunet.slide.units import both, micrometres
 
 COLOURS = ("FF0000", "00FF00", "0000FF", "FFFF00", "FF00FF", "00FFFF")
 Colour = str | Sequence[int]
@@ -33,7 +33,7 @@ class Pyramid:
     scales : tuple of (float, float)
         Size `(y, x)` of each level's pixels in the axes' own units.
     mpp : tuple of float or None
-        Size of a level-0 pixel in µm; None where the axes have no unit of length.
+        Size of a level-0 pixel in µm, as it stands there; None where the axes have no unit of length.
     channels : tuple of str or None
         Names of the channels.
     colour : bool
@@ -180,7 +180,7 @@ def read_pyramid(attributes: Mapping[str, Any], path: Path) -> Pyramid:
         tuple(dataset.path for dataset in multiscale.datasets),
         axes,
         scales,
-        None if height is None or width is None else (height, width),
+        both(height, width),
         channels,
         _is_colour(image.omero),
         multiscale.name or path.name,

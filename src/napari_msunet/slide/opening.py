@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import openslide
 
@@ -17,8 +17,9 @@ from napari_msunet.slide.identity import METADATA, path_identity
 from napari_msunet.slide.numbers import checked_kind, checked_range
 from napari_msunet.slide.openslide_backend import OpenSlideBackend
 from napari_msunet.slide.raster_backend import RasterBackend
-from napari_msunet.slide.slide import Slide, checked_mpp
+from napari_msunet.slide.slide import Slide
 from napari_msunet.slide.tiff_backend import TiffBackend
+from napari_msunet.slide.units import given_mpp
 from napari_msunet.slide.zarr_backend import ZarrBackend
 
 KINDS = "a whole-slide file that OpenSlide reads (SVS, NDPI, MRXS, ...), TIFF, OME-TIFF, OME-Zarr, PNG or JPEG"
@@ -40,7 +41,7 @@ RASTER_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"BM")
 
 def open_slide(
     path: str | os.PathLike[str],
-    mpp: float | tuple[float, float] | None = None,
+    mpp: float | tuple[float, float] | Literal["px"] | None = None,
     kind: Kind | None = None,
     value_range: ValueRange | None = None,
 ) -> Slide:
@@ -51,8 +52,10 @@ def open_slide(
     path : path
         A whole-slide file that OpenSlide reads (not DICOM yet), a TIFF or OME-TIFF file, an OME-Zarr folder (0.4 or
         0.5, also as bioformats2raw writes it), a PNG or a JPEG.
-    mpp : float or (y, x), optional
-        µm per level-0 pixel, where the file does not say it or says it wrongly.
+    mpp : float, (y, x) or "px", optional
+        µm per level-0 pixel, where the file does not say it or says it wrongly; any above zero is taken. "px": what the
+        file says does not count, the image is used in its own pixels (by models with ``mpp=None``). None: what the file
+        says, if it can be believed (0.01 to 20).
     kind : "brightfield" or "fluorescence", optional
         Where the file does not say it, and a guess from the pixels would be wrong.
     value_range : (low, high), optional
@@ -68,8 +71,7 @@ def open_slide(
         If there is no such file, it is no image, it is damaged, `mpp` is not above zero, or `kind` or `value_range` is
         none.
     """
-    if mpp is not None:
-        checked_mpp(mpp)
+    given_mpp(mpp)
     where = Path(path)
     _check_numbers(kind, value_range)
     return Slide(_backend(where), where, mpp, lambda: path_identity(where), lambda: _backend(where), kind, value_range)
@@ -77,7 +79,7 @@ def open_slide(
 
 def slide_from_array(
     array: Any,
-    mpp: float | tuple[float, float] | None = None,
+    mpp: float | tuple[float, float] | Literal["px"] | None = None,
     channels: Sequence[str] | None = None,
     background: Any = None,
     kind: Kind | None = None,
@@ -89,7 +91,7 @@ def slide_from_array(
     ----------
     array : (h, w) or (h, w, c) numpy or dask array
         The image; a list or tuple of them is a pyramid, finest first.
-    mpp : float or (y, x), optional
+    mpp : float, (y, x) or "px", optional
         µm per level-0 pixel.
     channels : sequence of str, optional
         Names of the channels; without them, three channels are colours.

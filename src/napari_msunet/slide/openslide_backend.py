@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from math import nan
 from pathlib import Path
 from threading import Lock
 
@@ -123,10 +124,11 @@ def _covering(length: int, factor: float) -> int:
 
 def _mpp(properties: dict[str, str]) -> tuple[float, float] | None:
     try:
-        mpp = float(properties["openslide.mpp-y"]), float(properties["openslide.mpp-x"])
-    except (KeyError, ValueError):
-        return None
-    return mpp if min(mpp) > 0 else None
+        return float(properties["openslide.mpp-y"]), float(properties["openslide.mpp-x"])
+    except KeyError:
+        return (nan, nan) if properties.get("aperio.MPP") else None  # which OpenSlide could not read as a number
+    except ValueError:
+        return nan, nan
 
 
 def _background(properties: dict[str, str]) -> Pixels | None:

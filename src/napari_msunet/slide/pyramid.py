@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -21,7 +21,8 @@ from napari_msunet.slide.array_backend import checked_array, is_lazy
 from napari_msunet.slide.backend import Pixels
 from napari_msunet.slide.opening import open_slide, slide_from_array
 from napari_msunet.slide.resample import area_average
-from napari_msunet.slide.slide import Slide, checked_mpp
+from napari_msunet.slide.slide import Slide
+from napari_msunet.slide.units import given_mpp
 from napari_msunet.slide.zarr_backend import BACKGROUND, OWN_KEY
 
 CHUNK = 512
@@ -32,7 +33,7 @@ BLOCK_BYTES = 64 << 20
 def build_pyramid(
     image: Any,
     out: str | os.PathLike[str],
-    mpp: float | tuple[float, float] | None = None,
+    mpp: float | tuple[float, float] | Literal["px"] | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -47,8 +48,8 @@ def build_pyramid(
         The image; a dask array is computed block by block.
     out : path
         The folder to write, such as ``image.ome.zarr``.
-    mpp : float or (y, x), optional
-        µm per pixel. None: the slide's own; where that is unknown too, the pyramid has no unit.
+    mpp : float, (y, x) or "px", optional
+        µm per pixel. None: the slide's own; where that is unknown too, and with "px", the pyramid has no unit.
     overwrite : bool
         Whether an `out` that exists is replaced.
     progress : callable, optional
@@ -73,7 +74,7 @@ def build_pyramid(
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         aside.mkdir(parents=True)
-        _write(slide, aside, target.name, slide.mpp if mpp is None else checked_mpp(mpp), progress)
+        _write(slide, aside, target.name, _mpp(slide, mpp), progress)
         _put_in_place(aside, target, overwrite)
     except OSError as error:
         raise OutputError(
@@ -87,7 +88,15 @@ def build_pyramid(
     return target
 
 
-def _as_slide(image: Any, mpp: float | tuple[float, float] | None) -> Slide:
+def _mpp(slide: Slide, given: Any) -> tuple[float, float] | None:
+    """What the pyramid says: what is given, else the slide's own."""
+    size = given_mpp(given)
+    if size is None:
+        return slide.mpp
+    return None if isinstance(size, str) else size
+
+
+def _as_slide(image: Any, mpp: Any) -> Slide:
     if isinstance(image, Slide):
         return image
     if isinstance(image, str | os.PathLike):

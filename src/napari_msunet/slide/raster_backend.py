@@ -20,7 +20,7 @@ from napari_msunet.slide.backend import (
     on_background,
 )
 from napari_msunet.slide.openslide_backend import damaged
-from napari_msunet.slide.units import inches, plausible
+from napari_msunet.slide.units import inches
 
 FORMATS = ("PNG", "JPEG", "BMP")
 LARGEST = 2**30
@@ -48,7 +48,7 @@ class RasterBackend(Backend):
             (Level((height, width), (1.0, 1.0), (height, width)),),
             dtype,
             RGB if colour else default_channels(1, False),
-            plausible(inches(dpi[1]), inches(dpi[0])) if dpi else None,
+            (inches(dpi[1]), inches(dpi[0])) if dpi and any(dpi) else None,  # 0, 0 says nothing in a BMP
             None,
             properties,
         )

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import count
-from math import isfinite, prod
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -31,9 +31,15 @@ from napari_msunet.slide.numbers import (
 )
 from napari_msunet.slide.plane import LevelPlane
 from napari_msunet.slide.resample import area_average, settled_ratio, source_span
+from napari_msunet.slide.units import believed, checked_mpp, given_mpp
 
 if TYPE_CHECKING:
     import dask.array as da
+
+MOST_PIXELS = 2**38
+"""Pixels of a grid over a slide: some six times those of the largest slides at twice their resolution."""
+MOST_ENLARGED = 64
+"""Pixels a side that one pixel of a slide may become."""
 
 BLOCK_WIDTH = 2048
 BLOCK_BYTES = 3 << 20
@@ -54,7 +60,10 @@ class Slide:
     dtype : numpy.dtype
         Type of the pixels.
     mpp : tuple of float or None
-        Size `(y, x)` of a level-0 pixel in µm; None where neither the file nor the caller says it.
+        Size `(y, x)` of a level-0 pixel in µm; None where neither the file nor the caller says it, the file says what
+        cannot be believed, or the caller wants pixels (``"px"``).
+    mpp_note : str
+        What the file says of it and why that is left out, as a sentence; else empty.
     downsamples : tuple of (float, float)
         Level-0 pixels `(y, x)` that one pixel of each level spans, finest first.
     channels : tuple of str
@@ -90,13 +99,13 @@ class Slide:
         self._reopen = reopen
         self._process = os.getpid()
         self._release = weakref.finalize(self, _release, backend, self._number)
-        self._given_mpp = None if mpp is None else checked_mpp(mpp)
+        self._given_mpp = given_mpp(mpp)
         self._given_kind = None if kind is None else checked_kind(kind)
         self._given_range = None if value_range is None else checked_range(value_range)
         self.path = path
         self.shape = (*info.levels[0].shape, len(info.channels))
         self.dtype = info.dtype
-        self.mpp = self._given_mpp or info.mpp
+        self.mpp, self.mpp_note = self._pixel_size(info)
         self.downsamples = tuple(level.downsample for level in info.levels)
         self.channels = info.channels
         self.properties = dict(info.properties)
@@ -199,10 +208,24 @@ class Slide:
         wanted = checked_mpp(mpp)
         if self.mpp is None:
             raise MissingMppError(
-                f"{self.name} gives no µm per pixel, and it is needed here; say it with open_slide(path, mpp=0.5), "
-                "with --slide-mpp on the command line, or in the dock's field."
+                f"{self.name} gives no µm per pixel, and it is needed here.{self._why_not} Say it with "
+                "open_slide(path, mpp=0.5), with --slide-mpp (for training --mpp) on the command line, in a table's "
+                "column mpp or in the dock's field, or use a model that works in pixels."
             )
-        return Grid(self.shape[:2], (wanted[0] / self.mpp[0], wanted[1] / self.mpp[1]), wanted)
+        grid = Grid(self.shape[:2], (wanted[0] / self.mpp[0], wanted[1] / self.mpp[1]), wanted)
+        return self._sized(grid)
+
+    def _sized(self, grid: Grid) -> Grid:
+        """The grid, unless it has more pixels than anybody could want; all work on a slide begins with its grid."""
+        height, width = grid.shape
+        if height * width <= MOST_PIXELS and min(grid.pixel) >= 1 / MOST_ENLARGED:
+            return grid
+        own, wanted = self.mpp, grid.mpp
+        sizes = "" if own is None or wanted is None else f" ({_size(own)}) at {_size(wanted)}"
+        raise SlideError(
+            f"{self.name}, {self.shape[0]} x {self.shape[1]} pixels{sizes}, would become {height:,} x {width:,} "
+            "pixels, more than can be computed or kept; give the right size of its pixels, or a coarser resolution."
+        )
 
     def read(self, region: Region, mpp: float | tuple[float, float] | None = None) -> Pixels:
         """The pixels of the grid of this mpp whose footprint a region touches.
@@ -304,6 +327,21 @@ class Slide:
             self._backend, self._process = self._reopen(), os.getpid()
         return CHUNKS.get((self._number, level, cy, cx), lambda: self._backend.read_chunk(level, cy, cx))
 
+    def _pixel_size(self, info: SlideInfo) -> tuple[tuple[float, float] | None, str]:
+        """µm per pixel, and what the file says that is left out."""
+        if self._given_mpp is not None:
+            return (None if isinstance(self._given_mpp, str) else self._given_mpp), ""
+        if info.mpp_given and info.mpp is not None and min(info.mpp) > 0:
+            return info.mpp, ""
+        return believed(info.mpp)
+
+    @property
+    def _why_not(self) -> str:
+        """What is known of a size that is missing, as a sentence more."""
+        if self._given_mpp is not None:
+            return " It was opened in pixels."
+        return f" {self.mpp_note}" if self.mpp_note else ""
+
     @property
     def name(self) -> str:
         """The slide's path in sentences; an array is "the image"."""
@@ -316,7 +354,11 @@ def _release(backend: Backend, number: int) -> None:
     backend.close()
 
 
-def _opened(path: Path, mpp: tuple[float, float] | None, numbers: Numbers) -> Slide:
+def _size(mpp: tuple[float, float]) -> str:
+    return f"{mpp[0]:g} µm per pixel" if mpp[0] == mpp[1] else f"{mpp[0]:g} x {mpp[1]:g} µm per pixel"
+
+
+def _opened(path: Path, mpp: Any, numbers: Numbers) -> Slide:
     """A slide opened again, in another process."""
     from napari_msunet.slide.opening import open_slide
 
@@ -347,18 +389,3 @@ class _LevelArray:
         pixels = slide._planes[level].inner(window, lambda cy, cx: slide._chunk(level, cy, cx))
         part: Pixels = pixels[:, :, first:last][local]
         return part
-
-
-def checked_mpp(value: Any) -> tuple[float, float]:
-    """µm per pixel as `(y, x)`; raises SlideError where it is no number above zero or pair of them."""
-    try:
-        pair = (
-            tuple(float(v) for v in value) if np.iterable(value) and not isinstance(value, str) else (float(value),) * 2
-        )
-    except (TypeError, ValueError):
-        pair = ()
-    if len(pair) != 2 or not all(isfinite(v) and v > 0 for v in pair):
-        raise SlideError(
-            f"{value!r} is no µm per pixel; give a number above zero such as 0.5, or a pair (y, x) of them."
-        )
-    return pair[0], pair[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf, nan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, fromstring
 
 from napari_msunet.config.base import Kind, ValueRange
-from napari_msunet.slide.units import inches, micrometres, plausible
+from napari_msunet.slide.units import both, inches, micrometres
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -20,7 +21,7 @@ _ILLUMINATION = ("ContrastMethod", "IlluminationType", "AcquisitionMode", "Fluor
 
 
 def tiff_mpp(file: Any, series: Any) -> tuple[float, float] | None:
-    """µm per pixel `(y, x)` of a series; None where the file does not say it, or says what only a printer means."""
+    """µm per pixel `(y, x)` of a series, as the file has it; None where it says nothing."""
     if file.is_ome:
         pixels = _ome_pixels(file, series)
         return None if pixels is None else _ome_mpp(pixels)
@@ -29,13 +30,13 @@ def tiff_mpp(file: Any, series: Any) -> tuple[float, float] | None:
         return None
     if file.is_imagej:
         unit = str((file.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ")
-        return plausible(micrometres(1 / per_unit[0], unit), micrometres(1 / per_unit[1], unit))
+        return both(*(micrometres(1 / p if p else inf, unit) for p in per_unit))
     tag = series.keyframe.tags.get("ResolutionUnit")
     unit_number = int(tag.value) if tag is not None else 0
     if unit_number not in (INCH, CENTIMETRE):
         return None
     per_inch = 1.0 if unit_number == INCH else 2.54
-    return plausible(inches(per_unit[0] * per_inch), inches(per_unit[1] * per_inch))
+    return inches(per_unit[0] * per_inch), inches(per_unit[1] * per_inch)
 
 
 def channel_names(file: Any, series: Any, count: int) -> tuple[str, ...] | None:
@@ -101,16 +102,16 @@ def _one_value(page: Any, tag: int, default: float | None) -> float | None:
 
 
 def _resolution(page: Any) -> tuple[float, float] | None:
-    """Pixels per unit `(y, x)` of the resolution tags."""
+    """Pixels per unit `(y, x)` of the resolution tags; 0 / 0, which is nothing, counts as not there."""
     values = []
     for name in ("YResolution", "XResolution"):
         tag = page.tags.get(name)
         try:
             numerator, denominator = tag.value
-            values.append(numerator / denominator)
+            values.append(numerator / denominator if denominator or not numerator else inf)
         except (AttributeError, TypeError, ValueError, ZeroDivisionError):
             return None
-    return (values[0], values[1]) if min(values) > 0 else None
+    return values[0], values[1]
 
 
 def _ome_pixels(file: Any, series: Any) -> Element | None:
@@ -126,12 +127,15 @@ def _ome_pixels(file: Any, series: Any) -> Element | None:
 def _ome_mpp(pixels: Element) -> tuple[float, float] | None:
     sizes = []
     for axis in "YX":
-        try:
-            value = float(pixels.get(f"PhysicalSize{axis}", ""))
-        except ValueError:
+        said = pixels.get(f"PhysicalSize{axis}")
+        if said is None:
             return None
+        try:
+            value = float(said)
+        except ValueError:
+            value = nan
         sizes.append(micrometres(value, pixels.get(f"PhysicalSize{axis}Unit", "µm")))
-    return None if sizes[0] is None or sizes[1] is None else (sizes[0], sizes[1])
+    return both(*sizes)
 
 
 def _xml(text: str) -> Element | None:

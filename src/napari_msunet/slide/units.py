@@ -1,11 +1,26 @@
-"""µm from the units and resolutions that image files give."""
+"""The size of a pixel in µm: what files and people say, and what of it is believed. Nothing else decides that.
+
+A person's word is taken, whatever it is, if it can be a size at all (4 nm of an electron microscope is 0.004). A file's
+is believed where a light microscope can have it: other numbers come from printers (300 dpi is 85 µm), from writers that
+know no size, or from units that were mixed up.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import isfinite
+from typing import Any
 
-PLAUSIBLE = (0.01, 20.0)
-"""µm per pixel that a resolution tag can mean for a micrograph; others come from printers (300 dpi is 85 µm)."""
+from napari_msunet.errors import SlideError
+
+PIXELS = "px"
+"""Given instead of µm per pixel: the image has no size in µm, or it is not to count."""
+
+BELIEVED = (0.01, 20.0)
+"""µm per pixel that a file can mean."""
+
+MOST_UNEQUAL = 4.0
+"""How many times as long as the other a side of a pixel may be, in a file."""
 
 MICROMETRES = {
     "angstrom": 1e-4,
@@ -38,20 +53,100 @@ MICROMETRES = {
 
 
 def micrometres(value: float, unit: str | None) -> float | None:
-    """A length in µm; None where the unit is missing or no length, or the value is not above zero."""
+    """A length in µm, as it stands there; None where the unit is missing or no length."""
     factor = MICROMETRES.get((unit or "").strip().replace("\\u00B5", "µ"))
-    if factor is None or not isfinite(value) or value <= 0:
-        return None
-    return value * factor
+    return None if factor is None else value * factor
 
 
 def inches(per_inch: float) -> float:
-    """µm per pixel of a resolution in dots per inch; 0 where there is none."""
-    return 25400.0 / float(per_inch) if per_inch and isfinite(per_inch) else 0.0
+    """µm per pixel of a resolution in dots per inch; infinite where that is 0."""
+    return 25400.0 / float(per_inch) if per_inch else float("inf")
 
 
-def plausible(y: float | None, x: float | None) -> tuple[float, float] | None:
-    """The pair, if both can be a micrograph's µm per pixel."""
-    if y is None or x is None or not all(PLAUSIBLE[0] <= v <= PLAUSIBLE[1] for v in (y, x)):
+def both(y: float | None, x: float | None) -> tuple[float, float] | None:
+    """The pair, if both are known."""
+    return None if y is None or x is None else (y, x)
+
+
+def believed(said: tuple[float, float] | None, what: str = "The file") -> tuple[tuple[float, float] | None, str]:
+    """What of a file's µm per pixel is believed.
+
+    Parameters
+    ----------
+    said : (y, x) or None
+        µm per pixel as `what` has it: any numbers; None: it says nothing.
+    what : str
+        Who says it, for the sentence.
+
+    Returns
+    -------
+    (y, x) or None
+        The pair, if it can be a micrograph's.
+    str
+        Why not, as a sentence; empty where it is believed or nothing is said.
+    """
+    if said is None:
+        return None, ""
+    text = " x ".join(dict.fromkeys(f"{v:g}" for v in said))
+    if not all(isfinite(v) and v > 0 for v in said):
+        why = "which is no size of a pixel"
+    elif not all(BELIEVED[0] * (1 - 1e-9) <= v <= BELIEVED[1] * (1 + 1e-9) for v in said):
+        why = f"which no light microscope has ({BELIEVED[0]:g} to {BELIEVED[1]:g} is believed)"
+    elif max(said) > MOST_UNEQUAL * min(said):
+        why = f"whose sides are more unequal than a pixel's can be (up to {MOST_UNEQUAL:g} times is believed)"
+    else:
+        return said, ""
+    return None, f"{what} says {text} µm per pixel, {why}, so it is left out."
+
+
+def believed_text(text: str | None) -> float | None:
+    """The µm per pixel in a file's text, if it is a number and believed."""
+    try:
+        value = float(text or "")
+    except ValueError:
         return None
-    return y, x
+    return None if believed((value, value))[0] is None else value
+
+
+def checked_mpp(value: Any) -> tuple[float, float]:
+    """µm per pixel that a person gives, as `(y, x)`; `SlideError` where it is no number above zero or pair of them."""
+    try:
+        many = isinstance(value, Iterable) and not isinstance(value, str)
+        pair = tuple(float(v) for v in value) if many else (float(value),) * 2
+    except (TypeError, ValueError):
+        pair = ()
+    if len(pair) != 2 or not all(isfinite(v) and v > 0 for v in pair):
+        raise SlideError(
+            f"{value!r} is no µm per pixel; give a number above zero such as 0.5, or a pair (y, x) of them."
+        )
+    return pair[0], pair[1]
+
+
+def given_mpp(value: Any) -> tuple[float, float] | str | None:
+    """What a person gives as the size of a pixel: a checked pair `(y, x)`, "px", or None for nothing."""
+    return value if value is None or (isinstance(value, str) and value == PIXELS) else checked_mpp(value)
+
+
+def parse_mpp(text: str, where: str) -> float | str | None:
+    """µm per pixel from a cell of a table: a number, `px`, or None where the cell is empty.
+
+    Parameters
+    ----------
+    where : str
+        Whose cell it is, for the sentence.
+
+    Raises
+    ------
+    SlideError
+        If it is neither.
+    """
+    text = text.strip()
+    if not text or text == PIXELS:
+        return text or None
+    try:
+        return checked_mpp(text)[0]
+    except SlideError:
+        raise SlideError(
+            f"{where} has {text!r} as µm per pixel; give a number above zero such as 0.25, or px for an image without "
+            "a size in µm."
+        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,14 @@ class ZarrBackend(Backend):
             None if value_range is None else checked_range(value_range),
             _origin(own.get("kind_from")),
             _origin(own.get("range_from")),
+            OWN_KEY in attributes,  # what was believed, or given, when it was written
         )
 
     def _downsample(self, number: int, full: tuple[int, int], shape: tuple[int, int]) -> tuple[float, float]:
         """The ratio of the levels' scales, unless it contradicts their shapes by more than a pixel."""
         scales = self._pyramid.scales
+        if not all(0 < v < inf for v in (*scales[number], *scales[0])):
+            return level_downsample(full, shape)
         ratio = scales[number][0] / scales[0][0], scales[number][1] / scales[0][1]
         nearest = round(ratio[0]), round(ratio[1])
         if all(abs(r - n) < 1e-6 for r, n in zip(ratio, nearest, strict=True)):

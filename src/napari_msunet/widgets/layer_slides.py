@@ -14,6 +14,7 @@ from napari.utils.notifications import show_warning
 from napari_msunet.errors import SlideError
 from napari_msunet.slide import Slide, open_slide, slide_from_array
 from napari_msunet.slide.array_backend import is_lazy
+from napari_msunet.slide.units import believed
 from napari_msunet.widgets.placement import layer_mpp
 from napari_msunet.widgets.slide_levels import OpenSlide, SlideLevel
 
@@ -90,7 +91,9 @@ def plane(layer: Layer) -> tuple[int, ...]:
 
 
 def _slide_of_foreign(layer: Image) -> Slide | None:
-    mpp = layer_mpp(layer)
+    mpp, note = layer_pixel_size(layer)
+    if note:
+        show_warning(f"{note} Give the size of its pixels in the Slide step.")
     path = _files.get(layer) or _source_file(layer)
     if path is not None:
         try:
@@ -105,6 +108,17 @@ def _slide_of_foreign(layer: Image) -> Slide | None:
     except SlideError as error:
         show_warning(f'The layer "{layer.name}" cannot be used as a slide: {error}')
         return None
+
+
+def layer_pixel_size(layer: Layer) -> tuple[tuple[float, float] | None, str]:
+    """µm per pixel of a layer that is not ours, and what its scale says that is not believed, as a sentence.
+
+    What a person gave in the dock is taken as it is.
+    """
+    mpp = layer_mpp(layer)
+    if mpp is not None and layer.metadata.get(KEY, {}).get("mpp") == mpp:
+        return mpp, ""
+    return believed(mpp, f'The layer "{layer.name}"')
 
 
 def _source_file(layer: Image) -> Path | None:

@@ -15,8 +15,7 @@ from qtpy.QtCore import QTimer, Signal
 
 from napari_msunet.errors import MsunetError, SlideError
 from napari_msunet.slide import build_pyramid, slide_from_array
-from napari_msunet.widgets.layer_slides import _channels, layer_arrays, remember_file, slide_path
-from napari_msunet.widgets.placement import layer_mpp
+from napari_msunet.widgets.layer_slides import _channels, layer_arrays, layer_pixel_size, remember_file, slide_path
 
 
 class _Signals(WorkerBaseSignals):  # type: ignore[misc]
@@ -82,7 +81,9 @@ def as_slide_file(layer: Layer, folder: str | Path) -> SlideFileWorker:
     if known is not None:
         worker: SlideFileWorker = _Known(known)
     else:
-        worker = SlideFileWorker(layer_arrays(layer), _channels(layer), layer_mpp(layer), _free_name(layer, folder))
+        worker = SlideFileWorker(
+            layer_arrays(layer), _channels(layer), layer_pixel_size(layer)[0], _free_name(layer, folder)
+        )
         _show_progress(worker, layer.name)
         owner = weakref.ref(layer)
         worker.returned.connect(lambda path: _written(owner(), path))

@@ -145,8 +145,7 @@ def set_mpp(viewer: ViewerModel, layer: Image, mpp: float | tuple[float, float])
         source.replace(open_slide(source.slide.path, pair))
     for one in same:
         lead = one.ndim - 2
-        if source is not None:
-            one.metadata[KEY] = {**one.metadata[KEY], "mpp": pair}
+        one.metadata[KEY] = {**one.metadata.get(KEY, {}), "mpp": pair}
         one.scale = (*one.scale[:lead], *pair)
         one.units = (*one.units[:lead], *MICROMETER)
 

@@ -20,6 +20,7 @@ from napari_msunet.data.masks import read_mask
 from napari_msunet.data.published.entry import Contents, Entry, Pixels, files_in, place_of
 from napari_msunet.errors import SourceError
 from napari_msunet.slide import Slide, open_slide, slide_from_array
+from napari_msunet.slide.units import believed
 
 _MASK = re.compile(r"(?P<image>.+)_seg-(?P<name>[A-Za-z0-9]+)(?:-[A-Za-z0-9]+)?$")
 _UNITS = {"mm": 1e3, "um": 1.0, "µm": 1.0, "nm": 1e-3}
@@ -41,24 +42,27 @@ def contents(folder: Path, source: PublishedSource) -> Contents:
     names = sorted({name for own in masks.values() for name in own})
     names = [n for n in names if not any(n in (a + b, b + a) for a in names for b in names)]
     images = {p.stem: p for p in files_in(folder, *_ENDINGS) if "derivatives" not in p.relative_to(folder).parts}
-    entries = []
+    entries: list[Entry] = []
+    notes: dict[str, None] = {}
     for stem, path in images.items():
         own = masks.get(stem, {})
         if own and not set(names) <= set(own):
             raise SourceError(f"{path} has masks of {', '.join(sorted(own))}, but not of all of {', '.join(names)}.")
         if own:
+            mpp, note = believed(_mpp(path, folder), f"The JSON of {path.name}")
+            notes[note] = None
             entries.append(
                 Entry(
                     name=stem,
                     place=place_of(path, folder),
                     open=partial(_open, path),
                     mask=partial(_mask, [own[n] for n in names]),
-                    mpp=_mpp(path, folder),
+                    mpp=mpp,
                     group=path.relative_to(folder).parts[0],
                     path=path,
                 )
             )
-    return Contents(dict(enumerate(names, start=1)), entries)
+    return Contents(dict(enumerate(names, start=1)), entries, notes=tuple(filter(None, notes)))
 
 
 def _open(path: Path, mpp: Any) -> Slide:
@@ -85,7 +89,7 @@ def _mask(paths: list[Path]) -> Pixels:
 
 
 def _mpp(image: Path, folder: Path) -> tuple[float, float] | None:
-    """µm per pixel `(y, x)`: the JSON with the image's name, or one above whose parts all are in the name."""
+    """µm per pixel `(y, x)` as it is said by the JSON with the image's name, or one above whose parts are in it."""
     own = set(image.stem.split("_"))
     for place in (image.parent, *image.parents):
         fitting = [p for p in place.glob("*.json") if set(p.stem.split("_")) <= own]

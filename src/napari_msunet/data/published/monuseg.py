@@ -18,6 +18,7 @@ from napari_msunet.data.published.entry import Contents, Entry, Pixels, opened, 
 from napari_msunet.data.published.outlines import has_outlines, with_outlines
 from napari_msunet.geometry import Window
 from napari_msunet.slide import open_slide
+from napari_msunet.slide.units import believed_text
 
 CLASSES = {1: "nucleus"}
 MPP = 0.25
@@ -59,7 +60,8 @@ def contents(folder: Path, source: PublishedSource) -> Contents:
         notes.append(f"{alone} images in {folder} have no outlines and are left out.")
     if unsaid:
         notes.append(
-            f"{unsaid} outline files do not say the µm per pixel; {MPP} was taken, as the set is said to have."
+            f"{unsaid} outline files say no µm per pixel that can be believed; {MPP} was taken, as the set is said to "
+            "have."
         )
     return Contents(CLASSES, entries, notes=tuple(notes))
 
@@ -84,5 +86,5 @@ class _Nuclei:
 def _mpp(drawn: Path) -> float | None:
     """What the file says at its beginning, in µm per pixel."""
     with drawn.open("rb") as file:
-        said = re.search(rb'MicronsPerPixel="([0-9.]+)"', file.read(_START))
-    return float(said[1]) or None if said else None
+        said = re.search(rb'MicronsPerPixel="([^"]+)"', file.read(_START))
+    return believed_text(said[1].decode()) if said else None
