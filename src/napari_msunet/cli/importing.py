@@ -8,6 +8,7 @@ from typing import Literal
 
 from napari_msunet.cli.running import app
 from napari_msunet.cli.source_options import parse_names
+from napari_msunet.config import is_no_class
 from napari_msunet.errors import MsunetError
 
 
@@ -59,8 +60,9 @@ def import_outlines(
         raise MsunetError(f"There is no label store at {labels}; give --slide too, and one is made.")
     else:
         drawn = {s.name for s in found if s.areal and s.name}
-        given = classes.split(",") if classes else sorted(set((meaning or {}).values()) or drawn)
-        wanted = tuple(c.strip() for c in given if c.strip() not in ("background", "ignored"))
+        found_names = sorted(set((meaning or {}).values()) or drawn)
+        given = classes.split(",") if classes else [name for name in found_names if not is_no_class(name)]
+        wanted = tuple(c.strip() for c in given)
         with open_slide(slide, mpp=mpp) as opened:
             store = LabelStore.create(labels, classes=wanted, kind=kind, slide=opened)
     with store:

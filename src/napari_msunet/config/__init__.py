@@ -27,7 +27,7 @@ from napari_msunet.config.jobs import (
     TrainJob,
 )
 from napari_msunet.config.loss import LossConfig
-from napari_msunet.config.model import MAX_CLASSES, Fusion, ModelConfig, Normalisation
+from napari_msunet.config.model import MAX_CLASSES, Fusion, ModelConfig, Normalisation, check_class_names, is_no_class
 from napari_msunet.config.optimiser import Optimiser, OptimiserKind, Precision, Schedule, Watched
 from napari_msunet.config.prediction import (
     Drawn,
@@ -120,5 +120,7 @@ __all__ = [
     "ValueRange",
     "Watched",
     "Where",
+    "check_class_names",
     "explain",
+    "is_no_class",
 ]

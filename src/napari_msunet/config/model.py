@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from math import lcm
-from typing import Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from napari_msunet.config.base import Frozen, Positive, Versioned
 from napari_msunet.config.branches import BranchConfig, UNetConfig
@@ -18,6 +19,28 @@ JOINED: tuple[Fusion, ...] = ("inject", "pyramid")
 """Fusions inside the network: their branches cannot be computed one by one."""
 
 MAX_CLASSES = 254
+
+NO_CLASSES = frozenset(
+    (
+        *("background", "back ground", "bg", "ignored", "ignore", "ignore label", "void", "unclassified", "no class"),
+        *("not annotated", "unannotated", "not labelled", "not labeled", "unlabelled", "unlabeled", "not known"),
+    )
+)
+"""Names, in small letters, that stand for 0 or for what is not known: the background of a mask is never a class."""
+
+
+def is_no_class(name: str) -> bool:
+    """Whether this names the background or what is not known, in any capitals."""
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split()) in NO_CLASSES
+
+
+def check_class_names(names: Sequence[str]) -> None:
+    """Raise `ValueError` where a new class would be called background, ignored, not annotated or the like."""
+    if any(is_no_class(name) for name in names):
+        raise ValueError(
+            f"give 1 to {MAX_CLASSES} different class names (background is not one, nor is what is ignored or not "
+            f"annotated), not {tuple(names)}"
+        )
 
 
 class Normalisation(Frozen):
@@ -77,9 +100,17 @@ class ModelConfig(Versioned):
     finest_scale: float | None = None
     normalisation: Normalisation | tuple[Normalisation, ...] | None = None
 
+    def __init__(self, **values: Any) -> None:
+        # Only what a person makes is new: files made before the names were checked still open.
+        self.__pydantic_validator__.validate_python(values, self_instance=self, context={"new": True})
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # what is read from a file does not go through it
+
     @field_validator("classes")
     @classmethod
-    def _classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+    def _classes(cls, classes: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if (info.context or {}).get("new"):
+            check_class_names(classes)
         if not 1 <= len(classes) <= MAX_CLASSES or len(set(classes)) != len(classes) or not all(classes):
             raise ValueError(f"give 1 to {MAX_CLASSES} different class names (background is not one), not {classes}")
         return classes

@@ -211,7 +211,9 @@ def _store(out: Path, setup: Setup) -> LabelStore:
     """The label store at `out`, made if need be; another mpp or shape is refused."""
     config, grid = setup.models[0].config, setup.grid
     if not out.exists():
-        return LabelStore.create(out, mpp=config.target_mpp, classes=config.classes, slide=setup.slide)
+        return LabelStore.create(
+            out, mpp=config.target_mpp, classes=config.classes, slide=setup.slide, check_names=False
+        )
     store = open_labels(out)
     if store.kind != "labels":
         raise StoreError(f"{out} holds annotations, not labels; give another output.")

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from napari_msunet.errors import StoreError
 from napari_msunet.labels import annotated
-from napari_msunet.labels.metadata import explained, parse_colours
+from napari_msunet.labels.metadata import check_new_classes, explained, parse_colours
 from napari_msunet.labels.writer import Writer
 
 
@@ -20,6 +20,11 @@ class ClassEditing(Writer):
     def add_classes(self, names: Iterable[str]) -> dict[str, int]:
         """Append the classes that are not there yet; the value of each of `names`."""
         names = tuple(names)
+        check_new_classes(name for name in names if name not in self.classes)
+        return self._append_classes(names)
+
+    def _append_classes(self, names: tuple[str, ...]) -> dict[str, int]:
+        """The same for the names of a model, which may be older than the check."""
         if any(name not in self.classes for name in names):
             with self._mutex:
                 self._begin()
@@ -46,6 +51,7 @@ class ClassEditing(Writer):
 
     def rename_classes(self, names: Sequence[str] | None = None, colours: Any = None) -> None:
         """Give the classes that are there other names or colours (as for `create`); their pixels stay as they are."""
+        check_new_classes(name for name in names or () if name not in self.classes)
         with self._mutex:
             self._begin()
             count = len(self._info.classes)

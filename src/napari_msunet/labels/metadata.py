@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from napari_msunet.config import MAX_CLASSES
+from napari_msunet.config import MAX_CLASSES, check_class_names
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import pyramid_shapes
 from napari_msunet.labels.files import read_json, write_json
@@ -133,6 +134,14 @@ def parse_colours(colours: Any, count: int) -> tuple[Colour, ...]:
             "from 0 to 255."
         ) from None
     return tuple((c[0], c[1], c[2]) for c in parsed)
+
+
+def check_new_classes(names: Iterable[str]) -> None:
+    """Raise `StoreError` where names that a person gives stand for background or for what is not known."""
+    try:
+        check_class_names(tuple(names))
+    except ValueError as error:
+        raise StoreError(f"These classes cannot be used: {error}.") from None
 
 
 def explained(error: ValidationError, what: str) -> str:

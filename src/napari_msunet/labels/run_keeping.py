@@ -76,7 +76,7 @@ class RunKeeping(ClassEditing):
             return
         session = self._begin()
         if not self._info.instances:
-            self.add_classes(run.classes)
+            self._append_classes(run.classes)
         session.merge(run, value_table(run, self._info.classes, self._info.instances), parts)
         if windows is None:
             session.flush()

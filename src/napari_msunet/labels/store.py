@@ -17,7 +17,7 @@ from napari_msunet.labels import checks
 from napari_msunet.labels.changes import Change
 from napari_msunet.labels.creation import create_store
 from napari_msunet.labels.levels import tiles
-from napari_msunet.labels.metadata import Kind
+from napari_msunet.labels.metadata import Kind, check_new_classes
 from napari_msunet.labels.records import Kind as Record
 from napari_msunet.labels.run_keeping import RunKeeping
 from napari_msunet.labels.session import PART
@@ -63,6 +63,7 @@ class LabelStore(RunKeeping):
         dtype: str = "uint8",
         colours: Sequence[Any] | None = None,
         overwrite: bool = False,
+        check_names: bool = True,
     ) -> LabelStore:
         """Make an empty store.
 
@@ -86,6 +87,8 @@ class LabelStore(RunKeeping):
             One for each class: ``"#rrggbb"`` or three numbers.
         overwrite : bool
             Replace a label store that is there already.
+        check_names : bool
+            False: the classes are those of a model, which may be older than the check of names.
 
         Raises
         ------
@@ -95,6 +98,8 @@ class LabelStore(RunKeeping):
             If shape, classes or colours cannot be used.
         """
         where = Path(path).resolve()
+        if check_names:
+            check_new_classes(classes)
         with opening:
             known = open_stores.pop(where, None)
             if known is not None and not overwrite:

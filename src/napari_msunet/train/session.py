@@ -13,13 +13,13 @@ import numpy.typing as npt
 import torch
 from pydantic import ValidationError
 
-from napari_msunet.config import ModelConfig, Normalisation, TrainJob
+from napari_msunet.config import ModelConfig, Normalisation, TrainJob, check_class_names
 from napari_msunet.data import Split, split
 from napari_msunet.data.crops import Crops
 from napari_msunet.data.loader import Batch, TrainBatches, ValidationBatches, collate
 from napari_msunet.data.normalising import fit_normalisation
 from napari_msunet.data.sampling import Sampler, validation_spots
-from napari_msunet.errors import MsunetError
+from napari_msunet.errors import MsunetError, SourceError
 from napari_msunet.events import Event, Message
 from napari_msunet.geometry import round_up
 from napari_msunet.infer.network import pick_device
@@ -107,6 +107,11 @@ def prepare(job: TrainJob, folder: RunFolder, rank: int = 0) -> Session:
         If something given cannot be used.
     """
     goes_on = job.resume and folder.checkpoint.exists()
+    if not job.resume and job.start is None:  # what was begun before the names were checked may go on
+        try:
+            check_class_names(job.model.classes)
+        except ValueError as error:
+            raise SourceError(f"The model's classes cannot be used: {error}.") from None
     start = None if job.start is None or goes_on else open_start(job.start, job.model)
     config = start.config if start else job.model
     device = pick_device(job.device)

@@ -7,6 +7,7 @@ from typing import Any
 
 from napari_msunet.errors import MsunetError
 from napari_msunet.labels import LabelStore, open_labels
+from napari_msunet.labels.metadata import check_new_classes
 from napari_msunet.widgets.dock.counting import Counting
 from napari_msunet.widgets.dock.counts import Counts, erase
 from napari_msunet.widgets.dock.lookup import Layers
@@ -35,6 +36,7 @@ class ClassEdits:
                 raise MsunetError(f"There is a class {name} already; give another name.")
             name = f"class {number}" if f"class {number}" not in self.state.classes else None
             number += 1
+        check_new_classes([name])
         self.state.set_classes((*self.state.classes, name))
         for layer in self._open():
             layer.store.add_classes([name])
@@ -45,8 +47,9 @@ class ClassEdits:
         """Give a class another name, in all annotations; `MsunetError` if there is one of that name."""
         if old not in self.state.classes:
             raise MsunetError(f"There is no class {old}; there are {', '.join(self.state.classes)}.")
-        if new in self.state.classes or new.lower() == "background":
+        if new in self.state.classes:
             raise MsunetError(f"The name {new} is taken; give another one.")
+        check_new_classes([new])
         for store in self._stores():
             if old in store.classes:
                 taken = {new: f"{new} (removed)"}  # by a class that was removed and has no pixels

@@ -40,7 +40,7 @@ def prepare_store(job: PredictJob, config: ModelConfig, free: Path) -> Path:
             same = store.shape == grid.shape and store.mpp is not None and np.allclose(store.mpp, grid.mpp, rtol=1e-6)
             out = out if same else free
         if not out.exists():
-            LabelStore.create(out, mpp=config.target_mpp, classes=config.classes, slide=slide)
+            LabelStore.create(out, mpp=config.target_mpp, classes=config.classes, slide=slide, check_names=False)
     open_labels(out).hold()
     return out
 

@@ -39,7 +39,7 @@ class Preset:
 
     def fits(self, config: ModelConfig) -> bool:
         """Whether a model is this preset, at whatever resolution and with whatever classes."""
-        made = self.make(config.classes, config.mpp)
+        made = self.make(("any",), config.mpp).model_copy(update={"classes": config.classes})  # of an old file
         return made == config.model_copy(update={"channels": made.channels, "normalisation": None})
 
 
