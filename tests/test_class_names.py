@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from cli_given import command
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from cli_given import command
 from napari_msunet import LabelStore, ModelConfig, UNetConfig, build_model, load_model, open_labels, predict, save_model
 from napari_msunet.config import TrainJob
 from napari_msunet.errors import MsunetError, StoreError

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_msunet.config.base import Kind, ValueRange
+
+if TYPE_CHECKING:
+    from napari_msunet.slide.samples import Samples
 
 Pixels = npt.NDArray[Any]
 
@@ -55,12 +58,22 @@ class SlideInfo:
     range_from: Literal["file", "guess", "person"] = "file"
     mpp_given: bool = False
     """Whether a person said it when the file was made: it is a pyramid of ours."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what was done to the pixels: turned, colours of another coding, the first of several planes."""
 
 
 class Backend(ABC):
     """One open file. Pixels come in fixed chunks, so a pixel's value cannot depend on what is asked around it."""
 
     info: SlideInfo
+    samples: Samples | None = None
+    """How the file codes its pixels; None where they are plain numbers or colours."""
+    planes: int = 1
+    """Planes of this size in the file (time, depth, pages), of which the first is read."""
+
+    def read_stored(self, level: int, cy: int, cx: int) -> Pixels:
+        """The numbers of one chunk as the file holds them, turned as the image is: what masks are made of."""
+        return self.read_chunk(level, cy, cx)
 
     @abstractmethod
     def read_chunk(self, level: int, cy: int, cx: int) -> Pixels:

@@ -1,34 +1,54 @@
-"""PNG, JPEG and BMP images through pillow: one level, decoded whole."""
+"""PNG, JPEG and BMP images: one level, decoded whole, by Pillow, or where it would keep 8 of 16 bits by libpng."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
+import imagecodecs
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from napari_msunet.errors import SlideError
 from napari_msunet.slide.backend import (
     RGB,
-    WHITE,
     Backend,
     Level,
     Pixels,
     SlideInfo,
     default_channels,
-    on_background,
 )
 from napari_msunet.slide.openslide_backend import damaged
+from napari_msunet.slide.orientation import TAG, turn, turn_note
+from napari_msunet.slide.samples import Samples, Space
+from napari_msunet.slide.tiff_samples import not_supported
 from napari_msunet.slide.units import inches
 
 FORMATS = ("PNG", "JPEG", "BMP")
 LARGEST = 2**30
 """Pixels of the largest image that is decoded whole; larger ones belong into a pyramid."""
 
+_MODES: dict[str, tuple[Space, type[Any], int, int]] = {
+    "1": ("gray", np.uint8, 1, 1),
+    "L": ("gray", np.uint8, 1, 8),
+    "I;16": ("gray", np.uint16, 1, 16),
+    "I": ("gray", np.int32, 1, 32),
+    "F": ("gray", np.float32, 1, 32),
+    "P": ("palette", np.uint8, 1, 8),
+    "RGB": ("rgb", np.uint8, 3, 8),
+    "CMYK": ("cmyk", np.uint8, 4, 8),
+    "LA": ("gray", np.uint8, 2, 8),
+    "RGBA": ("rgb", np.uint8, 4, 8),
+}
+"""How Pillow's modes are coded: space, type, samples, bits."""
+
+_PNG_SAMPLES = {0: 1, 2: 3, 4: 2, 6: 4}
+"""Samples of a pixel by the colour type of a PNG that has no palette."""
+
 
 class RasterBackend(Backend):
-    """A PNG, JPEG or BMP image. Grey images have one channel; transparent and palette images come out as colours."""
+    """A PNG, JPEG or BMP image, turned as its EXIF says. Palettes come out as colours, transparency on background."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -39,18 +59,25 @@ class RasterBackend(Backend):
                     f"{path} has {width} x {height} pixels, too many to decode at once; save it as "
                     "a tiled TIFF or as OME-Zarr."
                 )
-            self._mode = _mode(image)
+            try:
+                self._wide = image.format == "PNG" and _png_header(path)[0] == 16
+                self.samples = samples = _samples(image, path)
+                self._mode = image.mode
+                self._turn = turn(_orientation(image, path))
+            except (OSError, ValueError, SyntaxError) as error:
+                raise error if isinstance(error, SlideError) else damaged(path, error) from error
             dpi = image.info.get("dpi")
             properties = {"format": str(image.format), "mode": image.mode}
-        colour = self._mode in ("RGB", "RGBA")
-        dtype = np.dtype({"I;16": np.uint16, "F": np.float32, "I": np.int32}.get(self._mode, np.uint8))
+        shape = self._turn.pair((height, width))
+        mpp = (inches(dpi[1]), inches(dpi[0])) if dpi and any(dpi) else None  # 0, 0 says nothing in a BMP
         self.info = SlideInfo(
-            (Level((height, width), (1.0, 1.0), (height, width)),),
-            dtype,
-            RGB if colour else default_channels(1, False),
-            (inches(dpi[1]), inches(dpi[0])) if dpi and any(dpi) else None,  # 0, 0 says nothing in a BMP
+            (Level(shape, (1.0, 1.0), shape),),
+            samples.image_dtype,
+            RGB if samples.colour else default_channels(samples.channels, False),
+            None if mpp is None else self._turn.pair(mpp),
             None,
             properties,
+            notes=(*turn_note(self._turn, True), *samples.notes()),
         )
 
     def _open(self) -> Image.Image:
@@ -65,25 +92,99 @@ class RasterBackend(Backend):
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
             raise damaged(self._path, error) from error
 
-    def read_chunk(self, level: int, cy: int, cx: int) -> Pixels:
+    def read_stored(self, level: int, cy: int, cx: int) -> Pixels:
+        assert self.samples is not None
         try:
-            with self._open() as image:
-                pixels = np.asarray(image if image.mode == self._mode else image.convert(self._mode))
-        except (OSError, ValueError, SyntaxError) as error:
+            if self._wide:
+                pixels = imagecodecs.png_decode(self._path.read_bytes())
+            else:
+                with self._open() as image:
+                    pixels = np.asarray(image.convert("L") if image.mode == "1" else image)
+                    if self._mode == "1":
+                        pixels = pixels // 255
+        except (OSError, ValueError, SyntaxError, RuntimeError) as error:
             if isinstance(error, SlideError):
                 raise
             raise damaged(self._path, error) from error
-        if self._mode == "RGBA":
-            pixels = on_background(pixels, WHITE)
-        return np.array(pixels, self.info.dtype, order="C").reshape(*pixels.shape[:2], -1)
+        pixels = pixels.reshape(*pixels.shape[:2], -1)[..., : self.samples.count]
+        return self._turn.pixels(pixels)
+
+    def read_chunk(self, level: int, cy: int, cx: int) -> Pixels:
+        assert self.samples is not None
+        pixels = self.samples.image(self.read_stored(level, cy, cx))
+        return np.array(pixels, self.info.dtype, order="C")
 
 
-def _mode(image: Image.Image) -> str:
-    """The pillow mode that an image is read in."""
-    if image.mode.startswith("I;16"):
-        return "I;16"
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        return "RGBA"
-    if image.mode in ("1", "L", "F", "I"):
-        return "L" if image.mode == "1" else image.mode
-    return "RGB"
+def _samples(image: Image.Image, path: Path) -> Samples:
+    """How an image is coded, from its header alone."""
+    clear = image.info.get("transparency")
+    depth, kind = _png_header(path) if image.format == "PNG" else (8, 0)
+    if depth == 16:
+        count = _PNG_SAMPLES[kind]
+        alpha = "straight" if count in (2, 4) else None
+        return Samples(
+            "gray" if count < 3 else "rgb",
+            np.dtype(np.uint16),
+            count,
+            16,
+            alpha=alpha,  # type: ignore[arg-type]  # mypy does not narrow to the literal
+            transparent=None if alpha else _colour(clear, 1),
+        )
+    mode = "I;16" if image.mode.startswith("I;16") else image.mode
+    if mode not in _MODES:
+        raise not_supported(path, f"pixels of the kind {image.mode}")
+    space, dtype, count, bits = _MODES[mode]
+    step = 255 // (2**depth - 1) if mode == "L" and depth < 8 else 1
+    samples = Samples(space, np.dtype(dtype), count, bits, step=step)
+    if space == "palette":
+        return _with_palette(image, samples)
+    if count in (2, 4) and space != "cmyk":
+        return Samples(space, np.dtype(dtype), count, bits, alpha="straight")
+    if isinstance(clear, int | tuple):
+        return Samples(space, np.dtype(dtype), count, bits, step=step, transparent=_colour(clear, step))
+    return samples
+
+
+def _with_palette(image: Image.Image, samples: Samples) -> Samples:
+    colours = np.zeros((256, 3), np.uint8)
+    given = np.asarray(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)[:256]
+    colours[: len(given)] = given
+    clear = image.info.get("transparency")
+    opacity = None
+    if clear is not None:
+        opacity = np.full(256, 255, np.uint8)
+        if isinstance(clear, bytes):
+            opacity[: len(clear)] = np.frombuffer(clear, np.uint8)[:256]
+        else:
+            opacity[int(clear)] = 0
+    return Samples("palette", samples.dtype, 1, 8, palette=colours, opacity=opacity)
+
+
+def _colour(clear: Any, step: int) -> tuple[int, ...] | None:
+    """The transparent colour, in the numbers that the decoder gives."""
+    if clear is None or isinstance(clear, bytes):
+        return None
+    return tuple(int(c) * step for c in (clear if isinstance(clear, tuple) else (clear,)))
+
+
+def _png_header(path: Path) -> tuple[int, int]:
+    """Bits of a sample and colour type of a PNG."""
+    with path.open("rb") as file:
+        start = file.read(26)
+    return start[24], start[25]
+
+
+def _orientation(image: Image.Image, path: Path) -> Any:
+    """The orientation in the EXIF; of a PNG without decoding it, wherever its EXIF stands."""
+    if image.format != "PNG" or "exif" in image.info:
+        return image.getexif().get(TAG)
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+            size = int.from_bytes(head[:4], "big")
+            if head[4:] == b"eXIf":
+                exif = Image.Exif()
+                exif.load(file.read(size))
+                return exif.get(TAG)
+            file.seek(size + 4, 1)
+    return None

@@ -15,7 +15,6 @@ import zarr
 from napari_msunet.errors import SlideError
 from napari_msunet.slide.backend import (
     RGB,
-    WHITE,
     Backend,
     Level,
     Pixels,
@@ -23,13 +22,11 @@ from napari_msunet.slide.backend import (
     chunk_size,
     default_channels,
     level_downsample,
-    on_background,
 )
 from napari_msunet.slide.openslide_backend import damaged
+from napari_msunet.slide.orientation import AS_STORED, TAG, turn, turn_note
 from napari_msunet.slide.tiff_metadata import channel_names, tiff_kind, tiff_mpp, tiff_range
-
-MINISWHITE, RGB_SPACE, PALETTE, YCBCR = 0, 2, 3, 6
-COLOUR_SPACES = (RGB_SPACE, YCBCR, 8)  # and CIELab
+from napari_msunet.slide.tiff_samples import check_codec, tiff_samples
 
 
 class TiffBackend(Backend):
@@ -52,6 +49,8 @@ class TiffBackend(Backend):
             levels = _levels(self._file, self._series)
             self._check_length(levels)
             self._page = self._series.keyframe
+            for level in levels:
+                check_codec(path, level.keyframe)
             self._arrays = [self._array(level) for level in levels]
             self.info = self._info()
         except SlideError:
@@ -81,7 +80,8 @@ class TiffBackend(Backend):
         """The pixels of a level, lazily."""
         if level.dataoffset is not None and level.keyframe.is_memmappable:
             return level.asarray(out="memmap")
-        fill = 255 if level.keyframe.photometric in COLOUR_SPACES else 0
+        samples = tiff_samples(self._path, level.keyframe, level)
+        fill = samples.top if samples.space == "rgb" else 0
         return zarr.open_array(level.aszarr(level=0, fillvalue=fill), mode="r")
 
     def _info(self) -> SlideInfo:
@@ -89,42 +89,41 @@ class TiffBackend(Backend):
         axes = series.axes
         self._y, self._x = axes.index("Y"), axes.index("X")
         self._mixed = [i for i, a in enumerate(axes) if a in "CS"]
-        stored = np.dtype(series.dtype)
-        samples = series.shape[axes.index("S")] if "S" in axes else 1
-        count = prod(int(series.shape[i]) for i in self._mixed)
-        self._palette = page.photometric == PALETTE and page.colormap is not None and count == 1
-        colour = (page.photometric in COLOUR_SPACES and count == samples and samples in (3, 4)) or self._palette
-        self._alpha = colour and samples == 4 and stored == np.uint8
-        if self._alpha or self._palette:
-            count = 3
-        if stored.kind not in "buif":
-            raise SlideError(
-                f"{self._path} has pixels of type {stored}, which is no image; convert it to 8 or 16 bits."
-            )
-        dtype = np.dtype(np.uint8) if stored.kind == "b" or self._palette else stored.newbyteorder("=")
+        self.samples = samples = tiff_samples(self._path, page, series)
+        self.planes = prod(int(n) for n, a in zip(series.shape, axes, strict=True) if a not in "YXCS")
+        asked = turn(page.tags.valueof(TAG, 1))
+        whole_slide = self._file.is_ome or self._file.is_qpi
+        self._turn = AS_STORED if whole_slide else asked
+        count, dtype = samples.channels, samples.image_dtype
         levels = []
-        full = (series.shape[self._y], series.shape[self._x])
-        for array in self._arrays:
-            shape = (array.shape[self._y], array.shape[self._x])
+        self._shapes = [(array.shape[self._y], array.shape[self._x]) for array in self._arrays]
+        full = self._turn.pair(self._shapes[0])
+        for array, stored in zip(self._arrays, self._shapes, strict=True):
             native = (512, 512) if isinstance(array, np.ndarray) else (array.chunks[self._y], array.chunks[self._x])
-            chunk = chunk_size(native, shape, count * dtype.itemsize)
+            shape = self._turn.pair(stored)
+            chunk = chunk_size(self._turn.pair(native), shape, count * dtype.itemsize)
             levels.append(Level(shape, level_downsample(full, shape), chunk))
-        colour = colour and count == 3
-        names = RGB if colour else channel_names(self._file, self._series, count) or default_channels(count, False)
+        names = RGB if samples.colour else channel_names(self._file, series, count) or default_channels(count, False)
         properties = {"axes": axes, "kind": series.kind, "compression": str(getattr(page.compression, "name", ""))}
+        mpp = tiff_mpp(self._file, series)
+        notes = (*turn_note(asked, not whole_slide), *samples.notes())
+        if self.planes > 1:
+            notes += (f"It holds {self.planes} planes ({axes}): the first is read.",)
         return SlideInfo(
             tuple(levels),
             dtype,
             names,
-            tiff_mpp(self._file, series),
+            None if mpp is None else self._turn.pair(mpp),
             None,
             properties,
             tiff_kind(self._file, self._series),
-            tiff_range(self._file, self._series, dtype),
+            None if samples.white_is_zero and samples.bits % 8 == 0 else tiff_range(self._file, self._series, dtype),
+            notes=notes,
         )
 
-    def read_chunk(self, level: int, cy: int, cx: int) -> Pixels:
-        y, x, height, width = self.chunk_box(level, cy, cx)
+    def read_stored(self, level: int, cy: int, cx: int) -> Pixels:
+        box = self.chunk_box(level, cy, cx)
+        y, x, height, width = self._turn.stored_box(box, self.info.levels[level].shape)
         array = self._arrays[level]
         index: list[Any] = [0] * array.ndim
         index[self._y], index[self._x] = slice(y, y + height), slice(x, x + width)
@@ -136,21 +135,13 @@ class TiffBackend(Backend):
             raise damaged(self._path, error) from error
         kept = sorted([self._y, self._x, *self._mixed])
         pixels = pixels.transpose([kept.index(a) for a in (self._y, self._x, *self._mixed)])
-        return self._plain(pixels.reshape(height, width, -1))
+        return self._turn.pixels(pixels.reshape(height, width, -1))
 
-    def _plain(self, pixels: Pixels) -> Pixels:
-        """Pixels as they are meant to be seen: no palette, no alpha, black is 0."""
-        if self._palette:
-            colours = (np.asarray(self._page.colormap) >> 8).astype(np.uint8).T
-            return np.ascontiguousarray(colours[pixels[..., 0]])
-        if self._alpha:
-            return on_background(pixels, WHITE)
-        if pixels.dtype.kind == "b":
-            pixels = pixels.astype(np.uint8) * np.uint8(255)
-        pixels = np.array(pixels, self.info.dtype, order="C")
-        if self._page.photometric == MINISWHITE and pixels.dtype.kind == "u":
-            pixels = np.iinfo(pixels.dtype).max - pixels
-        return pixels
+    def read_chunk(self, level: int, cy: int, cx: int) -> Pixels:
+        assert self.samples is not None
+        stored = self.read_stored(level, cy, cx)
+        stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+        return self.samples.image(stored)
 
     def close(self) -> None:
         self._arrays = []

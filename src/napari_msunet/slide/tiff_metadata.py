@@ -81,10 +81,10 @@ def tiff_range(file: Any, series: Any, dtype: np.dtype[Any]) -> ValueRange | Non
         bits = pixels.get("SignificantBits", "")
         if bits.isdecimal() and dtype.kind in "iu" and 0 < int(bits) < np.iinfo(dtype).bits:
             return (0.0, float(2 ** int(bits) - 1))
+    if dtype == np.uint8:  # samples of fewer bits are spread to 8 when they are read
+        return None
     if dtype.kind == "u" and isinstance(page.bitspersample, int) and 1 < page.bitspersample < np.iinfo(dtype).bits:
         return (0.0, float(2**page.bitspersample - 1))
-    if dtype == np.uint8:
-        return None
     low, high = _one_value(page, _SMALLEST, 0.0), _one_value(page, _LARGEST, None)
     if low is not None and high is not None and low < high:
         return None if dtype.kind in "iu" and high >= np.iinfo(dtype).max else (low, high)
