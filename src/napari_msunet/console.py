@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
@@ -24,60 +22,25 @@ PLAIN_SECONDS = 10.0
 SHOWN_SCORES = ("dice", "iou", "precision", "recall", "f1", "accuracy")
 
 
-class Interrupted(BaseException):
-    """The user, or the system, asked the job to stop, and it has."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-class _Asked:
-    """Whether a signal came; the first is taken note of, the second ends the process as usual."""
-
-    number: int = 0
-
-
-@contextmanager
-def _signals(say: Callable[[str], None]) -> Iterator[_Asked]:
-    asked = _Asked()
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if asked.number:
-            raise KeyboardInterrupt
-        asked.number = number
-        say("Stopping after the step under way ... (once more stops at once)")
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def follow(events: Iterator[Event]) -> Result | None:
     """Show the events of a job on the standard error stream and give its result.
 
-    Raises
-    ------
-    Interrupted
-        After Ctrl-C or SIGTERM, once the iterator was closed and the job has cleaned up.
+    Whatever ends this ends the job: its iterator is closed, and the job has cleaned up.
     """
     console = Console(stderr=True, highlight=False)
     screen = _Terminal(console) if console.is_terminal else _Lines(console)
     result = None
-    with screen, _signals(screen.say) as asked:
-        for event in events:
-            if isinstance(event, Result):
-                result = event
-            else:
-                screen.show(event)
-            if asked.number and result is None:
-                with suppress(AttributeError):
-                    events.close()  # type: ignore[attr-defined]
-                raise Interrupted(asked.number)
-        screen.finish()
+    try:
+        with screen:
+            for event in events:
+                if isinstance(event, Result):
+                    result = event
+                else:
+                    screen.show(event)
+            screen.finish()
+    finally:
+        with suppress(AttributeError):
+            events.close()  # type: ignore[attr-defined]
     return result
 
 

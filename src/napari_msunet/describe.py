@@ -7,6 +7,7 @@ from typing import Any
 
 from napari_msunet.errors import MsunetError, StoreError
 from napari_msunet.labels import LabelStore, open_labels
+from napari_msunet.labels.damage import told
 from napari_msunet.labels.metadata import load_info
 from napari_msunet.slide import open_slide
 
@@ -68,8 +69,22 @@ def _store(store: LabelStore) -> dict[str, Any]:
         "level0_pixels_per_pixel": list(store.pixel),
         "levels": len(store.levels),
         "classes": [f"{value} {name}" for value, name in enumerate(store.classes, 1)],
+        **_damage(store),
         "runs": [f"{run.key} ({'complete' if run.complete else 'unfinished'})" for run in store.runs],
     }
+
+
+def _damage(store: LabelStore) -> dict[str, Any]:
+    """What of a store and its runs is damaged, in sentences; nothing where all is whole."""
+    found = []
+    for plane, called in (("labels", "its labels"), ("edited", "its mask of what was edited")):
+        if damages := store.find_damage((plane,)):
+            found.append(told(damages, f"{store.path.name} ({called})", store.shape) + ".")
+    for run in store.runs:
+        if damages := run.find_damage():
+            found.append(told(damages, f"{store.path.name} (its run {run.key})", store.shape) + ".")
+    found += store.unreadable_runs
+    return {"damaged": found} if found else {}
 
 
 def _model(path: Path) -> dict[str, Any]:

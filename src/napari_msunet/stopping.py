@@ -19,6 +19,20 @@ class Cancelled(Exception):  # noqa: N818 (it is no error)
     """Somebody asked the job to stop."""
 
 
+class Interrupted(BaseException):
+    """Ctrl-C, or the system, asked this process to end.
+
+    Attributes
+    ----------
+    number : int
+        Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 class Stop:
     """Asks a job to stop, and tells it where somebody looks; any thread may.
 

@@ -193,9 +193,13 @@ def test_a_tile_that_cannot_be_decoded_is_listed_and_the_rest_is_done(model, tmp
     slide = slide_from_array(image(), mpp=1.0)
     options = PredictOptions(tile=256, outputs=("labels", "probabilities"), probability_dtype="float32")
     with Failing(slide, (600, 800)):
-        events = list(prediction(slide, [model], tmp_path / "x.ome.zarr", options))
+        with pytest.raises(SlideError, match=r"tiles? could not be computed \(y \d+ to \d+, x .*all others are done"):
+            list(prediction(slide, [model], tmp_path / "x.ome.zarr", options))
+        told = options.model_copy(update={"damaged": "skip"})
+        events = list(prediction(slide, [model], tmp_path / "x.ome.zarr", told))
     result = next(e for e in events if isinstance(e, Result))
     assert 0 < result.values["failed"] < result.values["tiles"]
+    assert len(result.values["damaged"]) == result.values["failed"]
     assert any(
         "could not be computed" in e.text and "cannot be decoded" in e.text for e in events if hasattr(e, "text")
     )

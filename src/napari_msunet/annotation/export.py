@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -39,12 +41,16 @@ def export_events(job: ExportJob) -> Iterator[Event]:
     OutputError
         If the ending is none of these, a PNG would be too large, or `job.out` cannot be written; nothing is left then.
     StoreError
-        If the store cannot be read, has no such instances, or the region lies outside of it.
+        If the store cannot be read, has no such instances, the region lies outside of it, or chunks in it are damaged.
+        With `job.damaged` "skip" these become shapes of the class "Ignore*", or pixels of the highest value (255; in an
+        annotation 0, not annotated), and the result says where they are ("damaged").
     """
     write = _writer(job.out)
     store = open_labels(job.labels)
     window = window_of(store, job.region)
-    objects = objects_of(store, job.instances, window)
+    hole = 0 if store.kind == "annotation" else int(np.iinfo(np.uint8 if job.instances is None else np.uint32).max)
+    hole = int(np.iinfo(np.uint32).max) if store.info.instances else hole
+    objects = objects_of(store, job.instances, window, job.damaged, 0 if write is _geojson else hole)
     if write is _png and objects.image.dtype != np.uint8:
         raise OutputError("A PNG has 256 values, too few for instances; export .ome.tif, .ome.zarr or .geojson.")
     if write is _png and window.height * window.width > MAX_PNG:
@@ -54,10 +60,23 @@ def export_events(job: ExportJob) -> Iterator[Event]:
         )
     if store.kind == "annotation":
         yield Message(text=f"{store.path.name} is an annotation: 255 is background, and 0 is not annotated.")
+    if objects.lost and hole and write is not _geojson and objects.image.dtype == np.uint8:
+        objects.looks[hole] = ClassLook("damaged", (128, 128, 128))
+    yield from (Message(level="warning", text=f"{text} {_filled(write, hole)}") for text in objects.left_out)
     with aside(job.out) as temporary:
         count = yield from write(store, window, objects, temporary, job.out.name)
     place = {"y": window.y, "x": window.x, "height": window.height, "width": window.width}
-    yield Result(values=place if count is None else place | {"objects": count}, files={"export": str(job.out)})
+    values: dict[str, Any] = place if count is None else place | {"objects": count}
+    if objects.lost:
+        values["damaged"] = [[w.y, w.x, w.height, w.width] for w in objects.lost_in(window)]
+    yield Result(values=values, files={"export": str(job.out)})
+
+
+def _filled(write: Writer, hole: int) -> str:
+    """How the file shows what is damaged."""
+    if write is _geojson:
+        return 'In the file they are shapes of the class "Ignore*".'
+    return f"In the file they have the value {hole}." if hole else "In the file they are 0, not annotated."
 
 
 Written = Generator[Progress, None, int | None]
@@ -85,8 +104,24 @@ def _geojson(store: LabelStore, window: Window, objects: Objects, file: Path, na
                     stream.write(feature_line(described, first=count == 0))
                     count += 1
             yield progress(step.done, step.total, "windows", started)
+        for lost in objects.lost_in(window):
+            stream.write(feature_line(_ignored(lost, store.pixel), first=count == 0))
+            count += 1
         stream.write(TAIL)
     return count
+
+
+def _ignored(window: Window, pixel: tuple[float, float]) -> dict[str, Any]:
+    """A damaged part as a shape that QuPath leaves out of measurements and of training."""
+    (y0, y1), (x0, x1) = (
+        (first * side, last * side) for first, last, side in zip((window.y, window.x), window.stop, pixel, strict=True)
+    )
+    return {
+        "type": "Feature",
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"damaged {window}")),
+        "geometry": {"type": "Polygon", "coordinates": [[[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]]},
+        "properties": {"objectType": "annotation", "classification": {"name": "Ignore*"}, "name": "damaged"},
+    }
 
 
 def _names(objects: Objects) -> dict[int, ClassLook]:
@@ -116,7 +151,7 @@ def _png(store: LabelStore, window: Window, objects: Objects, file: Path, name: 
     palette = np.zeros((256, 3), np.uint8)
     for value, look in objects.looks.items():
         palette[value] = look.colour
-    image = Image.fromarray(np.asarray(store.read(window), np.uint8), mode="P")
+    image = Image.fromarray(np.asarray(objects.image.read(window), np.uint8), mode="P")
     image.putpalette(palette.tobytes())
     info = PngInfo()
     info.add_itxt("classes", ", ".join(f"{value} {look.name}" for value, look in objects.looks.items()))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_msunet.annotation.output import ClassLook, class_looks
+from napari_msunet.config import Damaged
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore, Run
+from napari_msunet.labels.damage import check_run, check_store, places, sound_runs
 from napari_msunet.labels.levels import tiles
 from napari_msunet.labels.metadata import default_colours
 
@@ -80,9 +82,63 @@ class Objects:
     image: Image
     looks: dict[int, ClassLook]
     kind: Callable[[int], int]
+    left_out: tuple[str, ...] = ()
+    lost: tuple[Window, ...] = ()
+
+    def lost_in(self, window: Window) -> list[Window]:
+        """The parts of a window that are damaged."""
+        return [part for w in self.lost if not (part := w.intersection(window)).empty]
 
 
-def objects_of(store: LabelStore, instances: str | None, window: Window) -> Objects:
+@dataclass(frozen=True)
+class Without:
+    """Labels without what is damaged.
+
+    Attributes
+    ----------
+    image : Image
+    lost : tuple of Window
+        In level-0 pixels.
+    value : int
+        What they read as there.
+    """
+
+    image: Image
+    lost: tuple[Window, ...]
+    value: int = 0
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the labels."""
+        return self.image.dtype
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(height, width)` of level 0."""
+        return self.image.shape
+
+    @property
+    def mpp(self) -> tuple[float, float] | None:
+        """µm per pixel `(y, x)` of level 0, if known."""
+        return self.image.mpp
+
+    def read(self, region: Window, level: int = 0) -> npt.NDArray[Any]:
+        """Labels of the pixels of a level that a window of level-0 pixels touches."""
+        values = self.image.read(region, level)
+        parts = list(self.lost)
+        for _ in range(level):
+            region, parts = region.halved(), [part.halved() for part in parts]
+        parts = [inside for part in parts if not (inside := part.intersection(region)).empty]
+        if parts:
+            values = values.copy()
+        for part in parts:
+            values[part.slices((region.y, region.x))] = self.value
+        return values
+
+
+def objects_of(
+    store: LabelStore, instances: str | None, window: Window, damaged: Damaged = "refuse", value: int = 0
+) -> Objects:
     """What is measured and exported.
 
     Parameters
@@ -96,29 +152,46 @@ def objects_of(store: LabelStore, instances: str | None, window: Window) -> Obje
         is left out, and a class that marks boundaries does not vote.
     window : Window
         Where.
+    damaged : "refuse" or "skip"
+        What is done where chunks of the labels, or of the instances, are damaged.
+    value : int
+        What the image reads as there.
 
     Raises
     ------
     StoreError
-        If there is no such run, or the store's values are no classes to ask for.
+        If there is no such run, the store's values are no classes to ask for, or something is damaged.
     """
+    found = _whole_objects(store, instances, window, damaged)
+    return replace(found, image=Without(found.image, found.lost, value)) if found.lost else found
+
+
+def _whole_objects(store: LabelStore, instances: str | None, window: Window, damaged: Damaged) -> Objects:
+    said = check_store(store, damaged, ("labels",), window)
+    lost = places(store.find_damage(("labels",), window), store.shape) if said else []
+    texts = [said] if said else []
     if instances is None:
         if not store.info.instances:
             looks = class_looks(store)
-            return Objects(store, looks, lambda value: value if value in looks else 0)
+            return Objects(store, looks, lambda value: value if value in looks else 0, tuple(texts), tuple(lost))
         name = store.classes[0] if len(store.classes) == 1 else "object"
         colour = store.colours[0] if len(store.classes) == 1 else default_colours(1)[0]
-        return Objects(store, {1: ClassLook(name, colour)}, lambda value: 1)
+        return Objects(store, {1: ClassLook(name, colour)}, lambda value: 1, tuple(texts), tuple(lost))
     if store.info.instances:
         raise StoreError(f"{store.path} holds numbers of objects itself; leave the instances of a run away.")
-    run = _run(store, instances)
+    run = _run(store, instances, damaged)
+    said = check_run(run, damaged, ("instances",), window)
+    if said:
+        texts.append(said)
+        lost = places(run.find_damage(("instances",), window), store.shape) + lost
+        lost = sorted(set(lost), key=lambda w: (w.y, w.x))
     looks = class_looks(store)
     votes = _classes(store, run, window)
-    return Objects(RunInstances(run), looks, lambda value: int(votes[value]))
+    return Objects(RunInstances(run), looks, lambda value: int(votes[value]), tuple(texts), tuple(lost))
 
 
-def _run(store: LabelStore, key: str) -> Run:
-    runs = store.runs if key == NEWEST else [store.run(key)]
+def _run(store: LabelStore, key: str, damaged: Damaged) -> Run:
+    runs = sound_runs(store, damaged) if key == NEWEST else [store.run(key)]
     found = [run for run in runs if "instances" in run.outputs and run.complete]
     if not found:
         which = store.path if key == NEWEST else f"The run {key} of {store.path}"
@@ -145,6 +218,10 @@ def _classes(store: LabelStore, run: Run, window: Window) -> npt.NDArray[np.uint
         most = int(number.max())
         if most >= len(counts):
             counts = np.concatenate([counts, np.zeros((most + 1 - len(counts), counts.shape[1]), np.uint32)])
+        hidden = store.lost(tile)
+        if hidden is not None:  # what cannot be read has no say
+            keys, times = np.unique(numbers[~hidden] * kinds + store.read(tile)[~hidden], return_counts=True)
+            number, kind = keys // kinds, keys % kinds
         known = (kind < counts.shape[1]) & ((kind != silent) | (silent == 0))
         np.add.at(counts, (number[known], kind[known]), times[known].astype(np.uint32))
     found: npt.NDArray[np.uint8] = counts.argmax(1).astype(np.uint8)

@@ -15,7 +15,8 @@ from napari_msunet.annotation.output import ClassLook, aside, window_of
 from napari_msunet.annotation.polygons import LabelShape, walk_polygons
 from napari_msunet.config import MeasureJob
 from napari_msunet.errors import OutputError, StoreError
-from napari_msunet.events import Event, Result, progress
+from napari_msunet.events import Event, Message, Result, progress
+from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.measurements import measure_polygons
 from napari_msunet.labels.metadata import ANNOTATED_BACKGROUND
@@ -34,6 +35,9 @@ OBJECT_COLUMNS = (
     "box_height_px",
     "box_width_px",
 )
+DAMAGED = "damaged: not measured"
+"""In the table of classes: the row of what could not be read, which is no part of the measured area."""
+
 CLASS_COLUMNS = ("class", "area_um2", "share", "objects")
 
 
@@ -52,7 +56,9 @@ def measure_events(job: MeasureJob) -> Iterator[Event]:
     Raises
     ------
     StoreError
-        If the store has no µm per pixel, has no such instances, or the region lies outside of it.
+        If the store has no µm per pixel, has no such instances, the region lies outside of it, or chunks in it are
+        damaged. With `job.damaged` "skip" their pixels are no part of the measured area: the result says how much that
+        is ("damaged_um2") and where ("damaged"), and the table of classes has a row of it.
     OutputError
         If the files cannot be written; nothing is left then.
     """
@@ -65,10 +71,13 @@ def measure_events(job: MeasureJob) -> Iterator[Event]:
             "again with an mpp."
         )
     window = window_of(store, job.region)
-    objects = objects_of(store, job.instances, window)
+    objects = objects_of(store, job.instances, window, job.damaged)
+    yield from (Message(level="warning", text=text) for text in objects.left_out)
+    lost = sum(w.height * w.width for w in objects.lost_in(window))
     if store.kind == "annotation":
         objects.looks.pop(ANNOTATED_BACKGROUND, None)
-    table = _ClassTable(objects.looks, window.height * window.width * store.mpp[0] * store.mpp[1])
+    pixel = store.mpp[0] * store.mpp[1]
+    table = _ClassTable(objects.looks, (window.height * window.width - lost) * pixel)
     classes_path = job.out.with_name(f"{job.out.stem}.classes.csv")
     started = time.monotonic()
     with aside(classes_path) as classes_file, aside(job.out) as objects_file:
@@ -80,8 +89,10 @@ def measure_events(job: MeasureJob) -> Iterator[Event]:
                 writer.writerows(_rows(shapes, objects, store, table))
                 yield progress(step.done, step.total, "windows", started)
         with classes_file.open("w", newline="", encoding="utf8") as file:
-            _write_classes(file, table.rows())
+            _write_classes(file, table.rows(), lost * pixel)
     values = {"classes": table.rows(), "area_um2": table.total, "objects": sum(table.objects.values())}
+    if lost:
+        values |= {"damaged_um2": lost * pixel, "damaged": _boxes(objects.lost_in(window))}
     yield Result(values=values, files={"objects": str(job.out), "classes": str(classes_path)})
 
 
@@ -99,7 +110,7 @@ class _ClassTable:
             {
                 "class": look.name,
                 "area_um2": self.area[value],
-                "share": self.area[value] / self.total,
+                "share": self.area[value] / self.total if self.total else 0.0,
                 "objects": self.objects[value],
             }
             for value, look in self._looks.items()
@@ -123,8 +134,15 @@ def _rows(shapes: list[LabelShape], objects: Objects, store: LabelStore, table: 
         yield [object_id(store.path.name, look, shape), look.name, *(f"{v:.10g}" for v in numbers)]
 
 
-def _write_classes(file: IO[str], rows: list[dict[str, Any]]) -> None:
+def _boxes(windows: list[Window]) -> list[list[int]]:
+    """Windows as plain values: y, x, height, width."""
+    return [[w.y, w.x, w.height, w.width] for w in windows]
+
+
+def _write_classes(file: IO[str], rows: list[dict[str, Any]], lost: float) -> None:
     writer = csv.DictWriter(file, CLASS_COLUMNS)
     writer.writeheader()
     for row in rows:
         writer.writerow({**row, "area_um2": f"{row['area_um2']:.10g}", "share": f"{row['share']:.10g}"})
+    if lost:
+        writer.writerow({"class": DAMAGED, "area_um2": f"{lost:.10g}", "share": "", "objects": ""})

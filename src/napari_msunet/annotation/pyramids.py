@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 import zarr
-from zarr.codecs import ZstdCodec
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from napari_msunet.annotation.instances import Image
 from napari_msunet.annotation.output import ClassLook
@@ -71,7 +71,7 @@ def write_zarr(
             shape=shape,
             chunks=(CHUNK, CHUNK),
             dtype=store.dtype,
-            compressors=ZstdCodec(level=3),
+            compressors=(ZstdCodec(level=3), Crc32cCodec()),
             dimension_names=("y", "x"),
             fill_value=0,
         )

@@ -1,5 +1,6 @@
 """The command `napari-msunet`. Each verb builds a job, runs it and shows its events; nothing more happens here."""
 
+from napari_msunet.__main__ import main
 from napari_msunet.cli import (
     comparing,
     composing,
@@ -13,7 +14,7 @@ from napari_msunet.cli import (
     training,
     truth,
 )
-from napari_msunet.cli.running import app, execute, main
+from napari_msunet.cli.running import app, execute, run_command
 
 __all__ = [
     "app",
@@ -28,6 +29,7 @@ __all__ = [
     "prediction",
     "retraining",
     "review",
+    "run_command",
     "training",
     "truth",
 ]

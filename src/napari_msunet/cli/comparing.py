@@ -6,8 +6,10 @@ import json as jsonlib
 from pathlib import Path
 from typing import Any
 
-from napari_msunet.cli.options import parse_region
-from napari_msunet.cli.running import app
+from napari_msunet.cli.options import DamageOptions, parse_region
+from napari_msunet.cli.running import app, warn_of
+
+_DAMAGE = DamageOptions()
 
 
 @app.command
@@ -42,7 +44,15 @@ def compare(runs: tuple[Path, ...], /, *, out: Path | None = None, json: bool = 
 
 
 @app.command
-def agree(one: Path, other: Path, /, *, region: str | None = None, out: Path | None = None) -> None:
+def agree(
+    one: Path,
+    other: Path,
+    /,
+    *,
+    region: str | None = None,
+    out: Path | None = None,
+    options: DamageOptions = _DAMAGE,
+) -> None:
     """Say how well two people's labels of the same slide agree.
 
     Parameters
@@ -58,7 +68,8 @@ def agree(one: Path, other: Path, /, *, region: str | None = None, out: Path | N
     from napari_msunet.train.agreement import agreement
 
     box = parse_region(region)
-    found = agreement(one, other, None if box is None else Region(*box), out)
+    found = agreement(one, other, None if box is None else Region(*box), out, options.damaged)
+    warn_of(found.get("left_out", ()))
     kappa = "-" if found["kappa"] is None else f"{found['kappa']:.3f}"
     print(f"{found['pixels']} pixels that both labelled, Cohen's kappa {kappa}")  # noqa: T201
     for name, scores in found["classes"].items():

@@ -12,11 +12,12 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from napari_msunet.cli.options import RunOptions
+from napari_msunet.cli.options import DamageOptions, RunOptions
 from napari_msunet.cli.running import app, run_or_print, show
 from napari_msunet.config import PyramidJob
+from napari_msunet.errors import MsunetError
 
-_RUN = RunOptions()
+_RUN, _DAMAGE = RunOptions(), DamageOptions()
 
 
 @app.command
@@ -82,7 +83,7 @@ def doctor(*, json: bool = False) -> None:
 
 
 @app.command
-def info(path: Path, *, json: bool = False) -> None:
+def info(path: Path, *, json: bool = False, options: DamageOptions = _DAMAGE) -> None:
     """Say what a file or folder is: a slide, a label store or a model.
 
     Parameters
@@ -101,6 +102,8 @@ def info(path: Path, *, json: bool = False) -> None:
     else:
         flat = {k: [str(v) for v in value] if isinstance(value, list) else value for k, value in found.items()}
         print(as_text(flat))  # noqa: T201
+    if found.get("damaged") and options.damaged == "refuse":
+        raise MsunetError(" ".join(found["damaged"]))
 
 
 @app.command

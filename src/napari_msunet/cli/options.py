@@ -6,16 +6,35 @@ from dataclasses import dataclass
 
 from cyclopts import Parameter
 
+from napari_msunet.config import Damaged
 from napari_msunet.errors import MsunetError
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class DamageOptions:
+    """What to do where something is damaged.
+
+    Attributes
+    ----------
+    damaged : "refuse" or "skip"
+        Where chunks of a label store or a prediction, or tiles of a slide, are damaged: say which and end, or leave
+        their pixels out of the result.
+    """
+
+    damaged: Damaged = "refuse"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(DamageOptions):
     """What to do with the job.
 
     Attributes
     ----------
+    damaged : "refuse" or "skip"
+        Where chunks of a label store or a prediction, or tiles of a slide, are damaged: say which and end, or leave
+        their pixels out of the result.
     print_job : bool
         Print the job as JSON instead of running it; `napari-msunet run` takes that.
     json : bool

@@ -7,7 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from napari_msunet.cli.running import app
+from napari_msunet.cli.options import DamageOptions
+from napari_msunet.cli.running import app, warn_of
+
+_DAMAGE = DamageOptions()
 
 
 @app.command
@@ -20,6 +23,7 @@ def review(
     limit: int = 200,
     tissue: Path | None = None,
     json: bool = False,
+    options: DamageOptions = _DAMAGE,
 ) -> None:
     """Rank the places of a prediction that most deserve to be looked at, and write them as CSV.
 
@@ -51,7 +55,8 @@ def review(
         if tissue is not None:
             with open_slide(tissue) as slide:
                 mask = tissue_mask(slide)
-        found = survey(store, by, size, limit, mask)
+        found = survey(store, by, size, limit, mask, damaged=options.damaged)
+        warn_of(found.left_out)
         written = write_queue(found.candidates, out, store)
     values = {k: v for k, v in asdict(found).items() if k != "candidates"} | {"places": len(found.candidates)}
     if json:

@@ -6,15 +6,16 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
 from napari_msunet.cli.options import RunOptions
-from napari_msunet.config import CrossValidateJob, Job, PredictJob, PredictManyJob, TrainJob, explain
+from napari_msunet.config import CrossValidateJob, Job, PredictJob, PredictManyJob, TrainJob, explain, with_damaged
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Event, Result
+from napari_msunet.stopping import Interrupted
 
 FAILED = 1
 """Exit code when some of many slides failed."""
@@ -41,6 +42,8 @@ def run_or_print(build: Callable[[], Job], options: RunOptions) -> Result | None
     """Build a job, then print it or run it, and give its result."""
     try:
         job = build()
+        if options.damaged != "refuse":
+            job = with_damaged(job, options.damaged)
     except ValidationError as error:
         raise explain(error, "What was given") from error
     if options.print_job:
@@ -53,18 +56,22 @@ def run_or_print(build: Callable[[], Job], options: RunOptions) -> Result | None
 
 def show(events: Iterator[Event], as_json: bool, kept: Callable[[], str]) -> Result | None:
     """Follow a job to its end, and give its result; after Ctrl-C say what it left."""
-    from napari_msunet.console import Interrupted, follow, show_result
-    from napari_msunet.own_process import settle
+    from napari_msunet.console import follow, show_result
+    from napari_msunet.own_process import ENDING, settle
 
     settle()
-    try:
-        result = follow(events)
-    except (Interrupted, KeyboardInterrupt) as stopped:
-        print(f"Stopped. {kept()}", file=sys.stderr)  # noqa: T201
-        raise SystemExit(128 + getattr(stopped, "number", signal.SIGINT)) from None
+    ENDING.left = kept
+    result = follow(events)
+    ENDING.left = lambda: ""
     if result is not None:
         show_result(result, as_json)
     return result
+
+
+def warn_of(texts: Iterable[str]) -> None:
+    """Say what was left out, as the warnings of a job are said."""
+    for text in texts:
+        print(f"Warning: {text}", file=sys.stderr)  # noqa: T201
 
 
 def _kept(job: Job) -> str:
@@ -86,7 +93,8 @@ def _kept(job: Job) -> str:
 def execute(arguments: list[str]) -> int:
     """Run the command with these arguments and give its exit code.
 
-    0; 1 where some of many slides failed; 2 after one sentence about what was given.
+    0; 1 where some of many slides failed; 2 after one sentence about what was given; 130 and 143 after Ctrl-C and
+    SIGTERM, once all is closed.
     """
     code = 0
     try:
@@ -94,8 +102,11 @@ def execute(arguments: list[str]) -> int:
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        from napari_msunet.own_process import ENDING
+
+        ENDING.say()
+        return int(128 + getattr(stopped, "number", signal.SIGINT))
     except (MsunetError, CycloptsError, OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError":
             raise
@@ -106,8 +117,8 @@ def execute(arguments: list[str]) -> int:
     return int(code or 0)
 
 
-def main() -> None:
-    """Entry point of the command `napari-msunet`."""
+def run_command() -> None:
+    """Run the command with what was given to this process, and end it."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # what libraries tell developers; `python -W` brings it back
     sys.exit(execute(sys.argv[1:]))

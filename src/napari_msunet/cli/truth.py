@@ -5,7 +5,10 @@ from __future__ import annotations
 import json as jsonlib
 from pathlib import Path
 
-from napari_msunet.cli.running import app
+from napari_msunet.cli.options import DamageOptions
+from napari_msunet.cli.running import app, warn_of
+
+_DAMAGE = DamageOptions()
 
 
 @app.command
@@ -21,6 +24,7 @@ def truth(
     doubt: float = 250.0,
     everything: bool = False,
     json: bool = False,
+    options: DamageOptions = _DAMAGE,
 ) -> None:
     """Rank the regions of a truth by a model's loss on them: the likely annotation errors. Nothing is changed.
 
@@ -53,7 +57,10 @@ def truth(
 
     store = open_labels(annotation)
     with store, open_labels(labels) as prediction:
-        found = review_truth(store, prediction, limit, least, edge, doubt, edited_only=not everything)
+        found = review_truth(
+            store, prediction, limit, least, edge, doubt, edited_only=not everything, damaged=options.damaged
+        )
+        warn_of(found.left_out)
         files = {"suspects": str(write_suspects(found, out, store))}
         if confusion is not None:
             files["confusion"] = str(write_confusion(found.confusion, confusion))

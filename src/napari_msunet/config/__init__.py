@@ -3,6 +3,7 @@
 from napari_msunet.config.augmentation import Augmentation
 from napari_msunet.config.base import (
     SCHEMA_VERSION,
+    Damaged,
     Device,
     GivenRange,
     Kind,
@@ -25,6 +26,7 @@ from napari_msunet.config.jobs import (
     PreviewAugmentationJob,
     PyramidJob,
     TrainJob,
+    with_damaged,
 )
 from napari_msunet.config.loss import LossConfig
 from napari_msunet.config.model import MAX_CLASSES, Fusion, ModelConfig, Normalisation, check_class_names, is_no_class
@@ -66,6 +68,7 @@ __all__ = [
     "BranchConfig",
     "Cluster",
     "CrossValidateJob",
+    "Damaged",
     "Device",
     "Drawn",
     "EncoderConfig",
@@ -123,4 +126,5 @@ __all__ = [
     "check_class_names",
     "explain",
     "is_no_class",
+    "with_damaged",
 ]

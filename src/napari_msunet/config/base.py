@@ -28,6 +28,9 @@ def _ordered(given: ValueRange) -> ValueRange:
 
 GivenRange: TypeAlias = Annotated[ValueRange, AfterValidator(_ordered)]
 """A range that a person gives."""
+Damaged: TypeAlias = Literal["refuse", "skip"]
+"""What a job does where chunks of a label store, a run or a slide are damaged: refuse with a sentence that names them,
+or leave their pixels out of the result, never as background."""
 
 
 class Frozen(BaseModel):

@@ -8,13 +8,13 @@ from typing import Annotated, Literal, Self, TypeAlias
 from pydantic import Field, model_validator
 
 from napari_msunet.config.augmentation import Augmentation
-from napari_msunet.config.base import Device, Mpp, Positive, Share, Versioned
+from napari_msunet.config.base import Damaged, Device, Mpp, Positive, Share, Versioned
 from napari_msunet.config.loss import LossConfig
 from napari_msunet.config.model import ModelConfig
 from napari_msunet.config.optimiser import Optimiser
 from napari_msunet.config.prediction import PlanJob, PostprocessJob, PredictJob, PredictManyJob, PreviewJob
 from napari_msunet.config.sampling import Sampling
-from napari_msunet.config.sources import Role, Source
+from napari_msunet.config.sources import Role, SlideSource, Source
 
 NormaliseBy: TypeAlias = Literal["z-score", "0-1", "-1-1", "percentile"]
 
@@ -192,6 +192,8 @@ class MeasureJob(Versioned):
         `y, x, height, width` in the store's level-0 pixels.
     instances : str, optional
         Key of a run with instances, or "newest": those are the objects, each with the class that most of it shows.
+    damaged : "refuse" or "skip"
+        Where chunks of the labels are damaged: refuse, or leave their pixels out of the result.
     """
 
     job: Literal["measure"] = "measure"
@@ -199,6 +201,7 @@ class MeasureJob(Versioned):
     out: Path
     region: tuple[float, float, float, float] | None = None
     instances: str | None = None
+    damaged: Damaged = "refuse"
 
 
 class ExportJob(Versioned):
@@ -213,6 +216,8 @@ class ExportJob(Versioned):
         `y, x, height, width` in the store's level-0 pixels.
     instances : str, optional
         Key of a run with instances, or "newest": those are exported instead of the classes.
+    damaged : "refuse" or "skip"
+        Where chunks of the labels are damaged: refuse, or leave their pixels out of the result.
     """
 
     job: Literal["export"] = "export"
@@ -220,6 +225,7 @@ class ExportJob(Versioned):
     out: Path
     region: tuple[float, float, float, float] | None = None
     instances: str | None = None
+    damaged: Damaged = "refuse"
 
 
 class PyramidJob(Versioned):
@@ -247,3 +253,20 @@ Job = Annotated[
     Field(discriminator="job"),
 ]
 """Any job."""
+
+
+def with_damaged(job: Job, damaged: Damaged) -> Job:
+    """The same job with what it does where something that it reads is damaged, also in the sources that it has."""
+    changes: dict[str, object] = {}
+    if "damaged" in type(job).model_fields:
+        changes["damaged"] = damaged
+    if isinstance(job, TrainJob | EvaluateJob):
+        changes["sources"] = tuple(
+            source.model_copy(update={"damaged": damaged}) if isinstance(source, SlideSource) else source
+            for source in job.sources
+        )
+    if isinstance(job, CrossValidateJob | PreviewAugmentationJob):
+        changes["training"] = with_damaged(job.training, damaged)
+    if isinstance(job, PredictManyJob):
+        changes["settings"] = job.settings.model_copy(update={"damaged": damaged})
+    return job.model_copy(update=changes) if changes else job

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from napari_msunet.config.base import Device, Frozen, Mpp, Positive, Versioned
+from napari_msunet.config.base import Damaged, Device, Frozen, Mpp, Positive, Versioned
 from napari_msunet.config.cluster import Cluster
 
 Margin: TypeAlias = Literal["exact", "fast"] | Annotated[int, Field(ge=0)]
@@ -125,6 +125,9 @@ class PredictOptions(Frozen):
         Compile the network first (`torch.compile`): takes a minute, pays on long predictions.
     probability_dtype : "float16", "float32" or "uint8"
     postprocess : Postprocess
+    damaged : "refuse" or "skip"
+        Where tiles of the slide cannot be read: end with an error that names them, after all others are done, or leave
+        them out.
     """
 
     channels: tuple[str | int, ...] | None = None
@@ -142,6 +145,7 @@ class PredictOptions(Frozen):
     compile: bool = False
     probability_dtype: ProbabilityType = "float16"
     postprocess: Postprocess = Postprocess()
+    damaged: Damaged = "refuse"
 
 
 class PredictSettings(PredictOptions):
@@ -259,6 +263,8 @@ class PostprocessJob(Versioned):
         Key of a run with probabilities; None: the newest one.
     instances : bool
         Make instances, too.
+    damaged : "refuse" or "skip"
+        Where chunks of the probabilities are damaged: refuse, or leave the labels there as they are.
     """
 
     job: Literal["postprocess"] = "postprocess"
@@ -266,6 +272,7 @@ class PostprocessJob(Versioned):
     run: str | None = None
     instances: bool = False
     postprocess: Postprocess = Postprocess()
+    damaged: Damaged = "refuse"
 
 
 class PreviewJob(Versioned):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from napari_msunet.config.base import Frozen, Mpp
+from napari_msunet.config.base import Damaged, Frozen, Mpp
 from napari_msunet.config.prediction import Where
 
 Role = Literal["auto", "train", "validate", "test"]
@@ -58,6 +58,8 @@ class SlideSource(_Source):
         Where pixels that nobody marked can be background: outside they are ignored, so windows come from tissue, and
         empty glass neither teaches nor scores. What a person marked counts wherever it is: classes, background painted
         as such, and corrections.
+    damaged : "refuse" or "skip"
+        Where chunks of the labels are damaged: refuse, or take their pixels as not annotated.
     """
 
     kind: Literal["slide"] = "slide"
@@ -66,6 +68,7 @@ class SlideSource(_Source):
     group: str | None = None
     edited_only: bool = False
     within: Where = "all"
+    damaged: Damaged = "refuse"
 
 
 class TableSource(_Source):

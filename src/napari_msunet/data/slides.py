@@ -22,6 +22,7 @@ from napari_msunet.slide import Slide, open_slide
 def slide_item(source: SlideSource, config: ModelConfig, say: Say) -> Item:
     """The item of a slide with a label store."""
     from napari_msunet.labels import open_labels
+    from napari_msunet.labels.damage import check_store
     from napari_msunet.labels.where import where_mask
 
     opener = partial(open_slide, source.slide, mpp=source.mpp)
@@ -36,6 +37,10 @@ def slide_item(source: SlideSource, config: ModelConfig, say: Say) -> Item:
             f"The labels {source.labels} are for an image of {store.extent[0]} x {store.extent[1]} pixels, but "
             f"{source.slide} has {slide.shape[0]} x {slide.shape[1]}; give the labels of this slide."
         )
+    planes = ("labels", "edited") if source.edited_only else ("labels",)
+    left_out = check_store(store, source.damaged, planes)
+    if left_out is not None:
+        say("warning", left_out)
     if not set(store.classes) & set(config.classes):
         raise SourceError(
             f"The labels {source.labels} have the classes {', '.join(store.classes)}, the model has "

@@ -216,7 +216,15 @@ class StoreTruth:
         else:
             stored, values = values, self._numbers[values]
             self._leave_out(values, stored, self._coarser(level), Window(0, 0, *values.shape))
-        return values, self._coarser(level)
+        return self._without_lost(values, 2**level), self._coarser(level)
+
+    def _without_lost(self, values: Mask, factor: int) -> Mask:
+        """An overview in which what is damaged is not known."""
+        lost = self.store.lost(Window(0, 0, *self.store.shape))
+        if lost is not None:
+            values = values.copy()
+            values[lost[::factor, ::factor]] = IGNORED
+        return values
 
     def _coarser(self, level: int) -> Grid:
         """The grid of a level of the store."""

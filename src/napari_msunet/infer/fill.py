@@ -125,7 +125,7 @@ class _Filling:
                 continue
             result, event = found
             failures = failures + 1 if result.failed else 0
-            if failures == HOPELESS:
+            if failures == HOPELESS and self.setup.options.damaged == "refuse":
                 raise SlideError(
                     f"The slide {self.setup.slide.path or ''} cannot be read any more ({result.failed}); its finished "
                     "tiles are kept, and the same prediction goes on from there."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from napari_msunet.config import PredictJob, PredictOptions, explain
-from napari_msunet.errors import MsunetError, StoreError, StoreLockedError
+from napari_msunet.errors import MsunetError, SlideError, StoreError, StoreLockedError
 from napari_msunet.events import Event, Message, Result
-from napari_msunet.geometry import Grid, Region
+from napari_msunet.geometry import Grid, Region, Window
 from napari_msunet.infer.budget import planned_memory
 from napari_msunet.infer.fill import fill, unfinished
 from napari_msunet.infer.kept import KEPT
@@ -21,6 +21,7 @@ from napari_msunet.infer.postprocess import finish, needs_raw
 from napari_msunet.infer.seams import seam_meter
 from napari_msunet.infer.setup import Setup, estimate, plan_for, set_up
 from napari_msunet.labels import LabelStore, Run, open_labels
+from napari_msunet.labels.damage import TOLD
 from napari_msunet.models import MSUNet, load_model
 from napari_msunet.slide import Slide, open_slide
 
@@ -107,7 +108,7 @@ def prediction(slide: Slide, models: Models, out: Path, options: PredictOptions)
     """Fill the run of these options in `out`, then merge it, saying what happens."""
     setup = set_up(slide, models, options)
     store, run = open_run(setup, out)
-    if run.complete:
+    if run.complete and run.sound:
         yield Message(text=f"The run {run.key} is complete already; nothing was computed again.")
     else:
         with run.writing():
@@ -119,12 +120,30 @@ def prediction(slide: Slide, models: Models, out: Path, options: PredictOptions)
 
 
 def result_of(run: Run, setup: Setup, out: Path) -> Result:
-    """The last event of a prediction."""
+    """The last event of a prediction; an error where tiles are missing and nobody said that they may be."""
     plan = Plan(**run.description["plan"])
+    lost = {number: window for number, window in unfinished(run, plan).items() if number in run.failed}
+    if lost and setup.options.damaged == "refuse":
+        raise SlideError(
+            f"{lost_text(lost, run)} of {setup.slide.path or 'the slide'}; all others are done and in {out}. The same "
+            'prediction tries them again, and with --damaged skip (Python: damaged="skip") it ends well without them.'
+        )
     pixels = sum(window.height * window.width for window in run.done.values())
     values = {"run": run.key, "pixels": pixels, "tiles": plan.tiles, "failed": len(run.failed)}
     values |= {name: run.description[name] for name in ("seam", "measured") if name in run.description}
+    if lost:
+        values["damaged"] = [[w.y, w.x, w.height, w.width] for w in lost.values()]
     return Result(values=values, files={"labels": str(out)})
+
+
+def lost_text(lost: Mapping[int, Window], run: Run) -> str:
+    """Tiles that could not be computed, in words."""
+    texts = [f"y {w.y} to {w.stop[0]}, x {w.x} to {w.stop[1]}" for w in list(lost.values())[:TOLD]]
+    if len(lost) > TOLD:
+        texts.append(f"and {len(lost) - TOLD} more")
+    why = run.failed[next(iter(lost))].rstrip(".")
+    many = f"{len(lost)} tiles" if len(lost) > 1 else "1 tile"
+    return f"{many} could not be computed ({'; '.join(texts)} of the labels; {why})"
 
 
 def close_run(run: Run, setup: Setup) -> Iterator[Event]:

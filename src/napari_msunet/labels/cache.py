@@ -80,6 +80,8 @@ class ChunkCache:
         until they are changed and written.
     highest : int
         The largest label that was assigned to level 0, if labels are numbers of objects.
+    present : dict
+        For each plane, which chunks of level 0 have files; where nobody noted it before, those that have them now.
     """
 
     def __init__(self, planes: Mapping[str, list[ChunkFiles]], limit: int, aside: Path) -> None:
@@ -90,6 +92,7 @@ class ChunkCache:
         self.dirty: dict[Key, None] = {}
         self.damaged: dict[Key, str] = {}
         self.highest = 0
+        self.present: dict[str, set[tuple[int, int]]] = {}
         self._planes = planes
         self._aside = aside
         self._chunks: OrderedDict[Key, _Chunk] = OrderedDict()
@@ -117,6 +120,37 @@ class ChunkCache:
             if value is not None:
                 return value
         return self.read(plane, level, window)
+
+    def know(self, plane: str, listed: set[tuple[int, int]] | None) -> None:
+        """Begin with the list of a plane's files, or with those that are there."""
+        if listed is None:
+            listed = {(key[0], key[1]) for key in self._planes[plane][0].present()}
+        self.present[plane] = listed
+
+    def forget_edited(self, window: Window) -> None:
+        """Where chunks of the labels are damaged, and not yet painted over, nothing is edited: its values are lost."""
+        for cy, cx, _, _ in pieces(window):
+            with self._guard:
+                chunk = self._get(("labels", 0, cy, cx))
+                if ("labels", 0, cy, cx) in self.damaged and not chunk.dirty:
+                    rows, columns = self._inside(0, cy, cx)
+                    whole = Window(cy * CHUNK, cx * CHUNK, rows.stop, columns.stop)
+                    self.assign("edited", 0, whole, False)
+
+    def put_by(self, cy: int, cx: int) -> Path:
+        """Where the file of a damaged chunk of the labels is put when it is painted over."""
+        return self._aside.with_name("damaged") / "labels" / f"0-c-{cy}-{cx}"
+
+    def made_anew(self, cy: int, cx: int) -> None:
+        """Note that all of a chunk that was damaged has values again."""
+        path = self.put_by(cy, cx)
+        with suppress(OSError):
+            path.rename(path.with_name(f"{path.name}.replaced"))
+
+    def pixels_of(self, cy: int, cx: int) -> int:
+        """Number of pixels of a chunk of level 0."""
+        rows, columns = self._inside(0, cy, cx)
+        return int(rows.stop * columns.stop)
 
     def count(self) -> None:
         """Take what the files of level 0 hold, those that decode, into `highest`."""
@@ -220,6 +254,8 @@ class ChunkCache:
                 self._planes[key[0]][key[1]].put_by(self._aside.with_name("damaged") / key[0], *key[2:])
             path = self._planes[key[0]][key[1]].commit(aside, *key[2:])
             folders.update((path.parent, path.parent.parent))
+            if key[1] == 0 and key[0] in self.present:
+                (self.present[key[0]].discard if aside is None else self.present[key[0]].add)((key[2], key[3]))
             with self._guard:
                 self.damaged.pop(key, None)
                 chunk = self._chunks[key]

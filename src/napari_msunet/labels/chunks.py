@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import zarr
 from numcodecs.zstd import Zstd  # type: ignore[import-untyped]
-from zarr.codecs import ZstdCodec
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from napari_msunet.errors import StoreError
+from napari_msunet.errors import MsunetError, StoreError
 from napari_msunet.labels.files import write_aside
 
 CHUNK = 512
@@ -29,20 +30,28 @@ class DamagedChunkError(StoreError):
     """A chunk's file does not decode."""
 
 
+CHECKSUM = 4
+"""Bytes of the checksum (CRC32C, the last codec of zarr) at the end of a chunk."""
+
+
+class ChecksumError(MsunetError):
+    """A chunk's checksum is not that of its bytes."""
+
+
 _LEVEL = 1
 _CODEC = Zstd(level=_LEVEL)
 
 
 def create_array(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike, axes: tuple[str, ...]) -> ChunkFiles:
     """Make an empty zarr v3 array in chunks of `CHUNK` x `CHUNK` pixels (leading axes: one to a chunk)."""
-    files = ChunkFiles(path, shape, np.dtype(dtype))
+    files = ChunkFiles(path, shape, np.dtype(dtype), checksum=True)
     zarr.create_array(
         store=str(path),
         shape=shape,
         chunks=files.chunk_shape,
         dtype=files.dtype,
         fill_value=False if files.dtype == np.bool_ else 0,
-        compressors=ZstdCodec(level=_LEVEL, checksum=False),
+        compressors=(ZstdCodec(level=_LEVEL, checksum=False), Crc32cCodec()),
         dimension_names=axes,
     )
     return files
@@ -62,11 +71,12 @@ def open_array(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Chun
         raise StoreError(f"{metadata} is missing: the store is damaged; copy it again from where it came from.")
     try:
         array = zarr.open_array(store=str(path), mode="r")
-        codecs = [codec for codec in array.compressors if isinstance(codec, ZstdCodec)]
+        codecs = [type(codec) for codec in array.compressors]
     except Exception as error:
         raise StoreError(f"{metadata} is damaged: copy the store again from where it came from.") from error
-    found = (array.shape, array.chunks, array.dtype, len(codecs), array.shards)
-    if found != (shape, files.chunk_shape, files.dtype, 1, None):
+    files.checksum = Crc32cCodec in codecs  # stores made before it have none
+    found = (array.shape, array.chunks, array.dtype, codecs[:1], array.shards)
+    if found != (shape, files.chunk_shape, files.dtype, [ZstdCodec], None):
         raise StoreError(
             f"{metadata} describes an array of shape {array.shape} and type {array.dtype} in chunks {array.chunks}; "
             f"{shape}, {files.dtype} and {files.chunk_shape} are expected: was it changed by another tool?"
@@ -85,11 +95,14 @@ class ChunkFiles:
     shape : tuple of int
         The last two axes are y and x.
     dtype : numpy.dtype
+    checksum : bool
+        Whether each chunk ends with one.
     """
 
     path: Path
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    checksum: bool = False
     _folders: set[Path] = field(default_factory=set, repr=False)
 
     @property
@@ -116,19 +129,41 @@ class ChunkFiles:
         except OSError as error:
             raise StoreError(f"{path} cannot be read ({error.strerror}); check the disk.") from error
         try:
-            values = np.frombuffer(_CODEC.decode(data), self.dtype.newbyteorder("<"))
+            values = np.frombuffer(_CODEC.decode(self._checked(data)), self.dtype.newbyteorder("<"))
             return values.astype(self.dtype).reshape(CHUNK, CHUNK)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, MemoryError) as error:
             raise DamagedChunkError(
                 f"{path} is damaged (cut short?): its pixels read as 0; copy this file again from where it came from, "
                 "or paint over them."
             ) from error
 
+    def _checked(self, data: bytes) -> bytes:
+        """A chunk's bytes without the checksum, which is looked at."""
+        if not self.checksum:
+            return data
+        packed, told = data[:-CHECKSUM], data[-CHECKSUM:]
+        if len(told) < CHECKSUM or google_crc32c.value(packed) != int.from_bytes(told, "little"):
+            raise ChecksumError("the checksum is another one")
+        return packed
+
+    def _sealed(self, packed: bytes) -> bytes:
+        """A chunk's bytes with their checksum, where this array has one."""
+        return packed + google_crc32c.value(packed).to_bytes(CHECKSUM, "little") if self.checksum else packed
+
+    def present(self) -> set[tuple[int, ...]]:
+        """Keys of the chunks that have files."""
+        depth, found = len(self.shape), set()
+        for path in self.path.glob("/".join(["c", *["*"] * depth])):
+            parts = path.parts[-depth:]
+            if all(part.isdigit() for part in parts):
+                found.add(tuple(map(int, parts)))
+        return found
+
     def encode(self, values: npt.NDArray[Any]) -> bytes:
         """A chunk as its file's bytes: none for a chunk of zeros."""
         if not values.any():
             return b""
-        return bytes(_CODEC.encode(np.ascontiguousarray(values, self.dtype.newbyteorder("<"))))
+        return self._sealed(bytes(_CODEC.encode(np.ascontiguousarray(values, self.dtype.newbyteorder("<")))))
 
     def stage(self, folder: Path, values: npt.NDArray[Any]) -> Path | None:
         """Write a chunk aside into `folder` (on the same disk); None for a chunk of zeros, which has no file."""

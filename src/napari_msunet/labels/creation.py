@@ -112,4 +112,4 @@ def _fill(folder: Path, info: StoreInfo) -> None:
         create_array(folder / "edited" / str(level), shape, "bool", ("y", "x"))
     for name in ("journal", "runs"):
         (folder / name).mkdir()
-    save_checkpoint(folder, Mark(0, 1, 0), MergeLog(), highest=0 if info.instances else None)
+    save_checkpoint(folder, Mark(0, 1, 0), MergeLog(), 0 if info.instances else None, {"labels": (), "edited": ()})

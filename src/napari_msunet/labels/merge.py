@@ -143,11 +143,16 @@ def merge_chunks(cache: ChunkCache, run: Run, table: Table, windows: Sequence[Wi
             touched.setdefault((tile.y // CHUNK, tile.x // CHUNK), []).append(tile)
     for (cy, cx), parts in sorted(touched.items(), key=lambda item: _z_order(*item[0])):
         found = run.chunk(cy, cx)
+        if found is None and run.lost(Window(cy * CHUNK, cx * CHUNK, 1, 1), ("labels",)) is not None:
+            yield  # a damaged chunk says nothing: the labels stay as they are
+            continue
         with cache.lock:
             if found is not None or again or cache.uniform("labels", 0, cy, cx) != 0:
                 labels = None if found is None else (found if table is None else table[found])
                 for part in parts:
                     _merge_part(cache, labels, part, again)
+        if sum(part.height * part.width for part in parts) == cache.pixels_of(cy, cx):
+            cache.made_anew(cy, cx)
         yield
 
 
@@ -156,7 +161,10 @@ def _merge_part(cache: ChunkCache, labels: npt.NDArray[Any] | None, part: Window
     inner = Window(part.y % CHUNK, part.x % CHUNK, *part.shape).slices()
     new: Any = 0 if labels is None else labels[inner]
     mask = None
-    if cache.uniform("edited", 0, part.y // CHUNK, part.x // CHUNK) != 0:
+    edited = cache.uniform("edited", 0, part.y // CHUNK, part.x // CHUNK)
+    if ("edited", 0, part.y // CHUNK, part.x // CHUNK) in cache.damaged:
+        return  # nobody knows what a person edited there
+    if edited != 0:
         mask = ~cache.read("edited", 0, part)
         if not mask.any() and not again:
             return

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 
+from napari_msunet.config import Damaged
 from napari_msunet.errors import OutputError, StoreError
 from napari_msunet.geometry import Grid, Window
 from napari_msunet.labels import review_scores as scores
+from napari_msunet.labels.damage import check_run, check_store
 from napari_msunet.labels.files import output_errors, replace_file
 from napari_msunet.labels.review_cells import Cells, Flags, Means
 from napari_msunet.labels.review_scores import Tell
@@ -82,6 +84,8 @@ class Survey:
         How much of the tissue lies in reviewed windows, 0..1.
     skipped : int
         Windows that are not offered because they were skipped.
+    left_out : tuple of str
+        What is damaged and had no say, in sentences.
     """
 
     candidates: list[Candidate]
@@ -89,6 +93,7 @@ class Survey:
     total: int
     share: float
     skipped: int
+    left_out: tuple[str, ...] = ()
 
 
 class TissueLike(Protocol):
@@ -139,10 +144,11 @@ def survey(
     tissue: TissueLike | None = None,
     objects: ObjectTable | None = None,
     tell: Tell = lambda done, total: None,
+    damaged: Damaged = "refuse",
 ) -> Survey:
     """As `review_queue`, with how far the review has come; with `by=None` only that.
 
-    `tell(done, total)` is called on the way, and may raise.
+    `tell(done, total)` is called on the way, and may raise. Where chunks that this reads are damaged: `damaged`.
     """
     from napari_msunet.labels.store import LabelStore, open_labels
 
@@ -155,6 +161,10 @@ def survey(
     cells = Cells.over(store.info.shapes, size)
     runs = scores.merged_runs(store)
     kept = _kept(store, runs, by)
+    checked = [check_store(store, damaged, ("labels", "edited"))]
+    if by in ("disagreement", "entropy"):
+        names = [(run, by if by in run.outputs else "probabilities") for run in kept]
+        checked += [check_run(run, damaged, (name,)) for run, name in names]
     share = _tissue(store, cells, runs, tissue)
     state = load_state(store)
     reviewed, skipped = _reviewed(store, cells, state)
@@ -176,6 +186,7 @@ def survey(
         total=int(of_tissue.sum()),
         share=float(share[seen].sum()) / total if total else 0.0,
         skipped=int((skipped & of_tissue & ~reviewed).sum()),
+        left_out=tuple(text for text in checked if text),
     )
 
 

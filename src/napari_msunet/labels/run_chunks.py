@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,21 @@ class RunChunks:
     def whole(self, chunk: Chunk) -> bool:
         """Whether the file of a chunk of level 0 is there in its full length."""
         return chunk[0] in self._outputs and self.files(chunk[0], 0).whole(*chunk[1])
+
+    def wrong(self, chunk: Chunk) -> str | None:
+        """What is wrong with a chunk of level 0 that should be there, if anything."""
+        files = self.files(chunk[0], 0)
+        try:
+            if files.read(*chunk[1]) is None:
+                return f"{files.file(*chunk[1])} is missing: predict again to have its pixels computed."
+        except DamagedChunkError as error:
+            return str(error)
+        return None
+
+    def is_finest(self, path: Path, outputs: Sequence[str] | None) -> bool:
+        """Whether a chunk's file belongs to level 0, of one of these outputs."""
+        output, level = path.relative_to(self._path).parts[:2]
+        return level == "0" and (outputs is None or output in outputs)
 
     def place(self, chunk: Chunk) -> tuple[Path, Window]:
         """The file of a chunk of level 0, and its pixels."""

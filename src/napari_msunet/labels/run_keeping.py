@@ -26,10 +26,12 @@ class RunKeeping(ClassEditing):
         folder = self.path / "runs"
         keys = sorted(path.parent.name for path in folder.glob("*/run.json") if not path.parent.name.startswith("."))
         found = []
+        self.unreadable_runs.clear()
         for key in keys:
             try:
                 found.append(self.run(key))
             except StoreError as error:
+                self.unreadable_runs.append(str(error))
                 if str(error) not in self.messages:
                     self.messages.append(str(error))
         return found
@@ -74,6 +76,8 @@ class RunKeeping(ClassEditing):
         parts = [part for part in parts if not part.empty]
         if not parts:
             return
+        if windows is None:
+            run.damaged(look=True)  # chunks that are gone say nothing, as those that do not decode
         session = self._begin()
         if not self._info.instances:
             self._append_classes(run.classes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from numcodecs import Blosc  # type: ignore[import-untyped]
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 
 from napari_msunet.errors import StoreError
-from napari_msunet.labels.chunks import CHUNK, ChunkFiles, DamagedChunkError
+from napari_msunet.labels.chunks import CHECKSUM, CHUNK, ChunkFiles, DamagedChunkError
 from napari_msunet.labels.metadata import StoreInfo, save_attributes
+from napari_msunet.slide.chunk_checks import ChunkLengthError, blosc_lengths, check_blosc
 from napari_msunet.slide.ngff import image_attributes
 
 OUTPUTS: dict[str, tuple[str, ...]] = {
@@ -33,7 +33,7 @@ LABELS = ("labels", "raw", "instances")
 """Outputs whose values are classes or objects; the others are numbers from 0 to 1."""
 
 _CHANNELS = {"disagreement": "disagreement of the scales", "entropy": "entropy"}
-_HEADER = struct.Struct("<4B3I")  # of Blosc: versions, flags, size of a value; bytes, bytes of a block, bytes in all
+_HEADER = 16
 
 
 def check_outputs(outputs: Mapping[str, str]) -> None:
@@ -72,11 +72,11 @@ class RunFiles(ChunkFiles):
         except OSError as error:
             raise StoreError(f"{path} cannot be read ({error.strerror}); check the disk.") from error
         try:
-            if not self._is_whole(data[: _HEADER.size], len(data)):
-                raise ValueError("cut short")
-            values = np.frombuffer(self._codec.decode(data), self.dtype.newbyteorder("<"))
+            packed = self._checked(data)
+            check_blosc(packed, self._size)
+            values = np.frombuffer(self._codec.decode(packed), self.dtype.newbyteorder("<"))
             return values.astype(self.dtype, copy=False).reshape(CHUNK, CHUNK)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, MemoryError) as error:
             raise DamagedChunkError(
                 f"{path} is damaged (cut short?): predict again to have its pixels computed."
             ) from error
@@ -85,22 +85,16 @@ class RunFiles(ChunkFiles):
         """A chunk as its file's bytes: none for a chunk of zeros."""
         if not any_set(values):
             return b""
-        return self._codec.encode(np.ascontiguousarray(values, self.dtype.newbyteorder("<")))  # type: ignore[no-any-return]
+        return self._sealed(self._codec.encode(np.ascontiguousarray(values, self.dtype.newbyteorder("<"))))
 
     def whole(self, *key: int) -> bool:
         """Whether a chunk's file is there in its full length, judged from its first bytes."""
         try:
             with self.file(*key).open("rb") as file:
-                head = file.read(_HEADER.size)
-                return self._is_whole(head, file.seek(0, 2))
-        except OSError:
+                plain, packed = blosc_lengths(file.read(_HEADER))
+                return plain == self._size and packed + (CHECKSUM if self.checksum else 0) == file.seek(0, 2)
+        except (OSError, ChunkLengthError):
             return False
-
-    def _is_whole(self, head: bytes, size: int) -> bool:
-        if len(head) < _HEADER.size:
-            return False
-        *_, plain, _, packed = _HEADER.unpack(head)
-        return bool(plain == self._size and packed == size)
 
 
 def create_output(folder: Path, info: StoreInfo, classes: tuple[str, ...], dtype: str) -> None:
@@ -124,12 +118,15 @@ def create_output(folder: Path, info: StoreInfo, classes: tuple[str, ...], dtype
             chunks=chunks,
             dtype=dtype,
             fill_value=0,
-            compressors=BloscCodec(
-                typesize=np.dtype(dtype).itemsize,
-                cname="lz4",
-                clevel=5,
-                shuffle="bitshuffle",
-                blocksize=CHUNK * CHUNK * np.dtype(dtype).itemsize,
+            compressors=(
+                BloscCodec(
+                    typesize=np.dtype(dtype).itemsize,
+                    cname="lz4",
+                    clevel=5,
+                    shuffle="bitshuffle",
+                    blocksize=CHUNK * CHUNK * np.dtype(dtype).itemsize,
+                ),
+                Crc32cCodec(),
             ),
             dimension_names=axes,
         )
@@ -147,8 +144,8 @@ def open_output(folder: Path, shape: tuple[int, ...], dtype: str) -> RunFiles:
     metadata = folder / "zarr.json"
     try:
         array = zarr.open_array(store=str(folder), mode="r")
-        packed = [type(codec) for codec in array.compressors] == [BloscCodec]
-        found = (array.shape, array.chunks, array.dtype, packed, array.shards)
+        codecs = [type(codec) for codec in array.compressors]
+        found = (array.shape, array.chunks, array.dtype, codecs[:1] == [BloscCodec], array.shards)
     except Exception as error:  # zarr raises of all kinds
         raise StoreError(f"{metadata} is missing or damaged: delete its run and predict again.") from error
     if found != (shape, files.chunk_shape, files.dtype, True, None):
@@ -156,6 +153,7 @@ def open_output(folder: Path, shape: tuple[int, ...], dtype: str) -> RunFiles:
             f"{metadata} describes an array of shape {array.shape} and type {array.dtype} in chunks {array.chunks}; "
             f"{shape}, {files.dtype} and {files.chunk_shape} in Blosc are expected: delete its run and predict again."
         )
+    files.checksum = Crc32cCodec in codecs  # runs begun before it go on without
     return files
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,15 @@ import numpy.typing as npt
 
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
+from napari_msunet.labels.chunks import CHUNK
+from napari_msunet.labels.damage import Damage, mask_of
 from napari_msunet.labels.files import read_json
 from napari_msunet.labels.lazy import WindowArray
 from napari_msunet.labels.ledger import Ledgers
 from napari_msunet.labels.metadata import StoreInfo
 from napari_msunet.labels.run_chunks import RunChunks
 from napari_msunet.labels.run_outputs import check_outputs, decode_values, plane_count
+from napari_msunet.stopping import check
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -133,6 +137,49 @@ class RunView:
             for _, chunks in self._broken().items():
                 found.update(chunks)
         return found
+
+    def find_damage(self, outputs: Sequence[str] | None = None, window: Window | None = None) -> list[Damage]:
+        """Read all chunks of the finest level of some outputs, or those of a window; what is damaged or gone.
+
+        Parameters
+        ----------
+        outputs : sequence of str, optional
+            None: all.
+        window : Window, optional
+            In level-0 pixels; None: all.
+        """
+        names = tuple(self.outputs if outputs is None else outputs)
+        whole = Window(0, 0, *self.info.shape) if window is None else window
+        chunks = {chunk for tile in self._ledgers.needed().values() for chunk in tile if chunk[0] in names}
+        for name in names:
+            chunks |= {(name, key) for key in self._chunks.files(name, 0).present()}
+        found = []
+        for chunk in sorted(chunks):
+            path, pixels = self._chunks.place(chunk)
+            if not pixels.intersection(whole).empty:
+                check()
+                if (wrong := self._chunks.wrong(chunk)) is not None:
+                    self._chunks.damaged[path] = pixels
+                    found.append(Damage(path, pixels, 0, wrong))
+        lines = self._ledgers.damaged_lines
+        if lines and self.complete:
+            text = f"{lines} lines of its ledger cannot be read"
+            found.append(Damage(self._ledgers.file(), Window(0, 0, 0, 0), 0, text))
+        return found
+
+    def lost(self, window: Window, outputs: Sequence[str] | None = None) -> npt.NDArray[np.bool_] | None:
+        """Which pixels of a window of level 0 lie in damaged chunks, of some outputs or of any; None: none known of."""
+        found = {
+            (pixels.y // CHUNK, pixels.x // CHUNK)
+            for path, pixels in list(self._chunks.damaged.items())
+            if self._chunks.is_finest(path, outputs)
+        }
+        return mask_of(found, window) if found else None
+
+    @property
+    def sound(self) -> bool:
+        """Whether all files that the finished tiles need are there in their full length, and the ledger is whole."""
+        return not self._broken() and not self._ledgers.damaged_lines
 
     def _broken(self) -> dict[int, dict[Path, Window]]:
         """The finished tiles whose chunk files are missing or cut short, and these."""

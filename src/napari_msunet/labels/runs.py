@@ -141,6 +141,8 @@ class Run(RunView):
             self.messages.append(
                 f"{lines} damaged lines were left out of the ledger of {self.path}; their tiles are computed again."
             )
+        if lines:
+            self._set_complete(False)
         if broken:
             first = next(iter(next(iter(broken.values()))))
             self.messages.append(

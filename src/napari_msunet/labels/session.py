@@ -18,7 +18,7 @@ from napari_msunet.errors import NotSavedError, OutputError, StoreError
 from napari_msunet.geometry import Window
 from napari_msunet.labels.cache import ChunkCache
 from napari_msunet.labels.changes import Change, cut
-from napari_msunet.labels.checkpoint import checkpoint_mark, load_checkpoint, save_checkpoint
+from napari_msunet.labels.checkpoint import checkpoint_mark, listed_chunks, load_checkpoint, save_checkpoint
 from napari_msunet.labels.compaction import Compactor
 from napari_msunet.labels.files import not_saved, output_errors
 from napari_msunet.labels.history import done, redone, undone
@@ -79,6 +79,8 @@ class Session:
         self._saved = checkpoint_mark(checkpoint)
         cache.highest = int(checkpoint.get("highest", 0))
         self.counted = "highest" in checkpoint
+        for plane in ("labels", "edited"):
+            cache.know(plane, listed_chunks(checkpoint, plane))
         self.merges = MergeLog(checkpoint["merges"])
         self.journal = Journal(path / "journal", dtype, checked_after=self._saved.sequence)
         self.journal.history.latest = max(self.journal.history.latest, self._saved.sequence)
@@ -199,6 +201,7 @@ class Session:
     def _apply(self, patches: list[Patch]) -> None:
         with self.cache.lock:
             for patch in patches:
+                self.cache.forget_edited(patch.window)
                 self.cache.assign("labels", 0, patch.window, patch.values, patch.mask)
                 self.cache.assign("edited", 0, patch.window, patch.edited, patch.mask)
             update_coarser(self.cache, *(patch.window for patch in patches))
@@ -270,7 +273,7 @@ class Session:
     def _checkpoint(self, mark: Mark) -> None:
         highest = self.cache.highest if self._dtype.itemsize > 1 and self.counted else None
         with output_errors(self._path):
-            save_checkpoint(self._path, mark, self.merges, highest)
+            save_checkpoint(self._path, mark, self.merges, highest, self.cache.present)
         self._saved = mark
 
     def make_room(self) -> None:

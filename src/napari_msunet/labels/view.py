@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_msunet.errors import StoreError
+from napari_msunet.errors import OutputError, StoreError
 from napari_msunet.geometry import Grid, Region, Window
 from napari_msunet.labels import annotated, checks
 from napari_msunet.labels.cache import Key, pieces
+from napari_msunet.labels.checkpoint import listed_chunks, load_checkpoint, unfinished
 from napari_msunet.labels.chunks import CHUNK, DamagedChunkError, open_array
-from napari_msunet.labels.damage import Damage, damage_at
+from napari_msunet.labels.damage import Damage, damage_at, mask_of, told
 from napari_msunet.labels.lazy import WindowArray
 from napari_msunet.labels.levels import rebuilt
 from napari_msunet.labels.metadata import Colour, Kind, StoreInfo, load_info
 from napari_msunet.labels.news import News
 from napari_msunet.labels.session import Session
+from napari_msunet.stopping import check
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -31,6 +36,11 @@ class LabelView:
     ----------
     path : Path
         The store's folder, which must be whole: metadata and all levels.
+
+    Attributes
+    ----------
+    shown : bool
+        Whether a window shows what is damaged, so that reading need not warn of it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,6 +53,10 @@ class LabelView:
         }
         self._session: Session | None = None
         self._damaged: dict[Key, str] = {}
+        self._lost: dict[str, set[tuple[int, int]]] = {"labels": set(), "edited": set()}
+        self._sound: dict[Key, tuple[int, int]] = {}
+        self._told: set[Key] = set()
+        self.shown = False
         self._news: News | None = None
         self._closed = False
 
@@ -117,6 +131,86 @@ class LabelView:
         found = self._damaged if self._session is None else self._session.cache.damaged
         return [damage_at(self._planes[key[0]][key[1]].file(*key[2:]), *key[1:], text) for key, text in found.items()]
 
+    def find_damage(self, planes: Sequence[str] = ("labels",), window: Window | None = None) -> list[Damage]:
+        """Read all chunks of level 0, or those of a window, and tell which are damaged or gone.
+
+        What was found whole before and has not changed is not read again.
+
+        Parameters
+        ----------
+        planes : sequence of str
+            "labels", "edited".
+        window : Window, optional
+            In level-0 pixels; None: all.
+        """
+        if self._session is not None:
+            with suppress(OutputError):  # what the disk refuses is in memory, and whole
+                self._session.flush()
+        checkpoint = None if unfinished(self.path) else load_checkpoint(self.path)
+        within = Window(0, 0, *self.shape) if window is None else window
+        found: list[Damage] = []
+        for plane in planes:
+            listed = None if checkpoint is None else listed_chunks(checkpoint, plane)
+            files = self._planes[plane][0]
+            there = {(key[0], key[1]) for key in files.present()}
+            repainted = self._repainted() if plane == "labels" else {}
+            lost = self._lost[plane]
+            for cy, cx in sorted(there | (listed or set()) | set(repainted)):
+                if Window(cy * CHUNK, cx * CHUNK, CHUNK, CHUNK).intersection(within).empty:
+                    continue
+                check()
+                gone = (cy, cx) not in there and (cy, cx) in (listed or ())
+                wrong = self._wrong((plane, 0, cy, cx), gone) or repainted.get((cy, cx))
+                if wrong is None:
+                    lost.discard((cy, cx))
+                else:
+                    lost.add((cy, cx))
+                    found.append(damage_at(files.file(cy, cx), 0, cy, cx, wrong))
+        return found
+
+    def _repainted(self) -> dict[tuple[int, int], str]:
+        """Chunks that were damaged and of which a part was painted over since; with a sentence."""
+        found: dict[tuple[int, int], str] = {}
+        for path in sorted((self.path / "damaged" / "labels").glob("0-c-*-*")):
+            numbers = path.name.split("-")[2:]
+            if not all(number.isdigit() for number in numbers):
+                continue
+            cy, cx = map(int, numbers)
+            whole = Window(cy * CHUNK, cx * CHUNK, CHUNK, CHUNK).intersection(Window(0, 0, *self.shape))
+            if not whole.empty and not self._read("edited", 0, whole).all():
+                found[cy, cx] = (
+                    f"{self.path / '0' / 'c' / str(cy) / str(cx)} was damaged, and only a part of it was painted over: "
+                    f"paint the rest, predict again, or delete {path} if it is right as it is."
+                )
+        return found
+
+    def _wrong(self, key: Key, gone: bool) -> str | None:
+        """What is wrong with a chunk of level 0, if anything."""
+        files = self._planes[key[0]][0]
+        path = files.file(*key[2:])
+        if gone:
+            return f"{path} is missing: its pixels read as 0; copy it again from where it came from, or paint over it."
+        try:
+            status = path.stat()
+            stamp = (status.st_mtime_ns, status.st_size)
+            if self._sound.get(key) != stamp:
+                files.read(*key[2:])
+                self._sound[key] = stamp
+        except FileNotFoundError:  # it became all zero meanwhile
+            return None
+        except DamagedChunkError as error:
+            return str(error)
+        return None
+
+    def lost(self, window: Window) -> npt.NDArray[np.bool_] | None:
+        """Which pixels of a window of level 0 lie in damaged chunks of the labels; None: none that is known of.
+
+        Known are those that `find_damage` found, and those that were met when reading.
+        """
+        found = self._damaged if self._session is None else self._session.cache.damaged
+        met = {key[2:] for key in list(found) if key[:2] == ("labels", 0)}
+        return mask_of(self._lost["labels"] | met, window) if met or self._lost["labels"] else None
+
     def fits(self, extent: tuple[int, int], what: str) -> None:
         """Refuse a slide of another size than the one these labels were made for.
 
@@ -178,21 +272,46 @@ class LabelView:
             In level-0 pixels of the store, also for coarser levels. Outside the store: 0.
         level : int
             0 is the finest.
+
+        Warns
+        -----
+        UserWarning
+            Where a chunk is damaged: `damaged` names it. Its pixels are 0 here; `truth` says that they are not known.
         """
-        return self._read_region("labels", region, level)
+        values = self._read_region("labels", region, level)
+        self._warn_of_damage("labels")
+        return values
 
     def read_edited(self, region: Region | Window, level: int = 0) -> npt.NDArray[np.bool_]:
         """Which of the pixels that `read` gives a person changed."""
-        return self._read_region("edited", region, level)
+        values = self._read_region("edited", region, level)
+        self._warn_of_damage("edited")
+        return values
+
+    def _warn_of_damage(self, plane: str) -> None:
+        """Say once of each damaged chunk that reading met it; what a job or a window says itself is left out."""
+        found = self._damaged if self._session is None else self._session.cache.damaged
+        if not found:
+            return
+        new = [key for key in list(found) if key[:2] == (plane, 0) and key not in self._told]
+        new = [key for key in new if key[2:] not in self._lost[plane]]
+        self._told.update(new)
+        if new and not self.shown:
+            damages = [damage_at(self._planes[plane][0].file(*key[2:]), *key[1:], found[key]) for key in new]
+            warnings.warn(f"{told(damages, self.path.name, self.shape)}; these pixels read as 0.", stacklevel=3)
 
     def truth(self, region: Region | Window) -> npt.NDArray[np.uint8]:
         """What training and scores take as true: 0 background, 1..K classes, 255 ignored; uint8."""
         if self._info.instances:
             raise StoreError(f"{self.path} holds numbers of objects; only labels of classes can be a truth.")
         values = self.read(region)
-        if self.kind == "labels":
-            return values
-        return annotated.truth(values, checks.touched(region), self.fully_annotated)
+        window = checks.touched(region)
+        found = values if self.kind == "labels" else annotated.truth(values, window, self.fully_annotated)
+        lost = self.lost(window)
+        if lost is not None:
+            found = found.copy()
+            found[lost] = annotated.IGNORED
+        return found
 
     def _lazy(self, plane: str, level: int) -> da.Array:
         def read(window: Window) -> npt.NDArray[Any]:

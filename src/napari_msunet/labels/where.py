@@ -14,6 +14,7 @@ import shapely
 from napari_msunet.config.prediction import Drawn, InClasses, Where
 from napari_msunet.errors import SlideError, StoreError
 from napari_msunet.geometry import Grid, Window
+from napari_msunet.labels.damage import told
 from napari_msunet.labels.metadata import ANNOTATED_BACKGROUND
 from napari_msunet.labels.store import LabelStore, open_labels
 from napari_msunet.slide import Slide
@@ -77,6 +78,11 @@ def where_mask(slide: Slide, where: Where) -> Mask | None:
         raise StoreError(
             f"The labels {where.labels} are for a slide of {store.extent[0]} x {store.extent[1]} pixels (height x "
             f"width), but {slide.path or 'the image'} has {slide.shape[0]} x {slide.shape[1]}; give this slide's own."
+        )
+    if found := store.find_damage():
+        raise StoreError(
+            f"{told(found, store.path.name, store.shape)}; it says where to compute, so copy it again from where it "
+            "came from, paint over it, or make it anew."
         )
     return StoreClasses(store, where)
 

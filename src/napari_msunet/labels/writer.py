@@ -49,6 +49,7 @@ class Writer(LabelView):
         super().__init__(path)
         load_checkpoint(path)
         self.messages: list[str] = []
+        self.unreadable_runs: list[str] = []
         self.on_unsaved: list[Callable[[int], None]] = []
         self.before_flush: list[Callable[[], None]] = []
         self._memory = memory

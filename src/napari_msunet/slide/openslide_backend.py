@@ -106,9 +106,10 @@ class OpenSlideBackend(Backend):
         self._slide.close()
 
 
-def damaged(path: Path, error: BaseException) -> SlideError:
-    """The one sentence about a file whose pixels cannot be read."""
+def damaged(path: Path, error: BaseException, where: str = "") -> SlideError:
+    """The one sentence about a file whose pixels cannot be read; `where`: which of them."""
     detail = (str(error) or type(error).__name__).splitlines()[0].replace(str(path), "").strip(" .:,")
+    detail += f"; {where}" if where else ""
     return SlideError(
         f"{path} cannot be read, the file is damaged or cut short ({detail}); copy it from its source again."
     )

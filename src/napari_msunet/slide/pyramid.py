@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 
 from napari_msunet.errors import OutputError
 from napari_msunet.geometry import Window, pyramid_shapes
@@ -170,7 +170,7 @@ def _create_level(group: zarr.Group, number: int, shape: tuple[int, int, int], d
         shape=shape,
         dtype=dtype,
         chunks=(shape[0] if shape[0] <= 4 else 1, min(CHUNK, shape[1]), min(CHUNK, shape[2])),
-        compressors=BloscCodec(cname="zstd", clevel=3, shuffle="shuffle", typesize=dtype.itemsize),
+        compressors=(BloscCodec(cname="zstd", clevel=3, shuffle="shuffle", typesize=dtype.itemsize), Crc32cCodec()),
         dimension_names=("c", "y", "x"),
         fill_value=0,
         config={"write_empty_chunks": True},

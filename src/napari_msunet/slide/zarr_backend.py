@@ -22,6 +22,7 @@ from napari_msunet.slide.backend import (
     default_channels,
     level_downsample,
 )
+from napari_msunet.slide.chunk_checks import checked_array, settle
 from napari_msunet.slide.numbers import BITS, KINDS, Origin, checked_range
 from napari_msunet.slide.openslide_backend import damaged
 
@@ -48,7 +49,7 @@ class ZarrBackend(Backend):
                     "give the folder of an image."
                 )
             self._pyramid = ngff.read_pyramid(attributes, path)
-            self._arrays = [self._child(group, name, zarr.Array) for name in self._pyramid.paths]
+            self._arrays = [checked_array(self._child(group, name, zarr.Array)) for name in self._pyramid.paths]
         except SlideError:
             raise
         except Exception as error:  # zarr and its codecs raise of all kinds
@@ -87,6 +88,7 @@ class ZarrBackend(Backend):
         own = own if isinstance(own, dict) else {}
         background = np.asarray(own[BACKGROUND]).astype(dtype) if len(own.get(BACKGROUND) or ()) == count else None
         kind, value_range = own.get("kind"), own.get("value_range") or _from_window(pyramid.window, dtype)
+        self._all_written = BACKGROUND in own and all(array.shards is None for array in self._arrays)
         return SlideInfo(
             tuple(levels),
             dtype,
@@ -121,16 +123,66 @@ class ZarrBackend(Backend):
         index[self._y], index[self._x] = slice(y, y + height), slice(x, x + width)
         if self._c is not None:
             index[self._c] = slice(None)
+        if self._all_written:
+            self._need_files(level, (y, x, height, width))
         try:
             pixels = np.asarray(array[tuple(index)])
         except Exception as error:  # codecs raise of all kinds
-            raise damaged(self._path, error) from error
+            settle()
+            raise self._damaged(level, index, error) from error
         kept = [a for a in (self._c, self._y, self._x) if a is not None]
         order = [sorted(kept).index(a) for a in (self._y, self._x, self._c) if a is not None]
         pixels = pixels.transpose(order)
         if array.dtype.kind == "b":
             pixels = pixels.astype(np.uint8) * np.uint8(255)
         return np.array(pixels, self.info.dtype, order="C").reshape(height, width, -1)
+
+    def _damaged(self, level: int, index: list[Any], error: Exception) -> SlideError:
+        """What is said of a window that cannot be read: which of its chunks are damaged."""
+        array, found = self._arrays[level], []
+        for y, x in self._chunks_of(level, index[self._y], index[self._x]):
+            part = list(index)
+            part[self._y], part[self._x] = y, x
+            try:
+                array[tuple(part)]
+            except Exception:  # as above
+                settle()
+                found.append((y, x))
+        return damaged(self._path, error, _told(level, found))
+
+    def _chunks_of(self, level: int, rows: slice, columns: slice) -> list[tuple[slice, slice]]:
+        """The chunks that a window touches, each cut to it."""
+        sides = self._arrays[level].chunks[self._y], self._arrays[level].chunks[self._x]
+        cuts = [
+            [slice(max(n, s.start), min(n + side, s.stop)) for n in range(s.start // side * side, s.stop, side)]
+            for s, side in zip((rows, columns), sides, strict=True)
+        ]
+        return [(y, x) for y in cuts[0] for x in cuts[1]]
+
+    def _need_files(self, level: int, box: tuple[int, int, int, int]) -> None:
+        """Refuse a window with a chunk that our own writer left and that is gone: zarr would read it as 0."""
+        array = self._arrays[level]
+        channels = -(-array.shape[self._c] // array.chunks[self._c]) if self._c is not None else 1
+        rows, columns = slice(box[0], box[0] + box[2]), slice(box[1], box[1] + box[3])
+        lost = []
+        for y, x in self._chunks_of(level, rows, columns):
+            for channel in range(channels):
+                key = [0] * array.ndim
+                key[self._y], key[self._x] = y.start // array.chunks[self._y], x.start // array.chunks[self._x]
+                if self._c is not None:
+                    key[self._c] = channel
+                name = array.metadata.encode_chunk_key(tuple(key))
+                if not (self._path / array.path / name).is_file():
+                    lost.append((y, x))
+        if lost:
+            raise damaged(self._path, FileNotFoundError("a chunk's file is missing"), _told(level, lost))
+
+
+def _told(level: int, found: list[tuple[slice, slice]]) -> str:
+    """Where chunks are damaged, in words."""
+    places = list(dict.fromkeys(f"y {y.start} to {y.stop}, x {x.start} to {x.stop}" for y, x in found))
+    of = f" of level {level}" if level else ""
+    return "; ".join(places[:3]) + (of if places else "")
 
 
 def _origin(text: Any) -> Origin:

@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from napari_msunet.config import Damaged
 from napari_msunet.data.truth import connected
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import LabelStore, open_labels
+from napari_msunet.labels.damage import check_store
 from napari_msunet.stopping import check
 from napari_msunet.train.metrics import Confusion, Matrix, report
 from napari_msunet.train.record import write_text
@@ -28,7 +30,11 @@ Labels = npt.NDArray[np.uint8]
 
 
 def agreement(
-    one: LabelStore | str | Path, other: LabelStore | str | Path, region: Region | None = None, out: Path | None = None
+    one: LabelStore | str | Path,
+    other: LabelStore | str | Path,
+    region: Region | None = None,
+    out: Path | None = None,
+    damaged: Damaged = "refuse",
 ) -> dict[str, Any]:
     """Compare two label stores where both say something.
 
@@ -41,6 +47,8 @@ def agreement(
         In the stores' level-0 pixels; None: all.
     out : Path, optional
         JSON file for the result.
+    damaged : "refuse" or "skip"
+        Where chunks of one are damaged: refuse, or leave their pixels out; the result then says which ("left_out").
 
     Returns
     -------
@@ -52,7 +60,7 @@ def agreement(
     Raises
     ------
     StoreError
-        If they have different pixels, no class in common, or are no stores of classes.
+        If they have different pixels, no class in common, are no stores of classes, or are damaged.
     OutputError
         If `out` cannot be written.
 
@@ -62,7 +70,7 @@ def agreement(
     """
     stores = [s if isinstance(s, LabelStore) else open_labels(s) for s in (one, other)]
     try:
-        values = _compared(stores[0], stores[1], region)
+        values = _compared(stores[0], stores[1], region, damaged)
     finally:
         for store, given in zip(stores, (one, other), strict=True):
             if store is not given:
@@ -72,7 +80,7 @@ def agreement(
     return values
 
 
-def _compared(one: LabelStore, other: LabelStore, region: Region | None) -> dict[str, Any]:
+def _compared(one: LabelStore, other: LabelStore, region: Region | None, damaged: Damaged) -> dict[str, Any]:
     if one.shape != other.shape:
         raise StoreError(
             f"{one.path} has {one.shape[0]} x {one.shape[1]} pixels and {other.path} {other.shape[0]} x "
@@ -87,6 +95,7 @@ def _compared(one: LabelStore, other: LabelStore, region: Region | None) -> dict
         )
     whole = Window(0, 0, *one.shape)
     window = whole if region is None else one.grid.centres(region).intersection(whole)
+    left_out = [text for store in (one, other) if (text := check_store(store, damaged, window=window))]
     total = Confusion(len(classes) + 1)
     keep = window.height * window.width <= WHOLE
     kept = [np.full(window.shape, UNKNOWN, np.uint8) for _ in range(2 if keep else 0)]
@@ -104,6 +113,8 @@ def _compared(one: LabelStore, other: LabelStore, region: Region | None) -> dict
         "confusion": total.matrix.tolist(),
         "labels": ["background", *classes],
     }
+    if left_out:
+        found["left_out"] = left_out
     if keep and total.matrix.any():
         found |= _shapes(kept[0], kept[1], classes, one.mpp or (1.0, 1.0))
     return found

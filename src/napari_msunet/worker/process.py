@@ -292,7 +292,7 @@ def _lower_priority() -> None:
             psutil.Process().nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)
 
 
-def _follow_parent(seconds: float = 2.0) -> None:
+def _follow_parent(seconds: float = 0.5) -> None:
     """End when the process that started this one has ended.
 
     The end of its input says so too, but not where a process forked by the parent holds the other end of the pipe.

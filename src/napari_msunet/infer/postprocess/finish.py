@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_msunet.config import Postprocess, PostprocessJob
+from napari_msunet.config import Damaged, Postprocess, PostprocessJob
 from napari_msunet.errors import MsunetError, StoreError, StoreLockedError
 from napari_msunet.events import Event, Message, Result, progress
 from napari_msunet.geometry import Window
@@ -30,6 +30,9 @@ from napari_msunet.infer.postprocess.instances import Instances
 from napari_msunet.infer.postprocess.parting import Parting
 from napari_msunet.infer.postprocess.walking import SIDE, Plane, Walk
 from napari_msunet.labels import LabelStore, Run, open_labels
+from napari_msunet.labels.chunks import CHUNK
+from napari_msunet.labels.damage import check_run, check_store, places, sound_runs
+from napari_msunet.labels.levels import tiles
 
 Mpp = tuple[float, float]
 
@@ -64,6 +67,9 @@ class Decided:
         probabilities = self.run.read(window.padded(halo), output="probabilities")
         inner = Window(halo, halo, *window.shape).slices()
         known = probabilities[(slice(None), *inner)].any(0)
+        lost = self.run.lost(window, ("probabilities",))
+        if lost is not None:
+            known &= ~lost
         labels = decide(smooth(probabilities, self.sigma)[(slice(None), *inner)], self.thresholds)
         return np.where(known, labels, UNKNOWN).astype(np.uint8)
 
@@ -164,7 +170,9 @@ def postprocess_events(job: PostprocessJob) -> Iterator[Event]:
         If the settings do not fit the classes, or need µm per pixel.
     """
     store = open_labels(job.labels)
-    source = probability_run(store, job.run)
+    source = probability_run(store, job.run, job.damaged)
+    left_out = [check_run(source, job.damaged, ("probabilities",)), check_store(store, job.damaged, ("edited",))]
+    yield from (Message(level="warning", text=text) for text in left_out if text)
     threshold_array(job.postprocess.thresholds, source.classes)
     asked = {
         "postprocess": job.postprocess.model_dump(mode="json"),
@@ -172,6 +180,9 @@ def postprocess_events(job: PostprocessJob) -> Iterator[Event]:
         "instances": job.instances,
         "done": len(source.done),
     }
+    lost = places(source.find_damage(("probabilities",)), source.info.shape) if left_out[0] else []
+    if lost:
+        asked["lost"] = [[w.y, w.x, w.height, w.width] for w in lost]
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
     outputs = {"labels": "uint8"} | ({"instances": "uint32"} if job.instances else {})
     run = store.create_run(key, {"settings": asked, "derived": True}, source.classes, outputs)
@@ -180,7 +191,7 @@ def postprocess_events(job: PostprocessJob) -> Iterator[Event]:
     else:
         with run.writing():
             yield from finish(run, job.postprocess, store.mpp, source)
-            for number, window in source.done.items():
+            for number, window in _kept(source, lost).items():
                 run.finish(number, window)
             run.complete_run()
     try:
@@ -189,12 +200,27 @@ def postprocess_events(job: PostprocessJob) -> Iterator[Event]:
     except StoreLockedError as error:
         yield Message(level="warning", text=f"The run {run.key} is finished but not merged: {error}")
     values: dict[str, Any] = {"run": run.key, "from": source.key}
+    if lost:
+        values["damaged"] = asked["lost"]
     if job.instances:
         values["instances"] = run.description.get("instances")
     yield Result(values=values, files={"labels": str(job.labels)})
 
 
-def probability_run(store: LabelStore, key: str | None = None) -> Run:
+def _kept(source: Run, lost: Sequence[Window]) -> dict[int, Window]:
+    """The finished tiles without what is damaged, so that nothing is merged there."""
+    if not lost:
+        return source.done
+    found: list[Window] = []
+    for window in source.done.values():
+        if all(window.intersection(part).empty for part in lost):
+            found.append(window)
+        else:
+            found += [t for t in tiles(window, CHUNK) if all(t.intersection(part).empty for part in lost)]
+    return dict(enumerate(found))
+
+
+def probability_run(store: LabelStore, key: str | None = None, damaged: Damaged = "refuse") -> Run:
     """A run with probabilities: of this key, or the newest.
 
     Raises
@@ -202,7 +228,7 @@ def probability_run(store: LabelStore, key: str | None = None) -> Run:
     StoreError
         If there is none.
     """
-    runs: Sequence[Run] = store.runs if key is None else [store.run(key)]
+    runs: Sequence[Run] = sound_runs(store, damaged) if key is None else [store.run(key)]
     kept = [run for run in runs if "probabilities" in run.outputs and run.done]
     if not kept:
         where = store.path if key is None else f"The run {key} of {store.path}"

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_msunet.config import Damaged
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Grid, Window, snap_ceil, snap_floor
 from napari_msunet.labels.annotated import IGNORED
+from napari_msunet.labels.damage import check_run, check_store
 from napari_msunet.labels.review_scores import merged_runs
 from napari_msunet.labels.runs import Run
 from napari_msunet.labels.store import LabelStore, open_labels
@@ -22,6 +24,9 @@ LEAST_PROBABILITY = 1e-4
 
 _UNPREDICTED = 255
 """In a run's raw labels: not predicted."""
+
+_COMPARED = ("labels", "raw", "probabilities")
+"""The outputs of a run that are read."""
 
 _BUCKET = 2048
 
@@ -116,6 +121,15 @@ class Pair:
         for value, name in enumerate(self.store.classes, 1):
             if name in self.classes:
                 self._numbers[value] = self.classes.index(name) + 1
+
+    def check(self, damaged: Damaged) -> tuple[str, ...]:
+        """What of both is damaged and left out, in sentences; `StoreError` where that is not wanted."""
+        planes = ("labels", "edited") if self.edited_only else ("labels",)
+        texts = [check_store(self.store, damaged, planes)]
+        for sampled in self.runs:
+            names = [name for name in _COMPARED if name in sampled.run.outputs]
+            texts.append(check_run(sampled.run, damaged, names))
+        return tuple(text for text in texts if text)
 
     @property
     def coarseness(self) -> float:
@@ -217,6 +231,9 @@ class _Sampled:
         values = self.run.read(source)
         if "raw" in self.run.outputs:  # only there what lies outside of the tissue differs from background
             values = np.where(self.run.read(source, output="raw") == _UNPREDICTED, _UNPREDICTED, values)
+        lost = self.run.lost(source, _COMPARED)
+        if lost is not None:
+            values = np.where(lost, _UNPREDICTED, values)
         found: Bytes = self._table[values][np.ix_(rows - source.y, columns - source.x)]
         found[~covered] = IGNORED
         return found

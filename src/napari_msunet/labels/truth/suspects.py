@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_msunet.config import Damaged
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
 from napari_msunet.labels.annotated import IGNORED
@@ -124,6 +125,8 @@ class TruthReview:
         Classes of the truth that the model does not know.
     scored : bool
         Whether losses come from probabilities.
+    left_out : tuple of str
+        What is damaged and was not compared, in sentences.
     """
 
     suspects: list[TruthPlace]
@@ -133,6 +136,7 @@ class TruthReview:
     unpredicted: int
     ignored: tuple[str, ...]
     scored: bool
+    left_out: tuple[str, ...] = ()
 
 
 def review_truth(
@@ -144,6 +148,7 @@ def review_truth(
     doubt: float = DOUBT,
     edited_only: bool = True,
     tell: Tell = lambda done, total: None,
+    damaged: Damaged = "refuse",
 ) -> TruthReview:
     """Rank the regions of a truth by the loss of a model on them, and count which classes are confused.
 
@@ -171,6 +176,8 @@ def review_truth(
         Of labels, only what a person edited or accepted is true.
     tell : callable
         Called with tiles done and their number; may raise.
+    damaged : "refuse" or "skip"
+        Where chunks of the truth or of the prediction are damaged: refuse, or leave their pixels out.
 
     Raises
     ------
@@ -185,6 +192,7 @@ def review_truth(
         if prediction is None:
             raise StoreError("Give the prediction that the truth is compared with: a label store, or a run.")
         truth = Pair(truth, prediction, edited_only)
+    left_out = truth.check(damaged)
     found = _Collector(truth, limit, least, doubt)
     radius = edge_radius(truth, edge)
     sweep = Sweep(found.closed)
@@ -203,7 +211,7 @@ def review_truth(
             tell(done, total)
         sweep.end_row()
     sweep.end()
-    return found.review()
+    return replace(found.review(), left_out=left_out)
 
 
 def edge_radius(pair: Pair, edge: float = EDGE) -> int:

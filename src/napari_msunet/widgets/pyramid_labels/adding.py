@@ -47,6 +47,7 @@ def add_labels(
     if slide_layer is not None:
         _check_shape(store, slide_layer)
     place = {} if slide_layer is None else _beside(store, slide_layer)
+    store.shown = True  # a red frame and a sentence tell what is damaged
     layer = PyramidLabels(store, read_only=read_only, warn=False, **place)
     viewer.add_layer(layer)
     lifetime.watch(viewer)
