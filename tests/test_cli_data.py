@@ -118,7 +118,7 @@ def test_import(tmp_path: Path, capsys):
     assert execute(shlex.split(given)) == 2
     assert "give --slide" in capsys.readouterr().err
     assert execute(shlex.split(f"{given} --slide {images / 'name0.png'} --mpp 0.5 --values Tumor=gland")) == 0
-    assert "1 shapes were painted" in capsys.readouterr().out
+    assert "1 shape was painted" in capsys.readouterr().out
     with open_labels(store) as labels:
         assert labels.classes == ("gland",)
         assert (labels.read(Window(10, 10, 20, 30)) == 1).all()

@@ -7,6 +7,7 @@ import pytest
 import tifffile
 from data.making import CONFIG, write_folder
 
+from napari_msunet.annotation import ShapeFileError
 from napari_msunet.config import ShapesSource, TableSource
 from napari_msunet.data import IGNORED, load_sources
 from napari_msunet.errors import MissingMppError, SourceError
@@ -100,11 +101,11 @@ def test_what_names_mean(drawn):
 
 
 def test_outlines_that_cannot_be_used(drawn, tmp_path):
-    with pytest.raises(SourceError, match="No outline in"):
+    with pytest.raises(ShapeFileError, match=r"No shape in .* they are called Disc, dust, fold"):
         load_sources([ShapesSource(**drawn, values={"tree": "disc"})], CONFIG)
     far = tmp_path / "far.geojson"
     far.write_text(json.dumps(feature("disc", 5000, 5000, 6000, 6000)))
-    with pytest.raises(SourceError, match="300 x 400 pixels"):
+    with pytest.raises(ShapeFileError, match="300 x 400 pixels"):
         load_sources([ShapesSource(slide=drawn["slide"], shapes=far)], CONFIG)
     images, _ = write_folder(tmp_path / "x", 1)
     with pytest.raises(MissingMppError, match="ShapesSource"):

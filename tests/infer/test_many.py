@@ -17,11 +17,11 @@ from napari_msunet.cli import execute
 from napari_msunet.config import Drawn, GivenSlide, InClasses, PredictManyJob, PredictSettings
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Message, Progress, Result
+from napari_msunet.infer.given import drawn, is_many, parse_where, slides_given
 from napari_msunet.infer.many import class_areas
 from napari_msunet.infer.results_table import ResultsTable
 from napari_msunet.jobs import parse_job
 from napari_msunet.labels.store import is_open
-from napari_msunet.slide.given import drawn, is_many, parse_where, slides_given
 
 
 @pytest.fixture(scope="module")
@@ -243,10 +243,10 @@ def test_where_a_slide_is_computed(tmp_path: Path):
     assert parse_where("l.ome.zarr", tmp_path) == InClasses(labels=tmp_path / "l.ome.zarr")
     assert [parse_where("all"), parse_where("tissue")] == ["all", "tissue"]
     path.write_text('{"type": "FeatureCollection", "features": []}')
-    with pytest.raises(MsunetError, match="holds no polygon"):
+    with pytest.raises(MsunetError, match="holds no area"):
         drawn(path)
     path.write_text("{")
-    with pytest.raises(MsunetError, match="is no GeoJSON"):
+    with pytest.raises(MsunetError, match="is damaged"):
         drawn(path)
     with pytest.raises(MsunetError, match="cannot be read"):
         drawn(tmp_path / "no.geojson")

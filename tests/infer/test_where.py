@@ -251,8 +251,10 @@ def test_a_corrected_tissue_mask_stays_corrected(tmp_path: Path):
 
 
 def test_bad_input(tmp_path: Path, slide: Slide):
-    with pytest.raises(SlideError, match=rf"Polygon 2 .*outside the slide of {HEIGHT} x {WIDTH}"):
-        where_mask(slide, Drawn(polygons=(((0, 0), (0, 9), (9, 9)), ((500, 0), (500, 9), (600, 9)))))
+    outside = ((500, 0), (500, 9), (600, 9))
+    with pytest.raises(SlideError, match=rf"Polygon 1 .*outside the slide of {HEIGHT} x {WIDTH} .*all 2;"):
+        where_mask(slide, Drawn(polygons=(outside, outside)))
+    assert where_mask(slide, Drawn(polygons=(outside, ((0, 0), (0, 9), (9, 9))))).outside == [1]  # said, and left out
     with pytest.raises(SlideError, match="finite"):
         where_mask(slide, Drawn(polygons=(((0, 0), (0, float("nan")), (9, 9)),)))
     with pytest.raises(ValidationError):

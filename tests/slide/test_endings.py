@@ -6,7 +6,7 @@ import pytest
 
 from napari_msunet.data.folders import pair_files, read_table
 from napari_msunet.data.published.outlines import with_outlines
-from napari_msunet.slide.given import slides_given
+from napari_msunet.infer.given import slides_given
 from napari_msunet.slide.opening import DOUBLE, READABLE, SLIDES
 
 

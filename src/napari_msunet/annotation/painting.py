@@ -1,10 +1,10 @@
-"""Drawn shapes as class numbers, a window at a time, and into label stores: never a whole slide as one array."""
+"""Drawn shapes as class numbers, a window at a time: never a whole slide as one array."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil, floor, sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,33 +12,43 @@ import shapely
 
 from napari_msunet.annotation.shape_files import DrawnShape, ShapeFileError
 from napari_msunet.geometry import Window
-from napari_msunet.labels import LabelStore
 from napari_msunet.labels.shapes import Polygon
+from napari_msunet.names import same_name
 
 Values = npt.NDArray[np.uint8]
 
-_TILE = 2048
-_STROKE = 64 << 20  # pixels of tiles that one stroke of an import has at most
+
+class PlacedShape(NamedTuple):
+    """A shape as it is painted: its place in what was given, its class number, and its geometry with holes cut out."""
+
+    place: int
+    number: int
+    geometry: Any
 
 
 class Painting:
-    """Class numbers of the pixels that shapes cover: a later shape is over an earlier one, holes are over all.
+    """Class numbers of the pixels that shapes cover: a smaller shape is over a larger one, holes are cut out of theirs.
 
-    A pixel belongs to a shape if its centre lies inside, whatever the window it is asked for in.
+    A pixel belongs to a shape if its centre lies inside, whatever the window it is asked for in. The order in the file
+    does not count, but for shapes of one area: the later is over the earlier.
 
     Parameters
     ----------
     shapes : sequence of (int, DrawnShape)
         The class number of each; shapes that are no areas are left out.
-    hole : int
-        The number of what a hole takes away.
+
+    Attributes
+    ----------
+    shapes : list of PlacedShape
+        In the order in which they are painted.
+    dropped : dict of int to str
+        Holes that are in no shape, and shapes that holes take away, by their place in what was given.
     """
 
-    def __init__(self, shapes: Sequence[tuple[int, DrawnShape]], hole: int = 0) -> None:
-        solid = [(n, s.geometry) for n, s in shapes if s.areal and not s.hole]
-        holes = [(hole, s.geometry) for _, s in shapes if s.areal and s.hole]
-        self._numbers = [n for n, _ in (*solid, *holes)]
-        self._geometries = [g for _, g in (*solid, *holes)]
+    def __init__(self, shapes: Sequence[tuple[int, DrawnShape]]) -> None:
+        self.shapes, self.dropped = _arranged(shapes)
+        self._numbers = np.array([s.number for s in self.shapes], np.uint8)
+        self._geometries = [s.geometry for s in self.shapes]
         self._tree = shapely.STRtree(self._geometries)
 
     @property
@@ -46,17 +56,32 @@ class Painting:
         """The smallest window around each shape."""
         return [_around(g, 1) for g in self._geometries]
 
+    def holds_a_centre(self, place: int) -> bool:
+        """Whether the shape at this place of `shapes` holds the centre of any pixel."""
+        geometry = self._geometries[place]
+        inside = self._covered(geometry, _around(geometry, 1), 1)
+        return inside is not None and (inside is ... or bool(inside.any()))
+
     def read(self, window: Window, outside: int, step: int = 1) -> Values:
         """Class numbers `(h, w)` in a window of the grid of every `step`-th level-0 pixel; `outside` of all shapes."""
         values = np.full(window.shape, outside, np.uint8)
+        self._paint(values, self._numbers, window, step)
+        return values
+
+    def read_objects(self, window: Window) -> npt.NDArray[np.int32]:
+        """Which of `shapes` is seen at each level-0 pixel of a window, counted from 1; 0: none."""
+        values = np.zeros(window.shape, np.int32)
+        self._paint(values, np.arange(1, len(self.shapes) + 1, dtype=np.int32), window, 1)
+        return values
+
+    def _paint(self, values: npt.NDArray[Any], numbers: npt.NDArray[Any], window: Window, step: int) -> None:
         y, x, y2, x2 = (v * step for v in (window.y, window.x, *window.stop))
         for index in sorted(self._tree.query(shapely.box(x, y, x2, y2)).tolist()):
             geometry = self._geometries[index]
             own = _around(geometry, step).intersection(window)
             inside = None if own.empty else self._covered(geometry, own, step)
             if inside is not None:
-                values[own.slices((window.y, window.x))][inside] = self._numbers[index]
-        return values
+                values[own.slices((window.y, window.x))][inside] = numbers[index]
 
     def _covered(self, geometry: Any, window: Window, step: int) -> Any:
         """Which pixels a geometry covers: an index into an array of the window, None for none."""
@@ -86,6 +111,46 @@ class Painting:
         return inside
 
 
+def _arranged(shapes: Sequence[tuple[int, DrawnShape]]) -> tuple[list[PlacedShape], dict[int, str]]:
+    """Shapes in the order in which they are painted, and why others are not."""
+    solid = [PlacedShape(i, n, s.geometry) for i, (n, s) in enumerate(shapes) if s.areal and not s.hole]
+    dropped: dict[int, str] = {}
+    holes = [(i, s) for i, (_, s) in enumerate(shapes) if s.areal and s.hole]
+    if holes:
+        solid = _cut([s.layer for _, s in shapes], solid, holes, dropped)
+    areas = np.round([s.geometry.area for s in solid], 6)
+    return [solid[k] for k in np.argsort(-areas, kind="stable")], dropped
+
+
+def _cut(
+    layers: list[int], solid: list[PlacedShape], holes: list[tuple[int, DrawnShape]], dropped: dict[int, str]
+) -> list[PlacedShape]:
+    """Shapes without the holes of their layers. What lies inside a hole is an island, which the hole leaves alone."""
+    tree = shapely.STRtree([s.geometry for s in solid])
+    cuts: dict[int, list[Any]] = {}
+    for index, hole in holes:
+        met = False
+        for k in sorted(tree.query(hole.geometry, predicate="intersects").tolist()):
+            shape = solid[k]
+            island = shape.geometry.area < hole.geometry.area * (1 - 1e-9) and hole.geometry.covers(shape.geometry)
+            if layers[shape.place] == hole.layer and not island:
+                cuts.setdefault(k, []).append(hole.geometry)
+                met = True
+        if not met:
+            dropped[index] = "holes that are in no shape"
+    result = []
+    for k, shape in enumerate(solid):
+        if k in cuts:
+            left = shapely.difference(shape.geometry, shapely.union_all(cuts[k]))
+            parts = [p for p in shapely.get_parts(left) if p.geom_type == "Polygon" and p.area > 0]
+            if not parts:
+                dropped[shape.place] = "that holes take away"
+                continue
+            shape = shape._replace(geometry=parts[0] if len(parts) == 1 else shapely.multipolygons(parts))
+        result.append(shape)
+    return result
+
+
 def _around(geometry: Any, step: int) -> Window:
     """The smallest window around a geometry on the grid of every `step`-th pixel."""
     x, y, x2, y2 = (v / step for v in geometry.bounds)
@@ -97,6 +162,10 @@ def _ring(ring: Any, window: Window, step: int) -> npt.NDArray[np.bool_] | bool:
     return Polygon(shapely.get_coordinates(ring)[:-1, ::-1] / step).on(window)
 
 
+NOTHING = "nothing"
+"""How a shape without a class is named where names are given a meaning."""
+
+
 def class_numbers(
     shapes: Sequence[DrawnShape], classes: Sequence[str], names: Mapping[str, str] | None = None
 ) -> tuple[list[tuple[int, DrawnShape]], dict[str, int]]:
@@ -106,107 +175,56 @@ def class_numbers(
     ----------
     shapes : sequence of DrawnShape
     classes : sequence of str
-        Names of classes 1..K.
+        Names of classes 1..K. Where there is one class and no shape of the file has any, it is the class of all.
     names : mapping, optional
-        The class of each name in the file, also "background" (0) or "ignored" (255). None: the names themselves,
-        whatever their case.
+        The class of each name in the file, also "background" (0) or "ignored" (255); "nothing" (or "") stands for
+        shapes without a class. None: the names themselves, whatever their case.
 
     Returns
     -------
     numbered : list of (int, DrawnShape)
+        Those that are areas and have a class.
     unknown : dict of str to int
-        How many shapes have a name that is no class; they are not in `numbered`.
+        How many areas have a name that is no class; they are not in `numbered`.
     """
-    known = {"background": 0, "ignored": 255} | {c: i for i, c in enumerate(classes, start=1)}
+    own = {"background": 0, "ignored": 255} | {c: i for i, c in enumerate(classes, start=1)}
+    known, lower = _looked_up(own)
     if names is not None:
-        wrong = sorted({c for c in names.values() if c not in known})
+        wrong = sorted({c for c in names.values() if same_name(c) not in known})
         if wrong:
             raise ShapeFileError(
                 f"The shapes are said to be {', '.join(wrong)}, but the classes are {', '.join(classes)}; use these "
                 'names, "background" or "ignored".'
             )
-        known = {name: known[c] for name, c in names.items()}
-    lower = {name.lower(): number for name, number in known.items()}
+        known, lower = _looked_up({name: known[same_name(c)] for name, c in names.items()})
+    unclassed = known.get("", known.get(NOTHING)) if names is not None else None
+    areas = [s for s in shapes if s.areal and not s.hole]
+    if names is None and len(classes) == 1 and areas and not any(s.classed and s.name for s in areas):
+        unclassed = 1
     numbered: list[tuple[int, DrawnShape]] = []
     unknown: dict[str, int] = {}
-    for shape in shapes:
-        number = known.get(shape.name, lower.get(shape.name.lower()))
+    for shape in (s for s in shapes if s.areal):
+        number = known.get(same_name(shape.name), lower.get(_folded(shape.name))) if shape.name else None
+        if number is None and not (shape.classed and shape.name):
+            number = unclassed
         if number is None and not shape.hole:
-            unknown[shape.name] = unknown.get(shape.name, 0) + 1
+            name = shape.name if shape.classed else ""
+            unknown[name] = unknown.get(name, 0) + 1
         else:
             numbered.append((number or 0, shape))
     return numbered, unknown
 
 
-def import_shapes(
-    shapes: Sequence[DrawnShape], store: LabelStore, names: Mapping[str, str] | None = None
-) -> dict[str, int]:
-    """Paint drawn shapes into a label store, as a person's strokes: they can be undone, and no prediction changes them.
-
-    Parameters
-    ----------
-    shapes : sequence of DrawnShape
-        As `read_shapes` gives them, of the store's slide.
-    store : LabelStore
-    names : mapping, optional
-        As in `class_numbers`; None: names that are no classes of the store are left out.
-
-    Returns
-    -------
-    dict of str to int
-        How many shapes had a name that is no class, by name.
-
-    Raises
-    ------
-    ShapeFileError
-        If no shape has one of the store's classes.
-    StoreError, StoreLockedError, OutputError
-        If the store cannot be written.
-    """
-    numbered, unknown = class_numbers(shapes, store.classes, names)
-    if not any(shape.areal and not shape.hole for _, shape in numbered):
-        raise ShapeFileError(
-            f"None of the {len(shapes)} shapes is of a class of {store.path} ({', '.join(store.classes)}); they are "
-            f"called {', '.join(sorted(unknown)) or 'nothing'}: say which class each of these names is."
-        )
-    if store.kind == "annotation":
-        numbered = [(255 if number == 0 else number, shape) for number, shape in numbered]
-    pixel = store.grid.pixel
-    scaled = [(n, _scaled(s, pixel)) for n, s in numbered]
-    painting = Painting(scaled, hole=255 if store.kind == "annotation" else 0)
-    whole = Window(0, 0, *store.shape)
-    parts: list[tuple[Window, Values, npt.NDArray[np.bool_]]] = []
-    for tile in _touched(painting, whole):
-        values, other = painting.read(tile, 0), painting.read(tile, 1)
-        mask = values == other  # what no shape covers differs
-        if mask.any():
-            parts.append((tile, values, mask))
-        if len(parts) * _TILE**2 >= _STROKE:
-            store.write_parts(parts)
-            parts = []
-    if parts:
-        store.write_parts(parts)
-    return unknown
+def _folded(name: str) -> str:
+    return same_name(name).strip().casefold()
 
 
-def _scaled(shape: DrawnShape, pixel: tuple[float, float]) -> DrawnShape:
-    """A shape in pixels of the store."""
-    if pixel == (1.0, 1.0):
-        return shape
-    geometry = shapely.transform(shape.geometry, lambda c: c / [pixel[1], pixel[0]])
-    return DrawnShape(shape.name, geometry, shape.hole, shape.colour)
-
-
-def _touched(painting: Painting, whole: Window) -> Iterator[Window]:
-    """Tiles of the store that any shape's box touches."""
-    rows, columns = -(-whole.height // _TILE), -(-whole.width // _TILE)
-    wanted = np.zeros((rows, columns), bool)
-    for window in painting.bounds:
-        inside = window.intersection(whole)
-        if not inside.empty:
-            wanted[inside.y // _TILE : -(-inside.stop[0] // _TILE), inside.x // _TILE : -(-inside.stop[1] // _TILE)] = 1
-    for row, column in np.argwhere(wanted).tolist():
-        yield Window(row * _TILE, column * _TILE, _TILE, _TILE).intersection(whole)
+def _looked_up(numbers: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """Numbers by name as it is compared, and whatever its case (of two that differ in it, the first)."""
+    lower: dict[str, int] = {}
+    for name, number in numbers.items():
+        lower.setdefault(_folded(name), number)
+    return {same_name(name): number for name, number in numbers.items()}, lower
 
 
 def overview_step(extent: tuple[int, int], pixels: int) -> int:

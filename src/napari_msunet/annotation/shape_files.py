@@ -1,25 +1,40 @@
-"""Shapes that people drew in other programs: QuPath's GeoJSON, ASAP's and Aperio ImageScope's XML, told by content."""
+"""Shapes that people drew in other programs: QuPath's GeoJSON, the XML of ASAP, ImageScope and HALO, told by content.
+
+Every door that takes outlines (import, training, prediction, scores) reads them here. What is not an area, and what is
+damaged, does not stop the rest: it is listed in `ShapeFile.left_out` with its reason.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from math import isfinite
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import shapely
 from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
 from napari_msunet.errors import MsunetError
+from napari_msunet.names import same_name
 from napari_msunet.slide.units import believed_text
 
-KINDS = "a GeoJSON file (QuPath), or the XML of ASAP or Aperio ImageScope"
+KINDS = "a GeoJSON file (QuPath), or the XML of ASAP, Aperio ImageScope or HALO"
 _ELLIPSE_CORNERS = 72
 _LARGEST = 512 << 20
+_BEYOND = 2.0**31
+"""Level-0 pixels: no slide reaches so far."""
+
+NO_NUMBER = "with a coordinate that is no number"
+TOO_FAR = "with a coordinate beyond any slide"
+FEW_CORNERS = "with fewer than three corners"
+NO_AREA = "without an area"
+NO_GEOMETRY = "without a geometry"
+
+Corners = npt.NDArray[np.float64]
 
 
 class ShapeFileError(MsunetError):
@@ -33,33 +48,56 @@ class DrawnShape:
     Attributes
     ----------
     name : str
-        What the file says it is: its class, group or layer; empty where it says nothing.
+        What the file says it is: its class, group or layer; else what it is called itself; empty where it says nothing.
     geometry : shapely geometry
         A polygon (perhaps with holes), line, point, or several of them; ``x, y`` in level-0 pixels of the slide.
     hole : bool
-        It takes away from the other shapes instead of adding to them.
+        It is cut out of the larger shapes of its layer instead of being one.
     colour : tuple of int, optional
         Red, green, blue.
+    number : int
+        Its place among the file's shapes, from 1; 0: it is from no file.
+    layer : int
+        The file's layer it is in; holes count in their own.
+    classed : bool
+        Whether `name` is a class; else it is only what somebody called this one shape.
+    repaired : str
+        What was wrong with its outline and is mended; empty for most.
     """
 
     name: str
     geometry: Any
     hole: bool = False
     colour: tuple[int, int, int] | None = None
+    number: int = 0
+    layer: int = 0
+    classed: bool = True
+    repaired: str = ""
 
     @property
     def areal(self) -> bool:
         """Whether it covers an area."""
-        return "Polygon" in str(self.geometry.geom_type)
+        return self.geometry.geom_type in ("Polygon", "MultiPolygon")
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A shape that cannot be read: its place among the file's shapes, its name, and why (``"without an area"``)."""
+
+    number: int
+    name: str
+    why: str
 
 
 @dataclass(frozen=True)
 class ShapeFile:
-    """All shapes of a file, its µm per level-0 pixel where it says them, and which program's it is."""
+    """All shapes of a file, its µm per level-0 pixel where it says them, its program, and what is not used of it."""
 
     shapes: tuple[DrawnShape, ...]
     mpp: float | None
     format: str
+    left_out: tuple[LeftOut, ...] = ()
+    path: Path = Path()
 
 
 def read_shapes(path: str | Path) -> list[DrawnShape]:
@@ -68,24 +106,25 @@ def read_shapes(path: str | Path) -> list[DrawnShape]:
     Parameters
     ----------
     path : path
-        GeoJSON as QuPath writes it (a collection, a list, or one feature), ASAP XML, Aperio ImageScope XML, or the JSON
-        of CAMELYON16 outlines. Its content tells which, not its name.
+        GeoJSON as QuPath writes it (a collection, a list, or one feature; objects inside others), ASAP XML, Aperio
+        ImageScope XML, HALO's ``.annotations``, or the JSON of CAMELYON16 outlines. Its content tells which, not its
+        name.
 
     Returns
     -------
     list of DrawnShape
-        In the order of the file.
+        In the order of the file. Areas whose outline crosses itself are made sound (even-odd).
 
     Raises
     ------
     ShapeFileError
-        If it cannot be read, is none of these, or has a coordinate that is no number.
+        If it cannot be read, is none of these, or none of its shapes can be used.
     """
     return list(read_shape_file(path).shapes)
 
 
 def read_shape_file(path: str | Path) -> ShapeFile:
-    """As `read_shapes`, with what else the file says."""
+    """As `read_shapes`, with what else the file says, and the shapes that are left out."""
     path = Path(path)
     try:
         if path.stat().st_size > _LARGEST:
@@ -93,71 +132,277 @@ def read_shape_file(path: str | Path) -> ShapeFile:
         data = path.read_bytes()
     except OSError as error:
         raise ShapeFileError(f"{path} cannot be read ({error.strerror}); give {KINDS}.") from error
-    start = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    start = data[:64].lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1]
+    if data.startswith((b"PK\3\4", b"\x1f\x8b")):
+        raise ShapeFileError(f"{path} is a compressed file; unpack it, and give {KINDS}.")
+    found = _Found(path)
     try:
         if start in (b"{", b"["):
-            return _json(json.loads(data), path)
+            return found.file(*_json(json.loads(data), found))
         if start == b"<":
-            return _xml(ElementTree.fromstring(data), path)
-    except (ElementTree.ParseError, DefusedXmlException, ValueError, TypeError, KeyError, AttributeError) as error:
-        if isinstance(error, ShapeFileError):
-            raise
+            return found.file(*_xml(ElementTree.fromstring(data), found))
+    except ShapeFileError:
+        raise
+    except (ElementTree.ParseError, DefusedXmlException, RecursionError, ValueError) as error:
         raise ShapeFileError(f"{path} is damaged, or no file of shapes ({error}); give {KINDS}.") from error
-    except shapely.errors.ShapelyError as error:
-        raise ShapeFileError(f"{path} has a shape that cannot be read ({error}); export it again.") from error
     raise ShapeFileError(f"{path} is neither JSON nor XML; give {KINDS}.")
 
 
-def _checked(places: Any, path: Path) -> list[tuple[float, float]]:
-    """Corners ``x, y`` as numbers."""
-    corners = [(float(x), float(y)) for x, y in places]
-    if not all(isfinite(v) for corner in corners for v in corner):
-        raise ShapeFileError(f"{path} has a coordinate that is no number; export it again.")
+# --------------------------------------------------------------------------------------------------------- any format
+
+
+class _BadRingError(Exception):
+    """A ring that cannot be used, and why."""
+
+
+@dataclass
+class _Found:
+    """What was read of a file so far."""
+
+    path: Path
+    shapes: list[DrawnShape] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    number: int = 0
+
+    def file(self, format: str, mpp: float | None = None) -> ShapeFile:
+        if self.left_out and not self.shapes:
+            first = self.left_out[0]
+            raise ShapeFileError(
+                f"{self.path} holds no shape that can be used: all {len(self.left_out)} are left out, the first for "
+                f"being one {first.why}; export it again."
+            )
+        return ShapeFile(tuple(self.shapes), mpp, format, tuple(self.left_out), self.path)
+
+    def leave(self, name: str, why: str) -> None:
+        """Count a shape that is not used."""
+        self.left_out.append(LeftOut(self.number, name, why))
+
+    def polygons(self, name: str, polygons: Iterable[Any], **look: Any) -> None:
+        """Add a shape of polygons, each a sequence of rings of corners ``x, y``, the outline first."""
+        parts: list[Any] = []
+        wrong: list[str] = []
+        for rings in polygons:
+            try:
+                parts.append(_polygon(rings, wrong))
+            except _BadRingError as bad:
+                wrong.append(str(bad))
+        if not parts:
+            self.leave(name, wrong[0] if wrong else NO_GEOMETRY)
+            return
+        geometry = parts[0] if len(parts) == 1 else shapely.multipolygons(shapely.get_parts(parts))
+        if len(parts) > 1 and not geometry.is_valid:  # parts over each other are one area
+            geometry = shapely.union_all(parts)
+        self.shapes.append(DrawnShape(name, geometry, number=self.number, repaired=wrong[0] if wrong else "", **look))
+
+    def thin(self, name: str, geometry: Any, **look: Any) -> None:
+        """Add a shape that covers no area."""
+        self.shapes.append(DrawnShape(name, geometry, number=self.number, **look))
+
+    def points(self, name: str, places: Any, line: bool = False, **look: Any) -> None:
+        """Add points, or the line through them."""
+        try:
+            corners = _corners(places)
+        except _BadRingError as bad:
+            self.leave(name, str(bad))
+            return
+        if not len(corners):
+            self.leave(name, NO_GEOMETRY)
+        elif line and len(corners) > 1:
+            self.thin(name, shapely.LineString(corners), **look)
+        else:
+            self.thin(name, shapely.Point(corners[0]) if len(corners) == 1 else shapely.MultiPoint(corners), **look)
+
+
+def _corners(places: Any) -> Corners:
+    """Corners ``x, y`` as numbers; a third number is a plane, and is not used."""
+    try:
+        corners = np.asarray(places, np.float64)
+    except (TypeError, ValueError):
+        try:  # some corners have three numbers, others two
+            corners = np.asarray([place[:2] for place in places], np.float64)
+        except (TypeError, ValueError, KeyError, IndexError):
+            raise _BadRingError(NO_NUMBER) from None
+    if corners.size == 0:
+        return np.zeros((0, 2))
+    if corners.ndim != 2 or corners.shape[1] < 2:
+        raise _BadRingError(NO_NUMBER)
+    corners = corners[:, :2]
+    if not np.isfinite(corners).all():
+        raise _BadRingError(NO_NUMBER)
+    if np.abs(corners).max() > _BEYOND:
+        raise _BadRingError(TOO_FAR)
     return corners
 
 
-def _shape(corners: list[tuple[float, float]], areal: bool) -> Any | None:
-    """A polygon, or points; None for an area of fewer than three corners."""
-    if areal:
-        return shapely.Polygon(corners) if len(corners) >= 3 else None
-    return shapely.Point(corners[0]) if len(corners) == 1 else shapely.MultiPoint(corners)
+def _ring(places: Any) -> Corners:
+    """The corners of a ring, the last not the first again."""
+    corners = _corners(places)
+    while len(corners) > 1 and (corners[0] == corners[-1]).all():
+        corners = corners[:-1]
+    if len(corners) < 3:
+        raise _BadRingError(FEW_CORNERS)
+    return corners
+
+
+def _polygon(rings: Any, wrong: list[str]) -> Any:
+    """A sound polygon, or several; what had to be mended is added to `wrong`."""
+    if not isinstance(rings, Sequence) or isinstance(rings, str) or not rings:
+        raise _BadRingError(FEW_CORNERS)
+    shell = _ring(rings[0])
+    holes = []
+    for ring in rings[1:]:
+        try:
+            holes.append(shapely.linearrings(_ring(ring)))
+        except _BadRingError as bad:
+            wrong.append(f"with a hole {bad}")
+    polygon = shapely.polygons(shapely.linearrings(shell), holes or None)
+    if not shapely.is_valid(polygon):
+        parts = [p for p in _flat(shapely.make_valid(polygon)) if p.geom_type == "Polygon" and p.area > 0]
+        if parts:
+            wrong.append("with an outline that crosses itself")
+            return parts[0] if len(parts) == 1 else shapely.multipolygons(parts)
+        polygon = shapely.Polygon()
+    if not polygon.area > 0:
+        raise _BadRingError(FEW_CORNERS if len(np.unique(shell, axis=0)) < 3 else NO_AREA)
+    return polygon
+
+
+def _flat(geometry: Any) -> Iterator[Any]:
+    """Simple geometries of a geometry, however deep."""
+    for part in shapely.get_parts(geometry):
+        if shapely.get_num_geometries(part) > 1 or part.geom_type == "GeometryCollection":
+            yield from _flat(part)
+        else:
+            yield part
 
 
 # ---------------------------------------------------------------------------------------------------------------- JSON
 
+_OTHERS = (
+    ({"images", "annotations", "categories"}, "COCO"),
+    ({"images", "annotations"}, "COCO"),
+    ({"shapes", "imagePath"}, "labelme"),
+    ({"shapes", "version"}, "labelme"),
+    ({"Label", "Labeled Data"}, "Labelbox"),
+    ({"data_row", "projects"}, "Labelbox"),
+    ({"_via_settings"}, "the VGG Image Annotator"),
+    ({"_via_img_metadata"}, "the VGG Image Annotator"),
+)
+_GEOMETRIES = frozenset(
+    ("Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection")
+)
 
-def _json(found: Any, path: Path) -> ShapeFile:
-    if isinstance(found, dict) and {"positive", "negative"} <= found.keys():
-        return ShapeFile(tuple(_camelyon(found, path)), None, "CAMELYON16 JSON")
-    items = found if isinstance(found, list) else found.get("features", [found])
-    if not all(isinstance(item, dict) and ("geometry" in item or "coordinates" in item) for item in items):
-        raise ShapeFileError(f"{path} is JSON, but no GeoJSON; give {KINDS}.")
-    return ShapeFile(tuple(_features(items, path)), None, "GeoJSON")
 
-
-def _features(items: list[Any], path: Path) -> Iterator[DrawnShape]:
+def _json(read: Any, found: _Found) -> tuple[str]:
+    if isinstance(read, dict) and {"positive", "negative"} <= read.keys():
+        _camelyon(read, found)
+        return ("CAMELYON16 JSON",)
+    first = read[0] if isinstance(read, list) and read else read
+    for keys, program in _OTHERS:
+        if isinstance(first, dict) and keys <= first.keys():
+            raise ShapeFileError(
+                f"{found.path} is a file of {program}, which is not read; export it as GeoJSON, or give {KINDS}."
+            )
+    items = read if isinstance(read, list) else [read]
+    if not all(isinstance(item, dict) for item in items) or not (not items or any(map(_is_geojson, items))):
+        raise ShapeFileError(f"{found.path} is JSON, but no GeoJSON; give {KINDS}.")
     for item in items:
-        geometry = item.get("geometry", item)
-        if geometry is None:
-            continue
-        shape = shapely.from_geojson(json.dumps(geometry))
-        if shape.is_empty:
-            continue
-        if not np.isfinite(shapely.get_coordinates(shape)).all():
-            raise ShapeFileError(f"{path} has a coordinate that is no number; export it again.")
-        properties = item.get("properties") or {}
-        said = properties.get("classification") or {}
-        if isinstance(said, str):
-            said = {"name": said}
-        name = said.get("name") or ": ".join(said.get("names", ())) or properties.get("name") or ""
-        yield DrawnShape(str(name), shape, False, _json_colour(said) or _json_colour(properties))
+        _feature(item, found)
+    return ("GeoJSON",)
 
 
-def _json_colour(said: dict[str, Any]) -> tuple[int, int, int] | None:
+def _is_geojson(item: dict[str, Any]) -> bool:
+    return isinstance(item.get("features"), list) or "geometry" in item or "coordinates" in item or "geometries" in item
+
+
+def _feature(item: Any, found: _Found) -> None:
+    """A feature, a collection of them, or a bare geometry; then the objects inside it (QuPath's hierarchy)."""
+    if not isinstance(item, dict):
+        found.number += 1
+        found.leave("", NO_GEOMETRY)
+        return
+    if isinstance(item.get("features"), list):
+        for one in item["features"]:
+            _feature(one, found)
+        return
+    properties = item.get("properties")
+    properties = properties if isinstance(properties, dict) else {}
+    children = [c for c in (item.get("childObjects"), properties.get("childObjects")) if c]
+    geometry = item.get("geometry") if "geometry" in item else item
+    if not (geometry is None and (children or properties.get("objectType") == "root")):
+        found.number += 1
+        name, classed = _class_name(properties)
+        said = properties.get("classification")
+        look = {"colour": _json_colour(said) or _json_colour(properties), "classed": classed}
+        _geometry(geometry, name, found, look)
+    for child in children:
+        for one in child if isinstance(child, list) else [child]:
+            _feature(one, found)
+
+
+def _geometry(geometry: Any, name: str, found: _Found, look: dict[str, Any]) -> None:
+    """One geometry of GeoJSON, as far as it can be read."""
+    if not isinstance(geometry, dict):
+        found.leave(name, NO_GEOMETRY)
+        return
+    kind, places = geometry.get("type"), geometry.get("coordinates")
+    if kind not in _GEOMETRIES:
+        found.leave(name, f"of the unknown geometry {kind!r}")
+    elif kind == "GeometryCollection":
+        members = geometry.get("geometries")
+        members = [m for m in members if isinstance(m, dict)] if isinstance(members, list) else []
+        areas = list(_areas(members))
+        if areas:
+            found.polygons(name, areas, **look)
+        for member in members:
+            if member.get("type") not in ("Polygon", "MultiPolygon", "GeometryCollection"):
+                _geometry(member, name, found, look)
+        if not members:
+            found.leave(name, NO_GEOMETRY)
+    elif not isinstance(places, list) or not places:
+        found.leave(name, NO_GEOMETRY)
+    elif kind == "Polygon":
+        found.polygons(name, [places], **look)
+    elif kind == "MultiPolygon":
+        found.polygons(name, places, **look)
+    elif kind == "MultiLineString":
+        for line in places:
+            found.points(name, line, line=True, **look)
+    else:
+        found.points(name, [places] if kind == "Point" else places, line=kind == "LineString", **look)
+
+
+def _areas(members: list[dict[str, Any]]) -> Iterator[Any]:
+    """The polygons of a collection's members, also of collections in it."""
+    for member in members:
+        places = member.get("coordinates")
+        if member.get("type") == "Polygon":
+            yield places
+        elif member.get("type") == "MultiPolygon" and isinstance(places, list):
+            yield from places
+        elif member.get("type") == "GeometryCollection" and isinstance(member.get("geometries"), list):
+            yield from _areas([m for m in member["geometries"] if isinstance(m, dict)])
+
+
+def _class_name(properties: dict[str, Any]) -> tuple[str, bool]:
+    """The class of a feature, else its own name, and which of both it is."""
+    said = properties.get("classification")
+    if isinstance(said, dict):
+        names = said.get("names")
+        said = said.get("name") or (": ".join(map(str, names)) if isinstance(names, list) else "")
+    if said and isinstance(said, str):
+        return same_name(said), True
+    own = properties.get("name")
+    return (same_name(own) if isinstance(own, str) else ""), False
+
+
+def _json_colour(said: Any) -> tuple[int, int, int] | None:
     """A colour as QuPath writes it: three numbers, in older files one."""
+    if not isinstance(said, dict):
+        return None
     colour = said.get("color")
-    if isinstance(colour, list) and len(colour) == 3:
-        return int(colour[0]), int(colour[1]), int(colour[2])
+    if isinstance(colour, list) and len(colour) == 3 and all(isinstance(c, int) and 0 <= c <= 255 for c in colour):
+        return colour[0], colour[1], colour[2]
     if isinstance(said.get("colorRGB"), int):
         return _parts(said["colorRGB"])
     return None
@@ -167,38 +412,58 @@ def _parts(number: int) -> tuple[int, int, int]:
     return number >> 16 & 255, number >> 8 & 255, number & 255
 
 
-def _camelyon(found: dict[str, Any], path: Path) -> Iterator[DrawnShape]:
+def _camelyon(read: dict[str, Any], found: _Found) -> None:
     """CAMELYON16's outlines as JSON: tumour, and what is cut out of it."""
     for key in ("positive", "negative"):
-        for item in found[key]:
-            shape = _shape(_checked(item["vertices"], path), areal=True)
-            if shape is not None:
-                yield DrawnShape("tumor", shape, hole=key == "negative")
+        for item in read[key] if isinstance(read[key], list) else ():
+            found.number += 1
+            vertices = item.get("vertices") if isinstance(item, dict) else None
+            found.polygons("tumor", [[vertices or []]], hole=key == "negative")
 
 
 # ----------------------------------------------------------------------------------------------------------------- XML
 
 
-def _xml(root: Any, path: Path) -> ShapeFile:
+def _xml(root: Any, found: _Found) -> tuple[str, float | None]:
     if root.tag == "ASAP_Annotations":
-        return ShapeFile(tuple(_asap(root, path)), None, "ASAP XML")
+        _asap(root, found)
+        return "ASAP XML", None
     if root.tag == "Annotations":
-        return ShapeFile(tuple(_aperio(root, path)), believed_text(root.get("MicronsPerPixel")), "Aperio XML")
-    raise ShapeFileError(f"{path} is XML with <{root.tag}>, which is neither ASAP's nor Aperio's; give {KINDS}.")
+        halo = next(root.iter("V"), None) is not None and next(root.iter("Vertex"), None) is None
+        _layers(root, found)
+        return ("HALO annotations" if halo else "Aperio XML"), believed_text(root.get("MicronsPerPixel"))
+    known = {"annotations": "CVAT's", "annotation": "LabelMe's or Pascal VOC's"}.get(str(root.tag))
+    if known:
+        raise ShapeFileError(f"{found.path} is {known} XML, which is not read; export it as GeoJSON, or give {KINDS}.")
+    raise ShapeFileError(
+        f"{found.path} is XML with <{root.tag}>, which is neither ASAP's nor Aperio's nor HALO's; give {KINDS}."
+    )
 
 
-def _asap(root: Any, path: Path) -> Iterator[DrawnShape]:
+def _number(text: str | None, otherwise: float) -> float:
+    try:
+        return float(text or otherwise)
+    except ValueError:
+        return otherwise
+
+
+def _asap(root: Any, found: _Found) -> None:
     """ASAP: the group is the class, an annotation without a group is named by itself."""
     for item in root.iter("Annotation"):
-        order = sorted(item.iter("Coordinate"), key=lambda c: float(c.get("Order", 0)))
-        corners = _checked(((c.get("X"), c.get("Y")) for c in order), path)
+        found.number += 1
+        order = sorted(item.iter("Coordinate"), key=lambda c: _number(c.get("Order"), 0.0))
+        corners = [(c.get("X"), c.get("Y")) for c in order]
         group = item.get("PartOfGroup") or "None"
-        name = item.get("Name", "") if group == "None" else group
+        name, kind = same_name(item.get("Name") or "" if group == "None" else group), item.get("Type")
+        look: dict[str, Any] = {"colour": _hex(item.get("Color")), "classed": group != "None"}
         if not corners:
-            continue
-        shape = _shape(corners, item.get("Type") not in ("Dot", "PointSet"))
-        if shape is not None:
-            yield DrawnShape(name, shape, False, _hex(item.get("Color")))
+            found.leave(name, NO_GEOMETRY)
+        elif kind in ("Dot", "PointSet"):
+            found.points(name, corners, **look)
+        elif kind == "Measurement":
+            found.points(name, corners, line=True, **look)
+        else:
+            found.polygons(name, [[_box(corners) if kind == "Rectangle" and len(corners) == 2 else corners]], **look)
 
 
 def _hex(text: str | None) -> tuple[int, int, int] | None:
@@ -208,31 +473,60 @@ def _hex(text: str | None) -> tuple[int, int, int] | None:
         return None
 
 
-def _aperio(root: Any, path: Path) -> Iterator[DrawnShape]:
-    """ImageScope: a layer has a name or an attribute with one; a negative region is a hole; colours are blue first."""
-    for layer in root.iter("Annotation"):
+def _layers(root: Any, found: _Found) -> None:
+    """ImageScope, HALO: a layer has a name or an attribute with one; a negative region is a hole; blue comes first."""
+    for number, layer in enumerate(root.iter("Annotation"), start=1):
         attributes = [a.get("Name", "") for a in layer.findall("./Attributes/Attribute")]
-        name = layer.get("Name") or next((a for a in attributes if a and a != "Description"), "")
-        number = int(float(layer.get("LineColor") or 0))
-        colour = _parts(number)[::-1]
+        called = layer.get("Name") or next((a for a in attributes if a and a != "Description"), "")
+        colour = _parts(int(_number(layer.get("LineColor"), 0.0)))[::-1]
         for region in layer.iter("Region"):
-            corners = _checked(((v.get("X"), v.get("Y")) for v in region.iter("Vertex")), path)
-            shape = _region(int(region.get("Type", 0)), corners)
-            if shape is not None:
-                hole = region.get("NegativeROA", "0") == "1"
-                yield DrawnShape(region.get("Text") or name, shape, hole, (colour[0], colour[1], colour[2]))
+            found.number += 1
+            name = same_name(region.get("Text") or called)
+            corners = [(v.get("X"), v.get("Y")) for tag in ("Vertex", "V") for v in region.iter(tag)]
+            look: dict[str, Any] = {"colour": (colour[0], colour[1], colour[2]), "layer": number, "classed": bool(name)}
+            _region(region, corners, name, look, found)
 
 
-def _region(kind: int, corners: list[tuple[float, float]]) -> Any | None:
-    """A region of ImageScope: 0 freehand, 1 rectangle, 2 ellipse in the box of its corners, 3 ruler, 5 point."""
-    if not corners or kind == 3:
-        return None
-    (left, top), (right, bottom) = np.min(corners, 0).tolist(), np.max(corners, 0).tolist()
-    if kind == 2 and len(corners) <= 4:
-        angle = np.linspace(0, 2 * np.pi, _ELLIPSE_CORNERS, endpoint=False)
-        x = (left + right) / 2 + (right - left) / 2 * np.cos(angle)
-        y = (top + bottom) / 2 + (bottom - top) / 2 * np.sin(angle)
-        return shapely.Polygon(np.stack([x, y], 1))
-    if kind == 1 and len(corners) == 2:
-        return shapely.box(left, top, right, bottom)
-    return _shape(corners, areal=kind != 5)
+_REGIONS = {
+    **{"0": "polygon", "1": "rectangle", "2": "ellipse", "3": "ruler", "4": "arrow", "5": "pin"},
+    **{name: name for name in ("polygon", "rectangle", "ellipse", "ruler", "arrow", "pin")},
+}
+"""ImageScope counts its kinds of regions, HALO names them."""
+
+
+def _region(region: Any, corners: list[Any], name: str, look: dict[str, Any], found: _Found) -> None:
+    """A region: an ellipse and a rectangle may be given by two corners of their box."""
+    kind = _REGIONS.get((region.get("Type") or "0").strip().lower())
+    if kind is None:
+        found.leave(name, f"of the unknown kind {region.get('Type')!r}")
+    elif not corners:
+        found.leave(name, NO_GEOMETRY)
+    elif kind in ("ruler", "arrow"):
+        found.points(name, corners, line=True, **look)
+    elif kind == "pin":
+        found.points(name, corners, **look)
+    else:
+        look["hole"] = region.get("NegativeROA", "0").strip().lower() in ("1", "true")
+        if kind == "ellipse" and len(corners) <= 4:
+            corners = _ellipse(corners)
+        elif kind == "rectangle" and len(corners) == 2:
+            corners = _box(corners)
+        found.polygons(name, [[corners]], **look)
+
+
+def _box(corners: list[Any]) -> list[Any]:
+    """The four corners of a rectangle given by two."""
+    (x, y), (x2, y2) = corners
+    return [(x, y), (x2, y), (x2, y2), (x, y2)]
+
+
+def _ellipse(corners: list[Any]) -> Any:
+    """The outline of an ellipse in the box of some corners."""
+    try:
+        (left, top), (right, bottom) = np.min(_corners(corners), 0), np.max(_corners(corners), 0)
+    except _BadRingError:
+        return corners  # said with the shape
+    angle = np.linspace(0, 2 * np.pi, _ELLIPSE_CORNERS, endpoint=False)
+    x = (left + right) / 2 + (right - left) / 2 * np.cos(angle)
+    y = (top + bottom) / 2 + (bottom - top) / 2 * np.sin(angle)
+    return np.stack([x, y], 1)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json as jsonlib
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from napari_msunet.cli.running import app
 from napari_msunet.cli.source_options import parse_names
-from napari_msunet.config import is_no_class
 from napari_msunet.errors import MsunetError
+from napari_msunet.names import printable
 
 
 @app.command(name="import")
@@ -24,7 +26,7 @@ def import_outlines(
     mpp: float | None = None,
     json: bool = False,
 ) -> None:
-    """Paint outlines of QuPath (GeoJSON), ASAP or ImageScope (XML) into a label store, as strokes that can be undone.
+    """Paint outlines of QuPath (GeoJSON), ASAP, ImageScope or HALO into a label store, as strokes that can be undone.
 
     Parameters
     ----------
@@ -35,9 +37,11 @@ def import_outlines(
     slide : Path
         The slide that was drawn on.
     classes : str
-        For a new store: names of classes 1, 2, ... with commas; without it, the names in the file.
+        For a new store: names of classes 1, 2, ... with commas; without it, the names in the file. Where no shape there
+        has a class, one name takes them all.
     values : str
-        Which name in the file is which class, such as Tumor=gland,Stroma=background; without it, the names themselves.
+        Which name in the file is which class, such as Tumor=gland,Stroma=background; nothing=gland takes shapes without
+        a class. Without it, the names themselves.
     kind : str
         For a new store: annotation (0 is not annotated) or labels (0 is background).
     mpp : float
@@ -45,33 +49,24 @@ def import_outlines(
     json : bool
         Print the result as JSON.
     """
-    from napari_msunet.annotation import import_shapes, read_shapes
-    from napari_msunet.labels import LabelStore, open_labels
+    from napari_msunet.annotation import import_file
     from napari_msunet.slide import open_slide
 
-    found = read_shapes(shapes)
     names = parse_names(values)
     if names == "instances":
         raise MsunetError("--values instances is for masks; give classes, or pairs such as Tumor=gland.")
-    meaning = None if names == "classes" else names
-    if labels.exists():
-        store = open_labels(labels)
-    elif slide is None:
+    if not labels.exists() and slide is None:
         raise MsunetError(f"There is no label store at {labels}; give --slide too, and one is made.")
-    else:
-        drawn = {s.name for s in found if s.areal and s.name}
-        found_names = sorted(set((meaning or {}).values()) or drawn)
-        given = classes.split(",") if classes else [name for name in found_names if not is_no_class(name)]
-        wanted = tuple(c.strip() for c in given)
-        with open_slide(slide, mpp=mpp) as opened:
-            store = LabelStore.create(labels, classes=wanted, kind=kind, slide=opened)
-    with store:
-        left_out = import_shapes(found, store, meaning)
-    painted = sum(s.areal for s in found) - sum(left_out.values())
+    given = None if classes is None else [c.strip() for c in classes.split(",") if c.strip()]
+    with open_slide(slide, mpp=mpp) if slide is not None else nullcontext() as opened:
+        report = import_file(
+            shapes, labels, opened, classes=given, names=None if names == "classes" else names, kind=kind
+        )
     if json:
-        print(jsonlib.dumps({"shapes": painted, "left_out": left_out, "labels": str(labels)}))  # noqa: T201
+        counts = {"shapes": report.painted, "pixels": report.pixels, "left_out": report.unknown, "labels": str(labels)}
+        print(jsonlib.dumps({**counts, "fates": [asdict(fate) for fate in report.fates]}))  # noqa: T201
         return
-    print(f"{painted} shapes were painted into {labels}.")  # noqa: T201
-    if left_out:
-        told = ", ".join(f"{count} called {name or 'nothing'}" for name, count in sorted(left_out.items()))
-        print(f"Left out, for no class has their name: {told}.")  # noqa: T201
+    were = "was" if report.painted == 1 else "were"
+    print(f"{report.counted()} {were} painted into {printable(labels)}: {report.pixels:,} pixels.")  # noqa: T201
+    if report.lost:
+        print(report.losses())  # noqa: T201

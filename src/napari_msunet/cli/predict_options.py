@@ -27,8 +27,8 @@ class PredictOptions:
     region : str
         y,x,height,width in level-0 pixels of the slide; the whole slide without it.
     where : str
-        Only a part: tissue, the polygons of a .geojson file, or the classes of a label store: tissue.ome.zarr, or
-        labels.ome.zarr:gland,stroma for some of them.
+        Only a part: tissue, the areas of a file of outlines (such as .geojson), or the classes of a label store:
+        tissue.ome.zarr, or labels.ome.zarr:gland,stroma for some of them.
     outputs : str
         labels, probabilities, disagreement (between the scales), entropy, instances; with commas.
     probabilities : bool
@@ -75,7 +75,7 @@ class PredictOptions:
 
     def fields(self) -> dict[str, Any]:
         """Fields of `PredictSettings`; `MsunetError` where something cannot be read."""
-        from napari_msunet.slide.given import parse_where
+        from napari_msunet.infer.given import parse_where
 
         same = ("tile", "batch_size", "memory", "tta", "engine", "precision", "compile", "device", "probability_dtype")
         return {

@@ -63,7 +63,7 @@ def _job(
     slides: tuple[Path, ...], out: Path, slide_mpp: float | None, settings: PredictSettings
 ) -> PredictJob | PredictManyJob:
     """One slide, or many where a folder, a table or several were given."""
-    from napari_msunet.slide.given import is_many, slides_given
+    from napari_msunet.infer.given import is_many, slides_given
 
     if not is_many(slides):
         own = {name: getattr(settings, name) for name in PredictSettings.model_fields}

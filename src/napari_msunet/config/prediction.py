@@ -25,11 +25,15 @@ class Drawn(Frozen):
     Attributes
     ----------
     polygons : tuple of rings
-        Each ring a tuple of `(y, x)` points in level-0 pixels of the slide.
+        Each ring a tuple of `(y, x)` points in level-0 pixels of the slide. Those outside the slide are left out, with
+        a message.
+    left_out : str
+        What else stood in the file that the polygons are from, and is not used; it is said when the job begins.
     """
 
     only: Literal["drawn"] = "drawn"
     polygons: tuple[Annotated[tuple[tuple[float, float], ...], Field(min_length=3)], ...] = Field(min_length=1)
+    left_out: str = ""
 
 
 class InClasses(Frozen):

@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-import shapely
 
-from napari_msunet.annotation.painting import class_numbers
-from napari_msunet.annotation.shape_files import DrawnShape, read_shape_file
+from napari_msunet.annotation.fates import ClassedShapes
+from napari_msunet.annotation.shape_files import read_shape_file
 from napari_msunet.config import ModelConfig, ShapesSource, SlideSource
 from napari_msunet.data.folders import Say, some, stem
 from napari_msunet.data.items import Item, check_channels
@@ -16,7 +15,7 @@ from napari_msunet.data.masks import IGNORED
 from napari_msunet.data.shape_truth import ShapeTruth
 from napari_msunet.data.truth import StoreTruth
 from napari_msunet.errors import MissingMppError, SourceError
-from napari_msunet.slide import Slide, open_slide
+from napari_msunet.slide import open_slide
 
 
 def slide_item(source: SlideSource, config: ModelConfig, say: Say) -> Item:
@@ -87,26 +86,15 @@ def shapes_item(source: ShapesSource, config: ModelConfig, say: Say) -> Item:
         slide.close()
         raise MissingMppError(f"{source.slide} does not say how many µm a pixel has; give ShapesSource(mpp=...).")
     names = None if source.values == "classes" else source.values
-    numbered, unknown = class_numbers(drawn.shapes, config.classes, names)
-    if unknown:
-        told = some([f"{count} called {n or 'nothing'}" for n, count in sorted(unknown.items())])
-        say("warning", f"Of the shapes in {source.shapes.name}, no class have, and are left out: {told}.")
-    if not _touches(numbered, slide):
-        raise SourceError(
-            f"No outline in {source.shapes} is a class ({', '.join(config.classes)}) and on {source.slide}, which has "
-            f"{slide.shape[0]} x {slide.shape[1]} pixels; say with `values` which class each name is, or give the "
-            "outlines of this slide."
-        )
+    found = ClassedShapes.of(drawn, config.classes, names)
+    report = found.report((slide.shape[0], slide.shape[1]))
+    found.check(report, config.classes, "the model", (slide.shape[0], slide.shape[1]))
+    if report.lost:
+        say("warning", f"{source.shapes.name}: {report.counted()} are used. {report.losses()}")
     outside = 0 if source.outside == "background" else IGNORED
-    truth = ShapeTruth(numbered, (slide.shape[0], slide.shape[1]), outside, where_mask(slide, source.within))
+    truth = ShapeTruth(found.numbered, (slide.shape[0], slide.shape[1]), outside, where_mask(slide, source.within))
     opener = partial(open_slide, source.slide, mpp=mpp)
     group = source.group or name
     item = Item(name, opener, truth, config.target_mpp, group, source.role, {"slide": slide}, path=source.slide)
     check_channels(item, config.channels)
     return item
-
-
-def _touches(numbered: list[tuple[int, DrawnShape]], slide: Slide) -> bool:
-    """Whether any area lies on the slide."""
-    whole = shapely.box(0, 0, slide.shape[1], slide.shape[0])
-    return any(s.areal and not s.hole and s.geometry.intersects(whole) for _, s in numbered)

@@ -22,6 +22,7 @@ from napari_msunet.infer.seams import seam_meter
 from napari_msunet.infer.setup import Setup, estimate, plan_for, set_up
 from napari_msunet.labels import LabelStore, Run, open_labels
 from napari_msunet.labels.damage import TOLD
+from napari_msunet.labels.where import left_out
 from napari_msunet.models import MSUNet, load_model
 from napari_msunet.slide import Slide, open_slide
 
@@ -108,6 +109,7 @@ def prediction(slide: Slide, models: Models, out: Path, options: PredictOptions)
     """Fill the run of these options in `out`, then merge it, saying what happens."""
     setup = set_up(slide, models, options)
     store, run = open_run(setup, out)
+    yield from (Message(level="warning", text=text) for text in left_out(options.where, setup.mask))
     if run.complete and run.sound:
         yield Message(text=f"The run {run.key} is complete already; nothing was computed again.")
     else:

@@ -63,7 +63,7 @@ def where_mask(slide: Slide, where: Where) -> Mask | None:
     Raises
     ------
     SlideError
-        If a polygon lies outside the slide.
+        If all polygons lie outside the slide.
     StoreError
         If the label store is of another slide, or has no such class.
     """
@@ -189,12 +189,27 @@ class Polygons:
     Raises
     ------
     SlideError
-        If a ring lies outside the slide, encloses nothing or has a coordinate that is no number.
+        If all rings lie outside the slide, or one encloses nothing or has a coordinate that is no number.
+
+    Attributes
+    ----------
+    outside : list of int
+        Rings that lie outside the slide, counted from 1: they are left out.
     """
 
     def __init__(self, extent: tuple[int, int], rings: Sequence[Ring]) -> None:
         self._slide = Grid(extent, (1.0, 1.0))
-        self._rings = [_checked(number, ring, extent) for number, ring in enumerate(rings, start=1)]
+        checked = [_checked(number, ring) for number, ring in enumerate(rings, start=1)]
+        self.outside = [n for n, ring in enumerate(checked, start=1) if _outside(ring, extent)]
+        if len(self.outside) == len(checked):
+            low, high = checked[0].min(0), checked[0].max(0)
+            raise SlideError(
+                f"Polygon 1 (y {low[0]:g} to {high[0]:g}, x {low[1]:g} to {high[1]:g}) lies outside the slide of "
+                f"{extent[0]} x {extent[1]} level-0 pixels (height x width)"
+                + (f", and so do all {len(checked)}" if len(checked) > 1 else "")
+                + "; give corners (y, x) in level-0 pixels."
+            )
+        self._rings = [ring for n, ring in enumerate(checked, start=1) if n not in set(self.outside)]
         self._low = np.array([ring.min(0) for ring in self._rings])
         self._high = np.array([ring.max(0) for ring in self._rings])
         lines = [shapely.linestrings(np.concatenate((ring, ring[:1]))[:, ::-1]) for ring in self._rings]
@@ -310,14 +325,24 @@ def _column(
     return columns
 
 
-def _checked(number: int, ring: Ring, extent: tuple[int, int]) -> npt.NDArray[np.float64]:
+def _checked(number: int, ring: Ring) -> npt.NDArray[np.float64]:
     corners = np.asarray(ring, np.float64)
     if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3 or not np.isfinite(corners).all():
         raise SlideError(f"Polygon {number} is none: give at least three corners (y, x) of finite level-0 pixels.")
-    low, high = corners.min(0), corners.max(0)
-    if (high <= 0).any() or (low >= np.asarray(extent)).any():
-        raise SlideError(
-            f"Polygon {number} (y {low[0]:g} to {high[0]:g}, x {low[1]:g} to {high[1]:g}) lies outside the slide of "
-            f"{extent[0]} x {extent[1]} level-0 pixels (height x width); give corners (y, x) in level-0 pixels."
-        )
     return corners
+
+
+def _outside(ring: npt.NDArray[np.float64], extent: tuple[int, int]) -> bool:
+    return bool((ring.max(0) <= 0).any() or (ring.min(0) >= np.asarray(extent)).any())
+
+
+def left_out(where: Where, mask: Mask | None) -> list[str]:
+    """Sentences about drawn areas that are not used."""
+    said = [where.left_out] if isinstance(where, Drawn) and where.left_out else []
+    if isinstance(mask, Polygons) and mask.outside:
+        count = len(mask.outside)
+        said.append(
+            f"{count} of {len(where.polygons) if isinstance(where, Drawn) else count} areas lie outside the slide and "
+            "are left out; give those of this slide, in its level-0 pixels."
+        )
+    return said

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 
 import shapely
 from pydantic import ValidationError
-from shapely.geometry import shape
 
+from napari_msunet.annotation.fates import ClassedShapes
+from napari_msunet.annotation.painting import Painting
+from napari_msunet.annotation.shape_files import KINDS, ShapeFileError, read_shape_file
 from napari_msunet.config import Drawn, GivenSlide, InClasses, Where, explain
 from napari_msunet.errors import MsunetError
 from napari_msunet.slide.opening import DOUBLE, READABLE
@@ -20,6 +21,7 @@ from napari_msunet.slide.units import parse_mpp
 
 TABLES = frozenset((".csv", ".tsv", ".txt"))
 STORE = ".ome.zarr"
+_OUTLINES = (".geojson", ".json", ".xml", ".annotations")
 
 
 def slides_given(given: Sequence[Path], out: Path) -> tuple[GivenSlide, ...]:
@@ -163,7 +165,7 @@ def _row_fields(table: Path, number: int, values: dict[str, str]) -> dict[str, A
 
 
 def parse_where(text: str, folder: Path = Path()) -> Where:
-    """The part of a slide: ``"all"``, ``"tissue"``, a GeoJSON file, or a label store such as ``labels.ome.zarr:gland``.
+    """The part of a slide: ``"all"``, ``"tissue"``, a file of outlines, or a label store: ``labels.ome.zarr:gland``.
 
     Parameters
     ----------
@@ -178,40 +180,41 @@ def parse_where(text: str, folder: Path = Path()) -> Where:
     """
     if text == "all" or text == "tissue":
         return text  # type: ignore[return-value]  # mypy does not narrow to the literals
-    if text.lower().endswith((".geojson", ".json")):
+    if (folder / text).is_file() or text.lower().endswith(_OUTLINES):
         return drawn(folder / text)
     store, colon, names = text.rpartition(":")
     if not colon or (folder / text).exists() or not store:
         store, names = text, ""
     if not (folder / store).is_dir():
         raise MsunetError(
-            f"--where {text!r} is none of: tissue, a .geojson file that is there, or a label store that is there "
-            "(labels.ome.zarr, or labels.ome.zarr:gland,stroma for some of its classes)."
+            f"--where {text!r} is none of: tissue, a file of outlines that is there ({KINDS}), or a label store "
+            "that is there (labels.ome.zarr, or labels.ome.zarr:gland,stroma for some of its classes)."
         )
     classes = tuple(name.strip() for name in names.split(",") if name.strip())
     return InClasses(labels=folder / store, classes=classes or None)
 
 
 def drawn(path: Path) -> Drawn:
-    """The polygons of a GeoJSON file, as QuPath writes it: x, y in level-0 pixels; holes are left out.
+    """The areas in a file of outlines, read as `import` and training read them; of whatever class.
 
     Raises
     ------
-    MsunetError
-        If it cannot be read or holds no polygon.
+    ShapeFileError
+        If it cannot be read or holds no area.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf8"))
-        items = found if isinstance(found, list) else found.get("features", [found])
-        shapes = [shape(item.get("geometry", item)) for item in items]
-    except OSError as error:
-        raise MsunetError(f"{path} cannot be read ({error.strerror}); give a GeoJSON file of polygons.") from error
-    except (ValueError, TypeError, AttributeError, KeyError, shapely.errors.ShapelyError) as error:
-        raise MsunetError(f"{path} is no GeoJSON that can be read ({error}); export it again.") from error
-    solid = [piece for one in shapes for piece in _without_holes(shapely.make_valid(one))]
+    file = read_shape_file(path)
+    areas = ClassedShapes(file, [(1, s) for s in file.shapes if s.areal], {})
+    painting = Painting(areas.numbered)
+    report = areas.report(None, painting)
+    solid = [p for s in sorted(painting.shapes) for p in _without_holes(s.geometry)]
     if not solid:
-        raise MsunetError(f"{path} holds no polygon; draw the part that is wanted and export it as GeoJSON.")
-    return Drawn(polygons=tuple(tuple((y, x) for x, y in piece.exterior.coords[:-1]) for piece in solid))
+        why = f" {report.losses()}" if report.lost else ""
+        raise ShapeFileError(
+            f"{path} holds no area.{why} Draw the part that is wanted as a polygon, and export it again."
+        )
+    polygons = tuple(tuple((y, x) for x, y in piece.exterior.coords[:-1]) for piece in solid)
+    lost = [f for f in report.fates if f.fate == "left out" or f.repaired]
+    return Drawn(polygons=polygons, left_out=f"{path.name}: {report.losses()}" if lost else "")
 
 
 def _without_holes(area: Any) -> list[Any]:
