@@ -139,7 +139,7 @@ def folder_items(source: FolderSource, config: ModelConfig, say: Say) -> list[It
 
     with ThreadPoolExecutor(2) as pool:
         items = list(pool.map(make, pairs))
-    _say_stretched(items, source.masks, config, say)
+    _say_readings(items, source.masks, config, say)
     return items
 
 
@@ -177,7 +177,7 @@ def table_items(source: TableSource, config: ModelConfig, say: Say) -> list[Item
 
     with ThreadPoolExecutor(2) as pool:
         items = list(pool.map(make, rows))
-    _say_stretched(items, source.table, config, say)
+    _say_readings(items, source.table, config, say)
     return items
 
 
@@ -194,10 +194,24 @@ def _inside(table: Path, text: str) -> Path:
     return path
 
 
-def _say_stretched(items: list[Item], where: Path, config: ModelConfig, say: Say) -> None:
+def _say_readings(items: list[Item], where: Path, config: ModelConfig, say: Say) -> None:
     stretched = [i.name for i in items if isinstance(i.truth, MaskTruth) and i.truth.stretched]
     if stretched:
         say("info", f"Masks in {where} hold 0 and 255: 255 was read as {config.classes[0]} ({some(stretched)}).")
+    doubts: dict[str, list[str]] = {}
+    for item in items:
+        if isinstance(item.truth, MaskTruth):
+            if item.truth.doubt is not None:
+                doubts.setdefault(item.truth.doubt, []).append(item.truth.path.name)
+            elif item.truth.turned != item.truth.orientation:
+                doubts.setdefault(
+                    f"is turned by its orientation tag {item.truth.orientation}, and its image by {item.truth.turned}: "
+                    "both were turned as they say; if the mask lies wrongly on the image, remove the tag from the one "
+                    "that has it",
+                    [],
+                ).append(item.truth.path.name)
+    for doubt, names in doubts.items():
+        say("warning", f"The mask {some(names)} in {where} {doubt}.")
 
 
 def _pair(
@@ -210,7 +224,7 @@ def _pair(
             raise MissingMppError(
                 f"{image} does not say how many µm a pixel has; give `mpp`, or a table with a column mpp."
             )
-        truth = MaskTruth(mask, (slide.shape[0], slide.shape[1]), source.values, config.classes)
+        truth = MaskTruth(mask, (slide.shape[0], slide.shape[1]), source.values, config.classes, slide.turned)
         truth.mask()
     item = Item(name, opener, truth, config.target_mpp, group, source.role, path=image)
     check_channels(item, config.channels)

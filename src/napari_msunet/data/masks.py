@@ -1,15 +1,15 @@
-"""Masks as files and as numbers: reading them, turning their values into classes, bringing them to another grid."""
+"""Masks as numbers: which reading of a file is meant, its values as classes, and bringing them to another grid."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_msunet.config import MaskValues
+from napari_msunet.data.mask_files import AS_STORED, MaskFile, read_mask
 from napari_msunet.errors import SourceError
 from napari_msunet.geometry import Grid, Window, footprints
 from napari_msunet.slide.resample import settled_ratio
@@ -17,80 +17,73 @@ from napari_msunet.slide.resample import settled_ratio
 IGNORED = 255
 """The truth of a pixel that counts neither in the loss nor in a score."""
 
+__all__ = ["IGNORED", "ChosenMask", "Mask", "choose_reading", "class_numbers", "majority", "read_mask"]
+
 _TIE = 1e-9
 
 Mask = npt.NDArray[np.uint8]
 
 
-def read_mask(path: Path) -> npt.NDArray[Any]:
-    """A mask file as whole numbers.
+class ChosenMask(NamedTuple):
+    """A mask as it was read.
 
-    Parameters
+    Attributes
     ----------
-    path : Path
-        PNG, JPEG, BMP, TIFF or ``.npy``. A palette image gives its indices; a colour image must be grey.
+    numbers : (h, w) array of integers
+        The file's own.
+    truth : (h, w) uint8
+        0 background, 1..K classes, 255 ignored.
+    stretched : bool
+        Whether 255 was read as the only class.
+    doubt : str, optional
+        How else it could have been read, as a sentence without its subject.
+    orientation : int
+        The mask's orientation tag.
+    """
 
-    Returns
-    -------
-    (h, w) array of integers
+    numbers: npt.NDArray[Any]
+    truth: Mask
+    stretched: bool
+    doubt: str | None
+    orientation: int
+
+
+def choose_reading(file: MaskFile, values: MaskValues, classes: tuple[str, ...], name: str) -> ChosenMask:
+    """The reading of a mask that fits what its values are said to mean, and the doubt where another one fits, too.
 
     Raises
     ------
     SourceError
-        If the file cannot be read, has colours, or values that are no whole numbers.
+        If none fits, or only a person can say which is meant.
     """
-    try:
-        values = _pixels(path)
-    except Exception as error:  # readers raise what they like on a damaged file
-        raise SourceError(f"The mask {path} cannot be read as an image: {error}") from error
-    if values.ndim == 3 and values.shape[2] in (1, 3, 4):
-        colours = values[..., :3]
-        if (colours != colours[..., :1]).any():
-            raise SourceError(f"The mask {path} is a colour image; save it with one channel of class numbers.")
-        values = values[..., 0]
-    if values.ndim != 2:
-        raise SourceError(f"The mask {path} has the shape {values.shape}; give one image of height x width.")
-    if values.dtype.kind == "b":
-        return values.astype(np.uint8)
-    if values.dtype.kind == "f":
-        if not np.array_equal(values, np.round(values)):
-            raise SourceError(f"The mask {path} holds fractions; save it as whole class numbers.")
-        return values.astype(np.int64)
-    return values
-
-
-def _pixels(path: Path) -> npt.NDArray[Any]:
-    """Whatever the file holds, as an array."""
-    ending = path.suffix.lower()
-    if ending == ".npy":
-        return np.asarray(np.load(path, allow_pickle=False))
-    if ending in (".tif", ".tiff"):
-        import tifffile
-
-        return np.squeeze(np.asarray(tifffile.imread(path)))
-    from PIL import Image
-
-    with warnings.catch_warnings():
-        # A large mask is no attack; above twice its limit Pillow still refuses, and that becomes a sentence.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(path) as image:
-            return np.asarray(image)
-
-
-def mask_shape(path: Path) -> tuple[int, int] | None:
-    """Height and width by the file's header alone; None where only reading it all would tell."""
-    ending = path.suffix.lower()
-    if ending in (".npy", ".tif", ".tiff"):
-        return None
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return image.height, image.width
-    except Exception as error:  # as above
-        raise SourceError(f"The mask {path} cannot be read as an image: {error}") from error
+    named = isinstance(values, Mapping)
+    if file.unsure is not None and not named:
+        raise SourceError(f"The mask {name} can be read in two ways: {file.unsure}.")
+    if file.lossy and values == "instances":
+        raise SourceError(f"The instance mask {name} is a JPEG, which changes numbers; save it as PNG or TIFF.")
+    readings = list(file.readings)
+    if named and file.white_is_zero:
+        readings = [r for r in readings if r.words == AS_STORED] or readings
+    if values == "instances" and any((r.numbers == 0).any() for r in readings):
+        readings = [r for r in readings if (r.numbers == 0).any()]  # some pixel is background
+    refused: SourceError | None = None
+    fitting = []
+    for reading in readings:
+        try:
+            fitting.append((reading, *class_numbers(reading.numbers, values, classes, name)))
+        except SourceError as error:
+            refused = refused or error
+    if refused is not None and (not fitting or (fitting[0][0].asked_only and not named)):
+        raise refused
+    best, truth, stretched = fitting[0]
+    other = next((r for r, t, _ in fitting[1:] if not np.array_equal(t, truth)), None)
+    doubt = None
+    if other is not None:
+        doubt = (
+            f"can be read in two ways: {best.words}, which was done, and {other.words}; if that is wrong, say which "
+            'class each number is ("values"), or save masks as plain grey numbers'
+        )
+    return ChosenMask(best.numbers, truth, stretched, doubt, file.orientation)
 
 
 def class_numbers(

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from scipy.ndimage import label
 
 from napari_msunet.config import MaskValues
-from napari_msunet.data.masks import IGNORED, Mask, class_numbers, majority, read_mask
+from napari_msunet.data.mask_files import read_mask_file
+from napari_msunet.data.masks import IGNORED, ChosenMask, Mask, choose_reading, majority
 from napari_msunet.errors import SourceError
 from napari_msunet.geometry import Grid, Region, Window
 
@@ -141,26 +142,53 @@ class WholeTruth:
 
 
 class MaskTruth(WholeTruth):
-    """The truth of a mask file."""
+    """The truth of a mask file; `turned` is the orientation tag by which its image is turned.
 
-    def __init__(self, path: Path, extent: tuple[int, int], values: MaskValues, classes: tuple[str, ...]) -> None:
+    Attributes
+    ----------
+    stretched : bool
+        Whether 255 was read as the only class.
+    doubt : str, optional
+        How else it could have been read, as a sentence without its subject.
+    orientation : int
+        The mask's own orientation tag, which it is turned by.
+    """
+
+    def __init__(
+        self, path: Path, extent: tuple[int, int], values: MaskValues, classes: tuple[str, ...], turned: int = 1
+    ) -> None:
         super().__init__(self._read_file, extent, str(path))
+        self.turned = turned
         self.path = path
         self.stretched = False
+        self.doubt: str | None = None
+        self.orientation = 1
         self._values = values
         self._classes = classes
 
     def _read_file(self) -> Mask:
-        raw = read_mask(self.path)
-        self._check(raw.shape)  # before its values are looked at
-        numbers, self.stretched = class_numbers(raw, self._values, self._classes, self.name)
-        return numbers
+        chosen = self._chosen()
+        self.stretched, self.doubt, self.orientation = chosen.stretched, chosen.doubt, chosen.orientation
+        return chosen.truth
+
+    def _chosen(self) -> ChosenMask:
+        file = read_mask_file(self.path)
+        try:
+            self._check(file.readings[0].numbers.shape)  # before its values are looked at
+        except SourceError as error:
+            if self.turned == file.orientation:
+                raise
+            raise SourceError(
+                f"{str(error).rstrip('.')}, or remove the orientation tag: it is {self.turned} in the image and "
+                f"{file.orientation} in the mask, and both are turned accordingly."
+            ) from None
+        return choose_reading(file, self._values, self._classes, self.name)
 
     def instances(self) -> npt.NDArray[np.int64]:
         """`(h, w)` numbers of the objects, 0 outside: the mask's own where it has more than one, else its pieces."""
         if self._values != "instances":
             return super().instances()
-        own = read_mask(self.path).astype(np.int64)
+        own = self._chosen().numbers.astype(np.int64)
         return own if len(np.unique(own[own > 0])) > 1 else super().instances()
 
 

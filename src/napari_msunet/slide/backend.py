@@ -68,6 +68,8 @@ class Backend(ABC):
     info: SlideInfo
     samples: Samples | None = None
     """How the file codes its pixels; None where they are plain numbers or colours."""
+    turned: int = 1
+    """The orientation tag that the image is turned by; 1 is none."""
     planes: int = 1
     """Planes of this size in the file (time, depth, pages), of which the first is read."""
 

@@ -74,7 +74,9 @@ def open_slide(
     given_mpp(mpp)
     where = Path(path)
     _check_numbers(kind, value_range)
-    return Slide(_backend(where), where, mpp, lambda: path_identity(where), lambda: _backend(where), kind, value_range)
+    return Slide(
+        open_backend(where), where, mpp, lambda: path_identity(where), lambda: open_backend(where), kind, value_range
+    )
 
 
 def slide_from_array(
@@ -116,8 +118,8 @@ def _check_numbers(kind: object, value_range: object) -> None:
         checked_range(value_range)
 
 
-def _backend(path: Path) -> Backend:
-    """The reader of a file or folder."""
+def open_backend(path: Path) -> Backend:
+    """The reader of a file or folder; raises SlideError as `open_slide`."""
     if not path.exists():
         raise SlideError(f"{path} is not there; give the path of {KINDS}.")
     if path.is_dir():

@@ -64,6 +64,7 @@ class RasterBackend(Backend):
                 self.samples = samples = _samples(image, path)
                 self._mode = image.mode
                 self._turn = turn(_orientation(image, path))
+                self.turned = self._turn.number
             except (OSError, ValueError, SyntaxError) as error:
                 raise error if isinstance(error, SlideError) else damaged(path, error) from error
             dpi = image.info.get("dpi")

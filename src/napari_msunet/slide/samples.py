@@ -148,13 +148,13 @@ class Samples:
         elif self.transparent is not None:
             clear = (stored == np.asarray(self.transparent, stored.dtype)).all(-1, keepdims=True)
             opacity = np.where(clear, 0, 2**self.bits - 1).astype(stored.dtype)
-        colours = self._colours(colours)
+        colours = self.colours(colours)
         if opacity is None:
             return np.ascontiguousarray(colours.astype(self.image_dtype, copy=False))
         return self._laid(colours, self._scaled(opacity))
 
-    def _colours(self, stored: Pixels) -> Pixels:
-        """Grey, or red, green and blue, in 0..top."""
+    def colours(self, stored: Pixels) -> Pixels:
+        """Grey, or red, green and blue, in 0..top, of samples `(h, w, ...)` without transparency."""
         if self.space == "ycbcr":
             return self._whole(from_ycbcr(stored.astype(np.float64), self.luma, self._reference()))
         if self.space == "cmyk":

@@ -78,6 +78,10 @@ class Slide:
         Of `numbers`: the values that are black (0) and white (1).
     background : (c,) array
         Colour outside the slide, in the slide's dtype.
+    notes : tuple of str
+        What was done to the pixels, as sentences: turned, colours of another coding, the first of several planes.
+    turned : int
+        The orientation tag that it is turned by; 1 is none.
     identity : str
         A hash of the content: the same for a copy or a moved file.
     """
@@ -109,6 +113,7 @@ class Slide:
         self.downsamples = tuple(level.downsample for level in info.levels)
         self.channels = info.channels
         self.properties = dict(info.properties)
+        self.notes, self.turned = info.notes, backend.turned
 
     def __repr__(self) -> str:
         where = "array" if self.path is None else self.path.name

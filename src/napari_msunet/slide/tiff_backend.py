@@ -94,6 +94,7 @@ class TiffBackend(Backend):
         asked = turn(page.tags.valueof(TAG, 1))
         whole_slide = self._file.is_ome or self._file.is_qpi
         self._turn = AS_STORED if whole_slide else asked
+        self.turned = self._turn.number
         count, dtype = samples.channels, samples.image_dtype
         levels = []
         self._shapes = [(array.shape[self._y], array.shape[self._x]) for array in self._arrays]
@@ -105,6 +106,8 @@ class TiffBackend(Backend):
             levels.append(Level(shape, level_downsample(full, shape), chunk))
         names = RGB if samples.colour else channel_names(self._file, series, count) or default_channels(count, False)
         properties = {"axes": axes, "kind": series.kind, "compression": str(getattr(page.compression, "name", ""))}
+        if page.software:
+            properties["software"] = str(page.software)
         mpp = tiff_mpp(self._file, series)
         notes = (*turn_note(asked, not whole_slide), *samples.notes())
         if self.planes > 1:

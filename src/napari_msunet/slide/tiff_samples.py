@@ -60,6 +60,9 @@ def tiff_samples(path: Path, page: Any, series: Any) -> Samples:
         if space not in ("rgb", "gray") or any(kind in ALPHA for kind in kinds):
             raise not_supported(path, f"{_named(space)} with {own} samples a pixel")
         return Samples("plain", stored, count, bits)
+    reference = _ratios(page, "ReferenceBlackWhite", 6)
+    if reference is not None and bits > 8 and max(reference) < 256:
+        reference = None  # of 8 bits: programs write it whatever the samples are
     samples = Samples(
         space,
         stored,
@@ -69,7 +72,7 @@ def tiff_samples(path: Path, page: Any, series: Any) -> Samples:
         palette=_palette(path, page) if space == "palette" else None,
         alpha=alpha,
         luma=_ratios(page, "YCbCrCoefficients", 3) or LUMA,
-        reference=_ratios(page, "ReferenceBlackWhite", 6),
+        reference=reference,
     )
     if space == "palette" and alpha is not None:
         raise not_supported(path, "a palette with transparency")
