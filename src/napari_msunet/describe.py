@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from napari_msunet.annotation import read_shape_file
 from napari_msunet.errors import MsunetError, StoreError
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.damage import told
 from napari_msunet.labels.metadata import load_info
 from napari_msunet.slide import open_slide
+
+OUTLINES = (".geojson", ".json", ".xml", ".annotations")
+"""Endings of files of outlines."""
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -26,6 +31,8 @@ def describe(path: Path) -> dict[str, Any]:
         return {"is": "model", **_model(path)}
     if path.is_dir() and _is_store(path):
         return {"is": "label store", **_store(open_labels(path))}
+    if path.suffix.lower() in OUTLINES:
+        return {"is": "outlines", **_outlines(path)}
     return {"is": "slide", **_slide(path)}
 
 
@@ -40,8 +47,20 @@ def _is_store(path: Path) -> bool:
     return True
 
 
+def _outlines(path: Path) -> dict[str, Any]:
+    found = read_shape_file(path)
+    names = Counter(shape.name or "without a class" for shape in found.shapes)
+    return {
+        "path": str(path),
+        "shapes": len(found.shapes),
+        "classes": [f"{name}: {count}" for name, count in sorted(names.items())],
+        "use": "napari-msunet import, with the slide that they lie on",
+    }
+
+
 def _slide(path: Path) -> dict[str, Any]:
     with open_slide(path) as slide:
+        slide.check_levels()
         height, width, channels = slide.shape
         unknown = f"unknown: {slide.mpp_note or 'the file does not say it'}"
         mpp = unknown if slide.mpp is None else list(slide.mpp)
@@ -54,6 +73,7 @@ def _slide(path: Path) -> dict[str, Any]:
             "um_per_pixel": mpp,
             "downsamples": [round(float(y), 4) for y, _ in slide.downsamples],
             "background": slide.background.tolist(),
+            **({"read_as": list(slide.notes)} if slide.notes else {}),
             "identity": slide.identity,
         }
 

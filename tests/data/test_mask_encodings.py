@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tifffile
+from image_writing import png_of, write_bits
 from PIL import Image
 
 from napari_msunet.config import FolderSource, ModelConfig, UNetConfig
@@ -41,6 +42,9 @@ def exif(number):
     return {"exif": found}
 
 
+GREYS = np.array([[0, 65535]] * 3)
+COLOURS = np.zeros((3, 16), int)
+COLOURS[0, 1] = 50000
 BLACK, SNOW, RED = (0, 0, 0), (255, 255, 255), (200, 0, 0)
 FULL = np.full(CELL.shape, 255, np.uint8)
 # name: how it is written, and whether another reading is possible
@@ -79,6 +83,14 @@ ONE_CLASS = {
     "turned.png": (lambda p: png(p, np.ascontiguousarray(WHITE[::-1, ::-1]), **exif(3)), False),
     "lying.png": (lambda p: png(p, np.ascontiguousarray(np.rot90(WHITE)), **exif(6)), False),
     "lying.tif": (lambda p: tiff(p, np.rot90(WHITE), extratags=[(274, 3, 1, 6, True)]), False),
+    "palette of one bit.tif": (lambda p: write_bits(p, CELL.astype(np.uint8), 1, 3, COLOURS[:, :2]), False),
+    "palette of four bits.tif": (lambda p: write_bits(p, CELL.astype(np.uint8), 4, 3, COLOURS), False),
+    "palette of sixteen bits.tif": (lambda p: write_bits(p, CELL.astype(int), 16, 3, np.tile(COLOURS, 4096)), False),
+    "turned palette of one bit.tif": (lambda p: write_bits(p, (~CELL).astype(np.uint8), 1, 3, GREYS[:, ::-1]), True),
+    "four bits.tif": (lambda p: write_bits(p, CELL.astype(np.uint8), 4, 1), False),
+    "four bits, white.tif": (lambda p: write_bits(p, CELL.astype(np.uint8) * 15, 4, 1), False),
+    "two bits, white.png": (lambda p: p.write_bytes(png_of(2, 0, CELL.astype(np.uint8) * 3)), False),
+    "four bits.png": (lambda p: p.write_bytes(png_of(4, 0, CELL.astype(np.uint8))), False),
     "array.npy": (lambda p: np.save(p, CELL), False),
 }
 

@@ -111,7 +111,8 @@ def read_mask_file(path: Path) -> MaskFile:
     if samples is None or samples.space == "plain":
         found = [Reading(_whole(_plain(stored, path), path), AS_STORED)]
     elif samples.palette is not None:
-        found, unsure = _of_palette(stored[..., 0], samples.palette, samples.opacity)
+        places = stored[..., 0].astype(np.uint8) if stored.dtype == bool else stored[..., 0]
+        found, unsure = _of_palette(places, samples.palette, samples.opacity)
     else:
         found = list(_of_samples(stored, samples, path, properties.get("kind") == "imagej"))
         if samples.white_is_zero and samples.bits == 1 and properties.get("software") == "tifffile.py":

@@ -13,6 +13,7 @@ from napari_msunet.config.base import Kind, ValueRange
 from napari_msunet.errors import SlideError
 from napari_msunet.slide.array_backend import ArrayBackend
 from napari_msunet.slide.backend import Backend
+from napari_msunet.slide.foreign import START, check_foreign
 from napari_msunet.slide.identity import METADATA, path_identity
 from napari_msunet.slide.numbers import checked_kind, checked_range
 from napari_msunet.slide.openslide_backend import OpenSlideBackend
@@ -128,14 +129,14 @@ def open_backend(path: Path) -> Backend:
         return ZarrBackend(path)
     try:
         with path.open("rb") as file:
-            start = file.read(132)
+            start = file.read(START)
         vendor = openslide.OpenSlide.detect_format(path)
     except OSError as error:
         raise SlideError(f"{path} cannot be opened ({error.strerror}); check its permissions.") from error
     except openslide.OpenSlideError:
         vendor = None
-    if start[128:] == b"DICM" or vendor == "dicom":
-        raise SlideError(f"{path} is a DICOM file, which cannot be read yet; convert it to OME-TIFF or OME-Zarr.")
+    if vendor in (None, "generic-tiff", "dicom"):
+        check_foreign(path, start)
     if vendor not in (None, "generic-tiff"):
         return OpenSlideBackend(path)
     if path.suffix.lower() == ".mrxs":

@@ -10,6 +10,7 @@ from threading import Lock
 
 import numpy as np
 import openslide
+import tifffile
 from PIL.Image import Image
 
 from napari_msunet.errors import SlideError
@@ -24,6 +25,8 @@ from napari_msunet.slide.backend import (
     level_downsample,
     on_background,
 )
+from napari_msunet.slide.foreign import is_unsupported
+from napari_msunet.slide.orientation import TAG, turn, turn_note
 
 TILE_CACHE_BYTES = 32 << 20
 WAVELENGTH = re.compile(r"(Excitation|Emission)WaveLength=\d")
@@ -71,6 +74,7 @@ class OpenSlideBackend(Backend):
             _background(properties),
             properties,
             "fluorescence" if _fluorescent(properties) else None,
+            notes=turn_note(turn(_orientation(path)), heeded=False),
         )
         # what a slide's sparse levels leave out is transparent
         self._ground = self.info.background if self.info.background is not None else _ground(properties)
@@ -106,10 +110,21 @@ class OpenSlideBackend(Backend):
         self._slide.close()
 
 
+def _orientation(path: Path) -> object:
+    """The orientation tag of a slide that is a TIFF file; OpenSlide does not follow it."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            return file.pages[0].tags.valueof(TAG, 1)
+    except Exception:  # no TIFF, or a damaged one: reading will tell
+        return 1
+
+
 def damaged(path: Path, error: BaseException, where: str = "") -> SlideError:
     """The one sentence about a file whose pixels cannot be read; `where`: which of them."""
     detail = (str(error) or type(error).__name__).splitlines()[0].replace(str(path), "").strip(" .:,")
     detail += f"; {where}" if where else ""
+    if is_unsupported(error):
+        return SlideError(f"{path} is not supported: {detail}; convert it to TIFF or OME-Zarr.")
     return SlideError(
         f"{path} cannot be read, the file is damaged or cut short ({detail}); copy it from its source again."
     )

@@ -19,10 +19,10 @@ from napari_msunet.slide.backend import (
     SlideInfo,
     default_channels,
 )
+from napari_msunet.slide.foreign import jpeg_of_another_kind, not_supported
 from napari_msunet.slide.openslide_backend import damaged
 from napari_msunet.slide.orientation import TAG, turn, turn_note
 from napari_msunet.slide.samples import Samples, Space
-from napari_msunet.slide.tiff_samples import not_supported
 from napari_msunet.slide.units import inches
 
 FORMATS = ("PNG", "JPEG", "BMP")
@@ -91,7 +91,13 @@ class RasterBackend(Backend):
                 f"{self._path} has too many pixels to decode at once; save it as a tiled TIFF or OME-Zarr."
             ) from error
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-            raise damaged(self._path, error) from error
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> SlideError:
+        with self._path.open("rb") as file:
+            start = file.read(2)
+        kind = jpeg_of_another_kind(self._path) if start == b"\xff\xd8" else None
+        return damaged(self._path, error) if kind is None else not_supported(self._path, f"a {kind}")
 
     def read_stored(self, level: int, cy: int, cx: int) -> Pixels:
         assert self.samples is not None
@@ -106,7 +112,7 @@ class RasterBackend(Backend):
         except (OSError, ValueError, SyntaxError, RuntimeError) as error:
             if isinstance(error, SlideError):
                 raise
-            raise damaged(self._path, error) from error
+            raise self._unreadable(error) from error
         pixels = pixels.reshape(*pixels.shape[:2], -1)[..., : self.samples.count]
         return self._turn.pixels(pixels)
 

@@ -195,6 +195,25 @@ class Slide:
             )
         return arrays
 
+    def check_levels(self) -> None:
+        """Read the first, the middle and the last chunk of each level.
+
+        Raises
+        ------
+        SlideError
+            If one cannot be read, with the number of its level.
+        """
+        for number, level in enumerate(self._backend.info.levels):
+            rows, columns = level.chunks
+            for cy, cx in dict.fromkeys(((rows // 2, columns // 2), (0, 0), (rows - 1, columns - 1))):
+                try:
+                    self._chunk(number, cy, cx)
+                except SlideError as error:
+                    text = str(error)
+                    if number and str(self.path) in text:
+                        text = f"{text.rstrip('.')} (found at level {number} of its pyramid)."
+                    raise type(error)(text) from error
+
     def grid(self, mpp: float | tuple[float, float] | None = None) -> Grid:
         """The grid over this slide whose pixels are `mpp` µm.
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from napari_msunet.errors import SlideError
+from napari_msunet.slide.foreign import not_supported
 from napari_msunet.slide.samples import BASE, LUMA, NAMES, Alpha, Samples, Space
 
 SPACES: dict[int, Space] = {
@@ -24,13 +24,6 @@ AS_RGB = (50001, 34927)
 
 ALPHA: dict[int, Alpha] = {1: "premultiplied", 2: "straight"}
 """ExtraSamples."""
-
-
-def not_supported(path: Path, what: str, instead: str = "") -> SlideError:
-    """The one sentence about a sound file that cannot be read."""
-    return SlideError(
-        f"{path} is not supported: it holds {what}; {instead or 'save it as RGB or grey of 8 or 16 bits'}."
-    )
 
 
 def tiff_samples(path: Path, page: Any, series: Any) -> Samples:
