@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_msunet.config import (
+        AutoModel,
         EncoderConfig,
         EvaluateJob,
+        ExperimentJob,
         ExportJob,
         FolderSource,
         HRNetConfig,
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from napari_msunet.errors import MissingMppError, MsunetError, StoreLockedError
     from napari_msunet.geometry import Region
     from napari_msunet.infer import predict
-    from napari_msunet.jobs import cross_validate, evaluate, export, job_from_json, measure, run, train
+    from napari_msunet.jobs import cross_validate, evaluate, experiment, export, job_from_json, measure, run, train
     from napari_msunet.labels import LabelStore, open_labels, review_queue, tissue_labels
     from napari_msunet.models import MSUNet, build_model, load_model, save_model
     from napari_msunet.retraining import retraining_job
@@ -41,13 +43,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "config": (
-        "EncoderConfig EvaluateJob ExportJob FolderSource HRNetConfig LinkNetConfig LossConfig MeasureJob ModelConfig "
-        "PredictJob PyramidJob SlideSource TrainJob UNetConfig"
+        "AutoModel EncoderConfig EvaluateJob ExperimentJob ExportJob FolderSource HRNetConfig LinkNetConfig LossConfig "
+        "MeasureJob ModelConfig PredictJob PyramidJob SlideSource TrainJob UNetConfig"
     ),
     "errors": "MissingMppError MsunetError StoreLockedError",
     "geometry": "Region",
     "infer": "predict",
-    "jobs": "cross_validate evaluate export job_from_json measure run train",
+    "jobs": "cross_validate evaluate experiment export job_from_json measure run train",
     "labels": "LabelStore open_labels review_queue tissue_labels",
     "models": "MSUNet build_model load_model save_model",
     "retraining": "retraining_job",
@@ -56,8 +58,10 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
+    "AutoModel",
     "EncoderConfig",
     "EvaluateJob",
+    "ExperimentJob",
     "ExportJob",
     "FolderSource",
     "HRNetConfig",
@@ -81,6 +85,7 @@ __all__ = [
     "build_pyramid",
     "cross_validate",
     "evaluate",
+    "experiment",
     "export",
     "job_from_json",
     "load_model",

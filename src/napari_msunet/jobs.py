@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from napari_msunet.config import (
     CrossValidateJob,
     EvaluateJob,
+    ExperimentJob,
     ExportJob,
     Job,
     MeasureJob,
@@ -65,6 +66,10 @@ def run(job: Job) -> Iterator[Event]:
         from napari_msunet.train.crossval import crossval_events
 
         yield from crossval_events(job)
+    elif isinstance(job, ExperimentJob):
+        from napari_msunet.train.experiments import experiment_events
+
+        yield from experiment_events(job)
     elif isinstance(job, PreviewAugmentationJob):
         from napari_msunet.train.augmentation_preview import augmentation_preview_events
 
@@ -209,6 +214,14 @@ class CrossValidateResult:
 
 
 @dataclass(frozen=True)
+class ExperimentResult:
+    """What an experiment gives: `report` as plain values (variants, differences, trials), and the `files`."""
+
+    report: dict[str, Any]
+    files: dict[str, Path]
+
+
+@dataclass(frozen=True)
 class MeasureResult:
     """What measuring gives: one row of `classes` per class (area in µm²), and the CSV `files` it wrote."""
 
@@ -253,6 +266,12 @@ def cross_validate(job: CrossValidateJob, on_event: Listener | None = None) -> C
     files = _paths(result)
     models = tuple(files[f"model{n}"] for n in range(1, job.folds + 1))
     return CrossValidateResult(result.values, models, files)
+
+
+def experiment(job: ExperimentJob, on_event: Listener | None = None) -> ExperimentResult:
+    """Compare variants of a training, and wait for it; `on_event` is called with each event."""
+    result = _finish(job, on_event)
+    return ExperimentResult(result.values, _paths(result))
 
 
 def measure(job: MeasureJob, on_event: Listener | None = None) -> MeasureResult:

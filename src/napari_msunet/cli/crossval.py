@@ -1,4 +1,4 @@
-"""The verbs `crossval` and `preview`: training for each fold, and a look at what a training will see."""
+"""The verbs `crossval`, `experiment` and `preview`: trainings compared, and a look at what a training will see."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from napari_msunet.cli.options import RunOptions
 from napari_msunet.cli.running import app, run_or_print
 from napari_msunet.cli.source_options import SourceOptions
 from napari_msunet.cli.train_options import ModelOptions, TrainOptions
-from napari_msunet.config import CrossValidateJob, PreviewAugmentationJob
+from napari_msunet.config import CrossValidateJob, ExperimentJob, PreviewAugmentationJob
+from napari_msunet.errors import MsunetError
 
 _SOURCES, _MODEL, _TRAINING, _RUN = SourceOptions(), ModelOptions(), TrainOptions(), RunOptions()
 
@@ -36,11 +37,36 @@ def crossval(
         How many.
     """
     found = sources.sources()
-    config = model.config(classes, sources.mpp)
+    config = model.config(classes)
 
     def build() -> CrossValidateJob:
         job = training.job(config, found, out).model_copy(update={"resume": False})
         return CrossValidateJob(training=job, folds=folds, out=out, resume=training.resume)
+
+    run_or_print(build, options)
+
+
+@app.command
+def experiment(file: Path, *, out: Path | None = None, resume: bool = False, options: RunOptions = _RUN) -> None:
+    """Compare variants of a training on the same folds and seeds, in equal processor time.
+
+    Parameters
+    ----------
+    file : Path
+        A JSON file: the training (as `train --print-job` prints it), the variants, folds, seeds and seconds.
+    out : Path
+        Folder for trials, table.csv, report.json and report.md; without it, the file's.
+    resume : bool
+        Go on with the experiment in the folder where it stopped.
+    """
+    from napari_msunet.jobs import job_from_json
+
+    def build() -> ExperimentJob:
+        job = job_from_json(file)
+        if not isinstance(job, ExperimentJob):
+            raise MsunetError(f"{file} is a job of another kind ({job.job}); give one whose job is experiment.")
+        changes = {"resume": resume or job.resume} | ({} if out is None else {"out": out})
+        return job.model_copy(update=changes)
 
     run_or_print(build, options)
 
@@ -71,7 +97,7 @@ def preview(
         How many random changes of each.
     """
     found = sources.sources()
-    config = model.config(classes, sources.mpp)
+    config = model.config(classes)
     run_or_print(
         lambda: PreviewAugmentationJob(
             training=training.job(config, found, out), count=count, variants=variants, out=out

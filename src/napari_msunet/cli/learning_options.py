@@ -81,7 +81,8 @@ class LearningOptions(DataOptions):
     recalibrate : bool
         Re-estimate batch-norm statistics before each validation.
     stop_after : int
-        Epochs without a better --stop-metric after which training stops.
+        Epochs without a better --stop-metric after which training stops; without it never where there is a
+        --time-limit, else 25.
     stop_metric : str
         What early stopping looks at.
     min_delta : float
@@ -103,7 +104,7 @@ class LearningOptions(DataOptions):
     weight_decay: float = _OPTIMISER["weight_decay"].default
     momentum: Optional[float] = None  # noqa: UP045
     nesterov: bool = False
-    schedule: Schedule = "plateau"
+    schedule: Schedule = _OPTIMISER["schedule"].default
     factor: float = _OPTIMISER["factor"].default
     patience: int = _OPTIMISER["patience"].default
     monitor: Watched = "loss"
@@ -111,9 +112,9 @@ class LearningOptions(DataOptions):
     clip: Optional[float] = None  # noqa: UP045
     accumulate: int = 1
     precision: Precision = "32"
-    average: Averaging = "none"
+    average: Averaging = _OPTIMISER["average"].default
     recalibrate: bool = False
-    stop_after: int = _OPTIMISER["stop_after"].default
+    stop_after: Optional[int] = None  # noqa: UP045
     stop_metric: Watched = "iou"
     min_delta: float = _OPTIMISER["min_delta"].default
 

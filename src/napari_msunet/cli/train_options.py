@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from napari_msunet.cli.learning_options import LearningOptions
 from napari_msunet.cli.source_options import SourceOptions as SourceOptions  # beside the others
 from napari_msunet.config import (
+    AutoModel,
     Fusion,
-    ModelConfig,
     TrainJob,
     UNetConfig,
     explain,
@@ -22,7 +22,7 @@ from napari_msunet.config import (
 from napari_msunet.errors import MsunetError
 
 # Defaults are those of the jobs, so that the help always says what happens.
-_MODEL, _UNET, _TRAIN = ModelConfig.model_fields, UNetConfig.model_fields, TrainJob.model_fields
+_UNET, _TRAIN = UNetConfig.model_fields, TrainJob.model_fields
 
 _SAME_NAMES = (
     "size",
@@ -31,6 +31,7 @@ _SAME_NAMES = (
     "epochs",
     "steps",
     "time_limit",
+    "clock",
     "validation",
     "seed",
     "device",
@@ -51,12 +52,12 @@ _SAME_NAMES = (
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """The model.
+    """The model. What is not given is chosen from the images; the reasons are said.
 
     Attributes
     ----------
     model_mpp : float
-        µm per pixel at which the model works and labels are made; without it, that of --mpp.
+        µm per pixel at which the model works and labels are made.
     scales : str
         Resolutions of the branches relative to the model's own, such as 1,1/2,1/4; ratios of whole numbers up to 8.
     fusion : str
@@ -80,43 +81,42 @@ class ModelOptions:
     """
 
     model_mpp: float | None = None
-    scales: str = "1,1/2,1/4"
-    fusion: Fusion = _MODEL["fusion"].default
-    depth: str = str(_UNET["depth"].default)
-    width: str = str(_UNET["width"].default)
-    dropout: float = _UNET["dropout"].default
-    shared: bool = False
-    field: Literal["same", "concentric"] = "same"
-    upscale: Literal[1, 2] = 1
+    scales: str | None = None
+    fusion: Fusion | None = None
+    depth: str | None = None
+    width: str | None = None
+    dropout: float | None = None
+    shared: bool | None = None
+    field: Literal["same", "concentric"] | None = None
+    upscale: Literal[1, 2] | None = None
     finest_scale: str | None = None
-    channels: int = 3
+    channels: int | None = None
 
-    def config(self, classes: str, images_mpp: float | None) -> ModelConfig:
-        """The model's config; `MsunetError` where something cannot be used."""
-        mpp = self.model_mpp if self.model_mpp is not None else images_mpp
-        if mpp is None:
-            raise MsunetError("The model's resolution is not given; say --model-mpp with µm per pixel, such as 0.5.")
-        scales = parse_scales(self.scales)
-        depths = _one_or_each("--depth", self.depth, len(scales))
-        widths = _one_or_each("--width", self.width, len(scales))
+    def config(self, classes: str) -> AutoModel:
+        """What is given of the model; `MsunetError` where something cannot be used."""
+        scales = None if self.scales is None else tuple(float(s) for s in parse_scales(self.scales))
         try:
-            branches = tuple(
-                UNetConfig(depth=d, width=w, dropout=self.dropout) for d, w in zip(depths, widths, strict=True)
-            )
-            return ModelConfig(
+            return AutoModel(
                 classes=tuple(name.strip() for name in classes.split(",")),
-                mpp=mpp,
-                scales=tuple(float(s) for s in scales),
-                fusion=self.fusion,
-                channels=self.channels,
-                shared=self.shared,
-                branch=branches[0] if len(set(branches)) == 1 else branches,
-                field=self.field,
-                upscale=self.upscale,
+                mpp=self.model_mpp,
+                scales=scales,
+                branch=self._branch(len(scales or (1.0,))),
                 finest_scale=None if self.finest_scale is None else float(parse_scales(self.finest_scale)[0]),
+                **{name: getattr(self, name) for name in ("fusion", "channels", "shared", "field", "upscale")},
             )
         except ValidationError as error:
             raise explain(error, "The model") from error
+
+    def _branch(self, count: int) -> UNetConfig | tuple[UNetConfig, ...] | None:
+        """The networks, where anything is said of them."""
+        if self.depth is None and self.width is None and self.dropout is None:
+            return None
+        depths = _one_or_each("--depth", self.depth or str(_UNET["depth"].default), count)
+        widths = _one_or_each("--width", self.width or str(_UNET["width"].default), count)
+        branches = tuple(
+            UNetConfig(depth=d, width=w, dropout=self.dropout or 0.0) for d, w in zip(depths, widths, strict=True)
+        )
+        return branches[0] if len(set(branches)) == 1 else branches
 
 
 @Parameter(name="*")
@@ -127,19 +127,22 @@ class TrainOptions(LearningOptions):
     Attributes
     ----------
     size : int
-        Side of a training window in pixels of the model's resolution; rounded up to what the branches need.
+        Side of a training window in pixels of the model's resolution; chosen to fit the images without it.
     border : int
         Pixels at the edge of a training window that carry no loss.
     batch_size : int
-        Windows per step.
+        Windows per step; 8 without it.
     epochs : int
-        Most epochs.
+        Most epochs; without it, until --time-limit is up, or 100.
     steps : int
         Steps per epoch; without it, about one look at each image.
     time_limit : float
-        Seconds after which training ends with the best model so far.
+        Seconds after which training ends.
+    clock : str
+        What --time-limit counts: seconds that pass (wall), or what this process takes of all processors (processor).
     validation : float
-        Share (0..1) of the groups that validates.
+        Share (0..1) of the groups that validates. Without it: none where there is a --time-limit (everything trains,
+        an average of the last weights is kept), else 0.2 (the best epoch is kept).
     seed : int
         Of everything random.
     device : str
@@ -168,13 +171,14 @@ class TrainOptions(LearningOptions):
         Folder or server of MLflow; without it, in the run's folder.
     """
 
-    size: int = _TRAIN["size"].default
+    size: int | None = None
     border: int = _TRAIN["border"].default
-    batch_size: int = _TRAIN["batch_size"].default
-    epochs: int = _TRAIN["epochs"].default
+    batch_size: int | None = None
+    epochs: int | None = None
     steps: int | None = None
     time_limit: float | None = None
-    validation: float = _TRAIN["validation"].default
+    clock: Literal["wall", "processor"] = "wall"
+    validation: float | None = None
     seed: int = 0
     device: str = "auto"
     resume: bool = False
@@ -189,7 +193,7 @@ class TrainOptions(LearningOptions):
     track: str | None = None
     track_uri: str | None = None
 
-    def job(self, model: ModelConfig, sources: tuple[Any, ...], out: Path) -> TrainJob:
+    def job(self, model: AutoModel, sources: tuple[Any, ...], out: Path) -> TrainJob:
         """The training job; `MsunetError` where something cannot be used."""
         try:
             return TrainJob(

@@ -34,7 +34,7 @@ def train(
         Folder of the run: the best model (model.safetensors), metrics.csv, curves.png, and what is needed to go on.
     """
     found = sources.sources()
-    config = model.config(classes, sources.mpp)
+    config = model.config(classes)
     run_or_print(lambda: training.job(config, found, out), options)
 
 

@@ -19,17 +19,28 @@ from napari_msunet.config.cluster import Cluster
 from napari_msunet.config.jobs import (
     CrossValidateJob,
     EvaluateJob,
+    ExperimentJob,
     ExportJob,
     Job,
     MeasureJob,
     NormaliseBy,
     PreviewAugmentationJob,
     PyramidJob,
+    SettledTrainJob,
     TrainJob,
     with_damaged,
 )
 from napari_msunet.config.loss import LossConfig
-from napari_msunet.config.model import MAX_CLASSES, Fusion, ModelConfig, Normalisation, check_class_names, is_no_class
+from napari_msunet.config.model import (
+    MAX_CLASSES,
+    AnyModel,
+    AutoModel,
+    Fusion,
+    ModelConfig,
+    Normalisation,
+    check_class_names,
+    is_no_class,
+)
 from napari_msunet.config.optimiser import Optimiser, OptimiserKind, Precision, Schedule, Watched
 from napari_msunet.config.prediction import (
     Drawn,
@@ -64,7 +75,9 @@ from napari_msunet.config.sources import (
 __all__ = [
     "MAX_CLASSES",
     "SCHEMA_VERSION",
+    "AnyModel",
     "Augmentation",
+    "AutoModel",
     "BranchConfig",
     "Cluster",
     "CrossValidateJob",
@@ -73,6 +86,7 @@ __all__ = [
     "Drawn",
     "EncoderConfig",
     "EvaluateJob",
+    "ExperimentJob",
     "ExportJob",
     "FolderSource",
     "Fusion",
@@ -112,6 +126,7 @@ __all__ = [
     "Sampling",
     "Schedule",
     "SetName",
+    "SettledTrainJob",
     "ShapesSource",
     "Share",
     "SlideSource",

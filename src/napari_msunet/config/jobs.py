@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
 from napari_msunet.config.augmentation import Augmentation
 from napari_msunet.config.base import Damaged, Device, Mpp, Positive, Share, Versioned
 from napari_msunet.config.loss import LossConfig
-from napari_msunet.config.model import ModelConfig
+from napari_msunet.config.model import AnyModel, ModelConfig
 from napari_msunet.config.optimiser import Optimiser
 from napari_msunet.config.prediction import PlanJob, PostprocessJob, PredictJob, PredictManyJob, PreviewJob
 from napari_msunet.config.sampling import Sampling
@@ -22,25 +22,38 @@ NormaliseBy: TypeAlias = Literal["z-score", "0-1", "-1-1", "percentile"]
 class TrainJob(Versioned):
     """Train a model.
 
+    What is None is chosen when the training begins, from the images and the time; the reasons are said, and kept in the
+    run's result.json and in the model.
+
     Attributes
     ----------
-    model : ModelConfig
+    model : ModelConfig or AutoModel
     sources : tuple of FolderSource or SlideSource
     out : Path
         Folder of the run: job.json, metrics.csv, curves.png, model.safetensors (the best), last.ckpt.
-    size : int
-        Side of a training window in target pixels; rounded up to the model's size multiple.
+    size : int, optional
+        Side of a training window in target pixels; rounded up to the model's size multiple. None: as large as the
+        images allow, up to what a step can bear.
     border : int
         Target pixels at the window's edge that carry no loss.
-    epochs, steps : int
-        `steps` batches make an epoch; None: about one look at each training image or annotated window.
+    batch_size : int, optional
+        Windows in a step.
+    epochs, steps : int, optional
+        `steps` batches make an epoch; None: about one look at each training image or annotated window. `epochs` None:
+        until the time is up, or 100 without a time limit.
     time_limit : float, optional
-        Seconds after which training ends with the best model so far.
+        Seconds after which training ends; the schedule of the learning rate ends with them.
+    clock : str
+        What `time_limit` counts: seconds that pass ("wall"), or what this process takes of all processors together
+        ("processor"), so that trainings compare on a busy machine.
     validation, test : float
         Shares of the groups of sources with role "auto" that validate, and that are set aside to test. Each side gets
-        about its share of every class.
+        about its share of every class. `validation` None: 0 with a time limit, so that everything trains and the last
+        weights are kept; without one 0.2, and the best epoch is kept.
     fold : tuple of int, optional
         (number, count): instead of shares, the groups are cut into `count` folds, and this one, from 1, validates.
+    split_seed : int, optional
+        Seed of the split alone, so that trainings with other seeds hold out the same images. None: `seed`.
     sampling : Sampling
         Where windows are taken.
     normalise : str
@@ -73,16 +86,17 @@ class TrainJob(Versioned):
     """
 
     job: Literal["train"] = "train"
-    model: ModelConfig
+    model: AnyModel
     sources: tuple[Source, ...] = Field(min_length=1)
     out: Path
-    size: int = Field(256, ge=16)
+    size: int | None = Field(None, ge=16)
     border: int = Field(0, ge=0)
-    batch_size: int = Field(8, ge=1)
-    epochs: int = Field(100, ge=1)
+    batch_size: int | None = Field(None, ge=1)
+    epochs: int | None = Field(None, ge=1)
     steps: int | None = Field(None, ge=1)
     time_limit: Positive | None = None
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    clock: Literal["wall", "processor"] = "wall"
+    validation: Annotated[float, Field(ge=0, lt=1)] | None = None
     test: Annotated[float, Field(ge=0, lt=1)] = 0.0
     fold: tuple[int, int] | None = None
     sampling: Sampling = Sampling()
@@ -91,6 +105,7 @@ class TrainJob(Versioned):
     loss: LossConfig = LossConfig()
     optimiser: Optimiser = Optimiser()
     seed: int = 0
+    split_seed: int | None = None
     device: Device = "auto"
     resume: bool = False
     start: Path | None = None
@@ -106,11 +121,22 @@ class TrainJob(Versioned):
 
     @model_validator(mode="after")
     def _sides(self) -> Self:
-        if self.validation + self.test >= 1:
-            raise ValueError(f"validation {self.validation:g} and test {self.test:g} leave nothing to train on")
+        validation = self.validation or 0.0
+        if validation + self.test >= 1:
+            raise ValueError(f"validation {validation:g} and test {self.test:g} leave nothing to train on")
         if self.fold is not None and not 1 <= self.fold[0] <= self.fold[1] >= 2:
             raise ValueError(f"fold {self.fold} is none: give (number, count), the number from 1 to the count")
         return self
+
+
+class SettledTrainJob(TrainJob):
+    """A training in which no choice is open; see `data.recipe.settle`."""
+
+    model: ModelConfig
+    size: int = Field(ge=16)
+    batch_size: int = Field(ge=1)
+    epochs: int = Field(ge=1)
+    validation: Annotated[float, Field(ge=0, lt=1)]
 
 
 class CrossValidateJob(Versioned):
@@ -133,6 +159,69 @@ class CrossValidateJob(Versioned):
     folds: int = Field(5, ge=2, le=50)
     out: Path
     resume: bool = False
+
+
+class ExperimentJob(Versioned):
+    """Compare variants of a training: each on the same folds, with the same seeds, in the same processor time.
+
+    Attributes
+    ----------
+    training : TrainJob
+        What all variants share; its `out`, `validation`, `test`, `fold`, `seed` and time limit do not count.
+    variants : dict of str to dict
+        For each name the fields of the training that differ, such as ``{"optimiser.learning_rate": 0.005}``; names with
+        dots reach inside. The first is what the others are compared with.
+    folds : int, optional
+        The groups (patients, slides) are cut into so many parts; each is held out once. None: what has the role "test"
+        is held out.
+    only_folds : tuple of int, optional
+        Which of them are run, from 1; None: all.
+    seeds : tuple of int
+    seconds : float
+        Processor time of each training, of all processors together.
+    threads : int, optional
+        Of each training. None: as many as there are processors.
+    scored : tuple of sources, optional
+        Where the truth is by which held-out images are scored, matched by name, if not by that of the training (which
+        may be strokes only).
+    out : Path
+        Folder: trials/, table.csv, report.json, report.md.
+    resume : bool
+        Go on: finished trials are kept, one that was stopped begins anew.
+    """
+
+    job: Literal["experiment"] = "experiment"
+    training: TrainJob
+    variants: dict[str, dict[str, Any]] = Field(min_length=1)
+    folds: Annotated[int, Field(ge=2, le=50)] | None = 3
+    only_folds: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seconds: Positive
+    threads: int | None = Field(None, ge=1)
+    scored: tuple[Source, ...] | None = None
+    out: Path
+    resume: bool = False
+
+    @model_validator(mode="after")
+    def _trials(self) -> Self:
+        if self.only_folds and max(self.only_folds) > (self.folds or 0):
+            raise ValueError(f"there is no fold {max(self.only_folds)} of {self.folds or 0}")
+        for name in self.variants:
+            self.variant(name)
+        return self
+
+    def variant(self, name: str) -> TrainJob:
+        """The training of a variant; `ValueError` where its fields do not fit."""
+        values = self.training.model_dump(mode="json")
+        for path, value in self.variants[name].items():
+            *outer, last = path.split(".")
+            inner = values
+            for part in outer:
+                inner = inner.get(part) if isinstance(inner, dict) else None  # type: ignore[assignment]
+            if not isinstance(inner, dict) or (last not in inner and not outer):
+                raise ValueError(f"the variant {name!r} names {path}, which a training does not have")
+            inner[last] = value
+        return TrainJob.model_validate(values)
 
 
 class PreviewAugmentationJob(Versioned):
@@ -246,6 +335,7 @@ Job = Annotated[
     | PreviewJob
     | EvaluateJob
     | CrossValidateJob
+    | ExperimentJob
     | PreviewAugmentationJob
     | MeasureJob
     | ExportJob

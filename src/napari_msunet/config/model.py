@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from math import lcm
-from typing import Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -240,3 +240,45 @@ class ModelConfig(Versioned):
         strides = tuple(1 if alone and i != self.finest else b.stride for i, b in enumerate(self.branches))
         inputs = common_alignment(self.input_ratios, (1,) * len(strides))
         return lcm(common_alignment(self.network_ratios, strides), inputs)
+
+
+class AutoModel(Versioned):
+    """A model of which only some parts are given: what is None is chosen from the images when a training begins.
+
+    Attributes
+    ----------
+    classes : tuple of str
+        Names of classes 1..K; background (0) is not named.
+    mpp, scales, fusion, channels, shared, branch, field, upscale, finest_scale
+        As of `ModelConfig`; None: chosen.
+    """
+
+    kind: Literal["auto"] = "auto"
+    classes: tuple[str, ...]
+    mpp: Positive | None = None
+    scales: tuple[float, ...] | None = None
+    fusion: Fusion | None = None
+    channels: Annotated[int, Field(ge=1)] | None = None
+    shared: bool | None = None
+    branch: BranchConfig | tuple[BranchConfig, ...] | None = None
+    field: Literal["same", "concentric"] | None = None
+    upscale: Literal[1, 2] | None = None
+    finest_scale: float | None = None
+
+    @property
+    def target_mpp(self) -> float | None:
+        """As of `ModelConfig`, where it is given."""
+        return self.mpp
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The fields of a `ModelConfig` that are fixed."""
+        return {name: value for name, value in self if name != "kind" and value is not None}
+
+    @model_validator(mode="after")
+    def _can_be_completed(self) -> Self:
+        ModelConfig(**({"mpp": 1.0, "fusion": "mean"} | self.given))
+        return self
+
+
+AnyModel: TypeAlias = ModelConfig | AutoModel

@@ -66,8 +66,8 @@ class Optimiser(Frozen):
         Of "swa": share of the training after which averaging begins.
     recalibrate : bool
         Re-estimate batch-norm statistics on training windows before each validation, also without averages.
-    stop_after : int
-        Epochs without a better `stop_metric` before training stops.
+    stop_after : int, optional
+        Epochs without a better `stop_metric` before training stops. None: 25 without a time limit, never with one.
     stop_metric : str
         "iou" or "loss", of the validation.
     min_delta : float
@@ -82,7 +82,7 @@ class Optimiser(Frozen):
     nesterov: bool = False
     betas: tuple[_Decay, _Decay] = (0.9, 0.999)
     iterations: int = Field(4, ge=1)
-    schedule: Schedule = "plateau"
+    schedule: Schedule = "cosine"
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
     patience: Annotated[int, Field(ge=1)] = 8
     threshold: Annotated[float, Field(ge=0)] = 1e-4
@@ -94,11 +94,11 @@ class Optimiser(Frozen):
     clip: Positive | None = None
     accumulate: int = Field(1, ge=1)
     precision: Precision = "32"
-    average: Averaging = "none"
+    average: Averaging = "ema"
     average_decay: _Decay = 0.99
     average_from: Share = 0.75
     recalibrate: bool = False
-    stop_after: Annotated[int, Field(ge=1)] = 25
+    stop_after: Annotated[int, Field(ge=1)] | None = None
     stop_metric: Watched = "iou"
     min_delta: Annotated[float, Field(ge=0)] = 1e-4
 

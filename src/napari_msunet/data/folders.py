@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
-from napari_msunet.config import FolderSource, ModelConfig, Mpp, Role, TableSource
+from napari_msunet.config import AnyModel, FolderSource, Mpp, Role, TableSource
 from napari_msunet.data.items import Item, check_channels
 from napari_msunet.data.truth import MaskTruth
 from napari_msunet.errors import MissingMppError, SlideError, SourceError
@@ -124,7 +124,7 @@ def read_table(path: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
     return columns, rows
 
 
-def folder_items(source: FolderSource, config: ModelConfig, say: Say) -> list[Item]:
+def folder_items(source: FolderSource, config: AnyModel, say: Say) -> list[Item]:
     """The items of a folder of images and one of masks."""
     pairs, alone = pair_files(source.images, source.masks, source.mask_suffix)
     if alone:
@@ -143,7 +143,7 @@ def folder_items(source: FolderSource, config: ModelConfig, say: Say) -> list[It
     return items
 
 
-def table_items(source: TableSource, config: ModelConfig, say: Say) -> list[Item]:
+def table_items(source: TableSource, config: AnyModel, say: Say) -> list[Item]:
     """The items of a CSV with columns `images` and `masks`."""
     columns, found = read_csv(source.table)
     if not {"images", "masks"} <= set(columns):
@@ -194,7 +194,7 @@ def _inside(table: Path, text: str) -> Path:
     return path
 
 
-def _say_readings(items: list[Item], where: Path, config: ModelConfig, say: Say) -> None:
+def _say_readings(items: list[Item], where: Path, config: AnyModel, say: Say) -> None:
     stretched = [i.name for i in items if isinstance(i.truth, MaskTruth) and i.truth.stretched]
     if stretched:
         say("info", f"Masks in {where} hold 0 and 255: 255 was read as {config.classes[0]} ({some(stretched)}).")
@@ -215,7 +215,7 @@ def _say_readings(items: list[Item], where: Path, config: ModelConfig, say: Say)
 
 
 def _pair(
-    name: str, image: Path, mask: Path, mpp: Mpp | None, source: Source, config: ModelConfig, group: str | None
+    name: str, image: Path, mask: Path, mpp: Mpp | None, source: Source, config: AnyModel, group: str | None
 ) -> Item:
     """One item, checked and closed again."""
     opener = partial(open_slide, image, mpp=mpp)

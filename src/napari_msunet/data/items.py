@@ -41,8 +41,8 @@ class Item:
     open : callable
         Gives the `Slide`; called once, at the first use of `slide`.
     truth : Truth
-    mpp : float
-        The target grid's µm per pixel.
+    mpp : float, optional
+        The target grid's µm per pixel; None while it is not chosen.
     group : str, optional
         Images of one group never stand on both sides of a split.
     role : str
@@ -55,7 +55,7 @@ class Item:
     name: str
     open: Callable[[], Slide]
     truth: Truth
-    mpp: float
+    mpp: float | None
     group: str | None = None
     role: Role = "auto"
     _kept: dict[str, Slide] = field(default_factory=dict, repr=False, compare=False)
@@ -120,8 +120,10 @@ class Item:
             truth.release()
 
 
-def check_channels(item: Item, channels: int) -> None:
-    """Raise `SourceError` where the image has other channels than the model."""
+def check_channels(item: Item, channels: int | None) -> None:
+    """Raise `SourceError` where the image has other channels than the model; None: any."""
+    if channels is None:
+        return
     found = item.facts.channels
     if found != channels:
         raise SourceError(

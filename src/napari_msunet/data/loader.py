@@ -36,12 +36,15 @@ class Batch(NamedTuple):
         For the batch's random changes.
     places : list of (item, y, x), optional
         Where the windows are, for a sampler that takes note of hard ones.
+    groups : list of str, optional
+        The group (patient, slide) of each window's image, or its name where it has none.
     """
 
     inputs: list[torch.Tensor]
     target: torch.Tensor
     seed: int
     places: list[Place] | None = None
+    groups: list[str] | None = None
 
 
 def as_tensor(pixels: npt.NDArray[Any]) -> torch.Tensor:
@@ -219,6 +222,7 @@ class ValidationBatches(_Reader):
         def job(number: int, spots: Sequence[Spot]) -> Callable[[], Batch]:
             def read() -> Batch:
                 batch = collate([_core_only(self.crops.read(s.item, s.window), s) for s in spots], 0)
+                batch = batch._replace(groups=[s.item.group or s.item.name for s in spots])
                 if self._blank and number == len(self.batches) - 1:
                     batch.target.fill_(IGNORED)
                 return batch

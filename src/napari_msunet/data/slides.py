@@ -8,7 +8,7 @@ import numpy as np
 
 from napari_msunet.annotation.fates import ClassedShapes
 from napari_msunet.annotation.shape_files import read_shape_file
-from napari_msunet.config import ModelConfig, ShapesSource, SlideSource
+from napari_msunet.config import AnyModel, ShapesSource, SlideSource
 from napari_msunet.data.folders import Say, some, stem
 from napari_msunet.data.items import Item, check_channels
 from napari_msunet.data.masks import IGNORED
@@ -18,7 +18,7 @@ from napari_msunet.errors import MissingMppError, SourceError
 from napari_msunet.slide import open_slide
 
 
-def slide_item(source: SlideSource, config: ModelConfig, say: Say) -> Item:
+def slide_item(source: SlideSource, config: AnyModel, say: Say) -> Item:
     """The item of a slide with a label store."""
     from napari_msunet.labels import open_labels
     from napari_msunet.labels.damage import check_store
@@ -69,7 +69,7 @@ def slide_item(source: SlideSource, config: ModelConfig, say: Say) -> Item:
     return item
 
 
-def shapes_item(source: ShapesSource, config: ModelConfig, say: Say) -> Item:
+def shapes_item(source: ShapesSource, config: AnyModel, say: Say) -> Item:
     """The item of a slide with outlines."""
     from napari_msunet.labels.where import where_mask
 

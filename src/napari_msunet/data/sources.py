@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from napari_msunet.config import (
+    AnyModel,
     FolderSource,
-    ModelConfig,
     ShapesSource,
     SlideSource,
     Source,
@@ -19,7 +19,7 @@ from napari_msunet.data.slides import shapes_item, slide_item
 __all__ = ["Say", "load_sources", "pair_files", "read_table", "stem"]
 
 
-def load_sources(sources: Sequence[Source], config: ModelConfig, say: Say | None = None) -> list[Item]:
+def load_sources(sources: Sequence[Source], config: AnyModel, say: Say | None = None) -> list[Item]:
     """Images with their truth, from folders, tables, slides and public sets.
 
     Every image and mask is opened once and checked: sizes, values, channels, µm per pixel. (Of the thousands of images
@@ -28,7 +28,7 @@ def load_sources(sources: Sequence[Source], config: ModelConfig, say: Say | None
     Parameters
     ----------
     sources : sequence of FolderSource, SlideSource, TableSource, ShapesSource or PublishedSource
-    config : ModelConfig
+    config : AnyModel
         Its classes, mpp and channels are what the images must fit.
     say : callable, optional
         Takes a level ("info" or "warning") and a sentence for the user.
@@ -53,7 +53,7 @@ def load_sources(sources: Sequence[Source], config: ModelConfig, say: Say | None
     return items
 
 
-def _items(source: Source, config: ModelConfig, say: Say) -> list[Item]:
+def _items(source: Source, config: AnyModel, say: Say) -> list[Item]:
     """The items of one source."""
     if isinstance(source, FolderSource):
         return folder_items(source, config, say)

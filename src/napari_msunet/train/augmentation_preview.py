@@ -18,6 +18,7 @@ from napari_msunet.data import IGNORED, load_sources, split
 from napari_msunet.data.augment import Augmented, Views, augment
 from napari_msunet.data.crops import Crops
 from napari_msunet.data.loader import Batch, TrainBatches
+from napari_msunet.data.recipe import settle
 from napari_msunet.data.sampling import Sampler
 from napari_msunet.errors import OutputError
 from napari_msunet.events import Event, Message, Result
@@ -53,13 +54,13 @@ class AugmentationPreview:
 
 
 def augmentation_preview(
-    job: TrainJob, count: int = 4, variants: int = 3, messages: list[Event] | None = None
+    training: TrainJob, count: int = 4, variants: int = 3, messages: list[Event] | None = None
 ) -> AugmentationPreview:
     """The first training windows of a job, and random changes of them, as the training draws them.
 
     Parameters
     ----------
-    job : TrainJob
+    training : TrainJob
         Nothing is trained or written.
     count, variants : int
         Windows, and changes of each.
@@ -76,11 +77,13 @@ def augmentation_preview(
     def say(level: str, text: str) -> None:
         told.append(Message(level="warning" if level == "warning" else "info", text=text))
 
+    job, reasons = settle(training)
+    told += [Message(text=reason) for reason in reasons]
     config = job.model
     size = round_up(job.size, window_multiple(config))
     items = load_sources(job.sources, config, say)
     try:
-        sides = split(items, job.validation, job.seed, job.test, job.fold)
+        sides = split(items, job.validation, job.seed if job.split_seed is None else job.split_seed, job.test, job.fold)
         step = lcm(*(r.denominator for r in config.input_ratios))
         crops = Crops(config.input_ratios, partial(input_windows, config))
         sampler = Sampler(sides.train, size, step, job.seed, job.replay, job.sampling)

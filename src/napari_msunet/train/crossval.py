@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from napari_msunet.config import CrossValidateJob, EvaluateJob, TrainJob
 from napari_msunet.data import Item, Split, load_sources, split
+from napari_msunet.data.recipe import settle
 from napari_msunet.errors import OutputError
 from napari_msunet.events import Event, Message, Result, progress
 from napari_msunet.models import load_model
@@ -55,6 +56,9 @@ def crossval_events(job: CrossValidateJob) -> Iterator[Event]:
         If `job.out` holds something else, or cannot be written.
     """
     _begin(job)
+    settled, reasons = settle(job.training)
+    yield from (Message(text=reason) for reason in reasons)
+    job = job.model_copy(update={"training": settled})
     messages: list[Event] = []
     sides = _all_folds(job, messages)
     yield from messages
@@ -126,7 +130,7 @@ def _all_folds(job: CrossValidateJob, messages: list[Event]) -> list[Split]:
 
     items = load_sources(job.training.sources, job.training.model, say)
     try:
-        seed, shares, classes = job.training.seed, job.training.validation, job.training.model.classes
+        seed, shares, classes = job.training.seed, job.training.validation or 0.0, job.training.model.classes
         sides = [split(items, shares, seed, 0.0, (n, job.folds), classes) for n in range(1, job.folds + 1)]
     finally:
         for item in items:

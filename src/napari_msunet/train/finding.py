@@ -14,7 +14,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from napari_msunet.config import TrainJob
+from napari_msunet.config import SettledTrainJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.models import MSUNet
 from napari_msunet.stopping import Stop
@@ -153,7 +153,7 @@ class _Trial(pl.Callback):
             trainer.should_stop = True
 
 
-def _plain(job: TrainJob) -> TrainJob:
+def _plain(job: SettledTrainJob) -> SettledTrainJob:
     """The job with a learning rate that stays, and without averages."""
     still = {"schedule": "constant", "warmup": 0, "average": "none", "recalibrate": False}
     return job.model_copy(update={"optimiser": job.optimiser.model_copy(update=still)})
@@ -166,7 +166,7 @@ def _batches(session: Session, number: int, steps: int) -> Any:
     return batches
 
 
-def _try(session: Session, build: Build, job: TrainJob, steps: int, trial: _Trial, number: int) -> None:
+def _try(session: Session, build: Build, job: SettledTrainJob, steps: int, trial: _Trial, number: int) -> None:
     """Train a model of its own for a few steps."""
     from napari_msunet.train.watch import device_arguments
 

@@ -139,6 +139,7 @@ def _attempt(session: Session, folder: RunFolder, said: _Said, resume: bool) -> 
 
     job = session.job
     watch = Watch(job, folder, said.say, said.stop, said.started)
+    watch.finishing_passes = len(session.calibration) if session.validation is None else 0
     watch.trackers = said.trackers
     callbacks: list[pl.Callback] = [watch]
     fraction, devices = watch.fraction, device_arguments(session.device)
@@ -173,8 +174,7 @@ def _attempt(session: Session, folder: RunFolder, said: _Said, resume: bool) -> 
             checkpoint = folder.checkpoint if resume else None
             trainer.fit(module, session.batches, session.validation, ckpt_path=checkpoint, weights_only=True)
         except Cancelled:
-            if said.stop.keep == "last" and watch.standing.steps:
-                watch.keep_last(model)
+            watch.cancelled(module)
             raise
         finally:
             leave_group()
@@ -231,6 +231,7 @@ def _summary(session: Session) -> dict[str, Any]:
         "learning_rate": session.job.optimiser.learning_rate,
         "seed": session.job.seed,
         "split": {"train": _names(session.sides.train), "validate": _names(session.sides.validate)},
+        "choices": list(session.reasons),
     }
 
 
@@ -245,6 +246,7 @@ def _result(session: Session, watch: Watch, folder: RunFolder) -> dict[str, Any]
     return {
         "best_epoch": standing.best_epoch,
         "validation": watch.summary.get("validation", {}),
+        "validation_groups": watch.summary.get("validation_groups", {}),
         "train": watch.summary.get("train", {}),
         "epochs": standing.epochs,
         "steps": standing.steps,
@@ -258,6 +260,7 @@ def _result(session: Session, watch: Watch, folder: RunFolder) -> dict[str, Any]
         "size": session.windows.size,
         "batch_size": session.batches.batch,
         "learning_rate": session.job.optimiser.learning_rate,
+        "choices": list(session.reasons),
         "split": {
             "train": _names(session.sides.train),
             "validate": _names(session.sides.validate),

@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from napari_msunet.config import TrainJob
+from napari_msunet.config import SettledTrainJob
 from napari_msunet.data import IGNORED
 from napari_msunet.data.augment import Augmented, augment
 from napari_msunet.data.hard import window_losses
@@ -31,13 +31,13 @@ class Training(pl.LightningModule):
     Parameters
     ----------
     model : MSUNet
-    job : TrainJob
+    job : SettledTrainJob
     windows : Windows
     fraction : callable
         How much of the training is over, 0 to 1, for schedules.
     """
 
-    def __init__(self, model: MSUNet, job: TrainJob, windows: Windows, fraction: Callable[[], float]) -> None:
+    def __init__(self, model: MSUNet, job: SettledTrainJob, windows: Windows, fraction: Callable[[], float]) -> None:
         super().__init__()
         self.model = model
         self.job = job
@@ -86,7 +86,8 @@ class Training(pl.LightningModule):
         """Count a batch as it is, seen by the weights that would be kept."""
         model = self.kept()
         with of_the_batch(model):  # slide normalisation takes each slide as it is, as a prediction does
-            self._step(model, [as_unit(x) for x in batch.inputs], batch.target.long(), "validation")
+            inputs = [as_unit(x) for x in batch.inputs]
+            self._step(model, inputs, batch.target.long(), "validation", groups=batch.groups)
 
     def _outputs(self, model: MSUNet, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Fused logits and each branch's own on the grid of the loss."""
@@ -105,7 +106,13 @@ class Training(pl.LightningModule):
         return target
 
     def _step(
-        self, model: MSUNet, inputs: list[Tensor], target: Tensor, split: str | None, changed: Augmented | None = None
+        self,
+        model: MSUNet,
+        inputs: list[Tensor],
+        target: Tensor,
+        split: str | None,
+        changed: Augmented | None = None,
+        groups: Sequence[str] | None = None,
     ) -> Tensor:
         target = self._bordered(target)
         fused, own = self._outputs(model, inputs)
@@ -117,7 +124,7 @@ class Training(pl.LightningModule):
             self._window_losses = window_losses(fused.detach(), target)
         if split is not None:
             logits = dict(zip(self.model.config.outputs, (fused.detach(), *(o.detach() for o in own)), strict=True))
-            self.tallies[split].add(parts, logits, target)
+            self.tallies[split].add(parts, logits, target, groups)
         return torch.as_tensor(total)
 
     # ------------------------------------------------------------------------------------------------- what is kept
@@ -133,6 +140,14 @@ class Training(pl.LightningModule):
             if options.recalibrate or average is not None:
                 recalibrate(self._chosen, self._calibration(), self._outputs)
         return self._chosen
+
+    def average_now(self) -> MSUNet:
+        """The same with the statistics as they are: at once."""
+        return self._chosen
+
+    def validation_groups(self) -> dict[str, dict[str, float]]:
+        """For each output the IoU, mean over classes, of each group (patient, slide) that validates."""
+        return self.tallies["validation"].group_ious()
 
     @property
     def _chosen(self) -> MSUNet:

@@ -18,13 +18,14 @@ from uuid import uuid4
 import torch
 from pydantic import ValidationError
 
-from napari_msunet.config import TrainJob
+from napari_msunet.config import AutoModel, SettledTrainJob, TrainJob
+from napari_msunet.data.recipe import UNLIMITED_EPOCHS
 from napari_msunet.errors import OutputError
 
 Row = dict[str, float]
 """One epoch: "epoch", "seconds", "learning_rate", and numbers by `column`."""
 
-_FREE = {"epochs", "time_limit", "resume", "device", "out", "track", "track_uri"}
+_FREE = {"epochs", "time_limit", "clock", "resume", "device", "out", "track", "track_uri"}
 """What may change when a run goes on."""
 
 
@@ -104,7 +105,7 @@ class RunFolder:
         self.environment = job.out / "environment.json"
         self.result_file = job.out / "result.json"
         self.test_set = job.out / "test_set.json"
-        self.outputs = job.model.outputs
+        self.outputs: tuple[str, ...] = ()
         self.rows: list[Row] = []
         if follows:
             return
@@ -112,7 +113,6 @@ class RunFolder:
             raise OutputError(f"{job.out} is a file; give a folder for the training run.")
         if job.resume:
             self._check_same(job)
-            self.rows = self._read_rows()
         elif self.job_file.exists() or self.model.exists():
             raise OutputError(f"{job.out} already holds a training run; give another folder, or resume it.")
 
@@ -127,15 +127,31 @@ class RunFolder:
                 f"{self.job_file} cannot be read as a training job; start anew in another folder."
             ) from error
         before, now = json.loads(old.model_dump_json()), json.loads(job.model_dump_json())
-        changed = [name for name in now if name not in _FREE and now[name] != before.get(name)]
+        if isinstance(job.model, AutoModel):  # only what is given of it must be the same
+            now["model"] = before["model"] | json.loads(job.model.model_dump_json(include=set(job.model.given)))
+        changed = [name for name in now if name not in _FREE and now[name] not in (None, before.get(name))]
         if changed:
             raise OutputError(
                 f"The run in {self.path} was started with another {', '.join(changed)}; resume it with the same job "
                 "(only epochs, time_limit and device may change), or give another folder."
             )
 
-    def begin(self, job: TrainJob) -> None:
+    def begun_job(self, job: TrainJob) -> SettledTrainJob | None:
+        """The job that the folder's run was begun with, and that goes on as `job` says; None without `job.resume`."""
+        if not job.resume:
+            return None
+        begun = TrainJob.model_validate_json(self.job_file.read_bytes())
+        values = {name: getattr(begun, name) for name in TrainJob.model_fields}
+        free = {name: getattr(job, name) for name in _FREE}
+        if job.epochs is None:
+            free["epochs"] = UNLIMITED_EPOCHS if job.time_limit else begun.epochs
+        return SettledTrainJob(**values | free)
+
+    def begin(self, job: SettledTrainJob) -> None:
         """Make the folder and write the job."""
+        self.outputs = job.model.outputs
+        if job.resume:
+            self.rows = self._read_rows()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

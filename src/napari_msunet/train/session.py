@@ -13,11 +13,12 @@ import numpy.typing as npt
 import torch
 from pydantic import ValidationError
 
-from napari_msunet.config import ModelConfig, Normalisation, TrainJob, check_class_names
+from napari_msunet.config import ModelConfig, Normalisation, SettledTrainJob, TrainJob, check_class_names
 from napari_msunet.data import Split, split
 from napari_msunet.data.crops import Crops
 from napari_msunet.data.loader import Batch, TrainBatches, ValidationBatches, collate
 from napari_msunet.data.normalising import fit_normalisation
+from napari_msunet.data.recipe import settle
 from napari_msunet.data.sampling import Sampler, validation_spots
 from napari_msunet.errors import MsunetError, SourceError
 from napari_msunet.events import Event, Message
@@ -37,6 +38,8 @@ from napari_msunet.train.views import Windows, window_views
 _VALIDATION_WINDOWS = 64
 _NORMALISATION_WINDOWS = 48
 _CALIBRATION_WINDOWS = 64
+_LEAST_STEPS = 20
+"""Of an epoch where the time decides when training ends: what is done once an epoch would cost too much else."""
 
 
 @dataclass
@@ -45,6 +48,9 @@ class Session:
 
     Attributes
     ----------
+    job : SettledTrainJob
+    reasons : tuple of str
+        Why what was open in the job is what it is now.
     config : ModelConfig
         Of the model.
     windows : Windows
@@ -53,7 +59,8 @@ class Session:
         Batches for one step of the optimiser.
     """
 
-    job: TrainJob
+    job: SettledTrainJob
+    reasons: tuple[str, ...]
     config: ModelConfig
     device: torch.device
     windows: Windows
@@ -63,6 +70,7 @@ class Session:
     messages: list[Event]
     start: Start | None
     aside: Aside
+    calibration: Calibration
     accumulate: int = 1
 
     def close(self) -> None:
@@ -98,29 +106,35 @@ class Session:
             )
 
 
-def prepare(job: TrainJob, folder: RunFolder, rank: int = 0) -> Session:
-    """Load and split the sources, and fit the model's normalisation; `rank` is that of this process.
+def prepare(given: TrainJob, folder: RunFolder, rank: int = 0) -> Session:
+    """Choose what the job leaves open, load and split the sources, and fit the model's normalisation.
+
+    `rank` is that of this process among several that train together.
 
     Raises
     ------
     SourceError, MissingMppError, SlideError, ModelError
         If something given cannot be used.
     """
-    goes_on = job.resume and folder.checkpoint.exists()
-    if not job.resume and job.start is None:  # what was begun before the names were checked may go on
+    if not given.resume and given.start is None:  # what was begun before the names were checked may go on
         try:
-            check_class_names(job.model.classes)
+            check_class_names(given.model.classes)
         except ValueError as error:
             raise SourceError(f"The model's classes cannot be used: {error}.") from None
-    start = None if job.start is None or goes_on else open_start(job.start, job.model)
-    config = start.config if start else job.model
-    device = pick_device(job.device)
-    check_devices(job, device)
     messages: list[Event] = []
 
     def say(level: str, text: str) -> None:
         messages.append(_message(level, text))
 
+    device = pick_device(given.device)
+    check_devices(given, device)
+    resumed = folder.begun_job(given)
+    job, reasons = (resumed, ()) if resumed else settle(given)
+    for reason in reasons:
+        say("info", reason)
+    goes_on = job.resume and folder.checkpoint.exists()
+    start = None if job.start is None or goes_on else open_start(job.start, job.model)
+    config = start.config if start else job.model
     seen = seen_config(config, job.loss.own_grid, say)
     size, border = _window_size(job, config, seen, say)
     if job.optimiser.precision == "16" and device.type == "cpu":
@@ -128,7 +142,8 @@ def prepare(job: TrainJob, folder: RunFolder, rank: int = 0) -> Session:
     if start:
         say("info", start.words())
     items, frozen = load_items(job, seen, say)
-    sides = split(items, job.validation, job.seed, job.test, job.fold)
+    split_seed = job.seed if job.split_seed is None else job.split_seed
+    sides = split(items, job.validation, split_seed, job.test, job.fold)
     messages += sides.messages
     aside = set_aside(job, sides.test, frozen, say)
     sides, pixels = known_only(sides, config.classes, say)
@@ -139,17 +154,21 @@ def prepare(job: TrainJob, folder: RunFolder, rank: int = 0) -> Session:
     config, seen = (c.model_copy(update={"normalisation": normalisation}) for c in (config, seen))
     pads, truth_pad = window_views(seen, size).pads(job.augmentation)
     world = job.devices * job.nodes
-    steps = job.steps or sampler.steps(job.batch_size * world)
+    steps = job.steps or max(_LEAST_STEPS if job.time_limit else 1, sampler.steps(job.batch_size * world))
     batches = TrainBatches(crops, sampler, job.batch_size, steps, pads, truth_pad)
     batches.rank, batches.world = rank, world
     batches.together = any(branch.by_slide for branch in config.branches)
-    spots = validation_spots(sides.validate, size, step, _VALIDATION_WINDOWS)
+    # With a fold and no validation, the fold's images are held out and take no part in the training at all.
+    spots = validation_spots(sides.validate, size, step, _VALIDATION_WINDOWS) if job.validation else []
     validation = ValidationBatches(crops, spots, job.batch_size, rank, world, batches.together) if spots else None
     messages.append(Message(text=_described(sides, batches, validation, device)))
     hard = sampler.hard if job.sampling.hard else None
-    windows = Windows(seen, size, border, _class_weights(job, pixels), Calibration(batches), hard)
-    accumulate = job.optimiser.accumulate
-    return Session(job, config, device, windows, batches, validation, sides, messages, start, aside, accumulate)
+    calibration = Calibration(batches)
+    windows = Windows(seen, size, border, _class_weights(job, pixels), calibration, hard)
+    return Session(
+        *(job, reasons, config, device, windows, batches, validation, sides, messages, start, aside, calibration),
+        accumulate=job.optimiser.accumulate,
+    )
 
 
 def seen_config(config: ModelConfig, own_grid: bool, say: Say) -> ModelConfig:
@@ -177,7 +196,7 @@ def seen_config(config: ModelConfig, own_grid: bool, say: Say) -> ModelConfig:
     return seen
 
 
-def _window_size(job: TrainJob, config: ModelConfig, seen: ModelConfig, say: Say) -> tuple[int, int]:
+def _window_size(job: SettledTrainJob, config: ModelConfig, seen: ModelConfig, say: Say) -> tuple[int, int]:
     """Side of a window and of its border, in pixels of the grid of the loss."""
     ratio = Fraction(seen.mpp / config.mpp).limit_denominator(8)
     # What the padding of valid convolutions reaches carries no loss, and as much is read more.
@@ -200,7 +219,7 @@ def _window_size(job: TrainJob, config: ModelConfig, seen: ModelConfig, say: Say
     return size, border
 
 
-def _class_weights(job: TrainJob, pixels: tuple[int, ...]) -> tuple[float, ...] | None:
+def _class_weights(job: SettledTrainJob, pixels: tuple[int, ...]) -> tuple[float, ...] | None:
     """The weights of background and classes, if they are not all the same."""
     given = job.loss.class_weights
     if given == "balanced":
@@ -226,10 +245,17 @@ class Calibration:
         self._batches = batches
         self._read: list[Batch] | None = None
 
+    def __len__(self) -> int:
+        return -(-self._windows // self._batches.batch)
+
+    @property
+    def _windows(self) -> int:
+        return min(_CALIBRATION_WINDOWS, len(self._batches) * self._batches.batch)
+
     def __call__(self) -> list[Batch]:
         if self._read is None:
             crops, sampler, size = self._batches.crops, self._batches.sampler, self._batches.batch
-            spots = list(sampler.epoch(2**31 + 1, min(_CALIBRATION_WINDOWS, len(self._batches) * size)))
+            spots = list(sampler.epoch(2**31 + 1, self._windows))
             groups = [spots[i : i + size] for i in range(0, len(spots), size)]
             self._read = [collate([crops.read(s.item, s.window) for s in group], 0) for group in groups]
         return self._read
@@ -249,7 +275,7 @@ def _described(sides: Split, batches: TrainBatches, validation: ValidationBatche
 
 
 def _normalisation(
-    job: TrainJob, config: ModelConfig, crops: Crops, sampler: Sampler, resumed: RunFolder | None
+    job: SettledTrainJob, config: ModelConfig, crops: Crops, sampler: Sampler, resumed: RunFolder | None
 ) -> Normalisation | tuple[Normalisation, ...] | None:
     """What the first layer does, fitted to the training images, unless the config has its own."""
     if config.normalisation is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import nan
+from collections.abc import Sequence
+from math import isfinite, nan
 
 import torch
 from torch import Tensor
@@ -16,16 +17,28 @@ class Tally:
 
     def __init__(self, names: tuple[str, ...], outputs: int) -> None:
         self.confusions = {name: Confusion(outputs) for name in names}
+        self._outputs = outputs
+        self._groups: dict[str, dict[str, Confusion]] = {}
         self._losses: dict[str, Tensor | float] = dict.fromkeys(names, 0.0)
         self._pixels: Tensor | float = 0.0
 
-    def add(self, losses: dict[str, Tensor], logits: dict[str, Tensor], target: Tensor) -> None:
-        """Count a batch; its loss weighs as many pixels as it has that count."""
+    def add(
+        self,
+        losses: dict[str, Tensor],
+        logits: dict[str, Tensor],
+        target: Tensor,
+        groups: Sequence[str] | None = None,
+    ) -> None:
+        """Count a batch; its loss weighs as many pixels as it has that count. `groups`: that of each window."""
         pixels = (target != IGNORED).sum()
         self._pixels = self._pixels + pixels
         for name, confusion in self.confusions.items():
             self._losses[name] = self._losses[name] + losses[name] * pixels
-            confusion.add(logits[name].argmax(1), target)
+            found = logits[name].argmax(1)
+            confusion.add(found, target)
+            for index, group in enumerate(groups or ()):
+                own = self._groups.setdefault(group, {}).setdefault(name, Confusion(self._outputs))
+                own.add(found[index], target[index])
 
     def gather(self, device: torch.device) -> None:
         """Add up what all processes counted; each of them must call it once."""
@@ -48,6 +61,14 @@ class Tally:
             values["loss", name] = float(self._losses[name]) / pixels if pixels else nan
             values["iou", name] = mean_iou(confusion.matrix)
         return values
+
+    def group_ious(self) -> dict[str, dict[str, float]]:
+        """For each output, the mean IoU over classes of each group in which it is defined; of this process only."""
+        ious = {
+            name: {group: mean_iou(own[name].matrix) for group, own in sorted(self._groups.items())}
+            for name in self.confusions
+        }
+        return {name: {g: v for g, v in values.items() if isfinite(v)} for name, values in ious.items()}
 
     def class_ious(self) -> list[float]:
         """The fused output's IoU of each class 1..K; NaN for one that is neither there nor predicted."""

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from napari_msunet.config import TrainJob
+from napari_msunet.data.recipe import UNLIMITED_EPOCHS
 from napari_msunet.events import Event, Message, Result
 from napari_msunet.stopping import current
 from napari_msunet.train.background import in_background
@@ -59,7 +60,7 @@ def train_events(job: TrainJob) -> Iterator[Event]:
     session = prepare(job, folder)
     try:
         yield from session.messages
-        folder.begin(job)
+        folder.begin(session.job)
         if session.aside.frozen:
             save_frozen(session.aside.frozen, folder.path)
         under_way = True
@@ -74,7 +75,7 @@ def train_events(job: TrainJob) -> Iterator[Event]:
 
 def _finished(done: dict[str, Any], job: TrainJob) -> bool:
     """Whether a result is all that the job asks for."""
-    return done.get("stopped") == "no better" or int(done.get("epochs", 0)) >= job.epochs
+    return done.get("stopped") == "no better" or int(done.get("epochs", 0)) >= (job.epochs or UNLIMITED_EPOCHS)
 
 
 def _follow_events(job: TrainJob, place: Place, started: float) -> Iterator[Event]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
@@ -11,9 +12,9 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from napari_msunet.config import TrainJob
+from napari_msunet.config import SettledTrainJob
 from napari_msunet.events import Message, Metric, Progress
-from napari_msunet.models import MSUNet, save_model
+from napari_msunet.models import save_model
 from napari_msunet.stopping import Stop
 from napari_msunet.train.background import Say
 from napari_msunet.train.curves import draw_curves
@@ -24,6 +25,30 @@ from napari_msunet.train.tracking import Tracker
 _PROGRESS_SECONDS = 0.5
 _CURVES_SECONDS = 20.0
 _BETTER = 1e-4
+_SMOOTHED = 5
+"""Epochs over which a validation IoU is averaged before it decides: a single one jumps."""
+_COST = 0.02
+"""Largest share of the time that goes into saving."""
+
+
+class Paced:
+    """Something that is done again and again, as often as it takes no more than a small share of the time."""
+
+    def __init__(self) -> None:
+        self._ended, self._seconds = 0.0, 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time again."""
+        return time.monotonic() - self._ended >= self._seconds / _COST
+
+    @contextmanager
+    def doing(self) -> Iterator[None]:
+        """Measure how long it takes."""
+        began = time.monotonic()
+        yield
+        self._ended = time.monotonic()
+        self._seconds = self._ended - began
 
 
 @dataclass
@@ -33,7 +58,7 @@ class Standing:
     Attributes
     ----------
     best_iou, best_loss : float
-        Of the fused output on the validation images, at the best epoch.
+        Of the fused output on the validation images, at the best epoch; means over the last epochs, see `_SMOOTHED`.
     best_epoch : int
         0 before the first.
     epochs, steps : int
@@ -69,9 +94,14 @@ class Watch(pl.Callback):
     stop : Stop
     started : float
         `time.monotonic` when the job began, from which the time limit counts.
+
+    Attributes
+    ----------
+    finishing_passes : int
+        Batches that go through the network once more after the last step, for which time is kept.
     """
 
-    def __init__(self, job: TrainJob, folder: RunFolder, say: Say, stop: Stop, started: float) -> None:
+    def __init__(self, job: SettledTrainJob, folder: RunFolder, say: Say, stop: Stop, started: float) -> None:
         self.job = job
         self.folder = folder
         self.say = say
@@ -85,17 +115,28 @@ class Watch(pl.Callback):
         self._last_progress = self._last_curves = 0.0
         self._warm_steps, self._warm_seconds = 0, 0.0
         self._steps_done, self._steps_total = 0, 1
+        self.finishing_passes = 0
+        self._processor_began = time.process_time()
+        self._saving, self._keeping = Paced(), Paced()
 
     # ------------------------------------------------------------------------------------------------------ the clock
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the job began."""
+        """Seconds since the job began; of processor time, since the loop did."""
+        if self.job.clock == "processor":
+            return time.process_time() - self._processor_began
         return time.monotonic() - self.started
+
+    @property
+    def _finishing(self) -> float:
+        """Seconds that what follows the last step takes: passes without a way back, a third of a step each."""
+        return 0.4 * self.finishing_passes * self._warm_seconds / self._warm_steps if self._warm_steps else 0.0
 
     def fraction(self) -> float:
         """How much of the training is over, by steps or by time, whichever is further; 0 to 1."""
-        by_time = self.elapsed / self.job.time_limit if self.job.time_limit else 0.0
+        limit = self.job.time_limit
+        by_time = self.elapsed / max(1e-9, limit - self._finishing) if limit else 0.0
         return min(1.0, max(by_time, self._steps_done / max(1, self._steps_total)))
 
     def _seconds_left(self) -> float | None:
@@ -152,7 +193,7 @@ class Watch(pl.Callback):
 
     def _time_is_up(self, guess: float) -> bool:
         """Whether the time left is just enough to validate, which takes `guess` seconds where it was never done."""
-        needed = self._validation_seconds or guess
+        needed = self._validation_seconds or guess or self._finishing
         return self.job.time_limit is not None and self.elapsed + needed >= self.job.time_limit
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -187,37 +228,57 @@ class Watch(pl.Callback):
         self._keep_best(pl_module, row)
         if not self.standing.reason:
             self._decide(trainer, row)
-        with writing(self.folder.checkpoint) as aside:
-            # with the optimiser's state, to go on from; it is only ever read with weights_only=True
-            trainer.save_checkpoint(aside, weights_only=False)
+        if self._saving.due or self.standing.reason:
+            with self._saving.doing(), writing(self.folder.checkpoint) as aside:
+                # with the optimiser's state, to go on from; it is only ever read with weights_only=True
+                trainer.save_checkpoint(aside, weights_only=False)
         if time.monotonic() - self._last_curves >= _CURVES_SECONDS:
             self.draw()
 
     def _keep_best(self, module: Training, row: dict[str, float]) -> None:
-        """Save the model when it is better than all before; without validation always."""
+        """Save the model when it validates better than all before, over a few epochs; without validation the last."""
         standing = self.standing
-        iou = row.get(column("validation", "iou", "fused"), 0.0)
-        loss = row.get(column("validation", "loss", "fused"), float("inf"))
-        validated = isfinite(loss)
-        better = iou > standing.best_iou + _BETTER or (iou >= standing.best_iou - _BETTER and loss < standing.best_loss)
-        if validated and not better:
+        if not isfinite(row.get(column("validation", "loss", "fused"), float("inf"))):
+            if self._keeping.due:
+                with self._keeping.doing():
+                    self._keep(module, row, finished=False)
             return
-        standing.best_iou, standing.best_loss, standing.best_epoch = iou, loss, standing.epochs
+        iou, loss = self._smoothed("iou") or 0.0, self._smoothed("loss") or float("inf")
+        better = iou > standing.best_iou + _BETTER or (iou >= standing.best_iou - _BETTER and loss < standing.best_loss)
+        if better:
+            standing.best_iou, standing.best_loss = iou, loss
+            self.summary["validation_groups"] = module.validation_groups()
+            self._keep(module, row, finished=True)
+
+    def _smoothed(self, name: str) -> float | None:
+        """Mean of a number of the fused output on what validates over the last epochs; None where there is none."""
+        key = column("validation", name, "fused")
+        values = [row[key] for row in self.folder.rows[-_SMOOTHED:] if key in row]
+        return sum(values) / len(values) if values else None
+
+    def _keep(self, module: Training, row: dict[str, float], finished: bool) -> None:
+        """Save the model as it is now; one that is not `finished` without new statistics, which take time."""
+        self.standing.best_epoch = self.standing.epochs
         self.summary |= {
-            "best_epoch": standing.best_epoch,
+            "best_epoch": self.standing.best_epoch,
             "validation": self.scores("validation", row),
             "train": self.scores("train", row),
         }
-        save_model(module.kept(), self.folder.model, dict(self.summary))
+        save_model(module.kept() if finished else module.average_now(), self.folder.model, dict(self.summary))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Training)
+        if not trainer.val_dataloaders and self.folder.rows:
+            self._keep(pl_module, self.folder.rows[-1], finished=True)
         save_model(pl_module.model, self.folder.last, self.summary | {"kept": "last", "steps": self.standing.steps})
 
-    def keep_last(self, model: MSUNet) -> None:
-        """Put the weights as they are now in the place of the best ones."""
-        standing = self.standing
-        save_model(model, self.folder.model, self.summary | {"kept": "last", "steps": standing.steps})
+    def cancelled(self, module: Training) -> None:
+        """Keep what the person who stopped it wants: the best, or where nothing validates and for "last" the newest."""
+        if self.stop.keep == "last" and self.standing.steps:
+            summary = self.summary | {"kept": "last", "steps": self.standing.steps}
+            save_model(module.model, self.folder.model, summary)
+        elif self.stop.keep != "none" and self.standing.epochs and not isfinite(self.standing.best_loss):
+            self._keep(module, self.folder.rows[-1], finished=False)
 
     def scores(self, split: str, row: dict[str, float]) -> dict[str, dict[str, float]]:
         """An epoch's numbers: for each output its "loss" and "iou"."""
@@ -229,23 +290,22 @@ class Watch(pl.Callback):
 
     def _decide(self, trainer: pl.Trainer, row: dict[str, float]) -> None:
         """End after the last epoch, or when nothing gets better."""
-        standing = self.standing
+        standing, options = self.standing, self.job.optimiser
         if standing.epochs >= self.job.epochs:
             standing.reason = "epochs"
         elif self._time_is_up(0.0):
             standing.reason = "time limit"
             trainer.should_stop = True
-        elif self._stalled(row):
+        elif options.stop_after is not None and self._stalled(row, options.stop_after):
             standing.reason = "no better"
             trainer.should_stop = True
-            options = self.job.optimiser
             name = "IoU" if options.stop_metric == "iou" else "loss"
             self.say(Message(text=f"No better validation {name} for {options.stop_after} epochs: training ends here."))
 
-    def _stalled(self, row: dict[str, float]) -> bool:
+    def _stalled(self, row: dict[str, float], patience: int) -> bool:
         """Whether what early stopping looks at has not got better for long enough; never without validation."""
         standing, options = self.standing, self.job.optimiser
-        value = row.get(column("validation", options.stop_metric, "fused"))
+        value = self._smoothed(options.stop_metric)
         if value is None:
             validated = column("validation", "loss", "fused") in row
             standing.stop_epoch = standing.stop_epoch if validated else standing.epochs
@@ -253,7 +313,7 @@ class Watch(pl.Callback):
             height = value if options.stop_metric == "iou" else -value
             if standing.stop_best is None or height > standing.stop_best + options.min_delta:
                 standing.stop_best, standing.stop_epoch = height, standing.epochs
-        return standing.epochs - standing.stop_epoch >= options.stop_after
+        return standing.epochs - standing.stop_epoch >= patience
 
     def draw(self) -> None:
         """Write the curves."""

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from napari_msunet.config import ModelConfig, PublishedSource
+from napari_msunet.config import AnyModel, PublishedSource
 from napari_msunet.data.folders import Say, some
 from napari_msunet.data.items import Item, check_channels
 from napari_msunet.data.masks import IGNORED, Mask
@@ -19,7 +19,7 @@ from napari_msunet.errors import MissingMppError, SourceError
 from napari_msunet.slide import Slide
 
 
-def published_items(source: PublishedSource, config: ModelConfig, say: Say) -> list[Item]:
+def published_items(source: PublishedSource, config: AnyModel, say: Say) -> list[Item]:
     """The items of a public set.
 
     Raises
@@ -46,7 +46,7 @@ def published_items(source: PublishedSource, config: ModelConfig, say: Say) -> l
 
 
 def _numbers(
-    contents: Contents, source: PublishedSource, config: ModelConfig, name: str, say: Say
+    contents: Contents, source: PublishedSource, config: AnyModel, name: str, say: Say
 ) -> dict[int, int] | None:
     """The truth of each of the set's class numbers; None: whatever is not 0 is the first class."""
     known = {"background": 0, "ignored": IGNORED} | {c: i for i, c in enumerate(config.classes, start=1)}
@@ -76,9 +76,7 @@ def _numbers(
     return {v: int(n not in contents.rest) for v, n in names.items()}
 
 
-def _item(
-    entry: Entry, numbers: dict[int, int] | None, source: PublishedSource, config: ModelConfig, check: bool
-) -> Item:
+def _item(entry: Entry, numbers: dict[int, int] | None, source: PublishedSource, config: AnyModel, check: bool) -> Item:
     """One item; closed again, checked unless it is known to be like others."""
     mpp = source.mpp or entry.mpp
     opener: Callable[[], Slide] = partial(entry.open, mpp)

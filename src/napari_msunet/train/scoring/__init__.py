@@ -1,7 +1,7 @@
 """Scores beyond the confusion matrix: outlines, instances, calibration, intervals; of images, people and models."""
 
 from napari_msunet.train.scoring.instances import INSTANCE_SCORES, Overlaps, instance_scores
-from napari_msunet.train.scoring.intervals import mean_interval, pooled_interval
+from napari_msunet.train.scoring.intervals import mean_interval, paired_interval, pooled_interval
 from napari_msunet.train.scoring.outlines import OUTLINE_SCORES, boundary_iou, hausdorff, outline_scores
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "instance_scores",
     "mean_interval",
     "outline_scores",
+    "paired_interval",
     "pooled_interval",
 ]

@@ -50,6 +50,30 @@ def pooled_interval(
     return _ends(values, level) if len(values) else None
 
 
+def paired_interval(
+    first: npt.NDArray[np.int64],
+    second: npt.NDArray[np.int64],
+    score: Callable[[npt.NDArray[np.int64]], float],
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval | None:
+    """Interval of the difference of a pooled score, second minus first, when groups are drawn again.
+
+    Parameters
+    ----------
+    first, second : (n, ...) int64
+        Counts of the same groups, in the same order.
+    score : callable
+        As of `pooled_interval`.
+    """
+    if len(first) < 2:
+        return None
+    drawn = _drawn(len(first), seed)
+    values = np.array([score(second[one].sum(0)) - score(first[one].sum(0)) for one in drawn])
+    values = values[np.isfinite(values)]
+    return _ends(values, level) if len(values) else None
+
+
 def _drawn(count: int, seed: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(seed).integers(0, count, (DRAWS, count))
 

@@ -1,0 +1,302 @@
+"""The recipe: what a training takes where the person left a choice open, from the images, their truth and the time.
+
+The rules were found by `benchmarks/defaults.py`; `docs/defaults.md` has what was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import exp, log, sqrt
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import zoom
+
+from napari_msunet.config import AnyModel, AutoModel, ModelConfig, SettledTrainJob, TrainJob, UNetConfig
+from napari_msunet.config.sources import Source
+from napari_msunet.data import IGNORED, Item, load_sources
+from napari_msunet.data.masks import Mask
+from napari_msunet.errors import SourceError
+from napari_msunet.geometry import Region, Window, round_up
+from napari_msunet.stopping import check as check_stop
+
+EPOCHS = 100
+"""Without a time limit."""
+
+UNLIMITED_EPOCHS = 1_000_000
+"""With one: it ends the training before."""
+
+VALIDATION = 0.2
+BATCH = 8
+STOP_AFTER = 25
+
+_IMAGES = 24  # how many are looked at
+_SIDE = 1024  # pixels of each that are looked at, about its middle
+_FACTORS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+_MASKS = 0.95  # Dice that masks keep at the chosen resolution, at least
+_IMAGES_KEEP = 0.8  # share of the images' variance that is left at the chosen resolution, at least
+_BLURRED = 0.998  # share of the variance left at half the resolution, above which the finer one shows nothing more
+_WINDOW = 128
+_LEAST_WINDOW = 32
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen of the images.
+
+    Attributes
+    ----------
+    mpp : float
+        µm per pixel of the images; of several, the median.
+    extents : sequence of (height, width)
+        Of all images in µm.
+    channels : int
+    masks : float
+        The coarsest µm per pixel at which masks keep a Dice of 0.95 when they are brought there and back.
+    structure : float
+        The coarsest µm per pixel at which the images keep four fifths of their variance.
+    sharp : float
+        The finest µm per pixel at which the images hold detail.
+    """
+
+    mpp: float
+    extents: Sequence[tuple[float, float]]
+    channels: int
+    masks: float
+    structure: float
+    sharp: float
+
+    @property
+    def shorter(self) -> float:
+        """The shorter side of a typical image in µm."""
+        return float(np.median([min(extent) for extent in self.extents]))
+
+
+def settle(job: TrainJob) -> tuple[SettledTrainJob, tuple[str, ...]]:
+    """Choose what a job leaves open.
+
+    Parameters
+    ----------
+    job : TrainJob
+
+    Returns
+    -------
+    SettledTrainJob
+    tuple of str
+        Why it is what it is, in sentences; none where nothing was open.
+
+    Raises
+    ------
+    SourceError, MissingMppError, SlideError
+        If images and masks cannot be used.
+    """
+    limited = job.time_limit is not None
+    values = {name: getattr(job, name) for name in TrainJob.model_fields}
+    defaults = {
+        "epochs": UNLIMITED_EPOCHS if limited else EPOCHS,
+        "validation": 0.0 if limited else VALIDATION,
+        "batch_size": BATCH,
+    }
+    values |= {name: default for name, default in defaults.items() if values[name] is None}
+    if job.optimiser.stop_after is None and not limited:
+        values["optimiser"] = job.optimiser.model_copy(update={"stop_after": STOP_AFTER})
+    reasons: list[str] = []
+    if isinstance(job.model, AutoModel) or job.size is None:
+        look = look_at(job.sources, job.model)
+        model = _model(job.model, look, reasons) if isinstance(job.model, AutoModel) else job.model
+        values["model"] = model
+        if job.size is None:
+            values["size"] = _window(model, look, reasons)
+    if limited and job.validation is None:
+        reasons.append("All images train until the time is up, and an average of the last weights is kept: not scored.")
+    return SettledTrainJob(**values), tuple(reasons)
+
+
+# ---------------------------------------------------------------------------------------------------------- choosing
+
+
+def _model(given: AutoModel, look: Look, reasons: list[str]) -> ModelConfig:
+    """One scale at the resolution that the objects ask for; what is given stays."""
+    mpp = given.mpp
+    if mpp is None:
+        mpp, reason = resolution(look)
+        reasons.append(reason)
+    chosen: dict[str, Any] = {"mpp": mpp, "channels": look.channels}
+    scales = given.scales or (1.0,)
+    chosen |= {"scales": scales, "fusion": "mean" if len(scales) == 1 else "attention"}
+    chosen["field"] = "same" if len(scales) == 1 else "concentric"
+    chosen["branch"] = UNetConfig(depth=_depth(look, mpp), width=16)
+    return ModelConfig.model_validate(chosen | given.given)
+
+
+def resolution(look: Look) -> tuple[float, str]:
+    """The coarsest µm per pixel that keeps the masks' outlines and the images' structure, and why it is that."""
+    wanted, why = min(
+        (look.masks, f"at a coarser one the masks would lose more than {1 - _MASKS:.0%} of their outlines' Dice"),
+        (look.structure, f"at a coarser one the images would lose more than {1 - _IMAGES_KEEP:.0%} of their structure"),
+    )
+    if wanted <= look.sharp:
+        wanted, why = look.sharp, "the images hold no finer detail"
+    mpp = wanted if wanted == look.mpp else float(f"{wanted:.2g}")
+    return mpp, f"The model works at {mpp:.4g} µm per pixel: {why}."
+
+
+def _depth(look: Look, mpp: float) -> int:
+    """Poolings: four, fewer where the images are small."""
+    return 4 if look.shorter / mpp >= 64 else 3 if look.shorter / mpp >= 32 else 2
+
+
+def _window(model: ModelConfig, look: Look, reasons: list[str]) -> int:
+    """Side of a window: no larger than a typical image, whole strides of the network."""
+    multiple = model.size_multiple
+    fitting = int(look.shorter / model.mpp) // multiple * multiple
+    size = max(min(round_up(_WINDOW, multiple), fitting), round_up(_LEAST_WINDOW, multiple))
+    if size > look.shorter / model.mpp + 0.5:
+        reasons.append(
+            f"Windows have {size} pixels, more than the images' {look.shorter / model.mpp:.0f}: the rest is background."
+        )
+    else:
+        reasons.append(f"Windows have {size} pixels ({size * model.mpp:.3g} µm) a side, {BATCH} in a step.")
+    return size
+
+
+# ----------------------------------------------------------------------------------------------------------- looking
+
+
+def look_at(sources: Sequence[Source], model: AnyModel) -> Look:
+    """Look at a sample of the images and of their truth.
+
+    Raises
+    ------
+    SourceError
+        If the images differ in their channels, or nothing is annotated in any.
+    MissingMppError, SlideError
+        If images cannot be used.
+    """
+    items = load_sources(sources, model)
+    chosen = [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(_IMAGES, len(items))).round().astype(int))]
+    looks = []
+    for item in chosen:
+        check_stop()
+        try:
+            looks.append(_look(item, len(model.classes)))
+        finally:
+            item.release()
+    channels = {look.channels for look in looks}
+    if len(channels) > 1:
+        raise SourceError(
+            f"The images have {' and '.join(map(str, sorted(channels)))} channels; give images with equally many."
+        )
+    own = float(np.median([look.mpp for look in looks]))
+    masks = [look.masks for look in looks if look.masks]
+    return Look(
+        mpp=own,
+        extents=[extent for look in looks for extent in look.extents],
+        channels=channels.pop(),
+        masks=max(own, _middle(masks)) if masks else own,
+        structure=max(own, _middle([look.structure for look in looks])),
+        sharp=_middle([look.sharp for look in looks]),
+    )
+
+
+def _middle(values: Sequence[float]) -> float:
+    """The median of sizes, by their ratios."""
+    return exp(float(np.median([log(value) for value in values])))
+
+
+def _look(item: Item, classes: int) -> Look:
+    """One image, about the place where most is annotated; `masks` is 0 where nothing is annotated as a class."""
+    slide = item.slide
+    if slide.mpp is None:  # loading refuses such images
+        raise SourceError(f"The size of a pixel of {item.name} is not known; give its µm per pixel.")
+    mpp = sqrt(slide.mpp[0] * slide.mpp[1])
+    window = _busiest(item)
+    grid = item.truth.grid
+    region = grid.region(window)
+    pixels = slide.read(Region(region.y, region.x, min(region.height, _SIDE), min(region.width, _SIDE)))
+    structure, sharp = _image_limits(pixels.astype(np.float32).mean(-1), mpp)
+    masks = _masks_limit(item.truth.read(window), sqrt(grid.pixel[0] * grid.pixel[1]) * mpp, classes)
+    extent = slide.shape[0] * slide.mpp[0], slide.shape[1] * slide.mpp[1]
+    return Look(mpp, [extent], slide.shape[2], masks, structure, sharp)
+
+
+def _busiest(item: Item) -> Window:
+    """The square of the truth's own pixels in which most is annotated as a class."""
+    values, grid = item.truth.overview()
+    own = item.truth.grid
+    labelled = ((values > 0) & (values != IGNORED)).astype(np.int64)
+    for axis in (0, 1):
+        side = max(1, round(_SIDE * own.pixel[axis] / grid.pixel[axis]))
+        labelled = np.add.reduceat(labelled, np.arange(0, labelled.shape[axis], side), axis)
+    y, x = np.unravel_index(int(labelled.argmax()), labelled.shape)
+    item.forget_mask()
+    return Window(int(y) * _SIDE, int(x) * _SIDE, _SIDE, _SIDE).intersection(own.whole)
+
+
+def _image_limits(grey: npt.NDArray[np.float32], mpp: float) -> tuple[float, float]:
+    """The coarsest µm per pixel that keeps most of an image's variance, and the finest that shows anything more.
+
+    Averages over blocks of pixels, whose variance falls as detail is lost.
+    """
+    whole = float(grey.var())
+    if whole <= 0:
+        return mpp, mpp
+    left = {1: 1.0}
+    for factor in _FACTORS[1:]:
+        if min(grey.shape) < 2 * factor:
+            break
+        left[factor] = float(_blocks(grey, factor).var()) / whole
+    sharp = 1
+    while 2 * sharp in left and left[2 * sharp] > _BLURRED:
+        sharp *= 2
+    return mpp * _crossing(left, _IMAGES_KEEP), mpp * sharp
+
+
+def _blocks(grey: npt.NDArray[np.float32], factor: int) -> npt.NDArray[np.float32]:
+    """Means of blocks of `factor` pixels a side."""
+    height, width = (n // factor * factor for n in grey.shape)
+    blocks = grey[:height, :width].reshape(height // factor, factor, width // factor, factor)
+    return np.asarray(blocks.mean((1, 3)), np.float32)
+
+
+def _crossing(kept: dict[int, float], least: float) -> float:
+    """The factor at which what is kept falls below `least`, between the factors that were tried; the last if never."""
+    factors = sorted(kept)
+    for before, after in pairwise(factors):
+        if kept[after] < least:
+            share = (kept[before] - least) / (kept[before] - kept[after])
+            return exp(log(before) + share * (log(after) - log(before)))
+    return float(factors[-1])
+
+
+def _masks_limit(values: Mask, mpp: float, classes: int) -> float:
+    """The coarsest µm per pixel at which a truth keeps its outlines; 0 where it has none of the classes."""
+    present = [value for value in range(1, classes + 1) if (values == value).any()]
+    if not present:
+        return 0.0
+    kept = {1: 1.0}
+    for factor in _FACTORS[1:]:
+        if min(values.shape) < 2 * factor:
+            break
+        kept[factor] = _dice_at(values, factor, classes, present)
+        if kept[factor] < _MASKS:
+            break
+    return mpp * _crossing(kept, _MASKS)
+
+
+def _dice_at(values: Mask, factor: int, classes: int, present: Sequence[int]) -> float:
+    """Dice, mean over classes, of a truth brought to larger pixels by majority, and back bilinearly."""
+    rows, columns = (-(-n // factor) for n in values.shape)
+    padded = np.full((rows * factor, columns * factor), IGNORED, np.uint8)
+    padded[: values.shape[0], : values.shape[1]] = values
+    blocks = padded.reshape(rows, factor, columns, factor)
+    most = np.stack([(blocks == value).sum((1, 3)) for value in range(classes + 1)]).argmax(0)
+    maps = [(most == value).astype(np.float32) for value in range(classes + 1)]
+    larger = [zoom(m, factor, order=1, grid_mode=True, mode="nearest") for m in maps]
+    back = np.stack(larger).argmax(0)[: values.shape[0], : values.shape[1]]
+    known = values != IGNORED
+    found = [((back == v) & known, values == v) for v in present]
+    return float(np.mean([2 * (p & t).sum() / (p.sum() + t.sum()) for p, t in found]))
