@@ -31,6 +31,7 @@ UNLIMITED_EPOCHS = 1_000_000
 
 VALIDATION = 0.2
 BATCH = 8
+WINDOW = 128
 STOP_AFTER = 25
 
 _IMAGES = 24  # how many are looked at
@@ -39,7 +40,6 @@ _FACTORS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _MASKS = 0.95  # Dice that masks keep at the chosen resolution, at least
 _IMAGES_KEEP = 0.8  # share of the images' variance that is left at the chosen resolution, at least
 _BLURRED = 0.998  # share of the variance left at half the resolution, above which the finer one shows nothing more
-_WINDOW = 128
 _LEAST_WINDOW = 32
 
 
@@ -153,7 +153,7 @@ def _window(model: ModelConfig, look: Look, reasons: list[str]) -> int:
     """Side of a window: no larger than a typical image, whole strides of the network."""
     multiple = model.size_multiple
     fitting = int(look.shorter / model.mpp) // multiple * multiple
-    size = max(min(round_up(_WINDOW, multiple), fitting), round_up(_LEAST_WINDOW, multiple))
+    size = max(min(round_up(WINDOW, multiple), fitting), round_up(_LEAST_WINDOW, multiple))
     if size > look.shorter / model.mpp + 0.5:
         reasons.append(
             f"Windows have {size} pixels, more than the images' {look.shorter / model.mpp:.0f}: the rest is background."

@@ -159,7 +159,8 @@ def prepare(given: TrainJob, folder: RunFolder, rank: int = 0) -> Session:
     batches.rank, batches.world = rank, world
     batches.together = any(branch.by_slide for branch in config.branches)
     # With a fold and no validation, the fold's images are held out and take no part in the training at all.
-    spots = validation_spots(sides.validate, size, step, _VALIDATION_WINDOWS) if job.validation else []
+    held_out = job.fold is not None and not job.validation
+    spots = [] if held_out else validation_spots(sides.validate, size, step, _VALIDATION_WINDOWS)
     validation = ValidationBatches(crops, spots, job.batch_size, rank, world, batches.together) if spots else None
     messages.append(Message(text=_described(sides, batches, validation, device)))
     hard = sampler.hard if job.sampling.hard else None

@@ -12,7 +12,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QPixmap
 from qtpy.QtWidgets import QDialog, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
-from napari_msunet.config import EvaluateJob, PreviewAugmentationJob, TrainJob
+from napari_msunet.config import CrossValidateJob, EvaluateJob, PreviewAugmentationJob, TrainJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Progress, Result
 from napari_msunet.widgets.dock.background import Background
@@ -145,6 +145,44 @@ class Asking(QPushButton):
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
+
+
+class CrossValidation(Asking):
+    """Scores the way a model was trained: each group is held out once by a training of its own."""
+
+    FOLDS = 3
+
+    def __init__(self, dock: MultiScaleUNet) -> None:
+        tip = (
+            "Everything trained, so nothing is left to score this model on. This trains three more models in the "
+            "background, each without a third of the patients or slides, and scores each on what it has not seen."
+        )
+        super().__init__(
+            dock, "Score it by cross-validation…", "Cross-validating…", "Scores of a cross-validation", tip
+        )
+
+    def ask(self, job: TrainJob, flush: Callable[[], None]) -> None:
+        """Cross-validate a training."""
+        again = job.model_copy(update={"start": None, "replaces": None, "resume": False})
+        self.submit(CrossValidateJob(training=again, folds=self.FOLDS, out=self.new_folder()), flush)
+
+    def contents(self, result: Result) -> Sequence[QWidget]:
+        """Mean and standard deviation over the folds, of the fusion and each scale."""
+        mean, spread = result.values["mean"], result.values["std"]
+        rows = [("", "Dice", "IoU")]
+        for output, scores in mean.items():
+            cells = (
+                f"{scores[n]:.3f} ± {spread[output][n]:.3f}" if scores[n] is not None else "–" for n in ("dice", "iou")
+            )
+            rows.append((escape(output), *cells))
+        cells_of = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+        table = QLabel(
+            f'<table cellpadding="4">{cells_of}</table>Mean ± standard deviation over {self.FOLDS} trainings, each on '
+            "what it had not seen. The model you have learned from all, so it should be about as good or better."
+        )
+        table.setWordWrap(True)
+        table.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        return [table]
 
 
 def picture(path: str | Path, name: str) -> QLabel:

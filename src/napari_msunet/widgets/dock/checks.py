@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import psutil
 
-from napari_msunet.config import ModelConfig, SlideSource, TrainJob
+from napari_msunet.config import ModelConfig, SettledTrainJob, SlideSource, TrainJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Metric
 from napari_msunet.geometry import round_up
 
 _BASE_BYTES = 700e6  # torch and Lightning themselves
 _FEW_PIXELS = 500
+_FEW_STEPS = 100
 _RECENT = 5
 _GAP = 0.2
 _SAME = 0.01
+
+
+Scores: TypeAlias = Mapping[str, Mapping[str, float]]
+"""For each output its numbers, such as "iou"."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,20 @@ def check_training(job: TrainJob, runs: Path | None = None) -> list[Finding]:
     runs : Path, optional
         Folder of earlier training runs on this machine, from which the time of a step is known.
     """
-    findings, steps = _check_truth(job)
-    findings.append(check_memory(job))
-    findings.append(check_time(job, steps, measured_rate(runs) if runs else None))
+    from napari_msunet.data.recipe import settle
+
+    try:
+        settled, reasons = settle(job)
+    except MsunetError as error:
+        return [Finding("error", str(error))]
+    findings, steps = _check_truth(settled)
+    findings += [Finding("ok", reason) for reason in reasons]
+    findings.append(check_memory(settled))
+    findings.append(check_time(settled, steps, measured_rate(runs) if runs else None))
     return findings
 
 
-def _check_truth(job: TrainJob) -> tuple[list[Finding], int | None]:
+def _check_truth(job: SettledTrainJob) -> tuple[list[Finding], int | None]:
     """What the sources hold and how they are split, as the training itself will find them; steps of an epoch."""
     from napari_msunet.data import load_sources, split
     from napari_msunet.data.sampling import Sampler
@@ -133,19 +145,19 @@ def _short(pixels: float) -> str:
     return f"{pixels:.0f}"
 
 
-def window_size(job: TrainJob) -> int:
+def window_size(job: SettledTrainJob) -> int:
     """The side of a training window after rounding up, in target pixels."""
     return round_up(job.size, job.model.size_multiple)
 
 
-def _planes(job: TrainJob) -> list[tuple[Any, float]]:
+def _planes(job: SettledTrainJob) -> list[tuple[Any, float]]:
     """Each branch's config, and how many pixels its window has."""
     size, model = window_size(job), job.model
     sides = [size if model.field == "concentric" and s < 1 else size * s for s in model.scales]
     return [(branch, side * side) for branch, side in zip(model.branches, sides, strict=True)]
 
 
-def step_work(job: TrainJob) -> float:
+def step_work(job: SettledTrainJob) -> float:
     """Multiplications of one training step, in 1e9: forward and twice as many backward."""
     total = 0.0
     for branch, pixels in _planes(job):
@@ -158,7 +170,7 @@ def step_work(job: TrainJob) -> float:
     return 3 * job.batch_size * total / 1e9
 
 
-def training_memory(job: TrainJob) -> float:
+def training_memory(job: SettledTrainJob) -> float:
     """About how many bytes a training needs: what a step keeps for its way back, and the weights with their moments."""
     kept = weights = 0.0
     outputs = len(job.model.classes) + 1
@@ -173,7 +185,7 @@ def training_memory(job: TrainJob) -> float:
     return _BASE_BYTES + 4 * job.batch_size * (1.3 * kept + logits) + 16 * weights
 
 
-def check_memory(job: TrainJob, available: float | None = None) -> Finding:
+def check_memory(job: SettledTrainJob, available: float | None = None) -> Finding:
     """Whether the batch fits into this computer's memory."""
     needed = training_memory(job)
     free = float(psutil.virtual_memory().available) if available is None else available
@@ -198,14 +210,14 @@ def measured_rate(runs: Path) -> float | None:
     for path in results:
         try:
             values = json.loads(path.read_bytes())
-            job = TrainJob.model_validate_json((path.parent / "job.json").read_bytes())
+            job = SettledTrainJob.model_validate_json((path.parent / "job.json").read_bytes())
             return float(values["seconds_per_step"]) / step_work(job)
         except (OSError, ValueError, KeyError, TypeError):
             continue  # a damaged run says nothing about the speed
     return None
 
 
-def check_time(job: TrainJob, steps: int | None, rate: float | None) -> Finding:
+def check_time(job: SettledTrainJob, steps: int | None, rate: float | None) -> Finding:
     """How long the training will take at most."""
     limit = f"it ends after {duration(job.time_limit)} at the latest" if job.time_limit else ""
     if steps is None or rate is None:
@@ -215,9 +227,9 @@ def check_time(job: TrainJob, steps: int | None, rate: float | None) -> Finding:
     whole = job.epochs * steps * step
     text = f"An epoch has {steps} steps of about {step:.2g} s"
     if job.time_limit and whole > job.time_limit:
-        epochs = job.time_limit / (steps * step)
-        text += f"; the time limit of {duration(job.time_limit)} allows about {epochs:.0f} epochs"
-        return Finding("ok" if epochs >= 3 else "warning", f"{text}.")
+        total = job.time_limit / step
+        text += f"; {duration(job.time_limit)} allow about {total:,.0f} steps"
+        return Finding("ok" if total >= _FEW_STEPS else "warning", f"{text}.")
     return Finding("ok", f"{text}; all {job.epochs} epochs take at most {duration(whole)}.")
 
 
@@ -310,7 +322,7 @@ def _overfitted(history: History) -> Finding | None:
     if history.epochs < _RECENT or len(train) < 3 or len(other) < 3:
         return None
     here, there = float(np.mean(train)), float(np.mean(other))
-    if here - there < _GAP:
+    if here - there - 2 * float(np.std(other)) < _GAP:  # a validation that jumps says nothing
         return None
     return Finding(
         "warning",
@@ -322,16 +334,46 @@ def _overfitted(history: History) -> Finding | None:
 # ---------------------------------------------------------------------------------------------------------- when done
 
 
-def does_context_help(scores: dict[str, dict[str, float]]) -> str:
-    """One sentence that compares the fusion with the best single scale (validation scores by output)."""
+def does_context_help(scores: Scores, groups: Mapping[str, Mapping[str, float]] | None = None) -> str:
+    """One sentence that compares the fusion with the best single scale; it claims nothing within the groups' noise.
+
+    Parameters
+    ----------
+    scores : dict
+        Validation scores by output.
+    groups : dict, optional
+        For each output the IoU of each group (patient, slide) that validates.
+    """
     singles = {name: s["iou"] for name, s in scores.items() if name != "fused" and "iou" in s}
     if "iou" not in scores.get("fused", {}) or len(singles) < 2:
         return ""
     best = max(singles, key=lambda name: singles[name])
     fused, single = scores["fused"]["iou"], singles[best]
     numbers = f"(IoU {fused:.3f} fused, {single:.3f} with {best} alone)"
-    if abs(fused - single) < _SAME:
-        return f"Several scales together are as good as the best one alone {numbers}: that one would be faster."
+    low, high = difference_interval((groups or {}).get(best, {}), (groups or {}).get("fused", {}))
+    if low <= 0 <= high:
+        return (
+            f"Whether several scales help cannot be told from what validates {numbers}: compare them in an experiment."
+        )
     if fused > single:
         return f"Several scales together help: {fused - single:+.3f} over the best one alone {numbers}."
     return f"Several scales together are worse than one {numbers}: try that scale alone, or train longer."
+
+
+def difference_interval(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[float, float]:
+    """95 % interval of the mean difference over the groups that both have (Student's t); endless for fewer than three."""
+    differences = np.array([after[group] - before[group] for group in before if group in after])
+    if len(differences) < 3:
+        return -np.inf, np.inf
+    from scipy import stats
+
+    half = float(stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences))
+    return float(differences.mean()) - half, float(differences.mean()) + half
+
+
+def how_sure(groups: Mapping[str, float]) -> str:
+    """One sentence on the spread of a validation IoU over its groups."""
+    values = np.array(list(groups.values()))
+    if len(values) < 2:
+        return "One group validates: how sure this score is cannot be told."
+    return f"Over {len(values)} groups the IoU is {values.mean():.3f} ± {values.std(ddof=1):.3f}."

@@ -174,8 +174,6 @@ class MultiScaleUNet(QWidget):
         """Open the section of a step and close the others."""
         for other, section in self.sections.items():
             section.set_open(other == name)
-        if name == "model":
-            self.state.model_seen = True
         self.refresh()
         if name in WARMING and not self._closed:
             self.runner.warm()  # its first seconds pass while the user looks at the step

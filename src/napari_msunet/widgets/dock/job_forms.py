@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from napari_msunet.config import Augmentation, LossConfig, Optimiser
+from napari_msunet.config import Augmentation, LossConfig, Optimiser, TrainJob
 from napari_msunet.config.sampling import Sampling
+from napari_msunet.widgets.dock.every_field import AnyField
 from napari_msunet.widgets.dock.fields import (
     CheckField,
     ChoiceField,
@@ -25,12 +26,13 @@ class TrainForm(Form):
             "time_limit",
             "Time limit",
             MinutesField("none"),
-            "Minutes after which training ends with the best model so far. Set it when you want a first result soon.",
+            "Minutes that training takes. With a limit everything that is annotated trains until the time is up. Without "
+            "one a part validates, and training ends when that gets no better.",
         )
         self.add(
             "epochs",
             "At most",
-            WholeField(1, 100_000, "epochs"),
+            WholeField(1, 100_000, "epochs", none="automatic"),
             "Epochs (looks at all the training data) before it ends; it ends sooner when nothing improves any more.",
         )
         self.add("device", "Compute on", ChoiceField(DEVICES), DEVICE_TIP)
@@ -45,14 +47,15 @@ class TrainForm(Form):
         self.add(
             "size",
             "Window",
-            WholeField(16, 8192, "px", step=32),
-            "Side of a training picture in pixels of the model. Larger shows more surroundings and needs more memory.",
+            WholeField(16, 8192, "px", none="automatic", step=32),
+            "Side of a training picture in pixels of the model. Larger shows more surroundings and needs more memory. "
+            "Automatic fits it to the images.",
             advanced=True,
         )
         self.add(
             "batch_size",
             "Batch",
-            WholeField(1, 1024, "windows"),
+            WholeField(1, 1024, "windows", none="automatic"),
             "Windows that are learned from at once. Lower it when memory runs out.",
             advanced=True,
         )
@@ -74,8 +77,9 @@ class TrainForm(Form):
         self.add(
             "validation",
             "Validation",
-            NumberField(0, 0.9, 0.05),
-            "Share (0 to 0.9) of the data with the role auto that is not trained on but measures how well it works.",
+            AnyField(TrainJob.model_fields["validation"]),
+            "Share (0 to 0.9) of the data with the role auto that is not trained on but measures how well it works. "
+            "Empty: nothing with a time limit, else 0.2.",
             advanced=True,
         )
         self.add("seed", "Seed", WholeField(0, 2**31 - 1), "Number that makes chance repeatable.", advanced=True)
@@ -127,8 +131,8 @@ class TrainForm(Form):
         self.add(
             "optimiser.stop_after",
             "Stop after",
-            WholeField(1, 10_000, "epochs"),
-            "Epochs without a better validation IoU before training ends.",
+            WholeField(1, 10_000, "epochs", none="automatic"),
+            "Epochs without a better validation IoU before training ends. Automatic: never with a time limit, else 25.",
             advanced=True,
         )
 

@@ -1,23 +1,29 @@
-"""Models to start from."""
+"""Models to start from, for who does not leave the choice to the recipe."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from napari_msunet.config import ModelConfig, Optimiser, UNetConfig
+from napari_msunet.config import ModelConfig, UNetConfig
 
 
-def fast(classes: tuple[str, ...], mpp: float) -> ModelConfig:
+def one_scale(classes: tuple[str, ...], mpp: float) -> ModelConfig:
     """One scale: the least work per step, which decides in the first minutes."""
-    return ModelConfig(classes=classes, mpp=mpp, scales=(1.0,), fusion="mean", branch=UNetConfig(depth=3, width=16))
+    return ModelConfig(classes=classes, mpp=mpp, scales=(1.0,), fusion="mean", branch=UNetConfig(depth=4, width=16))
 
 
-def balanced(classes: tuple[str, ...], mpp: float) -> ModelConfig:
-    """Two scales: detail, and by a smaller network what is around it; chosen by `benchmarks/presets.py`."""
+def two_scales(classes: tuple[str, ...], mpp: float) -> ModelConfig:
+    """Two scales: detail, and by a smaller network what is around it."""
     fine = UNetConfig(depth=3, width=16)
-    coarse = fine.model_copy(update={"depth": 2})
-    return ModelConfig(classes=classes, mpp=mpp, scales=(1.0, 0.5), fusion="attention", branch=(fine, coarse))
+    return ModelConfig(
+        classes=classes,
+        mpp=mpp,
+        scales=(1.0, 0.5),
+        fusion="attention",
+        field="concentric",
+        branch=(fine, fine.model_copy(update={"depth": 2})),
+    )
 
 
 def three_scales(classes: tuple[str, ...], mpp: float) -> ModelConfig:
@@ -29,27 +35,26 @@ def three_scales(classes: tuple[str, ...], mpp: float) -> ModelConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """A model to start from: `name`, a `sentence` about it, what makes it of classes and µm per pixel, and a `rate`."""
+    """A model to start from: `name`, a `sentence` about it, and what makes it of classes and µm per pixel."""
 
     name: str
     sentence: str
     make: Callable[[tuple[str, ...], float], ModelConfig]
-    rate: float = Optimiser().learning_rate
-    """Learning rate to begin with."""
 
     def fits(self, config: ModelConfig) -> bool:
         """Whether a model is this preset, at whatever resolution and with whatever classes."""
-        made = self.make(("any",), config.mpp).model_copy(update={"classes": config.classes})  # of an old file
+        made = self.make(config.classes, config.mpp)
         return made == config.model_copy(update={"channels": made.channels, "normalisation": None})
 
 
 RESOLUTIONS = {"Nuclei": 0.5, "Glands": 2.5, "Regions": 4.0}
 """µm per pixel to start with, by what is looked for."""
 
-BALANCED = Preset("Balanced", "Two scales: detail, and more surroundings. A good start.", balanced, rate=3e-3)
+AUTOMATIC = "Automatic"
+AUTOMATIC_SENTENCE = "Resolution, network and windows are chosen from your objects and images; the Train step says why."
 
 PRESETS = (
-    Preset("Fast on a laptop", "One scale. A first result in minutes without a graphics card.", fast),
-    BALANCED,
-    Preset("As in the method", "Three scales: for what only wide surroundings explain. Takes longest.", three_scales),
+    Preset("One scale", "The least work per step. A first result in minutes without a graphics card.", one_scale),
+    Preset("Two scales", "Detail, and more surroundings. Each step costs half as much again.", two_scales),
+    Preset("Three scales", "For what only wide surroundings explain. Takes longest.", three_scales),
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from napari_msunet.config import TrainJob
+from napari_msunet.config import ModelConfig, TrainJob
 from napari_msunet.config.architecture import architecture_differences
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Result
@@ -29,9 +29,10 @@ _TIP = (
 
 @dataclass(frozen=True)
 class _Last:
-    """The model that predicts now: why nothing can go on from it, or None; its run's job, where it has one."""
+    """The model that predicts now: its config; why nothing can go on from it, or None; its run's job, if it has one."""
 
     path: Path
+    config: ModelConfig
     obstacle: str | None
     job: TrainJob | None
 
@@ -103,17 +104,18 @@ class GoingOn(QWidget):
         config, job = self._read[1]
         if config is None:
             return None
-        wanted = self._model(job)
-        differing = architecture_differences(wanted, config)
+        differing = architecture_differences(self._model(job, config), config)
         obstacle = None
         if differing:
             obstacle = f"The model of the Model step is another one than the last ({differing[0]}): it is trained anew."
-        return _Last(path, obstacle, job)
+        return _Last(path, config, obstacle, job)
 
-    def _model(self, job: TrainJob | None) -> Any:
-        """The model to train: that of the Model step, once somebody chose it; else that of the last run."""
-        if job is None or self.state.model_chosen:
+    def _model(self, job: TrainJob | None, loaded: Any) -> Any:
+        """The model to train: that of the Model step if the person chose one; else that of the last run or file."""
+        if self.state.model_chosen:
             return self.state.model
+        if job is None:
+            return loaded.model_copy(update={"classes": self.state.classes})
         if not self.state.sets and not any(record.annotation for record in self.state.slides):
             return job.model  # nobody has named classes here
         return job.model.model_copy(update={"classes": self.state.classes})
@@ -135,20 +137,18 @@ class GoingOn(QWidget):
             return plain
         if last.job is None:
             update = {"start": last.path if self.on else None, "replaces": last.path, "replay": REPLAY}
-            return plain.model_copy(update=update)
-        return self._from(last.job, last.path, plain)
+            return plain.model_copy(update=update | {"model": self._model(None, last.config)})
+        return self._from(last.job, last, plain)
 
-    def _from(self, before: TrainJob, model: Path, plain: TrainJob) -> TrainJob:
+    def _from(self, before: TrainJob, last: _Last, plain: TrainJob) -> TrainJob:
         """As `retraining_job` makes it from the run before, with the dock's options."""
-        folder = model.parent
+        folder = last.path.parent
         ours = self.state.project is not None and self.state.project.folder in folder.parents
         # Of a run of this project, what was taken out of the dock since is not wanted; of another, all is used again.
         sources = [s for s in before.sources if not ours or any(same_truth(s, now) for now in plain.sources)]
         before = before.model_copy(update={"out": folder, "sources": tuple(sources)})
-        options = {name: getattr(plain, name) for name in TRAIN_FIELDS}
-        return retraining_job(
-            before, plain.sources, plain.out, start=self.on, **(options | {"model": self._model(before)})
-        )
+        options = {name: getattr(plain, name) for name in TRAIN_FIELDS} | {"model": self._model(before, last.config)}
+        return retraining_job(before, plain.sources, plain.out, start=self.on, **options)
 
 
 class Verdict(QWidget):

@@ -14,12 +14,13 @@ from psygnal import Signal
 from pydantic import ValidationError
 
 from napari_msunet.config import (
+    AnyModel,
+    AutoModel,
     EvaluateJob,
     ExportJob,
     ImageSet,
     MeasureJob,
     ModelConfig,
-    Optimiser,
     PredictJob,
     Role,
     SlideSource,
@@ -32,7 +33,7 @@ from napari_msunet.geometry import Region
 from napari_msunet.project import Project, default_folder
 from napari_msunet.widgets.dock import words
 from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
-from napari_msunet.widgets.dock.presets import BALANCED
+from napari_msunet.widgets.dock.presets import one_scale
 from napari_msunet.widgets.dock.slide_record import SlideRecord
 
 __all__ = ["BACKGROUND", "OPTIONAL", "STEPS", "SlideRecord", "State", "StepName"]
@@ -41,6 +42,9 @@ StepName = Literal["slide", "annotate", "model", "train", "predict", "correct", 
 STEPS: tuple[StepName, ...] = get_args(StepName)
 OPTIONAL: tuple[StepName, ...] = ("review",)
 """Steps that come next only while they are under way."""
+
+TIME_LIMIT = 600.0
+"""Seconds that a training takes unless the person says otherwise."""
 
 BACKGROUND = 255
 """The value of annotated background in an annotation."""
@@ -84,8 +88,7 @@ class State:
         self.model_path: Path | None = None
         self.ensemble: tuple[Path, ...] = ()
         self.model_chosen = False
-        self.model_seen = False  # what was shown and not changed is chosen too
-        self.train_options = TrainOptions(optimiser=Optimiser(learning_rate=BALANCED.rate))
+        self.train_options = TrainOptions(time_limit=TIME_LIMIT)
         self.predict_options: PredictOptions = PredictOptions()
         self.running: StepName | None = None
         self.predicted: set[Path] = set()
@@ -93,7 +96,7 @@ class State:
         self.reviewed = False
         self.to_review: tuple[Path, int] | None = None
         self.exported: list[Path] = []
-        self._model = BALANCED.make(("class 1",), 0.5)
+        self._model = one_scale(("class 1",), 0.5)
 
     def emit(self, what: str) -> None:
         """Tell that something changed."""
@@ -167,6 +170,16 @@ class State:
         self.model_chosen = True
         self.emit("model")
 
+    def leave_model_open(self) -> None:
+        """Have the model chosen from the images when a training begins."""
+        self.model_chosen = False
+        self.emit("model")
+
+    @property
+    def wanted_model(self) -> AnyModel:
+        """What is known of the model to train before the images are looked at."""
+        return self.model if self.model_chosen else AutoModel(classes=self.model.classes)
+
     def use_model(self, path: Path | None) -> None:
         """Choose the model file that predicts."""
         self.model_path = path
@@ -220,7 +233,7 @@ class State:
     def train_job(self, out: Path | None = None, resume: bool = False) -> TrainJob:
         """The training that the Train button starts; `MsunetError` saying what is missing."""
         self._needs("train")
-        values = {"model": self.model, "sources": self.sources(), "out": out or self.make_project().new_run()}
+        values = {"model": self.wanted_model, "sources": self.sources(), "out": out or self.make_project().new_run()}
         return _made(TrainJob, "The training", **values, resume=resume, **dict(self.train_options))
 
     def predict_job(

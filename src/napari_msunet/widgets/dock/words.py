@@ -42,7 +42,7 @@ def done(state: State, step: StepName) -> bool:
     if step == "annotate":
         return _no_truth(state) is None or _model_is_there(state)
     if step == "model":
-        return state.model_chosen or state.model_seen or _model_is_there(state)
+        return True  # it is chosen from the images unless the person chooses it
     if step == "train":
         return _model_is_there(state)
     if step == "predict":
@@ -68,7 +68,6 @@ def advice(state: State) -> str:
     return (
         missing(state, step)
         or {
-            "model": "Enough to train. Choose a model, or paint more.",
             "train": "Everything is there: press Train.",
             "predict": "The model is ready: predict what is in view, or the whole slide.",
             "correct": "Look at the labels, paint over what is wrong, then train again; or go on and export.",

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtWidgets import QButtonGroup, QFileDialog, QHBoxLayout, QPushButton, QRadioButton, QToolButton
 
 from napari_msunet.config import ModelConfig
+from napari_msunet.data.recipe import WINDOW
 from napari_msunet.errors import ModelError, MsunetError
 from napari_msunet.widgets.dock import words
 from napari_msunet.widgets.dock.model_form import ModelForm
-from napari_msunet.widgets.dock.options import changed
-from napari_msunet.widgets.dock.presets import PRESETS, RESOLUTIONS, Preset
+from napari_msunet.widgets.dock.presets import AUTOMATIC, AUTOMATIC_SENTENCE, PRESETS, RESOLUTIONS, Preset
 from napari_msunet.widgets.dock.python_lines import lines, literal
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
@@ -36,15 +37,9 @@ class ModelStep(Step):
         self._fields: Any = None
         self.body.addWidget(self.note("For the next training:"))
         self.presets = QButtonGroup(self)
+        self._add_preset(AUTOMATIC, AUTOMATIC_SENTENCE, len(PRESETS), self.state.leave_model_open)
         for number, preset in enumerate(PRESETS):
-            button = QRadioButton(preset.name)
-            button.setToolTip(preset.sentence)
-            button.clicked.connect(lambda *_, p=preset: self.use_preset(p))
-            self.presets.addButton(button, number)
-            self.body.addWidget(button)
-            sentence = self.note(preset.sentence)
-            sentence.setIndent(22)
-            self.body.addWidget(sentence)
+            self._add_preset(preset.name, preset.sentence, number, lambda p=preset: self.use_preset(p))
         self.form = ModelForm(self.state.model)
         self.form.valueChanged.connect(self.state.set_model)
         self.body.addWidget(self.form)
@@ -54,6 +49,17 @@ class ModelStep(Step):
         self.body.addLayout(self._buttons())
         self.loaded = self.note()
         self.body.addWidget(self.loaded)
+
+    def _add_preset(self, name: str, text: str, number: int, chosen: Callable[[], object]) -> None:
+        """A choice with its sentence below."""
+        button = QRadioButton(name)
+        button.setToolTip(text)
+        button.clicked.connect(lambda *_: chosen())
+        self.presets.addButton(button, number)
+        self.body.addWidget(button)
+        sentence = self.note(text)
+        sentence.setIndent(22)
+        self.body.addWidget(sentence)
 
     def _resolutions(self) -> QHBoxLayout:
         """Resolutions by what is looked for, to click."""
@@ -87,10 +93,7 @@ class ModelStep(Step):
     # ------------------------------------------------------------------------------------------------ what buttons do
 
     def use_preset(self, preset: Preset) -> None:
-        """Start from a preset and its learning rate, at the resolution that is set."""
-        options = self.state.train_options
-        optimiser = options.optimiser.model_copy(update={"learning_rate": preset.rate})
-        self.state.set_train_options(changed(options, optimiser=optimiser))
+        """Start from a preset, at the resolution that is set."""
         config = preset.make(self.state.model.classes, self.state.model.mpp)
         self.set_model(config.model_copy(update={"channels": self.state.model.channels}))
 
@@ -131,11 +134,16 @@ class ModelStep(Step):
         from napari_msunet.widgets.fields_of_view import FieldsOfView
 
         if self._fields is None:
-            self._fields = FieldsOfView(self.viewer, layer, self.state.model, self.state.train_options.size)
+            self._fields = FieldsOfView(self.viewer, layer, self.state.model, self._window)
             self._fields.visibleChanged.connect(self._fields_visible)
         self._fields.set_layer(layer)
-        self._fields.set_model(self.state.model, self.state.train_options.size)
+        self._fields.set_model(self.state.model, self._window)
         self._fields.show()
+
+    @property
+    def _window(self) -> int:
+        """Side of the training window, as far as it is known."""
+        return self.state.train_options.size or WINDOW
 
     def _fields_visible(self, visible: bool) -> None:
         """The button says what is, also when the overlay goes by itself, as with its layer."""
@@ -155,6 +163,8 @@ class ModelStep(Step):
 
     def summary(self) -> str:
         """Resolution and scales of the next training in a few words."""
+        if not self.state.model_chosen:
+            return "to train: automatic"
         config = self.state.model
         scales = ", ".join(str(ratio) for ratio in config.ratios)
         return f"to train: {config.mpp:.3g} µm/px · {scales}"
@@ -166,10 +176,13 @@ class ModelStep(Step):
             self.form.blockSignals(True)
             self.form.setValue(config)
             self.form.blockSignals(False)
-        size = self.state.train_options.size
+        size = self._window
         if self._fields is not None and (self._fields.config, self._fields.size) != (config, size):
             self._fields.set_model(config, size)
+        automatic = not self.state.model_chosen
+        self.form.setVisible(not automatic)
         fitting = next((n for n, preset in enumerate(PRESETS) if preset.fits(config)), None)
+        fitting = len(PRESETS) if automatic else fitting
         self.presets.setExclusive(False)
         for number, button in enumerate(self.presets.buttons()):
             button.setChecked(number == fitting)
@@ -192,9 +205,11 @@ class ModelStep(Step):
 
     def as_python(self) -> str:
         """Makes the config and the network, or loads the model."""
-        made = [f"config = {literal(self.state.model)}"]
+        made = [f"config = {literal(self.state.wanted_model)}"]
         if self.state.model_path is not None:
             return lines(*made, f"model = ms.load_model({literal(self.state.model_path)})", "print(model.config)")
+        if not self.state.model_chosen:
+            return lines(*made)
         return lines(*made, "model = ms.build_model(config)", "print(model.margin)")
 
     def closing(self) -> None:

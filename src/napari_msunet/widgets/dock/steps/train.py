@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton
 
-from napari_msunet.config import TrainJob
+from napari_msunet.config import AutoModel, TrainJob
+from napari_msunet.data.recipe import EPOCHS
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Metric, Result
 from napari_msunet.widgets.dock import style
-from napari_msunet.widgets.dock.asking import Scores, WindowPreview
+from napari_msunet.widgets.dock.asking import CrossValidation, Scores, WindowPreview
 from napari_msunet.widgets.dock.background import Background
-from napari_msunet.widgets.dock.checks import Finding, History, check_progress, check_training, does_context_help
+from napari_msunet.widgets.dock.checks import (
+    Finding,
+    History,
+    check_progress,
+    check_training,
+    does_context_help,
+    how_sure,
+)
 from napari_msunet.widgets.dock.curves import Curves
 from napari_msunet.widgets.dock.job_box import Choice, JobBox
 from napari_msunet.widgets.dock.job_forms import TrainForm
@@ -67,6 +75,8 @@ class TrainStep(Step):
         self.windows.clicked.connect(
             told(lambda *_: self.windows.ask(self._job(Path("windows")), self._stores_flusher()))
         )
+        self.crossval = CrossValidation(dock)
+        self.crossval.clicked.connect(told(lambda *_: self.cross_validate()))
         self.test = Scores(dock)
         self.test.clicked.connect(told(lambda *_: self.test.ask(self._stores_flusher())))
         self.box = JobBox(dock, "train", _CHOICES)
@@ -96,9 +106,9 @@ class TrainStep(Step):
         self.body.addWidget(self.checks)
         self.body.addWidget(self.going_on)
         self.body.addLayout(row)
-        for widget in (self.box, self.verdict, self.problems, self.scores, self.curves, self.test):
+        for widget in (self.box, self.verdict, self.problems, self.scores, self.crossval, self.curves, self.test):
             self.body.addWidget(widget)
-        for label in (self.checks, self.problems, self.scores):
+        for label in (self.checks, self.problems, self.scores, self.crossval):
             label.hide()
 
     def _timer(self, milliseconds: int, method: Any) -> QTimer:
@@ -200,15 +210,20 @@ class TrainStep(Step):
         job = TrainJob.model_validate_json((folder / "job.json").read_bytes())
         history = read_history(folder, job.model.outputs)
         options = self.state.train_options
-        epochs = options.epochs if history.epochs < options.epochs else history.epochs + options.epochs
+        epochs = options.epochs
+        if epochs is not None and history.epochs >= epochs:
+            epochs += history.epochs
+        elif epochs is None and options.time_limit is None:
+            epochs = history.epochs + EPOCHS
         update = {"resume": True, "out": folder, "epochs": epochs, "time_limit": options.time_limit}
         return self._begin(job.model_copy(update=update), history)
 
     def _begin(self, job: TrainJob, history: History) -> TrainJob:
         self.box.start(job, "Preparing: the worker loads images and annotations.", before=self._stores_flusher())
-        self.curves.restart(job.model.outputs, history)
+        outputs = ("fused", "scale 1") if isinstance(job.model, AutoModel) else job.model.outputs
+        self.curves.restart(outputs, history)
         self.curves.show()
-        for label in (self.checks, self.verdict, self.problems, self.scores):
+        for label in (self.checks, self.verdict, self.problems, self.scores, self.crossval):
             label.hide()
         return job
 
@@ -228,6 +243,14 @@ class TrainStep(Step):
                 open_labels(path).flush()
 
         return flush
+
+    def cross_validate(self) -> None:
+        """Score the last training by a cross-validation, in the background."""
+        folder = self.last_run()
+        if folder is None:
+            raise MsunetError("There is no training to score; start one with Train.")
+        job = TrainJob.model_validate_json((folder / "job.json").read_bytes())
+        self.crossval.ask(job, self._stores_flusher())
 
     def last_run(self) -> Path | None:
         """The newest run of the project that can go on."""
@@ -278,6 +301,13 @@ class TrainStep(Step):
         scores = values.get(side) or {}
         if not scores:
             return
+        self.crossval.setVisible(side == "train")
+        if side == "train":
+            self.scores.setText(
+                "<b>Not scored</b>: everything that is annotated trained, so nothing was left to judge by."
+            )
+            self.scores.show()
+            return
         cells = [(f"{side.capitalize()}, epoch {values.get('best_epoch', '?')}", "IoU", "loss")]
         for name, numbers in scores.items():
             shown = f"<b>{escape(name)}</b>" if name == "fused" else escape(name)
@@ -285,7 +315,8 @@ class TrainStep(Step):
         rows = "".join(
             f'<tr><td>{a}</td><td align="right">{b}</td><td align="right">{c}</td></tr>' for a, b, c in cells
         )
-        sentence = does_context_help(scores)
+        groups = values.get("validation_groups") or {}
+        sentence = f"{how_sure(groups.get('fused', {}))} {does_context_help(scores, groups)}"
         self.scores.setText(f'<table cellpadding="3" width="100%">{rows}</table>{escape(sentence)}')
         self.scores.show()
 
@@ -300,6 +331,7 @@ class TrainStep(Step):
         self.box.closing()
         self.windows.closing()
         self.test.closing()
+        self.crossval.closing()
         self.viewer.events.theme.disconnect(self._restyle)
 
 
