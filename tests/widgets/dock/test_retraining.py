@@ -6,7 +6,7 @@ from widgets.dock.making import LONG, click, settle
 from napari_msunet.events import Result
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore
-from napari_msunet.widgets.dock.presets import fast
+from napari_msunet.widgets.dock.presets import one_scale
 from napari_msunet.widgets.dock.retraining import Verdict
 
 
@@ -65,7 +65,7 @@ def test_the_tick_decides_and_says_why_not(corrected, qtbot):
     assert job.replaces is not None
     click(qtbot, row.tick)
     assert row.job(corrected.state.project_folder() / "x").start is not None
-    corrected.set_model(fast(corrected.state.classes, 1.0))
+    corrected.set_model(one_scale(corrected.state.classes, 1.0))
     settle(0.2)
     assert not row.tick.isEnabled()
     assert "trained anew" in row.why.text()

@@ -361,7 +361,7 @@ def does_context_help(scores: Scores, groups: Mapping[str, Mapping[str, float]] 
 
 
 def difference_interval(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[float, float]:
-    """95 % interval of the mean difference over the groups that both have (Student's t); endless for fewer than three."""
+    """95 % interval of the mean difference over common groups (Student's t); endless for fewer than three."""
     differences = np.array([after[group] - before[group] for group in before if group in after])
     if len(differences) < 3:
         return -np.inf, np.inf

@@ -26,8 +26,8 @@ class TrainForm(Form):
             "time_limit",
             "Time limit",
             MinutesField("none"),
-            "Minutes that training takes. With a limit everything that is annotated trains until the time is up. Without "
-            "one a part validates, and training ends when that gets no better.",
+            "Minutes that training takes. With a limit everything that is annotated trains until the time is up. "
+            "Without one a part validates, and training ends when that gets no better.",
         )
         self.add(
             "epochs",
