@@ -41,6 +41,7 @@ _MASKS = 0.95  # Dice that masks keep at the chosen resolution, at least
 _IMAGES_KEEP = 0.8  # share of the images' variance that is left at the chosen resolution, at least
 _BLURRED = 0.998  # share of the variance left at half the resolution, above which the finer one shows nothing more
 _LEAST_WINDOW = 32
+_LEAST_SIDE = 64  # pixels of an image's shorter side
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ def resolution(look: Look) -> tuple[float, str]:
     wanted, why = min(
         (look.masks, f"at a coarser one the masks would lose more than {1 - _MASKS:.0%} of their outlines' Dice"),
         (look.structure, f"at a coarser one the images would lose more than {1 - _IMAGES_KEEP:.0%} of their structure"),
+        (look.shorter / _LEAST_SIDE, f"at a coarser one the images would have fewer than {_LEAST_SIDE} pixels a side"),
     )
     if wanted <= look.sharp:
         wanted, why = look.sharp, "the images hold no finer detail"
