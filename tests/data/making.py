@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from napari_msunet.config import ModelConfig, UNetConfig
+from napari_msunet.config import ModelConfig, Optimiser, UNetConfig
 from napari_msunet.data import Item
 from napari_msunet.data.truth import Truth, cut_out
 from napari_msunet.geometry import Grid, Window
 from napari_msunet.slide import Slide, slide_from_array
 
 CONFIG = ModelConfig(classes=("disc",), mpp=1.0, scales=(1.0, 0.5), branch=UNetConfig(depth=2, width=4))
+
+
+def plain_optimiser(**options: Any) -> Optimiser:
+    """Weights and rate as they are after each step, and a patience: for trainings of a few steps."""
+    return Optimiser(**{"learning_rate": 1e-2, "schedule": "plateau", "average": "none", "stop_after": 25} | options)
 
 
 def disc(shape: tuple[int, int], seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:

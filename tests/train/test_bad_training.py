@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data.making import array_item, write_folder
+from data.making import array_item, plain_optimiser, write_folder
 from PIL import Image
 
 from napari_msunet.config import FolderSource, ModelConfig, Normalisation, Optimiser, TrainJob, UNetConfig
@@ -22,6 +22,7 @@ from napari_msunet.train.classes import known_only
 from napari_msunet.train.diverged import DivergedError, Guard
 from napari_msunet.train.finding import steepest
 from napari_msunet.train.module import Training
+from napari_msunet.train.watch import Paced
 
 TINY = ModelConfig(classes=("disc",), mpp=1.0, scales=(1.0,), branch=UNetConfig(depth=1, width=2))
 
@@ -33,7 +34,8 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
 
 def make(folders, out: Path, **options) -> TrainJob:
     source = FolderSource(images=folders[0], masks=folders[1], mpp=1.0, group="name(.)")
-    given = {"size": 16, "batch_size": 4, "epochs": 3, "steps": 2, "device": "cpu", "model": TINY} | options
+    given = {"size": 16, "batch_size": 4, "epochs": 3, "steps": 2, "device": "cpu", "model": TINY}
+    given |= {"optimiser": plain_optimiser()} | options
     return TrainJob(**({"sources": (source,), "out": out} | given))
 
 
@@ -80,8 +82,8 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_model(folders, tmp_path, m
     calls = []
     step = Training._step
 
-    def breaking(self, model, inputs, target, split, *more):
-        loss = step(self, model, inputs, target, split, *more)
+    def breaking(self, model, inputs, target, split, *more, **others):
+        loss = step(self, model, inputs, target, split, *more, **others)
         calls.append(split)
         return loss * float("nan") if calls.count("train") == 4 else loss
 
@@ -121,6 +123,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(folders, tmp_path, monkeypat
         return step(self, batch, index)
 
     monkeypatch.setattr(Training, "training_step", hungry)
+    monkeypatch.setattr(Paced, "due", True)  # each epoch is saved, however long that takes here
     events = list(train_events(make(folders, tmp_path / "run")))
     result = events[-1].values
     where = "from the beginning" if at == 1 else "after epoch 2"
@@ -148,7 +151,7 @@ def test_one_window_that_does_not_fit_is_an_error(folders, tmp_path, monkeypatch
 def test_finding_the_batch_and_the_learning_rate(folders, tmp_path):
     job = make(
         folders, tmp_path / "run", epochs=1, steps=3, find_batch_size=True, find_learning_rate=True,
-        optimiser=Optimiser(learning_rate=1e-9),
+        optimiser=plain_optimiser(learning_rate=1e-9),
     )  # fmt: skip
     events = list(train_events(job))
     result = events[-1].values

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data.making import CONFIG, array_item, write_folder
+from data.making import CONFIG, array_item, plain_optimiser, write_folder
 from torch.nn.functional import interpolate
 
-from napari_msunet.config import EvaluateJob, FolderSource, Optimiser, TrainJob
+from napari_msunet.config import EvaluateJob, FolderSource, TrainJob
 from napari_msunet.data import load_sources
 from napari_msunet.errors import ModelError, OutputError, SourceError
 from napari_msunet.events import Message, Progress, Result
@@ -31,7 +31,7 @@ def setup(tmp_path_factory) -> tuple[Path, FolderSource]:
     model = CONFIG.model_copy(update={"mpp": 2.0})
     job = TrainJob(
         model=model, sources=(source,), out=root / "run", size=32, batch_size=4, epochs=8, steps=4, device="cpu",
-        optimiser=Optimiser(learning_rate=1e-2),
+        optimiser=plain_optimiser(learning_rate=1e-2),
     )  # fmt: skip
     list(train_events(job))
     return root / "run" / "model.safetensors", source

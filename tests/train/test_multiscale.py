@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from data.making import write_folder
+from data.making import plain_optimiser, write_folder
 
-from napari_msunet.config import EvaluateJob, FolderSource, ModelConfig, Optimiser, TrainJob, UNetConfig
+from napari_msunet.config import EvaluateJob, FolderSource, ModelConfig, TrainJob, UNetConfig
 from napari_msunet.errors import ModelError
 from napari_msunet.events import Metric, Result
 from napari_msunet.models import branch_model, combine_models, load_model, save_model, with_scales
@@ -31,7 +31,7 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
 def job_of(folders, out, model, **options) -> TrainJob:
     source = FolderSource(images=folders[0], masks=folders[1], mpp=1.0, group="name(.)")
     given = {"size": 32, "batch_size": 4, "epochs": 8, "steps": 4, "device": "cpu"} | options
-    given = {"optimiser": Optimiser(learning_rate=1e-2)} | given
+    given = {"optimiser": plain_optimiser(learning_rate=1e-2)} | given
     return TrainJob(**({"model": model, "sources": (source,), "out": out} | given))
 
 
@@ -69,12 +69,12 @@ def test_branches_trained_alone_then_fused(folders, tmp_path):
     files = []
     for mpp, rate in ((1.0, 1e-2), (2.0, 2e-2)):  # each with its own resolution, learning rate and file
         config = config_of(scales=(1.0,), mpp=mpp)
-        job = job_of(folders, tmp_path / f"{mpp}", config, optimiser=Optimiser(learning_rate=rate))
+        job = job_of(folders, tmp_path / f"{mpp}", config, optimiser=plain_optimiser(learning_rate=rate))
         losses(job)
         files.append(job.out / "model.safetensors")
     together = combine_models([load_model(file) for file in files], "attention")
     save_model(together, tmp_path / "together.safetensors")
-    alone = Optimiser(learning_rate=1e-2, branch_rates=(0, 0))
+    alone = plain_optimiser(learning_rate=1e-2, branch_rates=(0, 0))
     job = job_of(
         folders, tmp_path / "fused", together.config, epochs=3, start=tmp_path / "together.safetensors", optimiser=alone
     )
@@ -89,7 +89,7 @@ def test_branches_trained_alone_then_fused(folders, tmp_path):
 
 
 def test_a_fusion_without_weights_cannot_learn_alone(folders, tmp_path):
-    nothing = Optimiser(branch_rates=(0, 0))
+    nothing = plain_optimiser(branch_rates=(0, 0))
     with pytest.raises(ModelError, match="nothing to learn"):
         losses(job_of(folders, tmp_path / "run", config_of(fusion="mean"), optimiser=nothing))
 
@@ -101,7 +101,7 @@ def test_a_scale_is_added_to_a_trained_model_and_learns(folders, tmp_path):
     trained = load_model(job.out / "model.safetensors")
     save_model(with_scales(trained, (1.0, 0.5), "attention"), tmp_path / "two.safetensors")
     two = load_model(tmp_path / "two.safetensors")
-    only_new = Optimiser(learning_rate=1e-2, branch_rates=(0, 1))
+    only_new = plain_optimiser(learning_rate=1e-2, branch_rates=(0, 1))
     found = job_of(folders, tmp_path / "two", two.config, start=tmp_path / "two.safetensors", optimiser=only_new)
     assert losses(found)[-1] < losses(job_of(folders, tmp_path / "again", two.config, epochs=1))[0]
     final = load_model(tmp_path / "two" / "model.safetensors")

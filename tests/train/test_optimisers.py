@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data.making import write_folder
+from data.making import plain_optimiser, write_folder
 from PIL import Image
 from pydantic import ValidationError
 
@@ -36,7 +36,8 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
 def train(folders, out: Path, **options) -> tuple[str, list]:
     """The fingerprint of the model, and all events."""
     source = FolderSource(images=folders[0], masks=folders[1], mpp=1.0, group="name(.)")
-    given = {"size": 16, "batch_size": 2, "epochs": 2, "steps": 3, "device": "cpu", "model": TINY} | options
+    given = {"size": 16, "batch_size": 2, "epochs": 2, "steps": 3, "device": "cpu", "model": TINY}
+    given |= {"optimiser": plain_optimiser(learning_rate=2e-3)} | options
     events = list(train_events(TrainJob(sources=(source,), out=out, **given)))
     assert isinstance(events[-1], Result)
     return events[-1].values["fingerprint"], events
@@ -49,7 +50,7 @@ def prints(folders, tmp_path_factory) -> dict[str, str]:
 
 
 def optimiser(**options) -> dict:
-    return {"optimiser": Optimiser(**options)}
+    return {"optimiser": plain_optimiser(**{"learning_rate": 2e-3} | options)}
 
 
 def loss(text: str = "ce+dice", **options) -> dict:
@@ -178,14 +179,14 @@ def test_schedules_are_pytorchs(name):
 
 def test_the_plateau_follows_its_fields():
     optimiser = toy()
-    options = Optimiser(factor=0.1, patience=2, threshold=0.5, monitor="iou")
+    options = plain_optimiser(factor=0.1, patience=2, threshold=0.5, monitor="iou")
     schedule = make_schedule(options, optimiser, lambda: 0.0, lambda: 1)
     for value in (0.1, 0.7, 0.8, 0.9, 0.95):  # only 0.7 is better by 0.5
         assert optimiser.param_groups[0]["lr"] == 0.1
         optimiser.step()
         schedule.step(value)
     assert optimiser.param_groups[0]["lr"] == pytest.approx(0.01)
-    loss_schedule = make_schedule(Optimiser(monitor="loss", threshold=0.5), toy(), lambda: 0.0, lambda: 1)
+    loss_schedule = make_schedule(plain_optimiser(monitor="loss", threshold=0.5), toy(), lambda: 0.0, lambda: 1)
     assert (loss_schedule.mode, loss_schedule.threshold_mode) == ("min", "rel")
 
 
@@ -312,10 +313,10 @@ def test_options_that_do_not_fit_are_refused(options, says):
 
 
 def test_old_job_files_mean_what_they_meant():
-    old = json.loads(
-        '{"learning_rate": 0.01, "weight_decay": 0.1, "schedule": "cosine", "patience": 3, "stop_after": 4}'
-    )
+    """A run's job file names every option, so other defaults change nothing in it."""
+    old = json.loads(plain_optimiser(weight_decay=0.1, patience=3, stop_after=4).model_dump_json())
     options = Optimiser.model_validate(old)
+    assert (options.schedule, options.patience, options.stop_after) == ("plateau", 3, 4)
     assert (options.kind, options.average, options.precision, options.accumulate) == ("adamw", "none", "32", 1)
     assert LossConfig.model_validate({"cross_entropy": 1, "dice": 0.5, "branch": 0.4}).terms == {
         "cross_entropy": 1.0,

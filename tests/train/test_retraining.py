@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.making import CONFIG, array_item, disc, write_folder
+from data.making import CONFIG, array_item, disc, plain_optimiser, write_folder
 from PIL import Image
 
 import napari_msunet as ms
-from napari_msunet.config import FolderSource, Optimiser, SlideSource, TrainJob
+from napari_msunet.config import FolderSource, SlideSource, TrainJob
 from napari_msunet.data.sampling import Sampler
 from napari_msunet.errors import MsunetError, StoreError
 from napari_msunet.events import Event, Message, Result
@@ -44,7 +44,7 @@ def source(folders: tuple[Path, Path], **options) -> FolderSource:
 
 def make(out: Path, *sources, **options) -> TrainJob:
     given = {"size": 32, "batch_size": 4, "epochs": 1, "steps": 1, "validation": 0, "device": "cpu"}
-    learning = {"optimiser": Optimiser(learning_rate=1e-2)}
+    learning = {"optimiser": plain_optimiser(learning_rate=1e-2)}
     return TrainJob(**({"model": CONFIG, "sources": sources, "out": out} | given | learning | options))
 
 
@@ -98,7 +98,7 @@ def corrected_slide(
 
 def test_a_start_begins_where_the_other_ended(first, folders, tmp_path):
     model = first.out / "model.safetensors"
-    options = {"optimiser": Optimiser(learning_rate=1e-5), "seed": 3}
+    options = {"optimiser": plain_optimiser(learning_rate=1e-5), "seed": 3}
     ahead = run(make(tmp_path / "on", source(folders), start=model, **options))
     anew = run(make(tmp_path / "new", source(folders), **options))
     assert f"Starting from the weights of {model}" in texts(ahead)
@@ -223,7 +223,7 @@ def test_the_test_set_is_frozen_and_handed_on(first, tmp_path):
 
 
 def test_getting_worse_is_said_and_the_old_model_stays(first, tmp_path):
-    bad = Optimiser(learning_rate=0.5)  # forgets everything
+    bad = plain_optimiser(learning_rate=0.5)  # forgets everything
     job = retraining_job(first.out, [], tmp_path / "worse", steps=4, optimiser=bad)
     found = ms.train(job)
     guard = found.metrics["guard"]

@@ -129,6 +129,8 @@ class RunFolder:
         before, now = json.loads(old.model_dump_json()), json.loads(job.model_dump_json())
         if isinstance(job.model, AutoModel):  # only what is given of it must be the same
             now["model"] = before["model"] | json.loads(job.model.model_dump_json(include=set(job.model.given)))
+        if job.optimiser.stop_after is None:
+            now["optimiser"]["stop_after"] = before["optimiser"]["stop_after"]
         changed = [name for name in now if name not in _FREE and now[name] not in (None, before.get(name))]
         if changed:
             raise OutputError(
