@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 import sys
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -119,9 +118,9 @@ def test_train_builds_the_job_that_run_takes(capsys: pytest.CaptureFixture[str],
     job = parse_job(printed)
     assert isinstance(job, ms.TrainJob)
     assert job.model.classes == ("gland", "stroma")
-    assert job.model.mpp == 0.62
-    assert job.model.ratios == (Fraction(1), Fraction(1, 2), Fraction(1, 3))
-    assert [(b.depth, b.width) for b in job.model.branches] == [(3, 8), (3, 16), (3, 32)]
+    assert job.model.mpp is None  # chosen from the images, since --model-mpp was not given
+    assert job.model.scales == pytest.approx((1, 1 / 2, 1 / 3))
+    assert [(b.depth, b.width) for b in job.model.branch] == [(3, 8), (3, 16), (3, 32)]
     assert (job.size, job.batch_size, job.epochs, job.time_limit, job.model.fusion) == (128, 4, 7, 60, "concat")
     assert (job.augmentation.rotate, job.loss.branch, job.optimiser.learning_rate) == (0, 0, 0.01)
     first, second, slide, last = job.sources
@@ -137,7 +136,7 @@ def test_train_builds_the_job_that_run_takes(capsys: pytest.CaptureFixture[str],
 
 def test_defaults_are_those_of_the_jobs(capsys: pytest.CaptureFixture[str]):
     source = ms.FolderSource(images=Path("a"), masks=Path("b"), mpp=0.5)
-    job = ms.TrainJob(model=ms.ModelConfig(classes=("x",), mpp=0.5), sources=(source,), out=Path("o"))
+    job = ms.TrainJob(model=ms.AutoModel(classes=("x",)), sources=(source,), out=Path("o"))
     assert execute(shlex.split("train --classes x --images a --masks b --mpp 0.5 --out o --print-job")) == 0
     assert parse_job(capsys.readouterr().out) == job
     job = ms.PredictJob(slide=Path("s"), model=Path("m"), out=Path("o"))

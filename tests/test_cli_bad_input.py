@@ -63,7 +63,10 @@ BAD: dict[str, tuple[tuple[object, ...], str]] = {
     "scale -1": ((*FOLDER, "--scales", "1,-1"), r"scale -1\.0 is not above zero"),
     "scale 1/0": ((*FOLDER, "--scales", "1/0"), "are no numbers"),
     "scale pi": ((*FOLDER, "--scales", "3.14159"), "no ratio of whole numbers"),
-    "two widths": (("train", "--classes", "a", "--out", OUT, *GOOD, "--width", "8,16"), "one for each of the 3 scales"),
+    "two widths": (
+        ("train", "--classes", "a", "--out", OUT, *GOOD, "--scales", "1,1/2,1/4", "--width", "8,16"),
+        "one for each of the 3 scales",
+    ),
     "said twice": ((*FOLDER, "--size", "64"), "--size specified multiple times"),
     "no masks": (("train", *TINY, "--images", "=good/images", "--mpp", "1"), "--masks 0 times"),
     "nothing": (("train", *TINY, "--mpp", "1"), "No images are given"),
