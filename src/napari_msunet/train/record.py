@@ -113,6 +113,7 @@ class RunFolder:
             raise OutputError(f"{job.out} is a file; give a folder for the training run.")
         if job.resume:
             self._check_same(job)
+            self.rows = self._read_rows()
         elif self.job_file.exists() or self.model.exists():
             raise OutputError(f"{job.out} already holds a training run; give another folder, or resume it.")
 
@@ -152,8 +153,6 @@ class RunFolder:
     def begin(self, job: SettledTrainJob) -> None:
         """Make the folder and write the job."""
         self.outputs = job.model.outputs
-        if job.resume:
-            self.rows = self._read_rows()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
