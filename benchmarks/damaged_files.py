@@ -4,8 +4,8 @@
     python benchmarks/damaged_files.py --quick              # cut at every 25 %, 10 changed bytes each
     python benchmarks/damaged_files.py --formats png svs --changes 50 --keep found --json all.json
 
-Every damaged copy is read in a process of its own, forked from one that has everything imported, with 20 s and 2 GB. What
-can come out of it:
+Every damaged copy is read in a process of its own, forked from one that has everything imported, with 20 s and 2 GB.
+What can come out of it:
 
 refused     one sentence (`MsunetError`)
 same        the same pixels or shapes as of the whole file

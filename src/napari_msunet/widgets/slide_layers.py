@@ -10,6 +10,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Layer
 
 from napari_msunet.slide import Slide, open_slide
+from napari_msunet.slide.probing import PROBE
 from napari_msunet.slide.slide import checked_mpp
 from napari_msunet.widgets.layer_slides import KEY, is_slide, open_slide_of, slide_of, slide_path
 from napari_msunet.widgets.overviews import fill
@@ -68,6 +69,7 @@ def slide_layer_data(
     path: str | Path, mpp: float | tuple[float, float] | None = None
 ) -> list[tuple[list[SlideLevel], dict[str, Any], str]]:
     """As `slide_layers`, as napari's layer data tuples."""
+    PROBE.ask(Path(path))
     slide = open_slide(Path(path).absolute(), mpp)
     source = OpenSlide(slide)
     name = _plain_name(Path(path))

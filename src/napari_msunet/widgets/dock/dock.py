@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_msunet.errors import MsunetError
+from napari_msunet.slide.probing import PROBE
 from napari_msunet.widgets.dock import style
 from napari_msunet.widgets.dock.lookup import Layers
 from napari_msunet.widgets.dock.memory import remember
@@ -83,6 +84,7 @@ class MultiScaleUNet(QWidget):
         self.layers = Layers(viewer, self.state)
         self._runner: JobRunner | None = None
         self._closed = False
+        PROBE.start()
         self.setObjectName("Multi-scale U-Net")
         self.setMinimumWidth(style.WIDTH)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
