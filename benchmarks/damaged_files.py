@@ -61,6 +61,13 @@ def read_image(path: Path) -> list[Any]:
         return [np.asarray(level) for level in slide.levels]
 
 
+def read_parts(path: Path) -> list[Any]:
+    """A piece of each level, and the coarsest: of slides that are too large to be read whole."""
+    with ms.open_slide(path) as slide:
+        pieces = [level[: SIDE[0], : SIDE[1]] for level in slide.levels]
+        return [np.asarray(part) for part in (*pieces, slide.levels[-1])]
+
+
 def read_store(path: Path) -> list[Any]:
     """The labels and what was edited, after the look for damage that every job takes."""
     from napari_msunet.labels.damage import check_store
@@ -243,7 +250,7 @@ class Format:
 
 FORMATS = {
     "svs": Format(make_svs),
-    "ndpi": Format(make_ndpi),
+    "ndpi": Format(make_ndpi, read_parts),
     **{f"tiff-{codec}": Format(partial(make_tiff, codec)) for codec in ("none", "lzw", "jpeg", "webp", "packbits")},
     "tiff-zlib": Format(partial(make_tiff, "zlib")),
     "ome-tiff": Format(make_ome_tiff),

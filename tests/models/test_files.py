@@ -202,3 +202,17 @@ def test_an_older_file_is_replaced(path, model):
     save_model(model, path, {"epochs": 4})
     assert load_model(path).summary == {"epochs": 4}
     assert sorted(os.listdir(path.parent)) == ["copy.safetensors", "m.safetensors"]
+
+
+def test_a_changed_weight_is_found_and_a_file_without_checksum_opens(path):
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    changed = path.with_name("changed.safetensors")
+    changed.write_bytes(data)
+    with pytest.raises(ModelError, match="checksum is not that of its contents"):
+        load_model(changed)
+    with safe_open(path, framework="pt") as file:
+        header = {name: value for name, value in file.metadata().items() if name != "checksum"}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, path.with_name("before.safetensors"), header)
+    load_model(path.with_name("before.safetensors"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import google_crc32c
 import torch
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
@@ -67,7 +68,9 @@ def save_model(model: MSUNet, path: str | Path, summary: dict[str, Any] | None =
         "config": model.config.model_dump_json(),
         "summary": written,
     }
-    data = save(_tensors(model), metadata=header)
+    tensors = _tensors(model)
+    header["checksum"] = _checksum(header, tensors)
+    data = save(tensors, metadata=header)
     aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
     try:
         with aside.open("xb") as file:
@@ -116,7 +119,19 @@ def load_model(path: str | Path) -> MSUNet:
         ) from error
     model = _assembled(config, tensors, path)
     model.summary = _summary(header, path)
+    if header.get("checksum") not in (None, _checksum(header, tensors)):  # files from before it have none
+        raise ModelError(f"{path} is damaged: its checksum is not that of its contents; copy it again, or train again.")
     return model
+
+
+def _checksum(header: dict[str, str], tensors: dict[str, Tensor]) -> str:
+    """CRC32C of all that a file says, as hexadecimal digits."""
+    told = {name: value for name, value in sorted(header.items()) if name != "checksum"}
+    crc = google_crc32c.value(json.dumps(told).encode())
+    for name, tensor in sorted(tensors.items()):
+        crc = google_crc32c.extend(crc, f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        crc = google_crc32c.extend(crc, tensor.contiguous().numpy().tobytes())
+    return f"{crc:08x}"
 
 
 def fingerprint(model: MSUNet) -> str:

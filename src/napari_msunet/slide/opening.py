@@ -16,7 +16,7 @@ from napari_msunet.slide.backend import Backend
 from napari_msunet.slide.foreign import START, check_foreign
 from napari_msunet.slide.identity import METADATA, path_identity
 from napari_msunet.slide.numbers import checked_kind, checked_range
-from napari_msunet.slide.openslide_backend import OpenSlideBackend
+from napari_msunet.slide.openslide_backend import TIFF_STARTS, OpenSlideBackend
 from napari_msunet.slide.raster_backend import RasterBackend
 from napari_msunet.slide.slide import Slide
 from napari_msunet.slide.tiff_backend import TiffBackend
@@ -36,7 +36,6 @@ READABLE = (*SLIDES, ".png", ".jpg", ".jpeg", ".bmp")
 DOUBLE = (".ome.tif", ".ome.tiff", ".ome.btf", ".ome.zarr")
 """Endings that are more than what follows the last dot."""
 
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 RASTER_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"BM")
 
 

@@ -49,6 +49,10 @@ class OpenSlideBackend(Backend):
             self._slide = self._opened()
         except openslide.OpenSlideError as error:
             raise damaged(path, error) from error
+        if missing := missing_bytes(path):
+            raise SlideError(
+                f"{path} is cut short, {missing} bytes or more are missing; copy it from its source again."
+            )
         properties = dict(self._slide.properties)
         width, height = self._slide.dimensions
         self._corner = _integer(properties, "bounds-y", 0), _integer(properties, "bounds-x", 0)
@@ -117,6 +121,25 @@ def _orientation(path: Path) -> object:
             return file.pages[0].tags.valueof(TAG, 1)
     except Exception:  # no TIFF, or a damaged one: reading will tell
         return 1
+
+
+def missing_bytes(path: Path) -> int:
+    """How far the tiles of a TIFF reach over its end: OpenSlide finds that out tile by tile, or not at all."""
+    end = 0
+    try:
+        with path.open("rb") as file:
+            if file.read(4) not in TIFF_STARTS:
+                return 0
+        with tifffile.TiffFile(path) as tiff:
+            for page in tiff.pages:
+                ends = np.add(page.dataoffsets, page.databytecounts)[np.asarray(page.databytecounts) > 0]
+                end = max(end, int(ends.max(initial=0)))
+            return max(0, end - tiff.filehandle.size)
+    except Exception:  # OpenSlide reads it; what tifffile thinks of it is of no interest
+        return 0
+
+
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def damaged(path: Path, error: BaseException, where: str = "") -> SlideError:
