@@ -105,7 +105,7 @@ class RunFolder:
         self.environment = job.out / "environment.json"
         self.result_file = job.out / "result.json"
         self.test_set = job.out / "test_set.json"
-        self.outputs: tuple[str, ...] = ()
+        self.outputs: tuple[str, ...] = () if isinstance(job.model, AutoModel) else job.model.outputs
         self.rows: list[Row] = []
         if follows:
             return
