@@ -113,7 +113,8 @@ def axons(data: Path) -> Set:
     folder, pictures = data / "axon-sem", []
     for image in sorted(folder.glob("sub-*/micr/*_SEM.png")):
         labels = folder / "derivatives" / "labels" / image.relative_to(folder).parent
-        facts = json.loads(image.with_suffix(".json").read_bytes())
+        own = image.with_suffix(".json")
+        facts = json.loads((own if own.exists() else next(image.parent.glob("*.json"))).read_bytes())
         mpp = float(np.mean(facts["PixelSize"]))
         group = image.relative_to(folder).parts[0]
 

@@ -75,7 +75,7 @@ class Optimiser(Frozen):
     """
 
     kind: OptimiserKind = "adamw"
-    learning_rate: Positive = 2e-3
+    learning_rate: Positive = 3e-3
     branch_rates: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-2
     momentum: _Decay | None = None

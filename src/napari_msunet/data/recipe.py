@@ -5,6 +5,7 @@ The rules were found by `benchmarks/defaults.py`; `docs/defaults.md` has what wa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -37,8 +38,11 @@ STOP_AFTER = 25
 _IMAGES = 24  # how many are looked at
 _SIDE = 1024  # pixels of each that are looked at, about its middle
 _FACTORS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-_MASKS = 0.95  # Dice that masks keep at the chosen resolution, at least
-_IMAGES_KEEP = 0.8  # share of the images' variance that is left at the chosen resolution, at least
+_SHORT, _LONG = 60.0, 800.0  # processor seconds between which a training goes from coarse and narrow to fine and wide
+_GPU = 50  # processor seconds that a second of a graphics card is worth, at least
+_MASKS = 0.95, 0.98  # Dice that masks keep at the chosen resolution, at least: of a short and of a long training
+_STRUCTURE = 0.8, 0.87  # share of the images' variance that is left at it, at least: likewise
+_WIDTHS = 8, 16  # channels at the finest resolution: likewise
 _BLURRED = 0.998  # share of the variance left at half the resolution, above which the finer one shows nothing more
 _LEAST_WINDOW = 32
 _LEAST_SIDE = 64  # pixels of an image's shorter side
@@ -55,10 +59,12 @@ class Look:
     extents : sequence of (height, width)
         Of all images in µm.
     channels : int
+    effort : float
+        How long is trained, from 0 (a minute) to 1: see `effort`.
     masks : float
-        The coarsest µm per pixel at which masks keep a Dice of 0.95 when they are brought there and back.
+        The coarsest µm per pixel at which masks keep most of their Dice when they are brought there and back.
     structure : float
-        The coarsest µm per pixel at which the images keep four fifths of their variance.
+        The coarsest µm per pixel at which the images keep most of their variance.
     sharp : float
         The finest µm per pixel at which the images hold detail.
     """
@@ -66,6 +72,7 @@ class Look:
     mpp: float
     extents: Sequence[tuple[float, float]]
     channels: int
+    effort: float
     masks: float
     structure: float
     sharp: float
@@ -106,7 +113,7 @@ def settle(job: TrainJob) -> tuple[SettledTrainJob, tuple[str, ...]]:
         values["optimiser"] = job.optimiser.model_copy(update={"stop_after": STOP_AFTER})
     reasons: list[str] = []
     if isinstance(job.model, AutoModel) or job.size is None:
-        look = look_at(job.sources, job.model)
+        look = look_at(job.sources, job.model, effort(job))
         model = _model(job.model, look, reasons) if isinstance(job.model, AutoModel) else job.model
         values["model"] = model
         if job.size is None:
@@ -114,6 +121,25 @@ def settle(job: TrainJob) -> tuple[SettledTrainJob, tuple[str, ...]]:
     if limited and job.validation is None:
         reasons.append("All images train until the time is up, and an average of the last weights is kept: not scored.")
     return SettledTrainJob(**values), tuple(reasons)
+
+
+def effort(job: TrainJob) -> float:
+    """How much a training can learn, from 0 (a minute of one processor) to 1 (a quarter of an hour, or no limit).
+
+    Linear in the logarithm of the processor time. A machine's processors count up to four, which is what networks of
+    this size make use of.
+    """
+    if job.time_limit is None:
+        return 1.0
+    seconds = job.time_limit
+    if job.clock == "wall":
+        on_gpu = job.device.startswith(("cuda", "mps"))
+        seconds *= _GPU if on_gpu else min(4, os.cpu_count() or 1)
+    return min(1.0, max(0.0, log(seconds / _SHORT) / log(_LONG / _SHORT)))
+
+
+def _between(ends: tuple[float, float], share: float) -> float:
+    return ends[0] + share * (ends[1] - ends[0])
 
 
 # ---------------------------------------------------------------------------------------------------------- choosing
@@ -129,15 +155,18 @@ def _model(given: AutoModel, look: Look, reasons: list[str]) -> ModelConfig:
     scales = given.scales or (1.0,)
     chosen |= {"scales": scales, "fusion": "mean" if len(scales) == 1 else "attention"}
     chosen["field"] = "same" if len(scales) == 1 else "concentric"
-    chosen["branch"] = UNetConfig(depth=_depth(look, mpp), width=16)
+    chosen["branch"] = UNetConfig(depth=_depth(look, mpp), width=_WIDTHS[look.effort >= 0.5])
     return ModelConfig.model_validate(chosen | given.given)
 
 
 def resolution(look: Look) -> tuple[float, str]:
     """The coarsest µm per pixel that keeps the masks' outlines and the images' structure, and why it is that."""
     wanted, why = min(
-        (look.masks, f"at a coarser one the masks would lose more than {1 - _MASKS:.0%} of their outlines' Dice"),
-        (look.structure, f"at a coarser one the images would lose more than {1 - _IMAGES_KEEP:.0%} of their structure"),
+        (look.masks, f"at a coarser one the masks' Dice would fall below {_between(_MASKS, look.effort):.2f}"),
+        (
+            look.structure,
+            f"at a coarser one less than {_between(_STRUCTURE, look.effort):.0%} of the structure is left",
+        ),
         (look.shorter / _LEAST_SIDE, f"at a coarser one the images would have fewer than {_LEAST_SIDE} pixels a side"),
     )
     if wanted <= look.sharp:
@@ -168,8 +197,8 @@ def _window(model: ModelConfig, look: Look, reasons: list[str]) -> int:
 # ----------------------------------------------------------------------------------------------------------- looking
 
 
-def look_at(sources: Sequence[Source], model: AnyModel) -> Look:
-    """Look at a sample of the images and of their truth.
+def look_at(sources: Sequence[Source], model: AnyModel, effort: float = 1.0) -> Look:
+    """Look at a sample of the images and of their truth, for a training of this effort.
 
     Raises
     ------
@@ -184,7 +213,7 @@ def look_at(sources: Sequence[Source], model: AnyModel) -> Look:
     for item in chosen:
         check_stop()
         try:
-            looks.append(_look(item, len(model.classes)))
+            looks.append(_look(item, len(model.classes), effort))
         finally:
             item.release()
     channels = {look.channels for look in looks}
@@ -198,6 +227,7 @@ def look_at(sources: Sequence[Source], model: AnyModel) -> Look:
         mpp=own,
         extents=[extent for look in looks for extent in look.extents],
         channels=channels.pop(),
+        effort=effort,
         masks=max(own, _middle(masks)) if masks else own,
         structure=max(own, _middle([look.structure for look in looks])),
         sharp=_middle([look.sharp for look in looks]),
@@ -209,7 +239,7 @@ def _middle(values: Sequence[float]) -> float:
     return exp(float(np.median([log(value) for value in values])))
 
 
-def _look(item: Item, classes: int) -> Look:
+def _look(item: Item, classes: int, effort: float) -> Look:
     """One image, about the place where most is annotated; `masks` is 0 where nothing is annotated as a class."""
     slide = item.slide
     if slide.mpp is None:  # loading refuses such images
@@ -219,10 +249,11 @@ def _look(item: Item, classes: int) -> Look:
     grid = item.truth.grid
     region = grid.region(window)
     pixels = slide.read(Region(region.y, region.x, min(region.height, _SIDE), min(region.width, _SIDE)))
-    structure, sharp = _image_limits(pixels.astype(np.float32).mean(-1), mpp)
-    masks = _masks_limit(item.truth.read(window), sqrt(grid.pixel[0] * grid.pixel[1]) * mpp, classes)
+    structure, sharp = _image_limits(pixels.astype(np.float32).mean(-1), mpp, _between(_STRUCTURE, effort))
+    own_mpp = sqrt(grid.pixel[0] * grid.pixel[1]) * mpp
+    masks = _masks_limit(item.truth.read(window), own_mpp, classes, _between(_MASKS, effort))
     extent = slide.shape[0] * slide.mpp[0], slide.shape[1] * slide.mpp[1]
-    return Look(mpp, [extent], slide.shape[2], masks, structure, sharp)
+    return Look(mpp, [extent], slide.shape[2], effort, masks, structure, sharp)
 
 
 def _busiest(item: Item) -> Window:
@@ -238,8 +269,8 @@ def _busiest(item: Item) -> Window:
     return Window(int(y) * _SIDE, int(x) * _SIDE, _SIDE, _SIDE).intersection(own.whole)
 
 
-def _image_limits(grey: npt.NDArray[np.float32], mpp: float) -> tuple[float, float]:
-    """The coarsest µm per pixel that keeps most of an image's variance, and the finest that shows anything more.
+def _image_limits(grey: npt.NDArray[np.float32], mpp: float, least: float) -> tuple[float, float]:
+    """The coarsest µm per pixel that keeps this share of an image's variance, and the finest that shows anything more.
 
     Averages over blocks of pixels, whose variance falls as detail is lost.
     """
@@ -254,7 +285,7 @@ def _image_limits(grey: npt.NDArray[np.float32], mpp: float) -> tuple[float, flo
     sharp = 1
     while 2 * sharp in left and left[2 * sharp] > _BLURRED:
         sharp *= 2
-    return mpp * _crossing(left, _IMAGES_KEEP), mpp * sharp
+    return mpp * _crossing(left, least), mpp * sharp
 
 
 def _blocks(grey: npt.NDArray[np.float32], factor: int) -> npt.NDArray[np.float32]:
@@ -274,8 +305,8 @@ def _crossing(kept: dict[int, float], least: float) -> float:
     return float(factors[-1])
 
 
-def _masks_limit(values: Mask, mpp: float, classes: int) -> float:
-    """The coarsest µm per pixel at which a truth keeps its outlines; 0 where it has none of the classes."""
+def _masks_limit(values: Mask, mpp: float, classes: int, least: float) -> float:
+    """The coarsest µm per pixel at which a truth keeps this Dice; 0 where it has none of the classes."""
     present = [value for value in range(1, classes + 1) if (values == value).any()]
     if not present:
         return 0.0
@@ -284,9 +315,9 @@ def _masks_limit(values: Mask, mpp: float, classes: int) -> float:
         if min(values.shape) < 2 * factor:
             break
         kept[factor] = _dice_at(values, factor, classes, present)
-        if kept[factor] < _MASKS:
+        if kept[factor] < least:
             break
-    return mpp * _crossing(kept, _MASKS)
+    return mpp * _crossing(kept, least)
 
 
 def _dice_at(values: Mask, factor: int, classes: int, present: Sequence[int]) -> float:

@@ -7,7 +7,7 @@ from widgets.dock.making import LONG, click, idle, settle
 
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Window
-from napari_msunet.widgets.dock.presets import fast
+from napari_msunet.widgets.dock.presets import one_scale
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_retraining_learns_from_edited_pixels_only(ready, step, qtbot):
     options = ready.state.train_options
     small = {"size": 64, "batch_size": 2, "epochs": 1, "steps": 2}
     ready.state.set_train_options(type(options).model_validate({**dict(options), **small}))
-    ready.set_model(fast(("blob",), 1.0))
+    ready.set_model(one_scale(("blob",), 1.0))
     ready.state.set_classes(("blob",))
     click(qtbot, step.retrain)
     job = ready.steps["train"].box.job
