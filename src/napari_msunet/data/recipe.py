@@ -38,9 +38,11 @@ STOP_AFTER = 25
 _IMAGES = 24  # how many are looked at
 _SIDE = 1024  # pixels of each that are looked at, about its middle
 _FACTORS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+_ODD = (3, 5, 9, 15, 25)  # of odd factors there are no ties between two classes
+_FURTHER = 2.0  # how far beyond what was tried a limit may lie
 _SHORT, _LONG = 60.0, 800.0  # processor seconds between which a training goes from coarse and narrow to fine and wide
 _GPU = 50  # processor seconds that a second of a graphics card is worth, at least
-_MASKS = 0.95, 0.98  # Dice that masks keep at the chosen resolution, at least: of a short and of a long training
+_MASKS = 0.95, 0.97  # Dice that masks keep at the chosen resolution, at least: of a short and of a long training
 _STRUCTURE = 0.8, 0.87  # share of the images' variance that is left at it, at least: likewise
 _WIDTHS = 8, 16  # channels at the finest resolution: likewise
 _BLURRED = 0.998  # share of the variance left at half the resolution, above which the finer one shows nothing more
@@ -306,18 +308,25 @@ def _crossing(kept: dict[int, float], least: float) -> float:
 
 
 def _masks_limit(values: Mask, mpp: float, classes: int, least: float) -> float:
-    """The coarsest µm per pixel at which a truth keeps this Dice; 0 where it has none of the classes."""
+    """The coarsest µm per pixel at which a truth keeps this Dice; 0 where it has none of the classes.
+
+    What is lost grows with the size of the pixels, as long as it is little: it is measured where it is about as much as
+    may be lost, and the rest is proportion. So masks of other resolutions give the same µm.
+    """
     present = [value for value in range(1, classes + 1) if (values == value).any()]
     if not present:
         return 0.0
-    kept = {1: 1.0}
-    for factor in _FACTORS[1:]:
+    best = 1.0, 0.0
+    for factor in _ODD:
         if min(values.shape) < 2 * factor:
             break
-        kept[factor] = _dice_at(values, factor, classes, present)
-        if kept[factor] < least:
+        lost = max(1e-6, 1 - _dice_at(values, factor, classes, present))
+        if not best[1] or abs(log(lost / (1 - least))) < abs(log(best[1] / (1 - least))):
+            best = factor, lost
+        if lost > 1 - least:
             break
-    return mpp * _crossing(kept, least)
+    factor, lost = best
+    return mpp * factor * min(_FURTHER, (1 - least) / lost) if lost else mpp
 
 
 def _dice_at(values: Mask, factor: int, classes: int, present: Sequence[int]) -> float:
