@@ -137,8 +137,9 @@ def test_numbers_of_objects(tmp_path):
         found = choose_reading(read_mask_file(tmp_path / name), "instances", ("a",), name)
         np.testing.assert_array_equal(found.numbers, OBJECTS)
     Image.fromarray(TWO).save(tmp_path / "d.jpg")
-    with pytest.raises(SourceError, match="JPEG, which changes numbers"):
-        choose_reading(read_mask_file(tmp_path / "d.jpg"), "instances", ("a",), "d.jpg")
+    for values, classes in (("instances", ("a",)), ("classes", ("a", "b"))):
+        with pytest.raises(SourceError, match="JPEG, which changes numbers"):
+            choose_reading(read_mask_file(tmp_path / "d.jpg"), values, classes, "d.jpg")
 
 
 def test_a_person_says_which_reading_is_meant(tmp_path):

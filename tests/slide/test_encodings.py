@@ -277,6 +277,11 @@ def test_modes_of_pillow(tmp_path, ending):
         check(path, expected)
 
 
+def test_an_image_that_is_transparent_everywhere_is_seen(tmp_path):
+    Image.fromarray(np.dstack([RGB, OPACITY * 0])).save(tmp_path / "a.png")
+    check(tmp_path / "a.png", RGB)
+
+
 # The stored pixels of which each tag makes the same image (TIFF 6.0, tag 274; EXIF has the same).
 STORED = {
     1: lambda a: a,

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from napari_msunet.cli.running import app
+from napari_msunet.cli.running import app, warn_of
 from napari_msunet.cli.source_options import parse_names
 from napari_msunet.errors import MsunetError
 from napari_msunet.names import printable
@@ -51,6 +51,7 @@ def import_outlines(
     """
     from napari_msunet.annotation import import_file
     from napari_msunet.slide import open_slide
+    from napari_msunet.slide.orientation import outlines_note
 
     names = parse_names(values)
     if names == "instances":
@@ -59,6 +60,8 @@ def import_outlines(
         raise MsunetError(f"There is no label store at {labels}; give --slide too, and one is made.")
     given = None if classes is None else [c.strip() for c in classes.split(",") if c.strip()]
     with open_slide(slide, mpp=mpp) if slide is not None else nullcontext() as opened:
+        if opened is not None and (doubt := outlines_note(printable(slide), opened.turned)):
+            warn_of([doubt + "."])
         report = import_file(
             shapes, labels, opened, classes=given, names=None if names == "classes" else names, kind=kind
         )

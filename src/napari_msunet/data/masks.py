@@ -59,8 +59,8 @@ def choose_reading(file: MaskFile, values: MaskValues, classes: tuple[str, ...],
     named = isinstance(values, Mapping)
     if file.unsure is not None and not named:
         raise SourceError(f"The mask {name} can be read in two ways: {file.unsure}.")
-    if file.lossy and values == "instances":
-        raise SourceError(f"The instance mask {name} is a JPEG, which changes numbers; save it as PNG or TIFF.")
+    if file.lossy and not named and not set(np.unique(file.readings[0].numbers).tolist()) <= {0, 255}:
+        raise SourceError(f"The mask {name} is a JPEG, which changes numbers; save it as PNG or TIFF.")
     readings = list(file.readings)
     if named and file.white_is_zero:
         readings = [r for r in readings if r.words == AS_STORED] or readings

@@ -16,6 +16,7 @@ from napari_msunet.data.shape_truth import ShapeTruth
 from napari_msunet.data.truth import StoreTruth
 from napari_msunet.errors import MissingMppError, SourceError
 from napari_msunet.slide import open_slide
+from napari_msunet.slide.orientation import outlines_note
 
 
 def slide_item(source: SlideSource, config: AnyModel, say: Say) -> Item:
@@ -89,6 +90,8 @@ def shapes_item(source: ShapesSource, config: AnyModel, say: Say) -> Item:
     found = ClassedShapes.of(drawn, config.classes, names)
     report = found.report((slide.shape[0], slide.shape[1]))
     found.check(report, config.classes, "the model", (slide.shape[0], slide.shape[1]))
+    if doubt := outlines_note(source.slide.name, slide.turned):
+        say("warning", f"{doubt}.")
     if report.lost:
         say("warning", f"{source.shapes.name}: {report.counted()} are used. {report.losses()}")
     outside = 0 if source.outside == "background" else IGNORED

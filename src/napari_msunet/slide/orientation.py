@@ -65,6 +65,17 @@ def turn(value: object) -> Turn:
     return _TURNS[number - 1] if 1 <= number <= 8 else AS_STORED
 
 
+def outlines_note(name: str, number: int) -> str | None:
+    """The doubt about outlines of an image that is turned by a tag."""
+    if number == 1:
+        return None
+    return (
+        f"{name} is {_TURNS[number - 1].words} as its orientation tag ({number}) says; outlines that were drawn in a "
+        "program that does not follow the tag, such as QuPath, lie wrongly: save the image without the tag, and draw "
+        "or export them on that"
+    )
+
+
 def turn_note(asked: Turn, heeded: bool) -> tuple[str, ...]:
     """The sentence for `info`, where there is something to say."""
     if asked.none:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,11 @@ class RasterBackend(Backend):
 
     def read_chunk(self, level: int, cy: int, cx: int) -> Pixels:
         assert self.samples is not None
-        pixels = self.samples.image(self.read_stored(level, cy, cx))
+        stored = self.read_stored(level, cy, cx)
+        samples = self.samples
+        if samples.alpha is not None and not stored[..., -1].any():  # its transparency was never meant
+            stored, samples = stored[..., :-1], replace(samples, alpha=None, count=samples.count - 1)
+        pixels = samples.image(stored)
         return np.array(pixels, self.info.dtype, order="C")
 
 

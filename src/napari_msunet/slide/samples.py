@@ -162,7 +162,9 @@ class Samples:
         if self.space in ("cielab", "icclab"):
             return self._whole(np.clip(lab_to_srgb(self._lab(stored)), 0, 1) * self.top)
         scaled = self._scaled(stored)
-        return (self._dtype_of(self.top) - scaled) if self.white_is_zero else scaled
+        if not self.white_is_zero:
+            return scaled
+        return self.image_dtype.type(255 if self.image_dtype == np.uint8 else 2**self.bits - 1) - scaled
 
     def _scaled(self, stored: Pixels) -> Pixels:
         """Samples of fewer than 8 bits spread to 8."""
@@ -174,9 +176,6 @@ class Samples:
     def _whole(self, values: Floats) -> Pixels:
         """Values rounded into the image's type."""
         return np.rint(np.clip(values, 0, self.top)).astype(self.image_dtype)
-
-    def _dtype_of(self, value: float) -> Any:
-        return self.image_dtype.type(value)
 
     def _reference(self) -> tuple[float, ...]:
         """Black and white of Y, Cb and Cr."""
