@@ -85,7 +85,7 @@ def _store(store: LabelStore) -> dict[str, Any]:
         "height": store.shape[0],
         "width": store.shape[1],
         "dtype": str(store.dtype),
-        "um_per_pixel": None if store.mpp is None else list(store.mpp),
+        "um_per_pixel": "none: it is in pixels of its image" if store.mpp is None else list(store.mpp),
         "level0_pixels_per_pixel": list(store.pixel),
         "levels": len(store.levels),
         "classes": [f"{value} {name}" for value, name in enumerate(store.classes, 1)],
@@ -115,7 +115,7 @@ def _model(path: Path) -> dict[str, Any]:
     return {
         "path": str(path),
         "classes": [f"{value} {name}" for value, name in enumerate(config.classes, 1)],
-        "um_per_pixel": config.mpp,
+        "um_per_pixel": f"none: it works {config.resolution.at}" if config.mpp is None else config.mpp,
         "scales": [str(ratio) for ratio in config.ratios],
         "fusion": config.fusion,
         "channels": config.channels,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor, gcd, isfinite, lcm
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -202,6 +203,45 @@ class Grid:
             window.height * self.pixel[0],
             window.width * self.pixel[1],
         )
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """The size of a square pixel that a model works in: in µm, or in pixels of the image where it has no size in µm.
+
+    Parameters
+    ----------
+    size : float
+        µm, or pixels of the image (level 0), along a side.
+    unit : "µm" or "px"
+    """
+
+    size: float
+    unit: Literal["µm", "px"] = "µm"
+
+    def __str__(self) -> str:
+        if self.unit == "µm":
+            return f"{self.size:.4g} µm per pixel"
+        return "the image's own pixels" if self.size == 1 else f"pixels of {self.size:.4g} image pixels"
+
+    @property
+    def at(self) -> str:
+        """With its preposition, as in "it works at 0.5 µm per pixel"."""
+        return f"{'at' if self.unit == 'µm' else 'in'} {self}"
+
+    @property
+    def short(self) -> str:
+        """As `str`, for places with little room: ``"0.5 µm/px"`` or ``"1 px"``."""
+        return f"{self.size:.3g} µm/px" if self.unit == "µm" else f"{self.size:.3g} px"
+
+    @property
+    def mpp(self) -> float | None:
+        """µm per pixel; None in pixels of the image."""
+        return self.size if self.unit == "µm" else None
+
+    def times(self, factor: float) -> Resolution:
+        """Pixels that are `factor` times as long a side."""
+        return Resolution(self.size * factor, self.unit)
 
 
 def footprints(start: int, count: int, ratio: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:

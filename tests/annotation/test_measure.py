@@ -94,11 +94,21 @@ def test_annotated_background_is_no_object(make_store: Make, tmp_path: Path):
     assert [(row["class"], row["objects"]) for row in result.values["classes"]] == [("gland", 0), ("nucleus", 1)]
 
 
+def test_without_micrometres_measures_are_in_pixels_and_say_so(make_store: Make, tmp_path: Path):
+    values = np.zeros((30, 30), np.uint8)
+    values[5:9, 6:16] = 1
+    store = make_store(values, "without")
+    result = measured(MeasureJob(labels=store.path, out=tmp_path / "o.csv"))
+    assert (result.values["area_px2"], result.values["classes"][0]["area_px2"]) == (900, 40)
+    with (tmp_path / "o.csv").open(encoding="utf8") as file:
+        (row,) = csv.DictReader(file)
+    assert not any("um" in name for name in row)
+    assert (float(row["area_px2"]), float(row["centroid_y_px"]), float(row["box_width_px"])) == (40, 7, 10)
+    assert "area_px2" in (tmp_path / "o.classes.csv").read_text(encoding="utf8")
+
+
 def test_what_cannot_be_measured_is_said(make_store: Make, tmp_path: Path):
     values = blobs((30, 30))
-    without = make_store(values, "without")
-    with pytest.raises(StoreError, match="µm per pixel"):
-        list(measure_events(MeasureJob(labels=without.path, out=tmp_path / "o.csv")))
     store = make_store(values, mpp=1.0)
     with pytest.raises(StoreError, match="outside"):
         list(measure_events(MeasureJob(labels=store.path, out=tmp_path / "o.csv", region=(40, 0, 5, 5))))

@@ -122,10 +122,10 @@ def test_smoothing_is_the_same_in_any_window_and_keeps_probabilities():
         np.testing.assert_array_equal(crop[:, halo:-halo, halo:-halo], whole[:, y : y + 21, x : x + 21])
 
 
-def test_smoothing_needs_mpp_and_has_a_limit():
+def test_smoothing_has_a_limit():
     assert deviations(2.0, (0.5, 1.0)) == (4.0, 2.0)
-    with pytest.raises(MsunetError, match="µm per pixel"):
-        deviations(2.0, None)
+    with pytest.raises(MsunetError, match=r"1000 px is too wide for pixels of 1 px"):
+        deviations(1000.0, (1.0, 1.0), "px")
     with pytest.raises(MsunetError, match="at most"):
         deviations(1000.0, (0.5, 0.5))
 

@@ -101,7 +101,7 @@ def test_all_of_it_is_the_same_for_any_windows(store):
         outputs = {"labels": "uint8", "instances": "uint32"}
         run = store.create_run(f"side{side}", {}, CLASSES, outputs)
         with run.writing():
-            for _ in finish(run, settings, store.mpp, source, side=side):
+            for _ in finish(run, settings, source, side=side):
                 pass
             run.complete_run()
         found.append((all_of(run), all_of(run, "instances"), chunks(run)))
@@ -125,11 +125,11 @@ def test_after_the_tiles_and_again_after_a_kill(store):
                 run.write(window, {"labels": np.where(part == UNKNOWN, 0, part), "raw": part})
                 run.finish(number, window)
             if stop is not None:
-                for count, _ in enumerate(finish(run, settings, store.mpp, side=512)):
+                for count, _ in enumerate(finish(run, settings, side=512)):
                     if count == stop + 6:
                         break
         with run.writing():
-            for _ in finish(run, settings, store.mpp, side=512):
+            for _ in finish(run, settings, side=512):
                 pass
             run.complete_run()
         bytes_of.append(chunks(run))
@@ -147,11 +147,6 @@ def test_what_cannot_be_done_is_said(store, tmp_path):
     edge = Postprocess(instances="boundary", boundary="edge")
     with pytest.raises(MsunetError, match="boundary class 'edge'"):
         list(run_job(PostprocessJob(labels=store.path, run=run.key, instances=True, postprocess=edge)))
-    no_mpp = LabelStore.create(tmp_path / "pixels.ome.zarr", SHAPE, None, CLASSES)
-    kept(no_mpp)
-    with pytest.raises(MsunetError, match="µm per pixel"):
-        list(run_job(PostprocessJob(labels=no_mpp.path, postprocess=Postprocess(smallest=4))))
-    no_mpp.close()
 
 
 def test_by_the_command(store, capsys):
@@ -181,7 +176,7 @@ def test_a_large_sparse_slide_in_bounded_memory(tmp_path):
                 run.write(window, {"labels": discs, "raw": discs})
                 run.finish(number, window)
             tracemalloc.start()
-            for _ in finish(run, settings, store.mpp):
+            for _ in finish(run, settings):
                 pass
             peaks[count] = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()

@@ -142,7 +142,7 @@ def test_a_store_of_another_resolution_is_refused(model_file, tmp_path):
     out = tmp_path / "labels.ome.zarr"
     list(predict_events(job_of(model_file, out)))
     config = ModelConfig(classes=("a",), mpp=2.0, branch=UNetConfig(depth=2, width=4))
-    with pytest.raises(StoreError, match=r"µm per pixel"):
+    with pytest.raises(StoreError, match=r"pixels of \S+ µm, this model and slide give 2 µm"):
         predict(SLIDE, build_model(config), out)
 
 

@@ -254,7 +254,8 @@ def test_strokes_and_a_kill_in_the_middle_of_a_merge(store: LabelStore, monkeypa
 
 def test_refuses_runs_of_other_stores(store: LabelStore, tmp_path: Path) -> None:
     for name, shape, mpp, kind, says in (
-        ("a", SHAPE, 1.0, "labels", "µm per pixel"),
+        ("a", SHAPE, 1.0, "labels", "pixels of 1 µm and .* of 0.5 µm|pixels of 0.5 µm and .* of 1 µm"),
+        ("e", SHAPE, None, "labels", "image pixels"),
         ("b", (50, 60), 0.5, "labels", "pixels and"),
         ("c", SHAPE, 0.5, "labels", "belongs to"),
     ):

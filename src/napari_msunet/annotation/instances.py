@@ -34,6 +34,9 @@ class Image(Protocol):
     @property
     def mpp(self) -> tuple[float, float] | None: ...
 
+    @property
+    def pixel(self) -> tuple[float, float]: ...
+
     def read(self, region: Window, level: int = 0) -> npt.NDArray[Any]: ...
 
 
@@ -57,6 +60,11 @@ class RunInstances:
     def mpp(self) -> tuple[float, float] | None:
         """µm per pixel `(y, x)` of level 0, if known."""
         return self.run.info.mpp
+
+    @property
+    def pixel(self) -> tuple[float, float]:
+        """Size `(y, x)` of a level-0 pixel in level-0 pixels of the slide."""
+        return self.run.info.pixel
 
     def read(self, region: Window, level: int = 0) -> npt.NDArray[Any]:
         """Instances of the pixels of a level that a window of level-0 pixels touches."""
@@ -121,6 +129,11 @@ class Without:
     def mpp(self) -> tuple[float, float] | None:
         """µm per pixel `(y, x)` of level 0, if known."""
         return self.image.mpp
+
+    @property
+    def pixel(self) -> tuple[float, float]:
+        """Size `(y, x)` of a level-0 pixel in level-0 pixels of the slide."""
+        return self.image.pixel
 
     def read(self, region: Window, level: int = 0) -> npt.NDArray[Any]:
         """Labels of the pixels of a level that a window of level-0 pixels touches."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Iterator
+from math import prod
 from typing import IO, Any
 
 import numpy as np
@@ -14,20 +15,14 @@ from napari_msunet.annotation.instances import Objects, objects_of
 from napari_msunet.annotation.output import ClassLook, aside, window_of
 from napari_msunet.annotation.polygons import LabelShape, walk_polygons
 from napari_msunet.config import MeasureJob
-from napari_msunet.errors import OutputError, StoreError
+from napari_msunet.errors import OutputError
 from napari_msunet.events import Event, Message, Result, progress
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.measurements import measure_polygons
 from napari_msunet.labels.metadata import ANNOTATED_BACKGROUND
 
-OBJECT_COLUMNS = (
-    "id",
-    "class",
-    "area_um2",
-    "perimeter_um",
-    "centroid_y_um",
-    "centroid_x_um",
+PLACE_COLUMNS = (
     "centroid_y_px",
     "centroid_x_px",
     "box_y_px",
@@ -35,10 +30,22 @@ OBJECT_COLUMNS = (
     "box_height_px",
     "box_width_px",
 )
+"""In level-0 pixels of the slide."""
+
 DAMAGED = "damaged: not measured"
 """In the table of classes: the row of what could not be read, which is no part of the measured area."""
 
-CLASS_COLUMNS = ("class", "area_um2", "share", "objects")
+
+def object_columns(store: LabelStore) -> tuple[str, ...]:
+    """Columns of the objects of a store: in µm, or in pixels of the slide where its µm are not known."""
+    if store.mpp is None:
+        return ("id", "class", "area_px2", "perimeter_px", *PLACE_COLUMNS)
+    return ("id", "class", "area_um2", "perimeter_um", "centroid_y_um", "centroid_x_um", *PLACE_COLUMNS)
+
+
+def area_unit(store: LabelStore) -> str:
+    """The unit of areas, as names of columns have it."""
+    return "px2" if store.mpp is None else "um2"
 
 
 def measure_events(job: MeasureJob) -> Iterator[Event]:
@@ -51,56 +58,52 @@ def measure_events(job: MeasureJob) -> Iterator[Event]:
     `napari_msunet.labels.measurements.perimeters`), centroid in µm and in level-0 pixels of the slide, bounding box in
     level-0 pixels. ``<stem>.classes.csv`` beside it gets one row per class: area in µm², share of the measured area
     (0..1), number of objects. The result's values hold the same class table under "classes", the measured area
-    as "area_um2", and the number of all "objects".
+    as "area_um2", and the number of all "objects". Where the store has no size in µm, areas are in pixels of the slide,
+    under "area_px2", perimeters likewise, and there are no centroids in µm.
 
     Raises
     ------
     StoreError
-        If the store has no µm per pixel, has no such instances, the region lies outside of it, or chunks in it are
-        damaged. With `job.damaged` "skip" their pixels are no part of the measured area: the result says how much that
-        is ("damaged_um2") and where ("damaged"), and the table of classes has a row of it.
+        If the store has no such instances, the region lies outside of it, or chunks in it are damaged. With
+        `job.damaged` "skip" their pixels are no part of the measured area: the result says how much that is
+        ("damaged_um2") and where ("damaged"), and the table of classes has a row of it.
     OutputError
         If the files cannot be written; nothing is left then.
     """
     if job.out.suffix.lower() != ".csv":
         raise OutputError(f"{job.out} does not end in .csv; measurements are written as CSV, so choose such a name.")
     store = open_labels(job.labels)
-    if store.mpp is None:
-        raise StoreError(
-            f"{store.path} does not know its µm per pixel, without which nothing can be measured; predict or create it "
-            "again with an mpp."
-        )
     window = window_of(store, job.region)
     objects = objects_of(store, job.instances, window, job.damaged)
     yield from (Message(level="warning", text=text) for text in objects.left_out)
     lost = sum(w.height * w.width for w in objects.lost_in(window))
     if store.kind == "annotation":
         objects.looks.pop(ANNOTATED_BACKGROUND, None)
-    pixel = store.mpp[0] * store.mpp[1]
-    table = _ClassTable(objects.looks, (window.height * window.width - lost) * pixel)
+    pixel, unit = prod(store.spacing), area_unit(store)
+    table = _ClassTable(objects.looks, (window.height * window.width - lost) * pixel, f"area_{unit}")
     classes_path = job.out.with_name(f"{job.out.stem}.classes.csv")
     started = time.monotonic()
     with aside(classes_path) as classes_file, aside(job.out) as objects_file:
         with objects_file.open("w", newline="", encoding="utf8") as file:
             writer = csv.writer(file)
-            writer.writerow(OBJECT_COLUMNS)
+            writer.writerow(object_columns(store))
             for step in walk_polygons(objects.image.read, window):
                 shapes = [shape for shape in step.shapes if objects.kind(shape.value) in objects.looks]
                 writer.writerows(_rows(shapes, objects, store, table))
                 yield progress(step.done, step.total, "windows", started)
         with classes_file.open("w", newline="", encoding="utf8") as file:
-            _write_classes(file, table.rows(), lost * pixel)
-    values = {"classes": table.rows(), "area_um2": table.total, "objects": sum(table.objects.values())}
+            _write_classes(file, table.rows(), table.column, lost * pixel)
+    values = {"classes": table.rows(), table.column: table.total, "objects": sum(table.objects.values())}
     if lost:
-        values |= {"damaged_um2": lost * pixel, "damaged": _boxes(objects.lost_in(window))}
+        values |= {f"damaged_{unit}": lost * pixel, "damaged": _boxes(objects.lost_in(window))}
     yield Result(values=values, files={"objects": str(job.out), "classes": str(classes_path)})
 
 
 class _ClassTable:
     """Sums per class."""
 
-    def __init__(self, looks: dict[int, ClassLook], total: float) -> None:
-        self._looks = looks
+    def __init__(self, looks: dict[int, ClassLook], total: float, column: str) -> None:
+        self._looks, self.column = looks, column
         self.total = total
         self.area = dict.fromkeys(looks, 0.0)
         self.objects = dict.fromkeys(looks, 0)
@@ -109,7 +112,7 @@ class _ClassTable:
         return [
             {
                 "class": look.name,
-                "area_um2": self.area[value],
+                self.column: self.area[value],
                 "share": self.area[value] / self.total if self.total else 0.0,
                 "objects": self.objects[value],
             }
@@ -119,11 +122,11 @@ class _ClassTable:
 
 def _rows(shapes: list[LabelShape], objects: Objects, store: LabelStore, table: _ClassTable) -> Iterator[list[Any]]:
     """The rows of some objects; their sums go to the table."""
-    if not shapes or store.mpp is None:
+    if not shapes:
         return
-    found = measure_polygons([shape.polygon for shape in shapes], store.mpp)
+    found = measure_polygons([shape.polygon for shape in shapes], store.spacing)
     pixel = np.array(store.pixel)
-    centre_um = found.centroid * np.array(store.mpp)
+    centre_um = np.zeros((len(shapes), 0)) if store.mpp is None else found.centroid * np.array(store.mpp)
     centre_px, box_px = found.centroid * pixel, found.box * np.concatenate([pixel, pixel])
     for i, shape in enumerate(shapes):
         kind = objects.kind(shape.value)
@@ -139,10 +142,10 @@ def _boxes(windows: list[Window]) -> list[list[int]]:
     return [[w.y, w.x, w.height, w.width] for w in windows]
 
 
-def _write_classes(file: IO[str], rows: list[dict[str, Any]], lost: float) -> None:
-    writer = csv.DictWriter(file, CLASS_COLUMNS)
+def _write_classes(file: IO[str], rows: list[dict[str, Any]], column: str, lost: float) -> None:
+    writer = csv.DictWriter(file, ("class", column, "share", "objects"))
     writer.writeheader()
     for row in rows:
-        writer.writerow({**row, "area_um2": f"{row['area_um2']:.10g}", "share": f"{row['share']:.10g}"})
+        writer.writerow({**row, column: f"{row[column]:.10g}", "share": f"{row['share']:.10g}"})
     if lost:
-        writer.writerow({"class": DAMAGED, "area_um2": f"{lost:.10g}", "share": "", "objects": ""})
+        writer.writerow({"class": DAMAGED, column: f"{lost:.10g}", "share": "", "objects": ""})

@@ -240,7 +240,7 @@ def _table(store: LabelStore, shapes: Sequence[LabelShape]) -> ObjectTable:
     if not shapes:
         return ObjectTable.empty()
     polygons = np.array([shape.polygon for shape in shapes], object)
-    found = measure_polygons(polygons, store.mpp or (1.0, 1.0))
+    found = measure_polygons(polygons, store.spacing)
     return ObjectTable(
         kind=np.array([shape.value for shape in shapes], np.int64),
         area=found.area,
@@ -321,8 +321,8 @@ def _described(
 ) -> FoundObject:
     f = 2**level
     polygon = label_polygons(mask.astype(np.uint8), (box.y, box.x))[0].polygon
-    mpp = store.mpp or (1.0, 1.0)
-    found = measure_polygons([polygon], (mpp[0] * f, mpp[1] * f))
+    size = store.spacing
+    found = measure_polygons([polygon], (size[0] * f, size[1] * f))
     first = _first_pixels(np.array([polygon], object))[0] * f
     outline = polygon if f == 1 else shapely.transform(polygon, lambda xy: xy * f)
     place = int(first[0]), int(first[1])

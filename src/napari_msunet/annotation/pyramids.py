@@ -52,14 +52,15 @@ def write_zarr(
         Called with the number of blocks done and of all.
     """
     shapes = pyramid_shapes(window.shape)
-    mpp = store.mpp or (1.0, 1.0)
+    size = store.mpp or store.pixel
     attributes = label_attributes(
         name,
         shapes,
         store.mpp,
         {value: look.name for value, look in looks.items()},
         {value: look.colour for value, look in looks.items()},
-        offset=(window.y * mpp[0], window.x * mpp[1]),
+        offset=(window.y * size[0], window.x * size[1]),
+        pixel=store.pixel,
     )
     group = zarr.create_group(folder, zarr_format=3, attributes=attributes)
     blocks = [list(tiles(Window(0, 0, *shape), BLOCK)) for shape in shapes]

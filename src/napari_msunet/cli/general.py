@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from napari_msunet.cli.options import DamageOptions, RunOptions
+from napari_msunet.cli.options import DamageOptions, PixelSizeOption, RunOptions
 from napari_msunet.cli.running import app, run_or_print, show
 from napari_msunet.config import PyramidJob
 from napari_msunet.errors import MsunetError
@@ -107,7 +107,7 @@ def info(path: Path, *, json: bool = False, options: DamageOptions = _DAMAGE) ->
 
 
 @app.command
-def pyramid(image: Path, *, out: Path, mpp: float | None = None, options: RunOptions = _RUN) -> None:
+def pyramid(image: Path, *, out: Path, mpp: PixelSizeOption | None = None, options: RunOptions = _RUN) -> None:
     """Write an image as an OME-Zarr 0.5 pyramid, in bounded memory.
 
     Parameters
@@ -117,7 +117,7 @@ def pyramid(image: Path, *, out: Path, mpp: float | None = None, options: RunOpt
     out : Path
         Folder to make, such as image.ome.zarr.
     mpp : float
-        µm per pixel, where the file does not say it.
+        µm per pixel, where the file does not say it; px: no size in µm, whatever it says.
     """
     run_or_print(lambda: PyramidJob(image=image, out=out, mpp=mpp), options)
 

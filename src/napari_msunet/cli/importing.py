@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
+from napari_msunet.cli.options import PixelSizeOption
 from napari_msunet.cli.running import app, warn_of
 from napari_msunet.cli.source_options import parse_names
 from napari_msunet.errors import MsunetError
@@ -23,7 +24,7 @@ def import_outlines(
     classes: str | None = None,
     values: str = "classes",
     kind: Literal["annotation", "labels"] = "annotation",
-    mpp: float | None = None,
+    mpp: PixelSizeOption | None = None,
     json: bool = False,
 ) -> None:
     """Paint outlines of QuPath (GeoJSON), ASAP, ImageScope or HALO into a label store, as strokes that can be undone.
@@ -45,7 +46,7 @@ def import_outlines(
     kind : str
         For a new store: annotation (0 is not annotated) or labels (0 is background).
     mpp : float
-        µm per pixel of the slide, where its file does not say it.
+        µm per pixel of the slide, where its file does not say it; px: its own pixels, whatever it says.
     json : bool
         Print the result as JSON.
     """

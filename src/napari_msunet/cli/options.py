@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from cyclopts import Parameter
 
@@ -43,6 +44,10 @@ class RunOptions(DamageOptions):
 
     print_job: bool = False
     json: bool = False
+
+
+PixelSizeOption: TypeAlias = float | Literal["px"]
+"""µm per pixel, or px for an image that is used in its own pixels."""
 
 
 def parse_region(text: str | None) -> tuple[float, float, float, float] | None:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+from pydantic import ValidationError
 
-from napari_msunet.cli.options import RunOptions
+from napari_msunet.cli.options import PixelSizeOption, RunOptions
 from napari_msunet.cli.predict_options import ClusterOptions, PostprocessOptions, PredictOptions, predict_settings
 from napari_msunet.cli.running import FAILED, app, run_or_print
-from napari_msunet.config import PredictJob, PredictManyJob, PredictSettings
+from napari_msunet.config import PredictJob, PredictManyJob, PredictSettings, explain
 from napari_msunet.errors import MsunetError
 
 _PREDICTING, _POST, _CLUSTER, _RUN = PredictOptions(), PostprocessOptions(), ClusterOptions(), RunOptions()
@@ -22,7 +23,7 @@ def predict(
     *slides: Path,
     model: Annotated[tuple[Path, ...], Parameter(negative=())],
     out: Path,
-    slide_mpp: float | None = None,
+    slide_mpp: Annotated[PixelSizeOption | None, Parameter(name=("--slide-mpp", "--mpp"))] = None,
     plan: bool = False,
     predicting: PredictOptions = _PREDICTING,
     post: PostprocessOptions = _POST,
@@ -44,7 +45,7 @@ def predict(
     out : Path
         Label store, such as labels.ome.zarr; for many slides a folder: a label store for each, and results.csv.
     slide_mpp : float
-        µm per level-0 pixel of the slide, where its file does not say it.
+        µm per level-0 pixel of the slide, where its file does not say it; px: its own pixels, whatever it says.
     plan : bool
         Print what would be done (tiles, work, memory, time) instead of doing it.
     """
@@ -60,14 +61,19 @@ def predict(
 
 
 def _job(
-    slides: tuple[Path, ...], out: Path, slide_mpp: float | None, settings: PredictSettings
+    slides: tuple[Path, ...], out: Path, slide_mpp: PixelSizeOption | None, settings: PredictSettings
 ) -> PredictJob | PredictManyJob:
     """One slide, or many where a folder, a table or several were given."""
     from napari_msunet.infer.given import is_many, slides_given
+    from napari_msunet.slide.units import given_mpp
 
     if not is_many(slides):
         own = {name: getattr(settings, name) for name in PredictSettings.model_fields}
-        return PredictJob(slide=slides[0], out=out, slide_mpp=slide_mpp, **own)
+        try:
+            return PredictJob(slide=slides[0], out=out, slide_mpp=slide_mpp, **own)
+        except ValidationError as error:
+            raise explain(error, "What was given") from error
+    given_mpp(slide_mpp)
     found = slides_given(slides, out)
     if slide_mpp is not None:
         found = tuple(s if s.mpp is not None else s.model_copy(update={"mpp": slide_mpp}) for s in found)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from napari_msunet.cli.options import RunOptions
+from napari_msunet.cli.options import PixelSizeOption, RunOptions
 from napari_msunet.cli.running import app, run_or_print
 from napari_msunet.config import TrainJob
 from napari_msunet.errors import MsunetError
@@ -23,7 +23,7 @@ def retrain(
     slide: tuple[Path, ...],
     labels: tuple[Path, ...],
     out: Path,
-    mpp: float | None = None,
+    mpp: PixelSizeOption | None = None,
     classes: str | None = None,
     fresh: bool = False,
     replay: float = REPLAY,
@@ -46,7 +46,7 @@ def retrain(
     out : Path
         Folder of the new run.
     mpp : float
-        µm per pixel of the slides, when the files do not say it.
+        µm per pixel of the slides, when the files do not say it; px: their own pixels, whatever they say.
     classes : str
         Names of classes with commas, where they are others now; those known already keep their weights.
     fresh : bool

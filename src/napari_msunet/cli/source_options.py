@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from pydantic import TypeAdapter, ValidationError
 
+from napari_msunet.cli.options import PixelSizeOption
 from napari_msunet.config import (
     FolderSource,
     PublishedSource,
@@ -40,7 +41,7 @@ class SourceOptions:
     mask_suffix : str
         What a mask's name has after the image's name, such as _mask.
     mpp : float
-        µm per pixel of the images, when neither the files nor --table say it.
+        µm per pixel of the images, when neither the files nor --table say it; px: their own pixels, whatever they say.
     values : str
         What mask values mean: classes (numbers 1..K), instances (objects of the first class), or pairs such as
         1=gland,2=stroma,0=background.
@@ -73,7 +74,7 @@ class SourceOptions:
     images: Annotated[tuple[Path, ...], _EMPTY] = ()
     masks: Annotated[tuple[Path, ...], _EMPTY] = ()
     mask_suffix: Annotated[str, _EMPTY] = ""
-    mpp: float | None = None
+    mpp: PixelSizeOption | None = None
     values: str = "classes"
     table: Path | None = None
     group: str | None = None

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from pydantic import ValidationError
 
 from napari_msunet.cli.learning_options import LearningOptions
+from napari_msunet.cli.options import PixelSizeOption
 from napari_msunet.cli.source_options import SourceOptions as SourceOptions  # beside the others
 from napari_msunet.config import (
     AutoModel,
@@ -57,7 +58,8 @@ class ModelOptions:
     Attributes
     ----------
     model_mpp : float
-        µm per pixel at which the model works and labels are made.
+        µm per pixel at which the model works and labels are made; px: it works in pixels of the images, for images
+        without a size in µm.
     scales : str
         Resolutions of the branches relative to the model's own, such as 1,1/2,1/4; ratios of whole numbers up to 8.
     fusion : str
@@ -80,7 +82,7 @@ class ModelOptions:
         Channels of the images.
     """
 
-    model_mpp: float | None = None
+    model_mpp: PixelSizeOption | None = None
     scales: str | None = None
     fusion: Fusion | None = None
     depth: str | None = None

@@ -6,7 +6,7 @@ from typing import Any
 
 from napari_msunet.config.model import ModelConfig
 
-_FREE = {"schema_version", "classes", "mpp", "channel_names", "field", "normalisation"}
+_FREE = {"schema_version", "classes", "mpp", "pixel", "channel_names", "field", "normalisation"}
 """Fields that a start may change: none of them changes what the weights compute."""
 
 _TRAINING_ONLY = {"dropout"}

@@ -14,6 +14,8 @@ SCHEMA_VERSION: Literal[1] = 1
 Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Mpp: TypeAlias = Positive | tuple[Positive, Positive]
+PixelSize: TypeAlias = Mpp | Literal["px"]
+"""µm per pixel of an image, or that it is used in its own pixels."""
 Device: TypeAlias = str
 Kind: TypeAlias = Literal["brightfield", "fluorescence"]
 ValueRange: TypeAlias = tuple[float, float]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, model_validator
 
 from napari_msunet.config.augmentation import Augmentation
-from napari_msunet.config.base import Damaged, Device, Mpp, Positive, Share, Versioned
+from napari_msunet.config.base import Damaged, Device, PixelSize, Positive, Share, Versioned
 from napari_msunet.config.loss import LossConfig
 from napari_msunet.config.model import AnyModel, ModelConfig
 from napari_msunet.config.optimiser import Optimiser
@@ -323,7 +323,7 @@ class PyramidJob(Versioned):
     job: Literal["pyramid"] = "pyramid"
     image: Path
     out: Path
-    mpp: Mpp | None = None
+    mpp: PixelSize | None = None
 
 
 Job = Annotated[

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from napari_msunet.config.base import Frozen, Positive, Versioned
 from napari_msunet.config.branches import BranchConfig, UNetConfig
-from napari_msunet.geometry import as_scale, common_alignment
+from napari_msunet.geometry import Resolution, as_scale, common_alignment
 
 Fusion: TypeAlias = Literal["mean", "weighted", "max", "concat", "attention", "multihead", "inject", "pyramid"]
 
@@ -57,8 +57,10 @@ class ModelConfig(Versioned):
     ----------
     classes : tuple of str
         Names of classes 1..K; background (0) is not named.
-    mpp : float
-        µm per pixel at which the model works: the target grid, and the resolution of scale 1.
+    mpp : float or None
+        µm per pixel at which the model works: the target grid, and the resolution of scale 1. None: it works in pixels
+        of the images, which have no size in µm (X-rays, photographs); scales are then relative to the images' own
+        pixels, and an image whose µm are known is used only where that is said (``mpp="px"``).
     scales : tuple of float
         Resolution of each branch relative to the model's own: 0.5 sees half as many pixels a side. Each is a ratio of
         integers up to 8.
@@ -82,13 +84,15 @@ class ModelConfig(Versioned):
     finest_scale : float, optional
         Largest scale that images are read at: branches of larger scales read this one, and a learned stem brings it
         up to theirs. None: each branch reads its own.
+    pixel : float
+        Of a model in pixels: how many pixels of the image a pixel of the model is long; 2 looks at half as many a side.
     normalisation : Normalisation or tuple of Normalisation, optional
         One for all scales, or one per scale (of a model put together from others). None until a training fits it to
         its images.
     """
 
     classes: tuple[str, ...]
-    mpp: Positive
+    mpp: Positive | None
     scales: tuple[float, ...] = (1.0, 0.5, 0.25)
     fusion: Fusion = "attention"
     channels: int = Field(3, ge=1)
@@ -98,6 +102,7 @@ class ModelConfig(Versioned):
     field: Literal["same", "concentric"] = "same"
     upscale: Literal[1, 2] = 1
     finest_scale: float | None = None
+    pixel: Positive = 1.0
     normalisation: Normalisation | tuple[Normalisation, ...] | None = None
 
     def __init__(self, **values: Any) -> None:
@@ -151,6 +156,10 @@ class ModelConfig(Versioned):
             )
         if self.channel_names is not None and len(self.channel_names) != self.channels:
             raise ValueError(f"{len(self.channel_names)} channel names for {self.channels} channels: give one for each")
+        if self.mpp is not None and self.pixel != 1:
+            raise ValueError(
+                f"pixel={self.pixel:g} is for models in pixels (mpp=None); this one works at {self.mpp:g} µm"
+            )
         if self.shared and len(set(self.branches)) != 1:
             raise ValueError("branches that share their weights need the same branch config: give one for all scales")
         if isinstance(self.normalisation, tuple) and len(self.normalisation) != len(self.scales):
@@ -202,9 +211,28 @@ class ModelConfig(Versioned):
         return tuple(r / self.upscale for r in self._read)
 
     @property
-    def target_mpp(self) -> float:
-        """µm per pixel of the target grid: of logits, masks and stores."""
-        return self.mpp / self.upscale
+    def resolution(self) -> Resolution:
+        """At which the model works, the size of a pixel of scale 1."""
+        return Resolution(self.pixel, "px") if self.mpp is None else Resolution(self.mpp)
+
+    @property
+    def unit(self) -> Literal["µm", "px"]:
+        """Of `resolution`."""
+        return self.resolution.unit
+
+    @property
+    def target(self) -> Resolution:
+        """The size of a pixel of the target grid: of logits, masks and stores."""
+        return self.resolution.times(1 / self.upscale)
+
+    @property
+    def target_mpp(self) -> float | None:
+        """µm per pixel of the target grid; None of a model in pixels."""
+        return self.target.mpp
+
+    def at(self, resolution: Resolution) -> dict[str, float | None]:
+        """The fields of a config that works at this resolution."""
+        return {"mpp": resolution.mpp, "pixel": resolution.size if resolution.mpp is None else 1.0}
 
     @property
     def finest(self) -> int:
@@ -250,12 +278,13 @@ class AutoModel(Versioned):
     classes : tuple of str
         Names of classes 1..K; background (0) is not named.
     mpp, scales, fusion, channels, shared, branch, field, upscale, finest_scale
-        As of `ModelConfig`; None: chosen.
+        As of `ModelConfig`; None: chosen. `mpp` "px": the model works in pixels of the images, which have no size in
+        µm.
     """
 
     kind: Literal["auto"] = "auto"
     classes: tuple[str, ...]
-    mpp: Positive | None = None
+    mpp: Positive | Literal["px"] | None = None
     scales: tuple[float, ...] | None = None
     fusion: Fusion | None = None
     channels: Annotated[int, Field(ge=1)] | None = None
@@ -266,14 +295,22 @@ class AutoModel(Versioned):
     finest_scale: float | None = None
 
     @property
-    def target_mpp(self) -> float | None:
+    def unit(self) -> Literal["µm", "px"]:
+        """In which the model is to work."""
+        return "px" if self.mpp == "px" else "µm"
+
+    @property
+    def target(self) -> Resolution | None:
         """As of `ModelConfig`, where it is given."""
-        return self.mpp
+        return None if self.mpp is None or self.mpp == "px" else Resolution(self.mpp)
 
     @property
     def given(self) -> dict[str, Any]:
         """The fields of a `ModelConfig` that are fixed."""
-        return {name: value for name, value in self if name != "kind" and value is not None}
+        given = {name: value for name, value in self if name != "kind" and value is not None}
+        if self.mpp == "px":
+            del given["mpp"]  # how many of the images' pixels a pixel is long is chosen
+        return given
 
     @model_validator(mode="after")
     def _can_be_completed(self) -> Self:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from napari_msunet.config.base import Damaged, Device, Frozen, Mpp, Positive, Versioned
+from napari_msunet.config.base import Damaged, Device, Frozen, PixelSize, Positive, Versioned
 from napari_msunet.config.cluster import Cluster
 
 Margin: TypeAlias = Literal["exact", "fast"] | Annotated[int, Field(ge=0)]
@@ -65,7 +65,8 @@ class Postprocess(Frozen):
         By class name. A class is taken only where its probability reaches its threshold; the likeliest of those wins,
         background where there is none. A class that is not named competes as usual (the likeliest wins).
     smoothing : float
-        Standard deviation in µm of a Gaussian over the probabilities; 0: none.
+        Standard deviation in µm of a Gaussian over the probabilities; 0: none. This and the other lengths and areas are
+        in pixels of the image where labels have no size in µm, as those of a model in pixels.
     smallest : float
         Objects under this area in µm² become background.
     holes : float
@@ -178,14 +179,14 @@ class PredictJob(PredictSettings, Versioned):
     Attributes
     ----------
     slide, out : Path
-    slide_mpp : float or pair, optional
-        µm per level-0 pixel, when the file does not give it.
+    slide_mpp : float, pair or "px", optional
+        µm per level-0 pixel, when the file does not give it; "px": what it gives does not count.
     """
 
     job: Literal["predict"] = "predict"
     slide: Path
     out: Path
-    slide_mpp: Mpp | None = None
+    slide_mpp: PixelSize | None = None
 
 
 class PlanJob(Versioned):
@@ -203,8 +204,8 @@ class GivenSlide(Frozen):
     slide : Path
     out : Path
         Its label store.
-    mpp : float or pair, optional
-        µm per level-0 pixel, when the file does not give it.
+    mpp : float, pair or "px", optional
+        µm per level-0 pixel, when the file does not give it; "px": what it gives does not count.
     where : "all", "tissue", Drawn or InClasses, optional
         The part that is computed; None: what the settings say.
     group : str, optional
@@ -213,7 +214,7 @@ class GivenSlide(Frozen):
 
     slide: Path
     out: Path
-    mpp: Mpp | None = None
+    mpp: PixelSize | None = None
     where: Where | None = None
     group: str | None = None
 
@@ -295,6 +296,6 @@ class PreviewJob(Versioned):
     slide: Path
     model: Path
     out: Path
-    slide_mpp: Mpp | None = None
+    slide_mpp: PixelSize | None = None
     region: tuple[float, float, float, float]
     device: Device = "auto"

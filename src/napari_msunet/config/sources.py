@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from napari_msunet.config.base import Damaged, Frozen, Mpp
+from napari_msunet.config.base import Damaged, Frozen, PixelSize
 from napari_msunet.config.prediction import Where
 
 Role = Literal["auto", "train", "validate", "test"]
@@ -16,7 +16,7 @@ MaskValues = Literal["classes", "instances"] | dict[int, str]
 
 class _Source(Frozen):
     role: Role = "auto"
-    mpp: Mpp | None = None
+    mpp: PixelSize | None = None
 
 
 class FolderSource(_Source):
@@ -26,8 +26,9 @@ class FolderSource(_Source):
     ----------
     images, masks : Path
         Two folders (may be the same one with `mask_suffix`).
-    mpp : float or pair, optional
-        µm per pixel of all images, when neither the files nor `table` give it.
+    mpp : float, pair or "px", optional
+        µm per pixel of all images, when neither the files nor `table` give it. "px": they are used in their own pixels,
+        whatever the files say (of all kinds of sources; for a model with ``mpp=None``).
     values : "classes", "instances" or dict
         What mask values mean: class numbers 1..K; instances of the first class (0 background); or ``{value: class}``,
         where "background" is 0. With one class, 0/255 is read as 0/1.
@@ -134,7 +135,7 @@ class PublishedSource(_Source):
     within : "all", "tissue", Drawn or InClasses
         On whole slides: where pixels outside all outlines can be background.
     radius : float
-        In sets that give only points: µm around a point that are its class.
+        In sets that give only points: µm (pixels with ``mpp="px"``) around a point that are its class.
     """
 
     kind: Literal["published"] = "published"

@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
-from napari_msunet.config import AnyModel, FolderSource, Mpp, Role, TableSource
+from napari_msunet.config import AnyModel, FolderSource, PixelSize, Role, TableSource
 from napari_msunet.data.items import Item, check_channels
 from napari_msunet.data.truth import MaskTruth
-from napari_msunet.errors import MissingMppError, SlideError, SourceError
+from napari_msunet.errors import SlideError, SourceError
 from napari_msunet.slide import open_slide
 from napari_msunet.slide.opening import DOUBLE, READABLE
 from napari_msunet.slide.units import parse_mpp
@@ -215,18 +215,15 @@ def _say_readings(items: list[Item], where: Path, config: AnyModel, say: Say) ->
 
 
 def _pair(
-    name: str, image: Path, mask: Path, mpp: Mpp | None, source: Source, config: AnyModel, group: str | None
+    name: str, image: Path, mask: Path, mpp: PixelSize | None, source: Source, config: AnyModel, group: str | None
 ) -> Item:
     """One item, checked and closed again."""
     opener = partial(open_slide, image, mpp=mpp)
     with opener() as slide:
-        if slide.mpp is None:
-            raise MissingMppError(
-                f"{image} does not say how many µm a pixel has; give `mpp`, or a table with a column mpp."
-            )
+        slide.check_unit(config.unit)
         truth = MaskTruth(mask, (slide.shape[0], slide.shape[1]), source.values, config.classes, slide.turned)
         truth.mask()
-    item = Item(name, opener, truth, config.target_mpp, group, source.role, path=image)
+    item = Item(name, opener, truth, config.target, group, source.role, path=image)
     check_channels(item, config.channels)
     item.release()
     return item

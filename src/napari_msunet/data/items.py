@@ -15,7 +15,7 @@ from napari_msunet.config import Role
 from napari_msunet.data.masks import IGNORED, Mask
 from napari_msunet.data.truth import Part, Truth, WholeTruth, truth_window
 from napari_msunet.errors import SourceError
-from napari_msunet.geometry import Grid, Region, Window
+from napari_msunet.geometry import Grid, Region, Resolution, Window
 from napari_msunet.slide import Slide
 
 _PLACES = 50_000
@@ -41,8 +41,8 @@ class Item:
     open : callable
         Gives the `Slide`; called once, at the first use of `slide`.
     truth : Truth
-    mpp : float, optional
-        The target grid's µm per pixel; None while it is not chosen.
+    resolution : Resolution, optional
+        Of the target grid; None while it is not chosen.
     group : str, optional
         Images of one group never stand on both sides of a split.
     role : str
@@ -55,7 +55,7 @@ class Item:
     name: str
     open: Callable[[], Slide]
     truth: Truth
-    mpp: float | None
+    resolution: Resolution | None
     group: str | None = None
     role: Role = "auto"
     _kept: dict[str, Slide] = field(default_factory=dict, repr=False, compare=False)
@@ -73,7 +73,7 @@ class Item:
     def facts(self) -> Facts:
         """What is needed of the image after it was closed again."""
         slide = self.slide
-        return Facts(slide.grid(self.mpp), slide.shape[2], slide.dtype, slide.background)
+        return Facts(slide.grid(self.resolution), slide.shape[2], slide.dtype, slide.background)
 
     @property
     def grid(self) -> Grid:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import exp, log, sqrt
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,8 @@ from napari_msunet.config.sources import Source
 from napari_msunet.data import IGNORED, Item, load_sources
 from napari_msunet.data.masks import Mask
 from napari_msunet.errors import SourceError
-from napari_msunet.geometry import Region, Window, round_up
+from napari_msunet.geometry import Region, Resolution, Window, round_up
+from napari_msunet.slide.units import PIXELS
 from napari_msunet.stopping import check as check_stop
 
 EPOCHS = 100
@@ -52,12 +53,12 @@ _LEAST_SIDE = 64  # pixels of an image's shorter side
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen of the images.
+    """What was seen of the images; all lengths in µm, or for a model in pixels in pixels of the images.
 
     Attributes
     ----------
     mpp : float
-        µm per pixel of the images; of several, the median.
+        µm per pixel of the images; of several, the median. 1 in pixels.
     extents : sequence of (height, width)
         Of all images in µm.
     channels : int
@@ -69,6 +70,7 @@ class Look:
         The coarsest µm per pixel at which the images keep most of their variance.
     sharp : float
         The finest µm per pixel at which the images hold detail.
+    unit : str
     """
 
     mpp: float
@@ -78,6 +80,7 @@ class Look:
     masks: float
     structure: float
     sharp: float
+    unit: Literal["µm", "px"] = "µm"
 
     @property
     def shorter(self) -> float:
@@ -115,8 +118,11 @@ def settle(job: TrainJob) -> tuple[SettledTrainJob, tuple[str, ...]]:
         values["optimiser"] = job.optimiser.model_copy(update={"stop_after": STOP_AFTER})
     reasons: list[str] = []
     if isinstance(job.model, AutoModel) or job.size is None:
-        look = look_at(job.sources, job.model, effort(job))
-        model = _model(job.model, look, reasons) if isinstance(job.model, AutoModel) else job.model
+        wanted = job.model
+        if isinstance(wanted, AutoModel) and wanted.mpp is None and all(s.mpp == PIXELS for s in job.sources):
+            wanted = wanted.model_copy(update={"mpp": PIXELS})
+        look = look_at(job.sources, wanted, effort(job))
+        model = _model(wanted, look, reasons) if isinstance(wanted, AutoModel) else wanted
         values["model"] = model
         if job.size is None:
             values["size"] = _window(model, look, reasons)
@@ -149,20 +155,21 @@ def _between(ends: tuple[float, float], share: float) -> float:
 
 def _model(given: AutoModel, look: Look, reasons: list[str]) -> ModelConfig:
     """One scale at the resolution that the objects ask for; what is given stays."""
-    mpp = given.mpp
-    if mpp is None:
-        mpp, reason = resolution(look)
+    works = given.target
+    if works is None:
+        works, reason = resolution(look)
         reasons.append(reason)
-    chosen: dict[str, Any] = {"mpp": mpp, "channels": look.channels}
+    pixel = works.size if works.unit == "px" else 1.0
+    chosen: dict[str, Any] = {"mpp": works.mpp, "pixel": pixel, "channels": look.channels}
     scales = given.scales or (1.0,)
     chosen |= {"scales": scales, "fusion": "mean" if len(scales) == 1 else "attention"}
     chosen["field"] = "same" if len(scales) == 1 else "concentric"
-    chosen["branch"] = UNetConfig(depth=_depth(look, mpp), width=_WIDTHS[look.effort >= 0.5])
+    chosen["branch"] = UNetConfig(depth=_depth(look, works.size), width=_WIDTHS[look.effort >= 0.5])
     return ModelConfig.model_validate(chosen | given.given)
 
 
-def resolution(look: Look) -> tuple[float, str]:
-    """The coarsest µm per pixel that keeps the masks' outlines and the images' structure, and why it is that."""
+def resolution(look: Look) -> tuple[Resolution, str]:
+    """The coarsest resolution that keeps the masks' outlines and the images' structure, and why it is that."""
     wanted, why = min(
         (look.masks, f"at a coarser one the masks' Dice would fall below {_between(_MASKS, look.effort):.2f}"),
         (
@@ -173,8 +180,8 @@ def resolution(look: Look) -> tuple[float, str]:
     )
     if wanted <= look.sharp:
         wanted, why = look.sharp, "the images hold no finer detail"
-    mpp = wanted if wanted == look.mpp else float(f"{wanted:.2g}")
-    return mpp, f"The model works at {mpp:.4g} µm per pixel: {why}."
+    works = Resolution(wanted if wanted == look.mpp else float(f"{wanted:.2g}"), look.unit)
+    return works, f"The model works {works.at}: {why}."
 
 
 def _depth(look: Look, mpp: float) -> int:
@@ -184,15 +191,15 @@ def _depth(look: Look, mpp: float) -> int:
 
 def _window(model: ModelConfig, look: Look, reasons: list[str]) -> int:
     """Side of a window: no larger than a typical image, whole strides of the network."""
-    multiple = model.size_multiple
-    fitting = int(look.shorter / model.mpp) // multiple * multiple
+    multiple, pixel = model.size_multiple, model.resolution.size
+    fitting = int(look.shorter / pixel) // multiple * multiple
     size = max(min(round_up(WINDOW, multiple), fitting), round_up(_LEAST_WINDOW, multiple))
-    if size > look.shorter / model.mpp + 0.5:
+    if size > look.shorter / pixel + 0.5:
         reasons.append(
-            f"Windows have {size} pixels, more than the images' {look.shorter / model.mpp:.0f}: the rest is background."
+            f"Windows have {size} pixels, more than the images' {look.shorter / pixel:.0f}: the rest is background."
         )
     else:
-        reasons.append(f"Windows have {size} pixels ({size * model.mpp:.3g} µm) a side, {BATCH} in a step.")
+        reasons.append(f"Windows have {size} pixels ({size * pixel:.3g} {look.unit}) a side, {BATCH} in a step.")
     return size
 
 
@@ -233,6 +240,7 @@ def look_at(sources: Sequence[Source], model: AnyModel, effort: float = 1.0) -> 
         masks=max(own, _middle(masks)) if masks else own,
         structure=max(own, _middle([look.structure for look in looks])),
         sharp=_middle([look.sharp for look in looks]),
+        unit=model.unit,
     )
 
 
@@ -244,9 +252,8 @@ def _middle(values: Sequence[float]) -> float:
 def _look(item: Item, classes: int, effort: float) -> Look:
     """One image, about the place where most is annotated; `masks` is 0 where nothing is annotated as a class."""
     slide = item.slide
-    if slide.mpp is None:  # loading refuses such images
-        raise SourceError(f"The size of a pixel of {item.name} is not known; give its µm per pixel.")
-    mpp = sqrt(slide.mpp[0] * slide.mpp[1])
+    sides = slide.mpp or (1.0, 1.0)  # loading refuses images of another unit than the model's
+    mpp = sqrt(sides[0] * sides[1])
     window = _busiest(item)
     grid = item.truth.grid
     region = grid.region(window)
@@ -254,7 +261,7 @@ def _look(item: Item, classes: int, effort: float) -> Look:
     structure, sharp = _image_limits(pixels.astype(np.float32).mean(-1), mpp, _between(_STRUCTURE, effort))
     own_mpp = sqrt(grid.pixel[0] * grid.pixel[1]) * mpp
     masks = _masks_limit(item.truth.read(window), own_mpp, classes, _between(_MASKS, effort))
-    extent = slide.shape[0] * slide.mpp[0], slide.shape[1] * slide.mpp[1]
+    extent = slide.shape[0] * sides[0], slide.shape[1] * sides[1]
     return Look(mpp, [extent], slide.shape[2], effort, masks, structure, sharp)
 
 

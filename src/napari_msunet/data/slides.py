@@ -8,14 +8,14 @@ import numpy as np
 
 from napari_msunet.annotation.fates import ClassedShapes
 from napari_msunet.annotation.shape_files import read_shape_file
-from napari_msunet.config import AnyModel, ShapesSource, SlideSource
+from napari_msunet.config import AnyModel, PixelSize, ShapesSource, SlideSource
 from napari_msunet.data.folders import Say, some, stem
 from napari_msunet.data.items import Item, check_channels
 from napari_msunet.data.masks import IGNORED
 from napari_msunet.data.shape_truth import ShapeTruth
 from napari_msunet.data.truth import StoreTruth
-from napari_msunet.errors import MissingMppError, SourceError
-from napari_msunet.slide import open_slide
+from napari_msunet.errors import SlideError, SourceError
+from napari_msunet.slide import Slide, open_slide
 from napari_msunet.slide.orientation import outlines_note
 
 
@@ -28,9 +28,7 @@ def slide_item(source: SlideSource, config: AnyModel, say: Say) -> Item:
     opener = partial(open_slide, source.slide, mpp=source.mpp)
     name = stem(source.slide)
     slide = opener()
-    if slide.mpp is None:
-        slide.close()
-        raise MissingMppError(f"{source.slide} does not say how many µm a pixel has; give SlideSource(mpp=...).")
+    _check_size(slide, config)
     store = open_labels(source.labels)
     if tuple(store.extent) != tuple(slide.shape[:2]):
         raise SourceError(
@@ -51,7 +49,7 @@ def slide_item(source: SlideSource, config: AnyModel, say: Say) -> Item:
         say("warning", f"{name}: the model has no class {some(truth.missing)}; pixels labelled so are left out.")
     # A slide is a group of its own: parts of it never stand on both sides unless it is cut into blocks.
     group, kept = source.group or name, {"slide": slide}
-    item = Item(name, opener, truth, config.target_mpp, group, source.role, kept, source.slide, source.edited_only)
+    item = Item(name, opener, truth, config.target, group, source.role, kept, source.slide, source.edited_only)
     check_channels(item, config.channels)
     if bool(np.all(item.truth.overview()[0] == IGNORED)):
         if source.edited_only:
@@ -76,16 +74,14 @@ def shapes_item(source: ShapesSource, config: AnyModel, say: Say) -> Item:
 
     drawn = read_shape_file(source.shapes)
     slide = open_slide(source.slide, mpp=source.mpp)
-    mpp = source.mpp
-    if slide.mpp is None and drawn.mpp is not None:
+    mpp: PixelSize | None = source.mpp
+    if config.unit == "µm" and slide.mpp is None and source.mpp is None and drawn.mpp is not None:
         slide.close()
         mpp = drawn.mpp
         slide = open_slide(source.slide, mpp=mpp)
         say("info", f"{source.slide.name} does not say its µm per pixel; {source.shapes.name} says {mpp:g}.")
     name = stem(source.slide)
-    if slide.mpp is None:
-        slide.close()
-        raise MissingMppError(f"{source.slide} does not say how many µm a pixel has; give ShapesSource(mpp=...).")
+    _check_size(slide, config)
     names = None if source.values == "classes" else source.values
     found = ClassedShapes.of(drawn, config.classes, names)
     report = found.report((slide.shape[0], slide.shape[1]))
@@ -98,6 +94,15 @@ def shapes_item(source: ShapesSource, config: AnyModel, say: Say) -> Item:
     truth = ShapeTruth(found.numbered, (slide.shape[0], slide.shape[1]), outside, where_mask(slide, source.within))
     opener = partial(open_slide, source.slide, mpp=mpp)
     group = source.group or name
-    item = Item(name, opener, truth, config.target_mpp, group, source.role, {"slide": slide}, path=source.slide)
+    item = Item(name, opener, truth, config.target, group, source.role, {"slide": slide}, path=source.slide)
     check_channels(item, config.channels)
     return item
+
+
+def _check_size(slide: Slide, config: AnyModel) -> None:
+    """Close a slide on which the model cannot work, with the sentence that says why."""
+    try:
+        slide.check_unit(config.unit)
+    except SlideError:
+        slide.close()
+        raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -169,7 +169,7 @@ def _row(run: Run, computed: int, seconds: float) -> Row:
     return {
         "status": "done",
         "run": run.key,
-        **{f"mm2 {name}": f"{area / 1e6:.6g}" for name, area in areas.items()},
+        **area_fields(run, areas),
         "megapixels": f"{pixels / 1e6:.6g}",
         "seconds": f"{seconds:.2f}",
         "megapixels_per_second": f"{computed / 1e6 / max(seconds, 1e-3):.4g}",
@@ -177,17 +177,18 @@ def _row(run: Run, computed: int, seconds: float) -> Row:
     }
 
 
-def class_areas(run: Run) -> dict[str, float]:
-    """µm² of each class of a run, from its label pixels; chunks that hold nothing cost nothing.
+def area_fields(run: Run, areas: dict[str, float]) -> Row:
+    """The columns of the classes' areas: in mm², or in pixels of the slide."""
+    if run.info.mpp is None:
+        return {f"px2 {name}": f"{area:.10g}" for name, area in areas.items()}
+    return {f"mm2 {name}": f"{area / 1e6:.6g}" for name, area in areas.items()}
 
-    Raises
-    ------
-    MsunetError
-        If the store does not say its µm per pixel.
+
+def class_areas(run: Run) -> dict[str, float]:
+    """Area of each class of a run, from its label pixels; chunks that hold nothing cost nothing.
+
+    In µm², or in pixels of the slide where the run has no size in µm.
     """
-    mpp = run.info.mpp
-    if mpp is None:
-        raise MsunetError(f"{run.path} does not say its µm per pixel; predict again into a new label store.")
     counts = np.zeros(256, np.int64)
     height, width = run.info.shape
     for cy in range(ceil(height / CHUNK)):
@@ -195,5 +196,5 @@ def class_areas(run: Run) -> dict[str, float]:
             values = run.chunk(cy, cx)
             if values is not None:
                 counts += np.bincount(values.ravel(), minlength=256)[:256]
-    area = mpp[0] * mpp[1]
+    area = prod(run.info.spacing)
     return {name: float(counts[value] * area) for value, name in enumerate(run.classes, 1)}

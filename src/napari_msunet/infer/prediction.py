@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import ValidationError
 
 from napari_msunet.config import PredictJob, PredictOptions, explain
 from napari_msunet.errors import MsunetError, SlideError, StoreError, StoreLockedError
 from napari_msunet.events import Event, Message, Result
-from napari_msunet.geometry import Grid, Region, Window
+from napari_msunet.geometry import Region, Window
 from napari_msunet.infer.budget import planned_memory
 from napari_msunet.infer.fill import fill, unfinished
 from napari_msunet.infer.kept import KEPT
@@ -21,6 +20,7 @@ from napari_msunet.infer.postprocess import finish, needs_raw
 from napari_msunet.infer.seams import seam_meter
 from napari_msunet.infer.setup import Setup, estimate, plan_for, set_up
 from napari_msunet.labels import LabelStore, Run, open_labels
+from napari_msunet.labels.checks import same_pixels, size_of
 from napari_msunet.labels.damage import TOLD
 from napari_msunet.labels.where import left_out
 from napari_msunet.models import MSUNet, load_model
@@ -151,7 +151,7 @@ def lost_text(lost: Mapping[int, Window], run: Run) -> str:
 def close_run(run: Run, setup: Setup) -> Iterator[Event]:
     """What comes after the last tile, in a run opened for writing: post-processing, the seam meter, the pyramid."""
     plan = Plan(**run.description["plan"])
-    yield from finish(run, setup.options.postprocess, setup.grid.mpp)
+    yield from finish(run, setup.options.postprocess)
     blended = any(stream.blended for stream in plan.streams)
     if (setup.options.margin != "exact" or blended) and "seam" not in run.description and plan.tiles > 1:
         seam = seam_meter(run, setup, plan)
@@ -232,21 +232,17 @@ def _store(out: Path, setup: Setup) -> LabelStore:
     """The label store at `out`, made if need be; another mpp or shape is refused."""
     config, grid = setup.models[0].config, setup.grid
     if not out.exists():
-        return LabelStore.create(
-            out, mpp=config.target_mpp, classes=config.classes, slide=setup.slide, check_names=False
-        )
+        return LabelStore.create(out, mpp=config.target, classes=config.classes, slide=setup.slide, check_names=False)
     store = open_labels(out)
     if store.kind != "labels":
         raise StoreError(f"{out} holds annotations, not labels; give another output.")
-    if store.mpp is None or grid.mpp is None or not _same(store.mpp, grid):
-        raise StoreError(f"{out} has {store.mpp} µm per pixel, the model works at {grid.mpp}; give another output.")
+    if not same_pixels(store, grid):
+        raise StoreError(
+            f"{out} has pixels of {size_of(store)}, this model and slide give {size_of(grid)}; give another output."
+        )
     if store.shape != grid.shape:
         raise StoreError(f"{out} has {store.shape} pixels, this slide needs {grid.shape}; give another output.")
     return store
-
-
-def _same(mpp: tuple[float, float], grid: Grid) -> bool:
-    return grid.mpp is not None and bool(np.allclose(mpp, grid.mpp, rtol=1e-6))
 
 
 def merge(store: LabelStore, run: Run) -> Iterator[Event]:

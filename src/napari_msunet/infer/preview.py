@@ -29,7 +29,7 @@ def preview_events(job: PreviewJob) -> Iterator[Event]:
     model = KEPT.model(job.model)
     with KEPT.slide(job.slide, job.slide_mpp) as slide:
         matched_channels(model, slide)
-        grid = slide.grid(model.config.target_mpp)
+        grid = slide.grid(model.config.target)
         window = wanted_window(slide, grid, job.region)
         if window.height * window.width > LARGEST:
             raise OutputError(

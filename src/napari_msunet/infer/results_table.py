@@ -13,6 +13,9 @@ from napari_msunet.labels.files import output_errors, replace_file
 FIRST = ("slide", "group", "status", "labels", "run")
 LAST = ("megapixels", "seconds", "megapixels_per_second", "error")
 
+AREAS = ("mm2 ", "px2 ")
+"""Columns of the area of a class: in mm², or in pixels of slides without a size in µm."""
+
 Row = dict[str, str]
 
 
@@ -20,7 +23,8 @@ class ResultsTable:
     """Rows by label store; each `put` writes the file anew, aside, and renames it.
 
     Columns: slide, group, status ("done", "failed", "skipped": nothing was left to compute), labels (relative to the
-    table where it lies below its folder), run, one ``mm2 NAME`` for each class, megapixels (wanted pixels of the target
+    table where it lies below its folder), run, one ``mm2 NAME`` for each class (``px2 NAME`` where slides
+    have no size in µm), megapixels (wanted pixels of the target
     grid), seconds, megapixels_per_second, error.
 
     Parameters
@@ -61,7 +65,7 @@ class ResultsTable:
             replace_file(self.path, self._text().encode())
 
     def _text(self) -> str:
-        areas = sorted({name for row in self._rows.values() for name in row if name.startswith("mm2 ")})
+        areas = sorted({name for row in self._rows.values() for name in row if name.startswith(AREAS)})
         text = io.StringIO()
         writer = csv.DictWriter(text, [*FIRST, *areas, *LAST], restval="", lineterminator="\n")
         writer.writeheader()
@@ -91,5 +95,5 @@ class ResultsTable:
             )
         known = (*FIRST, *LAST)
         for row in rows:
-            kept = {k: v or "" for k, v in row.items() if k in known or str(k).startswith("mm2 ")}
+            kept = {k: v or "" for k, v in row.items() if k in known or str(k).startswith(AREAS)}
             self._rows[kept["labels"]] = kept

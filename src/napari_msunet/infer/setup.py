@@ -145,7 +145,7 @@ def set_up(slide: Slide, models: Sequence[MSUNet], options: PredictOptions) -> S
     check_ensemble(models)
     config = models[0].config
     channels = matched_channels(models[0], slide, options.channels)
-    grid = slide.grid(config.target_mpp)
+    grid = slide.grid(config.target)
     window = wanted_window(slide, grid, options.region)
     if "disagreement" in options.outputs and max(m.config.voices for m in models) <= 1:
         raise ModelError(
@@ -166,7 +166,7 @@ def check_ensemble(models: Sequence[MSUNet]) -> None:
     """Models of an ensemble agree on classes, µm per pixel and channels, or `ModelError`."""
     first = models[0].config
     for other in (model.config for model in models[1:]):
-        for name in ("classes", "mpp", "channels"):
+        for name in ("classes", "mpp", "pixel", "channels"):
             if getattr(other, name) != getattr(first, name):
                 raise ModelError(
                     f"The models of an ensemble differ in {name}: {getattr(first, name)} and {getattr(other, name)}; "

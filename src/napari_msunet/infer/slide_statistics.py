@@ -148,7 +148,7 @@ def _sample(config: ModelConfig, slides: Sequence[Slide], side: int, channels: S
         slides = [slides[n * len(slides) // SAMPLE] for n in range(SAMPLE)]
     batches: list[list[npt.NDArray[np.float32]]] = [[] for _ in config.scales]
     for slide in slides:
-        grid = slide.grid(config.target_mpp)
+        grid = slide.grid(config.target)
         grids = [grid.scaled(ratio) for ratio in config.input_ratios]
         for window in sample_windows(slide, grid, side, ceil(SAMPLE / len(slides)), config.size_multiple):
             for batch, own, part in zip(batches, grids, input_windows(config, window), strict=True):

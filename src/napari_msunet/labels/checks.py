@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isclose
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,19 @@ from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Region, Window, snap_ceil, snap_floor, snapped
 from napari_msunet.labels.metadata import ANNOTATED_BACKGROUND, StoreInfo
 from napari_msunet.labels.runs import Run
+
+Pair = tuple[float, float]
+
+
+class Placed(Protocol):
+    """What lies on a slide with pixels of a size: a store, its metadata, a grid."""
+
+    @property
+    def mpp(self) -> Pair | None: ...
+
+    @property
+    def pixel(self) -> Pair: ...
+
 
 Mask = npt.NDArray[np.bool_] | None
 
@@ -88,19 +101,28 @@ def values_are_classes(info: StoreInfo, values: Any) -> None:
         )
 
 
+def size_of(placed: Placed) -> str:
+    """The size of the pixels of a store or grid, in words."""
+    unit = "image pixels" if placed.mpp is None else "µm"
+    return f"{' x '.join(dict.fromkeys(f'{v:g}' for v in placed.mpp or placed.pixel))} {unit}"
+
+
+def same_pixels(one: Placed, other: Placed) -> bool:
+    """Whether two stores or grids have pixels of the same size, in the same unit."""
+    if (one.mpp is None) != (other.mpp is None):
+        return False
+    pairs = zip(one.mpp or one.pixel, other.mpp or other.pixel, strict=True)
+    return all(isclose(a, b, rel_tol=1e-6) for a, b in pairs)
+
+
 def fits(info: StoreInfo, path: Path, run: Run) -> None:
     """Refuse to merge a run that does not belong to a store."""
     if info.kind == "annotation":
         raise StoreError(f"{path} is an annotation; a prediction can be merged into labels only.")
-    ours, theirs = info.mpp, run.info.mpp
-    same = ours == theirs or (
-        ours is not None
-        and theirs is not None
-        and all(isclose(a, b, rel_tol=1e-6) for a, b in zip(ours, theirs, strict=True))
-    )
-    if not same:
+    if not same_pixels(info, run.info):
         raise StoreError(
-            f"The run {run.key} has {theirs} µm per pixel and {path} has {ours}; predict into another store."
+            f"The run {run.key} has pixels of {size_of(run.info)} and {path} of {size_of(info)}; predict into another "
+            "store."
         )
     if run.info.shape != info.shape:
         raise StoreError(

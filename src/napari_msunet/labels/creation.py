@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from napari_msunet.errors import OutputError, SlideError, StoreError
+from napari_msunet.geometry import Resolution, snap_ceil
 from napari_msunet.labels.checkpoint import save_checkpoint
 from napari_msunet.labels.chunks import create_array
 from napari_msunet.labels.files import folder_aside, output_errors
@@ -34,7 +35,7 @@ from napari_msunet.slide.units import given_mpp
 def create_store(
     path: Path,
     shape: tuple[int, int] | None,
-    mpp: float | tuple[float, float] | None,
+    mpp: float | tuple[float, float] | str | Resolution | None,
     classes: tuple[str, ...],
     kind: str,
     slide: Slide | None,
@@ -66,22 +67,22 @@ def _describe(
         raise StoreError(f'The kind {kind!r} is not known; "labels" and "annotation" are.')
     if dtype not in ("uint8", "uint32"):
         raise StoreError(f'Labels of type {dtype!r} cannot be stored; "uint8" (classes) and "uint32" (objects) can.')
-    try:
-        size = given_mpp(mpp)
-    except SlideError as error:
-        raise StoreError(str(error)) from error
-    pair = None if isinstance(size, str) else size
+    size = _resolution(mpp)
     place: dict[str, Any]
     if slide is not None:
-        grid = slide.grid(pair)
+        grid = slide.grid(size)
         if shape is not None and tuple(shape) != grid.shape:
             raise StoreError(f"The shape {tuple(shape)} is not the slide's {grid.shape} at this mpp; leave it away.")
         name = None if slide.path is None else slide.path.name
         place = {"shape": grid.shape, "mpp": grid.mpp, "pixel": grid.pixel, "extent": grid.extent, "slide": name}
     elif shape is None:
         raise StoreError("A label store needs a shape (height, width), or the slide it belongs to.")
+    elif isinstance(size, Resolution):
+        pixel = (size.size, size.size)
+        extent = tuple(max(1, snap_ceil(n * size.size)) for n in shape)
+        place = {"shape": tuple(map(int, shape)), "mpp": None, "pixel": pixel, "extent": extent}
     else:
-        place = {"shape": tuple(map(int, shape)), "mpp": pair, "extent": tuple(map(int, shape))}
+        place = {"shape": tuple(map(int, shape)), "mpp": size, "extent": tuple(map(int, shape))}
     tints = default_colours(len(classes)) if colours is None else parse_colours(colours, len(classes))
     name = path.name.removesuffix(".zarr").removesuffix(".ome")
     values = {"kind": kind, "dtype": dtype, "classes": classes, "colours": tints, "name": name, **place}
@@ -89,6 +90,17 @@ def _describe(
         return StoreInfo.model_validate(values)
     except ValidationError as error:
         raise StoreError(explained(error, "This label store")) from error
+
+
+def _resolution(mpp: Any) -> tuple[float, float] | Resolution | None:
+    """What is given as the size of a pixel: µm `(y, x)`, pixels of the image, or nothing."""
+    if isinstance(mpp, Resolution):
+        return mpp if mpp.mpp is None else (mpp.mpp, mpp.mpp)
+    try:
+        size = given_mpp(mpp)
+    except SlideError as error:
+        raise StoreError(str(error)) from error
+    return Resolution(1.0, "px") if isinstance(size, str) else size
 
 
 def _check_replaceable(path: Path) -> None:

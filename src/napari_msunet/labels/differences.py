@@ -149,14 +149,14 @@ class Differences:
             pairs = before[known].astype(np.int64) * len(counts) + now[known]
             counts += np.bincount(pairs, minlength=counts.size).reshape(counts.shape)
             tell(number, len(parts))
-        mpp = self.new.info.mpp
-        pixel = 4.0**level * (1.0 if mpp is None else mpp[0] * mpp[1])
+        size = self.new.info.spacing
+        pixel = 4.0**level * size[0] * size[1]
         stayed = np.diag(counts)
         gained, lost = (counts.sum(0) - stayed) * pixel, (counts.sum(1) - stayed) * pixel
         found = (ClassChange(n, float(gained[i]), float(lost[i])) for i, n in enumerate(self.classes, 1))
         total = int(counts.sum())
         share = float(total - stayed.sum()) / total if total else 0.0
-        return Changes(tuple(found), share, mpp is not None, level == 0)
+        return Changes(tuple(found), share, self.new.info.mpp is not None, level == 0)
 
 
 def last_difference(store: LabelStore) -> Differences | None:

@@ -43,7 +43,8 @@ class StoreInfo(BaseModel):
     Attributes
     ----------
     mpp : (y, x), optional
-        µm per pixel of level 0.
+        µm per pixel of level 0; None: the slide's are not known, or it was made in pixels (`pixel` says how many of the
+        slide's a pixel is long).
     pixel : (y, x)
         Size of a level-0 pixel of the store in level-0 pixels of the slide.
     extent : (height, width)
@@ -89,6 +90,11 @@ class StoreInfo(BaseModel):
         return pyramid_shapes(self.shape)
 
     @property
+    def spacing(self) -> tuple[float, float]:
+        """Size `(y, x)` of a level-0 pixel in µm; in pixels of the slide where its µm are not known."""
+        return self.mpp or self.pixel
+
+    @property
     def instances(self) -> bool:
         """Whether values are numbers of objects, not of classes."""
         return self.dtype == "uint32"
@@ -100,7 +106,7 @@ class StoreInfo(BaseModel):
             names[ANNOTATED_BACKGROUND], colours[ANNOTATED_BACKGROUND] = "background", BACKGROUND_COLOUR
         if self.instances:
             names, colours = {}, {}
-        return label_attributes(self.name, self.shapes, self.mpp, names, colours)
+        return label_attributes(self.name, self.shapes, self.mpp, names, colours, pixel=self.pixel)
 
     def with_classes(self, names: tuple[str, ...]) -> StoreInfo:
         """The same with more classes, each with a colour of its own."""

@@ -267,14 +267,13 @@ class _Ranking:
         return self._best(values, by, lambda row, column: f"{words}: {values[row, column]:.2f}")
 
     def by_distance(self, seen: Flags) -> list[Candidate]:
-        mpp = self.store.mpp
-        centres = self.cells.centres() * np.asarray(mpp or (1.0, 1.0))
+        centres = self.cells.centres() * np.asarray(self.store.spacing)
         indices = np.argwhere(self.wanted)
         chosen, reach = scores.farthest(centres[self.wanted], centres[seen], self.limit)
         found = []
         for index, distance in zip(chosen, reach, strict=True):
             window = self.cells.window(*indices[index].tolist())
-            far = f"{_length(distance, mpp is not None)} from what was reviewed"
+            far = f"{_length(distance, self.store.mpp is not None)} from what was reviewed"
             reason = far if isfinite(distance) else "the middle of the tissue"
             found.append(Candidate(window, float(distance) if isfinite(distance) else 0.0, reason, "distance"))
         return found

@@ -201,7 +201,7 @@ def coarse_objects(store: LabelStore, longest: int = 4096) -> ObjectTable:
     if not count:
         return ObjectTable.empty()
     f = 2**level
-    mpp = store.mpp or (1.0, 1.0)
+    size = store.spacing
     pixels = np.bincount(parts.ravel(), minlength=count + 1)[1:]
     boxes = ndimage.find_objects(parts)
     start = np.array([(b[0].start, b[1].start) for b in boxes], float)
@@ -211,8 +211,8 @@ def coarse_objects(store: LabelStore, longest: int = 4096) -> ObjectTable:
     y, x = np.divmod(first, values.shape[1])
     return ObjectTable(
         kind=kind if not store.info.instances else np.ones_like(kind),
-        area=pixels * (f * f * mpp[0] * mpp[1]),
-        perimeter=_borders(parts, count) * (f * (mpp[0] + mpp[1]) / 2),
+        area=pixels * (f * f * size[0] * size[1]),
+        perimeter=_borders(parts, count) * (f * (size[0] + size[1]) / 2),
         centroid=(start + stop) / 2 * f,
         box=np.concatenate([start, stop - start], 1) * f,
         first=np.stack([y, x], 1) * f,

@@ -108,7 +108,7 @@ def create_output(folder: Path, info: StoreInfo, classes: tuple[str, ...], dtype
         attributes = kept.with_classes(classes).ome()
     else:
         channels = ("background", *classes) if count else (_CHANNELS[name],)
-        attributes = image_attributes(info.name, shapes, axes, info.mpp, channels, dtype)
+        attributes = image_attributes(info.name, shapes, axes, info.mpp, channels, dtype, pixel=info.pixel)
     save_attributes(folder, attributes)
     for level, shape in enumerate(shapes):
         chunks = (1,) * (len(shape) - 2) + (CHUNK, CHUNK)

@@ -6,13 +6,13 @@ import atexit
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_msunet.errors import OutputError, StoreError
-from napari_msunet.geometry import Region, Window
+from napari_msunet.geometry import Region, Resolution, Window
 from napari_msunet.labels import checks
 from napari_msunet.labels.changes import Change
 from napari_msunet.labels.creation import create_store
@@ -55,7 +55,7 @@ class LabelStore(RunKeeping):
         cls,
         path: str | Path,
         shape: tuple[int, int] | None = None,
-        mpp: float | tuple[float, float] | None = None,
+        mpp: float | tuple[float, float] | Literal["px"] | Resolution | None = None,
         classes: Sequence[str] = (),
         kind: Kind = "labels",
         slide: Slide | None = None,
@@ -73,8 +73,9 @@ class LabelStore(RunKeeping):
             The folder to make, such as ``labels.ome.zarr``.
         shape : (height, width), optional
             In pixels; not needed with `slide`.
-        mpp : float or (y, x), optional
-            µm per pixel of level 0; None: the slide's own, or unknown.
+        mpp : float, (y, x) or "px", optional
+            µm per pixel of level 0; None: the slide's own, or unknown. "px": in the pixels of an image without a size
+            in µm. Or a model's resolution (`ModelConfig.target`).
         classes : sequence of str
             Names of classes 1, 2, ...; at most 254.
         kind : str

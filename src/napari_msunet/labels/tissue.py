@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_msunet.errors import StoreError
-from napari_msunet.geometry import Window
+from napari_msunet.geometry import Resolution, Window
 from napari_msunet.labels.store import LabelStore, open_labels
 from napari_msunet.slide import Slide, TissueMask, tissue_mask
 
@@ -28,7 +28,7 @@ def tissue_labels(slide: Slide, out: str | Path, mask: TissueMask | None = None)
     Parameters
     ----------
     slide : Slide
-        With µm per pixel.
+        With µm per pixel, or without: then the mask is in pixels of the slide.
     out : path
         The store, made with the class "tissue" and the mask's pixels; or one that was made so before.
     mask : TissueMask, optional
@@ -40,14 +40,11 @@ def tissue_labels(slide: Slide, out: str | Path, mask: TissueMask | None = None)
 
     Raises
     ------
-    MissingMppError
-        If the slide's µm per pixel are not known.
     StoreError
         If `out` is a store with other pixels or without the class "tissue".
     OutputError
         If it cannot be written.
     """
-    slide.grid(1.0)  # without µm this says how to give them, before anything is read
     mask = mask or tissue_mask(slide)
     path = Path(out)
     if path.exists():
@@ -59,7 +56,13 @@ def tissue_labels(slide: Slide, out: str | Path, mask: TissueMask | None = None)
                 "another name."
             )
     else:
-        store = LabelStore.create(path, mpp=mask.grid.mpp, classes=(TISSUE,), slide=slide, colours=[COLOUR])
+        store = LabelStore.create(
+            path,
+            mpp=mask.grid.mpp or Resolution(mask.grid.pixel[0], "px"),
+            classes=(TISSUE,),
+            slide=slide,
+            colours=[COLOUR],
+        )
     key = f"tissue-{_digest(mask)}"
     run = store.create_run(key, {"tissue": mask.key}, (TISSUE,), {"labels": "uint8"})
     if not run.complete:

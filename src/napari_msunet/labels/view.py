@@ -87,6 +87,11 @@ class LabelView:
         return self._info.mpp
 
     @property
+    def spacing(self) -> tuple[float, float]:
+        """Size `(y, x)` of a level-0 pixel in µm; in pixels of the slide where its µm are not known."""
+        return self._info.spacing
+
+    @property
     def pixel(self) -> tuple[float, float]:
         """Size `(y, x)` of a level-0 pixel of the store in level-0 pixels of its slide."""
         return self._info.pixel

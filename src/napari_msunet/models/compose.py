@@ -11,7 +11,7 @@ from torch import Tensor
 
 from napari_msunet.config import Fusion, ModelConfig, explain
 from napari_msunet.errors import ModelError, MsunetError
-from napari_msunet.geometry import as_scale
+from napari_msunet.geometry import Resolution, as_scale
 from napari_msunet.models.blocks import arrange
 from napari_msunet.models.msunet import MSUNet, build_model
 
@@ -91,14 +91,20 @@ def combine_models(models: Sequence[MSUNet], fusion: Fusion = "mean", mpp: float
         values = [getattr(m.config, name) for m in models]
         if any(value != values[0] for value in values):
             raise ModelError(f"The models differ in {name}: {values}; give models that were trained for the same.")
-    resolutions = [m.config.mpp / m.config.scales[0] for m in models]
-    finest = min(resolutions) if mpp is None else mpp
-    scales = tuple(float(as_scale(finest / resolution)) for resolution in resolutions)
+    units = {m.config.resolution.unit for m in models}
+    if len(units) > 1 or (mpp is not None and units == {"px"}):
+        raise ModelError(
+            "Models in µm and in pixels do not go together, and a model of models in pixels has no µm per pixel; give "
+            "models of one unit, and no mpp for those in pixels."
+        )
+    resolutions = [m.config.resolution.times(1 / m.config.scales[0]) for m in models]
+    finest = min(resolutions, key=lambda r: r.size) if mpp is None else Resolution(mpp)
+    scales = tuple(float(as_scale(finest.size / resolution.size)) for resolution in resolutions)
     read = {s / m.config.enlarged[0] for s, m in zip(scales, models, strict=True) if m.config.enlarged[0] > 1}
     fitted = [m.config.normalisation for m in models]
     together = _config(
         first,
-        mpp=finest,
+        **first.at(finest),
         scales=scales,
         fusion=fusion,
         shared=False,

@@ -44,8 +44,8 @@ class Start:
             parts.append(f"the class{'es' * (len(new) > 1)} {', '.join(new)} begin{'s' * (len(new) == 1)} anew")
         if gone := [name for name in old.classes if name not in self.config.classes]:
             parts.append(f"{', '.join(gone)} {'is' if len(gone) == 1 else 'are'} left out")
-        if old.mpp != self.config.mpp:
-            parts.append(f"it was trained at {old.mpp:g} µm per pixel, now it is {self.config.mpp:g}")
+        if old.resolution != self.config.resolution:
+            parts.append(f"it was trained {old.resolution.at}, now it is {self.config.resolution.at}")
         return "; ".join(parts) + "."
 
 

@@ -62,6 +62,7 @@ def image_attributes(
     channels: Sequence[str] = (),
     dtype: str = "uint8",
     value_range: tuple[float, float] | None = None,
+    pixel: tuple[float, float] = (1.0, 1.0),
 ) -> dict[str, Any]:
     """The attributes of the group of an image pyramid (OME-Zarr 0.5).
 
@@ -82,13 +83,15 @@ def image_attributes(
         Type of the pixels.
     value_range : (low, high), optional
         The range that is shown; None: that of the type.
+    pixel : (y, x)
+        Size of a level-0 pixel where `mpp` is not known, in pixels of the image that it lies over.
 
     Returns
     -------
     dict
         `{"ome": {...}}`, to be put into the group's attributes.
     """
-    multiscale = _multiscale(name, shapes, axes, mpp)
+    multiscale = _multiscale(name, shapes, axes, mpp, pixel=pixel)
     omero = _omero(tuple(channels), dtype, value_range) if channels else None
     return {"ome": _dumped(v05.Image(multiscales=[multiscale], omero=omero))}
 
@@ -100,6 +103,7 @@ def label_attributes(
     classes: Sequence[str] | Mapping[int, str] = (),
     colours: Sequence[Colour] | Mapping[int, Colour] | None = None,
     offset: tuple[float, float] = (0.0, 0.0),
+    pixel: tuple[float, float] = (1.0, 1.0),
 ) -> dict[str, Any]:
     """The attributes of the group of a label pyramid `y x` (OME-Zarr 0.5).
 
@@ -115,6 +119,8 @@ def label_attributes(
         Colours of the same values: hexadecimal, or 3 or 4 numbers from 0 to 255.
     offset : (y, x)
         Where the first pixel starts, in the unit of the axes: µm, or pixels where `mpp` is unknown.
+    pixel
+        As for `image_attributes`.
 
     Returns
     -------
@@ -129,7 +135,7 @@ def label_attributes(
     label = {"colors": [{"label-value": v, "rgba": _rgba(c)} for v, c in tints.items()] or None}
     image = v05.LabelImage.model_validate(
         {
-            "multiscales": [_multiscale(name, shapes, "yx", mpp, offset)],
+            "multiscales": [_multiscale(name, shapes, "yx", mpp, offset, pixel)],
             "image-label": {**label, "properties": properties or None},
         }
     )
@@ -225,9 +231,11 @@ def _multiscale(
     axes: str | Sequence[str],
     mpp: tuple[float, float] | None,
     offset: tuple[float, float] = (0.0, 0.0),
+    pixel: tuple[float, float] = (1.0, 1.0),
 ) -> v05.Multiscale:
     """Axes, and levels that halve, centred as area averages are (each level shifted by half a pixel less one)."""
-    base = {"y": 1.0, "x": 1.0} if mpp is None else {"y": float(mpp[0]), "x": float(mpp[1])}
+    size = pixel if mpp is None else mpp  # axes without a unit are in pixels
+    base = {"y": float(size[0]), "x": float(size[1])}
     start = {"y": float(offset[0]), "x": float(offset[1])}
     unit = None if mpp is None else "micrometer"
     listed: list[Any] = [

@@ -16,7 +16,7 @@ import numpy as np
 
 from napari_msunet.config.base import Kind, ValueRange
 from napari_msunet.errors import MissingMppError, SlideError
-from napari_msunet.geometry import SNAP, Grid, Region, Window
+from napari_msunet.geometry import SNAP, Grid, Region, Resolution, Window
 from napari_msunet.slide.backend import Backend, Pixels, SlideInfo
 from napari_msunet.slide.cache import CHUNKS
 from napari_msunet.slide.numbers import (
@@ -62,6 +62,8 @@ class Slide:
     mpp : tuple of float or None
         Size `(y, x)` of a level-0 pixel in µm; None where neither the file nor the caller says it, the file says what
         cannot be believed, or the caller wants pixels (``"px"``).
+    in_pixels : bool
+        Whether the caller wants pixels, whatever the file says.
     mpp_note : str
         What the file says of it and why that is left out, as a sentence; else empty.
     downsamples : tuple of (float, float)
@@ -110,6 +112,7 @@ class Slide:
         self.shape = (*info.levels[0].shape, len(info.channels))
         self.dtype = info.dtype
         self.mpp, self.mpp_note = self._pixel_size(info)
+        self.in_pixels = isinstance(self._given_mpp, str)
         self.downsamples = tuple(level.downsample for level in info.levels)
         self.channels = info.channels
         self.properties = dict(info.properties)
@@ -214,28 +217,52 @@ class Slide:
                         text = f"{text.rstrip('.')} (found at level {number} of its pyramid)."
                     raise type(error)(text) from error
 
-    def grid(self, mpp: float | tuple[float, float] | None = None) -> Grid:
-        """The grid over this slide whose pixels are `mpp` µm.
-
-        Parameters
-        ----------
-        mpp : float or (y, x), optional
-            Size of a pixel in µm. None: the grid of level 0, which needs no µm.
+    def check_unit(self, unit: str) -> None:
+        """Raise the sentence that says what to do, where a model of a unit ("µm" or "px") cannot work on this slide.
 
         Raises
         ------
         MissingMppError
-            If the slide's own µm per pixel is not known.
+            If the model works in µm, and the slide's own µm per pixel is not known.
+        SlideError
+            If it works in pixels of the image, and the slide's µm per pixel are known.
         """
-        if mpp is None:
-            return Grid(self.shape[:2], (1.0, 1.0), self.mpp)
-        wanted = checked_mpp(mpp)
-        if self.mpp is None:
+        if unit == "µm" and self.mpp is None:
             raise MissingMppError(
                 f"{self.name} gives no µm per pixel, and it is needed here.{self._why_not} Say it with "
                 "open_slide(path, mpp=0.5), with --slide-mpp (for training --mpp) on the command line, in a table's "
                 "column mpp or in the dock's field, or use a model that works in pixels."
             )
+        if unit == "px" and self.mpp is not None:
+            raise SlideError(
+                f"{self.name} has {_size(self.mpp)}, but the model works in the images' own pixels; if its size is not "
+                'to count, say so with open_slide(path, mpp="px"), with --slide-mpp px (for training --mpp px), in a '
+                "table's column mpp or with the dock's choice of pixels; or take a model in µm."
+            )
+
+    def grid(self, mpp: float | tuple[float, float] | Resolution | None = None) -> Grid:
+        """The grid over this slide whose pixels are `mpp` µm.
+
+        Parameters
+        ----------
+        mpp : float or (y, x), optional
+            Size of a pixel in µm. None: the grid of level 0, which needs no µm. Or a model's resolution, which may be
+            in pixels of the image (`ModelConfig.target`): then the slide must have no size in µm.
+
+        Raises
+        ------
+        MissingMppError
+            If the slide's own µm per pixel is not known.
+        SlideError
+            If a resolution in pixels is asked of a slide whose µm per pixel are known, or the grid would be absurdly
+            large.
+        """
+        if mpp is None:
+            return Grid(self.shape[:2], (1.0, 1.0), self.mpp)
+        wanted = checked_mpp(mpp.size if isinstance(mpp, Resolution) else mpp)
+        self.check_unit(mpp.unit if isinstance(mpp, Resolution) else "µm")
+        if self.mpp is None:
+            return self._sized(Grid(self.shape[:2], wanted))
         grid = Grid(self.shape[:2], (wanted[0] / self.mpp[0], wanted[1] / self.mpp[1]), wanted)
         return self._sized(grid)
 

@@ -93,8 +93,8 @@ def tissue_mask(
         It is read once at low power, in strips: memory stays bounded, also for files without a pyramid (which take as
         long as reading all of them takes).
     smallest : float, optional
-        Islands under this area in µm² are dropped; None: 10,000 µm² (a square of 0.1 mm), or 156 pixels of the mask
-        where the slide's µm are not known.
+        Islands under this area in µm² are dropped (in pixels of a slide that was opened in pixels); None: 10,000 µm² (a
+        square of 0.1 mm), or 156 pixels of the mask where the slide's µm are not known.
     holes : float, optional
         Holes under this area in µm² are filled, outside fat; None: as `smallest`.
     pen : bool
@@ -109,7 +109,7 @@ def tissue_mask(
     Raises
     ------
     MissingMppError
-        If an area is given and the slide's µm per pixel are not known.
+        If an area is given, the slide's µm per pixel are not known, and it was not opened in pixels.
     SlideError
         If an area is no number of zero or more, or the file is damaged.
     """
@@ -162,10 +162,12 @@ def _pixels(slide: Slide, grid: Grid, name: str, area: float | None, default: fl
     if area is not None and not 0 <= area < float("inf"):
         raise SlideError(f"{name}={area!r} is no area; give µm², zero or more, such as 10000.")
     if grid.mpp is None:
+        if slide.in_pixels and area is not None:
+            return area / (grid.pixel[0] * grid.pixel[1])
         if area is not None and area > 0:
             raise MissingMppError(
                 f"{name}={area} is in µm², but {slide.path or 'the image'} does not say how many µm a pixel has; give "
-                f"open_slide(path, mpp=...), or leave {name} away."
+                f'open_slide(path, mpp=0.5), or "px" there if pixels are meant, or leave {name} away.'
             )
         return UNKNOWN_AREA if area is None else 0
     return (default if area is None else area) / (grid.mpp[0] * grid.mpp[1])

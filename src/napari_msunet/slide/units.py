@@ -124,7 +124,12 @@ def checked_mpp(value: Any) -> tuple[float, float]:
 
 def given_mpp(value: Any) -> tuple[float, float] | str | None:
     """What a person gives as the size of a pixel: a checked pair `(y, x)`, "px", or None for nothing."""
-    return value if value is None or (isinstance(value, str) and value == PIXELS) else checked_mpp(value)
+    if value is None or (isinstance(value, str) and value == PIXELS):
+        return value
+    try:
+        return checked_mpp(value)
+    except SlideError as error:
+        raise SlideError(f'{str(error).rstrip(".")}, or "{PIXELS}" for an image without a size in µm.') from None
 
 
 def parse_mpp(text: str, where: str) -> float | str | None:

@@ -116,7 +116,7 @@ def _compared(one: LabelStore, other: LabelStore, region: Region | None, damaged
     if left_out:
         found["left_out"] = left_out
     if keep and total.matrix.any():
-        found |= _shapes(kept[0], kept[1], classes, one.mpp or (1.0, 1.0))
+        found |= _shapes(kept[0], kept[1], classes, one.spacing)
     return found
 
 

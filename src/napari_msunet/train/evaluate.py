@@ -149,6 +149,7 @@ class Evaluation:
                 "path": str(self.job.model),
                 "fingerprint": self.model.fingerprint,
                 "mpp": self.model.config.mpp,
+                "unit": self.model.config.resolution.unit,
                 "parameters": sum(p.numel() for p in self.model.parameters()),
                 "trainable": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             },

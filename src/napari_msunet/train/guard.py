@@ -183,7 +183,7 @@ def paired_bootstrap(
 def _count(model: MSUNet, item: Item, classes: tuple[str, ...], device: str) -> list[Matrix]:
     """Confusion matrices of the fused output in the windows of an image that have a truth, in numbers of `classes`."""
     numbers = torch.tensor([0, *(classes.index(c) + 1 if c in classes else 0 for c in model.config.classes)])
-    grid = item.slide.grid(model.config.target_mpp)
+    grid = item.slide.grid(model.config.target)
     found: list[Matrix] = []
     for cell in known_cells(item, _CELL):
         own = item.truth.grid.centres(item.grid.region(cell)).intersection(item.truth.grid.whole)

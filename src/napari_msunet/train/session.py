@@ -187,19 +187,20 @@ def seen_config(config: ModelConfig, own_grid: bool, say: Say) -> ModelConfig:
         )
     try:
         scales = [float(r / finest) for r in config.ratios]
-        seen = ModelConfig.model_validate(config.model_dump() | {"mpp": config.mpp / float(finest), "scales": scales})
+        coarser = config.at(config.resolution.times(1 / float(finest)))
+        seen = ModelConfig.model_validate(config.model_dump() | coarser | {"scales": scales})
     except (ValidationError, MsunetError) as error:
         raise MsunetError(
             f"The scales {', '.join(str(r) for r in config.ratios)} are no ratios of whole numbers up to 8 of each "
             "other, which own_grid needs; leave it off."
         ) from error
-    say("info", f"The loss is computed at {seen.mpp:g} µm per pixel, the grid of scale {finest}.")
+    say("info", f"The loss is computed {seen.resolution.at}, the grid of scale {finest}.")
     return seen
 
 
 def _window_size(job: SettledTrainJob, config: ModelConfig, seen: ModelConfig, say: Say) -> tuple[int, int]:
     """Side of a window and of its border, in pixels of the grid of the loss."""
-    ratio = Fraction(seen.mpp / config.mpp).limit_denominator(8)
+    ratio = Fraction(seen.resolution.size / config.resolution.size).limit_denominator(8)
     # What the padding of valid convolutions reaches carries no loss, and as much is read more.
     edge = MSUNet(seen).border if any(branch.valid for branch in seen.branches) else 0
     size = round_up(ceil(job.size / ratio) + 2 * edge, window_multiple(seen))

@@ -36,7 +36,8 @@ class Preview:
         Size of a map's pixel in level-0 pixels of the slide.
     corner : (y, x)
         Where the maps begin, in level-0 pixels of the slide.
-    mpp : float
+    mpp : float, optional
+        µm of a map's pixel; None: of a model in pixels.
     """
 
     folder: Path
@@ -45,7 +46,7 @@ class Preview:
     outputs: tuple[str, ...]
     pixel: tuple[float, float]
     corner: tuple[float, float]
-    mpp: float
+    mpp: float | None
 
 
 def open_preview(folder: str | Path) -> Preview:
@@ -64,7 +65,7 @@ def open_preview(folder: str | Path) -> Preview:
         pixel = float(about["pixel"][0]), float(about["pixel"][1])
         window = Window(*(int(n) for n in about["window"]))
         classes, outputs = tuple(about["classes"]), tuple(about["outputs"])
-        mpp = float(about["mpp"])
+        mpp = None if about["mpp"] is None else float(about["mpp"])
     except Exception as error:  # zarr raises of all kinds
         raise OutputError(f"{where} holds no maps of a preview; run the preview again.") from error
     corner = window.y * pixel[0], window.x * pixel[1]
@@ -125,7 +126,8 @@ def add_map(viewer: Any, source: Preview | str | Path, what: str, slide_layer: L
         raise OutputError(
             f'The preview {preview.folder} has no map "{what}"; it has {", ".join(sorted(preview.maps))}.'
         )
-    slide_mpp = (preview.mpp / preview.pixel[0], preview.mpp / preview.pixel[1])
+    mpp, pixel = preview.mpp, preview.pixel
+    slide_mpp = None if mpp is None else (mpp / pixel[0], mpp / pixel[1])
     place = _place(slide_layer, slide_mpp, preview.pixel, preview.corner)
     parts = _parts(what, preview.classes, preview.outputs)
     array = preview.maps[what]

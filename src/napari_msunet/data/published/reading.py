@@ -15,7 +15,7 @@ from napari_msunet.data.published.entry import Contents, Entry, Pixels
 from napari_msunet.data.published.recognising import family, recognised
 from napari_msunet.data.shape_truth import ShapeTruth
 from napari_msunet.data.truth import Truth, WholeTruth
-from napari_msunet.errors import MissingMppError, SourceError
+from napari_msunet.errors import SlideError, SourceError
 from napari_msunet.slide import Slide
 
 
@@ -83,11 +83,13 @@ def _item(entry: Entry, numbers: dict[int, int] | None, source: PublishedSource,
     load = partial(_mask, entry, numbers)
     if entry.extent is not None and not check:
         truth = WholeTruth(load, entry.extent, entry.name)
-        return Item(entry.name, opener, truth, config.target_mpp, entry.group, source.role, path=entry.path)
+        return Item(entry.name, opener, truth, config.target, entry.group, source.role, path=entry.path)
     slide = opener()
-    if slide.mpp is None:
+    try:
+        slide.check_unit(config.unit)
+    except SlideError:
         slide.close()
-        raise MissingMppError(f"Nothing says how many µm a pixel of {entry.place} has; give `mpp` for the set.")
+        raise
     known: Truth
     if entry.shapes is not None:
         known = _outlined(entry, slide, numbers, source)
@@ -95,7 +97,7 @@ def _item(entry: Entry, numbers: dict[int, int] | None, source: PublishedSource,
         known = WholeTruth(load, (slide.shape[0], slide.shape[1]), entry.name)
         known.mask()
     kept = {"slide": slide}
-    item = Item(entry.name, opener, known, config.target_mpp, entry.group, source.role, kept, path=entry.path)
+    item = Item(entry.name, opener, known, config.target, entry.group, source.role, kept, path=entry.path)
     check_channels(item, config.channels)
     item.release()
     return item

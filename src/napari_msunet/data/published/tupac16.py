@@ -33,7 +33,7 @@ def contents(folder: Path, source: PublishedSource) -> Contents:
     for image in files_in(folder, ".tif", ".tiff", ".png"):
         case = image.parent.name
         mpp = source.mpp or MPP
-        across = mpp if isinstance(mpp, float | int) else mpp[0]
+        across = 1.0 if mpp == "px" else mpp if isinstance(mpp, float | int) else mpp[0]
         entries.append(
             Entry(
                 name=f"{case}_{image.stem}",

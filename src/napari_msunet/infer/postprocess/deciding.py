@@ -85,23 +85,22 @@ def needs_raw(settings: Postprocess, outputs: Iterable[str]) -> set[str]:
     return needed - set(outputs)
 
 
-def deviations(smoothing: float, mpp: tuple[float, float] | None) -> tuple[float, float]:
-    """Standard deviations `(y, x)` in pixels of a Gaussian given in µm.
+def deviations(smoothing: float, spacing: tuple[float, float], unit: str = "µm") -> tuple[float, float]:
+    """Standard deviations `(y, x)` in pixels of a Gaussian given in the unit of the pixels' `spacing`.
 
     Raises
     ------
     MsunetError
-        If the µm per pixel are not known, or the Gaussian would be wider than `MAX_RADIUS` pixels.
+        If the Gaussian would be wider than `MAX_RADIUS` pixels.
     """
     if not smoothing:
         return 0.0, 0.0
-    if mpp is None:
-        raise MsunetError("Smoothing is given in µm, but the labels know no µm per pixel; predict with an mpp.")
-    sigma = smoothing / mpp[0], smoothing / mpp[1]
+    sigma = smoothing / spacing[0], smoothing / spacing[1]
     if max(map(radius, sigma)) > MAX_RADIUS:
-        most = MAX_RADIUS / 3 * min(mpp)
+        most = MAX_RADIUS / 3 * min(spacing)
         raise MsunetError(
-            f"A smoothing of {smoothing:g} µm is too wide at {min(mpp):g} µm/px; give at most {most:.3g}."
+            f"A smoothing of {smoothing:g} {unit} is too wide for pixels of {min(spacing):g} {unit}; give at most "
+            f"{most:.3g}."
         )
     return sigma
 

@@ -34,8 +34,6 @@ from napari_msunet.labels.chunks import CHUNK
 from napari_msunet.labels.damage import check_run, check_store, places, sound_runs
 from napari_msunet.labels.levels import tiles
 
-Mpp = tuple[float, float]
-
 
 @dataclass(frozen=True)
 class Output:
@@ -78,9 +76,7 @@ class Decided:
         raise StoreError("Probabilities are not written by post-processing.")
 
 
-def finish(
-    run: Run, settings: Postprocess, mpp: Mpp | None, source: Run | None = None, side: int = SIDE
-) -> Iterator[Event]:
+def finish(run: Run, settings: Postprocess, source: Run | None = None, side: int = SIDE) -> Iterator[Event]:
     """Do with a run what looks at more than single pixels: smooth, remove, fill, part.
 
     Small objects are removed first, then holes are filled, then instances are parted. It begins again from what the
@@ -92,10 +88,8 @@ def finish(
         Open for writing, with all tiles done; its coarser levels are not made yet. Writes "labels", and "instances"
         where the run has them.
     settings : Postprocess
-        Thresholds count where it decides itself (with smoothing, or from a `source`); else the tiles' labels were
-        decided with them.
-    mpp : (y, x), optional
-        µm per pixel of the run.
+        Its lengths and areas are in µm, or in pixels of the slide where the run has no size in µm. Thresholds count
+        where it decides itself (with smoothing, or from a `source`); else the tiles' labels were decided with them.
     source : Run, optional
         Where probabilities are; None: in the run itself.
     side : int
@@ -104,12 +98,12 @@ def finish(
     Raises
     ------
     MsunetError
-        If the settings need µm per pixel and there are none, or name a class that is not there.
+        If the settings name a class that is not there.
     """
     walk = Walk(run.info.shape, (source or run).done.values(), side)
-    cleaning, instances = _work(run, settings, mpp, walk)
+    cleaning, instances = _work(run, settings, walk)
     labels = Output(run, "labels")
-    begin = _begin(run, settings, mpp, source)
+    begin = _begin(run, settings, source)
     total = (cleaning.passes if begin else 0) + (instances.passes if instances else 0)
     started = time.monotonic()
 
@@ -125,13 +119,8 @@ def finish(
         run.note(instances=instances.count)
 
 
-def _work(run: Run, settings: Postprocess, mpp: Mpp | None, walk: Walk) -> tuple[Cleaning, Instances | None]:
-    if mpp is None and (settings.smallest or settings.holes or settings.spacing):
-        raise MsunetError(
-            "Smallest objects, holes and spacing are given in µm, but the labels know no µm per pixel; predict with an "
-            "mpp."
-        )
-    pixel = mpp or (1.0, 1.0)
+def _work(run: Run, settings: Postprocess, walk: Walk) -> tuple[Cleaning, Instances | None]:
+    pixel = run.info.spacing
     boundary = 0
     if settings.instances == "boundary":
         if settings.boundary not in run.classes:
@@ -149,11 +138,12 @@ def _work(run: Run, settings: Postprocess, mpp: Mpp | None, walk: Walk) -> tuple
     return cleaning, Instances(walk, parting, boundary)
 
 
-def _begin(run: Run, settings: Postprocess, mpp: Mpp | None, source: Run | None) -> Plane | None:
+def _begin(run: Run, settings: Postprocess, source: Run | None) -> Plane | None:
     """What the labels are made from; None: they are final already."""
     if source is not None or settings.smoothing:
         thresholds = threshold_array(settings.thresholds, run.classes)
-        return Decided(source or run, thresholds, deviations(settings.smoothing, mpp))
+        unit = "px" if run.info.mpp is None else "µm"
+        return Decided(source or run, thresholds, deviations(settings.smoothing, run.info.spacing, unit))
     return None if settings.pointwise else Output(run, "raw")
 
 
@@ -167,7 +157,7 @@ def postprocess_events(job: PostprocessJob) -> Iterator[Event]:
     StoreError
         If no run kept probabilities, or the store cannot be read.
     MsunetError
-        If the settings do not fit the classes, or need µm per pixel.
+        If the settings do not fit the classes.
     """
     store = open_labels(job.labels)
     source = probability_run(store, job.run, job.damaged)
@@ -190,7 +180,7 @@ def postprocess_events(job: PostprocessJob) -> Iterator[Event]:
         yield Message(text=f"The run {run.key} is complete already; nothing was computed again.")
     else:
         with run.writing():
-            yield from finish(run, job.postprocess, store.mpp, source)
+            yield from finish(run, job.postprocess, source)
             for number, window in _kept(source, lost).items():
                 run.finish(number, window)
             run.complete_run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from napari_msunet.config import Damaged
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
 from napari_msunet.labels.annotated import IGNORED
+from napari_msunet.labels.store import LabelStore
 from napari_msunet.labels.truth import regions
 from napari_msunet.labels.truth.compare import Compared, Pair, Predictions, Stores
 from napari_msunet.labels.truth.kept import KeptPlace, load_kept, was_kept
@@ -74,6 +76,11 @@ class TruthPlace:
         return KeptPlace(box=(self.window.y, self.window.x, *self.window.shape), truth=self.truth)
 
 
+def area_unit(store: LabelStore) -> str:
+    """In which areas of a store are told, for names of columns."""
+    return "px2" if store.mpp is None else "um2"
+
+
 @dataclass(frozen=True)
 class ConfusionMatrix:
     """How often the truth's classes (rows) were given which answer (columns), and where.
@@ -85,19 +92,22 @@ class ConfusionMatrix:
     pixels : (K+1, K+1) int64
         Pixels of the truth.
     pixel_area : float
-        µm² of one (1 where they are not known).
+        Area of one in `unit`.
     places : dict
         By (row, column): the largest regions, largest first, at most `PLACES`.
+    unit : str
+        "um2", or "px2" where the µm are not known.
     """
 
     names: tuple[str, ...]
     pixels: Counts
     pixel_area: float
     places: dict[tuple[int, int], list[TruthPlace]] = field(default_factory=dict)
+    unit: str = "um2"
 
     @property
     def areas(self) -> npt.NDArray[np.float64]:
-        """The same in µm²."""
+        """The same in `unit`."""
         found: npt.NDArray[np.float64] = self.pixels * np.float64(self.pixel_area)
         return found
 
@@ -249,8 +259,7 @@ class _Collector:
     def __init__(self, pair: Pair, limit: int, least: float | None, doubt: float) -> None:
         self.pair, self.limit = pair, limit
         self.names = ("background", *pair.classes)
-        mpp = pair.store.mpp
-        self.pixel_area = 1.0 if mpp is None else mpp[0] * mpp[1]
+        self.pixel_area = prod(pair.store.spacing)
         self.least = LEAST * pair.coarseness**2 if least is None else least / self.pixel_area
         self.doubt = doubt * pair.coarseness**2
         self.kept = load_kept(pair.store).kept
@@ -306,7 +315,7 @@ class _Collector:
         places = {divmod(code, size): [self._place(r) for r in table] for code, table in sorted(self.places.items())}
         return TruthReview(
             suspects=[self._place(row) for row in self.suspects],
-            confusion=ConfusionMatrix(self.names, self.matrix, self.pixel_area, places),
+            confusion=ConfusionMatrix(self.names, self.matrix, self.pixel_area, places, area_unit(self.pair.store)),
             kept=self.left_out,
             pixels=int(self.matrix.sum()),
             unpredicted=self.unpredicted,

@@ -10,13 +10,14 @@ from pathlib import Path
 from napari_msunet.errors import OutputError
 from napari_msunet.labels.files import output_errors, replace_file
 from napari_msunet.labels.store import LabelStore
-from napari_msunet.labels.truth.suspects import ConfusionMatrix, TruthPlace, TruthReview
+from napari_msunet.labels.truth.suspects import ConfusionMatrix, TruthPlace, TruthReview, area_unit
 
 COLUMNS = (
-    "rank", "truth", "model", "loss", "confidence", "area_um2", "pixels",
+    "rank", "truth", "model", "loss", "confidence", "area_{}", "pixels",
     "y", "x", "height", "width", "first_y", "first_x", "centre_y_um", "centre_x_um",
 )  # fmt: skip
-"""`y, x, height, width` and the first pixel are level-0 pixels of the slide."""
+"""`y, x, height, width` and the first pixel are level-0 pixels of the slide; areas µm², or such pixels where that is
+unknown."""
 
 
 def write_suspects(review: TruthReview, path: str | Path, truth: LabelStore) -> Path:
@@ -35,14 +36,14 @@ def write_suspects(review: TruthReview, path: str | Path, truth: LabelStore) -> 
     OutputError
         If the name does not end in .csv, or the disk refuses.
     """
-    rows: list[list[object]] = [list(COLUMNS)]
+    rows: list[list[object]] = [[name.format(area_unit(truth)) for name in COLUMNS]]
     rows += [[rank, *_row(place, truth)] for rank, place in enumerate(review.suspects, 1)]
     return _save(path, rows)
 
 
 def write_confusion(confusion: ConfusionMatrix, path: str | Path) -> Path:
     """Write a confusion matrix as CSV: a row for each pair of classes; errors as `write_suspects`."""
-    rows: list[list[object]] = [["truth", "model", "pixels", "area_um2", "share_of_truth", "places"]]
+    rows: list[list[object]] = [["truth", "model", "pixels", f"area_{confusion.unit}", "share_of_truth", "places"]]
     shares = confusion.shares
     for row, true in enumerate(confusion.names):
         for column, said in enumerate(confusion.names):

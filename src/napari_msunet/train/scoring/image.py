@@ -149,9 +149,7 @@ def parted(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
 
 
 def pixel_size(item: Item) -> tuple[float, float]:
-    """µm of a pixel of the truth, or 1 where the slide's are not known."""
-    mpp: Any = item.slide.mpp
+    """Size of a pixel of the truth in µm; in pixels of the image where its µm are not known."""
+    mpp: Any = item.slide.mpp or (1.0, 1.0)
     grid: Grid = item.truth.grid
-    if mpp is None:
-        return 1.0, 1.0
     return grid.pixel[0] * mpp[0], grid.pixel[1] * mpp[1]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from napari_msunet.colours import OUTPUT_COLOURS
 from napari_msunet.data import IGNORED, Item
-from napari_msunet.geometry import Region, Window
+from napari_msunet.geometry import Grid, Region, Window
 from napari_msunet.train.record import writing
 
 SIDE = 768
@@ -130,11 +130,9 @@ def _middle(truth: npt.NDArray[np.uint8]) -> Window:
 def _image(item: Item, window: Window, step: int) -> npt.NDArray[Any]:
     """What the slide shows of a window of the truth."""
     region: Region = item.truth.grid.region(window)
-    if item.slide.mpp is None:
-        pixels = item.slide.read(region)[::step, ::step]
-    else:
-        own, each = item.slide.mpp, item.truth.grid.pixel
-        pixels = item.slide.read(region, (own[0] * each[0] * step, own[1] * each[1] * step))
+    each = item.truth.grid.pixel
+    grid = Grid(item.truth.grid.extent, (each[0] * step, each[1] * step))
+    pixels = item.slide.read_window(grid, grid.window(region))
     return shown(pixels)
 
 

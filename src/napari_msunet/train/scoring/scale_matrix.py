@@ -48,7 +48,7 @@ def own(model: MSUNet) -> Sequence[int]:
 def at_scale(row: Row, scale: float) -> MSUNet:
     """The same weights on images of another scale: 0.5 shows them everything half as large as in training."""
     config = row.model.config
-    changed = build_model(config.model_copy(update={"mpp": config.mpp * row.scale / scale}))
+    changed = build_model(config.model_copy(update=config.at(config.resolution.times(row.scale / scale))))
     changed.load_state_dict(row.model.state_dict())
     return changed.eval()
 
@@ -73,7 +73,7 @@ def scale_matrix(
             moved = at_scale(row, scale)
             total = Confusion(len(model.config.classes) + 1)
             for item in items:
-                shown = replace(item, mpp=moved.config.target_mpp)
+                shown = replace(item, resolution=moved.config.target)
                 total.merge(score_item(moved, shown, device).counts["fused"])
                 item.release()
             yield row.name, scale, class_scores(total.matrix)["dice"][1:]
