@@ -114,7 +114,16 @@ def test_grey_of_few_bits_is_spread_to_eight(tmp_path, bits, photometric):
     check(tmp_path / "a.tif", np.asarray(Image.open(tmp_path / "a.tif").convert("L")))
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", ">u2", "uint32"])
+@pytest.mark.parametrize("photometric", [0, 1])
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_grey_of_other_bits_keeps_its_numbers(tmp_path, bits, photometric):
+    values = GREY.astype(np.uint16) << (bits - 8)
+    write_bits(tmp_path / "a.tif", values, bits, photometric)
+    found = check(tmp_path / "a.tif", values if photometric else 2**bits - 1 - values.astype(int))
+    assert found.dtype == np.uint16
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", ">u2", "uint32", "uint64"])
 def test_white_is_zero(tmp_path, dtype):
     most = np.iinfo(dtype).max
     values = GREY.astype(dtype) * (most // 255)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from math import nan
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import openslide
@@ -118,7 +119,8 @@ def _orientation(path: Path) -> object:
     """The orientation tag of a slide that is a TIFF file; OpenSlide does not follow it."""
     try:
         with tifffile.TiffFile(path) as file:
-            return file.pages[0].tags.valueof(TAG, 1)
+            first: Any = file.pages[0]
+            return first.tags.valueof(TAG, 1)
     except Exception:  # no TIFF, or a damaged one: reading will tell
         return 1
 

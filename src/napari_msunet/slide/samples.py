@@ -156,7 +156,7 @@ class Samples:
     def colours(self, stored: Pixels) -> Pixels:
         """Grey, or red, green and blue, in 0..top, of samples `(h, w, ...)` without transparency."""
         if self.space == "ycbcr":
-            return self._whole(from_ycbcr(stored.astype(np.float64), self.luma, self._reference()))
+            return self._whole(from_ycbcr(stored.astype(np.float64), self.luma, self._reference(), self.top))
         if self.space == "cmyk":
             return self._from_cmyk(self._scaled(stored))
         if self.space in ("cielab", "icclab"):
@@ -164,18 +164,21 @@ class Samples:
         scaled = self._scaled(stored)
         if not self.white_is_zero:
             return scaled
-        return self.image_dtype.type(255 if self.image_dtype == np.uint8 else 2**self.bits - 1) - scaled
+        turned: Pixels = self.image_dtype.type(255 if self.image_dtype == np.uint8 else 2**self.bits - 1) - scaled
+        return turned
 
     def _scaled(self, stored: Pixels) -> Pixels:
         """Samples of fewer than 8 bits spread to 8."""
         if self.bits >= 8 or self.step > 1 or self.dtype.kind not in "bu":
             return stored
         most = 2**self.bits - 1
-        return np.rint(stored * (255 / most)).astype(np.uint8)
+        spread: Pixels = np.rint(stored * (255 / most)).astype(np.uint8)
+        return spread
 
     def _whole(self, values: Floats) -> Pixels:
         """Values rounded into the image's type."""
-        return np.rint(np.clip(values, 0, self.top)).astype(self.image_dtype)
+        whole: Pixels = np.rint(np.clip(values, 0, self.top)).astype(self.image_dtype)
+        return whole
 
     def _reference(self) -> tuple[float, ...]:
         """Black and white of Y, Cb and Cr."""
@@ -192,10 +195,12 @@ class Samples:
     def _lab(self, stored: Pixels) -> Floats:
         """L 0..100 and a, b (TIFF 6.0, section 23; ICC.1 for ICCLab)."""
         wide = self.bits > 8
-        signed = stored[..., 1:].view(np.int16 if wide else np.int8) if self.space == "cielab" else None
+        colours: Any = stored[..., 1:]
         unit = 256.0 if wide else 1.0
-        lightness = stored[..., :1] * (100 / (65280.0 if wide and self.space == "icclab" else float(2**self.bits - 1)))
-        ab = signed / unit if signed is not None else stored[..., 1:] / unit - 128.0
+        lightness: Any = stored[..., :1] * (
+            100 / (65280.0 if wide and self.space == "icclab" else float(2**self.bits - 1))
+        )
+        ab = colours.view(np.int16 if wide else np.int8) / unit if self.space == "cielab" else colours / unit - 128.0
         return np.concatenate([lightness, ab], axis=-1)
 
     def _laid(self, colours: Pixels, opacity: Pixels) -> Pixels:
@@ -211,12 +216,11 @@ class Samples:
         return self._whole(mixed)
 
 
-def from_ycbcr(stored: Floats, luma: tuple[float, ...], reference: tuple[float, ...]) -> Floats:
-    """Red, green and blue from YCbCr, in the scale of its white (TIFF 6.0, section 21)."""
+def from_ycbcr(stored: Floats, luma: tuple[float, ...], reference: tuple[float, ...], top: float) -> Floats:
+    """Red, green and blue, in 0..top, from YCbCr (TIFF 6.0, section 21)."""
     red, green, blue = luma
     black = np.array(reference[::2])
     reach = np.array(reference[1::2]) - black
-    top = 255.0 if max(reference) < 256 else 65535.0
     middle = np.array([top, top // 2, top // 2])
     y, cb, cr = np.moveaxis((stored - black) * (middle / np.where(reach == 0, 1, reach)), -1, 0)
     r = y + cr * (2 - 2 * red)
@@ -231,4 +235,5 @@ def lab_to_srgb(lab: Floats) -> Floats:
     f = np.concatenate([fy + lab[..., 1:2] / 500, fy, fy - lab[..., 2:] / 200], axis=-1)
     xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * _D50
     linear = xyz @ _XYZ_TO_SRGB.T
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055)
+    curved: Floats = 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
+    return np.where(linear <= 0.0031308, 12.92 * linear, curved)
