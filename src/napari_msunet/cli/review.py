@@ -58,7 +58,9 @@ def review(
         found = survey(store, by, size, limit, mask, damaged=options.damaged)
         warn_of(found.left_out)
         written = write_queue(found.candidates, out, store)
-    values = {k: v for k, v in asdict(found).items() if k != "candidates"} | {"places": len(found.candidates)}
+    values = {k: v for k, v in asdict(found).items() if k != "candidates" and (k != "left_out" or v)} | {
+        "places": len(found.candidates)
+    }
     if json:
         print(jsonlib.dumps({"values": values, "files": {"queue": str(written)}}, indent=1))  # noqa: T201
         return
