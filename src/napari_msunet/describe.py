@@ -7,18 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from napari_msunet.annotation import read_shape_file
+from napari_msunet.config import Kind, ModelConfig, ValueRange
 from napari_msunet.errors import MsunetError, StoreError
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.damage import told
 from napari_msunet.labels.metadata import load_info
 from napari_msunet.slide import open_slide
+from napari_msunet.slide.numbers import TOLD
 
 OUTLINES = (".geojson", ".json", ".xml", ".annotations")
 """Endings of files of outlines."""
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe(path: Path, kind: Kind | None = None, value_range: ValueRange | None = None) -> dict[str, Any]:
     """Tell what is at `path`, as plain values.
+
+    Parameters
+    ----------
+    path : Path
+    kind, value_range : optional
+        Of a slide, as for `open_slide`.
 
     Raises
     ------
@@ -33,7 +41,7 @@ def describe(path: Path) -> dict[str, Any]:
         return {"is": "label store", **_store(open_labels(path))}
     if path.suffix.lower() in OUTLINES:
         return {"is": "outlines", **_outlines(path)}
-    return {"is": "slide", **_slide(path)}
+    return {"is": "slide", **_slide(path, kind, value_range)}
 
 
 def _is_store(path: Path) -> bool:
@@ -58,9 +66,10 @@ def _outlines(path: Path) -> dict[str, Any]:
     }
 
 
-def _slide(path: Path) -> dict[str, Any]:
-    with open_slide(path) as slide:
+def _slide(path: Path, kind: Kind | None, value_range: ValueRange | None) -> dict[str, Any]:
+    with open_slide(path, kind=kind, value_range=value_range) as slide:
         slide.check_levels()
+        numbers = slide.numbers
         height, width, channels = slide.shape
         unknown = f"unknown: {slide.mpp_note or 'the file does not say it'}"
         mpp = unknown if slide.mpp is None else list(slide.mpp)
@@ -71,6 +80,9 @@ def _slide(path: Path) -> dict[str, Any]:
             "channels": list(slide.channels) or channels,
             "dtype": str(slide.dtype),
             "um_per_pixel": mpp,
+            "kind": f"{numbers.kind} ({TOLD[numbers.kind_from]})",
+            "value_range": list(numbers.value_range),
+            "value_range_from": TOLD[numbers.range_from] + (f": {numbers.doubt}" if numbers.doubt else ""),
             "downsamples": [round(float(y), 4) for y, _ in slide.downsamples],
             "background": slide.background.tolist(),
             **({"read_as": list(slide.notes)} if slide.notes else {}),
@@ -107,6 +119,15 @@ def _damage(store: LabelStore) -> dict[str, Any]:
     return {"damaged": found} if found else {}
 
 
+def _trained_on(config: ModelConfig) -> dict[str, Any]:
+    """What the numbers of the training images meant."""
+    kept = config.trained_on
+    if kept is None:
+        return {"trained_on": "unknown: a model of before this was kept, or not trained"}
+    ranges = [f"{dtype} from {low:g} to {high:g}" for dtype, (low, high) in kept.ranges.items()]
+    return {"trained_on": [kept.kind or "brightfield and fluorescence", *ranges]}
+
+
 def _model(path: Path) -> dict[str, Any]:
     from napari_msunet.models import load_model
 
@@ -125,6 +146,7 @@ def _model(path: Path) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "margin": model.margin,
         "size_multiple": config.size_multiple,
+        **_trained_on(config),
         "fingerprint": model.fingerprint,
         "training": {name: value for name, value in model.summary.items() if isinstance(value, int | float | str)},
         "validation": {

@@ -111,7 +111,7 @@ def run(job: Job) -> Iterator[Event]:
 def _pyramid_events(job: PyramidJob) -> Iterator[Event]:
     from napari_msunet.slide import build_pyramid, open_slide
 
-    with open_slide(job.image, job.mpp) as slide:
+    with open_slide(job.image, job.mpp, job.image_kind, job.value_range) as slide:
         if slide.mpp_note:
             yield Message(level="warning", text=f"{job.image.name}: {slide.mpp_note} The pyramid has no size in µm.")
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 import platformdirs
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from napari_msunet.config import ImageSet, ModelConfig, Role
+from napari_msunet.config import GivenRange, ImageSet, Kind, ModelConfig, Role
 from napari_msunet.errors import MsunetError, OutputError, StoreError
 from napari_msunet.labels.files import read_json, write_json
 
@@ -53,6 +53,8 @@ class SlideNote(BaseModel):
     ----------
     mpp : (y, x), optional
         µm per pixel that a person gave, because the file does not.
+    kind, value_range : optional
+        What a person said of the meaning of its values.
     identity : str, optional
         Hash of the slide's content, to know it again when it was moved.
     annotation, labels : Place, optional
@@ -69,6 +71,8 @@ class SlideNote(BaseModel):
 
     path: Place
     mpp: tuple[float, float] | None = None
+    kind: Kind | None = None
+    value_range: GivenRange | None = None
     identity: str | None = None
     role: Role = "auto"
     annotation: Place | None = None

@@ -228,7 +228,7 @@ def test_a_model_sees_a_slide_by_its_own_range_or_the_models():
     trained = TrainedOn(kind="fluorescence", ranges={"uint16": (0, 65535)})
     seen = seen_by(trained, dim)  # a dim image of the same type: the numbers mean the same
     assert seen.scale == Scale(0, 65535)
-    assert "reach only" in seen.doubts[0]
+    assert "which was taken" in seen.doubts[0]
     assert seen_by(TrainedOn(kind="fluorescence", ranges={"uint16": (0, 16383)}), dim) == (Scale(0, 16383), ())
     assert seen_by(TrainedOn(kind="fluorescence", ranges={"uint16": (0, 4095)}), dim) == (Scale(0, 4095), ())
     other = seen_by(TrainedOn(kind="fluorescence", ranges={"uint8": (0, 255)}), dim)

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from napari_msunet.cli.options import DamageOptions, PixelSizeOption, RunOptions
 from napari_msunet.cli.running import app, run_or_print, show
-from napari_msunet.config import PyramidJob
+from napari_msunet.config import Kind, PyramidJob
 from napari_msunet.errors import MsunetError
 
 _RUN, _DAMAGE = RunOptions(), DamageOptions()
@@ -83,20 +83,31 @@ def doctor(*, json: bool = False) -> None:
 
 
 @app.command
-def info(path: Path, *, json: bool = False, options: DamageOptions = _DAMAGE) -> None:
+def info(
+    path: Path,
+    *,
+    image_kind: Kind | None = None,
+    value_range: tuple[float, float] | None = None,
+    json: bool = False,
+    options: DamageOptions = _DAMAGE,
+) -> None:
     """Say what a file or folder is: a slide, a label store or a model.
 
     Parameters
     ----------
     path : Path
         The file or folder.
+    image_kind : "brightfield" or "fluorescence"
+        What a slide is, where the file does not say it.
+    value_range : float float
+        The values that are black and white, such as 0 4095, where the file does not say it.
     json : bool
         Print it as JSON.
     """
     from napari_msunet.describe import describe
     from napari_msunet.doctor import as_text
 
-    found = describe(path)
+    found = describe(path, image_kind, value_range)
     if json:
         print(jsonlib.dumps(found, indent=1, ensure_ascii=False))  # noqa: T201
     else:
@@ -107,7 +118,15 @@ def info(path: Path, *, json: bool = False, options: DamageOptions = _DAMAGE) ->
 
 
 @app.command
-def pyramid(image: Path, *, out: Path, mpp: PixelSizeOption | None = None, options: RunOptions = _RUN) -> None:
+def pyramid(
+    image: Path,
+    *,
+    out: Path,
+    mpp: PixelSizeOption | None = None,
+    image_kind: Kind | None = None,
+    value_range: tuple[float, float] | None = None,
+    options: RunOptions = _RUN,
+) -> None:
     """Write an image as an OME-Zarr 0.5 pyramid, in bounded memory.
 
     Parameters
@@ -118,8 +137,13 @@ def pyramid(image: Path, *, out: Path, mpp: PixelSizeOption | None = None, optio
         Folder to make, such as image.ome.zarr.
     mpp : float
         µm per pixel, where the file does not say it; px: no size in µm, whatever it says.
+    image_kind : "brightfield" or "fluorescence"
+        What the image is, where the file does not say it; it is kept in the pyramid.
+    value_range : float float
+        The values that are black and white, such as 0 4095, likewise.
     """
-    run_or_print(lambda: PyramidJob(image=image, out=out, mpp=mpp), options)
+    numbers: dict[str, Any] = {"image_kind": image_kind, "value_range": value_range}
+    run_or_print(lambda: PyramidJob(image=image, out=out, mpp=mpp, **numbers), options)
 
 
 @app.command

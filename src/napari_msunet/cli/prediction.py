@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from napari_msunet.cli.options import PixelSizeOption, RunOptions
 from napari_msunet.cli.predict_options import ClusterOptions, PostprocessOptions, PredictOptions, predict_settings
 from napari_msunet.cli.running import FAILED, app, run_or_print
-from napari_msunet.config import PredictJob, PredictManyJob, PredictSettings, explain
+from napari_msunet.config import Kind, PredictJob, PredictManyJob, PredictSettings, explain
 from napari_msunet.errors import MsunetError
 
 _PREDICTING, _POST, _CLUSTER, _RUN = PredictOptions(), PostprocessOptions(), ClusterOptions(), RunOptions()
@@ -24,6 +24,8 @@ def predict(
     model: Annotated[tuple[Path, ...], Parameter(negative=())],
     out: Path,
     slide_mpp: Annotated[PixelSizeOption | None, Parameter(name=("--slide-mpp", "--mpp"))] = None,
+    image_kind: Kind | None = None,
+    value_range: tuple[float, float] | None = None,
     plan: bool = False,
     predicting: PredictOptions = _PREDICTING,
     post: PostprocessOptions = _POST,
@@ -38,21 +40,26 @@ def predict(
     Parameters
     ----------
     slides : Path
-        A slide; or several, a folder (with those below it), or a CSV with a column slide and, if wanted, mpp, out,
-        where and group.
+        A slide; or several, a folder (with those below it), or a CSV with a column slide and, if wanted, mpp, kind,
+        value_range, out, where and group.
     model : Path
         The model.safetensors file; given several times, the mean of their probabilities.
     out : Path
         Label store, such as labels.ome.zarr; for many slides a folder: a label store for each, and results.csv.
     slide_mpp : float
         µm per level-0 pixel of the slide, where its file does not say it; px: its own pixels, whatever it says.
+    image_kind : "brightfield" or "fluorescence"
+        What the slide is, where its file does not say it and a guess would be wrong.
+    value_range : float float
+        The values that are black and white, such as 0 4095 for 12 bits in 16, where the file does not say it.
     plan : bool
         Print what would be done (tiles, work, memory, time) instead of doing it.
     """
     if not slides:
         raise MsunetError("No slide was given; give a slide, several, a folder of slides, or a CSV.")
     settings = predict_settings(model, predicting, post, cluster)
-    job = _job(slides, out, slide_mpp, settings)
+    numbers = {"image_kind": image_kind, "value_range": value_range}
+    job = _job(slides, out, slide_mpp, numbers, settings)
     if plan:
         _show_plan(job, options.json)
         return 0
@@ -61,7 +68,11 @@ def predict(
 
 
 def _job(
-    slides: tuple[Path, ...], out: Path, slide_mpp: PixelSizeOption | None, settings: PredictSettings
+    slides: tuple[Path, ...],
+    out: Path,
+    slide_mpp: PixelSizeOption | None,
+    numbers: dict[str, Any],
+    settings: PredictSettings,
 ) -> PredictJob | PredictManyJob:
     """One slide, or many where a folder, a table or several were given."""
     from napari_msunet.infer.given import is_many, slides_given
@@ -70,13 +81,14 @@ def _job(
     if not is_many(slides):
         own = {name: getattr(settings, name) for name in PredictSettings.model_fields}
         try:
-            return PredictJob(slide=slides[0], out=out, slide_mpp=slide_mpp, **own)
+            return PredictJob(slide=slides[0], out=out, slide_mpp=slide_mpp, **numbers, **own)
         except ValidationError as error:
             raise explain(error, "What was given") from error
     given_mpp(slide_mpp)
     found = slides_given(slides, out)
-    if slide_mpp is not None:
-        found = tuple(s if s.mpp is not None else s.model_copy(update={"mpp": slide_mpp}) for s in found)
+    for name, value in {"mpp": slide_mpp, "kind": numbers["image_kind"], "value_range": numbers["value_range"]}.items():
+        if value is not None:
+            found = tuple(s if getattr(s, name) is not None else s.model_copy(update={name: value}) for s in found)
     return PredictManyJob(slides=found, out=out, settings=settings)
 
 

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from napari_msunet.cli.options import PixelSizeOption
 from napari_msunet.config import (
     FolderSource,
+    Kind,
     PublishedSource,
     Role,
     ShapesSource,
@@ -42,11 +43,15 @@ class SourceOptions:
         What a mask's name has after the image's name, such as _mask.
     mpp : float
         µm per pixel of the images, when neither the files nor --table say it; px: their own pixels, whatever they say.
+    image_kind : "brightfield" or "fluorescence"
+        What the images are, where their files do not say it and a guess would be wrong.
+    value_range : float float
+        The values that are black and white, such as 0 4095 for 12 bits in 16, where the files do not say it.
     values : str
         What mask values mean: classes (numbers 1..K), instances (objects of the first class), or pairs such as
         1=gland,2=stroma,0=background.
     table : path
-        CSV with a column name (or image), and if wanted mpp and the --group column.
+        CSV with a column name (or image), and if wanted mpp, kind, value_range (such as 0-4095) and the --group column.
     group : str
         Column of --table, or a regular expression over the image's name, that says which images (of a patient, a slide)
         must stay on one side of the split.
@@ -60,7 +65,8 @@ class SourceOptions:
         Instead of --labels, for each --slide: outlines drawn in QuPath (GeoJSON), ASAP or ImageScope (XML), named by
         class; --values Tumor=gland,Stroma=background says which name is which class.
     pairs : path
-        CSV with columns images and masks (paths inside its folder), and if wanted mpp, role and the --group column.
+        CSV with columns images and masks (paths inside its folder), and if wanted mpp, kind, value_range, role and the
+        --group column.
     published : path
         Folder of a public set as it was published: PanNuke, Lizard, CoNSeP, GlaS, MoNuSeg, CAMELYON16, TUPAC16, ISBI
         2012, or a microscopy set in BIDS; --values instances or neoplastic=tumour says what its classes are.
@@ -75,6 +81,8 @@ class SourceOptions:
     masks: Annotated[tuple[Path, ...], _EMPTY] = ()
     mask_suffix: Annotated[str, _EMPTY] = ""
     mpp: PixelSizeOption | None = None
+    image_kind: Kind | None = None
+    value_range: tuple[float, float] | None = None
     values: str = "classes"
     table: Path | None = None
     group: str | None = None
@@ -100,7 +108,8 @@ class SourceOptions:
             raise MsunetError("Slides were given --labels and --shapes; give one sort of truth, or --source for each.")
         marked = self.shapes or self.labels
         _pair("--slide", self.slide, "--shapes" if self.shapes else "--labels", marked)
-        common: dict[str, Any] = {"mpp": self.mpp, "group": self.group, "role": self.role}
+        numbers: dict[str, Any] = {"image_kind": self.image_kind, "value_range": self.value_range}
+        common: dict[str, Any] = {"mpp": self.mpp, "group": self.group, "role": self.role, **numbers}
         try:
             folders = [
                 FolderSource(
@@ -116,7 +125,12 @@ class SourceOptions:
             slides = [self._marked(slide, truth, common) for slide, truth in zip(self.slide, marked, strict=True)]
             others = [TableSource(table=table, values=parse_values(self.values), **common) for table in self.pairs] + [
                 PublishedSource(
-                    folder=folder, part=self.part, values=parse_names(self.values), mpp=self.mpp, role=self.role
+                    folder=folder,
+                    part=self.part,
+                    values=parse_names(self.values),
+                    mpp=self.mpp,
+                    role=self.role,
+                    **numbers,
                 )
                 for folder in self.published
             ]

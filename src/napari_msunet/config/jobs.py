@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, model_validator
 
 from napari_msunet.config.augmentation import Augmentation
-from napari_msunet.config.base import Damaged, Device, PixelSize, Positive, Share, Versioned
+from napari_msunet.config.base import Damaged, Device, GivenRange, Kind, PixelSize, Positive, Share, Versioned
 from napari_msunet.config.loss import LossConfig
 from napari_msunet.config.model import AnyModel, ModelConfig
 from napari_msunet.config.optimiser import Optimiser
@@ -324,6 +324,8 @@ class PyramidJob(Versioned):
     image: Path
     out: Path
     mpp: PixelSize | None = None
+    image_kind: Kind | None = None
+    value_range: GivenRange | None = None
 
 
 Job = Annotated[

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from napari_msunet.config.base import Frozen, Positive, Versioned
+from napari_msunet.config.base import Frozen, Positive, TrainedOn, Versioned
 from napari_msunet.config.branches import BranchConfig, UNetConfig
 from napari_msunet.geometry import Resolution, as_scale, common_alignment
 
@@ -89,6 +89,8 @@ class ModelConfig(Versioned):
     normalisation : Normalisation or tuple of Normalisation, optional
         One for all scales, or one per scale (of a model put together from others). None until a training fits it to
         its images.
+    trained_on : TrainedOn, optional
+        Kind and range of the images' values. None until a training; models of before it was kept have none.
     """
 
     classes: tuple[str, ...]
@@ -104,6 +106,7 @@ class ModelConfig(Versioned):
     finest_scale: float | None = None
     pixel: Positive = 1.0
     normalisation: Normalisation | tuple[Normalisation, ...] | None = None
+    trained_on: TrainedOn | None = None
 
     def __init__(self, **values: Any) -> None:
         # Only what a person makes is new: files made before the names were checked still open.

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from napari_msunet.config.base import Damaged, Device, Frozen, PixelSize, Positive, Versioned
+from napari_msunet.config.base import Damaged, Device, Frozen, GivenRange, Kind, PixelSize, Positive, Versioned
 from napari_msunet.config.cluster import Cluster
 
 Margin: TypeAlias = Literal["exact", "fast"] | Annotated[int, Field(ge=0)]
@@ -181,12 +181,18 @@ class PredictJob(PredictSettings, Versioned):
     slide, out : Path
     slide_mpp : float, pair or "px", optional
         µm per level-0 pixel, when the file does not give it; "px": what it gives does not count.
+    image_kind : "brightfield" or "fluorescence", optional
+        What the slide is, when the file does not say it and a guess would be wrong.
+    value_range : (low, high), optional
+        The values that are black and white, such as (0, 4095), likewise.
     """
 
     job: Literal["predict"] = "predict"
     slide: Path
     out: Path
     slide_mpp: PixelSize | None = None
+    image_kind: Kind | None = None
+    value_range: GivenRange | None = None
 
 
 class PlanJob(Versioned):
@@ -206,6 +212,8 @@ class GivenSlide(Frozen):
         Its label store.
     mpp : float, pair or "px", optional
         µm per level-0 pixel, when the file does not give it; "px": what it gives does not count.
+    kind, value_range : optional
+        What its numbers mean, as for `open_slide`.
     where : "all", "tissue", Drawn or InClasses, optional
         The part that is computed; None: what the settings say.
     group : str, optional
@@ -215,6 +223,8 @@ class GivenSlide(Frozen):
     slide: Path
     out: Path
     mpp: PixelSize | None = None
+    kind: Kind | None = None
+    value_range: GivenRange | None = None
     where: Where | None = None
     group: str | None = None
 
@@ -252,7 +262,8 @@ class PredictManyJob(Versioned):
         own = {name: getattr(self.settings, name) for name in PredictSettings.model_fields}
         if item.where is not None:
             own["where"] = item.where
-        return PredictJob(slide=item.slide, out=item.out, slide_mpp=item.mpp, **own)
+        numbers = {"image_kind": item.kind, "value_range": item.value_range}
+        return PredictJob(slide=item.slide, out=item.out, slide_mpp=item.mpp, **numbers, **own)
 
 
 class PostprocessJob(Versioned):
@@ -297,5 +308,7 @@ class PreviewJob(Versioned):
     model: Path
     out: Path
     slide_mpp: PixelSize | None = None
+    image_kind: Kind | None = None
+    value_range: GivenRange | None = None
     region: tuple[float, float, float, float]
     device: Device = "auto"

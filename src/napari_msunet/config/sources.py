@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from napari_msunet.config.base import Damaged, Frozen, PixelSize
+from napari_msunet.config.base import Damaged, Frozen, GivenRange, Kind, PixelSize
 from napari_msunet.config.prediction import Where
 
 Role = Literal["auto", "train", "validate", "test"]
@@ -17,6 +17,8 @@ MaskValues = Literal["classes", "instances"] | dict[int, str]
 class _Source(Frozen):
     role: Role = "auto"
     mpp: PixelSize | None = None
+    image_kind: Kind | None = None
+    value_range: GivenRange | None = None
 
 
 class FolderSource(_Source):
@@ -29,11 +31,16 @@ class FolderSource(_Source):
     mpp : float, pair or "px", optional
         µm per pixel of all images, when neither the files nor `table` give it. "px": they are used in their own pixels,
         whatever the files say (of all kinds of sources; for a model with ``mpp=None``).
+    image_kind : "brightfield" or "fluorescence", optional
+        What all images are; None: as their files say, else guessed for the set as a whole.
+    value_range : (low, high), optional
+        The values that are black and white in all images, such as (0, 4095); None likewise.
     values : "classes", "instances" or dict
         What mask values mean: class numbers 1..K; instances of the first class (0 background); or ``{value: class}``,
         where "background" is 0. With one class, 0/255 is read as 0/1.
     table : Path, optional
-        CSV with a column `name` (or `image`), and if wanted `mpp` and the column named by `group`.
+        CSV with a column `name` (or `image`), and if wanted `mpp`, `kind`, `value_range` (such as 0-4095) and the
+        column named by `group`.
     group : str, optional
         A column of `table`, or a regular expression over the image's name whose first group (or whole match) is the
         group: images of one group never stand on both sides of a split.
@@ -78,7 +85,8 @@ class TableSource(_Source):
     Attributes
     ----------
     table : Path
-        CSV; its paths stay inside its folder. If wanted, columns `mpp`, `role`, and the one named by `group`.
+        CSV; its paths stay inside its folder. If wanted, columns `mpp`, `kind`, `value_range` (such as 0-4095), `role`,
+        and the one named by `group`.
     values : "classes", "instances" or dict
         As of a `FolderSource`.
     group : str, optional

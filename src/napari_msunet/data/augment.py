@@ -92,7 +92,14 @@ def draw(count: int, options: Augmentation, seed: int, views: Views) -> Draw:
     return Draw(warp, colours, degradation, draw_mix(count, options, generator, views.size))
 
 
-def augment(inputs: Sequence[Tensor], target: Tensor, views: Views, options: Augmentation, seed: int) -> Augmented:
+def augment(
+    inputs: Sequence[Tensor],
+    target: Tensor,
+    views: Views,
+    options: Augmentation,
+    seed: int,
+    brightfield: Tensor | None = None,
+) -> Augmented:
     """Change a batch at random; all scales and the truth stay registered.
 
     Parameters
@@ -105,6 +112,8 @@ def augment(inputs: Sequence[Tensor], target: Tensor, views: Views, options: Aug
         What is wanted; square where quarter turns are drawn.
     options : Augmentation
     seed : int
+    brightfield : (B,) bool tensor, optional
+        Whose stain and saturation may change; None: all. Fluorescence has no stain that absorbs light.
 
     Returns
     -------
@@ -118,7 +127,8 @@ def augment(inputs: Sequence[Tensor], target: Tensor, views: Views, options: Aug
     # Shifted so that 0, with which grid_sample fills what lies outside, means ignored.
     placed = moved((target.float() - IGNORED)[:, None], views.size, numbers.warp, "nearest")[:, 0] + IGNORED
     truth = placed.round().long()
-    windows = coloured(windows, numbers.colours, options)
+    colours = numbers.colours if brightfield is None else numbers.colours.only_for(brightfield)
+    windows = coloured(windows, colours, options)
     if numbers.degradation is not None:
         windows = degraded(windows, numbers.degradation, views.ratios, views.same_field)
     if numbers.mix is None:

@@ -33,6 +33,14 @@ class Colours:
     stain: Tensor
     saturation: Tensor | None = None
 
+    def only_for(self, brightfield: Tensor) -> Colours:
+        """The same, but stain and saturation stay where a window is no bright field."""
+        stain = torch.where(brightfield.cpu()[:, None, None], self.stain, torch.eye(3))
+        saturation = self.saturation
+        if saturation is not None:
+            saturation = torch.where(brightfield.cpu(), saturation, torch.ones_like(saturation))
+        return Colours(self.brightness, self.contrast, stain, saturation)
+
 
 def draw_colours(count: int, options: Augmentation, generator: torch.Generator) -> Colours:
     """Random numbers for `count` windows."""
@@ -64,7 +72,7 @@ def coloured(windows: list[Tensor], numbers: Colours, options: Augmentation) -> 
         For each scale.
     """
     rgb = windows[0].shape[1] == 3
-    if options.stain and rgb:
+    if options.stain and rgb and not torch.equal(numbers.stain, torch.eye(3).expand_as(numbers.stain)):
         windows = [_stained(x, numbers.stain.to(x.device)) for x in windows]
     if numbers.saturation is not None and rgb:
         windows = [_saturated(x, numbers.saturation.to(x.device)) for x in windows]
@@ -79,11 +87,14 @@ def coloured(windows: list[Tensor], numbers: Colours, options: Augmentation) -> 
 def _saturated(x: Tensor, factor: Tensor) -> Tensor:
     """RGB moved away from its grey, or towards it."""
     grey = torch.einsum("bchw,c->bhw", x, torch.tensor(_LUMA, device=x.device))[:, None]
-    return ((x - grey) * factor[:, None, None, None] + grey).clamp(0, 1)
+    changed = ((x - grey) * factor[:, None, None, None] + grey).clamp(0, 1)
+    return torch.where((factor == 1)[:, None, None, None], x, changed)
 
 
 def _stained(x: Tensor, matrix: Tensor) -> Tensor:
     """RGB with its stains changed: optical density is -log10 of the transmitted light."""
     density = -torch.log10(x.clamp_min(1 / 255))
     changed = torch.einsum("bchw,bcd->bdhw", density, matrix)
-    return torch.pow(10.0, -changed).clamp(0, 1)
+    stained = torch.pow(10.0, -changed).clamp(0, 1)
+    same = (matrix == torch.eye(3, device=matrix.device)).all(2).all(1)
+    return torch.where(same[:, None, None, None], x, stained) if bool(same.any()) else stained

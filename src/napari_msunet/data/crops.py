@@ -16,6 +16,7 @@ from napari_msunet.data.items import Item
 from napari_msunet.data.masks import Mask
 from napari_msunet.data.truth import cut_out
 from napari_msunet.geometry import Window
+from napari_msunet.slide.numbers import Scale, is_plain, to_unit
 
 ITEM_BYTES = 64 << 20
 """An image that takes no more than this at all scales together is held whole."""
@@ -27,10 +28,14 @@ Windows = Callable[[Window], Sequence[Window]]
 
 
 class Sample(NamedTuple):
-    """One training window: `(h, w, c)` pixels for each scale in the image's dtype, and `(h, w)` uint8 truth."""
+    """One training window: `(h, w, c)` pixels for each scale, uint8 or float32 in 0..1, and `(h, w)` uint8 truth.
+
+    `brightfield` says whether a change of stain makes sense.
+    """
 
     inputs: list[npt.NDArray[Any]]
     truth: Mask
+    brightfield: bool = True
 
     @property
     def nbytes(self) -> int:
@@ -101,11 +106,13 @@ class Crops:
         known = window.padded(truth_pad)
         if self._is_small(item):
             whole = self._cache.get((id(item._kept), id(item.truth)), lambda: self._whole(item))
-            inputs = [cut_pixels(w, p, item.facts.background) for w, p in zip(whole.inputs, parts, strict=True)]
-            return Sample(inputs, cut_out(whole.truth, known))
-        grids = [item.grid.scaled(r) for r in self.ratios]
-        inputs = [item.slide.read_window(g, p) for g, p in zip(grids, parts, strict=True)]
-        return Sample(inputs, item.truth_on_target(known))
+            inputs = [cut_pixels(w, p, item.background) for w, p in zip(whole.inputs, parts, strict=True)]
+            truth = cut_out(whole.truth, known)
+        else:
+            grids = [item.grid.scaled(r) for r in self.ratios]
+            inputs = [item.slide.read_window(g, p) for g, p in zip(grids, parts, strict=True)]
+            truth = item.truth_on_target(known)
+        return Sample([seen_pixels(p, item.scale) for p in inputs], truth, item.numbers.kind == "brightfield")
 
     def _is_small(self, item: Item) -> bool:
         """Whether the image is held whole."""
@@ -122,6 +129,11 @@ class Crops:
             return Sample(inputs, item.truth_on_target(item.grid.whole))
         finally:
             item.release()
+
+
+def seen_pixels(pixels: npt.NDArray[Any], scale: Scale) -> npt.NDArray[Any]:
+    """Pixels as float32 in 0..1; plain 8 bits stay as they are, which are a quarter of the bytes to move."""
+    return pixels if is_plain(pixels.dtype, scale) else to_unit(pixels, scale)
 
 
 def cut_pixels(pixels: npt.NDArray[Any], window: Window, background: npt.NDArray[Any]) -> npt.NDArray[Any]:

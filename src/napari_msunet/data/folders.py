@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
-from napari_msunet.config import AnyModel, FolderSource, PixelSize, Role, TableSource
-from napari_msunet.data.items import Item, check_channels
+from napari_msunet.config import AnyModel, FolderSource, Kind, PixelSize, Role, TableSource, ValueRange
+from napari_msunet.data.items import Item, Say, check_channels
+from napari_msunet.data.ranges import settle_numbers
 from napari_msunet.data.truth import MaskTruth
 from napari_msunet.errors import SlideError, SourceError
 from napari_msunet.slide import open_slide
+from napari_msunet.slide.numbers import checked_kind, parse_range
 from napari_msunet.slide.opening import DOUBLE, READABLE
 from napari_msunet.slide.units import parse_mpp
 
 _ENDINGS = frozenset((*READABLE, ".npy", ".zarr"))
-
-Say = Callable[[str, str], None]
-"""Takes a level ("info", "warning") and a sentence."""
 
 Source: TypeAlias = FolderSource | TableSource
 
@@ -139,6 +138,8 @@ def folder_items(source: FolderSource, config: AnyModel, say: Say) -> list[Item]
 
     with ThreadPoolExecutor(2) as pool:
         items = list(pool.map(make, pairs))
+    given = {name: table_numbers(rows.get(name, {}), f"{source.table} for {name}") for name, _, _ in pairs}
+    settle_numbers(items, config, say, source.image_kind, source.value_range, given)
     _say_readings(items, source.masks, config, say)
     return items
 
@@ -177,6 +178,8 @@ def table_items(source: TableSource, config: AnyModel, say: Say) -> list[Item]:
 
     with ThreadPoolExecutor(2) as pool:
         items = list(pool.map(make, rows))
+    given = {name: table_numbers(row, f"{source.table} for {name}") for name, row in rows.items()}
+    settle_numbers(items, config, say, source.image_kind, source.value_range, given)
     _say_readings(items, source.table, config, say)
     return items
 
@@ -235,6 +238,15 @@ def _table_mpp(source: Source, text: str | None, name: str) -> Any:
         return parse_mpp(text or "", f"The row of {name} in {source.table}")
     except SlideError as error:
         raise SourceError(str(error)) from error
+
+
+def table_numbers(row: Mapping[str, str], where: str) -> tuple[Kind | None, ValueRange | None]:
+    """What the columns `kind` and `value_range` of a row say; `SlideError` where that is none."""
+    kind, text = row.get("kind", "").strip(), row.get("value_range", "").strip()
+    try:
+        return (checked_kind(kind.lower()) if kind else None), (parse_range(text) if text else None)
+    except SlideError as error:
+        raise SourceError(f"{where}: {error}") from error
 
 
 def _grouping(source: Source, columns: list[str], rows: dict[str, dict[str, str]]) -> Callable[[str], str | None]:

@@ -17,17 +17,22 @@ from napari_msunet.data.truth import Part, Truth, WholeTruth, truth_window
 from napari_msunet.errors import SourceError
 from napari_msunet.geometry import Grid, Region, Resolution, Window
 from napari_msunet.slide import Slide
+from napari_msunet.slide.backend import SlideInfo
+from napari_msunet.slide.numbers import Numbers, Scale, default_background, unit_scale
 
 _PLACES = 50_000
 
+Say = Callable[[str, str], None]
+"""Takes a level ("info", "warning") and a sentence."""
+
 
 class Facts(NamedTuple):
-    """An image's target grid, number of channels, dtype and colour outside."""
+    """An image's target grid, number of channels, dtype and what its file says."""
 
     grid: Grid
     channels: int
     dtype: np.dtype[Any]
-    background: npt.NDArray[Any]
+    info: SlideInfo
 
 
 @dataclass(frozen=True)
@@ -61,19 +66,45 @@ class Item:
     _kept: dict[str, Slide] = field(default_factory=dict, repr=False, compare=False)
     path: Path | None = None
     corrected: bool = False
+    decided: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """`numbers` and `scale`, once `settle_numbers` has decided them for the whole set."""
 
     @property
     def slide(self) -> Slide:
         """The open image."""
         if "slide" not in self._kept:
-            self._kept["slide"] = self.open()
+            slide = self._kept["slide"] = self.open()
+            if "numbers" in self.decided:
+                slide.numbers = self.decided["numbers"]
         return self._kept["slide"]
+
+    @property
+    def numbers(self) -> Numbers:
+        """What the image's numbers mean: as decided for its set, else for itself."""
+        if "numbers" not in self.decided:
+            was_open = "slide" in self._kept
+            self.decided["numbers"] = self.slide.numbers
+            if not was_open and "slide" in self._kept:
+                self._kept.pop("slide").close()
+        found: Numbers = self.decided["numbers"]
+        return found
+
+    @property
+    def scale(self) -> Scale:
+        """How the model sees the image's values as 0..1."""
+        scale: Scale = self.decided.get("scale") or unit_scale(self.numbers.value_range)
+        return scale
+
+    @property
+    def background(self) -> npt.NDArray[Any]:
+        """Colour outside."""
+        return default_background(self.facts.info, self.numbers)
 
     @cached_property
     def facts(self) -> Facts:
         """What is needed of the image after it was closed again."""
         slide = self.slide
-        return Facts(slide.grid(self.resolution), slide.shape[2], slide.dtype, slide.background)
+        return Facts(slide.grid(self.resolution), slide.shape[2], slide.dtype, slide.info)
 
     @property
     def grid(self) -> Grid:

@@ -17,6 +17,7 @@ from napari_msunet.data.crops import Crops, Sample
 from napari_msunet.data.hard import Place
 from napari_msunet.data.masks import IGNORED
 from napari_msunet.data.sampling import Sampler, Spot, in_batches
+from napari_msunet.slide.numbers import legacy_scale, to_unit
 
 _AHEAD = 3
 _THREADS = 2
@@ -38,6 +39,8 @@ class Batch(NamedTuple):
         Where the windows are, for a sampler that takes note of hard ones.
     groups : list of str, optional
         The group (patient, slide) of each window's image, or its name where it has none.
+    brightfield : (B,) bool tensor, optional
+        Which windows may have another stain; None: all.
     """
 
     inputs: list[torch.Tensor]
@@ -45,17 +48,13 @@ class Batch(NamedTuple):
     seed: int
     places: list[Place] | None = None
     groups: list[str] | None = None
+    brightfield: torch.Tensor | None = None
 
 
 def as_tensor(pixels: npt.NDArray[Any]) -> torch.Tensor:
-    """`(h, w, c)` pixels as a `(c, h, w)` tensor: uint8 as it is, other integers over their largest value, floats as
-    they are."""
+    """`(h, w, c)` pixels, of a `Sample` uint8 or 0..1, as a `(c, h, w)` tensor: uint8 as it is, others as float32."""
     values = np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
-    if values.dtype == np.uint8:
-        return torch.from_numpy(values)
-    if np.issubdtype(values.dtype, np.unsignedinteger):
-        return torch.from_numpy(values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max))
-    return torch.from_numpy(values.astype(np.float32))
+    return torch.from_numpy(values if values.dtype == np.uint8 else to_unit(values, legacy_scale(values.dtype)))
 
 
 def as_unit(pixels: torch.Tensor) -> torch.Tensor:
@@ -71,7 +70,8 @@ def collate(samples: Sequence[Sample], seed: int) -> Batch:
         if len({t.dtype for t in tensors}) > 1:  # images of several dtypes
             tensors = [as_unit(t) for t in tensors]
         inputs.append(torch.stack(tensors))
-    return Batch(inputs, torch.from_numpy(np.stack([s.truth for s in samples])), seed)
+    truth = torch.from_numpy(np.stack([s.truth for s in samples]))
+    return Batch(inputs, truth, seed, brightfield=torch.tensor([s.brightfield for s in samples]))
 
 
 def _core_only(sample: Sample, spot: Spot) -> Sample:
@@ -81,7 +81,7 @@ def _core_only(sample: Sample, spot: Spot) -> Sample:
     truth = np.full_like(sample.truth, IGNORED)
     inside = spot.core.intersection(spot.window).slices((spot.window.y, spot.window.x))
     truth[inside] = sample.truth[inside]
-    return Sample(sample.inputs, truth)
+    return sample._replace(truth=truth)
 
 
 def read_ahead(jobs: Iterable[Callable[[], Batch]]) -> Generator[Batch]:

@@ -11,9 +11,11 @@ import numpy.typing as npt
 from napari_msunet.config import Normalisation, NormaliseBy
 from napari_msunet.data.loader import as_tensor, as_unit
 
-_BINS = 2**16
+_KEPT = 65536
+"""Pixels of a window that percentiles are taken of."""
 _LOW, _HIGH = 0.01, 0.99
-_LEAST = 1e-3  # a channel that is the same everywhere
+_LEAST, _SAME = 1e-3, 2e-5
+"""What a channel is divided by that is the same everywhere: that varies by less than this."""
 
 
 def fit_normalisation(windows: Iterable[npt.NDArray[Any]], by: NormaliseBy) -> Normalisation:
@@ -22,14 +24,14 @@ def fit_normalisation(windows: Iterable[npt.NDArray[Any]], by: NormaliseBy) -> N
     Parameters
     ----------
     windows : iterable of (h, w, c) arrays
-        A sample of the images' pixels, in their own dtype; not looked at where only the range of numbers counts.
+        A sample of the images' pixels, uint8 or float32 in 0..1; not looked at where only the range of numbers counts.
     by : str
         "z-score": mean 0, standard deviation 1. "percentile": the 1st percentile becomes 0, the 99th 1. "0-1" and
         "-1-1": the range of the numbers of the files.
     """
     count = 0
     total = square = np.zeros(0)
-    histogram = np.zeros((0, _BINS), np.int64)
+    kept: list[npt.NDArray[np.float32]] = []
     channels = 0
     for pixels in windows:
         values = as_unit(as_tensor(pixels)).double().numpy()
@@ -38,27 +40,30 @@ def fit_normalisation(windows: Iterable[npt.NDArray[Any]], by: NormaliseBy) -> N
             break
         if not count:
             total, square = np.zeros(channels), np.zeros(channels)
-            histogram = np.zeros((channels, _BINS), np.int64)
         count += values[0].size
         if by == "z-score":
             total = total + values.sum((1, 2))
             square = square + (values**2).sum((1, 2))
         else:
-            bins = (values.clip(0, 1) * (_BINS - 1)).round().astype(np.int64)
-            histogram += np.stack([np.bincount(b.ravel(), minlength=_BINS) for b in bins])
+            flat = values.reshape(channels, -1)
+            kept.append(flat[:, :: max(1, flat.shape[1] // _KEPT)].astype(np.float32))
     if by == "0-1":
         mean, std = np.zeros(channels), np.ones(channels)
     elif by == "-1-1":
         mean, std = np.full(channels, 0.5), np.full(channels, 0.5)
     elif by == "percentile":
-        share = histogram.cumsum(1) / count
-        low, high = ((share < q).sum(1) / (_BINS - 1) for q in (_LOW, _HIGH))
-        mean, std = low, np.maximum(high - low, _LEAST)
+        low, high = np.quantile(np.concatenate(kept, 1).astype(np.float64), (_LOW, _HIGH), axis=1)
+        mean, std = low, _not_zero(high - low)
     else:
         mean = total / count
-        std = np.sqrt(np.maximum(square / count - mean**2, _LEAST**2))
+        std = _not_zero(np.sqrt(np.maximum(square / count - mean**2, 0)))
     return Normalisation(mean=_rounded(mean), std=_rounded(std))
 
 
+def _not_zero(spread: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """What to divide by: a dim image is no constant one."""
+    return np.where(spread < _SAME, _LEAST, spread)
+
+
 def _rounded(values: npt.NDArray[np.float64]) -> tuple[float, ...]:
-    return tuple(round(float(v), 6) for v in values)
+    return tuple(float(f"{v:.8g}") if abs(v) < 0.01 else round(float(v), 6) for v in values)

@@ -12,6 +12,7 @@ from napari_msunet.config import AnyModel, PixelSize, ShapesSource, SlideSource
 from napari_msunet.data.folders import Say, some, stem
 from napari_msunet.data.items import Item, check_channels
 from napari_msunet.data.masks import IGNORED
+from napari_msunet.data.ranges import settle_numbers
 from napari_msunet.data.shape_truth import ShapeTruth
 from napari_msunet.data.truth import StoreTruth
 from napari_msunet.errors import SlideError, SourceError
@@ -25,7 +26,7 @@ def slide_item(source: SlideSource, config: AnyModel, say: Say) -> Item:
     from napari_msunet.labels.damage import check_store
     from napari_msunet.labels.where import where_mask
 
-    opener = partial(open_slide, source.slide, mpp=source.mpp)
+    opener = partial(open_slide, source.slide, mpp=source.mpp, kind=source.image_kind, value_range=source.value_range)
     name = stem(source.slide)
     slide = opener()
     _check_size(slide, config)
@@ -51,6 +52,7 @@ def slide_item(source: SlideSource, config: AnyModel, say: Say) -> Item:
     group, kept = source.group or name, {"slide": slide}
     item = Item(name, opener, truth, config.target, group, source.role, kept, source.slide, source.edited_only)
     check_channels(item, config.channels)
+    settle_numbers([item], config, say, source.image_kind, source.value_range)
     if bool(np.all(item.truth.overview()[0] == IGNORED)):
         if source.edited_only:
             raise SourceError(
@@ -73,12 +75,13 @@ def shapes_item(source: ShapesSource, config: AnyModel, say: Say) -> Item:
     from napari_msunet.labels.where import where_mask
 
     drawn = read_shape_file(source.shapes)
-    slide = open_slide(source.slide, mpp=source.mpp)
+    opener = partial(open_slide, source.slide, kind=source.image_kind, value_range=source.value_range)
+    slide = opener(mpp=source.mpp)
     mpp: PixelSize | None = source.mpp
     if config.unit == "µm" and slide.mpp is None and source.mpp is None and drawn.mpp is not None:
         slide.close()
         mpp = drawn.mpp
-        slide = open_slide(source.slide, mpp=mpp)
+        slide = opener(mpp=mpp)
         say("info", f"{source.slide.name} does not say its µm per pixel; {source.shapes.name} says {mpp:g}.")
     name = stem(source.slide)
     _check_size(slide, config)
@@ -92,10 +95,10 @@ def shapes_item(source: ShapesSource, config: AnyModel, say: Say) -> Item:
         say("warning", f"{source.shapes.name}: {report.counted()} are used. {report.losses()}")
     outside = 0 if source.outside == "background" else IGNORED
     truth = ShapeTruth(found.numbered, (slide.shape[0], slide.shape[1]), outside, where_mask(slide, source.within))
-    opener = partial(open_slide, source.slide, mpp=mpp)
-    group = source.group or name
-    item = Item(name, opener, truth, config.target, group, source.role, {"slide": slide}, path=source.slide)
+    group, kept = source.group or name, {"slide": slide}
+    item = Item(name, partial(opener, mpp=mpp), truth, config.target, group, source.role, kept, path=source.slide)
     check_channels(item, config.channels)
+    settle_numbers([item], config, say, source.image_kind, source.value_range)
     return item
 
 

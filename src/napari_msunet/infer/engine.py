@@ -16,7 +16,7 @@ from torch import Tensor
 
 from napari_msunet import stopping
 from napari_msunet.allocator import Ceiling
-from napari_msunet.errors import MsunetError
+from napari_msunet.errors import MsunetError, NotNumbersError
 from napari_msunet.geometry import Grid, Window
 from napari_msunet.infer.fuse import Fused, Wanted, fuse
 from napari_msunet.infer.in_view import FirstLooks, Look, Piece, Seen, Work, next_batch
@@ -24,6 +24,7 @@ from napari_msunet.infer.network import Network, Variant, exact_arithmetic
 from napari_msunet.infer.plan import Plan, Tile, UnitPlan
 from napari_msunet.infer.streams import Stream
 from napari_msunet.slide import Slide
+from napari_msunet.slide.numbers import Scale, legacy_scale, to_unit
 
 AHEAD = 1
 """Steps whose pixels are read while the network works on an earlier one."""
@@ -54,12 +55,9 @@ class Step:
     inputs: Future[list[list[Tensor]]] = field(init=False)
 
 
-def as_input(pixels: Pixels) -> npt.NDArray[np.float32]:
-    """`(h, w, c)` pixels as `(c, h, w)` float32 in 0..1: integers over their largest value, floats as they are."""
-    values: npt.NDArray[np.float32] = np.moveaxis(pixels, -1, 0).astype(np.float32)
-    if pixels.dtype.kind == "u":
-        values /= np.float32(np.iinfo(pixels.dtype).max)
-    return values
+def as_input(pixels: Pixels, scale: Scale | None = None) -> npt.NDArray[np.float32]:
+    """`(h, w, c)` pixels as `(c, h, w)` float32 in 0..1; without a scale, as models saw them before they kept one."""
+    return to_unit(np.moveaxis(pixels, -1, 0), legacy_scale(pixels.dtype) if scale is None else scale)
 
 
 class Pass:
@@ -81,6 +79,8 @@ class Pass:
         The slide's channels that are the models'.
     bare : int, optional
         Bytes that the process had before the prediction began.
+    scales : sequence of Scale, optional
+        For each network, how it sees the slide's values as 0..1.
     """
 
     def __init__(
@@ -93,8 +93,10 @@ class Pass:
         variants: Sequence[Variant],
         channels: Sequence[int] | None = None,
         bare: int | None = None,
+        scales: Sequence[Scale] | None = None,
     ) -> None:
         self.bare = bare
+        self.scales = scales or [legacy_scale(slide.dtype)] * len(networks)
         self.networks = networks
         self.slide = slide
         self.plan = plan
@@ -190,6 +192,8 @@ class Pass:
             try:
                 inputs = step.inputs.result()
                 self._ensure(work)
+            except NotNumbersError:
+                raise  # the image must be mended, not tried again
             except (MsunetError, OSError) as error:
                 self._release(work)
                 return [TileResult(tile, None, str(error)) for tile in work.tiles]
@@ -255,12 +259,13 @@ class Pass:
     def _inputs(self, stream: Stream, windows: Sequence[Window]) -> list[Tensor]:
         """For each scale that a stream reads `(B, C, h, w)`: windows of the stream's grid, with its margin around."""
         around = [w.padded(stream.margin) for w in windows]
-        return [self._pixels(ratio, [w.times(ratio / stream.ratio) for w in around]) for ratio in stream.read]
+        scale = self.scales[stream.model]
+        return [self._pixels(ratio, [w.times(ratio / stream.ratio) for w in around], scale) for ratio in stream.read]
 
-    def _pixels(self, ratio: Fraction, windows: Sequence[Window]) -> Tensor:
+    def _pixels(self, ratio: Fraction, windows: Sequence[Window], scale: Scale) -> Tensor:
         """`(B, C, h, w)`: windows of the grid of a scale."""
         grid = self.grids[ratio]
-        stack = np.stack([as_input(self._channels(self.slide.read_window(grid, w))) for w in windows])
+        stack = np.stack([as_input(self._channels(self.slide.read_window(grid, w)), scale) for w in windows])
         pixels = torch.from_numpy(stack)
         return pixels.pin_memory() if self.plan.device.startswith("cuda") else pixels
 

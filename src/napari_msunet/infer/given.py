@@ -15,7 +15,8 @@ from napari_msunet.annotation.fates import ClassedShapes
 from napari_msunet.annotation.painting import Painting
 from napari_msunet.annotation.shape_files import KINDS, ShapeFileError, read_shape_file
 from napari_msunet.config import Drawn, GivenSlide, InClasses, Where, explain
-from napari_msunet.errors import MsunetError
+from napari_msunet.errors import MsunetError, SlideError
+from napari_msunet.slide.numbers import checked_kind, parse_range
 from napari_msunet.slide.opening import DOUBLE, READABLE
 from napari_msunet.slide.units import parse_mpp
 
@@ -31,8 +32,8 @@ def slides_given(given: Sequence[Path], out: Path) -> tuple[GivenSlide, ...]:
     ----------
     given : sequence of Path
         Slides; folders, in which all readable files are taken, and those of folders below (label stores are none);
-        ``.csv`` or ``.tsv`` tables with a column `slide` and, if wanted, `mpp`, `out`, `where` and `group`; ``.txt``
-        files with one slide on each line. Paths in them are relative to them.
+        ``.csv`` or ``.tsv`` tables with a column `slide` and, if wanted, `mpp`, `kind`, `value_range`,
+        `out`, `where` and `group`; ``.txt`` files with one slide on each line. Paths in them are relative to them.
     out : Path
         Folder of the label stores: a slide of a folder keeps its place below that folder.
 
@@ -141,7 +142,7 @@ def _rows(table: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     if "slide" not in columns:
         raise MsunetError(
             f"The table {table} has the columns {', '.join(columns) or 'none'}; one called slide is needed, and mpp, "
-            "out, where and group are understood."
+            "kind, value_range, out, where and group are understood."
         )
     for number, row in enumerate(reader, 2):
         values = {name: (row.get(column) or "").strip() for name, column in columns.items()}
@@ -157,6 +158,13 @@ def _row_fields(table: Path, number: int, values: dict[str, str]) -> dict[str, A
         found["mpp"] = parse_mpp(mpp, f"Row {number} of {table}")
     if values.get("out"):
         found["out"] = table.parent / values["out"]
+    try:
+        if values.get("kind"):
+            found["kind"] = checked_kind(values["kind"].lower())
+        if values.get("value_range"):
+            found["value_range"] = parse_range(values["value_range"])
+    except SlideError as error:
+        raise MsunetError(f"Row {number} of {table}: {error}") from error
     if values.get("group"):
         found["group"] = values["group"]
     if values.get("where"):

@@ -53,7 +53,9 @@ def predict_image(
     variants = VARIANTS["none"]
     picked = setup.devices[0]
     everything = Wanted(branches=True, weights=True)
-    work = Pass(setup.networks(picked), slide, plan, setup.grid, everything, variants, setup.channels)
+    work = Pass(
+        setup.networks(picked), slide, plan, setup.grid, everything, variants, setup.channels, scales=setup.scales
+    )
     maps: dict[str, npt.NDArray[np.float32]] = {}
     for results in work.run(work.works(None, ())):
         for result in results:

@@ -56,10 +56,10 @@ class Kept:
         return model
 
     @contextmanager
-    def slide(self, path: Path, mpp: Any = None) -> Iterator[Slide]:
+    def slide(self, path: Path, mpp: Any = None, kind: Any = None, value_range: Any = None) -> Iterator[Slide]:
         """An open slide; see `open_slide`. Outside the block it may be closed at any time."""
-        key = (stamp(path), mpp)
-        slide = self._slides.pop(key, None) or open_slide(path, mpp=mpp)
+        key = (stamp(path), mpp, kind, value_range)
+        slide = self._slides.pop(key, None) or open_slide(path, mpp, kind, value_range)
         usable = False
         try:
             yield slide

@@ -39,7 +39,7 @@ def options_of(job: PredictOptions) -> PredictOptions:
 def predict_events(job: PredictJob) -> Iterator[Event]:
     """Run a prediction job; see `napari_msunet.run`."""
     models = [KEPT.model(path) for path in job.models]
-    with KEPT.slide(job.slide, job.slide_mpp) as slide:
+    with KEPT.slide(job.slide, job.slide_mpp, job.image_kind, job.value_range) as slide:
         yield from prediction(slide, models, job.out, options_of(job))
 
 
@@ -113,6 +113,7 @@ def prediction(slide: Slide, models: Models, out: Path, options: PredictOptions)
     if run.complete and run.sound:
         yield Message(text=f"The run {run.key} is complete already; nothing was computed again.")
     else:
+        yield from (Message(level="warning", text=text) for text in setup.doubts)
         with run.writing():
             yield from (Message(level="warning", text=text) for text in run.messages)
             yield from fill(run, setup)
@@ -217,7 +218,7 @@ def open_run(setup: Setup, out: Path, unit: int | None = None) -> tuple[LabelSto
 def describe_plan(job: PredictJob) -> dict[str, Any]:
     """The plan of a prediction in numbers, without predicting: tiles, pixels, memory, estimated seconds."""
     models = [KEPT.model(path) for path in job.models]
-    with KEPT.slide(job.slide, job.slide_mpp) as slide:
+    with KEPT.slide(job.slide, job.slide_mpp, job.image_kind, job.value_range) as slide:
         setup = set_up(slide, models, options_of(job))
         plan = plan_for(setup)
         found = summary(plan)

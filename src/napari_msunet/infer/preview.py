@@ -13,12 +13,13 @@ import zarr
 
 from napari_msunet.config import PreviewJob
 from napari_msunet.errors import OutputError
-from napari_msunet.events import Event, Result
+from napari_msunet.events import Event, Message, Result
 from napari_msunet.geometry import Grid, Window
 from napari_msunet.infer.image import predict_image
 from napari_msunet.infer.kept import KEPT
 from napari_msunet.infer.setup import matched_channels, wanted_window
 from napari_msunet.models import MSUNet
+from napari_msunet.slide.numbers import seen_by
 
 LARGEST = 64_000_000
 """Target pixels that a preview may have: it is held in memory."""
@@ -27,7 +28,7 @@ LARGEST = 64_000_000
 def preview_events(job: PreviewJob) -> Iterator[Event]:
     """Run a preview job; see `napari_msunet.run`."""
     model = KEPT.model(job.model)
-    with KEPT.slide(job.slide, job.slide_mpp) as slide:
+    with KEPT.slide(job.slide, job.slide_mpp, job.image_kind, job.value_range) as slide:
         matched_channels(model, slide)
         grid = slide.grid(model.config.target)
         window = wanted_window(slide, grid, job.region)
@@ -36,6 +37,8 @@ def preview_events(job: PreviewJob) -> Iterator[Event]:
                 f"A preview of {window.height} x {window.width} pixels would not fit in memory; zoom in, or predict "
                 "the slide with outputs=('labels', 'probabilities')."
             )
+        for text in seen_by(model.config.trained_on, slide).doubts:
+            yield Message(level="warning", text=text)
         maps = predict_image(model, slide, window, device=job.device)
     _write(job.out, maps, _description(model, grid, window))
     learned = [float(v) for v in maps["weights"].mean((1, 2))] if "weights" in maps else None

@@ -26,6 +26,7 @@ from napari_msunet.infer.slide_statistics import Statistics, adapted, fit_statis
 from napari_msunet.infer.where import Mask, where_mask
 from napari_msunet.models import MSUNet
 from napari_msunet.slide import Slide
+from napari_msunet.slide.numbers import Scale, Seen, legacy_scale, seen_by
 
 SMALL = 2_500_000
 """Target pixels up to which nothing is counted or measured first: what is in view is to come at once."""
@@ -55,6 +56,8 @@ class Setup:
         The slide's channels that become the models'; None: all, in their order.
     kept : sequence, optional
         For each model, statistics of the slide that were fitted before; None: fitted when first needed.
+    seen : tuple of Seen
+        For each model, how it sees the slide's values.
     bare : int
         Bytes that the process had before anything was done for this prediction.
     """
@@ -68,6 +71,7 @@ class Setup:
     devices: tuple[torch.device, ...]
     channels: tuple[int, ...] | None
     kept: Sequence[Statistics | None] | None = None
+    seen: tuple[Seen, ...] = ()
     bare: int = field(default_factory=resident)
 
     def key(self) -> tuple[str, dict[str, Any]]:
@@ -87,6 +91,12 @@ class Setup:
             "postprocess": options.postprocess.model_dump(mode="json"),
             **{name: getattr(options, name) for name in sorted(own)},
         }
+        before, slide = legacy_scale(self.slide.dtype), self.slide
+        if any(s.scale[:2] != before[:2] for s in self.seen) or "person" in (
+            slide.numbers.kind_from,
+            slide.numbers.range_from,
+        ):
+            asked["values"] = [[*s.scale[:2]] for s in self.seen], slide.background.tolist()
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16], asked
 
     @property
@@ -104,7 +114,10 @@ class Setup:
         """For each model with slide normalisation the slide's statistics; None if no model has it."""
         if self.kept is not None:
             return tuple(self.kept)
-        found = [fit_statistics(m, [self.slide], self.channels) if layers_of(m) else None for m in self.models]
+        found = [
+            fit_statistics(m, [self.slide], self.channels, scale) if layers_of(m) else None
+            for m, scale in zip(self.models, self.scales, strict=True)
+        ]
         return tuple(found) if any(found) else None
 
     def networks(self, device: torch.device) -> tuple[Network, ...]:
@@ -117,7 +130,17 @@ class Setup:
         """The engine on a device."""
         variants = VARIANTS[self.options.tta]
         networks = self.networks(device)
-        return Pass(networks, self.slide, plan, self.grid, self.wanted, variants, self.channels, self.bare)
+        return Pass(networks, self.slide, plan, self.grid, self.wanted, variants, self.channels, self.bare, self.scales)
+
+    @property
+    def scales(self) -> list[Scale]:
+        """For each model, how it sees the slide's values as 0..1."""
+        return [seen.scale for seen in self.seen]
+
+    @property
+    def doubts(self) -> list[str]:
+        """What may be wrong with what the slide's numbers were taken for, a sentence each."""
+        return list(dict.fromkeys(text for seen in self.seen for text in seen.doubts))
 
 
 def network_for(model: MSUNet, device: torch.device, options: PredictOptions) -> Network:
@@ -157,7 +180,8 @@ def set_up(slide: Slide, models: Sequence[MSUNet], options: PredictOptions) -> S
 
         check_onnx(models, options, devices)
     mask = where_mask(slide, options.where)
-    setup = Setup(slide, tuple(models), options, grid, window, mask, devices, channels, bare=bare)
+    seen = tuple(seen_by(model.config.trained_on, slide) for model in models)
+    setup = Setup(slide, tuple(models), options, grid, window, mask, devices, channels, seen=seen, bare=bare)
     _ = setup.thresholds  # names that are no class are an error now
     return setup
 

@@ -26,6 +26,7 @@ from napari_msunet.models import MSUNet, input_windows
 from napari_msunet.models.norms import SlideNorm
 from napari_msunet.models.windows import window_multiple
 from napari_msunet.slide import Slide
+from napari_msunet.slide.numbers import Scale, seen_by
 from napari_msunet.slide.tissue import found_tissue
 
 SAMPLE = 8
@@ -47,7 +48,9 @@ def layers_of(model: MSUNet) -> dict[str, SlideNorm]:
     return {name: module for name, module in model.named_modules() if isinstance(module, SlideNorm)}
 
 
-def fit_statistics(model: MSUNet, slides: Sequence[Slide], channels: Sequence[int] | None = None) -> Statistics:
+def fit_statistics(
+    model: MSUNet, slides: Sequence[Slide], channels: Sequence[int] | None = None, scale: Scale | None = None
+) -> Statistics:
     """The statistics of a slide, or of several that belong together.
 
     A sample of windows goes through the network as one batch, whose statistics each layer uses and keeps, as in
@@ -60,6 +63,8 @@ def fit_statistics(model: MSUNet, slides: Sequence[Slide], channels: Sequence[in
     slides : sequence of Slide
     channels : sequence of int, optional
         The slides' channels that are the model's; None: all.
+    scale : Scale, optional
+        How the model sees the slides' values; None: as it sees each of them.
 
     Returns
     -------
@@ -73,7 +78,8 @@ def fit_statistics(model: MSUNet, slides: Sequence[Slide], channels: Sequence[in
     SlideError
         If a slide cannot be read.
     """
-    key = _key(model, slides, channels)
+    scales = [scale or seen_by(model.config.trained_on, slide).scale for slide in slides]
+    key = _key(model, slides, channels, scales)
     if key is not None and key in _found:
         _found.move_to_end(key)
         return _found[key]
@@ -83,7 +89,7 @@ def fit_statistics(model: MSUNet, slides: Sequence[Slide], channels: Sequence[in
         layer.reset_running_stats()
         layer.momentum = None  # the mean over calls; where scales share a network there are several
         layer.train()
-    inputs = _sample(copy.config, slides, _side(copy), channels)
+    inputs = _sample(copy.config, slides, _side(copy), channels, scales)
     with torch.no_grad():
         copy.outputs(inputs, field=copy.config.field)
     found = {name: _packed(layer) for name, layer in layers.items()}
@@ -94,10 +100,12 @@ def fit_statistics(model: MSUNet, slides: Sequence[Slide], channels: Sequence[in
     return found
 
 
-def _key(model: MSUNet, slides: Sequence[Slide], channels: Sequence[int] | None) -> tuple[Any, ...] | None:
+def _key(
+    model: MSUNet, slides: Sequence[Slide], channels: Sequence[int] | None, scales: Sequence[Scale]
+) -> tuple[Any, ...] | None:
     """What tells these statistics from others; None for images in memory, which cannot be told apart."""
     try:
-        known = [(slide.identity, slide.mpp) for slide in slides]
+        known = [(slide.identity, slide.mpp, slide.kind, scale) for slide, scale in zip(slides, scales, strict=True)]
     except SlideError:
         return None
     return (model.fingerprint, channels and tuple(channels), *known)
@@ -142,18 +150,21 @@ def _side(model: MSUNet) -> int:
     return round_up(min(trained, LARGEST), window_multiple(model.config))
 
 
-def _sample(config: ModelConfig, slides: Sequence[Slide], side: int, channels: Sequence[int] | None) -> list[Tensor]:
+def _sample(
+    config: ModelConfig, slides: Sequence[Slide], side: int, channels: Sequence[int] | None, scales: Sequence[Scale]
+) -> list[Tensor]:
     """One batch `(n, C, h, w)` for each scale, 0..1."""
-    if len(slides) > SAMPLE:
-        slides = [slides[n * len(slides) // SAMPLE] for n in range(SAMPLE)]
+    pairs = list(zip(slides, scales, strict=True))
+    if len(pairs) > SAMPLE:
+        pairs = [pairs[n * len(pairs) // SAMPLE] for n in range(SAMPLE)]
     batches: list[list[npt.NDArray[np.float32]]] = [[] for _ in config.scales]
-    for slide in slides:
+    for slide, scale in pairs:
         grid = slide.grid(config.target)
         grids = [grid.scaled(ratio) for ratio in config.input_ratios]
-        for window in sample_windows(slide, grid, side, ceil(SAMPLE / len(slides)), config.size_multiple):
+        for window in sample_windows(slide, grid, side, ceil(SAMPLE / len(pairs)), config.size_multiple):
             for batch, own, part in zip(batches, grids, input_windows(config, window), strict=True):
                 pixels = slide.read_window(own, part)
-                batch.append(as_input(pixels if channels is None else pixels[..., list(channels)]))
+                batch.append(as_input(pixels if channels is None else pixels[..., list(channels)], scale))
     return [torch.from_numpy(np.stack(batch)) for batch in batches]
 
 

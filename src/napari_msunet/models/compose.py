@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from napari_msunet.config import Fusion, ModelConfig, explain
+from napari_msunet.config import Fusion, ModelConfig, TrainedOn, ValueRange, explain
 from napari_msunet.errors import ModelError, MsunetError
 from napari_msunet.geometry import Resolution, as_scale
 from napari_msunet.models.blocks import arrange
@@ -111,6 +111,7 @@ def combine_models(models: Sequence[MSUNet], fusion: Fusion = "mean", mpp: float
         branch=_one_or_each([m.config.branches[0] for m in models]),
         finest_scale=min(read, default=None),
         normalisation=None if None in fitted else _one_or_each(fitted),
+        trained_on=_trained_on(models),
     )
     enlarged = tuple(m.config.enlarged[0] for m in models)
     if together.enlarged != enlarged:
@@ -119,6 +120,24 @@ def combine_models(models: Sequence[MSUNet], fusion: Fusion = "mean", mpp: float
             "those of which it is different."
         )
     return _filled(together, [(m, 0) for m in models])
+
+
+def _trained_on(models: Sequence[MSUNet]) -> TrainedOn | None:
+    """What the numbers meant to all models alike."""
+    every = [m.config.trained_on for m in models]
+    if all(one == every[0] for one in every):
+        return every[0]
+    known = [one for one in every if one is not None]
+    ranges: dict[str, ValueRange] = {}
+    for one in known:
+        for dtype, value_range in one.ranges.items():
+            if ranges.setdefault(dtype, value_range) != value_range:
+                raise ModelError(
+                    f"The models were trained on {dtype} values of the ranges {ranges[dtype]} and {value_range}; "
+                    "give models that were trained for the same."
+                )
+    kinds = {one.kind for one in known}
+    return TrainedOn(kind=kinds.pop() if len(kinds) == 1 else None, ranges=ranges)
 
 
 def with_scales(model: MSUNet, scales: Sequence[float], fusion: Fusion | None = None) -> MSUNet:

@@ -73,7 +73,8 @@ def open_start(path: str | Path, config: ModelConfig) -> Start:
             "with the same scales, fusion, branches and channels, or train one of that file's architecture."
         )
     kept = model.config.normalisation or config.normalisation
-    return Start(Path(path), model, config.model_copy(update={"normalisation": kept}))
+    seen = model.config.trained_on if model.config.normalisation is not None else config.trained_on
+    return Start(Path(path), model, config.model_copy(update={"normalisation": kept, "trained_on": seen}))
 
 
 def take_weights(model: MSUNet, start: Start) -> None:

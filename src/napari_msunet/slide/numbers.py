@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Origin: TypeAlias = Literal["file", "guess", "person"]
 """Where a decision came from."""
 
+TOLD: dict[Origin, str] = {"file": "the file says so", "guess": "a guess from the pixels", "person": "as given"}
+
 KINDS = ("brightfield", "fluorescence")
 COLOURS = (("red", "green", "blue"), ("r", "g", "b"))
 
@@ -52,6 +54,7 @@ BRIGHT_GREY = 0.6
 FAINT = 1 / 16
 """Values that reach only this share of a range may be of another range."""
 
+_NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
 _UNNAMED = re.compile(r"(gr[ae]y|(channel|ch|c)?[\s_:#-]*[\d:.]*)", re.IGNORECASE)
 _BRIGHTFIELD = re.compile(r"bright.?field|\bbf\b|transmi|\bh\s?&\s?e\b|\bhe\b", re.IGNORECASE)
 
@@ -111,6 +114,11 @@ def unit_scale(value_range: ValueRange) -> Scale:
     return Scale(*value_range)
 
 
+def is_plain(dtype: np.dtype[Any], value_range: Sequence[Any]) -> bool:
+    """Whether values are 8 bits with their whole range."""
+    return bool(dtype == np.uint8) and tuple(value_range[:2]) == (0.0, 255.0)
+
+
 def to_unit(pixels: Pixels, scale: Scale) -> npt.NDArray[np.float32]:
     """Pixels as float32 in 0..1; a new array."""
     working = np.float32 if pixels.dtype.itemsize < 4 or pixels.dtype == np.float32 else np.float64
@@ -119,7 +127,7 @@ def to_unit(pixels: Pixels, scale: Scale) -> npt.NDArray[np.float32]:
         values -= working(scale.low)
     if scale.high - scale.low != 1:
         values /= working(scale.high - scale.low)
-    if scale.clip and not (pixels.dtype == np.uint8 and scale[:2] == (0, 255)):
+    if scale.clip and not is_plain(pixels.dtype, scale):
         np.clip(values, 0, 1, out=values)
     result: npt.NDArray[np.float32] = values.astype(np.float32, copy=False)
     return result
@@ -137,6 +145,14 @@ def checked_range(value: Any) -> ValueRange:
             "such as (0, 4095)."
         )
     return low, high
+
+
+def parse_range(text: str) -> ValueRange:
+    """A range as it is written in tables and on the command line: 0-4095, 0:4095, "0 4095", "-1,1"."""
+    found = re.fullmatch(rf"\s*({_NUMBER})\s*(?:[-:;,]|\.\.|to|\s)\s*({_NUMBER})\s*", text)
+    if found is None:
+        raise SlideError(f"{text!r} is no range of values; write two numbers such as 0-4095, or 0:1.")
+    return checked_range(found.groups())
 
 
 def checked_kind(value: Any) -> Kind:
@@ -372,6 +388,11 @@ def default_background(info: SlideInfo, numbers: Numbers) -> Pixels:
     return np.full(len(info.channels), value, info.dtype)
 
 
+def shows_colours(slide: Slide) -> bool:
+    """Whether the channels are the colours of one image: so named, or three unnamed ones of a bright-field slide."""
+    return is_rgb(slide.channels) or (len(slide.channels) == 3 and slide.kind == "brightfield")
+
+
 def display_limits(slide: Slide, channel: int | None = None) -> ValueRange:
     """What to show as black and as white: the range of a bright-field slide, and of fluorescence what is there of it.
 
@@ -388,10 +409,8 @@ def display_limits(slide: Slide, channel: int | None = None) -> ValueRange:
     values = pixels if channel is None else pixels[:, channel]
     if not values.size:
         return low, high
-    dark, bright = (float(v) for v in np.percentile(values.astype(np.float64), (1, 99.8)))
-    if bright <= dark:
-        return low, high
-    return dark, bright
+    dark, bright = (float(v) for v in np.percentile(values.astype(np.float64), (0.1, 99.9)))
+    return dark, bright if bright > dark else dark + (1 if slide.dtype.kind in "iu" else (high - low) / 255)
 
 
 def check_finite(pixels: Pixels, name: str) -> None:
@@ -420,14 +439,21 @@ def legacy_scale(dtype: np.dtype[Any]) -> Scale:
 
 
 def seen_by(trained: TrainedOn | None, slide: Slide) -> Seen:
-    """How the values of a slide are brought to what a model was trained on.
-
-    What a file or a person says is taken. Where the range is a guess, and the model was trained on values of the same
-    type that are no bright field (dim images are dim), the model's range is better than one from this slide alone.
-    """
-    numbers, name = slide.numbers, slide.name
+    """How the values of a slide are brought to what a model was trained on; see `seen_as`."""
     if trained is None:
         return _seen_before(slide)
+    seen = seen_as(trained, slide.numbers, slide.dtype, slide.name)
+    if slide.numbers.range_from == "guess":
+        return seen
+    return Seen(seen.scale, (*seen.doubts, *_cut_off(slide, slide.value_range)))
+
+
+def seen_as(trained: TrainedOn, numbers: Numbers, dtype: np.dtype[Any], name: str) -> Seen:
+    """How values are brought to what a model was trained on.
+
+    What a file or a person says is taken. Where the range is a guess, and the model was trained on values of the same
+    type that are no bright field (dim images are dim), the model's range is better than one from this image alone.
+    """
     doubts = []
     if trained.kind is not None and trained.kind != numbers.kind:
         how = "looks like" if numbers.kind_from == "guess" else "is"
@@ -435,15 +461,16 @@ def seen_by(trained: TrainedOn | None, slide: Slide) -> Seen:
             f"{name} {how} {_words(numbers.kind)}, but the model was trained on {_words(trained.kind)}; its result "
             "says little, unless the kind is wrong: then give it (kind)."
         )
-    known = trained.ranges.get(slide.dtype.name)
-    if numbers.range_from != "guess" or numbers.value_range == known:
-        return Seen(unit_scale(numbers.value_range), (*doubts, *_cut_off(slide, numbers.value_range)))
-    sample = slide.sample
-    if known is not None and numbers.kind == "fluorescence" and known[0] <= sample.low and sample.high <= known[1]:
-        if sample.high < known[0] + FAINT * (known[1] - known[0]):
+    known = trained.ranges.get(dtype.name)
+    own = numbers.value_range
+    if numbers.range_from != "guess" or own == known:
+        return Seen(unit_scale(own), tuple(doubts))
+    if known is not None and numbers.kind == "fluorescence" and known[0] <= own[0] and own[1] <= known[1]:
+        if own[1] - own[0] < FAINT * (known[1] - known[0]):
             doubts.append(
-                f"The values of {name} reach only {sample.high:g}, and the model was trained on a range of "
-                f"{known[0]:g} to {known[1]:g}, which was taken: where that is wrong, give the range (value_range)."
+                f"The values of {name} seem to be of a range of {own[0]:g} to {own[1]:g}, and the model was trained on "
+                f"one of {known[0]:g} to {known[1]:g}, which was taken: where that is wrong, give the range "
+                "(value_range)."
             )
         return Seen(unit_scale(known), tuple(doubts))
     if numbers.doubt is not None:
@@ -487,17 +514,16 @@ def _words(kind: Kind) -> str:
     return "bright-field" if kind == "brightfield" else "fluorescence"
 
 
-def with_origin(numbers: Numbers, name: str) -> str:
-    """What was decided, as a sentence without its full stop."""
-    told = {"file": "the file says so", "guess": "a guess", "person": "as given"}
+def with_origin(numbers: Numbers) -> str:
+    """What was decided, in words."""
     low, high = numbers.value_range
     return (
-        f"{name}: {_words(numbers.kind)} ({told[numbers.kind_from]}), values from {low:g} to {high:g} "
-        f"({told[numbers.range_from]})"
+        f"{_words(numbers.kind)} ({TOLD[numbers.kind_from]}), values from {low:g} to {high:g} "
+        f"({TOLD[numbers.range_from]})"
     )
 
 
-def merged(every: Sequence[Numbers], dtypes: Sequence[np.dtype[Any]]) -> TrainedOn:
+def kept_of(every: Sequence[Numbers], dtypes: Sequence[np.dtype[Any]]) -> TrainedOn:
     """What a model keeps of the images it was trained on: their kind, where it is one, and a range for each type."""
     kinds = {numbers.kind for numbers in every}
     ranges: dict[str, ValueRange] = {}

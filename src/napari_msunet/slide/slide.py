@@ -303,7 +303,7 @@ class Slide:
         grid = self.grid(mpp)
         return self.read_window(grid, grid.window(region))
 
-    def read_window(self, grid: Grid, window: Window) -> Pixels:
+    def read_window(self, grid: Grid, window: Window, check: bool = True) -> Pixels:
         """The pixels of a window of a grid over this slide.
 
         Parameters
@@ -312,6 +312,8 @@ class Slide:
             A grid of this slide (`slide.grid(mpp)`, or one scaled from it).
         window : Window
             In pixels of the grid; it may stick out anywhere, where there is background.
+        check : bool
+            Refuse values that are no numbers; False: to be looked at.
 
         Returns
         -------
@@ -346,7 +348,8 @@ class Slide:
             source = plane.read(
                 Window.between((rows[0], columns[0]), (rows[1], columns[1])), lambda cy, cx: self._chunk(number, cy, cx)
             )
-            check_finite(source, self.name)
+            if check:
+                check_finite(source, self.name)
             result[part.slices((window.y, window.x))] = area_average(source, (part.y, part.x), part.shape, ratios)
         return result
 

@@ -15,7 +15,7 @@ from napari_msunet.errors import MissingMppError, SlideError
 from napari_msunet.geometry import SNAP, Grid, Window
 from napari_msunet.slide.density import STRIP, glass_colour, stained
 from napari_msunet.slide.ink import INK_AREA, ink_marks
-from napari_msunet.slide.numbers import to_unit, unit_scale
+from napari_msunet.slide.numbers import is_plain, to_unit, type_range, unit_scale
 from napari_msunet.slide.placed import Placed
 from napari_msunet.slide.slide import Slide
 
@@ -118,7 +118,7 @@ def tissue_mask(
     picture, background = _in_plain_numbers(slide, _overview(slide, grid, progress))
     marks = None
     if slide.kind == "fluorescence":
-        raw = _glowing(picture, grid)
+        raw = _glowing(picture, grid, _lit(slide))
     else:
         raw, colours = stained(picture, glass_colour(picture, background), pen)
         if colours.any():
@@ -196,13 +196,13 @@ def _undiluted(rows: npt.NDArray[Any], inside: float, background: npt.NDArray[An
         return
     values = background + (rows[-1] - background.astype(np.float64)) / inside
     if rows.dtype.kind in "iu":
-        values = np.rint(values).clip(0, np.iinfo(rows.dtype).max)
+        values = np.rint(values).clip(np.iinfo(rows.dtype).min, np.iinfo(rows.dtype).max)
     rows[-1] = values
 
 
 def _in_plain_numbers(slide: Slide, picture: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """A picture and the background as 8 bits, where they are that, else as 0..1 by the slide's range."""
-    if slide.dtype == np.uint8 and slide.value_range == (0, 255):
+    if is_plain(slide.dtype, slide.value_range):
         return picture, slide.background
     scale = unit_scale(slide.value_range)
     return to_unit(picture, scale), to_unit(slide.background, scale)
@@ -211,7 +211,14 @@ def _in_plain_numbers(slide: Slide, picture: npt.NDArray[Any]) -> tuple[npt.NDAr
 # ------------------------------------------------------------------------------------------------------- fluorescence
 
 
-def _glowing(picture: npt.NDArray[Any], grid: Grid) -> Bools:
+def _lit(slide: Slide) -> float:
+    """Above which share of its range a slide of one brightness is all tissue; a guessed range is no measure of it."""
+    if slide.numbers.range_from != "guess":
+        return DARK_LIT
+    return DARK_LIT * max(1.0, type_range(slide.dtype)[1] / slide.value_range[1])
+
+
+def _glowing(picture: npt.NDArray[Any], grid: Grid, lit: float) -> Bools:
     """Where a fluorescence slide glows: all of it, or nothing, where it has one brightness only."""
     from scipy import ndimage
     from skimage.filters import threshold_otsu
@@ -230,7 +237,7 @@ def _glowing(picture: npt.NDArray[Any], grid: Grid) -> Bools:
             apart = float(values[bright].mean() - values[~bright].mean())
             if apart > np.log(DARK_APART):
                 return bright
-    return np.full(light.shape, bool(np.median(light) >= DARK_LIT))
+    return np.full(light.shape, bool(np.median(light) >= lit))
 
 
 # ----------------------------------------------------------------------------------------------------------- clean-up

@@ -95,7 +95,10 @@ def augmentation_preview(
             item.release()
     numbers = [place[0] for place in plain.places or []]
     seen = [augment(plain.inputs, plain.target, views, Augmentation.none(), 0)]
-    seen += [augment(padded.inputs, padded.target, views, job.augmentation, plain.seed + n) for n in range(variants)]
+    seen += [
+        augment(padded.inputs, padded.target, views, job.augmentation, plain.seed + n, padded.brightfield)
+        for n in range(variants)
+    ]
     return AugmentationPreview(
         tuple(sampler.items[n].name for n in numbers),
         tuple(f"scale {ratio}" for ratio in config.ratios),

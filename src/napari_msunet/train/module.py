@@ -64,7 +64,7 @@ class Training(pl.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """The loss of a batch, after its random changes; L-BFGS asks for it several times."""
-        changed = augment(batch.inputs, batch.target, self.views, self.job.augmentation, batch.seed)
+        changed = augment(batch.inputs, batch.target, self.views, self.job.augmentation, batch.seed, batch.brightfield)
         again, self._counted = self._counted == (self.current_epoch, index), (self.current_epoch, index)
         loss = self._step(self.model, changed.inputs, changed.target, None if again else "train", changed)
         if self.windows.hard is not None and batch.places is not None and not again:
@@ -75,7 +75,7 @@ class Training(pl.LightningModule):
 
     def loss_of(self, batch: Batch) -> Tensor:
         """The loss of a batch outside of a training; nothing is counted."""
-        changed = augment(batch.inputs, batch.target, self.views, self.job.augmentation, batch.seed)
+        changed = augment(batch.inputs, batch.target, self.views, self.job.augmentation, batch.seed, batch.brightfield)
         return self._step(self.model, changed.inputs, changed.target, None, changed)
 
     def on_train_epoch_start(self) -> None:

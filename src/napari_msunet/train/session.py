@@ -18,6 +18,7 @@ from napari_msunet.data import Split, split
 from napari_msunet.data.crops import Crops
 from napari_msunet.data.loader import Batch, TrainBatches, ValidationBatches, collate
 from napari_msunet.data.normalising import fit_normalisation
+from napari_msunet.data.ranges import trained_on
 from napari_msunet.data.recipe import settle
 from napari_msunet.data.sampling import Sampler, validation_spots
 from napari_msunet.errors import MsunetError, SourceError
@@ -148,6 +149,8 @@ def prepare(given: TrainJob, folder: RunFolder, rank: int = 0) -> Session:
     aside = set_aside(job, sides.test, frozen, say)
     sides, pixels = known_only(sides, config.classes, say)
     step = lcm(*(r.denominator for r in seen.input_ratios))
+    if config.trained_on is None and config.normalisation is None:
+        config, seen = (c.model_copy(update={"trained_on": trained_on(items, say)}) for c in (config, seen))
     crops = Crops(seen.input_ratios, partial(input_windows, seen))
     sampler = Sampler(sides.train, size, step, job.seed, job.replay, job.sampling)
     normalisation = _normalisation(job, config, crops, sampler, folder if job.resume else None)

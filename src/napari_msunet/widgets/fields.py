@@ -13,6 +13,7 @@ import numpy.typing as npt
 from napari_msunet.config import BranchConfig, HRNetConfig, LinkNetConfig, ModelConfig, UNetConfig
 from napari_msunet.geometry import Grid, Region, Window, round_up
 from napari_msunet.slide import Slide
+from napari_msunet.slide.numbers import is_plain, to_unit, unit_scale
 
 THUMBNAIL_PIXELS = 512
 """A branch's window is shown with at most this many pixels a side."""
@@ -117,15 +118,17 @@ def thumbnail(slide: Slide, field: FieldOfView) -> npt.NDArray[Any]:
 
 
 def as_colours(
-    pixels: npt.NDArray[Any], colour: bool, limits: list[tuple[float, float]] | None = None
+    pixels: npt.NDArray[Any],
+    colour: bool,
+    value_range: tuple[float, float] = (0, 255),
+    limits: list[tuple[float, float]] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Pixels as `(h, w, 3)` uint8 to be shown; channels that are no colours are spread from darkest to brightest."""
-    if colour and pixels.dtype == np.uint8:
+    if colour and is_plain(pixels.dtype, value_range):
         return np.ascontiguousarray(pixels[..., :3])
     values = pixels[..., :3].astype(np.float32)
     if colour:
-        top = 1.0 if pixels.dtype.kind == "f" else float(np.iinfo(pixels.dtype).max)
-        values = values / top
+        values = to_unit(pixels[..., :3], unit_scale(value_range))
     else:
         limits = limits or channel_limits(pixels)
         for channel, (low, high) in zip(range(values.shape[-1]), limits, strict=False):

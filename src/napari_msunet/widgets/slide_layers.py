@@ -9,7 +9,9 @@ import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Layer
 
-from napari_msunet.slide import Slide, open_slide
+from napari_msunet.config import Kind, ValueRange
+from napari_msunet.slide import open_slide
+from napari_msunet.slide.numbers import display_limits, shows_colours
 from napari_msunet.slide.probing import PROBE
 from napari_msunet.slide.slide import checked_mpp
 from napari_msunet.widgets.layer_slides import KEY, is_slide, open_slide_of, slide_of, slide_path
@@ -79,9 +81,8 @@ def slide_layer_data(
         **placed(slide.mpp),
         "interpolation2d": "linear",
     }
-    if _is_rgb(slide):
-        limits = (0.0, 1.0) if slide.dtype.kind == "f" else (0, int(np.iinfo(slide.dtype).max))
-        return [(_levels(source), {**common, "name": name, "rgb": True, "contrast_limits": limits}, "image")]
+    if shows_colours(slide):
+        return [(_levels(source), {**common, "name": name, "rgb": True, "contrast_limits": (0, 255)}, "image")]
     found = []
     for number, channel in enumerate(slide.channels):
         several = len(slide.channels) > 1
@@ -94,7 +95,7 @@ def slide_layer_data(
             "visible": number < SHOWN_CHANNELS,
         }
         levels = _levels(source, number)
-        options["contrast_limits"] = _limits(levels)
+        options["contrast_limits"] = display_limits(slide, number)
         options["metadata"] = {KEY: {**common["metadata"][KEY], "channel": number}}
         found.append((levels, options, "image"))
     return found
@@ -144,7 +145,9 @@ def set_mpp(viewer: ViewerModel, layer: Image, mpp: float | tuple[float, float])
     source = open_slide_of(layer)
     same = [layer] if source is None else [one for one in viewer.layers if open_slide_of(one) is source]
     if source is not None and source.slide.path is not None:
-        source.replace(open_slide(source.slide.path, pair))
+        again = open_slide(source.slide.path, pair)
+        again.numbers = source.slide.numbers
+        source.replace(again)
     for one in same:
         lead = one.ndim - 2
         one.metadata[KEY] = {**one.metadata.get(KEY, {}), "mpp": pair}
@@ -152,16 +155,39 @@ def set_mpp(viewer: ViewerModel, layer: Image, mpp: float | tuple[float, float])
         one.units = (*one.units[:lead], *MICROMETER)
 
 
+def set_numbers(viewer: ViewerModel, layer: Image, kind: Kind | None, value_range: ValueRange | None) -> None:
+    """Say what the values of a slide's layers mean; None: as the file says, else as guessed.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        All its layers that show the same slide (one per channel) are shown by it.
+    layer : Image
+    kind, value_range : optional
+        As for `open_slide`.
+
+    Raises
+    ------
+    SlideError
+        If one is none, or the file is no longer there.
+    """
+    source = open_slide_of(layer)
+    if source is None or source.slide.path is None:
+        return
+    source.replace(open_slide(source.slide.path, source.slide.mpp, kind, value_range))
+    for one in viewer.layers:
+        if open_slide_of(one) is not source:
+            continue
+        if not one.rgb:
+            one.contrast_limits = display_limits(source.slide, one.metadata[KEY].get("channel"))
+        one.refresh()
+
+
 def _plain_name(path: Path) -> str:
     for ending in (".ome.zarr", ".ome.tif", ".ome.tiff"):
         if path.name.lower().endswith(ending):
             return path.name[: -len(ending)]
     return path.stem
-
-
-def _is_rgb(slide: Slide) -> bool:
-    names = tuple(name.lower() for name in slide.channels)
-    return names in (("red", "green", "blue"), ("r", "g", "b"))
 
 
 def _levels(source: OpenSlide, channel: int | None = None) -> list[SlideLevel]:
@@ -182,22 +208,6 @@ def _levels(source: OpenSlide, channel: int | None = None) -> list[SlideLevel]:
         kind = SlideLevel if factor <= LAZY_FACTOR else Overview
         levels.append(kind(source, pixel, shape, last.chunk, channel))
     return levels
-
-
-def _limits(levels: list[SlideLevel]) -> tuple[float, float]:
-    """Contrast limits from a coarse level; of a slide without one from a few places of the finest."""
-    dtype = levels[0].dtype
-    if dtype == np.uint8:
-        return 0, 255
-    coarse = levels[-1]
-    if isinstance(coarse, Overview) or coarse._pixel[0] / levels[0]._pixel[0] < 1:
-        height, width = levels[0].shape[:2]
-        places = [(int(height * y), int(width * x)) for y in (0.3, 0.5, 0.7) for x in (0.3, 0.5, 0.7)]
-        values = np.concatenate([levels[0][y : y + 128, x : x + 128].ravel() for y, x in places])
-    else:
-        values = np.asarray(coarse).ravel()
-    low, high = (float(v) for v in np.percentile(values, (0.1, 99.9)))
-    return (low, high) if high > low else (low, low + 1)
 
 
 def add_labels(viewer: ViewerModel, path: str | Path, slide_layer: Layer | None = None) -> Any:

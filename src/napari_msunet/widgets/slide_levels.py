@@ -18,6 +18,7 @@ from napari.utils.notifications import show_error
 from napari_msunet.errors import SlideError
 from napari_msunet.geometry import Grid, Window
 from napari_msunet.slide import Slide, open_slide
+from napari_msunet.slide.numbers import is_plain, to_unit, unit_scale
 
 Pixels = npt.NDArray[Any]
 
@@ -52,7 +53,7 @@ class OpenSlide:
         """Pixels of a window; background where the file cannot be read, which is said once."""
         try:
             self._come_back()
-            pixels = self.slide.read_window(grid, window)
+            pixels = self.slide.read_window(grid, window, check=False)  # what is no number is not drawn
             self._check_folder()
             return pixels
         except (SlideError, OSError) as error:
@@ -76,6 +77,7 @@ class OpenSlide:
                 raise SlideError("not tried again yet")
             self._failed_at = time.monotonic()
             again = open_slide(path, self.slide.mpp)
+            again.numbers = self.slide.numbers
             if again.shape != self.slide.shape:
                 raise SlideError(f"{path} is another image now; open it again.")
             self.replace(again)
@@ -120,7 +122,10 @@ class SlideLevel:
         count = len(source.slide.channels)
         self.shape: tuple[int, ...] = shape if channel is not None else (*shape, count)
         self.chunks: tuple[int, ...] = chunk if channel is not None else (*chunk, count)
-        self.dtype = source.slide.dtype
+        slide = source.slide
+        # napari shows colours of 8 bits as they are, and takes others for the whole range of their type
+        self._as_bytes = channel is None and not is_plain(slide.dtype, slide.value_range)
+        self.dtype = np.dtype(np.uint8) if self._as_bytes else slide.dtype
         self.ndim = len(self.shape)
         self.size = int(np.prod(self.shape, dtype=np.int64))
 
@@ -139,6 +144,9 @@ class SlideLevel:
         pixels = self._read(window)
         if self.channel is not None:
             pixels = pixels[..., self.channel]
+        elif self._as_bytes:
+            unit = to_unit(np.nan_to_num(pixels), unit_scale(self.source.slide.value_range))
+            pixels = (unit * 255).round().astype(np.uint8)
         part_: Pixels = pixels[(*local, *index[2:])]
         return part_
 

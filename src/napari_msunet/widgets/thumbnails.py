@@ -8,6 +8,7 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_msunet.errors import MsunetError
 from napari_msunet.slide import Slide
+from napari_msunet.slide.numbers import shows_colours
 from napari_msunet.widgets.fields import FieldOfView, as_colours, thumbnail
 from napari_msunet.widgets.fields_panel import size_text
 
@@ -57,13 +58,13 @@ class ThumbnailReader(QObject):
 
     def _read(self, request: Request) -> None:
         slide, fields = request
-        colour = len(slide.channels) == 3 and slide.channels[0].lower() in ("red", "r")
+        colour = shows_colours(slide)
         pictures = []
         for field in fields:
             if self._request is not None or self._closed:
                 return
             try:
-                pixels = as_colours(thumbnail(slide, field), colour)
+                pixels = as_colours(thumbnail(slide, field), colour, slide.value_range)
             except (MsunetError, OSError):  # the slide's layer says it, once
                 return
             pictures.append((field.name, pixels, size_text(field.window.shape, field.mpp)))

@@ -13,6 +13,7 @@ from napari_msunet.data.items import Item, check_channels
 from napari_msunet.data.masks import IGNORED, Mask
 from napari_msunet.data.published.entry import Contents, Entry, Pixels
 from napari_msunet.data.published.recognising import family, recognised
+from napari_msunet.data.ranges import settle_numbers
 from napari_msunet.data.shape_truth import ShapeTruth
 from napari_msunet.data.truth import Truth, WholeTruth
 from napari_msunet.errors import SlideError, SourceError
@@ -42,7 +43,9 @@ def published_items(source: PublishedSource, config: AnyModel, say: Say) -> list
     for note in contents.notes:
         say("info", note)
     say("info", f"{source.folder} was read as the set {name}: {len(entries)} images.")
-    return [_item(e, numbers, source, config, check=not i) for i, e in enumerate(entries)]
+    items = [_item(e, numbers, source, config, check=not i) for i, e in enumerate(entries)]
+    settle_numbers(items, config, say, source.image_kind, source.value_range)
+    return items
 
 
 def _numbers(

@@ -50,13 +50,14 @@ def predict_on(job: PredictJob, workers: Workers) -> Iterator[Event]:
         another version of napari-msunet.
     """
     models = [KEPT.model(path) for path in job.models]
-    with KEPT.slide(job.slide, job.slide_mpp) as slide:
+    with KEPT.slide(job.slide, job.slide_mpp, job.image_kind, job.value_range) as slide:
         with exact_arithmetic(workers.threads):  # the plan keeps the number of threads
             setup = set_up(slide, models, options_of(job))
             store, run = open_run(setup, job.out, unit_side(setup, max(1, len(workers.names))))
         if run.complete:
             yield Message(text=f"The run {run.key} is complete already; nothing was computed again.")
         else:
+            yield from (Message(level="warning", text=text) for text in setup.doubts)
             yield from _Fill(job, workers, run, setup.grid).events()
             with run.writing():
                 yield from close_run(run, setup)

@@ -68,7 +68,7 @@ def _compute(task: dict[str, Any]) -> int:
     job = PredictJob.model_validate(task["job"])
     stop, looked, tiles = Stop(), time.monotonic(), 0
     models = tuple(KEPT.model(path) for path in job.models)
-    with stoppable(stop), KEPT.slide(job.slide, job.slide_mpp) as slide:
+    with stoppable(stop), KEPT.slide(job.slide, job.slide_mpp, job.image_kind, job.value_range) as slide:
         run = Run(Path(task["run"]))
         with run.writing(part=part_name(worker.name)):
             for event in fill(run, set_up(slide, models, options_of(job)), task["units"]):

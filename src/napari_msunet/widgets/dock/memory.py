@@ -25,11 +25,10 @@ def record_of(path: Path, mpp: tuple[float, float] | None = None) -> SlideRecord
         If it cannot be read.
     """
     with open_slide(path) as own:
-        size, channels, found = (own.shape[0], own.shape[1]), own.shape[2], own.mpp
+        size, channels, found, numbers = (own.shape[0], own.shape[1]), own.shape[2], own.mpp, own.numbers
     given = mpp is not None and mpp != found
-    return SlideRecord(
-        path, size, channels, mpp or found, mpp_given=given, identity=path_identity(path) if path.is_file() else None
-    )
+    identity = path_identity(path) if path.is_file() else None
+    return SlideRecord(path, size, channels, mpp or found, mpp_given=given, numbers=numbers, identity=identity)
 
 
 def remember(state: State) -> None:
@@ -45,6 +44,8 @@ def remember(state: State) -> None:
         SlideNote(
             path=project.place(record.path),
             mpp=record.job_mpp,
+            kind=record.kind,
+            value_range=record.value_range,
             identity=record.identity,
             role=record.role,
             annotation=place(record.annotation),
@@ -121,6 +122,7 @@ def adopt(state: State, record: SlideRecord, slide: SlideNote) -> None:
     record.role, record.corrections, record.regions = slide.role, slide.corrections, slide.regions
     if slide.mpp is not None:
         record.mpp, record.mpp_given = slide.mpp, True
+    record.kind, record.value_range = slide.kind or record.kind, slide.value_range or record.value_range
     record.annotation = _existing(project, slide.annotation) or record.annotation
     record.labels = _existing(project, slide.labels) or record.labels
     record.tissue = _existing(project, slide.tissue) or record.tissue

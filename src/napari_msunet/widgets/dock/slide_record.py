@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from napari_msunet.config import Role
+from napari_msunet.config import Kind, Role, ValueRange
 from napari_msunet.config.prediction import InClasses
 from napari_msunet.labels import open_labels
 from napari_msunet.labels.tissue import TISSUE
 from napari_msunet.labels.where import Mask, StoreClasses
 from napari_msunet.project import Ring
+from napari_msunet.slide.numbers import Numbers
 
 
 @dataclass(eq=False)
@@ -27,6 +29,10 @@ class SlideRecord:
         µm per pixel, from the file or given.
     mpp_given : bool
         Whether a person gave it, so that jobs must say it too.
+    numbers : Numbers, optional
+        What its values mean, as its file says or as was guessed.
+    kind, value_range : optional
+        The same as a person gave it here.
     annotation, labels : Path, optional
         Its annotation store, and its predicted and corrected labels.
     tissue : Path, optional
@@ -46,6 +52,9 @@ class SlideRecord:
     channels: int = 3
     mpp: tuple[float, float] | None = None
     mpp_given: bool = False
+    numbers: Numbers | None = None
+    kind: Kind | None = None
+    value_range: ValueRange | None = None
     identity: str | None = None
     role: Role = "auto"
     annotation: Path | None = None
@@ -66,6 +75,17 @@ class SlideRecord:
     def job_mpp(self) -> tuple[float, float] | None:
         """The µm per pixel a job must be told."""
         return self.mpp if self.mpp_given else None
+
+    @property
+    def job_numbers(self) -> dict[str, Any]:
+        """What a job must be told of the meaning of its values."""
+        return {"image_kind": self.kind, "value_range": self.value_range}
+
+    @property
+    def open_options(self) -> dict[str, Any]:
+        """What `open_slide` must be told."""
+        told = {"mpp": self.job_mpp, "kind": self.kind, "value_range": self.value_range}
+        return {name: value for name, value in told.items() if value is not None}
 
     @property
     def within(self) -> InClasses | None:

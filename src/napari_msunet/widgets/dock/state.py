@@ -224,6 +224,7 @@ class State:
         found: list[Source] = []
         for record in self.slides:
             common: dict[str, Any] = {"slide": record.path, "mpp": record.job_mpp, "role": record.role}
+            common |= record.job_numbers
             if record.annotated and record.annotation:
                 found.append(SlideSource(labels=record.annotation, within=record.within or "all", **common))
             if record.corrections and record.labels:
@@ -255,6 +256,7 @@ class State:
         out = record.labels or free or self.make_project().labels_path(record.name)
         model = (self.model_path, *self.ensemble) if self.ensemble else self.model_path
         values = {"slide": record.path, "slide_mpp": record.job_mpp, "model": model, "out": out, "region": _box(region)}
+        values |= record.job_numbers
         options = {**dict(self.predict_options), **chosen}
         if options["where"] == "tissue":
             options["where"] = record.within or "tissue"

@@ -92,7 +92,7 @@ class TissueRow(QWidget):
             raise MsunetError(f"The tissue of {self._running.path.name} is being found; wait until it is there.")
         path = self.state.make_project().tissue_path(record.name)
         self._running = record
-        work = partial(self._work, record.path, record.job_mpp, path)
+        work = partial(self._work, record.path, record.open_options, path)
         self._background.run(work, partial(self._found, record), self._failed)
         self.refresh()
         return path
@@ -143,13 +143,13 @@ class TissueRow(QWidget):
 
     # ------------------------------------------------------------------------------------------------ in the background
 
-    def _work(self, slide_path: Path, mpp: tuple[float, float] | None, out: Path) -> Path:
+    def _work(self, slide_path: Path, options: dict[str, Any], out: Path) -> Path:
         def progress(done: int, total: int) -> None:
             if self._stopped:
                 raise _StoppedError
             self._progressed.emit(done, total)
 
-        with open_slide(slide_path, mpp) as slide:
+        with open_slide(slide_path, **options) as slide:
             return tissue_labels(slide, out, tissue_mask(slide, progress=progress)).path
 
     def _found(self, record: SlideRecord, path: Path) -> None:
@@ -224,8 +224,7 @@ class TissueRow(QWidget):
         record = self.state.active
         if record is None or record.tissue is None:
             return []
-        options = {} if record.job_mpp is None else {"mpp": record.job_mpp}
-        opened = call("ms.open_slide", options, positional=(literal(record.path),))
+        opened = call("ms.open_slide", record.open_options, positional=(literal(record.path),))
         return [f"tissue = ms.tissue_labels({opened}, {literal(record.tissue)})"]
 
     def closing(self) -> None:

@@ -87,6 +87,11 @@ def left_to_review(state: State) -> int:
     return queue[1]
 
 
+def kind(name: str) -> str:
+    """A kind of slide as people write it."""
+    return "bright-field" if name == "brightfield" else name
+
+
 def pixel_size(record: SlideRecord | None) -> str:
     """Where the size of a slide's pixels comes from, or how to find it out."""
     if record is None:

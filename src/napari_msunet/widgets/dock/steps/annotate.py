@@ -309,8 +309,7 @@ class AnnotateStep(Step):
         if record is None:
             raise MsunetError(self.missing() or "Open a slide first.")
         path = record.annotation or self.state.project_folder() / "annotations" / f"{record.name}.ome.zarr"
-        options = {} if record.job_mpp is None else {"mpp": record.job_mpp}
-        slide = f"slide = {call('ms.open_slide', options, positional=(literal(record.path),))}"
+        slide = f"slide = {call('ms.open_slide', record.open_options, positional=(literal(record.path),))}"
         if record.annotation is not None:
             return lines(slide, f"labels = ms.open_labels({literal(path)})", "print(labels)")
         made = {"classes": self.state.classes, "kind": "annotation"}

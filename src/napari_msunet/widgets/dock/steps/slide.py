@@ -9,17 +9,21 @@ from napari.layers import Image, Layer
 from napari.utils.notifications import show_info, show_warning
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
+    QComboBox,
     QFileDialog,
     QHBoxLayout,
     QLabel,
+    QLineEdit,
     QListWidgetItem,
     QPushButton,
     QSizePolicy,
 )
 from superqt import QElidingLabel
 
-from napari_msunet.errors import MsunetError
+from napari_msunet.config import Kind, ValueRange
+from napari_msunet.errors import MsunetError, SlideError
 from napari_msunet.project import Project
+from napari_msunet.slide.numbers import TOLD, parse_range
 from napari_msunet.slide.opening import READABLE
 from napari_msunet.widgets.dock import words
 from napari_msunet.widgets.dock.fields import NumberField
@@ -43,6 +47,9 @@ FILES = (
 """For the file dialog; an OME-Zarr folder is chosen by its metadata file, see `chosen`."""
 
 
+FOUND = "as the file says"
+
+
 class SlideStep(Step):
     """Slides, µm per pixel, project folder."""
 
@@ -61,6 +68,7 @@ class SlideStep(Step):
         self.body.addLayout(self._mpp_row())
         self.mpp_note = self.note()
         self.body.addWidget(self.mpp_note)
+        self.body.addLayout(self._numbers_row())
         self.tissue = TissueRow(dock)
         self.body.addWidget(self.tissue)
         self.body.addLayout(self._project_row())
@@ -101,6 +109,31 @@ class SlideStep(Step):
         label.setBuddy(self.mpp)
         row.addWidget(label)
         row.addWidget(self.mpp, 1)
+        return row
+
+    def _numbers_row(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        self.kind = QComboBox()
+        for text, kind in ((FOUND, None), ("bright-field", "brightfield"), ("fluorescence", "fluorescence")):
+            self.kind.addItem(text, kind)
+        self.kind.setToolTip(
+            "Whether the slide is bright-field or fluorescence: tissue, the colour outside the slide and changes of "
+            "stain in training follow it. Choose it where the file does not say it and the guess is wrong."
+        )
+        self.kind.setAccessibleName("Kind of slide")
+        self.kind.activated.connect(self._numbers_edited)
+        self.values = QLineEdit()
+        self.values.setToolTip(
+            "The values that are black and white, such as 0-4095 for a camera of 12 bits. Empty: as the file says, or "
+            "a guess from the largest value. A model sees all slides by it."
+        )
+        self.values.setAccessibleName("Range of values")
+        self.values.setClearButtonEnabled(True)
+        self.values.editingFinished.connect(self._numbers_edited)
+        row.addWidget(QLabel("Kind"))
+        row.addWidget(self.kind, 1)
+        row.addWidget(QLabel("Values"))
+        row.addWidget(self.values, 1)
         return row
 
     def _project_row(self) -> QHBoxLayout:
@@ -219,6 +252,35 @@ class SlideStep(Step):
         record.mpp, record.mpp_given = _pair(mpp), True
         self.state.activate(record)
 
+    @told
+    def _numbers_edited(self, *_: Any) -> None:
+        record = self.state.active
+        if record is None:
+            return
+        text = self.values.text().strip()
+        try:
+            self.set_numbers(self.kind.currentData(), parse_range(text) if text else None)
+        except SlideError:
+            self.refresh()
+            raise
+
+    def set_numbers(self, kind: Kind | None, value_range: ValueRange | None) -> None:
+        """Say what the values of the active slide mean; None: as its file says, else as guessed."""
+        from napari_msunet.widgets.slide_layers import set_numbers
+
+        record = self.state.active
+        if record is None:
+            raise MsunetError("Open a slide first: kind and range belong to one.")
+        if (kind, value_range) == (record.kind, record.value_range):
+            return
+        for layer in self.layers.all_of(record):
+            if isinstance(layer, Image):
+                set_numbers(self.viewer, layer, kind, value_range)
+                break
+        record.kind, record.value_range = kind, value_range
+        self.state.activate(record)
+        self.state.emit("slides")
+
     def _chosen(self, item: QListWidgetItem | None, _before: Any = None) -> None:
         thing = self.list.thing(item)
         if isinstance(thing, SlideRecord):
@@ -300,11 +362,26 @@ class SlideStep(Step):
         self.mpp.blockSignals(False)
         self.mpp_note.setText(words.pixel_size(record))
         self.mpp_note.setVisible(record is not None)
+        self._show_numbers(record)
         folder = self.state.project_folder()
         self.folder.setText(folder.name)
         exists = "" if self.state.project else " (made when it is needed)"
         self.folder.setToolTip(f"{folder}{exists}")
         self.tissue.refresh()
+
+    def _show_numbers(self, record: SlideRecord | None) -> None:
+        """Kind and range as given, beside them what the file says or was guessed."""
+        numbers = None if record is None else record.numbers
+        for field in (self.kind, self.values):
+            field.setEnabled(record is not None)
+        told = "" if numbers is None else f"{words.kind(numbers.kind)} ({TOLD[numbers.kind_from]})"
+        self.kind.setItemText(0, told or FOUND)
+        self.kind.setCurrentIndex(max(0, self.kind.findData(None if record is None else record.kind)))
+        given = None if record is None else record.value_range
+        if not self.values.hasFocus():
+            self.values.setText("" if given is None else f"{given[0]:g}-{given[1]:g}")
+        low, high = (0, 0) if numbers is None else numbers.value_range
+        self.values.setPlaceholderText("" if numbers is None else f"{low:g}-{high:g} ({TOLD[numbers.range_from]})")
 
     def as_python(self) -> str:
         """Opens each slide."""
@@ -325,10 +402,9 @@ class SlideStep(Step):
 
 
 def _opening(record: SlideRecord) -> str:
-    options = {} if record.job_mpp is None else {"mpp": record.job_mpp}
     from napari_msunet.widgets.dock.python_lines import literal
 
-    return call("ms.open_slide", options, positional=(literal(record.path),))
+    return call("ms.open_slide", record.open_options, positional=(literal(record.path),))
 
 
 def _pair(mpp: float | tuple[float, float]) -> tuple[float, float]:
