@@ -93,6 +93,7 @@ def _slide(path: Path, kind: Kind | None, value_range: ValueRange | None) -> dic
 def _store(store: LabelStore) -> dict[str, Any]:
     return {
         "path": str(store.path),
+        "slide": store.info.slide,
         "kind": store.kind,
         "height": store.shape[0],
         "width": store.shape[1],

@@ -146,6 +146,8 @@ def import_file(
     file = read_shape_file(path)
     if labels.exists():
         held, store = is_open(labels), open_labels(labels)
+        if slide is not None:
+            store.check_slide(slide, "give another label store")
         if missing := sorted({same_name(c) for c in classes or ()} - {same_name(c) for c in store.classes}):
             raise StoreError(
                 f"{labels} has the classes {', '.join(store.classes) or 'none'}, but not {', '.join(missing)}; leave "

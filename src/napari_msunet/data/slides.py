@@ -36,6 +36,7 @@ def slide_item(source: SlideSource, config: AnyModel, say: Say) -> Item:
             f"The labels {source.labels} are for an image of {store.extent[0]} x {store.extent[1]} pixels, but "
             f"{source.slide} has {slide.shape[0]} x {slide.shape[1]}; give the labels of this slide."
         )
+    store.check_slide(slide)
     planes = ("labels", "edited") if source.edited_only else ("labels",)
     left_out = check_store(store, source.damaged, planes)
     if left_out is not None:

@@ -243,6 +243,7 @@ def _store(out: Path, setup: Setup) -> LabelStore:
         )
     if store.shape != grid.shape:
         raise StoreError(f"{out} has {store.shape} pixels, this slide needs {grid.shape}; give another output.")
+    store.check_slide(setup.slide, "give another output")
     return store
 
 

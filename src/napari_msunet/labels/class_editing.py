@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from napari_msunet.errors import StoreError
+from napari_msunet.errors import OutputError, StoreError, StoreLockedError
 from napari_msunet.labels import annotated
-from napari_msunet.labels.metadata import check_new_classes, explained, parse_colours
+from napari_msunet.labels.metadata import StoreInfo, check_new_classes, explained, load_info, parse_colours
 from napari_msunet.labels.writer import Writer
+from napari_msunet.names import printable
+from napari_msunet.slide import Slide
+from napari_msunet.slide.identity import same_pixels
 
 
 class ClassEditing(Writer):
@@ -30,6 +34,66 @@ class ClassEditing(Writer):
                 self._begin()
                 self._save(self._info.with_classes(names))
         return {name: self.classes.index(name) + 1 for name in names}
+
+    def check_slide(self, slide: Slide, instead: str = "give the labels of this slide") -> None:
+        """Refuse a slide other than the one these labels belong to, by its size and its pixels.
+
+        A copy, a moved file and one of another kind with the same pixels are the same slide. A store that does not know
+        its slide yet (it was made without one) takes this one, and keeps it.
+
+        Parameters
+        ----------
+        slide : Slide
+        instead : str
+            What the message says to do.
+
+        Raises
+        ------
+        StoreError
+            If it is another slide.
+        """
+        name = "this image" if slide.path is None else printable(slide.path.name)
+        self.fits((slide.shape[0], slide.shape[1]), name)
+        ours = self.info.fingerprint
+        if ours is None:
+            self._keep_slide(slide)
+        elif not same_pixels(ours, slide.fingerprint):
+            known = self.info.slide
+            whose = "another slide" if known is None else f"another {known}" if known == name else known
+            raise StoreError(
+                f"{self.path} holds labels of {whose}, not of {name}: they are of one size, but their pixels differ; "
+                f"{instead}."
+            )
+
+    def check_same_slide(self, other: StoreInfo, what: str) -> None:
+        """Refuse what is of another slide, as far as both know theirs; `what` is how the message calls it.
+
+        Raises
+        ------
+        StoreError
+            If the slides have other pixels.
+        """
+        one, two = self.info.fingerprint, other.fingerprint
+        if one is not None and two is not None and not same_pixels(one, two):
+            raise StoreError(
+                f"{self.path} belongs to {self.info.slide or 'one slide'} and {what} to "
+                f"{other.slide or 'another'}, whose pixels differ; give two of the same slide."
+            )
+
+    def _keep_slide(self, slide: Slide) -> None:
+        """Remember whose labels these are; where another process writes, or the disk refuses, the next time."""
+        with self._mutex, suppress(StoreLockedError, OutputError):
+            held = self._lock.held
+            if not held:
+                self._lock.acquire()
+            try:
+                info = load_info(self.path)
+                name = None if slide.path is None else printable(slide.path.name)
+                if info.fingerprint is None:
+                    self._save(info.changed(fingerprint=slide.fingerprint, slide=info.slide or name))
+            finally:
+                if not held:
+                    self._lock.release()
 
     def mark_annotated(self, polygon: npt.ArrayLike) -> None:
         """Mark a polygon `(n, 2)` of `y, x` (level-0 pixels of the store) of an annotation as fully annotated."""

@@ -75,6 +75,7 @@ def _describe(
             raise StoreError(f"The shape {tuple(shape)} is not the slide's {grid.shape} at this mpp; leave it away.")
         name = None if slide.path is None else slide.path.name
         place = {"shape": grid.shape, "mpp": grid.mpp, "pixel": grid.pixel, "extent": grid.extent, "slide": name}
+        place["fingerprint"] = slide.fingerprint
     elif shape is None:
         raise StoreError("A label store needs a shape (height, width), or the slide it belongs to.")
     elif isinstance(size, Resolution):

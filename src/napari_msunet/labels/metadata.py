@@ -49,6 +49,8 @@ class StoreInfo(BaseModel):
         Size of a level-0 pixel of the store in level-0 pixels of the slide.
     extent : (height, width)
         Size of the slide in its level-0 pixels.
+    fingerprint : str, optional
+        Of the slide: a store belongs to one slide, by its pixels.
     fully_annotated : tuple of polygons
         Each a tuple of `(y, x)` in the store's level-0 pixels; inside, 0 is background.
     """
@@ -65,6 +67,7 @@ class StoreInfo(BaseModel):
     pixel: tuple[float, float] = (1.0, 1.0)
     extent: tuple[int, int]
     slide: str | None = None
+    fingerprint: str | None = None
     name: str = "labels"
     fully_annotated: tuple[tuple[tuple[float, float], ...], ...] = ()
 

@@ -79,6 +79,7 @@ def where_mask(slide: Slide, where: Where) -> Mask | None:
             f"The labels {where.labels} are for a slide of {store.extent[0]} x {store.extent[1]} pixels (height x "
             f"width), but {slide.path or 'the image'} has {slide.shape[0]} x {slide.shape[1]}; give this slide's own."
         )
+    store.check_slide(slide)
     if found := store.find_damage():
         raise StoreError(
             f"{told(found, store.path.name, store.shape)}; it says where to compute, so copy it again from where it "

@@ -1,17 +1,27 @@
-"""A hash of a slide's content that is cheap for files of many gigabytes."""
+"""What tells one slide from another, cheap for files of many gigabytes: a hash of its file, and some of its pixels."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from napari_msunet.errors import SlideError
+from napari_msunet.errors import MsunetError, SlideError
+from napari_msunet.geometry import Region
 from napari_msunet.slide.backend import Pixels
 
 SAMPLE = 1 << 20
 CHUNK_SAMPLES = 16
+PLACES = 6
+"""Rows and columns of places of which a fingerprint keeps the mean colour."""
+PATCH = 4
+"""Level-0 pixels a side of such a place."""
+TOLERANCE = 0.05
+"""Of the range of values: another compression of the same pixels differs by less, another slide by more somewhere."""
 METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
 
 
@@ -58,3 +68,46 @@ def _add_folder(digest: hashlib._Hash, folder: Path) -> None:
     chunks = [p for _, p in files if p.name not in METADATA]
     for index in sorted({len(chunks) * i // CHUNK_SAMPLES for i in range(CHUNK_SAMPLES)} if chunks else ()):
         _add_file(digest, chunks[index])
+
+
+def fingerprint(read: Callable[[Region], Any], shape: tuple[int, int, int], dtype: np.dtype[Any]) -> str:
+    """Mean colours of level-0 pixels at places all over a slide, as text: the same in whatever file the pixels are.
+
+    A place that cannot be read is left out of every comparison.
+    """
+    height, width, channels = shape
+    size = (min(PATCH, height), min(PATCH, width))
+    colours = np.full((PLACES, PLACES, channels), np.nan, np.float32)
+    for row in range(PLACES):
+        for column in range(PLACES):
+            y, x = (
+                int((2 * k + 1) * (n - s) / (2 * PLACES)) for k, n, s in zip((row, column), shape, size, strict=False)
+            )
+            try:
+                patch = np.asarray(read(Region(y, x, *size)), np.float64)
+            except (MsunetError, OSError):
+                continue
+            colours[row, column] = patch.mean((0, 1))
+    return f"{dtype.name} {channels} {base64.b64encode(colours.tobytes()).decode()}"
+
+
+def same_pixels(one: str, other: str) -> bool:
+    """Whether two fingerprints can be of one slide; of different numbers of channels or unknown writing: True."""
+    found = [_colours(text) for text in (one, other)]
+    if found[0] is None or found[1] is None or found[0][1].shape != found[1][1].shape:
+        return True
+    (kind, a), (_, b) = found
+    known = np.isfinite(a) & np.isfinite(b)
+    if not known.any():
+        return True
+    a, b = a[known], b[known]
+    span = 255.0 if kind == "uint8" else float(max(a.max(), b.max()) - min(a.min(), b.min()))
+    return bool(np.abs(a - b).max() <= TOLERANCE * span)
+
+
+def _colours(text: str) -> tuple[str, Any] | None:
+    try:
+        kind, channels, values = text.split()
+        return kind, np.frombuffer(base64.b64decode(values), np.float32).reshape(-1, int(channels))
+    except ValueError:
+        return None

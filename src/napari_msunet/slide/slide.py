@@ -19,6 +19,7 @@ from napari_msunet.errors import MissingMppError, SlideError
 from napari_msunet.geometry import SNAP, Grid, Region, Resolution, Window
 from napari_msunet.slide.backend import Backend, Pixels, SlideInfo
 from napari_msunet.slide.cache import CHUNKS
+from napari_msunet.slide.identity import fingerprint
 from napari_msunet.slide.numbers import (
     Numbers,
     Sample,
@@ -86,6 +87,8 @@ class Slide:
         The orientation tag that it is turned by; 1 is none.
     identity : str
         A hash of the content: the same for a copy or a moved file.
+    fingerprint : str
+        Colours of pixels all over it: the same for a copy in another kind of file.
     """
 
     def __init__(
@@ -172,6 +175,11 @@ class Slide:
     @cached_property
     def _planes(self) -> list[LevelPlane]:
         return [LevelPlane(level, self.shape[:2], self.background) for level in self.info.levels]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Colours of pixels all over it, as text: the same for a copy in another kind of file; see `same_pixels`."""
+        return fingerprint(self.read, self.shape, self.dtype)
 
     @cached_property
     def identity(self) -> str:

@@ -86,6 +86,7 @@ def _compared(one: LabelStore, other: LabelStore, region: Region | None, damaged
             f"{one.path} has {one.shape[0]} x {one.shape[1]} pixels and {other.path} {other.shape[0]} x "
             f"{other.shape[1]}; give two label stores of the same slide at the same µm per pixel."
         )
+    one.check_same_slide(other.info, str(other.path))
     if np.dtype("uint32") in (one.dtype, other.dtype):
         raise StoreError("Instances cannot be compared by class; give two stores of classes.")
     classes = tuple(name for name in one.classes if name in other.classes)

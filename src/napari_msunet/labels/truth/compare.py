@@ -15,6 +15,7 @@ from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Grid, Window, snap_ceil, snap_floor
 from napari_msunet.labels.annotated import IGNORED
 from napari_msunet.labels.damage import check_run, check_store
+from napari_msunet.labels.metadata import load_info
 from napari_msunet.labels.review_scores import merged_runs
 from napari_msunet.labels.runs import Run
 from napari_msunet.labels.store import LabelStore, open_labels
@@ -103,7 +104,10 @@ class Pair:
         self.edited_only = edited_only and self.store.kind == "labels"
         runs = _runs(prediction)
         for run in runs:
-            self.store.fits(run.info.extent, f"the prediction in {run.path.parent.parent}")
+            of = run.path.parent.parent
+            self.store.fits(run.info.extent, f"the prediction in {of}")
+            if of != self.store.path:
+                self.store.check_same_slide(load_info(of), f"the prediction in {of}")
         if self.store.info.instances or any(run.outputs["labels"] == "uint32" for run in runs):
             raise StoreError("Numbers of objects cannot be compared with a truth; give labels and runs of classes.")
         self.scored = any("probabilities" in run.outputs for run in runs)

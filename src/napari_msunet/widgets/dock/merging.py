@@ -11,6 +11,7 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_msunet.config import ModelConfig, PredictJob
 from napari_msunet.config.prediction import InClasses
+from napari_msunet.errors import StoreError
 from napari_msunet.events import RegionDone
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore, open_labels
@@ -38,6 +39,11 @@ def prepare_store(job: PredictJob, config: ModelConfig, free: Path) -> Path:
         if out.exists():
             store = open_labels(out)
             same = store.shape == grid.shape and store.mpp is not None and np.allclose(store.mpp, grid.mpp, rtol=1e-6)
+            if same:
+                try:
+                    store.check_slide(slide)
+                except StoreError:  # of another slide of this size
+                    same = False
             out = out if same else free
         if not out.exists():
             LabelStore.create(out, mpp=config.target_mpp, classes=config.classes, slide=slide, check_names=False)

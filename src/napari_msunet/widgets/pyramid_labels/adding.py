@@ -9,6 +9,7 @@ import numpy as np
 
 from napari_msunet.errors import StoreError
 from napari_msunet.labels import LabelStore, open_labels
+from napari_msunet.widgets.layer_slides import is_slide, slide_of
 from napari_msunet.widgets.pyramid_labels import lifetime
 from napari_msunet.widgets.pyramid_labels.layer import PyramidLabels
 from napari_msunet.widgets.pyramid_labels.napari_internals import missing
@@ -35,7 +36,7 @@ def add_labels(
     Raises
     ------
     StoreError
-        If it is no label store, or damaged, or of another shape than the slide.
+        If it is no label store, or damaged, or of another slide.
     """
     if not isinstance(path, (str, Path, LabelStore)):
         kind = f"an array of {path.dtype}" if hasattr(path, "dtype") else f"a {type(path).__name__}"
@@ -46,6 +47,8 @@ def add_labels(
     store = path if isinstance(path, LabelStore) else open_labels(path)
     if slide_layer is not None:
         _check_shape(store, slide_layer)
+        if is_slide(slide_layer) and (slide := slide_of(slide_layer)) is not None:
+            store.check_slide(slide, "open the labels of this slide")
     place = {} if slide_layer is None else _beside(store, slide_layer)
     store.shown = True  # a red frame and a sentence tell what is damaged
     layer = PyramidLabels(store, read_only=read_only, warn=False, **place)
