@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
+from contextlib import suppress
+from pathlib import Path
 
 
 def same_name(text: str) -> str:
@@ -16,3 +19,17 @@ def printable(text: object) -> str:
     Python holds such bytes as lone surrogates, which cannot be encoded.
     """
     return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def true_path(path: Path) -> Path:
+    """The file or folder that is there under this name, however its accents are written; else the path as it is."""
+    if os.path.lexists(path):
+        return path
+    found = Path(path.anchor)
+    for part in path.parts[1:] if path.anchor else path.parts:
+        step = found / part
+        if not os.path.lexists(step) and not part.isascii():
+            with suppress(OSError):
+                step = next((p for p in found.iterdir() if same_name(p.name) == same_name(part)), step)
+        found = step
+    return found if os.path.lexists(found) else path

@@ -32,7 +32,7 @@ def test_a_folder_becomes_items(tmp_path: Path):
 
 
 def test_several_sources_and_roles(tmp_path: Path):
-    a, b = write_folder(tmp_path / "a", 2), write_folder(tmp_path / "b", 1)
+    a, b = write_folder(tmp_path / "a", 2), write_folder(tmp_path / "b", 1, (64, 80))
     items = load_sources([source(*a, role="train"), source(*b, role="test")], CONFIG)
     assert [i.role for i in items] == ["train", "train", "test"]
 

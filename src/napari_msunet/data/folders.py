@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,12 @@ from napari_msunet.data.items import Item, Say, check_channels
 from napari_msunet.data.ranges import settle_numbers
 from napari_msunet.data.truth import MaskTruth
 from napari_msunet.errors import SlideError, SourceError
+from napari_msunet.names import same_name, true_path
 from napari_msunet.slide import open_slide
 from napari_msunet.slide.numbers import checked_kind, parse_range
 from napari_msunet.slide.opening import DOUBLE, READABLE
 from napari_msunet.slide.units import parse_mpp
+from napari_msunet.tables import Row, column_key, read_csv
 
 _ENDINGS = frozenset((*READABLE, ".npy", ".zarr"))
 
@@ -60,6 +62,7 @@ def pair_files(images: Path, masks: Path, suffix: str = "") -> tuple[list[tuple[
         raise SourceError(
             f"Images and masks are both in {images}; give two folders, or `mask_suffix` (as in name_mask.png)."
         )
+    suffix = same_name(suffix)
     found = _named(images)
     truths = _named(masks)
     if images.resolve() == masks.resolve():
@@ -70,38 +73,33 @@ def pair_files(images: Path, masks: Path, suffix: str = "") -> tuple[list[tuple[
             f"None of the {len(found)} images in {images} has a mask in {masks} ({len(truths)} files); a mask is "
             f"called as its image{f' with {suffix!r} after it' if suffix else ''}, with any ending: "
             f"{some(sorted(found)) or 'no images'} beside {some(sorted(truths)) or 'no masks'}."
+            + _not_looked_into(images)
         )
     return pairs, sorted(n for n in found if n + suffix not in truths)
 
 
+def _not_looked_into(folder: Path) -> str:
+    """A sentence about folders in a folder, which are not read."""
+    below = subfolders(folder)
+    return f" Folders in {folder} are not looked into: {some(below)}; give one of these." if below else ""
+
+
 def _named(folder: Path) -> dict[str, Path]:
-    """The image files of a folder by their names without endings."""
+    """The image files of a folder by their names without endings, as they are compared; the files by their own."""
+    folder = true_path(folder)
     if not folder.is_dir():
         raise SourceError(f"There is no folder {folder}; give the folder that holds the images (or masks).")
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.suffix.lower() not in _ENDINGS:
             continue
-        if (name := stem(path)) in files:
+        if (name := same_name(stem(path))) in files:
             raise SourceError(f"{folder} holds both {files[name].name} and {path.name}; give one file for each name.")
         files[name] = path
     return files
 
 
-def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """The columns and rows of a CSV (comma, semicolon or tab); `SourceError` where it cannot be read."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"The table {path} cannot be read as a CSV: {error}") from error
-    first = text.partition("\n")[0]
-    reader = csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=first.count))
-    columns = [c.strip() for c in reader.fieldnames or ()]
-    reader.fieldnames = columns
-    return columns, [{c: (row[c] or "").strip() for c in columns} for row in reader]
-
-
-def read_table(path: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
+def read_table(path: Path) -> tuple[list[str], dict[str, Row]]:
     """A CSV as its columns, and its rows by the names in `name` or `image`, with and without endings.
 
     Raises
@@ -115,11 +113,12 @@ def read_table(path: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
         raise SourceError(
             f"The table {path} has the columns {', '.join(columns)}; it needs one called name (or image)."
         )
-    rows: dict[str, dict[str, str]] = {}
+    rows: dict[str, Row] = {}
     for fields in found:
-        rows[fields[key]] = fields
-        if Path(fields[key]).suffix.lower() in _ENDINGS:
-            rows[stem(Path(fields[key]))] = fields
+        name = same_name(fields[key])
+        rows[name] = fields
+        if Path(name).suffix.lower() in _ENDINGS:
+            rows[stem(Path(name))] = fields
     return columns, rows
 
 
@@ -128,12 +127,21 @@ def folder_items(source: FolderSource, config: AnyModel, say: Say) -> list[Item]
     pairs, alone = pair_files(source.images, source.masks, source.mask_suffix)
     if alone:
         say("warning", f"{len(alone)} images in {source.images} have no mask and are left out: {some(alone)}.")
+    if spare := _spare(source, {mask for _, _, mask in pairs}):
+        say("info", f"{len(spare)} masks in {source.masks} have no image and are not used: {some(spare)}.")
+    for folder in dict.fromkeys((source.images, source.masks)):
+        if below := subfolders(folder, (source.images, source.masks)):
+            say(
+                "warning",
+                f"Only the files in {folder} itself are read; its folders with images are left out: {some(below)}. "
+                "Give each as a source of its own.",
+            )
     columns, rows = read_table(source.table) if source.table else ([], {})
     group_of = _grouping(source, columns, rows)
 
     def make(pair: tuple[str, Path, Path]) -> Item:
         name, image, mask = pair
-        mpp = source.mpp or _table_mpp(source, rows.get(name, {}).get("mpp"), name)
+        mpp = source.mpp or _table_mpp(source, rows[name].get("mpp") if name in rows else None, name)
         return _pair(name, image, mask, mpp, source, config, group_of(name))
 
     with ThreadPoolExecutor(2) as pool:
@@ -144,6 +152,24 @@ def folder_items(source: FolderSource, config: AnyModel, say: Say) -> list[Item]
     return items
 
 
+def _spare(source: FolderSource, used: set[Path]) -> list[str]:
+    """Names of masks without an image."""
+    if source.images.resolve() == source.masks.resolve():
+        return []
+    return [path.name for path in _named(source.masks).values() if path not in used]
+
+
+def subfolders(folder: Path, used: Sequence[Path] = ()) -> list[str]:
+    """Names of the folders in a folder that hold images and are not used; OME-Zarr folders are images themselves."""
+    found, known = [], {true_path(path).resolve() for path in used}
+    with suppress(OSError):
+        for path in sorted(true_path(folder).iterdir()):
+            hidden = path.name.startswith(".") or path.suffix.lower() in _ENDINGS or path.resolve() in known
+            if path.is_dir() and not hidden and any(p.suffix.lower() in _ENDINGS for p in path.iterdir()):
+                found.append(path.name)
+    return found
+
+
 def table_items(source: TableSource, config: AnyModel, say: Say) -> list[Item]:
     """The items of a CSV with columns `images` and `masks`."""
     columns, found = read_csv(source.table)
@@ -152,20 +178,25 @@ def table_items(source: TableSource, config: AnyModel, say: Say) -> list[Item]:
             f"The table {source.table} has the columns {', '.join(columns)}; it needs images and masks, with paths "
             "relative to it."
         )
-    rows: dict[str, dict[str, str]] = {}
-    for number, row in enumerate(found, 2):
+    rows: dict[str, Row] = {}
+    files: set[Path] = set()
+    for row in found:
         if not row["images"] or not row["masks"]:
-            raise SourceError(f"Row {number} of {source.table} lacks an image or a mask; fill both or remove the row.")
-        name = stem(Path(row["images"]))
-        name = name if name not in rows else row["images"]  # of two folders
-        if name in rows:
-            raise SourceError(f"Row {number} of {source.table} gives the image {row['images']} again; remove it.")
+            raise SourceError(
+                f"Row {row.number} of {source.table} lacks an image or a mask; fill both or remove the row."
+            )
+        name = same_name(stem(Path(row["images"])))
+        name = name if name not in rows else same_name(row["images"])  # of two folders
+        file = _inside(source.table, row["images"])
+        if file in files or name in rows:
+            raise SourceError(f"Row {row.number} of {source.table} gives the image {row['images']} again; remove it.")
+        files.add(file)
         rows[name] = row
     if not rows:
         raise SourceError(f"The table {source.table} has no rows; give one for each image.")
     group_of = _grouping(source, columns, rows)
     roles: dict[str, Any] = {"": source.role} | {r: r for r in get_args(Role)}
-    unknown = sorted({row.get("role", "") for row in rows.values()} - set(roles))
+    unknown = sorted({row.get("role", "").lower() for row in rows.values()} - set(roles))
     if unknown:
         raise SourceError(f"{source.table} has the role {unknown[0]!r}; give auto, train, validate or test.")
 
@@ -174,7 +205,7 @@ def table_items(source: TableSource, config: AnyModel, say: Say) -> list[Item]:
         image, mask = (_inside(source.table, row[column]) for column in ("images", "masks"))
         mpp = source.mpp or _table_mpp(source, row.get("mpp"), name)
         item = _pair(name, image, mask, mpp, source, config, group_of(name))
-        return replace(item, role=roles[row.get("role", "")])
+        return replace(item, role=roles[row.get("role", "").lower()])
 
     with ThreadPoolExecutor(2) as pool:
         items = list(pool.map(make, rows))
@@ -187,7 +218,7 @@ def table_items(source: TableSource, config: AnyModel, say: Say) -> list[Item]:
 def _inside(table: Path, text: str) -> Path:
     """A path of a table, which stays inside the table's folder."""
     folder = table.resolve().parent
-    path = (folder / text).resolve()
+    path = true_path(folder / text).resolve()
     if not path.is_relative_to(folder):
         raise SourceError(
             f"{table} names {text}, which lies outside its folder; put the table into the folder that holds the images."
@@ -249,19 +280,20 @@ def table_numbers(row: Mapping[str, str], where: str) -> tuple[Kind | None, Valu
         raise SourceError(f"{where}: {error}") from error
 
 
-def _grouping(source: Source, columns: list[str], rows: dict[str, dict[str, str]]) -> Callable[[str], str | None]:
+def _grouping(source: Source, columns: list[str], rows: Mapping[str, Row]) -> Callable[[str], str | None]:
     """Gives the group of an image by its name."""
     group = source.group
     if group is None:
         return lambda name: None
-    if group in columns:
+    if column_key(group) in columns:
+        column = column_key(group)
 
         def by_column(name: str) -> str:
-            if not rows.get(name, {}).get(group):
+            if name not in rows or not rows[name].get(column):
                 raise SourceError(
                     f"{source.table} has no {group} for the image {name}; add it, every image needs a group."
                 )
-            return rows[name][group]
+            return same_name(rows[name][column])
 
         return by_column
     try:

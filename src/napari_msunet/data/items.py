@@ -27,12 +27,13 @@ Say = Callable[[str, str], None]
 
 
 class Facts(NamedTuple):
-    """An image's target grid, number of channels, dtype and what its file says."""
+    """An image's target grid, number of channels, dtype, what its file says, and what its pixels are known by."""
 
     grid: Grid
     channels: int
     dtype: np.dtype[Any]
     info: SlideInfo
+    pixels: tuple[tuple[int, int], str] = ((0, 0), "")
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Item:
     corrected: bool = False
     decided: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """`numbers` and `scale`, once `settle_numbers` has decided them for the whole set."""
+    _known: dict[str, Facts] = field(default_factory=dict, repr=False, compare=False)  # also by copies on another side
 
     @property
     def slide(self) -> Slide:
@@ -100,11 +102,19 @@ class Item:
         """Colour outside."""
         return default_background(self.facts.info, self.numbers)
 
-    @cached_property
+    @property
     def facts(self) -> Facts:
         """What is needed of the image after it was closed again."""
-        slide = self.slide
-        return Facts(slide.grid(self.resolution), slide.shape[2], slide.dtype, slide.info)
+        if "facts" not in self._known:
+            slide = self.slide
+            pixels = ((slide.shape[0], slide.shape[1]), slide.fingerprint)
+            self._known["facts"] = Facts(slide.grid(self.resolution), slide.shape[2], slide.dtype, slide.info, pixels)
+        return self._known["facts"]
+
+    @property
+    def pixels(self) -> tuple[tuple[int, int], str] | None:
+        """The image's size and fingerprint, as far as it was opened before."""
+        return self._known["facts"].pixels if "facts" in self._known else None
 
     @property
     def grid(self) -> Grid:

@@ -12,6 +12,7 @@ from napari_msunet.config import (
     Source,
     TableSource,
 )
+from napari_msunet.data.duplicates import once
 from napari_msunet.data.folders import Say, folder_items, pair_files, read_table, stem, table_items
 from napari_msunet.data.items import Item
 from napari_msunet.data.slides import shapes_item, slide_item
@@ -22,7 +23,8 @@ __all__ = ["Say", "load_sources", "pair_files", "read_table", "stem"]
 def load_sources(sources: Sequence[Source], config: AnyModel, say: Say | None = None) -> list[Item]:
     """Images with their truth, from folders, tables, slides and public sets.
 
-    Every image and mask is opened once and checked: sizes, values, channels, µm per pixel. (Of the thousands of images
+    Every image and mask is opened once and checked: sizes, values, channels, µm per pixel. An image that is given twice
+    (by its pixels, whatever its name) never comes onto two sides: see `once`. (Of the thousands of images
     of a public set in one array, the first.)
 
     Parameters
@@ -40,7 +42,7 @@ def load_sources(sources: Sequence[Source], config: AnyModel, say: Say | None = 
     Raises
     ------
     SourceError
-        If images, masks, tables or stores are missing or do not fit together.
+        If images, masks, tables or stores are missing or do not fit together, or one image is given for two sides.
     ShapeFileError
         If a file of outlines cannot be read.
     MissingMppError
@@ -50,7 +52,7 @@ def load_sources(sources: Sequence[Source], config: AnyModel, say: Say | None = 
     items: list[Item] = []
     for source in sources:
         items += _items(source, config, say)
-    return items
+    return once(items, say)
 
 
 def _items(source: Source, config: AnyModel, say: Say) -> list[Item]:

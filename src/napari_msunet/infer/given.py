@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,9 +15,11 @@ from napari_msunet.annotation.painting import Painting
 from napari_msunet.annotation.shape_files import KINDS, ShapeFileError, read_shape_file
 from napari_msunet.config import Drawn, GivenSlide, InClasses, Where, explain
 from napari_msunet.errors import MsunetError, SlideError
+from napari_msunet.names import true_path
 from napari_msunet.slide.numbers import checked_kind, parse_range
 from napari_msunet.slide.opening import DOUBLE, READABLE
 from napari_msunet.slide.units import parse_mpp
+from napari_msunet.tables import read_csv
 
 TABLES = frozenset((".csv", ".tsv", ".txt"))
 STORE = ".ome.zarr"
@@ -127,28 +128,23 @@ def _without_suffix(below: Path) -> str:
 
 def _rows(table: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """`slide, what else is known` of each row of a table."""
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MsunetError(f"The table {table} cannot be read ({error}); give a CSV in UTF-8.") from error
     if table.suffix.lower() == ".txt":
-        yield from ((table.parent / line.strip(), {}) for line in text.splitlines() if line.strip())
+        try:
+            lines = table.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise MsunetError(f"The table {table} cannot be read ({error}); give a list in UTF-8.") from error
+        yield from ((true_path(table.parent / line.strip()), {}) for line in lines if line.strip())
         return
-    lines = text.splitlines()
-    head = lines[0] if lines else ""
-    mark = "\t" if table.suffix.lower() == ".tsv" else ";" if ";" in head and "," not in head else ","
-    reader = csv.DictReader(lines, delimiter=mark)
-    columns = {str(name).strip().lower(): name for name in reader.fieldnames or ()}
+    columns, rows = read_csv(table)
     if "slide" not in columns:
         raise MsunetError(
             f"The table {table} has the columns {', '.join(columns) or 'none'}; one called slide is needed, and mpp, "
             "kind, value_range, out, where and group are understood."
         )
-    for number, row in enumerate(reader, 2):
-        values = {name: (row.get(column) or "").strip() for name, column in columns.items()}
-        if not values["slide"]:
-            raise MsunetError(f"Row {number} of {table} names no slide; fill the column slide or remove the row.")
-        yield table.parent / values["slide"], _row_fields(table, number, values)
+    for row in rows:
+        if not row["slide"]:
+            raise MsunetError(f"Row {row.number} of {table} names no slide; fill the column slide or remove the row.")
+        yield true_path(table.parent / row["slide"]), _row_fields(table, row.number, row)
 
 
 def _row_fields(table: Path, number: int, values: dict[str, str]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from napari_msunet.labels.metadata import (
     save_info,
 )
 from napari_msunet.labels.segments import Mark
+from napari_msunet.names import printable
 from napari_msunet.slide import Slide
 from napari_msunet.slide.units import given_mpp
 
@@ -73,7 +74,7 @@ def _describe(
         grid = slide.grid(size)
         if shape is not None and tuple(shape) != grid.shape:
             raise StoreError(f"The shape {tuple(shape)} is not the slide's {grid.shape} at this mpp; leave it away.")
-        name = None if slide.path is None else slide.path.name
+        name = None if slide.path is None else printable(slide.path.name)
         place = {"shape": grid.shape, "mpp": grid.mpp, "pixel": grid.pixel, "extent": grid.extent, "slide": name}
         place["fingerprint"] = slide.fingerprint
     elif shape is None:

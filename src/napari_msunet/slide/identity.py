@@ -93,10 +93,10 @@ def fingerprint(read: Callable[[Region], Any], shape: tuple[int, int, int], dtyp
 
 def same_pixels(one: str, other: str) -> bool:
     """Whether two fingerprints can be of one slide; of different numbers of channels or unknown writing: True."""
-    found = [_colours(text) for text in (one, other)]
-    if found[0] is None or found[1] is None or found[0][1].shape != found[1][1].shape:
+    first, second = _colours(one), _colours(other)
+    if first is None or second is None or first[1].shape != second[1].shape:
         return True
-    (kind, a), (_, b) = found
+    (kind, a), (_, b) = first, second
     known = np.isfinite(a) & np.isfinite(b)
     if not known.any():
         return True

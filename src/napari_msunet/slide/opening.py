@@ -11,6 +11,7 @@ import openslide
 
 from napari_msunet.config.base import Kind, ValueRange
 from napari_msunet.errors import SlideError
+from napari_msunet.names import true_path
 from napari_msunet.slide.array_backend import ArrayBackend
 from napari_msunet.slide.backend import Backend
 from napari_msunet.slide.foreign import START, check_foreign
@@ -72,7 +73,7 @@ def open_slide(
         none.
     """
     given_mpp(mpp)
-    where = Path(path)
+    where = true_path(Path(path))
     _check_numbers(kind, value_range)
     return Slide(
         open_backend(where), where, mpp, lambda: path_identity(where), lambda: open_backend(where), kind, value_range

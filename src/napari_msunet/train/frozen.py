@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from napari_msunet.config import ModelConfig, Role, Source, TrainJob
 from napari_msunet.data import Item, load_sources
+from napari_msunet.data.duplicates import once
 from napari_msunet.errors import MsunetError, StoreError
 from napari_msunet.labels.files import read_json
 from napari_msunet.models import load_model
@@ -33,6 +34,8 @@ class FrozenImage(BaseModel):
         Its patient or slide: no image of it trains.
     image, truth : str
         Hashes of the image's file and of its truth, to know both again.
+    pixels : str
+        What its pixels are known by in another file; empty in lists made before.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -41,6 +44,7 @@ class FrozenImage(BaseModel):
     group: str | None = None
     image: str
     truth: str
+    pixels: str = ""
 
 
 class FrozenSet(BaseModel):
@@ -61,8 +65,8 @@ class FrozenSet(BaseModel):
 
     def known(self, item: Item) -> FrozenImage | None:
         """The entry of an image, by its content."""
-        identity = image_hash(item)
-        return next((image for image in self.images if image.image == identity), None)
+        identity, pixels = image_hash(item), _pixels(item)
+        return next((i for i in self.images if i.image == identity or (pixels and i.pixels == pixels)), None)
 
 
 def image_hash(item: Item) -> str:
@@ -70,6 +74,11 @@ def image_hash(item: Item) -> str:
     if item.path is None:
         return hashlib.sha256(item.name.encode()).hexdigest()
     return path_identity(item.path)
+
+
+def _pixels(item: Item) -> str:
+    (height, width), fingerprint = item.facts.pixels
+    return f"{height} {width} {fingerprint}"
 
 
 def truth_hash(item: Item) -> str:
@@ -116,7 +125,7 @@ def load_items(job: TrainJob, config: ModelConfig, say: Say) -> tuple[list[Item]
             items += load_sources(more, config, say)
         except MsunetError as error:
             say("warning", f"The frozen test images cannot be used, so nothing guards this training: {error}")
-    items = keep_out(items, frozen, say)
+    items = once(keep_out(items, frozen, say), say)
     if job.replaces is not None:
         items = same_sides(items, load_model(job.replaces).summary.get("split") or {})
     return items, frozen
@@ -140,7 +149,10 @@ def set_aside(job: TrainJob, tests: Sequence[Item], before: FrozenSet | None, sa
 
 def freeze(items: Sequence[Item], sources: Sequence[Source]) -> FrozenSet | None:
     """The test set as it is now; None where nothing has the role "test"."""
-    images = tuple(FrozenImage(name=i.name, group=i.group, image=image_hash(i), truth=truth_hash(i)) for i in items)
+    images = tuple(
+        FrozenImage(name=i.name, group=i.group, image=image_hash(i), truth=truth_hash(i), pixels=_pixels(i))
+        for i in items
+    )
     return FrozenSet(images=images, sources=tuple(s for s in sources if s.role == "test")) if images else None
 
 
