@@ -25,10 +25,8 @@ from PIL import Image
 from skimage.draw import disk
 
 import napari_msunet as ms
-from napari_msunet.config import PredictOptions
 from napari_msunet.infer.image import predict_image
-from napari_msunet.infer.setup import set_up
-from napari_msunet.slide.numbers import to_unit, unit_scale
+from napari_msunet.slide.numbers import seen_by, to_unit, unit_scale
 
 SIDE, EQUAL = 112, 0.999
 TYPES = {
@@ -109,7 +107,7 @@ def labels(
     for number in range(count):
         value_range = (0, TYPES[name][1]) if given else None
         with ms.open_slide(folder / family / name / f"{number:02}.tif", mpp=0.5, value_range=value_range) as slide:
-            doubts += set_up(slide, [model], PredictOptions(device="cpu")).doubts
+            doubts += seen_by(model.config.trained_on, slide).doubts  # what a prediction says
             found.append(predict_image(model, slide, device="cpu")["fused"].argmax(0))
     return np.stack(found), doubts
 

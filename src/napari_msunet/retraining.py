@@ -126,7 +126,7 @@ def _key(source: Source) -> str:
     """What makes two sources the same truth: all that says where it is and how it is read."""
     if isinstance(source, SlideSource):
         return f"{source.labels.absolute()} {source.edited_only}"
-    return source.model_dump_json(exclude={"role", "mpp", "group"})
+    return source.model_dump_json(exclude={"role", "mpp", "group", "image_kind", "value_range"})
 
 
 def _as_before(source: Source, job: TrainJob) -> Source:
@@ -136,7 +136,8 @@ def _as_before(source: Source, job: TrainJob) -> Source:
     same = [s for s in job.sources if isinstance(s, SlideSource) and s.slide.absolute() == source.slide.absolute()]
     if not same:
         return source
-    fields: dict[str, Any] = {"mpp": source.mpp or same[0].mpp, "group": source.group or same[0].group}
+    names = ("mpp", "group", "image_kind", "value_range")
+    fields: dict[str, Any] = {name: getattr(source, name) or getattr(same[0], name) for name in names}
     if source.role == "auto":
         fields["role"] = same[0].role
     return source.model_copy(update=fields)

@@ -122,3 +122,16 @@ def test_nan_is_one_sentence_and_exit_code_2(folders, models, tmp_path, capsys, 
     assert "has values that are no numbers" in said
     assert ".tif" in said
     assert "Traceback" not in said
+
+
+def test_a_training_that_starts_from_a_model_keeps_its_range(folders, models, tmp_path):
+    """Fluorescence of the same type that seems dimmer is read as the model's images were."""
+    start = job(folders, "u2", tmp_path / "first")
+    list(train_events(start.model_copy(update={"epochs": 1, "steps": 1})))
+    out = tmp_path / "second"
+    again = job(folders, "12", out).model_copy(
+        update={"epochs": 1, "steps": 1, "start": tmp_path / "first" / "model.safetensors"}
+    )
+    said = [e.text for e in train_events(again) if isinstance(e, Message) and e.level == "warning"]
+    assert load_model(out / "model.safetensors").config.trained_on.ranges == {"uint16": (0, 65535)}
+    assert any("which was taken" in text for text in said)

@@ -6,7 +6,7 @@ from typing import Any
 
 from napari_msunet.config.model import ModelConfig
 
-_FREE = {"schema_version", "classes", "mpp", "pixel", "channel_names", "field", "normalisation"}
+_FREE = {"schema_version", "classes", "mpp", "pixel", "channel_names", "field", "normalisation", "trained_on"}
 """Fields that a start may change: none of them changes what the weights compute."""
 
 _TRAINING_ONLY = {"dropout"}
@@ -16,7 +16,7 @@ _TRAINING_ONLY = {"dropout"}
 def architecture_differences(old: ModelConfig, new: ModelConfig) -> list[str]:
     """What of the architecture differs, in words such as "scales (1, 0.5) instead of (1)"; empty where nothing does.
 
-    Classes, µm per pixel, the field of view in training, normalisation and dropout may differ.
+    Classes, µm per pixel, the field of view in training, normalisation, what it was trained on and dropout may differ.
     """
     before, now = _architecture(old), _architecture(new)
     return [

@@ -296,9 +296,7 @@ def _range(infos: list[SlideInfo], samples: list[Sample]) -> tuple[ValueRange, O
     info = infos[0]
     if info.value_range is not None:
         low, high = info.value_range
-        doubt = (
-            f"the range {low:g} to {high:g} was a guess when the file was written; give it (value_range) if it is wrong"
-        )
+        doubt = f"the range {low:g} to {high:g} was a guess when the file was written; where it is wrong, give another"
         return info.value_range, info.range_from, doubt if info.range_from == "guess" else None
     lows, highs = [s.low for s in samples], [s.high for s in samples]
     known = np.isfinite(lows)
@@ -312,7 +310,7 @@ def _range(infos: list[SlideInfo], samples: list[Sample]) -> tuple[ValueRange, O
     few = "" if extreme <= guessed[1] * (1 + OVERSHOOT) else f" (but for a few values up to {extreme:g})"
     doubt = (
         f"the file does not say the range of its {info.dtype} values, which go from {low:g} to {high:g}{few}; they "
-        f"were taken as {guessed[0]:g} to {guessed[1]:g}: where that is wrong, give the range (value_range)"
+        f"were taken as {guessed[0]:g} to {guessed[1]:g}: where that is wrong, give the range of its values"
     )
     return guessed, "guess", doubt
 
@@ -459,7 +457,7 @@ def seen_as(trained: TrainedOn, numbers: Numbers, dtype: np.dtype[Any], name: st
         how = "looks like" if numbers.kind_from == "guess" else "is"
         doubts.append(
             f"{name} {how} {_words(numbers.kind)}, but the model was trained on {_words(trained.kind)}; its result "
-            "says little, unless the kind is wrong: then give it (kind)."
+            "says little, unless the kind is wrong: then give its kind."
         )
     known = trained.ranges.get(dtype.name)
     own = numbers.value_range
@@ -470,7 +468,7 @@ def seen_as(trained: TrainedOn, numbers: Numbers, dtype: np.dtype[Any], name: st
             doubts.append(
                 f"The values of {name} seem to be of a range of {own[0]:g} to {own[1]:g}, and the model was trained on "
                 f"one of {known[0]:g} to {known[1]:g}, which was taken: where that is wrong, give the range "
-                "(value_range)."
+                "of its values."
             )
         return Seen(unit_scale(known), tuple(doubts))
     if numbers.doubt is not None:
@@ -490,7 +488,7 @@ def _seen_before(slide: Slide) -> Seen:
         before,
         (
             f"The model does not say which range of values it was trained on, and those of {slide.name} seem to go "
-            f"from {low:g} to {high:g}; as before, {before.high:g} was taken as white: give the range (value_range) to "
+            f"from {low:g} to {high:g}; as before, {before.high:g} was taken as white: give the range of its values to "
             "have them brought to 0 to 1.",
         ),
     )

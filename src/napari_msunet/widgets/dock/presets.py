@@ -44,7 +44,7 @@ class Preset:
     def fits(self, config: ModelConfig) -> bool:
         """Whether a model is this preset, at whatever resolution and with whatever classes."""
         made = self.make(config.classes, config.mpp)
-        return made == config.model_copy(update={"channels": made.channels, "normalisation": None})
+        return made == config.model_copy(update={"channels": made.channels, "normalisation": None, "trained_on": None})
 
 
 RESOLUTIONS = {"Nuclei": 0.5, "Glands": 2.5, "Regions": 4.0}

@@ -80,6 +80,8 @@ class WhyRow(QWidget):
             slide=job.slide,
             model=job.models[0],
             slide_mpp=job.slide_mpp,
+            image_kind=job.image_kind,
+            value_range=job.value_range,
             region=job.region,
             out=folder,
             device=job.device,
