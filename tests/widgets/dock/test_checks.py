@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from data.making import write_folder
 
-from napari_msunet.config import FolderSource, ModelConfig, TrainJob, UNetConfig
+from napari_msunet.config import FolderSource, ModelConfig, SettledTrainJob, UNetConfig
 from napari_msunet.events import Metric
 from napari_msunet.widgets.dock.checks import (
     History,
@@ -28,7 +28,8 @@ def job(tmp_path, **options):
     images, masks = tmp_path / "images", tmp_path / "masks"
     source = FolderSource(images=images, masks=masks, mpp=1.0, group=options.pop("group", None))
     values = {"model": MODEL, "sources": (source,), "out": tmp_path / "run", "size": 64, "batch_size": 2}
-    return TrainJob(**(values | options))
+    values |= {"epochs": 100, "validation": 0.2}
+    return SettledTrainJob(**(values | options))
 
 
 def history(**series):
@@ -99,7 +100,7 @@ def test_the_time_follows_from_a_measured_step(tmp_path):
     assert "about 1 s" in check_time(twice, 5, rate).text
     limited = check_time(small.model_copy(update={"time_limit": 5.0}), 5, rate)
     assert limited.level == "warning"
-    assert "about 2 epochs" in limited.text
+    assert "5 s allow about 10 steps" in limited.text
 
 
 def test_a_training_that_goes_well_is_left_alone():
@@ -136,7 +137,17 @@ def test_whether_context_helps():
     def scores(fused, one, half):
         return {"fused": {"iou": fused}, "scale 1": {"iou": one}, "scale 1/2": {"iou": half}}
 
-    assert "help: +0.050 over" in does_context_help(scores(0.80, 0.70, 0.75))
-    assert "as good as" in does_context_help(scores(0.75, 0.70, 0.755))
-    assert "worse than one" in does_context_help(scores(0.60, 0.70, 0.75))
+    def groups(difference, spread):
+        """Patients that differ more than the outputs do."""
+        alone = {f"patient {n}": 0.5 + n / 10 for n in range(4)}
+        return {
+            "scale 1/2": alone,
+            "fused": {g: v + difference + spread * (-1) ** n for n, (g, v) in enumerate(alone.items())},
+        }
+
+    assert "help: +0.050 over" in does_context_help(scores(0.80, 0.70, 0.75), groups(0.05, 0.01))
+    assert "worse than one" in does_context_help(scores(0.60, 0.70, 0.75), groups(-0.15, 0.01))
+    # The same difference within the spread of the groups, or of too few of them: nothing is claimed.
+    for known in (groups(0.05, 0.1), None, {"fused": {"a": 0.8, "b": 0.7}, "scale 1/2": {"a": 0.7, "b": 0.6}}):
+        assert "cannot be told" in does_context_help(scores(0.80, 0.70, 0.75), known)
     assert does_context_help({"fused": {"iou": 0.5}, "scale 1": {"iou": 0.5}}) == ""

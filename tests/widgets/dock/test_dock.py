@@ -95,7 +95,7 @@ def test_it_leads_from_the_slide_to_the_model(dock, qtbot, slide, monkeypatch):
     values = np.asarray(layer.store.levels[0])
     for value in (1, BACKGROUND):
         assert dock.state.count(value) == (values == value).sum()
-    qtbot.waitUntil(lambda: dock.go.text().startswith("Model"))
+    qtbot.waitUntil(lambda: dock.go.text().startswith("Train"))
     layer.undo()
     qtbot.waitUntil(lambda: dock.state.count(BACKGROUND) == 0)
     assert "background has none yet" in dock.state.advice()
@@ -200,7 +200,7 @@ def test_what_is_to_be_trained_and_what_predicts_are_told_apart(dock, slide, tmp
     dock.load_model(save_model(build_model(own), tmp_path / "other.safetensors"))
     assert dock.state.model.mpp == pytest.approx(0.499)
     dock.show_step("predict")
-    assert dock.steps["model"].summary() == "to train: 0.499 µm/px · 1, 1/2"
+    assert dock.steps["model"].summary() == "to train: automatic"
     assert dock.steps["predict"].model_line.text() == "Predicts with <b>other</b> (blob; 2 µm/px; scales 1)"
     dock.show_step("model")
     assert dock.steps["model"].loaded.text().startswith("Predictions use other.safetensors")
@@ -218,7 +218,7 @@ def test_copied_lines_run_as_they_are(dock, qtbot, slide):
             assert names["labels"].kind == "annotation"
             names["labels"].close()
         if name == "model":
-            assert names["config"] == dock.state.model
+            assert names["config"] == dock.state.wanted_model
 
 
 def test_layers_may_be_renamed_and_removed(dock, qtbot, slide):

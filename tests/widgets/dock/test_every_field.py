@@ -52,7 +52,7 @@ def other(editor):
     if isinstance(editor, ChoiceField):
         return next(v for v in editor.values if v != editor.value())
     if isinstance(editor, WholeField):
-        return (editor.value() or 3) + 1
+        return max(editor.value() or 3, editor.minimum()) + 1
     if isinstance(editor, NumberField):
         return round(min(editor.value() + editor.singleStep(), (editor.value() + editor.maximum()) / 2), 4)
     return None
