@@ -9,11 +9,13 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
+from napari.utils.notifications import show_warning
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QLineEdit, QWidget
 
+from napari_msunet.typed_numbers import read_numbers
 from napari_msunet.widgets.dock.fields import CheckField, ChoiceField, NumberField, WholeField
 
 LABELS = {
@@ -58,6 +60,8 @@ LABELS = {
 
 _ENTRY = re.compile(r"^(\w[\w, ]*?) : .+$")
 _LARGE = 1_000_000
+_NUMBERS = re.compile(r"[\d\s.,;+\-e'’]*")
+"""What can only be meant as numbers."""
 
 
 @cache
@@ -113,6 +117,7 @@ class AnyField(QLineEdit):
         limited = Annotated[(annotation, *field.metadata)] if field.metadata else annotation
         self._type: TypeAdapter[Any] = TypeAdapter(limited)
         self._value: Any = None
+        self._as_set = ""
         self.setPlaceholderText("none")
         self.editingFinished.connect(self._read)
 
@@ -123,21 +128,26 @@ class AnyField(QLineEdit):
         changed, self._value = value != self._value, value
         values = value if isinstance(value, tuple) else () if value is None else (value,)
         self.setText(", ".join(map(_shown, values)))
+        self._as_set = self.text()
         if changed:
             self.valueChanged.emit(value)
 
     def _read(self) -> None:
+        if self.text() == self._as_set:
+            return
         for candidate in _readings(self.text()):
             try:
                 self.setValue(self._type.validate_python(candidate))
             except ValidationError:
                 continue
             return
+        shown = self.text()
         self.setValue(self._value)
+        show_warning(f'"{shown}" cannot be used here; {self.text() or "nothing"} stays. Part numbers by semicolons.')
 
 
 def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def _readings(text: str) -> list[Any]:
@@ -145,11 +155,13 @@ def _readings(text: str) -> list[Any]:
     text = text.strip()
     if not text:
         return [None, (), ""]
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    try:
-        numbers = tuple(float(part) for part in parts)
-    except ValueError:
+    parts = [part.strip() for part in text.replace(";", ",").split(",") if part.strip()]
+    if not any(sign.isdigit() for sign in text):
         return [text, tuple(parts)]
+    try:
+        numbers = read_numbers(text)
+    except ValueError:
+        return [] if _NUMBERS.fullmatch(text) else [text, tuple(parts)]
     return [*([numbers[0]] if len(numbers) == 1 else []), numbers, text]
 
 

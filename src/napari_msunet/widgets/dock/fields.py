@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
+from napari.utils.notifications import show_warning
 from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QValidator
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -21,6 +23,12 @@ from qtpy.QtWidgets import (
 )
 
 from napari_msunet.geometry import as_scale
+from napari_msunet.typed_numbers import read_number, read_numbers
+
+_MOST_DECIMALS = 10
+"""Digits behind the point that a typed number keeps."""
+_NO_THOUSANDS = 1000
+"""Where numbers end here, a mark in them is always a decimal one."""
 
 
 class _Calm:
@@ -33,39 +41,107 @@ class _Calm:
             event.ignore()
 
 
-class NumberField(_Calm, QDoubleSpinBox):
-    """A number with a unit."""
+class _Typed(_Calm):
+    """A spin box that reads what is typed or pasted by `read_number`; what it cannot read is said, the old value stays.
 
-    def __init__(self, low: float, high: float, step: float, decimals: int = 2, unit: str = "") -> None:
-        super().__init__()
-        self.setRange(low, high)
-        self.setDecimals(decimals)
-        self.setSingleStep(step)
+    Qt's own drops the other language's decimal mark while one types: in a German system 0.25 became 25.
+    """
+
+    _unit = ""
+    _whole = False
+    _refused: str | None = None
+
+    def _set_up(self, unit: str) -> None:
+        self._unit = unit
         self.setSuffix(f" {unit}" if unit else "")
         self.setKeyboardTracking(False)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.editingFinished.connect(self._say_refused)
+
+    def _number(self, text: str) -> float:
+        """What a text says; `ValueError` with a sentence where it says no number that this field can have."""
+        special = self.specialValueText()
+        if special and text.removesuffix(self.suffix()).strip().lower() == special.lower():
+            return float(self.minimum())
+        point = self.locale().decimalPoint() if self.maximum() > _NO_THOUSANDS else ".,"
+        number = read_number(text, self._unit, point, self._whole)
+        low, high = self.minimum() + (1 if self._whole and special else 0), self.maximum()
+        if not self.minimum() <= number <= high:
+            unit = f" {self._unit}" if self._unit else ""
+            raise ValueError(f'"{text.strip()}" is not possible here: it goes from {low:.12g} to {high:.12g}{unit}.')
+        return number
+
+    def validate(self, text: str, place: int) -> tuple[QValidator.State, str, int]:
+        """Nothing is dropped while it is typed; it is read when it is finished."""
+        try:
+            self._number(text)
+        except ValueError:
+            return QValidator.State.Intermediate, text, place
+        return QValidator.State.Acceptable, text, place
+
+    def fixup(self, text: str) -> str:
+        """Qt asks this when something that cannot be read is finished, and then takes the old value."""
+        self._refused = text.removesuffix(self.suffix())
+        return text
+
+    def _say_refused(self) -> None:
+        text, self._refused = self._refused, None
+        if text is not None:
+            try:
+                self._number(text)
+            except ValueError as error:
+                show_warning(f"{error} {self.text()} stays.")
+
+
+class NumberField(_Typed, QDoubleSpinBox):
+    """A number with a unit; of numbers that are set, `decimals` are shown, of those that are typed, all."""
+
+    def __init__(self, low: float, high: float, step: float, decimals: int = 2, unit: str = "") -> None:
+        self._shown = decimals
+        self._typed: float | None = None
+        super().__init__()
+        self.setDecimals(_MOST_DECIMALS)
+        self.setRange(low, high)
+        self.setSingleStep(step)
+        self._set_up(unit)
 
     def textFromValue(self, value: float) -> str:
-        text = super().textFromValue(value)
-        point = self.locale().decimalPoint()
-        return text.rstrip("0").rstrip(point) if point in text else text
+        most = _MOST_DECIMALS if value == self._typed else self._shown
+        text = f"{value:.{most}f}"
+        text = text.rstrip("0").rstrip(".") if "." in text else text
+        return text.replace(".", self.locale().decimalPoint())
+
+    def valueFromText(self, text: str) -> float:
+        try:
+            self._typed = round(self._number(text), _MOST_DECIMALS)
+        except ValueError:
+            return float(QDoubleSpinBox.value(self))
+        return self._typed
 
 
-class WholeField(_Calm, QSpinBox):
+class WholeField(_Typed, QSpinBox):
     """A whole number with a unit; with `none`, its lowest value means None and shows as that text."""
 
     valueChanged = Signal(object)
+    _whole = True
 
     def __init__(self, low: int, high: int, unit: str = "", none: str | None = None, step: int = 1) -> None:
-        super().__init__()
         self._optional = none is not None
+        super().__init__()
         self.setRange(low - self._optional, high)
-        self.setSuffix(f" {unit}" if unit else "")
         self.setSpecialValueText(none or "")
         self.setSingleStep(step)
-        self.setKeyboardTracking(False)
-        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self._set_up(unit)
         self.textChanged.connect(lambda: self.valueChanged.emit(self.value()))
+
+    def textFromValue(self, value: int) -> str:
+        return str(value)
+
+    def valueFromText(self, text: str) -> int:
+        try:
+            return int(self._number(text))
+        except ValueError:
+            return int(QSpinBox.value(self))
 
     def value(self) -> int | None:
         number = super().value()
@@ -136,7 +212,7 @@ class CheckField(QCheckBox):
 
 
 class NumbersField(QLineEdit):
-    """One number, or several with commas between them; what is neither stays as it was."""
+    """One number, or several with semicolons, spaces or commas between them; what is neither changes nothing."""
 
     valueChanged = Signal(object)
 
@@ -150,16 +226,24 @@ class NumbersField(QLineEdit):
 
     def setValue(self, value: float | tuple[float, ...]) -> None:
         changed, self._value = value != self._value, value
-        self.setText(", ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else f"{value:g}")
+        self.setText(number_text(value))
         if changed:
             self.valueChanged.emit(value)
 
     def _read(self) -> None:
+        if self.text() == number_text(self._value):
+            return
         try:
-            numbers = tuple(float(part) for part in self.text().split(",") if part.strip())
-        except ValueError:
+            numbers = read_numbers(self.text())
+        except ValueError as error:
             numbers = ()
+            show_warning(f"{error} {number_text(self._value)} stays.")
         self.setValue(numbers[0] if len(numbers) == 1 else numbers or self._value)
+
+
+def number_text(value: float | tuple[float, ...]) -> str:
+    """One number or several as a line of text shows them."""
+    return ", ".join(f"{v:.12g}" for v in (value if isinstance(value, tuple) else (value,)))
 
 
 class ScalesField(QWidget):

@@ -94,9 +94,9 @@ class MppField(NumberField):
 
     def value(self) -> Any:
         number = super().value()
-        if self._pair is not None and abs(self._pair[0] - number) < 5e-5:
+        if self._pair is not None and abs(self._pair[0] - number) < 1e-9:
             return self._pair
-        return round(number, 4) if number > 0 else None
+        return number if number > 0 else None
 
     def setValue(self, value: Any) -> None:
         self._pair = value if isinstance(value, tuple) else None
@@ -116,7 +116,7 @@ class ValuesField(TextField):
         if "=" not in text:
             return text or self._usual
         try:
-            pairs = [part.split("=") for part in text.split(",") if part.strip()]
+            pairs = [part.split("=") for part in text.replace(";", ",").split(",") if part.strip()]
             return {self._number(k.strip()): v.strip() for k, v in pairs}
         except ValueError:
             example = "classes, instances, or 1=gland, 2=stroma" if self._number is int else "classes, or Tumour=tumour"

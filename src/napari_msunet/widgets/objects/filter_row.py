@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLineEdit, QWidget
 
+from napari_msunet.typed_numbers import read_number
 from napari_msunet.widgets.objects.model import Filter
 
 ALL = "All classes"
+AREA_TIP = "Least and largest area that are shown, in the table's unit; empty: any."
 
 
 class FilterRow(QWidget):
@@ -38,7 +40,7 @@ class FilterRow(QWidget):
         for field, hint in ((self.low, "area from"), (self.high, "to")):
             field.setPlaceholderText(hint)
             field.setFixedWidth(74)
-            field.setToolTip("Least and largest area that are shown, in the table's unit; empty: any.")
+            field.setToolTip(AREA_TIP)
             field.textChanged.connect(lambda _: self._tell())
             row.addWidget(field)
         self.text.textChanged.connect(lambda _: self._tell())
@@ -57,8 +59,8 @@ class FilterRow(QWidget):
         return True
 
     def value(self) -> Filter:
-        """What is chosen now; what is no number counts as empty."""
-        low, high = _number(self.low.text()), _number(self.high.text())
+        """What is chosen now; what is no number counts as empty, and its field says so."""
+        low, high = (self._number(field) for field in (self.low, self.high))
         return Filter(
             text=self.text.text(),
             kind=self.kind.currentIndex() if self.kind.currentIndex() > 0 else None,
@@ -66,12 +68,18 @@ class FilterRow(QWidget):
             high=float("inf") if high is None else high,
         )
 
+    def _number(self, field: QLineEdit) -> float | None:
+        problem, number = "", None
+        if field.text().strip():
+            try:
+                number = read_number(field.text(), point=field.locale().decimalPoint())
+            except ValueError as error:
+                problem = str(error)
+        field.setToolTip(problem or AREA_TIP)
+        if bool(problem) != (field.objectName() == "problem"):
+            field.setObjectName("problem" if problem else "")
+            field.setStyleSheet("color: #e07b39" if problem else "")
+        return number
+
     def _tell(self) -> None:
         self.changed.emit(self.value())
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text.replace(",", "")) if text.strip() else None
-    except ValueError:
-        return None

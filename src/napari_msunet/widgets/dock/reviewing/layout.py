@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QSpinBox
+from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton
 
 from napari_msunet.labels import review
 from napari_msunet.labels.review import Survey
+from napari_msunet.widgets.dock.fields import WholeField
 from napari_msunet.widgets.dock.place_list import PlaceList
 from napari_msunet.widgets.dock.reviewing.ranking import RankingBox
 
@@ -47,11 +48,8 @@ def _searching(step: Any) -> None:
     """Which places, and the queue of them."""
     step.needed = step.note()
     step.by = RankingBox()
-    step.size = QSpinBox()
-    step.size.setRange(32, 4096)
-    step.size.setSingleStep(32)
+    step.size = WholeField(32, 4096, "px", step=32)
     step.size.setValue(review.SIZE)
-    step.size.setSuffix(" px")
     step.size.setToolTip("Side of a place, in pixels of the labels.")
     step.find = _button("Find places to review", "Ranks all tissue that was not reviewed yet.")
     step.find.setObjectName("primary")
