@@ -42,7 +42,7 @@ def review(
     limit : int
         At most so many places.
     tissue : Path
-        The slide, to keep to its tissue; without it, wherever something was predicted.
+        The slide, to keep to its tissue; only what was predicted is ranked in any case.
     json : bool
         Print the result as JSON.
     """
@@ -58,13 +58,14 @@ def review(
         found = survey(store, by, size, limit, mask, damaged=options.damaged)
         warn_of(found.left_out)
         written = write_queue(found.candidates, out, store)
-    values = {k: v for k, v in asdict(found).items() if k != "candidates" and (k != "left_out" or v)} | {
-        "places": len(found.candidates)
-    }
+    kept = {k: v for k, v in asdict(found).items() if v or k not in ("left_out", "unpredicted")}
+    values = {k: v for k, v in kept.items() if k != "candidates"} | {"places": len(found.candidates)}
+    if found.unpredicted and not json:
+        print(f"{found.unpredicted} windows of tissue were not predicted and are left out.")  # noqa: T201
     if json:
         print(jsonlib.dumps({"values": values, "files": {"queue": str(written)}}, indent=1))  # noqa: T201
         return
     print(  # noqa: T201
-        f"Reviewed {found.reviewed} of {found.total} windows, {100 * found.share:.1f} % of the tissue.\n"
+        f"Reviewed {found.reviewed} of {found.total} windows, {100 * found.share:.1f} % of what is predicted.\n"
         f"Wrote {len(found.candidates)} places to {written}."
     )

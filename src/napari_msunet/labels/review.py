@@ -16,6 +16,7 @@ from napari_msunet.config import Damaged
 from napari_msunet.errors import OutputError, StoreError
 from napari_msunet.geometry import Grid, Window
 from napari_msunet.labels import review_scores as scores
+from napari_msunet.labels.covered import covered
 from napari_msunet.labels.damage import check_run, check_store
 from napari_msunet.labels.files import output_errors, replace_file
 from napari_msunet.labels.review_cells import Cells, Flags, Means
@@ -79,13 +80,15 @@ class Survey:
     candidates : list of Candidate
         Best first.
     reviewed, total : int
-        Windows that were accepted or edited, and all windows with tissue.
+        Windows that were accepted or edited, and all windows with tissue that a prediction covers.
     share : float
-        How much of the tissue lies in reviewed windows, 0..1.
+        How much of that tissue lies in reviewed windows, 0..1.
     skipped : int
         Windows that are not offered because they were skipped.
     left_out : tuple of str
         What is damaged and had no say, in sentences.
+    unpredicted : int
+        Windows with tissue that are not offered because no prediction covers them; 0 where no tissue was given.
     """
 
     candidates: list[Candidate]
@@ -94,6 +97,7 @@ class Survey:
     share: float
     skipped: int
     left_out: tuple[str, ...] = ()
+    unpredicted: int = 0
 
 
 class TissueLike(Protocol):
@@ -124,7 +128,7 @@ def review_queue(
     limit : int, optional
         At most so many; None: 10,000.
     tissue : object with ``on(grid, window)``, optional
-        Such as `tissue_mask(slide)`; without it, wherever a run computed something.
+        Such as `tissue_mask(slide)`, to keep to it; only what a prediction covers is offered in any case.
     objects : ObjectTable, optional
         Exact measures for "oddity"; without it objects are found on a level of at most 4096 pixels a side.
 
@@ -165,7 +169,7 @@ def survey(
     if by in ("disagreement", "entropy"):
         names = [(run, by if by in run.outputs else "probabilities") for run in kept]
         checked += [check_run(run, damaged, (name,)) for run, name in names]
-    share = _tissue(store, cells, runs, tissue)
+    all_tissue, share = _shares(store, cells, tissue)
     state = load_state(store)
     reviewed, skipped = _reviewed(store, cells, state)
     of_tissue = share >= _TISSUE
@@ -187,6 +191,7 @@ def survey(
         share=float(share[seen].sum()) / total if total else 0.0,
         skipped=int((skipped & of_tissue & ~reviewed).sum()),
         left_out=tuple(text for text in checked if text),
+        unpredicted=int(((all_tissue >= _TISSUE) & ~of_tissue).sum()) if tissue is not None else 0,
     )
 
 
@@ -218,10 +223,11 @@ def _kept(store: LabelStore, runs: Sequence[Run], by: By | None) -> list[Run]:
     )
 
 
-def _tissue(store: LabelStore, cells: Cells, runs: Sequence[Run], tissue: TissueLike | None) -> Means:
-    """Share of each window that is tissue, or was computed, or all of it where nothing says more."""
+def _shares(store: LabelStore, cells: Cells, tissue: TissueLike | None) -> tuple[Means, Means]:
+    """Share of each window that is tissue (all of it where nothing says more), and that is covered tissue."""
     if tissue is None:
-        return cells.mean(scores.computed(runs, cells)) if runs else np.ones(cells.counts, np.float32)
+        whole = np.ones(cells.counts, np.float32)
+        return whole, cells.means(lambda window: covered(store, window, cells.level), lambda done, total: None)
     f = cells.factor
     mpp = None if store.mpp is None else (store.mpp[0] * f, store.mpp[1] * f)
     grid = Grid(store.extent, (store.pixel[0] * f, store.pixel[1] * f), mpp)
@@ -232,7 +238,10 @@ def _tissue(store: LabelStore, cells: Cells, runs: Sequence[Run], tissue: Tissue
         out[inside.slices((window.y, window.x))] = tissue.on(grid, inside)
         return out
 
-    return cells.means(read, lambda done, total: None)
+    def read_covered(window: Window) -> npt.NDArray[Any]:
+        return read(window) & covered(store, window, cells.level)
+
+    return cells.means(read, lambda done, total: None), cells.means(read_covered, lambda done, total: None)
 
 
 def _reviewed(store: LabelStore, cells: Cells, state: ReviewState) -> tuple[Flags, Flags]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
+from napari_msunet.labels.covered import covered
 from napari_msunet.labels.files import output_errors, read_json, write_json
 from napari_msunet.labels.metadata import explained
 
@@ -69,8 +70,23 @@ def load_state(store: LabelStore) -> ReviewState:
         ) from error
 
 
-def accept(store: LabelStore, window: Window) -> int:
-    """Mark what a window shows as true, zeros included: one stroke, which `undo` takes back.
+class Accepted(int):
+    """The number of the stroke that `accept` made.
+
+    Attributes
+    ----------
+    pixels, left_out : int
+        How many were marked as true, and how many of the window were not, since no prediction covers them.
+    """
+
+    pixels: int
+    left_out: int
+
+
+def accept(store: LabelStore, window: Window) -> Accepted:
+    """Mark what a prediction shows in a window as true, zeros included: one stroke, which `undo` takes back.
+
+    Where nothing was predicted, background is no statement of anybody's and is not marked.
 
     Parameters
     ----------
@@ -80,13 +96,13 @@ def accept(store: LabelStore, window: Window) -> int:
 
     Returns
     -------
-    int
-        Number of the stroke. All its pixels are `edited` now, so no prediction changes them.
+    Accepted
+        Number of the stroke, with `pixels` and `left_out`. Its pixels are `edited` now, so no prediction changes them.
 
     Raises
     ------
     StoreError
-        If the window is outside the store.
+        If the window is outside the store, or nothing in it was predicted.
     StoreLockedError
         If somebody else writes into it.
     OutputError
@@ -94,7 +110,15 @@ def accept(store: LabelStore, window: Window) -> int:
     """
     inside = _inside(store, window)
     store.hold()
-    number = store.write(inside, store.read(inside))
+    known = covered(store, inside)
+    pixels = int(known.sum())
+    if not pixels:
+        raise StoreError(
+            f"Nothing of this place ({inside.height} x {inside.width} pixels) was predicted, so nothing is accepted; "
+            "predict it first."
+        )
+    number = Accepted(store.write(inside, store.read(inside), None if known.all() else known))
+    number.pixels, number.left_out = pixels, known.size - pixels
     state = load_state(store)
     box = (inside.y, inside.x, *inside.shape)
     skipped = tuple(b for b in state.skipped if b != box)
@@ -119,15 +143,17 @@ def forget_skipped(store: LabelStore) -> None:
 
 
 def still_accepted(store: LabelStore, state: ReviewState, level: int, edited: Any = None) -> list[Window]:
-    """The accepted windows that nobody undid since: those whose pixels are still `edited` at a level of the pyramid."""
-    found = []
+    """The accepted windows that nobody undid since: what is predicted in them is still `edited` at a level."""
+    found, f = [], 2**level
+    whole = Window(0, 0, *store.info.shapes[level])
+    known = None if edited is None or not state.accepted else covered(store, whole, level)
     for window in state.accepted_windows:
-        if edited is None:
-            flags = store.read_edited(window, level)
-        else:
-            f = 2**level
-            flags = edited[window.y // f : -(-window.stop[0] // f), window.x // f : -(-window.stop[1] // f)]
-        if bool(np.all(flags)):
+        coarse = Window.between(
+            (window.y // f, window.x // f), (-(-window.stop[0] // f), -(-window.stop[1] // f))
+        ).intersection(whole)
+        flags = store.read_edited(coarse, level) if edited is None else edited[coarse.slices()]
+        wanted = covered(store, coarse, level) if known is None else known[coarse.slices()]
+        if flags.any() and bool(np.all(flags | ~wanted)):
             found.append(window)
     return found
 

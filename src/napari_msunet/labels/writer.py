@@ -73,6 +73,13 @@ class Writer(LabelView):
         self._begin()
 
     @property
+    def version(self) -> int:
+        """A number that is another after each change of the labels, whoever made it."""
+        if self._session is not None:
+            return int(self._session.journal.history.latest)
+        return int(load_checkpoint(self.path)["sequence"])
+
+    @property
     def unsaved(self) -> int:
         """Number of strokes that the disk refused and that are in memory only, until it takes them."""
         return 0 if self._session is None else self._session.journal.waiting

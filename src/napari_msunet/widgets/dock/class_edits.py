@@ -8,8 +8,7 @@ from typing import Any
 from napari_msunet.errors import MsunetError
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.metadata import check_new_classes
-from napari_msunet.widgets.dock.counting import Counting
-from napari_msunet.widgets.dock.counts import Counts, erase
+from napari_msunet.widgets.dock.counts import erase
 from napari_msunet.widgets.dock.lookup import Layers
 from napari_msunet.widgets.dock.state import BACKGROUND, SlideRecord, State
 
@@ -21,12 +20,10 @@ class ClassEdits:
     ----------
     state : State
     layers : Layers
-    counting : Counting
-        Knows where a class is painted.
     """
 
-    def __init__(self, state: State, layers: Layers, counting: Counting) -> None:
-        self.state, self.layers, self.counting = state, layers, counting
+    def __init__(self, state: State, layers: Layers) -> None:
+        self.state, self.layers = state, layers
 
     def add(self, name: str | None = None) -> str:
         """Add a class; None: with a name to be changed. Gives its name."""
@@ -63,7 +60,7 @@ class ClassEdits:
             raise MsunetError(f"There is no class {name}; there are {', '.join(self.state.classes)}.")
         if len(self.state.classes) == 1:
             raise MsunetError("One class must stay; rename it instead.")
-        for record in [r for r in self.state.slides if r.annotation is not None]:
+        for record in [r for r in self.state.slides if r.annotation is not None and r.annotation.exists()]:
             self._erase(record, name)
         values = {n: [r.counts.get(v, 0) for r in self.state.slides] for v, n in enumerate(self.state.classes, 1)}
         remaining = tuple(n for n in self.state.classes if n != name)
@@ -78,8 +75,10 @@ class ClassEdits:
         store = open_labels(record.annotation)
         if name not in store.classes:
             return
-        counts = self.counting.of.setdefault(record, Counts(store))
-        if not counts.of():
+        counts = record.annotation_counter()
+        if counts is None:
+            return
+        if counts.outdated:
             counts.scan()
         layer = self.layers.annotation(record)
         for region in erase(store, counts, store.classes.index(name) + 1):

@@ -1,77 +1,112 @@
-"""What is annotated on each slide, counted beside the GUI thread and told to the state."""
+"""What is annotated and corrected on each slide, counted beside the GUI thread and told to the state.
+
+It belongs to the dock and begins with each slide, whichever step is open: what is trained on must not depend on what
+somebody has looked at.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 from napari.utils.notifications import show_warning
 from qtpy.QtCore import QObject
 
 from napari_msunet.errors import MsunetError
-from napari_msunet.geometry import Region
-from napari_msunet.labels import open_labels
+from napari_msunet.geometry import Region, Window
+from napari_msunet.labels import LabelStore, open_labels
+from napari_msunet.labels.levels import tiles
+from napari_msunet.labels.review_state import load_state
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.counts import Counts
-from napari_msunet.widgets.dock.state import BACKGROUND, SlideRecord, State
+from napari_msunet.widgets.dock.state import SlideRecord, State
 
 
 class Counting:
-    """Counts the annotations of the slides, and again what a stroke touched.
+    """Counts the annotations of the slides, and again what a stroke touched; once, what is corrected on each.
 
     Parameters
     ----------
     state : State
         Is told the counts; classes that only an annotation has are added to it.
     parent : QObject
-
-    Attributes
-    ----------
-    of : dict of SlideRecord to Counts
-        The slides whose annotations are counted.
     """
 
     def __init__(self, state: State, parent: QObject) -> None:
         self.state = state
-        self.of: dict[SlideRecord, Counts] = {}
+        self._edits: dict[SlideRecord, Path] = {}
+        self._busy: set[Counts] = set()
         self._background = Background("msunet-counts", parent)
 
-    def scan(self, record: SlideRecord) -> None:
-        """Count a slide's annotation; returns at once."""
-        counts = self.of[record] = Counts(open_labels(record.annotation))
-        self._background.run(counts.scan, lambda found: self._counted(record, found))
-
     def scan_new(self) -> None:
-        """Count the annotations that were not yet; one that cannot be opened is let go with a warning."""
+        """Count what was not counted yet, or was changed by somebody who did not say so; returns at once."""
         for record in self.state.slides:
-            if record.annotation is not None and record not in self.of:
-                try:
-                    self.scan(record)
-                except MsunetError as error:
-                    record.annotation = None
+            told = record.unreadable
+            try:
+                counter = record.annotation_counter()
+            except MsunetError as error:
+                if record.unreadable != told:
                     show_warning(str(error))
+                    self.state.emit("counts")
+                continue
+            if counter is not None and counter not in self._busy and (not record.counted or counter.outdated):
+                self._run(record, counter, counter.scan)
+            if record.labels is not None and self._edits.get(record) != record.labels:
+                self._edits[record] = record.labels
+                self._background.run(partial(_edits, record.labels), partial(self._edited, record), lambda _: None)
 
     def stroke(self, path: Path, region: Region) -> None:
         """Count again what a stroke touched in the annotation at a path."""
         record = next((r for r in self.state.slides if r.annotation == path), None)
-        counts = None if record is None else self.of.get(record)
-        if counts is not None:
-            self._background.run(lambda: counts.update(region), lambda found: self._counted(record, found))
+        if record is not None and record.counter is not None:
+            self._run(record, record.counter, partial(record.counter.update, region))
 
-    def _counted(self, record: SlideRecord, found: dict[int, int]) -> None:
-        """In the order of the dock's classes, which a store made elsewhere need not have."""
-        store = self.of[record].store
-        names = store.classes
-        unknown = [name for value, name in enumerate(names, 1) if found.get(value) and name not in self.state.classes]
-        if unknown:
-            fresh = self.state.classes == ("class 1",) and not any(r.counts for r in self.state.slides)
-            kept = tuple(n for n in self.state.classes if n in names or not fresh)
-            self.state.set_classes((*kept, *unknown))
-        by_name = {name: found.get(value, 0) for value, name in enumerate(names, 1)}
-        ordered = {value: by_name[n] for value, n in enumerate(self.state.classes, 1) if by_name.get(n)}
-        if found.get(BACKGROUND):
-            ordered[BACKGROUND] = found[BACKGROUND]
-        self.state.set_counts(record, ordered, len(store.fully_annotated))
+    def _run(self, record: SlideRecord, counter: Counts, work: Callable[[], dict[int, int]]) -> None:
+        def take(found: dict[int, int]) -> None:
+            self._busy.discard(counter)
+            if record.counter is counter:
+                self.state.take_counts(record, counter.store, found)
+
+        def failed(error: BaseException) -> None:
+            self._busy.discard(counter)
+            record.unreadable = f"The annotation of {record.path.name} cannot be read ({error})"
+            show_warning(record.unreadable)
+            self.state.emit("counts")
+
+        self._busy.add(counter)
+        self._background.run(work, take, failed)
+
+    def _edited(self, record: SlideRecord, found: tuple[int, bool]) -> None:
+        pixels, accepted = found
+        self.state.reviewed = self.state.reviewed or accepted
+        if record.edited != pixels:
+            record.edited = pixels
+            self.state.emit("counts")
 
     def close(self) -> None:
         """Count no more."""
         self._background.close()
+
+
+def _edits(labels: Path) -> tuple[int, bool]:
+    """How many pixels of labels a person changed, and whether any place of them was accepted."""
+    store = open_labels(labels)
+    return edited_pixels(store), bool(load_state(store).accepted)
+
+
+def edited_pixels(store: LabelStore) -> int:
+    """How many level-0 pixels a person changed; reads only where the coarsest level says that there are any."""
+    coarse = np.asarray(store.edited_levels[-1])
+    factor = 2 ** (len(store.edited_levels) - 1)
+    found = np.argwhere(coarse)
+    if not found.size:
+        return 0
+    (top, left), (bottom, right) = found.min(0) * factor, (found.max(0) + 1) * factor
+    window = Window.between((int(top), int(left)), (int(bottom), int(right))).intersection(Window(0, 0, *store.shape))
+    total = 0
+    for tile in tiles(window, max(512, factor)):
+        if coarse[tile.y // factor : -(-tile.stop[0] // factor), tile.x // factor : -(-tile.stop[1] // factor)].any():
+            total += int(store.read_edited(tile).sum())
+    return total

@@ -29,15 +29,29 @@ class Counts:
     def __init__(self, store: LabelStore) -> None:
         self.store = store
         self._blocks: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
+        self._version: int | None = None
         self._mutex = threading.Lock()
 
     def scan(self) -> dict[int, int]:
         """Count the blocks that hold anything: those with a file."""
+        version = self.store.version
         self.store.flush()
-        return self._count(self._on_disk())
+        on_disk = self._on_disk()
+        with self._mutex:
+            self._blocks = {key: counts for key, counts in self._blocks.items() if key in set(on_disk)}
+        found = self._count(on_disk)
+        self._version = version
+        return found
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the store was not counted yet, or was changed by somebody who did not say so."""
+        return self._version != self.store.version
 
     def update(self, region: Region) -> dict[int, int]:
         """Count again what a stroke touched (level-0 pixels of the store)."""
+        if self._version is not None:
+            self._version = self.store.version
         window = touched(region)
         rows = range(max(0, window.y) // CHUNK, -(-min(window.stop[0], self.store.shape[0]) // CHUNK))
         columns = range(max(0, window.x) // CHUNK, -(-min(window.stop[1], self.store.shape[1]) // CHUNK))

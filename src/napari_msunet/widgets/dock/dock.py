@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
 from napari_msunet.errors import MsunetError
 from napari_msunet.slide.probing import PROBE
 from napari_msunet.widgets.dock import style
+from napari_msunet.widgets.dock.counting import Counting
 from napari_msunet.widgets.dock.lookup import Layers
 from napari_msunet.widgets.dock.memory import remember
 from napari_msunet.widgets.dock.section import Section
@@ -82,6 +83,7 @@ class MultiScaleUNet(QWidget):
         self.viewer = viewer = getattr(viewer, "__wrapped__", viewer)
         self.state = State()
         self.layers = Layers(viewer, self.state)
+        self.counting = Counting(self.state, self)
         self._runner: JobRunner | None = None
         self._closed = False
         PROBE.start()
@@ -100,6 +102,9 @@ class MultiScaleUNet(QWidget):
         self._saving.setInterval(500)
         self._saving.timeout.connect(told(self.save_project))
         self.state.changed.connect(self._changed)
+        for layer in list(viewer.layers):  # that were there before the dock
+            self.steps["annotate"].take(layer)
+        self.counting.scan_new()
         viewer.events.theme.connect(self._restyle)
         main_window(viewer).installEventFilter(self)
         self._restyle()
@@ -189,6 +194,8 @@ class MultiScaleUNet(QWidget):
     def _changed(self, what: str) -> None:
         if not self._closed:
             self._refreshing.start()
+            if what in ("slides", "project", "results"):
+                self.counting.scan_new()
             if what not in ("counts", "review"):
                 self._saving.start()
 
@@ -310,6 +317,7 @@ class MultiScaleUNet(QWidget):
         self.viewer.events.theme.disconnect(self._restyle)
         for step in self.steps.values():
             step.closing()
+        self.counting.close()
         if self._runner is not None:
             self._looking.close()
             self._runner.close()

@@ -123,7 +123,8 @@ def adopt(state: State, record: SlideRecord, slide: SlideNote) -> None:
     if slide.mpp is not None:
         record.mpp, record.mpp_given = slide.mpp, True
     record.kind, record.value_range = slide.kind or record.kind, slide.value_range or record.value_range
-    record.annotation = _existing(project, slide.annotation) or record.annotation
+    if slide.annotation is not None:  # also one that is gone: a training must not begin without it unseen
+        record.annotation = project.find(slide.annotation).resolve()
     record.labels = _existing(project, slide.labels) or record.labels
     record.tissue = _existing(project, slide.tissue) or record.tissue
     if record.labels is not None:

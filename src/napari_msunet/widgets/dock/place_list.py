@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QGridLayout, QLabel, QListWidget, QPushButton, QVBoxLayout, QWidget
@@ -74,7 +74,10 @@ class PlaceList(QWidget):
         texts = {
             "review.previous": ("‹ Previous", "Goes back to the place before."),
             "review.next": ("Next ›", "Goes on, and leaves this place for later."),
-            "review.accept": ("Accept as true", "All that is shown in the frame is right, background too."),
+            "review.accept": (
+                "Accept as true",
+                "All that is predicted in the frame is right, background too. What was not predicted is left out.",
+            ),
             "review.skip": ("Skip", "Do not offer this place again."),
         }
         for number, (name, (text, tip)) in enumerate(texts.items()):
@@ -174,6 +177,18 @@ class PlaceList(QWidget):
         following = range(self.index + 1, len(self.places))
         rest = next((n for n in following if self.places[n].window not in self.decided), self.index)
         self.go(rest)
+
+    def show_accepted(self, accepted: Collection[Window]) -> None:
+        """Mark the places that are accepted now: an undo takes a mark back, and what was undone can be done again."""
+        for row, place in enumerate(self.places):
+            was = self.decided.get(place.window)
+            if was == "accepted" and place.window not in accepted:
+                self.reopen(place.window)
+            elif was is None and place.window in accepted:
+                self.decided[place.window] = "accepted"
+                self.list.item(row).setText(f"{_MARKS['accepted']}   {place.reason}")
+                self._count()
+                self.enable()
 
     def reopen(self, window: Window) -> None:
         """A decision could not be kept: the place is open again."""

@@ -64,8 +64,10 @@ class GoingOn(QWidget):
 
     @property
     def on(self) -> bool:
-        """Whether training begins with the last model's weights."""
-        return self.tick.isChecked() and self.tick.isEnabled()
+        """Whether training begins with the last model's weights; known without the step being open."""
+        last = self._last()
+        wanted = self._corrected() if self._chosen is None else self._chosen
+        return wanted and last is not None and last.obstacle is None
 
     def refresh(self) -> None:
         """Show the state as it is."""

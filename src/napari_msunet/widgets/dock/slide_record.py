@@ -8,11 +8,13 @@ from typing import Any
 
 from napari_msunet.config import Kind, Role, ValueRange
 from napari_msunet.config.prediction import InClasses
+from napari_msunet.errors import MsunetError
 from napari_msunet.labels import open_labels
 from napari_msunet.labels.tissue import TISSUE
 from napari_msunet.labels.where import Mask, StoreClasses
 from napari_msunet.project import Ring
 from napari_msunet.slide.numbers import Numbers
+from napari_msunet.widgets.dock.counts import Counts
 
 
 @dataclass(eq=False)
@@ -41,6 +43,12 @@ class SlideRecord:
         Annotated pixels by value: 1..K, 255 for background.
     marked : int
         How many regions are marked as fully annotated.
+    counted : bool
+        Whether `counts` and `marked` are known: until then an annotation may hold anything.
+    counter : Counts, optional
+        What counts its annotation.
+    unreadable : str, optional
+        Why its annotation cannot be opened, as a sentence.
     corrections : bool
         Whether corrected pixels of `labels` count as truth in training.
     regions : tuple of rings
@@ -62,6 +70,9 @@ class SlideRecord:
     tissue: Path | None = None
     counts: dict[int, int] = field(default_factory=dict)
     marked: int = 0
+    counted: bool = False
+    counter: Counts | None = None
+    unreadable: str | None = None
     corrections: bool = False
     edited: int = 0
     regions: tuple[Ring, ...] = ()
@@ -99,5 +110,26 @@ class SlideRecord:
 
     @property
     def annotated(self) -> bool:
-        """Whether anything is annotated on it."""
-        return bool(self.annotation) and (any(self.counts.values()) or self.marked > 0)
+        """Whether anything is annotated on it, or may be: it was not counted yet."""
+        return bool(self.annotation) and (not self.counted or any(self.counts.values()) or self.marked > 0)
+
+    def annotation_counter(self) -> Counts | None:
+        """What counts its annotation as it is now; None without one.
+
+        Raises
+        ------
+        MsunetError
+            If the annotation cannot be opened; the sentence names it.
+        """
+        if self.annotation is None:
+            return None
+        try:
+            store = open_labels(self.annotation)
+        except MsunetError as error:
+            self.counted, self.counter = False, None
+            self.unreadable = f"The annotation of {self.path.name} cannot be opened: {error}"
+            raise MsunetError(self.unreadable) from error
+        if self.counter is None or self.counter.store is not store:
+            self.counted, self.counter = False, Counts(store)
+        self.unreadable = None
+        return self.counter

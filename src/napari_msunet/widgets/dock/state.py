@@ -30,6 +30,7 @@ from napari_msunet.config import (
 )
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Region
+from napari_msunet.labels import LabelStore
 from napari_msunet.project import Project, default_folder
 from napari_msunet.widgets.dock import words
 from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
@@ -149,9 +150,38 @@ class State:
 
     def set_counts(self, record: SlideRecord, counts: dict[int, int], marked: int) -> None:
         """What is annotated on a slide now."""
-        if (record.counts, record.marked) != (counts, marked):
-            record.counts, record.marked = dict(counts), marked
+        if (record.counts, record.marked, record.counted) != (counts, marked, True):
+            record.counts, record.marked, record.counted = dict(counts), marked, True
             self.emit("counts")
+
+    def take_counts(self, record: SlideRecord, store: LabelStore, found: dict[int, int]) -> None:
+        """Take in what was counted in an annotation, in the order of the dock's classes; those it lacks are added."""
+        names = store.classes
+        unknown = [name for value, name in enumerate(names, 1) if found.get(value) and name not in self.classes]
+        if unknown:
+            fresh = self.classes == ("class 1",) and not any(r.counts for r in self.slides)
+            kept = tuple(n for n in self.classes if n in names or not fresh)
+            self.set_classes((*kept, *unknown))
+        by_name = {name: found.get(value, 0) for value, name in enumerate(names, 1)}
+        ordered = {value: by_name[n] for value, n in enumerate(self.classes, 1) if by_name.get(n)}
+        if found.get(BACKGROUND):
+            ordered[BACKGROUND] = found[BACKGROUND]
+        self.set_counts(record, ordered, len(store.fully_annotated))
+
+    def count_annotations(self) -> None:
+        """Count now what was not counted yet, so that a request does not depend on what somebody has looked at.
+
+        Raises
+        ------
+        MsunetError
+            If an annotation cannot be opened: nothing is trained without it unseen.
+        """
+        for record in self.slides:
+            if record.counted and record.counter is None:
+                continue
+            counter = record.annotation_counter()
+            if counter is not None and (not record.counted or counter.outdated):
+                self.take_counts(record, counter.store, counter.scan())
 
     def count(self, value: int) -> int:
         """Annotated pixels of a value on all slides."""
@@ -233,6 +263,7 @@ class State:
 
     def train_job(self, out: Path | None = None, resume: bool = False) -> TrainJob:
         """The training that the Train button starts; `MsunetError` saying what is missing."""
+        self.count_annotations()
         self._needs("train")
         values = {"model": self.wanted_model, "sources": self.sources(), "out": out or self.make_project().new_run()}
         return _made(TrainJob, "The training", **values, resume=resume, **dict(self.train_options))
@@ -266,6 +297,7 @@ class State:
         """Scores of the model on the sources of these roles; `MsunetError` saying what is missing."""
         if self.model_path is None:
             raise MsunetError(words.NO_MODEL)
+        self.count_annotations()
         sources = [s for s in self.sources() if roles is None or s.role in roles]
         if not sources:
             raise MsunetError("No source has the role test: give it to a slide or a folder in the Annotate step.")

@@ -48,7 +48,7 @@ def done(state: State, step: StepName) -> bool:
     if step == "predict":
         return any(record.labels in state.predicted for record in state.slides)
     if step == "correct":
-        return state.corrected
+        return state.corrected or any(record.edited for record in state.slides)
     if step == "review":
         return state.reviewed
     return bool(state.exported)
@@ -140,6 +140,11 @@ def _no_model(state: State) -> str | None:
 
 def _no_truth(state: State) -> str | None:
     """What of the truth is missing for a training."""
+    unreadable = next((r.unreadable for r in state.slides if r.annotation and r.unreadable), None)
+    if unreadable:
+        return unreadable
+    if any(r.annotation and not r.counted for r in state.slides):
+        return "What is annotated is being counted."
     if state.sets:
         return next((text for r in state.slides if r.annotated and (text := _gone(r))), None)
     if not state.slides:

@@ -123,6 +123,9 @@ class GoOnRow(QWidget):
 
     def job(self) -> PredictJob:
         """The prediction that is offered; `MsunetError` where there is none."""
+        record = self.state.active
+        if self.found is None and record is not None and record.labels is not None:
+            self.found = find(record.labels)  # the step was not open yet
         if self.found is None:
             raise MsunetError("No prediction of this slide was stopped; start one.")
         return self.found.job

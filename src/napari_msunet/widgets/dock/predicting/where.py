@@ -109,8 +109,9 @@ class WhereRow(QWidget):
 
     @property
     def kind(self) -> str:
-        """What is chosen: "all", "tissue", "drawn" or "classes"."""
-        return str(self.choice.value())
+        """What is chosen: "all", "tissue", "drawn" or "classes"; known without the step being open."""
+        shown, kept = str(self.choice.value()), self.state.predict_options.where
+        return str(kept) if shown in ("all", "tissue") and kept in ("all", "tissue") else shown
 
     @property
     def verb(self) -> str:
@@ -158,9 +159,10 @@ class WhereRow(QWidget):
             layer.mode = "pan_zoom"
 
     def _chosen(self) -> None:
-        if self.kind in ("all", "tissue"):
+        shown = str(self.choice.value())
+        if shown in ("all", "tissue"):
             options = self.state.predict_options
-            self.state.set_predict_options(options.model_copy(update={"where": self.kind}))
+            self.state.set_predict_options(options.model_copy(update={"where": shown}))
         if self.kind == "drawn" and self.state.active is not None:
             self._begin_drawing()
         else:
@@ -194,10 +196,9 @@ class WhereRow(QWidget):
 
     def refresh(self) -> None:
         """Show the places there are for the active slide."""
-        options = self.state.predict_options
-        if self.kind in ("all", "tissue") and options.where in ("all", "tissue") and options.where != self.kind:
+        if self.choice.value() != self.kind:
             self.choice.blockSignals(True)
-            self.choice.setValue(options.where)
+            self.choice.setValue(self.kind)
             self.choice.blockSignals(False)
         self.tools.setVisible(self.kind == "drawn")
         self.classes.setVisible(self.kind == "classes")

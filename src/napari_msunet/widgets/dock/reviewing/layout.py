@@ -51,7 +51,7 @@ def _searching(step: Any) -> None:
     step.size = WholeField(32, 4096, "px", step=32)
     step.size.setValue(review.SIZE)
     step.size.setToolTip("Side of a place, in pixels of the labels.")
-    step.find = _button("Find places to review", "Ranks all tissue that was not reviewed yet.")
+    step.find = _button("Find places to review", "Ranks all that is predicted and was not reviewed yet.")
     step.find.setObjectName("primary")
     step.bar = QProgressBar()
     step.bar.setTextVisible(False)
@@ -88,8 +88,9 @@ def _tools(step: Any) -> None:
 def reviewed_text(found: Survey) -> str:
     """How much is reviewed, in words."""
     skipped = f" {found.skipped} skipped." if found.skipped else ""
+    left = f" {found.unpredicted:,} more windows of tissue are not predicted yet." if found.unpredicted else ""
     share = _percent(found.share)
-    return f"Reviewed {found.reviewed:,} of {found.total:,} windows, {share} of the tissue.{skipped}"
+    return f"Reviewed {found.reviewed:,} of {found.total:,} windows, {share} of what is predicted.{skipped}{left}"
 
 
 def _percent(share: float) -> str:

@@ -17,7 +17,6 @@ from napari_msunet.labels.metadata import BACKGROUND_COLOUR, default_colours
 from napari_msunet.slide import open_slide
 from napari_msunet.widgets.dock.class_edits import ClassEdits
 from napari_msunet.widgets.dock.class_table import KEYS, ClassTable, Row
-from napari_msunet.widgets.dock.counting import Counting
 from napari_msunet.widgets.dock.fields import Fold
 from napari_msunet.widgets.dock.marking import Marking
 from napari_msunet.widgets.dock.python_lines import call, lines, literal
@@ -45,8 +44,7 @@ class AnnotateStep(Step):
     def __init__(self, dock: MultiScaleUNet) -> None:
         super().__init__(dock)
         self.layers = dock.layers
-        self.counting = Counting(dock.state, self)
-        self.edits = ClassEdits(dock.state, dock.layers, self.counting)
+        self.edits = ClassEdits(dock.state, dock.layers)
         self._watched: weakref.WeakSet[Any] = weakref.WeakSet()
         self.marking = Marking(dock)
         self.start = QPushButton("Start annotating")
@@ -147,8 +145,11 @@ class AnnotateStep(Step):
             layer.mode = "paint"
 
     def _inserted(self, event: Any) -> None:
+        self.take(event.value)
+
+    def take(self, layer: Any) -> None:
         """An annotation of ours that comes in another way (File > Open, the sample) is taken in too."""
-        store = getattr(event.value, "store", None)
+        store = getattr(layer, "store", None)
         if not isinstance(store, LabelStore) or store.kind != "annotation":
             return
         record = next((r for r in self.state.slides if r.annotation == store.path), None)
@@ -158,7 +159,7 @@ class AnnotateStep(Step):
         if record is None:
             return
         record.annotation = store.path
-        self._watch(event.value)
+        self._watch(layer)
         self.state.emit("slides")
 
     def _watch(self, layer: Any) -> None:
@@ -179,7 +180,7 @@ class AnnotateStep(Step):
                     step.choose(row)
 
             layer.bind_key(str(number), choose, overwrite=True)
-        self.counting.scan(record)
+        self.dock.counting.scan_new()
 
     def choose(self, row: int) -> None:
         """Paint with the class in this row from now on; -1: background. Beyond the last row, nothing."""
@@ -212,7 +213,7 @@ class AnnotateStep(Step):
     def _stroke(self, event: Any) -> None:
         if self.dock.closed:
             return
-        self.counting.stroke(event.source.store.path, event.region)
+        self.dock.counting.stroke(event.source.store.path, event.region)
 
     # -------------------------------------------------------------------------------------------------------- classes
 
@@ -270,7 +271,6 @@ class AnnotateStep(Step):
 
     def refresh(self) -> None:
         """Show classes, counts and sources as they are now."""
-        self.counting.scan_new()
         layer = self.layers.annotation(self.state.active)
         if layer is not None:
             self._watch(layer)
@@ -323,4 +323,3 @@ class AnnotateStep(Step):
             layer.events.stroke.disconnect(self._stroke)
             layer.events.selected_label.disconnect(self._selected)
         self.marking.closing()
-        self.counting.close()

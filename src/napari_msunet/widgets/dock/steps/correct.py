@@ -5,18 +5,16 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QPushButton
 
 from napari_msunet.errors import MsunetError
-from napari_msunet.geometry import Window
-from napari_msunet.labels import LabelStore
-from napari_msunet.labels.levels import tiles
+from napari_msunet.labels import open_labels
 from napari_msunet.widgets import keys
 from napari_msunet.widgets.dock import style
 from napari_msunet.widgets.dock.background import Background
+from napari_msunet.widgets.dock.counting import edited_pixels
 from napari_msunet.widgets.dock.layers import hide_maps, layer_of_labels
 from napari_msunet.widgets.dock.python_lines import lines, literal
 from napari_msunet.widgets.dock.steps.step import Step
@@ -260,6 +258,8 @@ class CorrectStep(Step):
         record = self.state.active
         if record is None or record.labels is None or (missing := self.missing()) is not None:
             raise MsunetError(missing if record is not None and record.labels is not None else "Predict first.")
+        if record.edited == 0:  # perhaps not counted yet
+            record.edited = edited_pixels(open_labels(record.labels))
         if record.edited == 0:
             raise MsunetError("Nothing is corrected yet: paint over what is wrong first.")
         record.corrections = True
@@ -305,19 +305,3 @@ def _swatch(colour: tuple[int, int, int]) -> QIcon:
     picture = QPixmap(12, 12)
     picture.fill(QColor(*colour))
     return QIcon(picture)
-
-
-def edited_pixels(store: LabelStore) -> int:
-    """How many level-0 pixels a person changed; reads only where the coarsest level says that there are any."""
-    coarse = np.asarray(store.edited_levels[-1])
-    factor = 2 ** (len(store.edited_levels) - 1)
-    found = np.argwhere(coarse)
-    if not found.size:
-        return 0
-    (top, left), (bottom, right) = found.min(0) * factor, (found.max(0) + 1) * factor
-    window = Window.between((int(top), int(left)), (int(bottom), int(right))).intersection(Window(0, 0, *store.shape))
-    total = 0
-    for tile in tiles(window, max(512, factor)):
-        if coarse[tile.y // factor : -(-tile.stop[0] // factor), tile.x // factor : -(-tile.stop[1] // factor)].any():
-            total += int(store.read_edited(tile).sum())
-    return total

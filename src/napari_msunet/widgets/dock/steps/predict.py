@@ -222,7 +222,7 @@ class PredictStep(Step):
     def _whole(self, job: PostprocessJob) -> PostprocessJob:
         """What the sliders say, and what the form says of small objects, holes and touching ones."""
         slid = {name: getattr(job.postprocess, name) for name in ("thresholds", "smoothing")}
-        return job.model_copy(update={"postprocess": self.cleaning.value().model_copy(update=slid)})
+        return job.model_copy(update={"postprocess": self.state.predict_options.postprocess.model_copy(update=slid)})
 
     def draw_region(self) -> None:
         """Let a rectangle be drawn, which is predicted then; asked a second time, not any more."""

@@ -158,6 +158,8 @@ class ReviewStep(Step):
 
     def _stroked(self, event: Any) -> None:
         self._surveyor.count_soon()
+        if not event.number and self.queue.places:  # an undo, or what was undone done again
+            self._background.run(partial(_accepted_now, self._layer.store), self.queue.show_accepted, lambda _: None)
 
     # ---------------------------------------------------------------------------------------------------------- queue
 
@@ -239,7 +241,7 @@ class ReviewStep(Step):
     # ------------------------------------------------------------------------------------------------ accept and skip
 
     def accept(self) -> None:
-        """Mark all of the place as true, as one step of undo, and go on; returns at once."""
+        """Mark what is predicted of the place as true, as one step of undo, and go on; returns at once."""
         place, layer = self.queue.open_place, self._layer
         if place is None or layer is None:
             return
@@ -256,9 +258,14 @@ class ReviewStep(Step):
         self.queue.reopen(window)
         tell_error(str(error))
 
-    def _accepted(self, layer: Any, window: Window, number: int) -> None:
+    def _accepted(self, layer: Any, window: Window, number: review_state.Accepted) -> None:
         self.state.reviewed = True
-        layer.events.stroke(region=Region(window.y, window.x, *window.shape), number=number)
+        if number.left_out:
+            show_info(
+                f"Accepted {number.pixels:,} pixels; {number.left_out:,} of this place were not predicted and are left "
+                "out."
+            )
+        layer.events.stroke(region=Region(window.y, window.x, *window.shape), number=int(number))
 
     def skip(self) -> None:
         """Do not offer the place again, and go on; returns at once."""
@@ -283,7 +290,7 @@ class ReviewStep(Step):
 
     def _show_progress(self, found: Survey) -> None:
         self.found = found
-        self.state.reviewed = self.state.reviewed or found.reviewed > 0
+        self.state.reviewed = found.reviewed > 0
         self.done_bar.setValue(round(1000 * found.share))
         self.progress.setText(layout.reviewed_text(found))
         self._enable()
@@ -331,8 +338,8 @@ class ReviewStep(Step):
             f"labels = ms.open_labels({literal(record.labels)})",
             f'places = ms.review_queue(labels, by="{by}", size={size})',
             'review.write_queue(places, "review.csv", labels)',
-            "# All that the first place shows is true, background too. Undo takes it back.",
-            "review_state.accept(labels, places[0].window)",
+            "# All that is predicted in the first place is true, background too. Undo takes it back.",
+            "print(review_state.accept(labels, places[0].window).left_out, 'pixels were not predicted')",
             "labels.undo()",
         )
 
@@ -346,3 +353,9 @@ class ReviewStep(Step):
         self._outline.close()
         self.panels.closing()
         self._background.close()
+
+
+def _accepted_now(store: Any) -> set[Window]:
+    """The places that are accepted and were not undone."""
+    level = min(2, len(store.info.shapes) - 1)
+    return set(review_state.still_accepted(store, review_state.load_state(store), level))
