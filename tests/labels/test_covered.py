@@ -53,7 +53,7 @@ def test_what_is_predicted_later_is_offered_again(store):
 
 def test_nothing_predicted_nothing_accepted(store):
     in_view(store, Window(0, 0, 300, 320))
-    with pytest.raises(StoreError, match="Nothing of this place .256 x 256 pixels. was predicted"):
+    with pytest.raises(StoreError, match=r"Nothing of this place \(256 x 256 pixels\) was predicted"):
         review_state.accept(store, Window(512, 512, 256, 256))
     assert not (store.path / review_state.FILE).exists()
     assert not store.read_edited(Window(0, 0, *SHAPE)).any()

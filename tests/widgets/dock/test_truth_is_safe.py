@@ -1,5 +1,6 @@
 """What a person said is true stays so, whichever step was open: by mouse, in a real window."""
 
+import numpy as np
 import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
