@@ -41,7 +41,14 @@ def covered(store: LabelStore, window: Window, level: int = 0) -> Bools:
     """
     if not any((store.path / "runs").glob("*/run.json")):
         return np.ones(window.shape, np.bool_)
-    return predicted(store, window, level) | store.read_edited(window, level)
+    return predicted(store, window, level) | edited(store, window, level)
+
+
+def edited(store: LabelStore, window: Window, level: int = 0) -> Bools:
+    """Which pixels in a window of a level a person has edited any pixel of."""
+    f = 2**level
+    fine = Window(window.y * f, window.x * f, window.height * f, window.width * f)
+    return store.read_edited(fine.intersection(Window(0, 0, *store.shape)), level)
 
 
 def predicted(store: LabelStore, window: Window, level: int = 0) -> Bools:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
 from napari_msunet.labels.covered import covered
+from napari_msunet.labels.covered import edited as edited_pixels
 from napari_msunet.labels.files import output_errors, read_json, write_json
 from napari_msunet.labels.metadata import explained
 
@@ -151,7 +152,7 @@ def still_accepted(store: LabelStore, state: ReviewState, level: int, edited: An
         coarse = Window.between(
             (window.y // f, window.x // f), (-(-window.stop[0] // f), -(-window.stop[1] // f))
         ).intersection(whole)
-        flags = store.read_edited(coarse, level) if edited is None else edited[coarse.slices()]
+        flags = edited_pixels(store, coarse, level) if edited is None else edited[coarse.slices()]
         wanted = covered(store, coarse, level) if known is None else known[coarse.slices()]
         if flags.any() and bool(np.all(flags | ~wanted)):
             found.append(window)

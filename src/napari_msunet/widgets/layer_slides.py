@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import weakref
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from napari.layers import Image, Layer
-from napari.utils.notifications import show_warning
+from napari.utils.notifications import show_info, show_warning
 
 from napari_msunet.errors import SlideError
+from napari_msunet.geometry import Grid, Region, Window
 from napari_msunet.slide import Slide, open_slide, slide_from_array
 from napari_msunet.slide.array_backend import is_lazy
 from napari_msunet.slide.units import believed
@@ -20,6 +22,14 @@ from napari_msunet.widgets.slide_levels import OpenSlide, SlideLevel
 
 KEY = "napari_msunet"
 """Our key in a layer's metadata."""
+
+_SMALL = 1 << 22
+"""Pixels up to which an image is compared with its file whole."""
+_PLACES, _SIDE = 5, 64
+"""Of a larger one so many places along each side, so large each."""
+_DECODERS = 3
+_COARSE = 0.1
+_SUMMED = 97
 
 _slides: weakref.WeakKeyDictionary[Layer, tuple[Any, Slide | None]] = weakref.WeakKeyDictionary()
 """Slides made for layers that are not ours, each with what it was made for."""
@@ -54,7 +64,7 @@ def slide_of(layer: Layer) -> Slide | None:
         return source.slide
     if not is_slide(layer):
         return None
-    key = (id(layer.data), layer_mpp(layer), plane(layer), _files.get(layer))
+    key = (id(layer.data), _sum(layer), layer_mpp(layer), plane(layer), _files.get(layer))
     known = _slides.get(layer)
     if known is None or known[0] != key:
         known = _slides[layer] = (key, _slide_of_foreign(layer))
@@ -98,9 +108,16 @@ def _slide_of_foreign(layer: Image) -> Slide | None:
     if path is not None:
         try:
             slide = open_slide(path, mpp)
-            if slide.shape[:2] == tuple(layer.level_shapes[0][-2:]):
+            same_size = slide.shape[:2] == tuple(layer.level_shapes[0][-2:])
+            if same_size and shows_the_same(layer, slide):
                 return slide
             slide.close()
+            if same_size:
+                show_info(
+                    f'"{layer.name}" does not show what {path.name} is read as: it is another scene, one channel, '
+                    "turned or changed. What is shown is worked on; choose it in the list of slides to write it as a "
+                    "file of its own."
+                )
         except (SlideError, OSError):
             pass  # another plugin reads what we cannot: the layer's own data will do
     try:
@@ -119,6 +136,62 @@ def layer_pixel_size(layer: Layer) -> tuple[tuple[float, float] | None, str]:
     if mpp is not None and layer.metadata.get(KEY, {}).get("mpp") == mpp:
         return mpp, ""
     return believed(mpp, f'The layer "{layer.name}"')
+
+
+def shows_the_same(layer: Image, slide: Slide) -> bool:
+    """Whether a layer shows the pixels of a slide of its size: all of a small image, places all over a large one.
+
+    A decoder of JPEG may differ by one or two from another one.
+    """
+    levels = layer_arrays(layer)
+    if (levels[0].shape[2] if levels[0].ndim == 3 else 1) != slide.shape[2]:
+        return False
+    height, width = slide.shape[:2]
+    side = max(height, width) if height * width <= _SMALL else _SIDE
+    corners = [
+        sorted({round((n - s) * k / (_PLACES - 1)) for k in range(_PLACES)} if n > s else {0})
+        for n, s in ((height, side), (width, side))
+    ]
+    for y in corners[0]:
+        for x in corners[1]:
+            shown = np.asarray(levels[0][y : y + side, x : x + side])
+            shown = shown.reshape(*shown.shape[:2], -1)
+            if not _alike(shown, slide.read(Region(y, x, *shown.shape[:2]))):
+                return False
+    return len(levels) == 1 or _coarse_alike(levels[-1], slide)
+
+
+def _alike(shown: Any, read: Any) -> bool:
+    if shown.shape != read.shape:
+        return False
+    if np.array_equal(shown, read):
+        return True
+    if shown.dtype != np.uint8 or read.dtype != np.uint8:
+        return False
+    apart = np.abs(shown.astype(np.int16) - read)
+    return bool(apart.max() <= _DECODERS and apart.mean() <= 0.5)
+
+
+def _coarse_alike(level: Any, slide: Slide) -> bool:
+    """Whether the coarsest level looks like the slide; how it was made smaller, nobody knows."""
+    height, width = level.shape[:2]
+    if height * width > _SMALL:
+        return True
+    shown = np.asarray(level, np.float32).reshape(height, width, -1)
+    size = slide.shape[0] / height, slide.shape[1] / width
+    grid = Grid(slide.shape[:2], size, None)
+    read = slide.read_window(grid, Window(0, 0, height, width)).astype(np.float32)
+    reach = max(float(read.max()) - float(read.min()), 1e-9)
+    return shown.shape == read.shape and float(np.abs(shown - read).mean()) <= _COARSE * reach
+
+
+def _sum(layer: Layer) -> int:
+    """What changes where somebody writes into an array in place."""
+    first = layer.data[0] if layer.multiscale else layer.data
+    if not isinstance(first, np.ndarray):
+        return 0
+    steps = tuple(slice(None, None, max(1, n // _SUMMED)) for n in first.shape)
+    return zlib.crc32(np.ascontiguousarray(first[steps]).tobytes())
 
 
 def _source_file(layer: Image) -> Path | None:

@@ -76,7 +76,7 @@ def add_difference(viewer: Any, found: Differences, store: LabelStore, slide_lay
         colormap=DirectLabelColormap(color_dict=change_colours(store, found.classes)),
         features={"index": [0, *names], "change": ["no change", *names.values()]},
         opacity=_OPACITY,
-        metadata={KEY: {"map": "difference", "old": found.old.key, "new": found.new.key}},
+        metadata={KEY: {"map": "difference", "old": found.old.key, "new": found.new.key, "labels": str(store.path)}},
         **over(slide_layer, store.pixel),
     )
     add_to_look_at(viewer, layer)

@@ -27,6 +27,7 @@ from napari_msunet.widgets.dock.counting import Counting
 from napari_msunet.widgets.dock.lookup import Layers
 from napari_msunet.widgets.dock.memory import remember
 from napari_msunet.widgets.dock.section import Section
+from napari_msunet.widgets.dock.shown import Shown
 from napari_msunet.widgets.dock.state import STEPS, State, StepName
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
@@ -108,6 +109,7 @@ class MultiScaleUNet(QWidget):
         viewer.events.theme.connect(self._restyle)
         main_window(viewer).installEventFilter(self)
         self._restyle()
+        self.shown = Shown(self)
         self.refresh()
         self.show_step(self.state.next_step())
         QApplication.instance().aboutToQuit.connect(self.shut_down)
@@ -318,6 +320,7 @@ class MultiScaleUNet(QWidget):
         for step in self.steps.values():
             step.closing()
         self.counting.close()
+        self.shown.close()
         if self._runner is not None:
             self._looking.close()
             self._runner.close()

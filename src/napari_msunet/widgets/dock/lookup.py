@@ -60,6 +60,21 @@ class Layers:
         """The slide that a layer shows or belongs to."""
         return next((record for record in self.state.slides if layer in self.all_of(record)), None)
 
+    def owner(self, layer: Layer) -> SlideRecord | None:
+        """As `record`, also of what lies over a slide: drawn regions, maps, instances."""
+        about = layer.metadata.get("napari_msunet")
+        about = about if isinstance(about, dict) else {}
+        labels = next((about[n] for n in ("labels", "maps_of", "instances_of") if n in about), None)
+        marked = layer.metadata.get("napari_msunet_marks")
+        for record in self.state.slides:
+            if (labels is not None and str(record.labels) == labels) or (
+                marked is not None and str(record.annotation) == marked
+            ):
+                return record
+            if str(record.path) == about.get("regions_of"):
+                return record
+        return self.record(layer)
+
 
 def store_path(layer: Layer) -> Path | None:
     """The path of the label store that a layer edits; None for all other layers."""

@@ -60,7 +60,7 @@ class PreviewLayer(PassingLayer):
             colormap=colormap(store),
             features=features(store),
             opacity=0.5 if labels_layer is None else labels_layer.opacity,
-            metadata={KEY: {"map": "thresholds"}},
+            metadata={KEY: {"map": "thresholds", "labels": str(store.path)}},
             **place,
         )
         self._place = place

@@ -146,7 +146,7 @@ class FirstLookLayer(PassingLayer):
             colormap=colormap(store),
             features=features(store),
             opacity=0.6 * (0.5 if labels_layer is None else labels_layer.opacity),
-            metadata={KEY: {"map": "first look"}},
+            metadata={KEY: {"map": "first look", "labels": str(store.path)}},
             **over(slide_layer, pixel),
         )
         add_to_look_at(self.viewer, self.layer, below=labels_layer)  # what is finished stays above

@@ -109,7 +109,7 @@ class AnnotateStep(Step):
         if classes is not None:
             self.state.set_classes(tuple(classes))
         if record.annotation is None or not record.annotation.exists():
-            record.annotation = self._create(record).path
+            record.annotation, record.unreadable = self._create(record).path, None
             self.state.emit("slides")
         layer = self._show(record)
         layer.store.add_classes(self.state.classes)

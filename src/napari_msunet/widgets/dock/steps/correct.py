@@ -199,7 +199,8 @@ class CorrectStep(Step):
 
     def _count(self) -> None:
         """Count what is edited, in the background."""
-        layer, record = self._watched, self.state.active
+        layer = self._watched
+        record = None if layer is None else self.dock.layers.record(layer)  # another slide may be active by now
         if layer is None or record is None:
             return
         if self._background.busy:

@@ -57,6 +57,7 @@ class PredictStep(Step):
         self._result: Result | None = None
         self._outcome = ""
         self._began = 0.0
+        self._drawn_on: Any = None
         self._build()
         self._connect()
         self._lay_out()
@@ -99,6 +100,7 @@ class PredictStep(Step):
         self.thresholds.apply_wanted.connect(told(lambda job: self.postprocess(self._whole(job))))
         self.drawing.drawn.connect(told(lambda region: self.predict(region)))
         self.merging.idle.connect(self._merged)
+        self.state.changed.connect(self._changed)
 
     def _button(self, text: str, tip: str, where: str) -> QPushButton:
         button = QPushButton(text)
@@ -126,6 +128,11 @@ class PredictStep(Step):
         self.warning.hide()
 
     # ----------------------------------------------------------------------------------------------------- what shows
+
+    def _changed(self, what: str) -> None:
+        """A rectangle that is waited for belongs to the slide that it was asked on."""
+        if what == "slides" and self.drawing.active and self.state.active is not self._drawn_on:
+            self.drawing.stop()
 
     def refresh(self) -> None:
         """Show what can be done."""
@@ -230,6 +237,7 @@ class PredictStep(Step):
             self.drawing.stop()
         else:
             need(self)
+            self._drawn_on = self.state.active
             self.drawing.start(layer_of_slide(self.dock, self.state.active))
         self.refresh()
 
@@ -319,8 +327,10 @@ class PredictStep(Step):
             run = layer.store.run(result.values["run"])
             self.live.finish(run)
             if run.complete and "instances" in run.outputs:
-                add_instances(self.viewer, run, layer_of_slide(self.dock, self.state.active))
-                self.viewer.layers.selection.active = layer  # what can be corrected
+                record = self.dock.layers.record(layer) or self.state.active
+                add_instances(self.viewer, run, layer_of_slide(self.dock, record))
+                if record is self.state.active:
+                    self.viewer.layers.selection.active = layer  # what can be corrected
             exact = self.last is None or self.last.margin == "exact"
             self.box.say(result_words(result, layer.name, time.monotonic() - self._began, exact))
         else:
@@ -335,6 +345,7 @@ class PredictStep(Step):
         return job_lines(self.last or self.job("slide"))
 
     def closing(self) -> None:
+        self.state.changed.disconnect(self._changed)
         self.drawing.stop()
         self.plan.closing()
         self.box.closing()

@@ -187,7 +187,8 @@ class ReviewStep(Step):
         """The store, the side of a place, and the slide's tissue mask where the dock has one."""
         if self._layer is None:
             return None
-        return self._layer.store, self.size.value(), getattr(self.state.active, "tissue_mask", None)
+        record = self.dock.layers.record(self._layer)  # another slide may be active by now
+        return self._layer.store, self.size.value(), getattr(record, "tissue_mask", None)
 
     def _progress(self, done: int, total: int) -> None:
         self.bar.setRange(0, total)

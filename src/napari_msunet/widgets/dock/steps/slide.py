@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from napari.layers import Image, Layer
 from napari.utils.notifications import show_info, show_warning
@@ -61,6 +62,7 @@ class SlideStep(Step):
         super().__init__(dock)
         self.layers: Layers = dock.layers
         self._waiting: set[Layer] = set()
+        self._followed: WeakSet[Layer] = WeakSet()
         self.body.addLayout(self._buttons())
         self.list = SlideList()
         self.list.currentItemChanged.connect(self._chosen)
@@ -305,6 +307,9 @@ class SlideStep(Step):
 
         if not is_slide(layer):
             return
+        if layer not in self._followed:
+            self._followed.add(layer)
+            layer.events.data.connect(self._replaced)
         slide = slide_of(layer)
         if slide is None:
             return
@@ -318,6 +323,23 @@ class SlideStep(Step):
             record = record_of(Path(slide.path), slide.mpp)
             known_before(self.state, record)
         self.state.add_slide(record)
+
+    @told
+    def _replaced(self, event: Any) -> None:
+        """The pixels of a layer are others now: it shows its file no longer."""
+        from napari_msunet.widgets.layer_slides import slide_of
+
+        layer = event.source
+        if self.dock.closed or layer in self._waiting or layer not in self.viewer.layers:
+            return
+        slide = slide_of(layer)
+        if slide is not None and slide.path is None:
+            self._waiting.add(layer)
+            show_warning(
+                f'"{layer.name}" shows other pixels than its file now, so it is no longer that slide: choose it in the '
+                "list of slides to write it as a file of its own, and annotate that."
+            )
+            self.state.emit("slides")
 
     def _removed(self, event: Any) -> None:
         self._waiting.discard(event.value)
@@ -398,6 +420,8 @@ class SlideStep(Step):
         """Let go of the viewer's events."""
         self.viewer.layers.events.inserted.disconnect(self._inserted)
         self.viewer.layers.events.removed.disconnect(self._removed)
+        for layer in list(self._followed):
+            layer.events.data.disconnect(self._replaced)
         self.tissue.closing()
 
 
