@@ -128,15 +128,15 @@ class Shown(QObject):
         if before is not None and (path := store_path(chosen)) is not None:
             kind = next((n for n in ("annotation", "labels", "tissue") if getattr(before, n) == path), None)
         wanted = self._dock.layers.of_store(getattr(active, kind)) if kind else None
+        if wanted is not None and not wanted.visible:  # a person hid it
+            wanted = None
         was, self._switching = self._switching, True
         try:
             selection.active = wanted if wanted is not None else self._dock.layers.slide(active)
         finally:
             self._switching = was
-        if wanted is not None:
-            wanted.visible = True
-            if str(chosen.mode) in ("paint", "erase", "fill") and wanted.can_be_painted():
-                wanted.mode = str(chosen.mode)
+        if wanted is not None and str(chosen.mode) in ("paint", "erase", "fill") and wanted.can_be_painted():
+            wanted.mode = str(chosen.mode)
 
     def _look_at(self, record: SlideRecord) -> None:
         """The view as it was when the slide was left; all of a slide that was not looked at yet."""
