@@ -15,6 +15,7 @@ from rich.text import Text
 
 from napari_msunet.events import Event, Message, Metric, Result
 from napari_msunet.events import Progress as Step
+from napari_msunet.wording import in_flags
 
 PLAIN_SECONDS = 10.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -69,7 +70,8 @@ class _Lines:
             return
         self.finish()
         if isinstance(event, Message):
-            self.say(event.text if event.level == "info" else f"{event.level.capitalize()}: {event.text}")
+            text = in_flags(event.text)
+            self.say(text if event.level == "info" else f"{event.level.capitalize()}: {text}")
         elif isinstance(event, Step):
             self.step(event)
 
@@ -160,7 +162,7 @@ def error_text(error: BaseException) -> str:
     if isinstance(error, OSError):
         where = f"{error.filename} cannot be used: " if error.filename else ""
         return f"{where}{error.strerror or error}."
-    return " ".join(str(error).split())
+    return in_flags(" ".join(str(error).split()))
 
 
 def show_result(result: Result, as_json: bool) -> None:

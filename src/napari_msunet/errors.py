@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import traceback
+from pathlib import Path
+from typing import Any
 
 
 class MsunetError(ValueError):
@@ -39,6 +42,13 @@ class StoreLockedError(StoreError):
 
 class OutputError(MsunetError):
     """An output cannot be written: a full disk, a read-only folder, a name that is taken."""
+
+
+def as_path(value: Any, what: str) -> Path:
+    """A path that somebody gave; `MsunetError` if it is none. `what` it is the path of, such as "a slide"."""
+    if not isinstance(value, str | os.PathLike):
+        raise MsunetError(f"{value!r} is no path; give the path of {what} as text or a Path.")
+    return Path(value)
 
 
 def failure(error: BaseException) -> tuple[str, str | None]:

@@ -6,10 +6,12 @@ pixels of one size over the slide from its corner, and a `Window` names pixels o
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor, gcd, isfinite, lcm
-from typing import Literal
+from numbers import Real
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +59,8 @@ class Region:
     width: float
 
     def __post_init__(self) -> None:
-        if not all(isfinite(v) for v in (self.y, self.x, self.height, self.width)):
+        numbers = (self.y, self.x, self.height, self.width)
+        if not all(isinstance(v, Real) and isfinite(v) for v in numbers):
             raise MsunetError(f"{self} has a coordinate that is no number; give finite level-0 pixels.")
         if self.height <= 0 or self.width <= 0:
             raise MsunetError(f"{self} is empty; give a height and a width above zero, in level-0 pixels.")
@@ -66,6 +69,27 @@ class Region:
     def stop(self) -> tuple[float, float]:
         """Bottom right corner, `(y, x)` in level-0 pixels."""
         return self.y + self.height, self.x + self.width
+
+
+def as_region(value: Any) -> Region:
+    """A region that somebody gave: a `Region`, a `Window` of level-0 pixels, or four numbers `y, x, height, width`.
+
+    Raises
+    ------
+    MsunetError
+        If it is none of these, or empty.
+    """
+    if isinstance(value, Region):
+        return value
+    if isinstance(value, Window):
+        return Region(value.y, value.x, value.height, value.width)
+    if not isinstance(value, str):
+        with suppress(TypeError, ValueError):
+            y, x, height, width = (float(v) for v in value)
+            return Region(y, x, height, width)
+    raise MsunetError(
+        f"{value!r} is no region; give Region(y, x, height, width) or these four numbers, in level-0 pixels."
+    )
 
 
 @dataclass(frozen=True)

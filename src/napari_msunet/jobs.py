@@ -26,7 +26,7 @@ from napari_msunet.config import (
     TrainJob,
     explain,
 )
-from napari_msunet.errors import MsunetError
+from napari_msunet.errors import MsunetError, as_path
 from napari_msunet.events import Event, Message, Result, reported
 
 _JOBS: TypeAdapter[Any] = TypeAdapter(Job)
@@ -147,7 +147,7 @@ def parse_job(text: str | bytes, what: str = "The job") -> Job:
 def job_from_json(path: str | Path) -> Job:
     """The job in a JSON file; `MsunetError` where there is none."""
     try:
-        text = Path(path).read_bytes()
+        text = as_path(path, "a job file").read_bytes()
     except OSError as error:
         raise MsunetError(
             f"The job file {path} cannot be read ({error.strerror}); give a JSON file of a job."

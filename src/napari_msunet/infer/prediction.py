@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from napari_msunet.config import PredictJob, PredictOptions, explain
-from napari_msunet.errors import MsunetError, SlideError, StoreError, StoreLockedError
+from napari_msunet.errors import MsunetError, SlideError, StoreError, StoreLockedError, as_path
 from napari_msunet.events import Event, Message, Result
-from napari_msunet.geometry import Region, Window
+from napari_msunet.geometry import Region, Window, as_region
 from napari_msunet.infer.budget import planned_memory
 from napari_msunet.infer.fill import fill, unfinished
 from napari_msunet.infer.kept import KEPT
@@ -47,7 +47,7 @@ def predict(
     slide: Slide | str | Path,
     model: MSUNet | str | Path | Sequence[MSUNet | str | Path],
     out: str | Path,
-    region: Region | None = None,
+    region: Region | tuple[float, float, float, float] | None = None,
     **options: Any,
 ) -> LabelStore:
     """Predict a slide, or a part of it, into a label store.
@@ -64,7 +64,7 @@ def predict(
         Several are an ensemble: the mean of their probabilities.
     out : path
         Label store (OME-Zarr), made when it is not there.
-    region : Region, optional
+    region : Region, or y, x, height, width; optional
         In level-0 pixels: the pixels whose centre lies inside are computed. None: the whole slide.
     **options
         The fields of `PredictOptions`: `outputs=("labels",)` (also "probabilities", "disagreement", "entropy",
@@ -88,21 +88,24 @@ def predict(
         raise MsunetError(
             f"predict has no option {', '.join(sorted(unknown))}; it has {', '.join(PredictOptions.model_fields)}."
         )
+    if region is not None:
+        region = as_region(region)
     box = None if region is None else (region.y, region.x, region.height, region.width)
+    path = as_path(out, "the label store to fill")
     try:
         how = PredictOptions(region=box, **options)
     except ValidationError as error:
         raise explain(error, "The options of predict") from error
-    opened = slide if isinstance(slide, Slide) else open_slide(slide)
     given = model if isinstance(model, Sequence) and not isinstance(model, str) else [model]
+    opened = slide if isinstance(slide, Slide) else open_slide(slide)
     networks = [m if isinstance(m, MSUNet) else load_model(m) for m in given]
     try:
-        for _ in prediction(opened, networks, Path(out), how):
+        for _ in prediction(opened, networks, path, how):
             pass
     finally:
         if opened is not slide:
             opened.close()
-    return open_labels(out)
+    return open_labels(path)
 
 
 def prediction(slide: Slide, models: Models, out: Path, options: PredictOptions) -> Iterator[Event]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_msunet.errors import StoreError
-from napari_msunet.geometry import Region, Window, snap_ceil, snap_floor, snapped
+from napari_msunet.geometry import Region, Window, as_region, snap_ceil, snap_floor, snapped
 from napari_msunet.labels.metadata import ANNOTATED_BACKGROUND, StoreInfo
 from napari_msunet.labels.runs import Run
 
@@ -34,6 +34,7 @@ def touched(region: Region | Window) -> Window:
     """The level-0 pixels a region touches."""
     if isinstance(region, Window):
         return region
+    region = as_region(region)
     start = (snap_floor(region.y), snap_floor(region.x))
     return Window.between(start, (snap_ceil(region.stop[0]), snap_ceil(region.stop[1])))
 

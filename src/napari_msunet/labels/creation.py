@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from napari_msunet.errors import OutputError, SlideError, StoreError
@@ -77,7 +78,7 @@ def _describe(
         name = None if slide.path is None else printable(slide.path.name)
         place = {"shape": grid.shape, "mpp": grid.mpp, "pixel": grid.pixel, "extent": grid.extent, "slide": name}
         place["fingerprint"] = slide.fingerprint
-    elif shape is None:
+    elif shape is None or np.shape(shape) != (2,):
         raise StoreError("A label store needs a shape (height, width), or the slide it belongs to.")
     elif isinstance(size, Resolution):
         pixel = (size.size, size.size)

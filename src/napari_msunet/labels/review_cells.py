@@ -58,8 +58,8 @@ class Cells:
         StoreError
             If the size is under `SMALLEST` pixels.
         """
-        if size < SMALLEST:
-            raise StoreError(f"Windows of {size} pixels are too small to be reviewed; give at least {SMALLEST}.")
+        if not isinstance(size, int) or size < SMALLEST:
+            raise StoreError(f"Windows of {size!r} pixels are too small to be reviewed; give at least {SMALLEST}.")
         wanted = max(0, (size // _PIXELS_ACROSS).bit_length() - 1)
         level = min(wanted, len(shapes) - 1)
         while max(shapes[level]) > _LONGEST and level < len(shapes) - 1 and 2 ** (level + 1) <= size:

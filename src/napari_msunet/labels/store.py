@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from napari_msunet.errors import OutputError, StoreError
+from napari_msunet.errors import OutputError, StoreError, as_path
 from napari_msunet.geometry import Region, Resolution, Window
 from napari_msunet.labels import checks
 from napari_msunet.labels.changes import Change
@@ -98,7 +98,9 @@ class LabelStore(RunKeeping):
         StoreError
             If shape, classes or colours cannot be used.
         """
-        where = Path(path).resolve()
+        where = as_path(path, "the label store to make, such as labels.ome.zarr").resolve()
+        if isinstance(classes, str):
+            raise StoreError(f"{classes!r} is one text; give the names in a tuple, such as ({classes!r},).")
         if check_names:
             check_new_classes(classes)
         with opening:
@@ -247,7 +249,7 @@ def open_labels(path: str | Path, memory: int = MEMORY) -> LabelStore:
     StoreError
         If it is no label store, or damaged; the message names the file.
     """
-    where = Path(path).resolve()
+    where = as_path(path, "a label store").resolve()
     with opening:
         known = open_stores.get(where)
         if known is None or not known._is_current():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_msunet.errors import StoreError
+from napari_msunet.errors import SlideError, StoreError, as_path
 from napari_msunet.geometry import Resolution, Window
 from napari_msunet.labels.store import LabelStore, open_labels
 from napari_msunet.slide import Slide, TissueMask, tissue_mask
@@ -45,8 +45,10 @@ def tissue_labels(slide: Slide, out: str | Path, mask: TissueMask | None = None)
     OutputError
         If it cannot be written.
     """
+    if not isinstance(slide, Slide):
+        raise SlideError(f"{slide!r} is no slide; open it with open_slide.")
     mask = mask or tissue_mask(slide)
-    path = Path(out)
+    path = as_path(out, "the label store to make")
     if path.exists():
         store = open_labels(path)
         if store.extent != mask.grid.extent or store.shape != mask.grid.shape or TISSUE not in store.classes:

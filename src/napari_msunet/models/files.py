@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from napari_msunet.config import SCHEMA_VERSION, ModelConfig
-from napari_msunet.errors import ModelError, OutputError
+from napari_msunet.errors import ModelError, OutputError, as_path
 from napari_msunet.models.blocks import arrange
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ def save_model(model: MSUNet, path: str | Path, summary: dict[str, Any] | None =
     ModelError
         If the summary holds more than JSON can.
     """
-    path = Path(path)
+    if not hasattr(model, "summary"):
+        raise ModelError(f"{model!r} is no model; give one that build_model or load_model made.")
+    path = as_path(path, "the model file to write")
     summary = model.summary if summary is None else dict(summary)
     try:
         written = json.dumps(summary)
@@ -104,7 +106,7 @@ def load_model(path: str | Path) -> MSUNet:
     ModelError
         If there is no such file, or it is damaged, not ours, or from a newer version.
     """
-    path = Path(path)
+    path = as_path(path, "a model file")
     if not path.is_file():
         raise ModelError(f"There is no model file at {path}; give a .safetensors file that napari-msunet has written.")
     try:

@@ -343,6 +343,8 @@ def build_model(config: ModelConfig) -> MSUNet:
     ModelError
         If an encoder, or its weights, cannot be had.
     """
+    if not isinstance(config, ModelConfig):
+        raise ModelError(f"{config!r} is no ModelConfig; make one such as ModelConfig(classes=('gland',), mpp=0.5).")
     model = MSUNet(config)
     for module in model.modules():
         if isinstance(module, EncoderNetwork):

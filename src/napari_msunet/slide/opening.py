@@ -10,7 +10,7 @@ from typing import Any, Literal
 import openslide
 
 from napari_msunet.config.base import Kind, ValueRange
-from napari_msunet.errors import SlideError
+from napari_msunet.errors import SlideError, as_path
 from napari_msunet.names import true_path
 from napari_msunet.slide.array_backend import ArrayBackend
 from napari_msunet.slide.backend import Backend
@@ -73,7 +73,7 @@ def open_slide(
         none.
     """
     given_mpp(mpp)
-    where = true_path(Path(path))
+    where = true_path(as_path(path, KINDS))
     _check_numbers(kind, value_range)
     return Slide(
         open_backend(where), where, mpp, lambda: path_identity(where), lambda: open_backend(where), kind, value_range

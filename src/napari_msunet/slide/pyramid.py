@@ -14,7 +14,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from napari_msunet.errors import OutputError
+from napari_msunet.errors import OutputError, as_path
 from napari_msunet.geometry import Window, pyramid_shapes
 from napari_msunet.slide import ngff
 from napari_msunet.slide.array_backend import checked_array, is_lazy
@@ -67,7 +67,7 @@ def build_pyramid(
     SlideError
         If the image cannot be read.
     """
-    target = Path(out)
+    target = as_path(out, "the OME-Zarr folder to make")
     _refuse_taken(target, overwrite)
     opened = not isinstance(image, Slide)
     slide = _as_slide(image, mpp)

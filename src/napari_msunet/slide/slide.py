@@ -16,7 +16,7 @@ import numpy as np
 
 from napari_msunet.config.base import Kind, ValueRange
 from napari_msunet.errors import MissingMppError, SlideError
-from napari_msunet.geometry import SNAP, Grid, Region, Resolution, Window
+from napari_msunet.geometry import SNAP, Grid, Region, Resolution, Window, as_region
 from napari_msunet.slide.backend import Backend, Pixels, SlideInfo
 from napari_msunet.slide.cache import CHUNKS
 from napari_msunet.slide.identity import fingerprint
@@ -309,7 +309,7 @@ class Slide:
             If the file is damaged.
         """
         grid = self.grid(mpp)
-        return self.read_window(grid, grid.window(region))
+        return self.read_window(grid, grid.window(as_region(region)))
 
     def read_window(self, grid: Grid, window: Window, check: bool = True) -> Pixels:
         """The pixels of a window of a grid over this slide.

@@ -113,6 +113,8 @@ def tissue_mask(
     SlideError
         If an area is no number of zero or more, or the file is damaged.
     """
+    if not isinstance(slide, Slide):
+        raise SlideError(f"{slide!r} is no slide; open it with open_slide.")
     grid = coarse_grid(slide)
     sizes = [_pixels(slide, grid, name, area, d) for name, area, d in _areas(smallest, holes)]
     picture, background = _in_plain_numbers(slide, _overview(slide, grid, progress))

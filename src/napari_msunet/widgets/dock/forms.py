@@ -17,6 +17,7 @@ from napari_msunet.widgets.dock.fields import (
     CheckField,
     Fold,
 )
+from napari_msunet.wording import in_labels
 
 DEVICES = {"auto": "automatic", "cpu": "processor", "cuda": "graphics card (CUDA)", "mps": "graphics (Apple)"}
 DEVICE_TIP = "Where it computes. Automatic takes a graphics card if there is one. Change it when that card is in use."
@@ -115,7 +116,7 @@ class Form(QWidget):
             value = self._read()
         except (ValidationError, MsunetError) as error:
             sentence = explain(error, "This") if isinstance(error, ValidationError) else error
-            self.problem.setText(str(sentence))
+            self.problem.setText(in_labels(str(sentence)))
             self.problem.show()
             return
         self.problem.hide()

@@ -14,6 +14,7 @@ from napari_msunet.events import Message, Progress, Result
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.checks import duration
 from napari_msunet.widgets.dock.telling import tell_error
+from napari_msunet.wording import in_labels
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
@@ -182,7 +183,7 @@ class JobBox(QWidget):
         if isinstance(event, Progress):
             self._progress(event)
         elif isinstance(event, Message):
-            self.say(event.text)
+            self.say(in_labels(event.text))
         elif isinstance(event, Result):
             self._result = event
         self.happened.emit(event)

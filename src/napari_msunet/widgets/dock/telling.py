@@ -9,6 +9,7 @@ from typing import Any
 from napari.utils.notifications import ErrorNotification, notification_manager
 
 from napari_msunet.errors import MsunetError
+from napari_msunet.wording import in_labels
 
 
 class _WithDetails(ErrorNotification):
@@ -32,7 +33,7 @@ class _WithDetails(ErrorNotification):
 
 def tell_error(sentence: str, details: str | None = None) -> None:
     """Show an error: its sentence, with a button for the traceback."""
-    notification_manager.dispatch(_WithDetails(sentence, details or sentence))
+    notification_manager.dispatch(_WithDetails(in_labels(sentence), details or sentence))
 
 
 def told(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -34,6 +34,7 @@ from napari_msunet.widgets.dock.retraining import GoingOn, Verdict
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.weights import model_summary
+from napari_msunet.wording import in_labels
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
@@ -177,7 +178,7 @@ class TrainStep(Step):
         tints = {"ok": colours["done"], "warning": colours["warning"], "error": colours["warning"]}
         rows = [
             f'<tr><td style="color:{tints[f.level]}; padding-right:6px"><b>{_MARKS[f.level]}</b></td>'
-            f"<td>{escape(f.text)}</td></tr>"
+            f"<td>{escape(in_labels(f.text))}</td></tr>"
             for f in sorted(findings, key=lambda f: ("error", "warning", "ok").index(f.level))
         ]
         self.findings = findings
