@@ -28,7 +28,7 @@ _SMALL = 1 << 22
 _PLACES, _SIDE = 5, 64
 """Of a larger one so many places along each side, so large each."""
 _DECODERS = 3
-_COARSE = 0.1
+_COARSE, _BLOCKS = 0.05, 16
 _SUMMED = 97
 
 _slides: weakref.WeakKeyDictionary[Layer, tuple[Any, Slide | None]] = weakref.WeakKeyDictionary()
@@ -181,8 +181,13 @@ def _coarse_alike(level: Any, slide: Slide) -> bool:
     size = slide.shape[0] / height, slide.shape[1] / width
     grid = Grid(slide.shape[:2], size, None)
     read = slide.read_window(grid, Window(0, 0, height, width)).astype(np.float32)
+    if shown.shape != read.shape:
+        return False
     reach = max(float(read.max()) - float(read.min()), 1e-9)
-    return shown.shape == read.shape and float(np.abs(shown - read).mean()) <= _COARSE * reach
+    rows, columns = (np.linspace(0, n, min(n, _BLOCKS), endpoint=False).astype(int) for n in (height, width))
+    sums = np.add.reduceat(np.add.reduceat(shown - read, rows, axis=0), columns, axis=1)
+    pixels = np.outer(np.diff([*rows, height]), np.diff([*columns, width]))[..., None]
+    return float(np.abs(sums / pixels).mean()) <= _COARSE * reach
 
 
 def _sum(layer: Layer) -> int:
