@@ -12,6 +12,7 @@ from math import isfinite
 from typing import Any
 
 from napari_msunet.errors import SlideError
+from napari_msunet.typed_numbers import read_number
 
 PIXELS = "px"
 """Given instead of µm per pixel: the image has no size in µm, or it is not to count."""
@@ -149,8 +150,8 @@ def parse_mpp(text: str, where: str) -> float | str | None:
     if not text or text == PIXELS:
         return text or None
     try:
-        return checked_mpp(text)[0]
-    except SlideError:
+        return checked_mpp(read_number(text, "µm", point=".,"))[0]  # nobody writes thousands here
+    except ValueError:
         raise SlideError(
             f"{where} has {text!r} as µm per pixel; give a number above zero such as 0.25, or px for an image without "
             "a size in µm."

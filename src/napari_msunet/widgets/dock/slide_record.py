@@ -129,7 +129,9 @@ class SlideRecord:
             self.counted, self.counter = False, None
             self.unreadable = f"The annotation of {self.path.name} cannot be opened: {error}"
             raise MsunetError(self.unreadable) from error
-        if self.counter is None or self.counter.store is not store:
+        if self.counter is None:  # what is known of a new annotation without counting stays known
+            self.counter = Counts(store)
+        elif self.counter.store is not store:
             self.counted, self.counter = False, Counts(store)
         self.unreadable = None
         return self.counter

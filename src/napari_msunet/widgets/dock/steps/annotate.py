@@ -109,7 +109,9 @@ class AnnotateStep(Step):
         if classes is not None:
             self.state.set_classes(tuple(classes))
         if record.annotation is None or not record.annotation.exists():
-            record.annotation, record.unreadable = self._create(record).path, None
+            record.annotation = self._create(record).path
+            record.counter = record.unreadable = None
+            self.state.set_counts(record, {}, 0)
             self.state.emit("slides")
         layer = self._show(record)
         layer.store.add_classes(self.state.classes)
@@ -158,7 +160,8 @@ class AnnotateStep(Step):
             record = next((r for r in fitting if r.path.name == store.info.slide), None)
         if record is None:
             return
-        record.annotation = store.path
+        if record.annotation != store.path:
+            record.annotation, record.counted, record.counter = store.path, False, None
         self._watch(layer)
         self.state.emit("slides")
 
