@@ -39,9 +39,8 @@ def covered(store: LabelStore, window: Window, level: int = 0) -> Bools:
     A pixel of a coarser level is covered where any below it may be. Of a store that no prediction was ever made into:
     all.
     """
-    if not any((store.path / "runs").glob("*/run.json")):
-        return np.ones(window.shape, np.bool_)
-    return predicted(store, window, level) | edited(store, window, level)
+    known = predicted(store, window, level)
+    return known if known.all() else known | edited(store, window, level)
 
 
 def edited(store: LabelStore, window: Window, level: int = 0) -> Bools:
@@ -53,6 +52,8 @@ def edited(store: LabelStore, window: Window, level: int = 0) -> Bools:
 
 def predicted(store: LabelStore, window: Window, level: int = 0) -> Bools:
     """As `covered`, without what a person has edited."""
+    if not any((store.path / "runs").glob("*/run.json")):
+        return np.ones(window.shape, np.bool_)
     out = np.zeros(window.shape, np.bool_)
     factor = 2**level
     for key, windows in _merged(store).items():

@@ -16,7 +16,7 @@ from napari_msunet.config import Damaged
 from napari_msunet.errors import OutputError, StoreError
 from napari_msunet.geometry import Grid, Window
 from napari_msunet.labels import review_scores as scores
-from napari_msunet.labels.covered import covered
+from napari_msunet.labels.covered import predicted
 from napari_msunet.labels.damage import check_run, check_store
 from napari_msunet.labels.files import output_errors, replace_file
 from napari_msunet.labels.review_cells import Cells, Flags, Means
@@ -227,7 +227,7 @@ def _shares(store: LabelStore, cells: Cells, tissue: TissueLike | None) -> tuple
     """Share of each window that is tissue (all of it where nothing says more), and that is covered tissue."""
     if tissue is None:
         whole = np.ones(cells.counts, np.float32)
-        return whole, cells.means(lambda window: covered(store, window, cells.level), lambda done, total: None)
+        return whole, cells.means(lambda window: predicted(store, window, cells.level), lambda done, total: None)
     f = cells.factor
     mpp = None if store.mpp is None else (store.mpp[0] * f, store.mpp[1] * f)
     grid = Grid(store.extent, (store.pixel[0] * f, store.pixel[1] * f), mpp)
@@ -239,7 +239,7 @@ def _shares(store: LabelStore, cells: Cells, tissue: TissueLike | None) -> tuple
         return out
 
     def read_covered(window: Window) -> npt.NDArray[Any]:
-        return read(window) & covered(store, window, cells.level)
+        return read(window) & predicted(store, window, cells.level)
 
     return cells.means(read, lambda done, total: None), cells.means(read_covered, lambda done, total: None)
 
