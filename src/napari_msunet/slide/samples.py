@@ -121,7 +121,7 @@ class Samples:
         if self.white_is_zero:
             said.append("Its 0 is white: values are turned around, so that 0 is black.")
         if self.see_through:
-            said.append("It has transparent pixels: it is laid on white.")
+            said.append("What is transparent in it is laid on white.")
         return tuple(said)
 
     def image(self, stored: Pixels) -> Pixels:
