@@ -12,13 +12,14 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from napari_msunet.geometry import Window
+from napari_msunet.names import AnyNames, loaded_again
 from napari_msunet.stopping import Stop, current
 
 
-class _Event(BaseModel):
+class _Event(AnyNames):
     model_config = ConfigDict(frozen=True)
 
 
@@ -138,7 +139,10 @@ _ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)
 
 def parse_event(line: str | bytes) -> Event:
     """The event in one line of JSON."""
-    return _ADAPTER.validate_json(line)
+    try:
+        return _ADAPTER.validate_json(line)
+    except ValidationError as error:
+        return _ADAPTER.validate_python(loaded_again(line, error))
 
 
 def event_of(values: dict[str, Any]) -> Event:

@@ -28,6 +28,7 @@ from napari_msunet.config import (
 )
 from napari_msunet.errors import MsunetError, as_path
 from napari_msunet.events import Event, Message, Result, reported
+from napari_msunet.names import loaded_again
 
 _JOBS: TypeAdapter[Any] = TypeAdapter(Job)
 
@@ -138,7 +139,10 @@ def parse_job(text: str | bytes, what: str = "The job") -> Job:
         If it is no job; the sentence names each field that cannot be used.
     """
     try:
-        job: Job = _JOBS.validate_json(text)
+        try:
+            job: Job = _JOBS.validate_json(text)
+        except ValidationError as error:
+            job = _JOBS.validate_python(loaded_again(text, error))
     except ValidationError as error:
         raise explain(error, what) from error
     return job

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import unicodedata
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError
 
 
 def same_name(text: str) -> str:
@@ -33,3 +38,33 @@ def true_path(path: Path) -> Path:
                 step = next((p for p in found.iterdir() if same_name(p.name) == same_name(part)), step)
         found = step
     return found if os.path.lexists(found) else path
+
+
+class AnyNames(BaseModel):
+    """A model whose JSON can hold names that are no UTF-8: each odd byte as an escape (``\\udce4``), and back."""
+
+    def model_dump_json(self, **options: Any) -> str:
+        """As pydantic's, which refuses such names."""
+        try:
+            return super().model_dump_json(**options)
+        except PydanticSerializationError:
+            indent = options.pop("indent", None)
+            return json.dumps(self.model_dump(mode="json", **options), indent=indent)
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
+        """As pydantic's, which refuses such escapes."""
+        try:
+            return super().model_validate_json(json_data, **options)
+        except ValidationError as error:
+            return cls.model_validate(loaded_again(json_data, error), **options)
+
+
+def loaded_again(text: str | bytes | bytearray, error: ValidationError) -> Any:
+    """The values in JSON that pydantic could not read; raises `error` where it was not for such escapes."""
+    if b"\\ud" not in (text.encode("utf-8", "replace") if isinstance(text, str) else text).lower():
+        raise error
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise error from None

@@ -1,5 +1,10 @@
 """Names and tables as people write them: accents in two ways, capitals, blank rows, folders below."""
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 import unicodedata
 
 import numpy as np
@@ -7,14 +12,19 @@ import pytest
 from data.making import CONFIG
 from PIL import Image
 
-from napari_msunet.config import FolderSource, TableSource
+from napari_msunet.config import FolderSource, PredictJob, SlideSource, TableSource
 from napari_msunet.data import load_sources
 from napari_msunet.data.folders import pair_files
 from napari_msunet.errors import MsunetError, SourceError
+from napari_msunet.events import Message, parse_event
 from napari_msunet.infer.given import slides_given
+from napari_msunet.jobs import parse_job
+from napari_msunet.labels import LabelStore, open_labels
+from napari_msunet.labels.files import write_json
 from napari_msunet.names import printable, true_path
 from napari_msunet.slide import open_slide
 from napari_msunet.tables import read_csv
+from napari_msunet.train.record import write_text
 
 COMPOSED, APART = (unicodedata.normalize(form, "Drüse ä") for form in ("NFC", "NFD"))
 
@@ -117,7 +127,35 @@ def test_folders_below_are_said(tmp_path):
 
 
 def test_names_that_are_no_utf8(tmp_path):
+    """Such names are opened, printed and written: into jobs, events, stores, JSON and CSV."""
     odd = b"a\xe4.png".decode("utf-8", "surrogateescape")
     assert printable(odd) == "a\\xe4.png"
     assert printable("ä") == "ä"
     assert true_path(tmp_path / odd) == tmp_path / odd
+    source = SlideSource(slide=odd, labels=odd)
+    assert SlideSource.model_validate_json(source.model_dump_json()) == source
+    job = PredictJob(slide=odd, model="m", out=odd)
+    assert parse_job(job.model_dump_json()) == job
+    message = Message(text=odd)
+    assert parse_event(message.model_dump_json()) == message
+    write_text(tmp_path / "t.csv", f"name\n{odd}\n")
+    assert read_csv(tmp_path / "t.csv")[1][0]["name"] == "a\\udce4.png"
+    write_json(tmp_path / "t.json", {"slide": odd})
+    assert json.loads((tmp_path / "t.json").read_text()) == {"slide": odd}
+    slide = write(tmp_path / odd, 1)
+    with open_slide(slide, mpp=0.5) as opened, LabelStore.create(tmp_path / "l.ome.zarr", classes=("a",), slide=opened):
+        pass
+    with open_labels(tmp_path / "l.ome.zarr") as store:
+        assert store.info.slide == "a\\xe4.png"
+
+
+def test_the_command_prints_any_name(tmp_path):
+    odd = os.fsencode(tmp_path) + b"/a\xe4.png"
+    shutil.copy(write(tmp_path / "a.png", 1), odd)
+    for console in ("utf-8", "ascii"):
+        command = [os.fsencode(sys.executable), b"-m", b"napari_msunet", b"info", odd]
+        done = subprocess.run(
+            command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": console}, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        assert b"Traceback" not in done.stderr

@@ -85,8 +85,8 @@ def test_pannuke_is_never_unpickled(pannuke):
 
 
 def test_consep(tmp_path):
-    for part in ("Train", "Test"):
-        pixels, mask = image()
+    for seed, part in enumerate(("Train", "Test")):
+        pixels, mask = image(seed)
         save(tmp_path / part / "Images" / f"{part.lower()}_1.png", pixels)
         save(tmp_path / part / "Overlay" / f"{part.lower()}_1.png", pixels)
         types = np.where(mask, 4, 0).astype(float)
@@ -197,6 +197,7 @@ def test_camelyon16(tmp_path):
     for name in ("tumor/tumor_001", "normal/normal_001", "test_001"):
         path = tmp_path / f"{name}.tif"
         path.parent.mkdir(exist_ok=True)
+        pixels[0, 0] = len(name)  # no two are the same slide
         tifffile.imwrite(
             path, pixels, tile=(64, 64), photometric="rgb", resolution=(1e4 / 2, 1e4 / 2), resolutionunit=3
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -119,6 +120,9 @@ def execute(arguments: list[str]) -> int:
 
 def run_command() -> None:
     """Run the command with what was given to this process, and end it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name need not be UTF-8, nor a console know our µ
+            stream.reconfigure(errors="backslashreplace")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # what libraries tell developers; `python -W` brings it back
     sys.exit(execute(sys.argv[1:]))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from math import isfinite
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator
 
 from napari_msunet.errors import MsunetError
+from napari_msunet.names import AnyNames
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -35,7 +36,7 @@ Damaged: TypeAlias = Literal["refuse", "skip"]
 or leave their pixels out of the result, never as background."""
 
 
-class Frozen(BaseModel):
+class Frozen(AnyNames):
     """A config whose fields are checked when it is made, and stay."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -9,8 +9,8 @@ from itertools import combinations
 
 import numpy as np
 
-from napari_msunet.data.folders import Say, some
-from napari_msunet.data.items import Item
+from napari_msunet.data.folders import some
+from napari_msunet.data.items import Item, Say
 from napari_msunet.errors import MsunetError, SourceError
 from napari_msunet.geometry import Region
 

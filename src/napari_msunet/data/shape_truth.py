@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from napari_msunet.annotation.painting import Painting, overview_step
 from napari_msunet.annotation.shape_files import DrawnShape
 from napari_msunet.data.masks import IGNORED, Mask
@@ -45,6 +48,13 @@ class ShapeTruth:
     def read(self, window: Window) -> Mask:
         """The truth in a window of the slide's level-0 pixels; 255 outside the slide."""
         return self._painted(window, self.grid, 1)
+
+    def instances(self) -> npt.NDArray[np.int64]:
+        """`(h, w)` numbers of the objects, 0 outside: each outline is one, also where two touch."""
+        objects = self._painting.read_objects(self.grid.whole).astype(np.int64)
+        classes = np.array([0, *(s.number for s in self._painting.shapes)])
+        objects[(classes[objects] == 0) | (classes[objects] == IGNORED)] = 0
+        return objects
 
     def overview(self) -> tuple[Mask, Grid]:
         """Every n-th pixel; a shape smaller than that is one pixel."""

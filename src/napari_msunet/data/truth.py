@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +74,16 @@ def connected(values: Mask) -> npt.NDArray[np.int64]:
     return numbers
 
 
+def own_instances(truth: Truth) -> npt.NDArray[np.int64]:
+    """`(h, w)` numbers of a truth's objects, 0 outside: its own where it has them, else its connected pieces."""
+    own = getattr(truth, "instances", None)
+    if own is not None:
+        numbers: npt.NDArray[np.int64] = own()
+        return numbers
+    values = truth.read(truth.grid.whole)
+    return connected(np.where(values == IGNORED, 0, values))
+
+
 class WholeTruth:
     """A truth with exactly its image's pixels that is read whole: when needed, and kept until `release`.
 
@@ -85,9 +95,18 @@ class WholeTruth:
         Of the image.
     name : str
         The truth in error messages.
+    objects : callable, optional
+        Gives the objects' own numbers `(h, w)`, 0 outside.
     """
 
-    def __init__(self, load: Callable[[], Mask], extent: tuple[int, int], name: str) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Mask],
+        extent: tuple[int, int],
+        name: str,
+        objects: Callable[[], npt.NDArray[Any]] | None = None,
+    ) -> None:
+        self._objects = objects
         self.grid = Grid(extent, (1.0, 1.0))
         self.name = name
         self._load = load
@@ -131,7 +150,11 @@ class WholeTruth:
         return cut_out(self.mask(), window)
 
     def instances(self) -> npt.NDArray[np.int64]:
-        """`(h, w)` numbers of the objects, 0 outside: what hangs together through pixel sides and has one class."""
+        """`(h, w)` numbers of the objects, 0 outside: their own, else what has one class and is connected by sides."""
+        if self._objects is not None:
+            numbers = np.asarray(self._objects()).astype(np.int64)
+            numbers[(self.mask() == 0) | (self.mask() == IGNORED)] = 0
+            return numbers
         return connected(np.where(self.mask() == IGNORED, 0, self.mask()))
 
     def overview(self) -> tuple[Mask, Grid]:
@@ -311,6 +334,12 @@ class Part:
     def read(self, window: Window) -> Mask:
         """The truth in a window of `grid`; 255 outside the part."""
         return self._limited(self.whole.read(window), self.grid, window)
+
+    def instances(self) -> npt.NDArray[np.int64]:
+        """Numbers of the objects of the whole, 0 outside the part."""
+        numbers = own_instances(self.whole)
+        known = self._limited(np.zeros(numbers.shape, np.uint8), self.grid, self.grid.whole) != IGNORED
+        return np.where(known, numbers, 0)
 
     def overview(self) -> tuple[Mask, Grid]:
         """As of the whole, 255 outside the part."""

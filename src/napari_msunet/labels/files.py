@@ -108,7 +108,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace a JSON file."""
-    replace_file(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    replace_file(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path) -> dict[str, Any]:

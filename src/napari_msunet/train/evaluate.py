@@ -23,7 +23,7 @@ from napari_msunet.train.metrics import SCORES, Confusion, Matrix, class_scores,
 from napari_msunet.train.record import write_text
 from napari_msunet.train.scoring import INSTANCE_SCORES, OUTLINE_SCORES, mean_interval, pooled_interval
 from napari_msunet.train.scoring.calibration import Calibration
-from napari_msunet.train.scoring.image import add_shapes, score_item
+from napari_msunet.train.scoring.image import WHOLE, add_shapes, score_item
 from napari_msunet.train.scoring.panels import (
     Kept,
     Panel,
@@ -84,6 +84,12 @@ def evaluate_events(job: EvaluateJob) -> Iterator[Event]:
         evaluation.add(item)
         left = (time.monotonic() - started) / number * (len(chosen) - number)
         yield Progress(done=number, total=len(chosen), unit="images", seconds_left=left)
+    if large := evaluation.large:
+        yield Message(
+            level="warning",
+            text=f"{large} of the {len(chosen)} images have more than {WHOLE // 1_000_000} million pixels: they have "
+            "no scores of outlines and instances.",
+        )
     values = evaluation.values()
     if job.test_scales:
         yield from _scales(model, chosen, job, values)
@@ -112,6 +118,7 @@ class Evaluation:
         self.images: list[dict[str, Any]] = []
         self.matrices: list[Matrix] = []
         self.kept: list[Kept | None] = []
+        self.large = 0  # too large to be held whole
 
     def add(self, item: Item) -> None:
         """Score an image; it is closed again."""
@@ -126,6 +133,7 @@ class Evaluation:
             "instances": _json(found.instances),
         }
         self.images.append({"name": item.name, "group": item.group} | reports | {k: v for k, v in shapes.items() if v})
+        self.large += found.truth is None
         self.matrices.append(found.counts["fused"].matrix)
         if self.job.out is None or found.truth is None or found.predicted is None:
             self.kept.append(None)

@@ -16,6 +16,7 @@ from napari_msunet.data.duplicates import once
 from napari_msunet.errors import MsunetError, StoreError
 from napari_msunet.labels.files import read_json
 from napari_msunet.models import load_model
+from napari_msunet.names import AnyNames
 from napari_msunet.slide.identity import path_identity
 from napari_msunet.train.record import write_text
 
@@ -47,7 +48,7 @@ class FrozenImage(BaseModel):
     pixels: str = ""
 
 
-class FrozenSet(BaseModel):
+class FrozenSet(AnyNames):
     """What ``test_set.json`` in the folder of a run holds.
 
     Attributes

@@ -32,10 +32,22 @@ def found(folder: Path) -> bool:
 def contents(folder: Path, source: PublishedSource) -> Contents:
     """All images with their map of types."""
     entries = [
-        Entry(image.stem, place_of(image, folder), opened(image), partial(_mask, labels), mpp=MPP, path=image)
+        Entry(
+            image.stem,
+            place_of(image, folder),
+            opened(image),
+            partial(_mask, labels),
+            mpp=MPP,
+            path=image,
+            objects=partial(_objects, labels),
+        )
         for image, labels in paired(folder)
     ]
     return Contents(CLASSES, entries)
+
+
+def _objects(path: Path) -> Pixels:
+    return whole_numbers(read_mat(path, "inst_map")["inst_map"])
 
 
 def _mask(path: Path) -> Pixels:

@@ -32,6 +32,8 @@ class Entry:
         Gives `(h, w)` whole numbers, 0 background and the others as in `Family.classes`.
     shapes : callable, optional
         Instead of a mask, for slides of any size: gives outlines, each with its number in `Contents.classes`.
+    objects : callable, optional
+        Gives `(h, w)` the objects' own numbers, 0 outside, where the set has them: touching ones are told apart.
     mpp : float or pair, optional
         µm per pixel that the set says.
     group : str, optional
@@ -50,6 +52,7 @@ class Entry:
     group: str | None = None
     path: Path | None = None
     extent: tuple[int, int] | None = None
+    objects: Callable[[], Pixels] | None = None
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ def contents(folder: Path, source: PublishedSource) -> Contents:
                     mpp=MPP,
                     group=patient,
                     path=path,
+                    objects=partial(_objects, images[stem + _MARK]),
                 )
             )
     notes = () if grades else ("There is no Grade.csv: all glands count as benign, and patients are not known.",)
@@ -58,6 +59,10 @@ def _grades(folder: Path) -> dict[str, tuple[str, int]]:
     patient = next((c for c in columns if "patient" in c.lower()), "")
     grade = next((c for c in columns if "glas" in c.lower()), columns[-1])
     return {r["name"]: (f"patient {r.get(patient, '')}", 1 + (r[grade] == "malignant")) for r in rows if r.get("name")}
+
+
+def _objects(path: Path) -> Pixels:
+    return np.asarray(read_mask(path))
 
 
 def _mask(path: Path, number: int) -> Pixels:

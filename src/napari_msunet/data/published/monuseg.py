@@ -43,16 +43,18 @@ def contents(folder: Path, source: PublishedSource) -> Contents:
         group = name[:_PATIENT] if name.startswith("TCGA-") else None
         mpp = _mpp(drawn)
         unsaid += mpp is None
+        nuclei = _Nuclei(image, drawn)
         entries.append(
             Entry(
                 name,
                 place_of(image, folder),
                 opened(image),
-                _Nuclei(image, drawn),
+                nuclei,
                 None,
                 mpp or MPP,
                 group,
                 image,
+                objects=nuclei.objects,
             )
         )
     notes = []
@@ -76,11 +78,15 @@ class _Nuclei:
 
     def __call__(self) -> Pixels:
         if self._bits is None:
-            with open_slide(self._image) as slide:
-                self._extent = (slide.shape[0], slide.shape[1])
-            shapes = [(1, shape) for shape in read_shape_file(self._drawn).shapes]
-            self._bits = np.packbits(Painting(shapes).read(Window(0, 0, *self._extent), 0))
+            self._bits = np.packbits(self.objects() > 0)
         return np.unpackbits(self._bits, count=self._extent[0] * self._extent[1]).reshape(self._extent)
+
+    def objects(self) -> Pixels:
+        """The nuclei's numbers: each outline is one, also where two touch."""
+        with open_slide(self._image) as slide:
+            self._extent = (slide.shape[0], slide.shape[1])
+        shapes = [(1, shape) for shape in read_shape_file(self._drawn).shapes]
+        return Painting(shapes).read_objects(Window(0, 0, *self._extent))
 
 
 def _mpp(drawn: Path) -> float | None:

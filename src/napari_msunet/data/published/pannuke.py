@@ -61,6 +61,7 @@ def _entries(fold: str, images: Path, masks: Path, folder: Path, grouped: bool) 
             mpp=MPP,
             group=fold if grouped else None,
             extent=(pixels.shape[1], pixels.shape[2]),
+            objects=partial(_objects, truth, index),
         )
 
 
@@ -77,6 +78,15 @@ def _array(path: Path, channels: int) -> Any:
 
 def _open(pixels: Any, index: int, mpp: Any) -> Slide:
     return slide_from_array(np.asarray(pixels[index]).clip(0, 255).astype(np.uint8), mpp=mpp)
+
+
+def _objects(truth: Any, index: int) -> Pixels:
+    """The numbers of the objects; each channel counts its own."""
+    numbers = np.asarray(truth[index][..., :5]).astype(np.int64)
+    most = numbers.max(initial=0) + 1
+    first = (numbers > 0).argmax(-1)
+    own = np.take_along_axis(numbers, first[..., None], -1)[..., 0]
+    return np.where(own > 0, own + first * most, 0)
 
 
 def _mask(truth: Any, index: int) -> Pixels:

@@ -85,7 +85,7 @@ def _item(entry: Entry, numbers: dict[int, int] | None, source: PublishedSource,
     opener: Callable[[], Slide] = partial(entry.open, mpp)
     load = partial(_mask, entry, numbers)
     if entry.extent is not None and not check:
-        truth = WholeTruth(load, entry.extent, entry.name)
+        truth = WholeTruth(load, entry.extent, entry.name, entry.objects)
         return Item(entry.name, opener, truth, config.target, entry.group, source.role, path=entry.path)
     slide = opener()
     try:
@@ -97,7 +97,7 @@ def _item(entry: Entry, numbers: dict[int, int] | None, source: PublishedSource,
     if entry.shapes is not None:
         known = _outlined(entry, slide, numbers, source)
     else:
-        known = WholeTruth(load, (slide.shape[0], slide.shape[1]), entry.name)
+        known = WholeTruth(load, (slide.shape[0], slide.shape[1]), entry.name, entry.objects)
         known.mask()
     kept = {"slide": slide}
     item = Item(entry.name, opener, known, config.target, entry.group, source.role, kept, path=entry.path)

@@ -12,7 +12,7 @@ import torch
 
 from napari_msunet.data import IGNORED, Item
 from napari_msunet.data.sampling import known_cells
-from napari_msunet.data.truth import WholeTruth, connected
+from napari_msunet.data.truth import connected, own_instances
 from napari_msunet.geometry import Grid, Window, round_up
 from napari_msunet.infer import predict_image
 from napari_msunet.infer.postprocess.instances import Instances
@@ -128,14 +128,7 @@ def add_shapes(found: ImageScores, item: Item, classes: Sequence[str], objects: 
     if objects is not None:
         predicted = connected(found.predicted) if objects == "connected" else parted(found.predicted)
         known = found.truth != IGNORED
-        found.instances = instance_scores(Overlaps.of(true_instances(item, found.truth), predicted, known))
-
-
-def true_instances(item: Item, truth: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """The truth's own instance numbers, else its connected pieces."""
-    if isinstance(item.truth, WholeTruth):
-        return item.truth.instances()
-    return connected(np.where(truth == IGNORED, 0, truth))
+        found.instances = instance_scores(Overlaps.of(own_instances(item.truth), predicted, known))
 
 
 def parted(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
