@@ -6,12 +6,12 @@ import os
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import platformdirs
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from napari_msunet.config import GivenRange, ImageSet, Kind, ModelConfig, Role
+from napari_msunet.config import GivenRange, ImageSet, Kind, ModelConfig, Positive, Role
 from napari_msunet.errors import MsunetError, OutputError, StoreError
 from napari_msunet.labels.files import read_json, write_json
 
@@ -51,7 +51,7 @@ class SlideNote(BaseModel):
 
     Attributes
     ----------
-    mpp : (y, x), optional
+    mpp : (y, x) or "px", optional
         µm per pixel that a person gave, because the file does not.
     kind, value_range : optional
         What a person said of the meaning of its values.
@@ -70,7 +70,7 @@ class SlideNote(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     path: Place
-    mpp: tuple[float, float] | None = None
+    mpp: tuple[Positive, Positive] | Literal["px"] | None = None
     kind: Kind | None = None
     value_range: GivenRange | None = None
     identity: str | None = None

@@ -57,7 +57,7 @@ def test_windows_are_those_of_training(field):
     fields = fields_at(slide, config, place, 256)
     assert [f.window for f in fields] == input_windows(config, target)
     assert [f.name for f in fields] == ["scale 1", "scale 1/2", "scale 1/4"]
-    assert [f.mpp[0] for f in fields] == [0.5, 1.0, 2.0]
+    assert [f.resolution.mpp for f in fields] == [0.5, 1.0, 2.0]
     sides = [f.region.height for f in fields]
     assert sides == ([512] * 3 if field == "same" else [512, 1024, 2048])
     assert all(a.context.height < b.context.height for a, b in itertools.pairwise(fields))

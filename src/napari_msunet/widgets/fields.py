@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_msunet.config import BranchConfig, HRNetConfig, LinkNetConfig, ModelConfig, UNetConfig
-from napari_msunet.geometry import Grid, Region, Window, round_up
+from napari_msunet.geometry import Grid, Region, Resolution, Window, round_up
 from napari_msunet.slide import Slide
 from napari_msunet.slide.numbers import is_plain, to_unit, unit_scale
 
@@ -27,7 +27,7 @@ class FieldOfView:
     ----------
     name : str
         Such as "scale 1/2".
-    mpp : (y, x)
+    resolution : Resolution
         µm per pixel that the branch sees.
     grid : Grid
         Of the branch's own pixels.
@@ -38,7 +38,7 @@ class FieldOfView:
     """
 
     name: str
-    mpp: tuple[float, float]
+    resolution: Resolution
     grid: Grid
     window: Window
     context: Region
@@ -67,7 +67,7 @@ def fields_at(slide: Slide, config: ModelConfig, place: tuple[float, float], siz
     MissingMppError
         If the slide's µm per pixel is not known.
     """
-    target = slide.grid(config.mpp)
+    target = slide.grid(config.resolution)
     side = round_up(size, config.size_multiple) // config.upscale
     found = []
     for ratio, branch in zip(config.ratios, config.branches, strict=True):
@@ -77,8 +77,11 @@ def fields_at(slide: Slide, config: ModelConfig, place: tuple[float, float], siz
         pixels = side if concentric else max(1, round(side * ratio))
         corner = [round(p / s - pixels / 2) for p, s in zip(place, grid.pixel, strict=True)]
         window = Window(corner[0], corner[1], pixels, pixels)
-        mpp = (config.mpp / float(ratio),) * 2
-        found.append(FieldOfView(name, mpp, grid, window, _context(grid, place, ratio, branch)))
+        found.append(
+            FieldOfView(
+                name, config.resolution.times(1 / float(ratio)), grid, window, _context(grid, place, ratio, branch)
+            )
+        )
     return found
 
 

@@ -164,7 +164,7 @@ class FieldsOfView(QObject):
         self.visibleChanged.emit(visible)
 
     def _rename(self) -> None:
-        self.panel.set_scales([(f"{name}", self.config.mpp / float(r)) for name, r in self._names()])
+        self.panel.set_scales([(name, self.config.resolution.times(1 / float(r))) for name, r in self._names()])
 
     def _names(self) -> list[tuple[str, Any]]:
         return [(f"scale {ratio}", ratio) for ratio in self.config.ratios]

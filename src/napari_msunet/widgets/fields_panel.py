@@ -8,6 +8,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
+from napari_msunet.geometry import Resolution
+
 COLOURS = (
     (1.0, 0.83, 0.0),
     (0.0, 0.85, 1.0),
@@ -43,17 +45,17 @@ class FieldsPanel(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
         self.thumbnails: list[_Thumbnail] = []
 
-    def set_scales(self, scales: list[tuple[str, float]]) -> None:
+    def set_scales(self, scales: list[tuple[str, Resolution]]) -> None:
         """Show these scales: names, and µm per pixel."""
-        wanted = [(name, mpp) for name, mpp in scales]
-        if [(t.scale, t.mpp) for t in self.thumbnails] == wanted:
+        wanted = list(scales)
+        if [(t.scale, t.resolution) for t in self.thumbnails] == wanted:
             return
         for old in self.thumbnails:
             self._row.removeWidget(old)
             old.deleteLater()
         self.thumbnails = []
-        for number, (name, mpp) in enumerate(wanted):
-            thumb = _Thumbnail(name, mpp, COLOURS[number % len(COLOURS)])
+        for number, (name, resolution) in enumerate(wanted):
+            thumb = _Thumbnail(name, resolution, COLOURS[number % len(COLOURS)])
             self._row.addWidget(thumb)
             self.thumbnails.append(thumb)
 
@@ -71,15 +73,15 @@ class FieldsPanel(QWidget):
 
 
 class _Thumbnail(QWidget):
-    def __init__(self, scale: str, mpp: float, colour: tuple[float, float, float]) -> None:
+    def __init__(self, scale: str, resolution: Resolution, colour: tuple[float, float, float]) -> None:
         super().__init__()
-        self.scale, self.mpp = scale, mpp
+        self.scale, self.resolution = scale, resolution
         self.picture = QLabel()
         self.picture.setFixedSize(SIDE + 4, SIDE + 4)
         self.picture.setAlignment(Qt.AlignmentFlag.AlignCenter)
         red, green, blue = (round(255 * c) for c in colour)
         self.picture.setStyleSheet(f"QLabel {{ border: 2px solid rgb({red}, {green}, {blue}); }}")
-        self.title = QLabel(f"<b>{scale}</b> · {mpp:.3g} µm/px")
+        self.title = QLabel(f"<b>{scale}</b> · {resolution.short}")
         self.detail = QLabel(" ")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -97,7 +99,7 @@ class _Thumbnail(QWidget):
         mode = Qt.TransformationMode.SmoothTransformation if smaller else Qt.TransformationMode.FastTransformation
         scaled = QPixmap.fromImage(image).scaled(SIDE, SIDE, Qt.AspectRatioMode.KeepAspectRatio, mode)
         self.picture.setPixmap(scaled)
-        self.picture.setToolTip(f"{self.scale}: {text}, seen at {self.mpp:.3g} µm per pixel.")
+        self.picture.setToolTip(f"{self.scale}: {text}, seen {self.resolution.at}.")
         self.detail.setText(text)
 
     def clear(self, text: str) -> None:
@@ -107,6 +109,7 @@ class _Thumbnail(QWidget):
         self.detail.setText(" ")
 
 
-def size_text(shape: tuple[int, int], mpp: tuple[float, float]) -> str:
-    """Such as "128 x 128 px, 64 µm"."""
-    return f"{shape[0]} x {shape[1]} px, {shape[0] * mpp[0]:.3g} µm"
+def size_text(shape: tuple[int, int], resolution: Resolution) -> str:
+    """Such as "128 x 128 px, 64 µm", or the length in pixels of the image."""
+    length = shape[0] * resolution.size
+    return f"{shape[0]} x {shape[1]} px, {length:.3g} {'µm' if resolution.unit == 'µm' else 'image pixels'}"

@@ -16,7 +16,7 @@ from napari_msunet.errors import SlideError
 from napari_msunet.geometry import Grid, Region, Window
 from napari_msunet.slide import Slide, open_slide, slide_from_array
 from napari_msunet.slide.array_backend import is_lazy
-from napari_msunet.slide.units import believed
+from napari_msunet.slide.units import PIXELS, believed
 from napari_msunet.widgets.placement import layer_mpp
 from napari_msunet.widgets.slide_levels import OpenSlide, SlideLevel
 
@@ -102,6 +102,8 @@ def plane(layer: Layer) -> tuple[int, ...]:
 
 def _slide_of_foreign(layer: Image) -> Slide | None:
     mpp, note = layer_pixel_size(layer)
+    if layer.metadata.get(KEY, {}).get("mpp") == PIXELS:
+        mpp = PIXELS
     if note:
         show_warning(f"{note} Give the size of its pixels in the Slide step.")
     path = _files.get(layer) or _source_file(layer)
@@ -127,7 +129,7 @@ def _slide_of_foreign(layer: Image) -> Slide | None:
         return None
 
 
-def layer_pixel_size(layer: Layer) -> tuple[tuple[float, float] | None, str]:
+def layer_pixel_size(layer: Layer) -> tuple[Any, str]:
     """µm per pixel of a layer that is not ours, and what its scale says that is not believed, as a sentence.
 
     What a person gave in the dock is taken as it is.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from napari.components import ViewerModel
@@ -13,10 +13,10 @@ from napari_msunet.config import Kind, ValueRange
 from napari_msunet.slide import open_slide
 from napari_msunet.slide.numbers import display_limits, shows_colours
 from napari_msunet.slide.probing import PROBE
-from napari_msunet.slide.slide import checked_mpp
+from napari_msunet.slide.units import given_mpp
 from napari_msunet.widgets.layer_slides import KEY, is_slide, open_slide_of, slide_of, slide_path
 from napari_msunet.widgets.overviews import fill
-from napari_msunet.widgets.placement import MICROMETER, placed, visible_region
+from napari_msunet.widgets.placement import MICROMETER, PIXEL, placed, visible_region
 from napari_msunet.widgets.slide_files import as_slide_file
 from napari_msunet.widgets.slide_levels import LAZY_FACTOR, OVERVIEW_SIDE, OpenSlide, Overview, SlideLevel
 
@@ -37,7 +37,7 @@ CHANNEL_COLOURS = ("blue", "green", "red", "yellow", "magenta", "cyan", "gray")
 SHOWN_CHANNELS = 4
 
 
-def slide_layers(path: str | Path, mpp: float | tuple[float, float] | None = None) -> list[Image]:
+def slide_layers(path: str | Path, mpp: float | tuple[float, float] | Literal["px"] | None = None) -> list[Image]:
     """The layers that show a slide: one for colours, else one per channel.
 
     Parameters
@@ -68,7 +68,7 @@ def slide_layers(path: str | Path, mpp: float | tuple[float, float] | None = Non
 
 
 def slide_layer_data(
-    path: str | Path, mpp: float | tuple[float, float] | None = None
+    path: str | Path, mpp: float | tuple[float, float] | Literal["px"] | None = None
 ) -> list[tuple[list[SlideLevel], dict[str, Any], str]]:
     """As `slide_layers`, as napari's layer data tuples."""
     PROBE.ask(Path(path))
@@ -101,7 +101,9 @@ def slide_layer_data(
     return found
 
 
-def add_slide(viewer: ViewerModel, path: str | Path, mpp: float | tuple[float, float] | None = None) -> Image:
+def add_slide(
+    viewer: ViewerModel, path: str | Path, mpp: float | tuple[float, float] | Literal["px"] | None = None
+) -> Image:
     """Show a slide in a viewer.
 
     Parameters
@@ -126,7 +128,7 @@ def add_slide(viewer: ViewerModel, path: str | Path, mpp: float | tuple[float, f
     return layers[0]
 
 
-def set_mpp(viewer: ViewerModel, layer: Image, mpp: float | tuple[float, float]) -> None:
+def set_mpp(viewer: ViewerModel, layer: Image, mpp: float | tuple[float, float] | Literal["px"]) -> None:
     """Give a slide's layers µm per pixel, where its file does not say it or says it wrongly.
 
     Parameters
@@ -134,25 +136,27 @@ def set_mpp(viewer: ViewerModel, layer: Image, mpp: float | tuple[float, float])
     viewer : napari.Viewer
         All its layers that show the same slide (one per channel) are changed.
     layer : Image
-    mpp : float or (y, x)
+    mpp : float, (y, x) or "px"
+        "px": it is shown and used in its own pixels.
 
     Raises
     ------
     SlideError
         If `mpp` is not above zero, or the file is no longer there.
     """
-    pair = checked_mpp(mpp)
+    given = given_mpp(mpp)
+    pair = None if given is None or isinstance(given, str) else given
     source = open_slide_of(layer)
     same = [layer] if source is None else [one for one in viewer.layers if open_slide_of(one) is source]
     if source is not None and source.slide.path is not None:
-        again = open_slide(source.slide.path, pair)
+        again = open_slide(source.slide.path, mpp)
         again.numbers = source.slide.numbers
         source.replace(again)
     for one in same:
         lead = one.ndim - 2
-        one.metadata[KEY] = {**one.metadata.get(KEY, {}), "mpp": pair}
-        one.scale = (*one.scale[:lead], *pair)
-        one.units = (*one.units[:lead], *MICROMETER)
+        one.metadata[KEY] = {**one.metadata.get(KEY, {}), "mpp": given}
+        one.scale = (*one.scale[:lead], *(pair or (1.0, 1.0)))
+        one.units = (*one.units[:lead], *(PIXEL if pair is None else MICROMETER))
 
 
 def set_numbers(viewer: ViewerModel, layer: Image, kind: Kind | None, value_range: ValueRange | None) -> None:
@@ -174,7 +178,8 @@ def set_numbers(viewer: ViewerModel, layer: Image, kind: Kind | None, value_rang
     source = open_slide_of(layer)
     if source is None or source.slide.path is None:
         return
-    source.replace(open_slide(source.slide.path, source.slide.mpp, kind, value_range))
+    own: Any = "px" if source.slide.in_pixels else source.slide.mpp
+    source.replace(open_slide(source.slide.path, own, kind, value_range))
     for one in viewer.layers:
         if open_slide_of(one) is not source:
             continue

@@ -76,7 +76,7 @@ class OpenSlide:
             if path is None or time.monotonic() - self._failed_at < RETRY_SECONDS:
                 raise SlideError("not tried again yet")
             self._failed_at = time.monotonic()
-            again = open_slide(path, self.slide.mpp)
+            again = open_slide(path, "px" if self.slide.in_pixels else self.slide.mpp)
             again.numbers = self.slide.numbers
             if again.shape != self.slide.shape:
                 raise SlideError(f"{path} is another image now; open it again.")

@@ -67,7 +67,7 @@ class ThumbnailReader(QObject):
                 pixels = as_colours(thumbnail(slide, field), colour, slide.value_range)
             except (MsunetError, OSError):  # the slide's layer says it, once
                 return
-            pictures.append((field.name, pixels, size_text(field.window.shape, field.mpp)))
+            pictures.append((field.name, pixels, size_text(field.window.shape, field.resolution)))
         try:
             self.ready.emit(pictures)
         except RuntimeError:  # Qt has gone

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from napari.utils.notifications import show_info, show_warning
 from pydantic import BaseModel, ValidationError
@@ -16,7 +16,7 @@ from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
 from napari_msunet.widgets.dock.state import SlideRecord, State
 
 
-def record_of(path: Path, mpp: tuple[float, float] | None = None) -> SlideRecord:
+def record_of(path: Path, mpp: tuple[float, float] | Literal["px"] | None = None) -> SlideRecord:
     """A slide's record, from its file.
 
     Raises
@@ -26,9 +26,12 @@ def record_of(path: Path, mpp: tuple[float, float] | None = None) -> SlideRecord
     """
     with open_slide(path) as own:
         size, channels, found, numbers = (own.shape[0], own.shape[1]), own.shape[2], own.mpp, own.numbers
-    given = mpp is not None and mpp != found
+        note = own.mpp_note
     identity = path_identity(path) if path.is_file() else None
-    return SlideRecord(path, size, channels, mpp or found, mpp_given=given, numbers=numbers, identity=identity)
+    record = SlideRecord(path, size, channels, found, numbers=numbers, mpp_note=note, identity=identity)
+    if mpp is not None and mpp != found:
+        record.give_size(mpp)
+    return record
 
 
 def remember(state: State) -> None:
@@ -121,7 +124,7 @@ def adopt(state: State, record: SlideRecord, slide: SlideNote) -> None:
         return
     record.role, record.corrections, record.regions = slide.role, slide.corrections, slide.regions
     if slide.mpp is not None:
-        record.mpp, record.mpp_given = slide.mpp, True
+        record.give_size(slide.mpp)
     record.kind, record.value_range = slide.kind or record.kind, slide.value_range or record.value_range
     if slide.annotation is not None:  # also one that is gone: a training must not begin without it unseen
         record.annotation = project.find(slide.annotation).resolve()

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from qtpy.QtCore import QObject, Signal
 
 from napari_msunet.config import ModelConfig, PredictJob
@@ -15,6 +14,7 @@ from napari_msunet.errors import StoreError
 from napari_msunet.events import RegionDone
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore, open_labels
+from napari_msunet.labels.checks import same_pixels
 from napari_msunet.labels.levels import tiles
 from napari_msunet.slide import open_slide
 from napari_msunet.widgets.dock.background import Background
@@ -34,11 +34,11 @@ def prepare_store(job: PredictJob, config: ModelConfig, free: Path) -> Path:
     if isinstance(job.where, InClasses):  # each stroke must be in the chunks before the worker reads them
         open_labels(job.where.labels).flush()
     with open_slide(job.slide, mpp=job.slide_mpp) as slide:
-        grid = slide.grid(config.target_mpp)
+        grid = slide.grid(config.target)
         out = job.out
         if out.exists():
             store = open_labels(out)
-            same = store.shape == grid.shape and store.mpp is not None and np.allclose(store.mpp, grid.mpp, rtol=1e-6)
+            same = store.shape == grid.shape and same_pixels(store, grid)
             if same:
                 try:
                     store.check_slide(slide)
@@ -46,7 +46,7 @@ def prepare_store(job: PredictJob, config: ModelConfig, free: Path) -> Path:
                     same = False
             out = out if same else free
         if not out.exists():
-            LabelStore.create(out, mpp=config.target_mpp, classes=config.classes, slide=slide, check_names=False)
+            LabelStore.create(out, mpp=config.target, classes=config.classes, slide=slide, check_names=False)
     open_labels(out).hold()
     return out
 

@@ -32,6 +32,20 @@ FUSIONS: dict[Fusion, tuple[str, str]] = {
 }
 
 
+class ResolutionField(NumberField):
+    """µm per pixel, or None: the images' own pixels."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 1000, 0.05, 3, "µm/px")
+        self.setSpecialValueText("image pixels")
+
+    def value(self) -> float | None:
+        return super().value() or None
+
+    def setValue(self, value: float | None) -> None:
+        super().setValue(value or 0)
+
+
 class ModelForm(Form):
     """Edits a `ModelConfig`; its classes, channels and normalisation stay as they were set."""
 
@@ -40,9 +54,10 @@ class ModelForm(Form):
         self.add(
             "mpp",
             "Resolution",
-            NumberField(0.01, 1000, 0.05, 3, "µm/px"),
+            ResolutionField(),
             "Size of a pixel, in µm, that the model works with. Smaller shows more detail, sees less far and costs "
-            "more: half the size is four times the work. The labels have this resolution.",
+            "more: half the size is four times the work. The labels have this resolution. "
+            "At the lowest value it works in the images' own pixels, for images without a size in µm.",
         )
         self.scales = ScalesField()
         self.scales.valueChanged.connect(lambda scales: self.branches.set_scales(scales))
@@ -115,8 +130,9 @@ class ModelForm(Form):
     def _read(self) -> ModelConfig:
         # A number that the field shows rounded is not changed by being shown.
         config: ModelConfig = super()._read()
-        if abs(config.mpp - self._value.mpp) < 0.0005:
-            config = config.model_copy(update={"mpp": self._value.mpp})
+        before = self._value.mpp
+        if config.mpp is not None and before is not None and abs(config.mpp - before) < 0.0005:
+            config = config.model_copy(update={"mpp": before})
         return config
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from napari_msunet.config import ModelConfig, UNetConfig
 
 
-def one_scale(classes: tuple[str, ...], mpp: float) -> ModelConfig:
+def one_scale(classes: tuple[str, ...], mpp: float | None) -> ModelConfig:
     """One scale: the least work per step, which decides in the first minutes."""
     return ModelConfig(classes=classes, mpp=mpp, scales=(1.0,), fusion="mean", branch=UNetConfig(depth=4, width=16))
 
 
-def two_scales(classes: tuple[str, ...], mpp: float) -> ModelConfig:
+def two_scales(classes: tuple[str, ...], mpp: float | None) -> ModelConfig:
     """Two scales: detail, and by a smaller network what is around it."""
     fine = UNetConfig(depth=3, width=16)
     return ModelConfig(
@@ -26,7 +26,7 @@ def two_scales(classes: tuple[str, ...], mpp: float) -> ModelConfig:
     )
 
 
-def three_scales(classes: tuple[str, ...], mpp: float) -> ModelConfig:
+def three_scales(classes: tuple[str, ...], mpp: float | None) -> ModelConfig:
     """Three scales: for objects that only their surroundings explain."""
     return ModelConfig(
         classes=classes, mpp=mpp, scales=(1.0, 0.5, 0.25), fusion="attention", branch=UNetConfig(depth=4, width=16)
@@ -39,12 +39,13 @@ class Preset:
 
     name: str
     sentence: str
-    make: Callable[[tuple[str, ...], float], ModelConfig]
+    make: Callable[[tuple[str, ...], float | None], ModelConfig]
 
     def fits(self, config: ModelConfig) -> bool:
         """Whether a model is this preset, at whatever resolution and with whatever classes."""
         made = self.make(config.classes, config.mpp)
-        return made == config.model_copy(update={"channels": made.channels, "normalisation": None, "trained_on": None})
+        free = {"channels": made.channels, "pixel": 1.0, "normalisation": None, "trained_on": None}
+        return made == config.model_copy(update=free)
 
 
 RESOLUTIONS = {"Nuclei": 0.5, "Glands": 2.5, "Regions": 4.0}

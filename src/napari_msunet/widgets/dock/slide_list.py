@@ -52,7 +52,7 @@ class SlideList(QListWidget):
 
 
 def _row(record: SlideRecord) -> tuple[str, str]:
-    size = "? µm/px" if record.mpp is None else f"{record.mpp[0]:.3g} µm/px"
+    size = "px" if record.in_pixels else "? µm/px" if record.mpp is None else f"{record.mpp[0]:.3g} µm/px"
     gone = "" if record.path.exists() else "  (gone)"
     text = f"{record.path.name}   {record.shape[1]} × {record.shape[0]}   {size}{gone}"
     return text, str(record.path)

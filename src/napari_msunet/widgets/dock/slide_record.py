@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from napari_msunet.config import Kind, Role, ValueRange
 from napari_msunet.config.prediction import InClasses
@@ -14,6 +14,7 @@ from napari_msunet.labels.tissue import TISSUE
 from napari_msunet.labels.where import Mask, StoreClasses
 from napari_msunet.project import Ring
 from napari_msunet.slide.numbers import Numbers
+from napari_msunet.slide.units import given_mpp
 from napari_msunet.widgets.dock.counts import Counts
 
 
@@ -35,6 +36,10 @@ class SlideRecord:
         What its values mean, as its file says or as was guessed.
     kind, value_range : optional
         The same as a person gave it here.
+    in_pixels : bool
+        Whether a person said that the slide is used in its own pixels: it has no size in µm, or that is not to count.
+    mpp_note : str
+        What the file says of the size of a pixel that is not believed, as a sentence.
     annotation, labels : Path, optional
         Its annotation store, and its predicted and corrected labels.
     tissue : Path, optional
@@ -63,6 +68,8 @@ class SlideRecord:
     numbers: Numbers | None = None
     kind: Kind | None = None
     value_range: ValueRange | None = None
+    in_pixels: bool = False
+    mpp_note: str = ""
     identity: str | None = None
     role: Role = "auto"
     annotation: Path | None = None
@@ -83,8 +90,10 @@ class SlideRecord:
         return self.path.name.split(".")[0]
 
     @property
-    def job_mpp(self) -> tuple[float, float] | None:
-        """The µm per pixel a job must be told."""
+    def job_mpp(self) -> tuple[float, float] | Literal["px"] | None:
+        """What a job must be told of the size of a pixel."""
+        if self.in_pixels:
+            return "px"
         return self.mpp if self.mpp_given else None
 
     @property
@@ -97,6 +106,18 @@ class SlideRecord:
         """What `open_slide` must be told."""
         told = {"mpp": self.job_mpp, "kind": self.kind, "value_range": self.value_range}
         return {name: value for name, value in told.items() if value is not None}
+
+    @property
+    def sized(self) -> bool:
+        """Whether it is known what a pixel of it stands for: µm, or itself."""
+        return self.in_pixels or self.mpp is not None
+
+    def give_size(self, mpp: float | tuple[float, float] | str) -> None:
+        """Take what a person says of the size of a pixel: µm, or "px"."""
+        size = given_mpp(mpp)
+        self.in_pixels = isinstance(size, str)
+        self.mpp = None if isinstance(size, str) else size
+        self.mpp_given = not self.in_pixels
 
     @property
     def within(self) -> InClasses | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QPushButton, QWidget
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QHBoxLayout, QLineEdit, QPushButton, QWidget
 
 from napari_msunet.config import (
     FolderSource,
@@ -21,6 +21,7 @@ from napari_msunet.config import (
     explain,
 )
 from napari_msunet.errors import MsunetError
+from napari_msunet.slide.units import PIXELS
 from napari_msunet.widgets.dock.fields import ChoiceField, NumberField, TextField
 from napari_msunet.widgets.dock.forms import Form
 
@@ -84,23 +85,41 @@ class PathField(QWidget):
             self.valueChanged.emit(self.value())
 
 
-class MppField(NumberField):
-    """µm per pixel, or None."""
+class MppField(QWidget):
+    """µm per pixel, "px" for images that are used in their own pixels, or None for what the files say."""
+
+    valueChanged = Signal(object)
 
     def __init__(self) -> None:
-        super().__init__(0, 1000, 0.05, 4, "µm")
-        self.setSpecialValueText("from the files")
+        super().__init__()
+        self.number = NumberField(0, 1000, 0.05, 4, "µm")
+        self.number.setSpecialValueText("from the files")
+        self.pixels = QCheckBox("pixels")
+        self.pixels.setToolTip(
+            "The images have no size in µm, or it is not to count: they are used in their own pixels."
+        )
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.number, 1)
+        row.addWidget(self.pixels)
+        self.setFocusProxy(self.number)
         self._pair: tuple[float, float] | None = None
+        self.pixels.toggled.connect(self.number.setDisabled)
+        self.pixels.toggled.connect(lambda *_: self.valueChanged.emit(self.value()))
+        self.number.valueChanged.connect(lambda *_: self.valueChanged.emit(self.value()))
 
     def value(self) -> Any:
-        number = super().value()
+        if self.pixels.isChecked():
+            return PIXELS
+        number = self.number.value()
         if self._pair is not None and abs(self._pair[0] - number) < 1e-9:
             return self._pair
         return number if number > 0 else None
 
     def setValue(self, value: Any) -> None:
         self._pair = value if isinstance(value, tuple) else None
-        super().setValue(value[0] if isinstance(value, tuple) else value or 0)
+        self.pixels.setChecked(value == PIXELS)
+        self.number.setValue(0 if value == PIXELS or not value else value[0] if isinstance(value, tuple) else value)
 
 
 class ValuesField(TextField):

@@ -32,10 +32,14 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Region
 from napari_msunet.labels import LabelStore
 from napari_msunet.project import Project, default_folder
+from napari_msunet.slide.units import PIXELS
 from napari_msunet.widgets.dock import words
 from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
 from napari_msunet.widgets.dock.presets import one_scale
 from napari_msunet.widgets.dock.slide_record import SlideRecord
+
+USUAL_MPP = 0.5
+"""Of a model, where no slide says anything."""
 
 __all__ = ["BACKGROUND", "OPTIONAL", "STEPS", "SlideRecord", "State", "StepName"]
 
@@ -97,7 +101,7 @@ class State:
         self.reviewed = False
         self.to_review: tuple[Path, int] | None = None
         self.exported: list[Path] = []
-        self._model = one_scale(("class 1",), 0.5)
+        self._model = one_scale(("class 1",), USUAL_MPP)
 
     def emit(self, what: str) -> None:
         """Tell that something changed."""
@@ -126,8 +130,9 @@ class State:
         """Make a slide the one that buttons act on; a first slide suggests the resolution of an untouched model."""
         self.active = record
         if record is not None and not self.model_chosen:
-            fitting = words.suggested_mpp(record.mpp[0]) if record.mpp else self._model.mpp
-            self._model = self._model.model_copy(update={"mpp": fitting, "channels": record.channels})
+            usual = self._model.mpp or USUAL_MPP
+            fitting = words.suggested_mpp(record.mpp[0]) if record.mpp else None if record.in_pixels else usual
+            self._model = self._model.model_copy(update={"mpp": fitting, "pixel": 1.0, "channels": record.channels})
         self.emit("slides")
 
     def slide_at(self, path: Path | None) -> SlideRecord | None:
@@ -208,7 +213,10 @@ class State:
     @property
     def wanted_model(self) -> AnyModel:
         """What is known of the model to train before the images are looked at."""
-        return self.model if self.model_chosen else AutoModel(classes=self.model.classes)
+        if self.model_chosen:
+            return self.model
+        in_pixels = any(r.in_pixels for r in self.slides) or any(s.mpp == PIXELS for s in self.sets)
+        return AutoModel(classes=self.model.classes, mpp=PIXELS if in_pixels else None)
 
     def use_model(self, path: Path | None) -> None:
         """Choose the model file that predicts."""

@@ -244,7 +244,7 @@ class ThresholdPanel(Fold):
         low = int(region.y // info.pixel[0]), int(region.x // info.pixel[1])
         high = int(-(-region.stop[0] // info.pixel[0])), int(-(-region.stop[1] // info.pixel[1]))
         window = Window.between(low, high).intersection(Window(0, 0, *info.shape))
-        smoothing, mpp = self.sliders.micrometres, info.mpp or (1.0, 1.0)
+        smoothing, mpp = self.sliders.micrometres, info.spacing
         return Asked(window, self.sliders.thresholds, (smoothing / mpp[0], smoothing / mpp[1]))
 
     def _failed(self, error: BaseException) -> None:

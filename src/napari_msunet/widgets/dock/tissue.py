@@ -137,7 +137,7 @@ class TissueRow(QWidget):
         record = self.state.active
         if record is None:
             raise MsunetError(NO_SLIDE)
-        if record.mpp is None:
+        if not record.sized:
             raise MsunetError(NO_MPP)
         return record
 
@@ -193,10 +193,10 @@ class TissueRow(QWidget):
         there = record is not None and record.tissue is not None
         self.button.setText("Correct tissue" if there else "Find tissue")
         self.forget_button.setVisible(there)
-        self.button.setEnabled(record is not None and record.mpp is not None and self._running is None)
+        self.button.setEnabled(record is not None and record.sized and self._running is None)
         self.button.setToolTip(
             (NO_SLIDE if record is None else NO_MPP)
-            if record is None or record.mpp is None
+            if record is None or not record.sized
             else "Shows the tissue and gives the brush; the eraser takes tissue away."
             if there
             else "Finds the tissue on the slide, without pen marks, dirt and empty fat; as a layer that can be "

@@ -96,10 +96,13 @@ def pixel_size(record: SlideRecord | None) -> str:
     """Where the size of a slide's pixels comes from, or how to find it out."""
     if record is None:
         return ""
+    if record.in_pixels:
+        return "Its own pixels count, not µm: for models that work in pixels. Scales are relative to them."
     if record.mpp is None:
+        missing = record.mpp_note or "The file does not say how large a pixel is."
         return (
-            "The file does not say how large a pixel is. Give it in µm: about 0.25 for a scan at 40×, 0.5 at 20×, "
-            "1 at 10×; the scanner's report has it exactly."
+            f"{missing} Give it in µm: about 0.25 for a scan at 40×, 0.5 at 20×, 1 at 10×; the scanner's report has it "
+            "exactly. For an image that has no size in µm, such as a photograph or an X-ray, choose pixels."
         )
     if record.mpp_given:
         return "As given here; it is kept in the project."
@@ -116,10 +119,10 @@ def _no_slide(state: State) -> str | None:
 
 
 def _unknown_size(state: State) -> str | None:
-    record = next((r for r in state.slides if r.mpp is None), None)
+    record = next((r for r in state.slides if not r.sized), None)
     if record is None:
         return None
-    return f"{record.path.name} does not say how many µm a pixel has: give it in the Slide step."
+    return f"{record.path.name} does not say how many µm a pixel has: give it in the Slide step, or choose pixels."
 
 
 def _gone(record: SlideRecord | None) -> str | None:

@@ -18,7 +18,7 @@ TIP = (
     "Adds a model that was trained for the same classes, such as another fold: the mean of their probabilities is "
     "often better than each, and takes as many times longer."
 )
-SAME = (("classes", "classes"), ("mpp", "µm per pixel"), ("channels", "channels"))
+SAME = (("classes", "classes"), ("resolution", "size of a pixel"), ("channels", "channels"))
 
 
 class EnsembleRow(QWidget):

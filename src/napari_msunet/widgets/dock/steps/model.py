@@ -99,7 +99,7 @@ class ModelStep(Step):
 
     def use_resolution(self, mpp: float) -> None:
         """Have the model work at this many µm per pixel."""
-        self.set_model(self.state.model.model_copy(update={"mpp": mpp}))
+        self.set_model(self.state.model.model_copy(update={"mpp": mpp, "pixel": 1.0}))
 
     def set_model(self, config: ModelConfig) -> None:
         """Choose the model to train; its classes become those of the table."""
@@ -167,7 +167,7 @@ class ModelStep(Step):
             return "to train: automatic"
         config = self.state.model
         scales = ", ".join(str(ratio) for ratio in config.ratios)
-        return f"to train: {config.mpp:.3g} µm/px · {scales}"
+        return f"to train: {config.resolution.short} · {scales}"
 
     def refresh(self) -> None:
         """Show the model as it is now."""
@@ -196,7 +196,7 @@ class ModelStep(Step):
 
     def _resolution_words(self) -> str:
         record = self.state.active
-        if record is None or record.mpp is None:
+        if record is None or record.mpp is None or self.state.model.mpp is None:
             return ""
         own, mpp = record.mpp[0], self.state.model.mpp
         if mpp < own * 0.95:

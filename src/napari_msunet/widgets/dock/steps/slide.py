@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
 from napari.layers import Image, Layer
 from napari.utils.notifications import show_info, show_warning
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
+    QCheckBox,
     QComboBox,
     QFileDialog,
     QHBoxLayout,
@@ -111,6 +112,13 @@ class SlideStep(Step):
         label.setBuddy(self.mpp)
         row.addWidget(label)
         row.addWidget(self.mpp, 1)
+        self.pixels = QCheckBox("pixels")
+        self.pixels.setToolTip(
+            "The slide has no size in µm, or it is not to count: models, labels and measurements are in its own "
+            "pixels. For photographs and X-rays."
+        )
+        self.pixels.toggled.connect(self._pixels_chosen)
+        row.addWidget(self.pixels)
         return row
 
     def _numbers_row(self) -> QHBoxLayout:
@@ -156,14 +164,14 @@ class SlideStep(Step):
 
     # --------------------------------------------------------------------------------------- what buttons and keys do
 
-    def open_slide(self, path: str | Path, mpp: float | tuple[float, float] | None = None) -> Image:
+    def open_slide(self, path: str | Path, mpp: float | tuple[float, float] | Literal["px"] | None = None) -> Image:
         """Open a slide and make it the active one.
 
         Parameters
         ----------
         path : path
-        mpp : float or (y, x), optional
-            µm per level-0 pixel, where the file does not say it.
+        mpp : float, (y, x) or "px", optional
+            µm per level-0 pixel, where the file does not say it; "px": it is used in its own pixels.
 
         Returns
         -------
@@ -188,7 +196,7 @@ class SlideStep(Step):
         record = self.layers.record(layer)
         if record is not None:
             if mpp is not None:
-                record.mpp, record.mpp_given = _pair(mpp), True
+                record.give_size(mpp)
             self.state.activate(record)
         return layer
 
@@ -240,8 +248,31 @@ class SlideStep(Step):
             return
         self.set_mpp(value)
 
-    def set_mpp(self, mpp: float | tuple[float, float]) -> None:
-        """Say how many µm a pixel of the active slide has; `SlideError` if that is not above zero."""
+    @told
+    def _pixels_chosen(self, chosen: bool) -> None:
+        record = self.state.active
+        if record is None or record.in_pixels == chosen:
+            return
+        if chosen:
+            self.set_mpp("px")
+            return
+        from napari_msunet.widgets.dock.memory import record_of
+
+        record.in_pixels = False  # what the file says counts again
+        own = record_of(record.path)
+        if own.mpp is not None:
+            self.set_mpp(own.mpp)
+        record.mpp, record.mpp_given = own.mpp, False
+        self.state.activate(record)
+
+    def set_mpp(self, mpp: float | tuple[float, float] | Literal["px"]) -> None:
+        """Say how many µm a pixel of the active slide has, or that it is used in its own pixels ("px").
+
+        Raises
+        ------
+        SlideError
+            If it is neither a size above zero nor "px".
+        """
         from napari_msunet.widgets.slide_layers import set_mpp
 
         record = self.state.active
@@ -251,7 +282,7 @@ class SlideStep(Step):
             if isinstance(layer, Image):
                 set_mpp(self.viewer, layer, mpp)
                 break
-        record.mpp, record.mpp_given = _pair(mpp), True
+        record.give_size(mpp)
         self.state.activate(record)
 
     @told
@@ -320,7 +351,7 @@ class SlideStep(Step):
         self._waiting.discard(layer)
         record = self.state.slide_at(slide.path)
         if record is None:
-            record = record_of(Path(slide.path), slide.mpp)
+            record = record_of(Path(slide.path), "px" if slide.in_pixels else slide.mpp)
             known_before(self.state, record)
         self.state.add_slide(record)
 
@@ -378,7 +409,12 @@ class SlideStep(Step):
         self.list.show_slides(self.state.slides, waiting, self.state.active)
         record = self.state.active
         self.forget.setEnabled(self.list.currentItem() is not None)
-        self.mpp.setEnabled(record is not None)
+        in_pixels = record is not None and record.in_pixels
+        self.mpp.setEnabled(record is not None and not in_pixels)
+        self.pixels.blockSignals(True)
+        self.pixels.setChecked(in_pixels)
+        self.pixels.blockSignals(False)
+        self.pixels.setEnabled(record is not None)
         self.mpp.blockSignals(True)
         self.mpp.setValue(record.mpp[0] if record and record.mpp else 0)
         self.mpp.blockSignals(False)
@@ -429,7 +465,3 @@ def _opening(record: SlideRecord) -> str:
     from napari_msunet.widgets.dock.python_lines import literal
 
     return call("ms.open_slide", record.open_options, positional=(literal(record.path),))
-
-
-def _pair(mpp: float | tuple[float, float]) -> tuple[float, float]:
-    return (float(mpp[0]), float(mpp[1])) if isinstance(mpp, tuple) else (float(mpp), float(mpp))

@@ -1,0 +1,65 @@
+"""A slide that has no size in µm, used in its own pixels."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from napari_msunet.errors import SlideError
+from napari_msunet.widgets.dock.memory import recall, remember
+from napari_msunet.widgets.dock.state import State
+
+
+@pytest.fixture
+def photo(dock, tmp_path):
+    """A photograph in the dock."""
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return dock.open_slide(tmp_path / "photo.png")
+
+
+def test_pixels_are_chosen_with_the_mouse_and_kept(dock, photo, qtbot):
+    state, step = dock.state, dock.step("slide")
+    assert "choose pixels" in state.advice()
+    step.pixels.click()
+    record = state.active
+    assert (record.in_pixels, record.mpp, record.job_mpp, record.sized) == (True, None, "px", True)
+    assert (tuple(map(str, photo.units)), tuple(photo.scale)) == (("pixel", "pixel"), (1.0, 1.0))
+    qtbot.waitUntil(lambda: "Its own pixels" in step.mpp_note.text(), timeout=5000)
+    assert not step.mpp.isEnabled()
+    assert 'mpp="px"' in step.as_python()
+    assert (state.model.mpp, state.wanted_model.mpp) == (None, "px")
+    state.set_model(state.model)
+    assert dock.step("model").summary() == "to train: 1 px · 1"
+    dock.step("model").refresh()
+    assert dock.step("model").form.editors["mpp"].text() == "image pixels"
+    assert dock.step("model").form.value().mpp is None
+    dock.step("model").toggle_fields(True)
+    dock.step("model").toggle_fields(False)
+    project = state.make_project()
+    remember(state)
+    again = State()
+    assert recall(again, project) == []
+    assert (again.active.in_pixels, again.active.job_mpp, again.model.mpp) == (True, "px", None)
+
+
+def test_a_size_in_micrometres_takes_their_place_again(dock, photo, qtbot):
+    step, record = dock.step("slide"), dock.state.active
+    step.pixels.click()
+    step.pixels.click()
+    assert (record.in_pixels, record.mpp, record.sized) == (False, None, False)
+    qtbot.waitUntil(step.mpp.isEnabled, timeout=5000)
+    step.mpp.setValue(0.5)
+    assert (record.mpp, record.job_mpp, tuple(photo.scale)) == ((0.5, 0.5), (0.5, 0.5), (0.5, 0.5))
+    assert dock.state.model.mpp == 0.5
+    with pytest.raises(SlideError, match="above zero"):
+        step.set_mpp(float("nan"))
+
+
+def test_labelled_images_can_be_in_pixels(dock, qtbot):
+    from napari_msunet.widgets.dock.source_forms import MppField
+
+    field = MppField()
+    qtbot.addWidget(field)
+    for value in (None, 0.25, (0.25, 0.5), "px", None):
+        field.setValue(value)
+        assert field.value() == value
