@@ -108,7 +108,7 @@ def test_outlines_that_cannot_be_used(drawn, tmp_path):
     with pytest.raises(ShapeFileError, match="300 x 400 pixels"):
         load_sources([ShapesSource(slide=drawn["slide"], shapes=far)], CONFIG)
     images, _ = write_folder(tmp_path / "x", 1)
-    with pytest.raises(MissingMppError, match="ShapesSource"):
+    with pytest.raises(MissingMppError, match="gives no µm per pixel"):
         load_sources([ShapesSource(slide=images / "name0.png", shapes=drawn["shapes"])], CONFIG)
 
 

@@ -247,7 +247,7 @@ def test_bids_made(tmp_path):
     assert item.slide.mpp == (0.2, 0.1)
     assert truth(item).sum() == 64
     (micr / "sub-a_SEM.json").unlink()
-    with pytest.raises(MissingMppError, match="give `mpp`"):
+    with pytest.raises(MissingMppError, match="gives no µm per pixel"):
         load(tmp_path, "axon", channels=1)
     assert load(tmp_path, "axon", channels=1, mpp=0.1)[0]
 

@@ -423,3 +423,17 @@ def test_the_picture_in_the_layer_list_follows_a_moment_later(make_napari_viewer
     layer.redo()
     store.close()  # before it is drawn: nothing is raised
     qtbot.wait(400)
+
+
+def test_labels_of_another_slide_of_the_same_size(make_napari_viewer, tmp_path):
+    """Labels open beside their own slide only, which is known by its pixels."""
+    from napari_msunet.slide import slide_from_array
+
+    rng = np.random.default_rng(0)
+    one, other = (rng.integers(0, 255, (80, 90, 3), dtype=np.uint8) for _ in range(2))
+    viewer = make_napari_viewer(show=False)
+    own, wrong = viewer.add_image(one, name="one"), viewer.add_image(other, name="other")
+    store = LabelStore.create(tmp_path / "a.ome.zarr", classes=("a",), slide=slide_from_array(one, mpp=0.5))
+    with pytest.raises(StoreError, match="their pixels differ; open the labels of this slide"):
+        add_labels(viewer, store, wrong)
+    assert add_labels(viewer, store, own) in viewer.layers
