@@ -1,12 +1,12 @@
 """The same images with their numbers stored in seven ways: trained on any one, predicted on any other.
 
-    python benchmarks/range.py [--short] [--out benchmarks/results/range.json]
+    python benchmarks/range.py [--short] [--family stained] [--range nobody] [--out benchmarks/results/range.json]
 
 Two families of 20 images: stained sections on glass (three channels), and glowing discs (one channel). Each is stored
 as uint8, uint16, 12 bits in 16, float 0-1, float 0-255, float 0-65535 and int16. A small model is trained on each, once
 where nobody says the range and once where a person gives it, and predicts all others. Right is: where the file or a
 person gives the range, the labels are equal in at least 99.9 % of the pixels; where nobody does, they are, or a warning
-names the doubt. `--short` has 4 images, 3 types and one family.
+names the doubt. `--short` has 4 images, 3 types and one family; `--family` and `--range` take a part.
 """
 
 import argparse
@@ -39,8 +39,6 @@ TYPES = {
     "int16": ("i2", 32767),
 }
 SHORT = ("uint8", "12 bits in 16", "float 0-255")
-SURE = ("uint8", "uint16", "float 0-1", "int16")
-"""Types whose range the file itself says, or a convention without exceptions."""
 
 
 def picture(family: str, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -122,17 +120,17 @@ def unit_difference(folder: Path, family: str, name: str) -> float:
     return float(np.abs(pair[0] - pair[1]).max())
 
 
-def measured(short: bool, folder: Path) -> dict[str, object]:
+def measured(short: bool, families: list[str], ways: list[str], folder: Path) -> dict[str, object]:
     """All trainings and predictions."""
     count, steps = (4, 12) if short else (20, 20)
     types = SHORT if short else tuple(TYPES)
     rows = []
     differences = {}
-    for family in ("stained",) if short else ("stained", "glowing"):
+    for family in families:
         for name in types:
             write(folder, family, name, count)
         differences[family] = {name: unit_difference(folder, family, name) for name in types}
-        for given in (True, False):
+        for given in (way == "given" for way in ways):
             for trained in types:
                 model, said = train(folder, family, trained, given, steps)
                 own, _ = labels(model, folder, family, trained, given, count)
@@ -175,6 +173,8 @@ def main() -> None:
     """Measure, print the table, write the JSON."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--short", action="store_true")
+    options.add_argument("--family", choices=("stained", "glowing"))
+    options.add_argument("--range", choices=("given", "nobody"))
     options.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "range.json")
     asked = options.parse_args()
     logging.disable(logging.WARNING)
@@ -182,7 +182,8 @@ def main() -> None:
     torch.set_num_threads(2)
     started = time.monotonic()
     with TemporaryDirectory() as folder:
-        found = measured(asked.short, Path(folder))
+        families = [asked.family] if asked.family else ["stained"] if asked.short else ["stained", "glowing"]
+        found = measured(asked.short, families, [asked.range] if asked.range else ["given", "nobody"], Path(folder))
     found["seconds"] = time.monotonic() - started
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(found, indent=1))
