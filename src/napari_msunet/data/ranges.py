@@ -53,7 +53,8 @@ def _settle(items: list[Item], config: AnyModel, say: Say, kind: Kind | None, va
     every = decide(infos, [blank if s is None else s for s in samples], kind, value_range)
     told: dict[str, None] = {}
     for item, info, numbers in zip(items, infos, every, strict=True):
-        scale, doubts = unit_scale(numbers.value_range), ()
+        scale = unit_scale(numbers.value_range)
+        doubts: tuple[str, ...] = ()
         name = item.name if len(items) == 1 else f"{len(items)} images such as {item.name}"
         dtype = info.dtype
         model = config if isinstance(config, ModelConfig) else None

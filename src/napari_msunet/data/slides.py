@@ -9,8 +9,8 @@ import numpy as np
 from napari_msunet.annotation.fates import ClassedShapes
 from napari_msunet.annotation.shape_files import read_shape_file
 from napari_msunet.config import AnyModel, PixelSize, ShapesSource, SlideSource
-from napari_msunet.data.folders import Say, some, stem
-from napari_msunet.data.items import Item, check_channels
+from napari_msunet.data.folders import some, stem
+from napari_msunet.data.items import Item, Say, check_channels
 from napari_msunet.data.masks import IGNORED
 from napari_msunet.data.ranges import settle_numbers
 from napari_msunet.data.shape_truth import ShapeTruth

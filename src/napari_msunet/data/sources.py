@@ -13,8 +13,8 @@ from napari_msunet.config import (
     TableSource,
 )
 from napari_msunet.data.duplicates import once
-from napari_msunet.data.folders import Say, folder_items, pair_files, read_table, stem, table_items
-from napari_msunet.data.items import Item
+from napari_msunet.data.folders import folder_items, pair_files, read_table, stem, table_items
+from napari_msunet.data.items import Item, Say
 from napari_msunet.data.slides import shapes_item, slide_item
 
 __all__ = ["Say", "load_sources", "pair_files", "read_table", "stem"]

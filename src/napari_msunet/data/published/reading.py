@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 
 from napari_msunet.config import AnyModel, PublishedSource
-from napari_msunet.data.folders import Say, some
-from napari_msunet.data.items import Item, check_channels
+from napari_msunet.data.folders import some
+from napari_msunet.data.items import Item, Say, check_channels
 from napari_msunet.data.masks import IGNORED, Mask
 from napari_msunet.data.published.entry import Contents, Entry, Pixels
 from napari_msunet.data.published.recognising import family, recognised
