@@ -49,6 +49,7 @@ SECONDS, GIGABYTES = 20, 2
 SIDE = (300, 400)
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SLIDE = Path(ms.__file__).parent / "demo_data" / "CMU-1-Small-Region.svs"
+CONFIG = ms.ModelConfig(classes=("a",), mpp=1.0, scales=(1.0,), branch=ms.UNetConfig(depth=1, width=4), fusion="mean")
 OUTCOMES = ("refused", "same", "said", "wrong", "traceback", "crash", "hang")
 
 
@@ -189,10 +190,7 @@ def make_store(folder: Path) -> Path:
 
 
 def make_model(folder: Path) -> Path:
-    config = ms.ModelConfig(
-        classes=("a",), mpp=1.0, scales=(1.0,), branch=ms.UNetConfig(depth=1, width=4), fusion="mean"
-    )
-    ms.save_model(ms.build_model(config), folder / "model.safetensors")
+    ms.save_model(ms.build_model(CONFIG), folder / "model.safetensors")
     return folder / "model.safetensors"
 
 
@@ -332,9 +330,12 @@ def preload(formats: list[str]) -> None:
     from napari_msunet import annotation, labels, slide
 
     if "model" in formats:
+        import torch
+
         from napari_msunet import models
 
-        del models
+        with torch.device("meta"):  # imports as much again
+            models.build_model(CONFIG)
     del annotation, labels, slide
 
 

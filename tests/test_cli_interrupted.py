@@ -32,6 +32,7 @@ STARTS = (0.5, 1.5, 4.0)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the verbs are given."""
     folder = tmp_path_factory.mktemp("given")
+    (folder / "given").mkdir()
     given = make_given(folder / "given")
     (folder / "model.safetensors").write_bytes(given.model.read_bytes())
     values = np.random.default_rng(0).integers(0, 2, (1500, 1500)).astype(np.uint8)
@@ -62,7 +63,6 @@ VERBS: dict[str, list[object]] = {
     "pyramid": ["pyramid", SLIDE, "--out", "OUT.ome.zarr"],
     "import": ["import", "shapes.geojson", "--slide", SLIDE, "--labels", "OUT.ome.zarr", "--classes", "nucleus"],
     "train": ["train", *TRAIN, "--out", "OUT", "--epochs", "9999", "--stop-after", "99999"],
-    "tune": ["tune", *TRAIN, "--out", "OUT"],
     "crossval": ["crossval", *TRAIN, "--out", "OUT", "--epochs", "999"],
     "evaluate": ["evaluate", "--model", "model.safetensors", *EVALUATE],
     "agree": ["agree", "one.ome.zarr", "other.ome.zarr"],
