@@ -117,3 +117,34 @@ def test_a_verb_ends(verb: str, number: int, folder: Path, tmp_path: Path) -> No
         assert seconds < SECONDS * BUSY
         for path in tmp_path.glob("out*.csv"):
             pytest.fail(f"{path} is half-written")
+
+
+STUBBORN = """
+import subprocess, threading, time
+from napari_msunet.own_process import ENDING
+ENDING.begin()
+ENDING.left = lambda: "This is kept."
+child = subprocess.Popen(["sleep", "100"])
+thread = threading.Thread(target=time.sleep, args=(100,))
+thread.start()
+print(child.pid, flush=True)
+while True:
+    try:
+        thread.join()
+    except BaseException:
+        pass
+"""
+
+
+def test_what_does_not_listen_is_ended_with_its_children() -> None:
+    words = [sys.executable, "-c", STUBBORN]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        process.send_signal(signal.SIGTERM)
+        error = process.communicate(timeout=SECONDS * BUSY)[1]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert error == "Stopped. This is kept.\n"
+    time.sleep(0.2)
+    state = Path(f"/proc/{child}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"

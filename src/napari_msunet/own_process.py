@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 from napari_msunet import allocator
@@ -38,7 +39,7 @@ def _patience() -> dict[str, str]:
     return {} if chosen else dict(PATIENCE)
 
 
-GRACE = 1.5
+GRACE = 1.2
 """Seconds from a signal on that the work under way has for putting its files in order."""
 
 
@@ -98,7 +99,21 @@ ENDING = Ending()
 
 
 def end_children() -> None:
-    """End the processes that this one has started."""
+    """End the processes that this one has started, and theirs."""
+    if sys.platform == "linux":  # at once: importing psutil takes longer than there is time
+        parents: dict[int, list[int]] = {}
+        for file in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError, ValueError, IndexError):
+                words = file.read_text().rpartition(")")[2].split()
+                parents.setdefault(int(words[1]), []).append(int(file.parent.name))
+        waiting = [os.getpid()]
+        while waiting:
+            children = parents.get(waiting.pop(), [])
+            waiting += children
+            for child in children:
+                with suppress(OSError):
+                    os.kill(child, signal.SIGKILL)
+        return
     import psutil
 
     for child in psutil.Process().children(recursive=True):
