@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor, gcd, isfinite, lcm
-from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -59,8 +58,11 @@ class Region:
     width: float
 
     def __post_init__(self) -> None:
-        numbers = (self.y, self.x, self.height, self.width)
-        if not all(isinstance(v, Real) and isfinite(v) for v in numbers):
+        try:
+            finite = all(isfinite(v) for v in (self.y, self.x, self.height, self.width))
+        except TypeError:
+            finite = False
+        if not finite:
             raise MsunetError(f"{self} has a coordinate that is no number; give finite level-0 pixels.")
         if self.height <= 0 or self.width <= 0:
             raise MsunetError(f"{self} is empty; give a height and a width above zero, in level-0 pixels.")
