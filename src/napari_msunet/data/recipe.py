@@ -323,7 +323,7 @@ def _masks_limit(values: Mask, mpp: float, classes: int, least: float) -> float:
     present = [value for value in range(1, classes + 1) if (values == value).any()]
     if not present:
         return 0.0
-    best = 1.0, 0.0
+    best = (1, 0.0)
     for factor in _ODD:
         if min(values.shape) < 2 * factor:
             break
