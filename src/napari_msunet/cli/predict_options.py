@@ -105,17 +105,18 @@ class PostprocessOptions:
     threshold : str
         NAME=0.6: a class is taken only where its probability reaches this; can be given for several classes.
     smoothing : float
-        Standard deviation in µm of a Gaussian over the probabilities.
+        Standard deviation in µm of a Gaussian over the probabilities; this, areas and distances are in pixels of the
+        image for a model in pixels.
     smallest : float
-        Objects under this area in µm² become background.
+        Objects under this area in µm² (or pixels) become background.
     holes : float
-        Holes under this area in µm² are filled.
+        Holes under this area in µm² (or pixels) are filled.
     instances : str
         How touching objects are parted when --outputs has instances.
     boundary : str
         Class that marks boundaries, for --instances boundary.
     spacing : float
-        Least distance in µm between the centres of two instances; chosen from the objects' size without it.
+        Least distance in µm (or pixels) between the centres of two instances; chosen from the objects' size without it.
     """
 
     threshold: Annotated[tuple[str, ...], _LIST] = ()

@@ -5,7 +5,15 @@ from __future__ import annotations
 from math import isfinite
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
 
 from napari_msunet.errors import MsunetError
 from napari_msunet.names import AnyNames
@@ -15,7 +23,19 @@ SCHEMA_VERSION: Literal[1] = 1
 Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Mpp: TypeAlias = Positive | tuple[Positive, Positive]
-PixelSize: TypeAlias = Mpp | Literal["px"]
+
+
+def _pixel_size(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """One sentence instead of one for each kind of value."""
+    try:
+        return check(value)
+    except ValidationError:
+        raise ValueError(
+            f'{value!r} is no size of a pixel; give µm per pixel above zero such as 0.5, a pair (y, x) of them, or "px"'
+        ) from None
+
+
+PixelSize: TypeAlias = Annotated[Mpp | Literal["px"], WrapValidator(_pixel_size)]
 """µm per pixel of an image, or that it is used in its own pixels."""
 Device: TypeAlias = str
 Kind: TypeAlias = Literal["brightfield", "fluorescence"]
