@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import gcd, isfinite
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -185,7 +185,7 @@ def look(info: SlideInfo, chunk: Callable[[int, int, int], Pixels]) -> Sample:
         if (part := _read(chunk, last, place)) is not None:
             coarse[place] = part
     each = max(1, SAMPLE // max(1, len(coarse)))
-    parts = [_thinned(p.reshape(-1, p.shape[-1]), each) for p in coarse.values()]
+    parts = [_thinned(p, each) for p in coarse.values()]
     pixels = np.concatenate(parts) if parts else np.zeros((0, len(info.channels)), info.dtype)
     pixels = pixels[np.isfinite(pixels).all(1)]
     if info.dtype == np.uint8:  # its range is known
@@ -232,8 +232,13 @@ def _brightest(info: SlideInfo, coarse: dict[tuple[int, int], Pixels]) -> list[t
     return [there for _, there in sorted(places, reverse=True)[:BRIGHTEST]]
 
 
-def _thinned(rows: Pixels, count: int) -> Pixels:
-    return rows[:: max(1, -(-len(rows) // count))]
+def _thinned(part: Pixels, count: int) -> Pixels:
+    """About so many pixels of a chunk; the step shares no divisor with its width, so all columns are there."""
+    height, width, channels = part.shape
+    step = max(1, -(-height * width // count))
+    while gcd(step, width) > 1:
+        step += 1
+    return part.reshape(-1, channels)[::step]
 
 
 def _extremes(part: Pixels) -> tuple[float, float, float, float] | None:
