@@ -100,7 +100,7 @@ ENDING = Ending()
 
 def end_children() -> None:
     """End the processes that this one has started, and theirs."""
-    if sys.platform == "linux":  # at once: importing psutil takes longer than there is time
+    if Path("/proc/self/stat").exists():  # Linux, at once: importing psutil takes longer than there is time
         parents: dict[int, list[int]] = {}
         for file in Path("/proc").glob("[0-9]*/stat"):
             with suppress(OSError, ValueError, IndexError):

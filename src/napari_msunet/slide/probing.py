@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from napari_msunet.errors import SlideError
 
 SECONDS = 2.0
@@ -125,9 +127,9 @@ def look(path: Path) -> None:
         for level in slide.levels:
             height, width = level.shape[:2]
             y, x = max(0, height - TILE) // 2, max(0, width - TILE) // 2
-            level[y : y + TILE, x : x + TILE].compute()
+            np.asarray(level[y : y + TILE, x : x + TILE])
         if height * width <= OVERVIEW:
-            level.compute()
+            np.asarray(level)
 
 
 def main() -> None:
