@@ -9,8 +9,9 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QApplication, QDialogButtonBox
 
 import napari_msunet as ms
-from napari_msunet.config import FolderSource, PublishedSource, ShapesSource, TableSource
+from napari_msunet.config import AutoModel, FolderSource, PublishedSource, ShapesSource, TableSource
 from napari_msunet.project import ProjectNote
+from napari_msunet.widgets.dock.presets import PRESETS
 from napari_msunet.widgets.dock.source_forms import FORMS
 from napari_msunet.widgets.dock.sources import SourceDialog
 
@@ -107,16 +108,24 @@ def test_a_project_of_before_keeps_its_folders():
 def test_usual_resolutions_are_a_click_away(dock, qtbot):
     dock.show_step("model")
     step = dock.steps["model"]
+    step.presets.button(0).click()  # what is chosen from the images has no resolution to set
     chip = next(b for b in step.findChildren(type(step.form.scales.add)) if b.text() == "Glands 2.5")
     qtbot.mouseClick(chip, LEFT)
     assert dock.state.model.mpp == 2.5
     assert step.form.value().mpp == 2.5
 
 
-def test_a_preset_brings_its_learning_rate(dock, qtbot):
+def test_the_model_is_automatic_until_one_is_chosen(dock, qtbot):
     dock.show_step("model")
     step = dock.steps["model"]
-    assert dock.state.train_options.optimiser.learning_rate == 0.003
-    for number, rate in ((0, 0.002), (1, 0.003)):
+    automatic = step.presets.button(len(PRESETS))
+    assert automatic.isChecked()
+    assert not step.form.isVisibleTo(step)
+    assert isinstance(dock.state.wanted_model, AutoModel)
+    for number, preset in enumerate(PRESETS):
         step.presets.button(number).click()
-        assert dock.state.train_options.optimiser.learning_rate == rate
+        assert preset.fits(dock.state.wanted_model)
+        assert step.form.isVisibleTo(step)
+    automatic.click()
+    assert isinstance(dock.state.wanted_model, AutoModel)
+    assert step.summary() == "to train: automatic"

@@ -182,10 +182,10 @@ class ModelStep(Step):
         automatic = not self.state.model_chosen
         self.form.setVisible(not automatic)
         fitting = next((n for n, preset in enumerate(PRESETS) if preset.fits(config)), None)
-        fitting = len(PRESETS) if automatic else fitting
+        fitting = len(PRESETS) if automatic else fitting  # the number of the automatic one
         self.presets.setExclusive(False)
-        for number, button in enumerate(self.presets.buttons()):
-            button.setChecked(number == fitting)
+        for button in self.presets.buttons():
+            button.setChecked(self.presets.id(button) == fitting)
         self.presets.setExclusive(True)
         self.suggestion.setText(self._resolution_words())
         self.suggestion.setVisible(bool(self.suggestion.text()))
