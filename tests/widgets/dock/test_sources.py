@@ -110,6 +110,7 @@ def test_usual_resolutions_are_a_click_away(dock, qtbot):
     step = dock.steps["model"]
     step.presets.button(0).click()  # what is chosen from the images has no resolution to set
     chip = next(b for b in step.findChildren(type(step.form.scales.add)) if b.text() == "Glands 2.5")
+    qtbot.waitUntil(lambda: chip.visibleRegion().boundingRect().width() > 0)
     qtbot.mouseClick(chip, LEFT)
     assert dock.state.model.mpp == 2.5
     assert step.form.value().mpp == 2.5
