@@ -126,6 +126,23 @@ def test_folders_below_are_said(tmp_path):
         pair_files(tmp_path / "i", tmp_path / "m")
 
 
+def test_files_of_other_kinds_are_said(tmp_path):
+    for grey, name in enumerate(("a", "b"), start=1):
+        write(tmp_path / "i" / f"{name}.png", grey)
+        write(tmp_path / "m" / f"{name}.png")
+    for name in ("c.vsi", "notes.txt", ".hidden"):
+        (tmp_path / "i" / name).write_bytes(b"x")
+    said = []
+    source = FolderSource(images=tmp_path / "i", masks=tmp_path / "m", mpp=1.0)
+    items = load_sources([source], CONFIG, lambda level, text: said.append((level, text)))
+    assert [item.name for item in items] == ["a", "b"]
+    found = [text for level, text in said if level == "warning" and "kinds that are not read" in text]
+    assert len(found) == 1
+    assert "c.vsi" in found[0]
+    assert "notes" not in found[0]
+    assert "hidden" not in found[0]
+
+
 def test_names_that_are_no_utf8(tmp_path):
     """Such names are opened, printed and written: into jobs, events, stores, JSON and CSV."""
     odd = b"a\xe4.png".decode("utf-8", "surrogateescape")

@@ -24,6 +24,10 @@ from napari_msunet.slide.units import parse_mpp
 from napari_msunet.tables import Row, column_key, read_csv
 
 _ENDINGS = frozenset((*READABLE, ".npy", ".zarr"))
+_BESIDE = frozenset(
+    ("", ".csv", ".tsv", ".txt", ".md", ".json", ".xml", ".geojson", ".xlsx", ".db", ".ini", ".yaml", ".yml")
+)
+"""Endings of what lies beside images and is none."""
 
 Source: TypeAlias = FolderSource | TableSource
 
@@ -136,6 +140,8 @@ def folder_items(source: FolderSource, config: AnyModel, say: Say) -> list[Item]
                 f"Only the files in {folder} itself are read; its folders with images are left out: {some(below)}. "
                 "Give each as a source of its own.",
             )
+        if others := _of_other_kinds(folder):
+            say("warning", f"Files in {folder} of kinds that are not read are left out: {some(others)}.")
     columns, rows = read_table(source.table) if source.table else ([], {})
     group_of = _grouping(source, columns, rows)
 
@@ -157,6 +163,15 @@ def _spare(source: FolderSource, used: set[Path]) -> list[str]:
     if source.images.resolve() == source.masks.resolve():
         return []
     return [path.name for path in _named(source.masks).values() if path not in used]
+
+
+def _of_other_kinds(folder: Path) -> list[str]:
+    """Names of files in a folder that may be images, but of a kind that is not read."""
+    return [
+        path.name
+        for path in sorted(true_path(folder).iterdir())
+        if path.is_file() and not path.name.startswith(".") and path.suffix.lower() not in _ENDINGS | _BESIDE
+    ]
 
 
 def subfolders(folder: Path, used: Sequence[Path] = ()) -> list[str]:
