@@ -82,7 +82,7 @@ def settle_damage(text: str, damaged: Damaged, cure: str = CURE) -> str:
         If nobody said so.
     """
     if damaged == "refuse":
-        raise StoreError(f'{text}; {cure} go on without these pixels (--damaged skip, or damaged="skip" in Python).')
+        raise StoreError(f'{text}; {cure} go on without these pixels (damaged="skip").')
     return f"{text}; these pixels are left out of the result."
 
 
@@ -139,8 +139,7 @@ def sound_runs(store: RunKeeping, damaged: Damaged = "refuse") -> list[Run]:
     runs = store.runs
     if damaged == "refuse" and store.unreadable_runs:
         raise StoreError(
-            f"{store.unreadable_runs[0].rstrip('.')}; or name another run, or go on without it (--damaged skip, or "
-            'damaged="skip" in Python).'
+            f'{store.unreadable_runs[0].rstrip(".")}; or name another run, or go on without it (damaged="skip").'
         )
     return runs
 

@@ -238,14 +238,12 @@ class Slide:
         if unit == "µm" and self.mpp is None:
             raise MissingMppError(
                 f"{self.name} gives no µm per pixel, and it is needed here.{self._why_not} Say it with "
-                "open_slide(path, mpp=0.5), with --slide-mpp (for training --mpp) on the command line, in a table's "
-                "column mpp or in the dock's field, or use a model that works in pixels."
+                "open_slide(path, mpp=0.5) or in a table's column mpp, or use a model that works in pixels."
             )
         if unit == "px" and self.mpp is not None:
             raise SlideError(
                 f"{self.name} has {_size(self.mpp)}, but the model works in the images' own pixels; if its size is not "
-                'to count, say so with open_slide(path, mpp="px"), with --slide-mpp px (for training --mpp px), in a '
-                "table's column mpp or with the dock's choice of pixels; or take a model in µm."
+                'to count, say so with open_slide(path, mpp="px") or in a table\'s column mpp; or take a model in µm.'
             )
 
     def grid(self, mpp: float | tuple[float, float] | Resolution | None = None) -> Grid:
