@@ -149,7 +149,7 @@ def reviewed(dock, tmp_path):
     with open_slide(path) as slide:
         store = LabelStore.create(dock.state.make_project().labels_path("a"), classes=("blob",), slide=slide)
     arrays = {"labels": np.ones(store.shape, np.uint8), "disagreement": hot(store.shape, {(0, 0): 0.9, (1, 1): 0.5})}
-    add_run(store, "r", arrays, part=Window(0, 0, 400, 410))
+    add_run(store, "r", arrays, part=Window(0, 0, 470, 480))
     record.labels = store.path
     dock.state.emit("results")
     return dock, store
@@ -170,7 +170,7 @@ def test_accept_by_mouse_leaves_out_what_was_not_predicted_and_undo_takes_the_ti
     click(step.queue.buttons["review.accept"])
     qtbot.waitUntil(lambda: bool(store.read_edited(Window(256, 256, 10, 10)).all()), timeout=LONG)
     qtbot.waitUntil(lambda: any("were not predicted" in m.message for m in messages), timeout=LONG)
-    assert int(store.read_edited(Window(0, 0, *store.shape)).sum()) == (400 - 256) * (410 - 256)
+    assert int(store.read_edited(Window(0, 0, *store.shape)).sum()) == (470 - 256) * (480 - 256)
     assert step.queue.list.item(row).text().startswith("✓")
     open_step(dock, "correct")
     click(dock.step("correct").undo)
