@@ -65,7 +65,7 @@ def test_a_large_slide_is_not_read_whole():
     values[2000:2016, 3000:3400] = 1
     values[100:140, 100:140] = 0
     item = replace(array_item(values[:64, :64]), truth=SmallReads(values))
-    item.__dict__["facts"] = array_item(values).facts
+    item._known["facts"] = array_item(values).facts
     sampler = Sampler([item], SIZE, 2, 0, sampling=Sampling(balance=1.0))
     found = [item.truth.read(s.window) for s in sampler.epoch(0, 60)]
     assert all((v != IGNORED).any() for v in found)

@@ -16,6 +16,7 @@ from napari_msunet.infer.setup import set_up
 from napari_msunet.infer.slide_statistics import adapted, fit_statistics, layers_of, sample_windows
 from napari_msunet.models import MSUNet, build_model, load_model, save_model
 from napari_msunet.slide import open_slide, slide_from_array, tissue_mask
+from napari_msunet.slide.numbers import unit_scale
 
 SLIDE = Path(napari_msunet.__file__).parent / "demo_data" / "CMU-1-Small-Region.svs"
 
@@ -75,7 +76,7 @@ def test_another_slide_gives_other_statistics_and_its_stain_does_not_matter(slid
 def test_statistics_are_those_of_the_batch_in_training(slide):
     model = made(scales=(1.0,))
     statistics = fit_statistics(model, [slide])
-    inputs = slide_statistics._sample(model.config, [slide], 256, None)
+    inputs = slide_statistics._sample(model.config, [slide], 256, None, [unit_scale(slide.value_range)])
     trained = made(scales=(1.0,)).train()
     with torch.no_grad():
         difference = (trained(inputs) - adapted(model, statistics).eval()(inputs)).abs().max()

@@ -58,8 +58,8 @@ def test_training_by_mouse_then_going_on(ready, qtbot, messages):
         x, y = step.curves.lines["loss", "train", output].getData()
         assert list(x) == [1, 2, 3]
         assert (y > 0).all()
-    assert "fused" in step.scores.text()
-    assert "alone" in step.scores.text()
+    assert "Not scored" in step.scores.text()
+    assert step.crossval.isVisibleTo(step)
     assert not [m for m in messages if m.severity.value == "error"]
     # With a measured rate, the time is known now.
     qtbot.waitUntil(lambda: any("take at most" in f.text for f in step.findings), timeout=20_000)
