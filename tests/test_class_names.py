@@ -82,6 +82,7 @@ def test_a_file_made_before_still_opens_and_works(tmp_path):
     with safe_open(tmp_path / "new.safetensors", framework="pt") as file:
         header = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del header["checksum"]  # files of then had none
     header["config"] = header["config"].replace("tissue", "background")
     save_file(tensors, tmp_path / "old.safetensors", header)
     old = load_model(tmp_path / "old.safetensors")
