@@ -38,8 +38,8 @@ def test_every_verb_explains_itself_and_each_option(verb: str, capsys: pytest.Ca
 def test_help_is_quick_and_needs_no_torch():
     code = (
         "import sys, time, resource; from napari_msunet.cli import execute; rc = execute(['--help']); "
-        "assert not {'torch', 'lightning', 'zarr', 'napari', 'qtpy'} & set(sys.modules), sys.modules.keys(); "
-        "assert rc == 0 and time.process_time() < 1.0, time.process_time()"
+        "assert not {'torch', 'lightning', 'numpy', 'zarr', 'napari', 'qtpy'} & set(sys.modules), sys.modules.keys(); "
+        "assert rc == 0 and time.process_time() < 1.5, time.process_time()"  # 0.6 at rest; twice that beside other work
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

@@ -8,15 +8,17 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Generator
 from queue import SimpleQueue
 from threading import Thread
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from napari_msunet.geometry import Window
 from napari_msunet.names import AnyNames, loaded_again
 from napari_msunet.stopping import Stop, current
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 class _Event(AnyNames):
@@ -106,11 +108,15 @@ class FirstLook(_Event):
     def of(cls, run: str, window: Window, labels: npt.NDArray[np.uint8]) -> FirstLook:
         """The event for labels `(rows, columns)` over a window."""
         place = {"y": window.y, "x": window.x, "height": window.height, "width": window.width}
+        import numpy as np  # here: the command's help does without it
+
         text = b64encode(zlib.compress(np.ascontiguousarray(labels).tobytes(), 1)).decode()
         return cls(run=run, **place, rows=labels.shape[0], columns=labels.shape[1], labels=text)
 
     def array(self) -> npt.NDArray[np.uint8]:
         """The labels `(rows, columns)`."""
+        import numpy as np
+
         values = np.frombuffer(zlib.decompress(b64decode(self.labels)), np.uint8)
         return values.reshape(self.rows, self.columns)
 

@@ -10,12 +10,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor, gcd, isfinite, lcm
-from typing import Any, Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Literal
 
 from napari_msunet.errors import MsunetError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 SNAP = 1e-3
 """A coordinate this close to a grid line (in grid pixels) is on it."""
@@ -291,6 +292,8 @@ def footprints(start: int, count: int, ratio: float) -> tuple[npt.NDArray[np.int
     weights : (count, taps) float64
         Share of source pixel `first + t` in the target pixel; each row sums to 1.
     """
+    import numpy as np  # here: the command's help does without it
+
     edges = (start + np.arange(count + 1, dtype=np.int64)).astype(np.float64) * ratio
     nearest = np.rint(edges)
     edges = np.where(np.abs(edges - nearest) <= SNAP, nearest, edges)
