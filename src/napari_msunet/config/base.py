@@ -92,6 +92,10 @@ class TrainedOn(Frozen):
     kind: Kind | None = None
     ranges: dict[str, GivenRange] = Field(default_factory=dict)
 
+    def __hash__(self) -> int:
+        # A dict has no hash of its own, and configs are keys of what was measured of a model.
+        return hash((self.kind, tuple(sorted(self.ranges.items()))))
+
 
 def explain(error: Any, what: str) -> MsunetError:
     """A pydantic `ValidationError` as one sentence about `what`."""

@@ -122,7 +122,8 @@ class Tiled(nn.Module):
     def _reach(self) -> float:
         """Target pixels that what is outside an aligned window reaches into it, over all scales."""
         if self._joint_reach is None:
-            structure = self.config, repr(self)  # weights do not count: NaN gets through zeros too
+            # Weights do not count: NaN gets through zeros too; nor does what the images' numbers meant.
+            structure = self.config.model_copy(update={"trained_on": None}), repr(self)
             if structure not in _MEASURED:
                 _MEASURED[structure] = measure_joint_reach(self)
             self._joint_reach = _MEASURED[structure]
