@@ -70,11 +70,16 @@ def test_an_output_that_cannot_be_written(tmp_path: Path):
         write_text(tmp_path / "none" / "a.txt", "x")
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path):
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch):
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_text(path, "\ud800")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("napari_msunet.train.record.os.replace", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_text(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 

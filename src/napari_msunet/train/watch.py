@@ -228,7 +228,8 @@ class Watch(pl.Callback):
         self._keep_best(pl_module, row)
         if not self.standing.reason:
             self._decide(trainer, row)
-        if self._saving.due or self.standing.reason:
+        # Several processes save together, so none of them may leave it out.
+        if self._saving.due or self.standing.reason or trainer.world_size > 1:
             with self._saving.doing(), writing(self.folder.checkpoint) as aside:
                 # with the optimiser's state, to go on from; it is only ever read with weights_only=True
                 trainer.save_checkpoint(aside, weights_only=False)
@@ -269,7 +270,8 @@ class Watch(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Training)
         if not trainer.val_dataloaders and self.folder.rows:
-            self._keep(pl_module, self.folder.rows[-1], finished=True)
+            # New statistics need all processes, and this is the first one's own.
+            self._keep(pl_module, self.folder.rows[-1], finished=trainer.world_size == 1)
         save_model(pl_module.model, self.folder.last, self.summary | {"kept": "last", "steps": self.standing.steps})
 
     def cancelled(self, module: Training) -> None:
