@@ -1,6 +1,7 @@
 """A run's folder: what it refuses, its metrics.csv and its curves."""
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("napari_msunet.train.record.os.replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OutputError, match="No space left"):
         write_text(path, "new")
     assert path.read_text() == "old"
