@@ -20,12 +20,11 @@ from napari_msunet.data.crops import Crops
 from napari_msunet.data.loader import Batch, TrainBatches
 from napari_msunet.data.recipe import settle
 from napari_msunet.data.sampling import Sampler
-from napari_msunet.errors import OutputError
 from napari_msunet.events import Event, Message, Result
 from napari_msunet.geometry import round_up
 from napari_msunet.models import input_windows
 from napari_msunet.models.windows import window_multiple
-from napari_msunet.train.record import writing
+from napari_msunet.train.record import make_folder, writing
 from napari_msunet.train.views import window_views
 
 _CELL = 1.7  # inches
@@ -140,12 +139,7 @@ def augmentation_preview_events(job: PreviewAugmentationJob) -> Iterator[Event]:
     messages: list[Event] = []
     preview = augmentation_preview(job.training, job.count, job.variants, messages)
     yield from messages
-    try:
-        job.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"The folder {job.out} cannot be made: {error.strerror}; give one in a place that can be written to."
-        ) from error
+    make_folder(job.out)
     picture, arrays = job.out / "preview.png", job.out / "preview.npz"
     with writing(arrays) as aside, aside.open("wb") as file:
         inputs: dict[str, Any] = {f"input{i}": values for i, values in enumerate(preview.inputs)}

@@ -16,11 +16,11 @@ import numpy as np
 
 from napari_msunet.config import EvaluateJob
 from napari_msunet.data import Item, load_sources
-from napari_msunet.errors import OutputError, SourceError
+from napari_msunet.errors import SourceError
 from napari_msunet.events import Event, Message, Progress, Result
 from napari_msunet.models import MSUNet, load_model
 from napari_msunet.train.metrics import SCORES, Confusion, Matrix, class_scores, report
-from napari_msunet.train.record import write_text
+from napari_msunet.train.record import make_folder, write_text
 from napari_msunet.train.scoring import INSTANCE_SCORES, OUTLINE_SCORES, mean_interval, pooled_interval
 from napari_msunet.train.scoring.calibration import Calibration
 from napari_msunet.train.scoring.image import WHOLE, add_shapes, score_item
@@ -258,12 +258,7 @@ def _warn_of_training(model: MSUNet, items: list[Item]) -> Iterator[Event]:
 
 def _write(out: Path, values: dict[str, Any]) -> dict[str, str]:
     """report.json, and images.csv with a row for each image, output and class."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"The folder {out} cannot be made: {error.strerror}; give one in a place that can be written to."
-        ) from error
+    make_folder(out)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", "group", "output", "class", *SCORES, "pixels"])

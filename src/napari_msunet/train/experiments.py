@@ -25,7 +25,7 @@ from napari_msunet.errors import MsunetError, OutputError
 from napari_msunet.events import Event, Message, Result, progress
 from napari_msunet.models import load_model
 from napari_msunet.train.metrics import Confusion, Matrix, class_scores
-from napari_msunet.train.record import write_text
+from napari_msunet.train.record import make_folder, write_text
 from napari_msunet.train.scoring import paired_interval, pooled_interval
 from napari_msunet.train.scoring.image import score_item
 from napari_msunet.train.trainer import train_events
@@ -166,12 +166,7 @@ def _begin(job: ExperimentJob) -> None:
         return
     if job.resume:
         raise OutputError(f"There is no experiment in {job.out} to go on with; start it without resume.")
-    try:
-        job.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"The folder {job.out} cannot be made: {error.strerror}; give one in a place that can be written to."
-        ) from error
+    make_folder(job.out)
     write_text(file, job.model_dump_json(indent=1))
 
 

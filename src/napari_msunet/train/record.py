@@ -55,6 +55,22 @@ def writing(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, unless it is there.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"The folder {path} cannot be made: {error.strerror}; give one in a place that can be written to."
+        ) from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with writing(path) as aside:
@@ -153,12 +169,7 @@ class RunFolder:
     def begin(self, job: SettledTrainJob) -> None:
         """Make the folder and write the job."""
         self.outputs = job.model.outputs
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"The folder {self.path} cannot be made: {error.strerror}; give one in a place that can be written to."
-            ) from error
+        make_folder(self.path)
         write_text(self.job_file, job.model_dump_json(indent=2))
         write_text(self.environment, json.dumps(environment(), indent=2))
         self.result_file.unlink(missing_ok=True)
