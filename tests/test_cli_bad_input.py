@@ -31,7 +31,7 @@ BAD: dict[str, tuple[tuple[object, ...], str]] = {
     "no image": (("predict", "=words", "--model", "=model", "--out", OUT), r"words is no image"),
     "no such slide": (("predict", "=nothing.svs", "--model", "=model", "--out", OUT), r"nothing\.svs is not there"),
     "truncated": (("predict", "=cut.svs", "--model", "=model", "--out", OUT), r"cut\.svs"),
-    "no mpp": (("predict", "=no_mpp.png", "--model", "=model", "--out", OUT), r"no µm per pixel.*--slide-mpp"),
+    "no mpp": (("predict", "=no_mpp.png", "--model", "=model", "--out", OUT), r"no µm per pixel.*--mpp"),
     "foreign model": (("predict", SLIDE, "--model", "=foreign", "--out", OUT), "no napari-msunet model"),
     "damaged model": (("predict", SLIDE, "--model", "=damaged", "--out", OUT), "damaged"),
     "text as model": (("predict", SLIDE, "--model", "=words", "--out", OUT), "words cannot be read"),

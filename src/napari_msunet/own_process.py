@@ -72,6 +72,16 @@ class Ending:
             signal.signal(number, self._raise)
         threading.Thread(target=self._watch, args=(heard,), name="end", daemon=True).start()
 
+    def code(self, error: BaseException) -> int | None:
+        """Exit code where this error comes of a signal; None: of something else.
+
+        Code that a signal breaks into may turn `Interrupted` into an error of its own, as Python itself does while a
+        class is being made.
+        """
+        if isinstance(error, KeyboardInterrupt):
+            return 128 + signal.SIGINT
+        return 128 + self._number if self._number else None
+
     def say(self) -> None:
         """Say once that the work was stopped, and what it leaves."""
         if not self.told:

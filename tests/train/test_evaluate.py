@@ -212,3 +212,19 @@ def test_bad_input(setup, tmp_path):
         list(evaluate_events(EvaluateJob(model=grey, sources=(source,))))
     with pytest.raises(OutputError, match="cannot be made"):
         list(evaluate_events(EvaluateJob(model=model, sources=(source,), out=tmp_path / "file" / "x", device="cpu")))
+
+
+def test_training_images_are_known_by_their_pixels(setup, tmp_path):
+    model, source = setup
+    for folder in (source.images, source.masks):
+        (tmp_path / folder.name).mkdir()
+        for file in folder.iterdir():
+            (tmp_path / folder.name / f"other {file.name}").write_bytes(file.read_bytes())
+    again = source.model_copy(update={"images": tmp_path / "images", "masks": tmp_path / "masks", "group": None})
+    said = [
+        e.text
+        for e in evaluate_events(EvaluateJob(model=model, sources=(again,), device="cpu"))
+        if isinstance(e, Message)
+    ]
+    trained = len(load_model(model).summary["split"]["train"])
+    assert any(f"{trained} of the 5 images have the names or the pixels" in text for text in said)

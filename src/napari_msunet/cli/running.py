@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -16,13 +15,16 @@ from napari_msunet.cli.options import RunOptions
 from napari_msunet.config import CrossValidateJob, Job, PredictJob, PredictManyJob, TrainJob, explain, with_damaged
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Event, Result
-from napari_msunet.stopping import Interrupted
+from napari_msunet.own_process import ENDING, settle
 
 FAILED = 1
 """Exit code when some of many slides failed."""
 
 BAD_INPUT = 2
 """Exit code when something given cannot be used."""
+
+BAD_INPUT_ERRORS = (MsunetError, CycloptsError, OSError, MemoryError)
+"""What becomes one sentence; any other error is a fault of ours, and shows where it is."""
 
 
 def _installed_version() -> str:
@@ -58,7 +60,6 @@ def run_or_print(build: Callable[[], Job], options: RunOptions) -> Result | None
 def show(events: Iterator[Event], as_json: bool, kept: Callable[[], str]) -> Result | None:
     """Follow a job to its end, and give its result; after Ctrl-C say what it left."""
     from napari_msunet.console import follow, show_result
-    from napari_msunet.own_process import ENDING, settle
 
     settle()
     ENDING.left = kept
@@ -103,13 +104,11 @@ def execute(arguments: list[str]) -> int:
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (Interrupted, KeyboardInterrupt) as stopped:
-        from napari_msunet.own_process import ENDING
-
-        ENDING.say()
-        return int(128 + getattr(stopped, "number", signal.SIGINT))
-    except (MsunetError, CycloptsError, OSError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError":
+    except BaseException as error:
+        if (ended := ENDING.code(error)) is not None:
+            ENDING.say()
+            return ended
+        if not isinstance(error, BAD_INPUT_ERRORS) and type(error).__name__ != "OutOfMemoryError":
             raise
         from napari_msunet.console import error_text
 

@@ -117,6 +117,12 @@ class Item:
         return self._known["facts"].pixels if "facts" in self._known else None
 
     @property
+    def pixel_key(self) -> str:
+        """The image's size and fingerprint as text: the same under whatever name it is."""
+        (height, width), fingerprint = self.facts.pixels
+        return f"{height} {width} {fingerprint}"
+
+    @property
     def grid(self) -> Grid:
         """The target grid of scale 1."""
         return self.facts.grid

@@ -91,6 +91,11 @@ def fingerprint(read: Callable[[Region], Any], shape: tuple[int, int, int], dtyp
     return f"{dtype.name} {channels} {base64.b64encode(colours.tobytes()).decode()}"
 
 
+def short_hash(text: str) -> str:
+    """A hash of some text, short enough to keep many of."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def same_pixels(one: str, other: str) -> bool:
     """Whether two fingerprints can be of one slide; of different numbers of channels or unknown writing: True."""
     first, second = _colours(one), _colours(other)

@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from napari_msunet.config import CrossValidateJob, EvaluateJob, TrainJob
 from napari_msunet.data import Item, Split, load_sources, split
 from napari_msunet.data.recipe import settle
-from napari_msunet.errors import OutputError
 from napari_msunet.events import Event, Message, Result, progress
 from napari_msunet.models import load_model
 from napari_msunet.train.evaluate import Evaluation
 from napari_msunet.train.metrics import SCORES
-from napari_msunet.train.record import make_folder, write_text
+from napari_msunet.train.record import begin_folder, write_text
 from napari_msunet.train.trainer import train_events
 
 _JOB, _SCORES, _MODEL = "crossval.json", "scores.json", "model.safetensors"
@@ -55,7 +53,7 @@ def crossval_events(job: CrossValidateJob) -> Iterator[Event]:
     OutputError
         If `job.out` holds something else, or cannot be written.
     """
-    _begin(job)
+    begin_folder(job.out / _JOB, job, "a cross-validation", _comparable)
     settled, reasons = settle(job.training)
     yield from (Message(text=reason) for reason in reasons)
     job = job.model_copy(update={"training": settled})
@@ -78,29 +76,6 @@ def crossval_events(job: CrossValidateJob) -> Iterator[Event]:
     }
     yield Message(text=_summary(values))
     yield Result(values=values, files=files)
-
-
-def _begin(job: CrossValidateJob) -> None:
-    """Make the folder, or check that it is of the same job."""
-    file = job.out / _JOB
-    if file.exists():
-        if not job.resume:
-            raise OutputError(f"{job.out} already holds a cross-validation; give another folder, or resume it.")
-        try:
-            before = CrossValidateJob.model_validate_json(file.read_bytes())
-        except (ValidationError, OSError) as error:
-            raise OutputError(f"{file} cannot be read as a cross-validation; start anew in another folder.") from error
-        old, new = _comparable(before), _comparable(job)
-        if changed := [name for name in new if new[name] != old.get(name)]:
-            raise OutputError(
-                f"The cross-validation in {job.out} was started with another {', '.join(changed)}; resume it with the "
-                "same job, or give another folder."
-            )
-        return
-    if job.resume:
-        raise OutputError(f"There is no cross-validation in {job.out} to go on with; start it without resume.")
-    make_folder(job.out)
-    write_text(file, job.model_dump_json(indent=2))
 
 
 def _comparable(job: CrossValidateJob) -> dict[str, Any]:

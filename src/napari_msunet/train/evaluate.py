@@ -19,6 +19,7 @@ from napari_msunet.data import Item, load_sources
 from napari_msunet.errors import SourceError
 from napari_msunet.events import Event, Message, Progress, Result
 from napari_msunet.models import MSUNet, load_model
+from napari_msunet.slide.identity import short_hash
 from napari_msunet.train.metrics import SCORES, Confusion, Matrix, class_scores, report
 from napari_msunet.train.record import make_folder, write_text
 from napari_msunet.train.scoring import INSTANCE_SCORES, OUTLINE_SCORES, mean_interval, pooled_interval
@@ -247,12 +248,13 @@ def _json(scores: dict[str, float]) -> dict[str, float | None]:
 
 def _warn_of_training(model: MSUNet, items: list[Item]) -> Iterator[Event]:
     """Scores on training images say little."""
-    trained = set(model.summary.get("split", {}).get("train", ()))
-    if known := sum(i.name in trained for i in items):
+    names = set(model.summary.get("split", {}).get("train", ()))
+    pixels = set(model.summary.get("training_pixels", ()))
+    if known := sum(i.name in names or short_hash(i.pixel_key) in pixels for i in items):
         yield Message(
             level="warning",
-            text=f"{known} of the {len(items)} images have the names of images this model was trained on; scores on "
-            "them look better than on new ones.",
+            text=f"{known} of the {len(items)} images have the names or the pixels of images this model was trained "
+            "on; scores on them look better than on new ones.",
         )
 
 

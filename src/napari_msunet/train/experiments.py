@@ -16,16 +16,15 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import ValidationError
 
 from napari_msunet.config import ExperimentJob, ModelConfig, SettledTrainJob
 from napari_msunet.data import Item, Split, load_sources, split
 from napari_msunet.data.recipe import settle
-from napari_msunet.errors import MsunetError, OutputError
+from napari_msunet.errors import MsunetError
 from napari_msunet.events import Event, Message, Result, progress
 from napari_msunet.models import load_model
 from napari_msunet.train.metrics import Confusion, Matrix, class_scores
-from napari_msunet.train.record import make_folder, write_text
+from napari_msunet.train.record import begin_folder, write_text
 from napari_msunet.train.scoring import paired_interval, pooled_interval
 from napari_msunet.train.scoring.image import score_item
 from napari_msunet.train.trainer import train_events
@@ -120,7 +119,7 @@ def experiment_events(job: ExperimentJob, peers: Mapping[str, Peer] | None = Non
     OutputError
         If `job.out` holds something else, or cannot be written.
     """
-    _begin(job)
+    begin_folder(job.out / _JOB, job, "an experiment", _comparable)
     others = dict(peers or {})
     names = [*job.variants, *others]
     trials = [Trial(name, fold, seed) for seed in job.seeds for fold in _folds(job) for name in names]
@@ -148,26 +147,10 @@ def _folds(job: ExperimentJob) -> Sequence[int]:
     return job.only_folds or range(1, (job.folds or 1) + 1)
 
 
-def _begin(job: ExperimentJob) -> None:
-    """Make the folder, or check that it is of the same experiment."""
-    file = job.out / _JOB
-    if file.exists():
-        if not job.resume:
-            raise OutputError(f"{job.out} already holds an experiment; give another folder, or resume it.")
-        try:
-            before = ExperimentJob.model_validate_json(file.read_bytes())
-        except (ValidationError, OSError) as error:
-            raise OutputError(f"{file} cannot be read as an experiment; start anew in another folder.") from error
-        if before.model_dump(exclude=_FREE) != job.model_dump(exclude=_FREE):
-            raise OutputError(
-                f"The experiment in {job.out} was started with other settings; resume it with the same file, or give "
-                "another folder."
-            )
-        return
-    if job.resume:
-        raise OutputError(f"There is no experiment in {job.out} to go on with; start it without resume.")
-    make_folder(job.out)
-    write_text(file, job.model_dump_json(indent=1))
+def _comparable(job: ExperimentJob) -> dict[str, Any]:
+    """What must stay the same when it goes on."""
+    found: dict[str, Any] = json.loads(job.model_dump_json(exclude=_FREE))
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------------ a trial

@@ -19,6 +19,7 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.events import Message, Result
 from napari_msunet.models import MSUNet, build_model, load_model
 from napari_msunet.models.start import take_weights
+from napari_msunet.slide.identity import short_hash
 from napari_msunet.stopping import Cancelled, Stop
 from napari_msunet.train.background import Say
 from napari_msunet.train.guard import guarded
@@ -231,6 +232,7 @@ def _summary(session: Session) -> dict[str, Any]:
         "learning_rate": session.job.optimiser.learning_rate,
         "seed": session.job.seed,
         "split": {"train": _names(session.sides.train), "validate": _names(session.sides.validate)},
+        "training_pixels": [short_hash(item.pixel_key) for item in session.sides.train],
         "choices": list(session.reasons),
     }
 

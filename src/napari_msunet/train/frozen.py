@@ -66,7 +66,7 @@ class FrozenSet(AnyNames):
 
     def known(self, item: Item) -> FrozenImage | None:
         """The entry of an image, by its content."""
-        identity, pixels = image_hash(item), _pixels(item)
+        identity, pixels = image_hash(item), item.pixel_key
         return next((i for i in self.images if i.image == identity or (pixels and i.pixels == pixels)), None)
 
 
@@ -75,11 +75,6 @@ def image_hash(item: Item) -> str:
     if item.path is None:
         return hashlib.sha256(item.name.encode()).hexdigest()
     return path_identity(item.path)
-
-
-def _pixels(item: Item) -> str:
-    (height, width), fingerprint = item.facts.pixels
-    return f"{height} {width} {fingerprint}"
 
 
 def truth_hash(item: Item) -> str:
@@ -151,7 +146,7 @@ def set_aside(job: TrainJob, tests: Sequence[Item], before: FrozenSet | None, sa
 def freeze(items: Sequence[Item], sources: Sequence[Source]) -> FrozenSet | None:
     """The test set as it is now; None where nothing has the role "test"."""
     images = tuple(
-        FrozenImage(name=i.name, group=i.group, image=image_hash(i), truth=truth_hash(i), pixels=_pixels(i))
+        FrozenImage(name=i.name, group=i.group, image=image_hash(i), truth=truth_hash(i), pixels=i.pixel_key)
         for i in items
     )
     return FrozenSet(images=images, sources=tuple(s for s in sources if s.role == "test")) if images else None

@@ -7,20 +7,22 @@ import io
 import json
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import torch
 from pydantic import ValidationError
 
-from napari_msunet.config import AutoModel, SettledTrainJob, TrainJob
+from napari_msunet.config import AutoModel, CrossValidateJob, ExperimentJob, SettledTrainJob, TrainJob
 from napari_msunet.data.recipe import UNLIMITED_EPOCHS
 from napari_msunet.errors import OutputError
+
+J = TypeVar("J", CrossValidateJob, ExperimentJob)
 
 Row = dict[str, float]
 """One epoch: "epoch", "seconds", "learning_rate", and numbers by `column`."""
@@ -75,6 +77,44 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with writing(path) as aside:
         aside.write_text(text, encoding="utf-8", errors="backslashreplace")  # names need not be UTF-8
+
+
+def begin_folder(file: Path, job: J, what: str, comparable: Callable[[J], dict[str, Any]]) -> None:
+    """Make the folder of several trainings and write their job into it; or check that its job is the same one.
+
+    Parameters
+    ----------
+    file : Path
+        Of the job, in `job.out`.
+    job : CrossValidateJob or ExperimentJob
+    what : str
+        The work in a word with its article, such as "an experiment".
+    comparable : callable
+        What of a job must stay the same when it goes on, by name.
+
+    Raises
+    ------
+    OutputError
+        If the folder holds another one, or (with `job.resume`) none; or cannot be written.
+    """
+    noun = what.partition(" ")[2]
+    if not file.exists():
+        if job.resume:
+            raise OutputError(f"There is no {noun} in {job.out} to go on with; start it without resume.")
+        make_folder(job.out)
+        write_text(file, job.model_dump_json(indent=2))
+        return
+    if not job.resume:
+        raise OutputError(f"{job.out} already holds {what}; give another folder, or resume it.")
+    try:
+        before = comparable(type(job).model_validate_json(file.read_bytes()))
+    except (ValidationError, OSError) as error:
+        raise OutputError(f"{file} cannot be read as {what}; start anew in another folder.") from error
+    if changed := [name for name, value in comparable(job).items() if value != before.get(name)]:
+        raise OutputError(
+            f"The {noun} in {job.out} was started with another {', '.join(changed)}; resume it with the same job, or "
+            "give another folder."
+        )
 
 
 def environment() -> dict[str, Any]:
