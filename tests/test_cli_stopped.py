@@ -89,7 +89,7 @@ def test_ctrl_c_keeps_the_best_model_and_says_so(tmp_path: Path):
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_a_stopped_prediction_goes_on(tmp_path: Path, given: Given):
     out = tmp_path / "labels.ome.zarr"
-    words = ["predict", SLIDE, "--model", given.model, "--out", out, "--tile", "64", "--region", "0,0,1400,1400"]
+    words = ["predict", SLIDE, "--model", given.model, "--out", out, "--tile", "64", "--region", "0,0,1000,1000"]
     with started(words) as process:
         until = time.monotonic() + 60
         while time.monotonic() < until and not any(p.stat().st_size for p in out.glob("runs/[!.]*/ledger.jsonl")):

@@ -166,13 +166,13 @@ def test_a_large_sparse_slide_in_bounded_memory(tmp_path):
     store = LabelStore.create(tmp_path / "large.ome.zarr", (100_000, 100_000), 0.5, CLASSES)
     run = store.create_run("r", {}, CLASSES, {"labels": "uint8", "raw": "uint8", "instances": "uint32"})
     settings = Postprocess(smallest=20, holes=20)
-    y, x = np.mgrid[:2048, :2048]
+    y, x = np.mgrid[:1024, :1024]
     discs = ((y % 40 - 20) ** 2 + (x % 40 - 20) ** 2 < 19**2).astype(np.uint8)
     peaks = {}
     for count in (1, 4):
         with run.writing():
             for number in range(count):
-                window = Window(30_000 + 2048 * (number % 4), 50_000 + 2048 * (number // 4), 2048, 2048)
+                window = Window(30_720 + 1024 * (number % 4), 50_176 + 1024 * (number // 4), 1024, 1024)
                 run.write(window, {"labels": discs, "raw": discs})
                 run.finish(number, window)
             tracemalloc.start()

@@ -21,7 +21,7 @@ SLIDE = Path(napari_msunet.__file__).parent / "demo_data" / "CMU-1-Small-Region.
 @pytest.mark.parametrize(("fusion", "has_weights"), [("attention", True), ("weighted", True), ("mean", False)])
 def test_maps_are_what_the_model_gives_there(fusion, has_weights, tmp_path):
     torch.manual_seed(0)
-    config = ModelConfig(classes=("a", "b"), mpp=1.5, fusion=fusion, branch=UNetConfig(depth=2, width=4))
+    config = ModelConfig(classes=("a", "b"), mpp=3.0, fusion=fusion, branch=UNetConfig(depth=2, width=4))
     model = build_model(config)
     save_model(model, tmp_path / "m.safetensors")
     job = PreviewJob(

@@ -88,7 +88,7 @@ def test_it_goes_on_where_it_was_stopped(source, tmp_path):
     before = first.stat().st_mtime_ns
     with pytest.raises(OutputError, match="already holds an experiment"):
         next(experiment_events(job))
-    with pytest.raises(OutputError, match="other settings"):
+    with pytest.raises(OutputError, match="another seconds"):
         next(experiment_events(job.model_copy(update={"resume": True, "seconds": 9.0})))
     result = experiment(job.model_copy(update={"resume": True}))
     assert first.stat().st_mtime_ns == before

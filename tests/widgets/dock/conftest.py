@@ -4,6 +4,12 @@ import pytest
 from widgets.dock.making import make_slide, train
 
 
+@pytest.fixture(autouse=True)
+def no_worker_before_a_job(monkeypatch):
+    """A worker loads torch for seconds when a step is opened; a test that sends no job needs none."""
+    monkeypatch.setattr("napari_msunet.widgets.dock.dock.WARMING", ())
+
+
 @pytest.fixture
 def viewer(make_napari_viewer):
     """A viewer with a window."""
