@@ -35,15 +35,17 @@ SYSTEM_PACKAGES := xvfb xauth libegl1 libgl1 libopengl0 libgl1-mesa-dri libxkbco
 demo: setup
 	$(ALLOCATOR) $(SCREEN) $(BIN)/napari-msunet demo --out demo-output $(if $(SCREEN),--close)
 
-# The window's tests beside all others, one thread each: two that both want all cores wait for one another.
+# Two halves beside each other, one thread each: two that both want all cores wait for one another.
+WITH_WINDOW := tests/widgets tests/labels tests/slide tests/annotation
+
 test: setup
 	@OMP_NUM_THREADS=1 $(MAKE) --no-print-directory -j2 test-core test-window
 
 test-core: setup
-	$(ALLOCATOR) $(call screen,199) $(BIN)/python -m pytest --ignore=tests/widgets
+	$(ALLOCATOR) $(call screen,199) $(BIN)/python -m pytest $(addprefix --ignore=,$(WITH_WINDOW))
 
 test-window: setup
-	$(ALLOCATOR) $(call screen,299) $(BIN)/python -m pytest -p no:cacheprovider tests/widgets
+	$(ALLOCATOR) $(call screen,299) $(BIN)/python -m pytest -p no:cacheprovider $(WITH_WINDOW)
 
 # The paintable layer in an older napari, in an environment of its own (no torch in it): build/napari-old.
 OLD_NAPARI := 0.6.6

@@ -16,6 +16,9 @@ _ANYTHING = ("...", "(...)")
 _IN_SOURCE = ("set", "edited_only", "part", "suffix")
 """Fields that have no flag of their own."""
 
+WITHOUT_DAMAGED = "Go on without what is damaged"
+"""The dock's button under a job that met damage."""
+
 LABELS: Mapping[str, str] = {
     "set": "Which",
     "values": "Values",
@@ -51,6 +54,8 @@ def in_labels(sentence: str) -> str:
         if name == "outputs":
             ticked = [f'"{item.capitalize()}"' for item in items if item != "labels"]
             return f"{' and '.join(ticked) or 'labels only'} ticked"
+        if name == "damaged":
+            return f'the button "{WITHOUT_DAMAGED}"'
         shown = LABELS.get(name) or name.replace("_", " ").capitalize()
         return f"the field {shown}" if value in _ANYTHING else f"{shown}: {', '.join(items)}"
 

@@ -132,7 +132,7 @@ def result_of(run: Run, setup: Setup, out: Path) -> Result:
     if lost and setup.options.damaged == "refuse":
         raise SlideError(
             f"{lost_text(lost, run)} of {setup.slide.path or 'the slide'}; all others are done and in {out}. The same "
-            'prediction tries them again, and with --damaged skip (Python: damaged="skip") it ends well without them.'
+            'prediction tries them again, and goes on without them if it is told to (damaged="skip").'
         )
     pixels = sum(window.height * window.width for window in run.done.values())
     values = {"run": run.key, "pixels": pixels, "tiles": plan.tiles, "failed": len(run.failed)}

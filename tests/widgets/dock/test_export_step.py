@@ -92,3 +92,20 @@ def test_copy_as_python_repeats_it(ready, step, qtbot, chosen, tmp_path):
     (tmp_path / "l.geojson").unlink()
     exec(ready.as_python("export").replace("on_event=print", "on_event=None"), {})
     assert (tmp_path / "l.geojson").read_bytes() == first
+
+
+def test_what_is_damaged_is_left_out_only_when_told_to(ready, step, qtbot, chosen, tmp_path, messages):
+    labels = ready.state.active.labels
+    ready.layers.of_store(labels).store.flush()
+    chunk = next(labels.glob("0/c/*/*"))
+    chunk.write_bytes(chunk.read_bytes()[:-20])
+    chosen[:] = [tmp_path / "l.csv"]
+    click(qtbot, step.measure_button)
+    qtbot.waitUntil(step.box.without.isVisible, timeout=LONG)
+    assert not (tmp_path / "l.csv").exists()
+    assert 'the button "Go on without what is damaged"' in step.box.status.text()
+    assert "damaged" in messages[-1].message
+    click(qtbot, step.box.without)
+    qtbot.waitUntil(lambda: step.last == tmp_path / "l.csv", timeout=LONG)
+    settle()
+    assert not step.box.without.isVisible()

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QMenu, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
+from napari_msunet.config import with_damaged
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Message, Progress, Result
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.checks import duration
-from napari_msunet.widgets.dock.telling import tell_error
-from napari_msunet.wording import in_labels
+from napari_msunet.widgets.dock.telling import tell_error, told
+from napari_msunet.wording import WITHOUT_DAMAGED, in_labels
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
@@ -58,6 +59,7 @@ class JobBox(QWidget):
         self.job: Any = None
         self.kept = "best"
         self._result: Result | None = None
+        self._again: Callable[[], None] = lambda: None
         self._connected = False
         self._wanted = False
         self._background = Background("msunet-before", self)
@@ -69,6 +71,10 @@ class JobBox(QWidget):
         self.status = QLabel()
         self.status.setObjectName("note")
         self.status.setWordWrap(True)
+        self.without = QPushButton(WITHOUT_DAMAGED)
+        self.without.setToolTip("The same once more; what is left out is said, and does not count.")
+        self.without.clicked.connect(lambda: self._again())
+        self.without.hide()
         row = QHBoxLayout()
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(self.bar, 1)
@@ -78,6 +84,7 @@ class JobBox(QWidget):
         column.setSpacing(4)
         column.addLayout(row)
         column.addWidget(self.status)
+        column.addWidget(self.without)
         self.menu = QMenu(self)
         self.menu.setToolTipsVisible(True)
         for choice in choices:
@@ -125,6 +132,8 @@ class JobBox(QWidget):
             raise MsunetError(f"{busy} is under way: wait until it has ended, or cancel it first.")
         self._connect()
         self.job, self._result, self.kept, self._wanted = job, None, "best", True
+        self.without.hide()
+        self._again = told(lambda: self.start(with_damaged(job, "skip"), text, before, ready))
         self.bar.setRange(0, 0)
         self.bar.setFormat("")
         self.bar.show()
@@ -216,7 +225,8 @@ class JobBox(QWidget):
         if outcome in ("error", "lost"):
             text = text or "The worker process ended unexpectedly; what was finished is kept."
             tell_error(text, details)
-        self.say({"done": "", "cancelled": text or "Cancelled."}.get(outcome, text or ""))
+        self.without.setVisible(outcome == "error" and 'damaged="skip"' in (text or ""))
+        self.say({"done": "", "cancelled": text or "Cancelled."}.get(outcome, in_labels(text or "")))
         self.ended.emit(outcome, self._result)
         self.job = None
         self.dock.state.emit("running")
