@@ -87,6 +87,9 @@ BAD: dict[str, tuple[tuple[object, ...], str]] = {
     "info": (("info", "=nothing"), "There is nothing at"),
     "unknown verb": (("trian",), 'Unknown command "trian"'),
     "unknown option": ((*PREDICT, "--colour", "red"), "--colour"),
+    "half an epoch": ((*FOLDER, "--warmup", "2.5"), r'--warmup: "2\.5" cannot be read; give a whole number'),
+    "half a seed": ((*FOLDER, "--seed", "1.7"), r'--seed: "1\.7" cannot be read; give a whole number'),
+    "decimal comma": ((*FOLDER, "--learning-rate", "0,01"), r'--learning-rate: "0,01" cannot be read; give a number'),
     "no number": ((*FOLDER, "--seed", "many"), "--seed.*many"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -162,7 +163,17 @@ def error_text(error: BaseException) -> str:
     if isinstance(error, OSError):
         where = f"{error.filename} cannot be used: " if error.filename else ""
         return f"{where}{error.strerror or error}."
-    return in_flags(" ".join(str(error).split()))
+    return in_flags(_UNREAD.sub(_not_read, " ".join(str(error).split())))
+
+
+_UNREAD = re.compile(r'unable to convert ("[^"]*") into ([^\s.]+)\.')
+_TYPES = {"float": "a number such as 0.25", "int": "a whole number such as 8", "None": ""}
+
+
+def _not_read(found: re.Match[str]) -> str:
+    """What cyclopts says of a word that is not of an option's types, in words."""
+    wanted = (_TYPES.get(kind, kind.removeprefix("Literal[").rstrip("]")) for kind in found[2].split("|"))
+    return f"{found[1]} cannot be read; give {' or '.join(filter(None, wanted))}."
 
 
 def show_result(result: Result, as_json: bool) -> None:

@@ -6,9 +6,10 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, get_args
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CoercionError, CycloptsError, Parameter, Token, convert
 from pydantic import ValidationError
 
 from napari_msunet.cli.options import RunOptions
@@ -33,11 +34,20 @@ def _installed_version() -> str:
     return str(napari_msunet.__version__)
 
 
+def _read(kind: Any, tokens: Sequence[Token]) -> Any:
+    """What cyclopts reads of the words of an option; but it rounds 2.5 where a whole number is wanted."""
+    kinds = {kind, *get_args(kind)}
+    for token in tokens if int in kinds and float not in kinds else ():
+        if "." in token.value and not token.value.rstrip("0").endswith("."):
+            raise CoercionError(token=token, target_type=int)
+    return convert(kind, tokens)
+
+
 app = App(
     name="napari-msunet",
     help="Segment large histology images with multi-scale U-Nets.",
     version=_installed_version,
-    default_parameter=Parameter(negative=()),
+    default_parameter=Parameter(negative=(), converter=_read),
 )
 
 
