@@ -273,7 +273,7 @@ def test_a_killed_worker_is_told_once_and_the_next_job_starts_another(model, tmp
         os.kill(first, signal.SIGKILL)
         for one in heard:
             outcome, text, _ = one.ended()
-            assert outcome == "lost"
+            assert outcome == "lost", text
             assert text.startswith("The worker was killed by the system, often because memory ran out; what was")
             assert text.count(".") == 1
             assert one.handle.state == "ended"
@@ -285,10 +285,10 @@ def test_a_killed_worker_is_told_once_and_the_next_job_starts_another(model, tmp
 
 @pytest.mark.slow
 def test_a_crash_says_which():
-    crash = "def die(path): os.kill(os.getpid(), 11)\ndescribe.describe = die"
+    crash = "def die(path): os.kill(os.getpid(), 11); time.sleep(60)\ndescribe.describe = die"
     with WorkerClient(altered_worker(crash)) as client:
         outcome, text, _ = Heard(client, {"path": "here"}).ended()
-        assert outcome == "lost"
+        assert outcome == "lost", text
         assert text.startswith("The worker crashed (SIGSEGV); ")
     leave = "def leave(path): print('last words', file=sys.stderr, flush=True); os._exit(3)\ndescribe.describe = leave"
     with WorkerClient(altered_worker(leave)) as client:
