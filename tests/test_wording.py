@@ -21,6 +21,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "napari_msunet"
         ("which one (set=...), give", 'which one ("set" in a --source), give', "which one (the field Which), give"),
         ("give SlideSource(mpp=...).", "give --mpp.", "give the field Pixel size."),
         ('keep outputs=("labels", "entropy").', "keep --outputs labels,entropy.", 'keep "Entropy" ticked.'),
+        ('say values={"Layer 1": "gland"}.', 'say --values "Layer 1=gland".', "say Values: Layer 1=gland."),
         ("say overwrite=True to replace it.", "say --overwrite to replace it.", "say Overwrite: True to replace it."),
         ("narrower, or batch_size=4.", "narrower, or --batch-size 4.", "narrower, or Batch: 4."),
     ],

@@ -41,6 +41,7 @@ def in_flags(sentence: str) -> str:
         if value == "False":
             return f"no --{name.replace('_', '-')}"
         shown = ",".join(_items(value)) if value not in _ANYTHING and value != "True" else ""
+        shown = f'"{shown}"' if " " in shown else shown
         return f"--{name.replace('_', '-')} {shown}".rstrip()
 
     return _turned(sentence, flag)
@@ -71,4 +72,4 @@ def _items(value: str) -> list[str]:
     """What a literal holds, without quotes: ``("labels", "entropy")`` is labels and entropy."""
     inner = value[1:-1] if value[:1] in "([{" else value
     inner = inner.replace(": ", "=") if value.startswith("{") else inner
-    return [item.strip().strip("\"'") for item in inner.split(",") if item.strip()]
+    return [item.strip().replace('"', "").replace("'", "") for item in inner.split(",") if item.strip()]

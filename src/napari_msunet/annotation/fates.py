@@ -191,14 +191,16 @@ class ClassedShapes:
         if not self.numbered and self.unknown:
             called = sorted(name for name in self.unknown if name)
             told = f"they are called {', '.join(called)}" if called else "they have no class"
+            example = f'{{"{[*called, "nothing"][0]}": "{[*classes, "gland"][0]}"}}'
             raise ShapeFileError(
-                f"No shape{from_file} is of a class of {whose} ({', '.join(classes) or 'no classes'}); "
-                f"{told}: say which class each of these names is (Tumor=gland), and nothing=gland for shapes without "
+                f"No shape{from_file} is of a class of {whose} ({', '.join(classes) or 'no classes'}); {told}: say "
+                f"which class each of these names is, such as values={example}; nothing is the name of shapes without "
                 "a class."
             )
+        cure = " Say which class each name is, or give" if self.unknown else " Give"
         raise ShapeFileError(
             f"No shape{from_file} can be used on a slide of {extent[0]} x {extent[1]} pixels (height "
-            f"x width). {report.losses()} Give the outlines of this slide, in its level-0 pixels."
+            f"x width). {report.losses()}{cure} the outlines of this slide, in its level-0 pixels."
         )
 
 
