@@ -40,7 +40,7 @@ BAD: dict[str, tuple[tuple[object, ...], str]] = {
     "three numbers": ((*PREDICT, "--region", "1,2,3"), "y,x,height,width"),
     "region outside": ((*PREDICT, "--region", "9000,0,5,5"), "holds no pixel of the slide"),
     "empty region": ((*PREDICT, "--region", "10,10,0,5"), "is empty"),
-    "margin": ((*PREDICT, "--margin", "wide"), "margin: Input should be 'exact' or 'fast'"),
+    "margin": ((*PREDICT, "--margin", "wide"), "give exact, fast, or a number of pixels"),
     "tile": ((*PREDICT, "--tile", "0"), "tile: Input should be greater than or equal to 1"),
     "device": ((*PREDICT, "--device", "toaster"), "'toaster' is no device"),
     "mask of another size": (
@@ -61,7 +61,7 @@ BAD: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "scale 0": ((*FOLDER, "--scales", "1,0"), r"scale 0\.0 is not above zero"),
     "scale -1": ((*FOLDER, "--scales", "1,-1"), r"scale -1\.0 is not above zero"),
-    "scale 1/0": ((*FOLDER, "--scales", "1/0"), "are no numbers"),
+    "scale 1/0": ((*FOLDER, "--scales", "1/0"), "give ratios with commas, such as 1,1/2,1/4"),
     "scale pi": ((*FOLDER, "--scales", "3.14159"), "no ratio of whole numbers"),
     "two widths": (
         ("train", "--classes", "a", "--out", OUT, *GOOD, "--scales", "1,1/2,1/4", "--width", "8,16"),

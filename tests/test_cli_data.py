@@ -73,7 +73,7 @@ def test_each_option_is_explained(verb, capsys):
     text = capsys.readouterr().out
     for words in (
         "--balance",
-        "where a class drawn",
+        "a class drawn at random",
         "--augmentation",
         "elastic=8",
         "--published",

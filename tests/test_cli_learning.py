@@ -51,7 +51,7 @@ def test_optimisers_and_devices(capsys):
     ("words", "says"),
     [
         ("--loss bce+oops", "a sum such as bce+dice"),
-        ("--class-weights a,b", "--class-weights 'a,b' cannot be used"),
+        ("--class-weights a,b", "--class-weights 'a,b' cannot be read; give balanced"),
         ("--optimiser lbfgs --precision 16", "L-BFGS"),
     ],
 )

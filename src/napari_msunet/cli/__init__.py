@@ -4,7 +4,6 @@ from napari_msunet.__main__ import main
 from napari_msunet.cli import (
     comparing,
     composing,
-    crossval,
     general,
     importing,
     labels,
@@ -20,7 +19,6 @@ __all__ = [
     "app",
     "comparing",
     "composing",
-    "crossval",
     "execute",
     "general",
     "importing",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
 
+from napari_msunet.cli.options import parse_scales
 from napari_msunet.cli.running import app
-from napari_msunet.cli.train_options import parse_scales
 from napari_msunet.config import Fusion
 from napari_msunet.errors import OutputError
 
@@ -91,7 +91,7 @@ def scales(file: Path, scales: str, *, out: Path, fusion: Fusion | None = None, 
     """
     from napari_msunet.models import load_model, with_scales
 
-    _written({out: with_scales(load_model(file), [float(s) for s in parse_scales(scales)], fusion)}, json)
+    _written({out: with_scales(load_model(file), parse_scales(scales), fusion)}, json)
 
 
 def _written(models: dict[Path, MSUNet], json: bool) -> None:

@@ -12,12 +12,12 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from napari_msunet.cli.options import DamageOptions, PixelSizeOption, RunOptions
+from napari_msunet.cli.options import DamageOptions, PyramidOptions, RunOptions
 from napari_msunet.cli.running import app, run_or_print, show
 from napari_msunet.config import Kind, PyramidJob
 from napari_msunet.errors import MsunetError
 
-_RUN, _DAMAGE = RunOptions(), DamageOptions()
+_RUN, _DAMAGE, _PYRAMID = RunOptions(), DamageOptions(), PyramidOptions()
 
 
 @app.command
@@ -118,15 +118,7 @@ def info(
 
 
 @app.command
-def pyramid(
-    image: Path,
-    *,
-    out: Path,
-    mpp: PixelSizeOption | None = None,
-    image_kind: Kind | None = None,
-    value_range: tuple[float, float] | None = None,
-    options: RunOptions = _RUN,
-) -> None:
+def pyramid(image: Path, *, out: Path, meaning: PyramidOptions = _PYRAMID, options: RunOptions = _RUN) -> None:
     """Write an image as an OME-Zarr 0.5 pyramid, in bounded memory.
 
     Parameters
@@ -135,15 +127,8 @@ def pyramid(
         A slide, or any image that can be read.
     out : Path
         Folder to make, such as image.ome.zarr.
-    mpp : float
-        µm per pixel, where the file does not say it; px: no size in µm, whatever it says.
-    image_kind : "brightfield" or "fluorescence"
-        What the image is, where the file does not say it; it is kept in the pyramid.
-    value_range : float float
-        The values that are black and white, such as 0 4095, likewise.
     """
-    numbers: dict[str, Any] = {"image_kind": image_kind, "value_range": value_range}
-    run_or_print(lambda: PyramidJob(image=image, out=out, mpp=mpp, **numbers), options)
+    run_or_print(lambda: PyramidJob(image=image, out=out, **meaning.values()), options)
 
 
 @app.command

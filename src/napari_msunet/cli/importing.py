@@ -8,9 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from napari_msunet.cli.options import PixelSizeOption
+from napari_msunet.cli.options import PixelSizeOption, parse_names
 from napari_msunet.cli.running import app, warn_of
-from napari_msunet.cli.source_options import parse_names
 from napari_msunet.errors import MsunetError
 from napari_msunet.names import printable
 

@@ -9,13 +9,12 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from pydantic import ValidationError
 
-from napari_msunet.cli.options import PixelSizeOption, RunOptions
-from napari_msunet.cli.predict_options import ClusterOptions, PostprocessOptions, PredictOptions, predict_settings
+from napari_msunet.cli.options import PredictOptions, RunOptions
 from napari_msunet.cli.running import FAILED, app, run_or_print
-from napari_msunet.config import Kind, PredictJob, PredictManyJob, PredictSettings, explain
+from napari_msunet.config import PredictJob, PredictManyJob, PredictSettings, explain
 from napari_msunet.errors import MsunetError
 
-_PREDICTING, _POST, _CLUSTER, _RUN = PredictOptions(), PostprocessOptions(), ClusterOptions(), RunOptions()
+_PREDICTING, _RUN = PredictOptions(), RunOptions()
 
 
 @app.command
@@ -23,13 +22,9 @@ def predict(
     *slides: Path,
     model: Annotated[tuple[Path, ...], Parameter(negative=())],
     out: Path,
-    slide_mpp: Annotated[PixelSizeOption | None, Parameter(name=("--slide-mpp", "--mpp"))] = None,
-    image_kind: Kind | None = None,
-    value_range: tuple[float, float] | None = None,
+    probabilities: bool = False,
     plan: bool = False,
     predicting: PredictOptions = _PREDICTING,
-    post: PostprocessOptions = _POST,
-    cluster: ClusterOptions = _CLUSTER,
     options: RunOptions = _RUN,
 ) -> int:
     """Predict a slide, or a part of it, into a label store; or many slides. What was edited there stays.
@@ -46,20 +41,17 @@ def predict(
         The model.safetensors file; given several times, the mean of their probabilities.
     out : Path
         Label store, such as labels.ome.zarr; for many slides a folder: a label store for each, and results.csv.
-    slide_mpp : float
-        µm per level-0 pixel of the slide, where its file does not say it; px: its own pixels, whatever it says.
-    image_kind : "brightfield" or "fluorescence"
-        What the slide is, where its file does not say it and a guess would be wrong.
-    value_range : float float
-        The values that are black and white, such as 0 4095 for 12 bits in 16, where the file does not say it.
+    probabilities : bool
+        Keep the probabilities of all classes too: the same as --outputs labels,probabilities.
     plan : bool
         Print what would be done (tiles, work, memory, time) instead of doing it.
     """
     if not slides:
         raise MsunetError("No slide was given; give a slide, several, a folder of slides, or a CSV.")
-    settings = predict_settings(model, predicting, post, cluster)
-    numbers = {"image_kind": image_kind, "value_range": value_range}
-    job = _job(slides, out, slide_mpp, numbers, settings)
+    values = predicting.values()
+    if probabilities:
+        values["outputs"] = tuple(dict.fromkeys((*values.get("outputs", ("labels",)), "probabilities")))
+    job = _job(slides, out, model[0] if len(model) == 1 else model, values)
     if plan:
         _show_plan(job, options.json)
         return 0
@@ -68,27 +60,24 @@ def predict(
 
 
 def _job(
-    slides: tuple[Path, ...],
-    out: Path,
-    slide_mpp: PixelSizeOption | None,
-    numbers: dict[str, Any],
-    settings: PredictSettings,
+    slides: tuple[Path, ...], out: Path, model: Path | tuple[Path, ...], values: dict[str, Any]
 ) -> PredictJob | PredictManyJob:
     """One slide, or many where a folder, a table or several were given."""
     from napari_msunet.infer.given import is_many, slides_given
     from napari_msunet.slide.units import given_mpp
 
-    if not is_many(slides):
-        own = {name: getattr(settings, name) for name in PredictSettings.model_fields}
-        try:
-            return PredictJob(slide=slides[0], out=out, slide_mpp=slide_mpp, **numbers, **own)
-        except ValidationError as error:
-            raise explain(error, "What was given") from error
-    given_mpp(slide_mpp)
+    try:
+        if not is_many(slides):
+            return PredictJob(slide=slides[0], out=out, model=model, **values)
+        numbers = {"mpp": "slide_mpp", "kind": "image_kind", "value_range": "value_range"}
+        given = {name: values.pop(own) for name, own in numbers.items() if own in values}
+        settings = PredictSettings(model=model, **values)
+    except ValidationError as error:
+        raise explain(error, "What was given") from error
+    given_mpp(given.get("mpp"))
     found = slides_given(slides, out)
-    for name, value in {"mpp": slide_mpp, "kind": numbers["image_kind"], "value_range": numbers["value_range"]}.items():
-        if value is not None:
-            found = tuple(s if getattr(s, name) is not None else s.model_copy(update={name: value}) for s in found)
+    for name, value in given.items():
+        found = tuple(s if getattr(s, name) is not None else s.model_copy(update={name: value}) for s in found)
     return PredictManyJob(slides=found, out=out, settings=settings)
 
 

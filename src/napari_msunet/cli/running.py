@@ -102,6 +102,18 @@ def _kept(job: Job) -> str:
     return "Nothing was written."
 
 
+def _in_todays_names(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the options of earlier versions as they are called now."""
+    words = [word for word in arguments if word not in ("--augment", "--no-augment")]
+    if "--no-augment" not in arguments:
+        return words
+    for number, word in enumerate(words[:-1]):
+        if word == "--augmentation":
+            words[number + 1] = f"none,{words[number + 1]}"
+            return words
+    return [*words, "--augmentation", "none"]
+
+
 def execute(arguments: list[str]) -> int:
     """Run the command with these arguments and give its exit code.
 
@@ -110,7 +122,7 @@ def execute(arguments: list[str]) -> int:
     """
     code = 0
     try:
-        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        code = app(_in_todays_names(arguments), exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,7 +15,14 @@ from napari_msunet.config.base import (
     ValueRange,
     explain,
 )
-from napari_msunet.config.branches import BranchConfig, EncoderConfig, HRNetConfig, LinkNetConfig, UNetConfig
+from napari_msunet.config.branches import (
+    NETWORKS,
+    BranchConfig,
+    EncoderConfig,
+    HRNetConfig,
+    LinkNetConfig,
+    UNetConfig,
+)
 from napari_msunet.config.cluster import Cluster
 from napari_msunet.config.jobs import (
     CrossValidateJob,
@@ -33,6 +40,7 @@ from napari_msunet.config.jobs import (
 )
 from napari_msunet.config.loss import LossConfig
 from napari_msunet.config.model import (
+    FUSIONS,
     MAX_CLASSES,
     AnyModel,
     AutoModel,
@@ -74,7 +82,9 @@ from napari_msunet.config.sources import (
 )
 
 __all__ = [
+    "FUSIONS",
     "MAX_CLASSES",
+    "NETWORKS",
     "SCHEMA_VERSION",
     "AnyModel",
     "Augmentation",

@@ -15,6 +15,7 @@ from pydantic import (
     field_validator,
 )
 
+from napari_msunet.config.option import Option
 from napari_msunet.errors import MsunetError
 from napari_msunet.names import AnyNames
 
@@ -37,7 +38,9 @@ def _pixel_size(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 
 PixelSize: TypeAlias = Annotated[Mpp | Literal["px"], WrapValidator(_pixel_size)]
 """µm per pixel of an image, or that it is used in its own pixels."""
-Device: TypeAlias = str
+DEVICES = {"auto": "automatic", "cpu": "processor", "cuda": "graphics card (CUDA)", "mps": "graphics (Apple)"}
+"""What forms offer to compute on; other names, such as cuda:1, can be given too."""
+Device: TypeAlias = Annotated[str, Option("Compute on", "Machine", words=DEVICES)]
 Kind: TypeAlias = Literal["brightfield", "fluorescence"]
 ValueRange: TypeAlias = tuple[float, float]
 """The values of an image that are black (0) and white (1)."""
@@ -59,7 +62,7 @@ or leave their pixels out of the result, never as background."""
 class Frozen(AnyNames):
     """A config whose fields are checked when it is made, and stay."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Versioned(Frozen):

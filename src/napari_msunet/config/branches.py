@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from napari_msunet.config.base import Frozen
+from napari_msunet.config.option import Option
 
 Norm: TypeAlias = Literal["batch", "renorm", "slide"]
 Stem: TypeAlias = Literal["plain", "space_to_depth"]
@@ -14,6 +15,9 @@ Decoder: TypeAlias = Literal["unet", "unetplusplus", "linknet", "fpn", "manet", 
 
 ENCODER_STRIDE = 32
 """Of all encoders of timm."""
+
+
+_GROUP = "Networks"
 
 
 class _Network(Frozen):
@@ -52,68 +56,53 @@ class _Network(Frozen):
 class _Trained(_Network):
     """What networks that begin with random weights have."""
 
-    norm: Norm = "batch"
-    padding: Literal["zero", "valid"] = "zero"
+    norm: Annotated[Norm, Option("Normalisation", _GROUP)] = "batch"
+    """batch normalisation; renorm: batch renormalisation, for small batches; slide: statistics taken once for each
+    slide from its own tissue, so that the network adapts to a stain."""
+    padding: Annotated[Literal["zero", "valid"], Option(group=_GROUP)] = "zero"
+    """What surrounds a training window: zero, or valid: pixels that its edge reaches carry no loss, and windows are
+    read larger for it."""
 
 
 class UNetConfig(_Trained):
-    """A U-Net branch. All options combine; the defaults are the plain U-Net with batch normalisation.
-
-    Attributes
-    ----------
-    depth : int
-        Number of poolings; the stride is ``2 ** depth`` (twice that with ``stem="space_to_depth"``).
-    width : int
-        Channels at the branch's finest resolution; they double at each pooling.
-    dropout : float
-        Share of channels dropped at the bottleneck while training.
-    norm : str
-        "batch" normalisation; "renorm", batch renormalisation, for small batches; "slide": statistics taken once for
-        each slide from its own tissue, so that the network adapts to a stain.
-    padding : str
-        "zero", or "valid": pixels that the edge of a training window reaches carry no loss, and windows are read
-        larger for it.
-    down : str
-        How the resolution halves: by the largest of four pixels ("pool"), or by a learned convolution ("stride").
-    up : str
-        How it doubles: "transposed" convolution, or "resize", repeated pixels and a 3x3 convolution.
-    stem : str
-        "space_to_depth": each 2 x 2 pixels become one with four times the channels, and the head parts them again, so
-        that the details of the full resolution cost a quarter of the pixels.
-    residual : bool
-        Blocks add what they find to what they were given.
-    separable : bool
-        Each 3x3 convolution is one of each channel and one of each pixel, with fewer parameters.
-    gates : bool
-        Skipped features are weighed at each pixel by what the coarser level found.
-    attention : str
-        In the skips: "light" (each pixel weighs its own channels) or "self" (pixels of a window look at each other,
-        on a grid fixed to the slide).
-    window : int
-        Side of a window of self-attention, in pixels of the skip's level.
-    dense : bool
-        Nested blocks between the way down and the way up, as in U-Net++.
-    pyramid : bool
-        The result takes part in all levels of the way up, as in a feature pyramid.
-    context : bool
-        Dilated convolutions of several widths at the bottleneck.
-    """
+    """A U-Net branch. All options combine; the defaults are the plain U-Net with batch normalisation."""
 
     kind: Literal["unet"] = "unet"
-    depth: int = Field(4, ge=1, le=6)
-    width: int = Field(16, ge=1, le=256)
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    down: Literal["pool", "stride"] = "pool"
-    up: Literal["transposed", "resize"] = "transposed"
-    stem: Stem = "plain"
-    residual: bool = False
-    separable: bool = False
-    gates: bool = False
-    attention: Literal["none", "light", "self"] = "none"
-    window: Literal[2, 4, 8, 16] = 8
-    dense: bool = False
-    pyramid: bool = False
-    context: bool = False
+    depth: Annotated[int, Option(group=_GROUP)] = Field(4, ge=1, le=6)
+    """How often the network halves its picture. One more sees twice as far and has four times the weights. Raise it
+    when objects are larger than what it sees."""
+    width: Annotated[int, Option(group=_GROUP)] = Field(16, ge=1, le=256)
+    """Channels at the finest resolution; they double at each halving. Twice as many cost about four times the time.
+    Raise it when training IoU stays low."""
+    dropout: Annotated[float, Field(ge=0, lt=1), Option(group=_GROUP)] = 0.0
+    """Share (0 to 0.9) of channels switched off at the bottleneck at random while training. Try 0.1 to 0.3 when
+    training IoU is high and validation IoU is not."""
+    down: Annotated[Literal["pool", "stride"], Option("Way down", _GROUP)] = "pool"
+    """How the resolution halves: by the largest of four pixels (pool), or by a learned convolution (stride)."""
+    up: Annotated[Literal["transposed", "resize"], Option("Way up", _GROUP)] = "transposed"
+    """How the resolution doubles: transposed convolution, or resize: repeated pixels and a 3x3 convolution."""
+    stem: Annotated[Stem, Option(group=_GROUP)] = "plain"
+    """space_to_depth: each 2 x 2 pixels become one with four times the channels, and the head parts them again, so that
+    the details of the full resolution cost a quarter of the pixels."""
+    residual: Annotated[bool, Option("Residual blocks", _GROUP)] = False
+    """Blocks add what they find to what they were given."""
+    separable: Annotated[bool, Option("Separable convolutions", _GROUP)] = False
+    """Each 3x3 convolution is one of each channel and one of each pixel, with fewer parameters."""
+    gates: Annotated[bool, Option("Attention gates on skips", _GROUP)] = False
+    """Skipped features are weighed at each pixel by what the coarser level found."""
+    attention: Annotated[
+        Literal["none", "light", "self"], Option("Skip attention", _GROUP, flag="--skip-attention")
+    ] = "none"
+    """In the skips: light (each pixel weighs its own channels) or self (pixels of a window look at each other, on a
+    grid fixed to the slide)."""
+    window: Annotated[Literal[2, 4, 8, 16], Option("Its window", _GROUP, unit="px", flag="--attention-window")] = 8
+    """Side of a window of self-attention, in pixels of the skip's level."""
+    dense: Annotated[bool, Option("Nested skips (U-Net++)", _GROUP, flag="--nested-skips")] = False
+    """Nested blocks between the way down and the way up, as in U-Net++."""
+    pyramid: Annotated[bool, Option("Feature pyramid (FPN)", _GROUP, flag="--feature-pyramid")] = False
+    """The result takes part in all levels of the way up, as in a feature pyramid."""
+    context: Annotated[bool, Option("Dilated context", _GROUP, flag="--dilated-context")] = False
+    """Dilated convolutions of several widths at the bottleneck."""
 
     @property
     def stride(self) -> int:
@@ -123,21 +112,13 @@ class UNetConfig(_Trained):
 
 
 class LinkNetConfig(_Trained):
-    """A LinkNet branch: residual blocks, and skips that are added; thin and fast.
-
-    Attributes
-    ----------
-    depth : int
-        How often the resolution halves; the stride is ``2 ** depth``.
-    width : int
-        Channels at half the resolution, where it begins; they double from there.
-    norm, padding : str
-        See `UNetConfig`.
-    """
+    """A LinkNet branch: residual blocks, and skips that are added; thin and fast."""
 
     kind: Literal["linknet"] = "linknet"
-    depth: int = Field(4, ge=2, le=6)
-    width: int = Field(16, ge=4, le=256)
+    depth: Annotated[int, Option(group=_GROUP)] = Field(4, ge=2, le=6)
+    """How often the resolution halves; the stride is ``2 ** depth``."""
+    width: Annotated[int, Option(group=_GROUP)] = Field(16, ge=4, le=256)
+    """Channels at half the resolution, where it begins; they double from there."""
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -146,54 +127,36 @@ class LinkNetConfig(_Trained):
 
 
 class HRNetConfig(_Trained):
-    """An HRNet branch: all resolutions side by side, exchanging what they find; nothing of the finest is ever lost.
-
-    Attributes
-    ----------
-    depth : int
-        Coarser resolutions beside the finest; the stride is ``2 ** depth`` (twice that with a space-to-depth stem).
-    width : int
-        Channels at the finest resolution; they double at each coarser one.
-    stem, norm, padding : str
-        See `UNetConfig`.
-    blocks : int
-        Residual blocks of each resolution between two exchanges.
-    """
+    """An HRNet branch: all resolutions side by side, exchanging what they find; nothing of the finest is ever lost."""
 
     kind: Literal["hrnet"] = "hrnet"
-    depth: int = Field(3, ge=1, le=5)
-    width: int = Field(16, ge=1, le=256)
-    stem: Stem = "space_to_depth"
-    blocks: int = Field(1, ge=1, le=8)
+    depth: Annotated[int, Option(group=_GROUP)] = Field(3, ge=1, le=5)
+    """Coarser resolutions beside the finest; the stride is ``2 ** depth`` (twice that with a space-to-depth stem)."""
+    width: Annotated[int, Option(group=_GROUP)] = Field(16, ge=1, le=256)
+    """Channels at the finest resolution; they double at each coarser one."""
+    stem: Annotated[Stem, Option(group=_GROUP)] = "space_to_depth"
+    """As of a U-Net: space_to_depth costs a quarter of the pixels."""
+    blocks: Annotated[int, Option("Blocks each", _GROUP)] = Field(1, ge=1, le=8)
+    """Residual blocks of each resolution between two exchanges."""
 
 
 class EncoderConfig(_Network):
-    """A known encoder with a decoder of segmentation-models-pytorch; needs the extra ``napari-msunet[encoders]``.
-
-    Attributes
-    ----------
-    encoder : str
-        Name of a timm model, such as "resnet50", "efficientnet_b3", "hrnet_w32".
-    decoder : str
-        "unet", "unetplusplus", "linknet", "fpn", "manet" or "deeplabv3plus". Tiles are exact with the first three.
-    depth : int
-        How often the resolution halves before the decoder begins.
-    width : int
-        Channels of the decoder's finest resolution.
-    weights : str
-        "none" (random), "imagenet" (downloaded), a ``.safetensors`` file, or ``"hf-hub:OWNER/NAME"`` (downloaded).
-        Only for a new model: a model file holds its own.
-    frozen : bool
-        The encoder keeps these weights, and only the decoder learns.
-    """
+    """A known encoder with a decoder of segmentation-models-pytorch; needs the extra ``napari-msunet[encoders]``."""
 
     kind: Literal["encoder"] = "encoder"
-    encoder: str = Field("resnet34", min_length=1)
-    decoder: Decoder = "unet"
-    depth: int = Field(5, ge=3, le=5)
-    width: int = Field(16, ge=8, le=256)
-    weights: str = "none"
-    frozen: bool = False
+    encoder: Annotated[str, Option(group=_GROUP)] = Field("resnet34", min_length=1)
+    """Name of a timm model, such as resnet50, efficientnet_b3, hrnet_w32."""
+    decoder: Annotated[Decoder, Option(group=_GROUP)] = "unet"
+    """What makes a picture of its features. Tiles are exact with unet, unetplusplus and linknet."""
+    depth: Annotated[int, Option(group=_GROUP)] = Field(5, ge=3, le=5)
+    """How often the resolution halves before the decoder begins."""
+    width: Annotated[int, Option(group=_GROUP)] = Field(16, ge=8, le=256)
+    """Channels of the decoder's finest resolution."""
+    weights: Annotated[str, Option(group=_GROUP, flag="--encoder-weights")] = "none"
+    """none (random), imagenet (downloaded), a .safetensors file, or hf-hub:OWNER/NAME (downloaded). Only for a new
+    model: a model file holds its own."""
+    frozen: Annotated[bool, Option("Encoder stays as it is", _GROUP, flag="--frozen-encoder")] = False
+    """The encoder keeps these weights, and only the decoder learns."""
 
     @property
     def stride(self) -> int:
@@ -222,3 +185,11 @@ BranchConfig: TypeAlias = Annotated[
     Discriminator(_kind),
 ]
 """Any network that a branch can be."""
+
+NETWORKS: dict[str, tuple[type[BranchConfig], str, str]] = {
+    "unet": (UNetConfig, "U-Net", "The plain one, with whatever is chosen below."),
+    "linknet": (LinkNetConfig, "LinkNet", "Thin and fast: residual blocks, skips are added."),
+    "hrnet": (HRNetConfig, "HRNet", "All resolutions side by side."),
+    "encoder": (EncoderConfig, "Known encoder", "A trained encoder by name."),
+}
+"""For each kind its config, what it is called, and what it is like."""

@@ -8,31 +8,32 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from napari_msunet.config.base import Frozen
+from napari_msunet.config.option import Option
 
 _LOCAL = re.compile(r"local:([1-9]\d*)")
 _SLURM = re.compile(r"slurm(?::([1-9]\d*))?")
 _ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx)://\S+:\d+")
 
+_GROUP = "Cluster"
+
 
 class Cluster(Frozen):
-    """The workers of Dask that compute a prediction (extra `cluster`); the result is the same without them.
+    """The workers of Dask that compute a prediction (extra `cluster`); the result is the same without them."""
 
-    Attributes
-    ----------
-    at : str
-        ``"local:2"``: that many processes on this machine; ``"tcp://host:8786"`` (or ``tls://``): the scheduler of a
-        cluster that runs already; ``"slurm:20"``: that many SLURM jobs, submitted for this prediction.
-    threads : int, optional
-        CPU threads of each worker's network, part of the plan. None: 1 on this machine, else what a worker has.
-    options : dict of str to str
-        For SLURM: `queue`, `account`, `walltime`, `cores`, `memory`, `interface`, `scheduler_port`, `directives` (more
-        ``#SBATCH`` lines, with commas) and `setup` (shell lines before the worker starts, with semicolons). What is not
-        given comes from Dask's own ``jobqueue.yaml``.
-    """
-
-    at: str
-    threads: Annotated[int, Field(ge=1)] | None = None
-    options: dict[str, str] = Field(default_factory=dict)
+    at: Annotated[str, Option(group=_GROUP, flag="--cluster", form=False)]
+    """Workers of Dask that compute it: local:2 (so many processes on this machine); tcp://host:8786 or tls:// (the
+    scheduler of a cluster that runs already); slurm:20 (so many SLURM jobs, submitted for this prediction)."""
+    threads: Annotated[
+        Annotated[int, Field(ge=1)] | None, Option(group=_GROUP, flag="--cluster-threads", form=False)
+    ] = None
+    """CPU threads of each worker's network, part of the plan; without it 1 on this machine, else what a worker has."""
+    options: Annotated[
+        dict[str, str],
+        Option(group=_GROUP, flag="--cluster-option", form=False, example="NAME=VALUE, such as queue=gpu"),
+    ] = Field(default_factory=dict)
+    """For SLURM, such as queue=gpu; can be given several times: queue, account, walltime, cores, memory, interface,
+    scheduler_port, directives (more #SBATCH lines, with commas) and setup (shell lines before the worker starts, with
+    semicolons). What is not given comes from Dask's own jobqueue.yaml."""
 
     @model_validator(mode="before")
     @classmethod

@@ -12,11 +12,15 @@ from napari_msunet.config.base import Damaged, Device, GivenRange, Kind, PixelSi
 from napari_msunet.config.loss import LossConfig
 from napari_msunet.config.model import AnyModel, ModelConfig
 from napari_msunet.config.optimiser import Optimiser
-from napari_msunet.config.prediction import PlanJob, PostprocessJob, PredictJob, PredictManyJob, PreviewJob
+from napari_msunet.config.option import Option
+from napari_msunet.config.prediction import REGION, PlanJob, PostprocessJob, PredictJob, PredictManyJob, PreviewJob
 from napari_msunet.config.sampling import Sampling
 from napari_msunet.config.sources import Role, SlideSource, Source
 
 NormaliseBy: TypeAlias = Literal["z-score", "0-1", "-1-1", "percentile"]
+
+
+_TIME, _WINDOWS, _SPLIT, _BEFORE, _MACHINE = "Time", "Windows", "Split", "Earlier models", "Machine"
 
 
 class TrainJob(Versioned):
@@ -24,100 +28,95 @@ class TrainJob(Versioned):
 
     What is None is chosen when the training begins, from the images and the time; the reasons are said, and kept in the
     run's result.json and in the model.
-
-    Attributes
-    ----------
-    model : ModelConfig or AutoModel
-    sources : tuple of FolderSource or SlideSource
-    out : Path
-        Folder of the run: job.json, metrics.csv, curves.png, model.safetensors (the best), last.ckpt.
-    size : int, optional
-        Side of a training window in target pixels; rounded up to the model's size multiple. None: as large as the
-        images allow, up to what a step can bear.
-    border : int
-        Target pixels at the window's edge that carry no loss.
-    batch_size : int, optional
-        Windows in a step.
-    epochs, steps : int, optional
-        `steps` batches make an epoch; None: about one look at each training image or annotated window. `epochs` None:
-        until the time is up, or 100 without a time limit.
-    time_limit : float, optional
-        Seconds after which training ends; the schedule of the learning rate ends with them.
-    clock : str
-        What `time_limit` counts: seconds that pass ("wall"), or what this process takes of all processors together
-        ("processor"), so that trainings compare on a busy machine.
-    validation, test : float
-        Shares of the groups of sources with role "auto" that validate, and that are set aside to test. Each side gets
-        about its share of every class. `validation` None: 0 with a time limit, so that everything trains and the last
-        weights are kept; without one 0.2, and the best epoch is kept.
-    fold : tuple of int, optional
-        (number, count): instead of shares, the groups are cut into `count` folds, and this one, from 1, validates.
-    split_seed : int, optional
-        Seed of the split alone, so that trainings with other seeds hold out the same images. None: `seed`.
-    sampling : Sampling
-        Where windows are taken.
-    normalise : str
-        What the model's first layer does with the channels, fitted to the training images: "z-score" (mean 0, standard
-        deviation 1), "0-1" and "-1-1" (the range of the file's numbers), "percentile" (the 1st to the 99th become 0
-        to 1). Only where the model has no normalisation yet.
-    resume : bool
-        Go on from `out`'s last checkpoint.
-    start : Path, optional
-        Model file whose weights training begins with (fine-tuning): one of the same scales, fusion, branches and
-        channels. Classes are matched by name, and its normalisation is kept. None: random weights.
-    replay : float, optional
-        Share of each batch taken from what is no correction, where there are corrections (sources with `edited_only`);
-        None: each source as often as its size has it.
-    replaces : Path, optional
-        Model file of an earlier training that this one is to replace. The test images that were frozen then never
-        train here, its validation images validate again, and at the end both models are scored on the test images.
-    devices, nodes : int, int
-        Devices of each machine, and machines, that train one model together; each takes `batch_size` windows a step.
-    strategy : str
-        How they do: Lightning's "ddp", or "ddp_find_unused_parameters_true". "auto": "ddp".
-    find_batch_size : bool
-        Begin with the largest batch, up to 64 windows, that fits into the device's memory instead of `batch_size`.
-    find_learning_rate : bool
-        Begin with the learning rate at which the loss falls fastest in a short trial instead of the optimiser's.
-    track : tuple of str
-        Who else is told: "tensorboard" (in the run's folder), "mlflow".
-    track_uri : str, optional
-        Folder or server of MLflow; None: in the run's folder.
     """
 
     job: Literal["train"] = "train"
     model: AnyModel
+    """The model, or what of it is given."""
     sources: tuple[Source, ...] = Field(min_length=1)
+    """Where images and their truth come from."""
     out: Path
-    size: int | None = Field(None, ge=16)
-    border: int = Field(0, ge=0)
-    batch_size: int | None = Field(None, ge=1)
-    epochs: int | None = Field(None, ge=1)
-    steps: int | None = Field(None, ge=1)
-    time_limit: Positive | None = None
-    clock: Literal["wall", "processor"] = "wall"
-    validation: Annotated[float, Field(ge=0, lt=1)] | None = None
-    test: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    fold: tuple[int, int] | None = None
-    sampling: Sampling = Sampling()
-    normalise: NormaliseBy = "z-score"
-    augmentation: Augmentation = Augmentation()
-    loss: LossConfig = LossConfig()
-    optimiser: Optimiser = Optimiser()
-    seed: int = 0
-    split_seed: int | None = None
+    """Folder of the run: job.json, metrics.csv, curves.png, model.safetensors (the best), last.ckpt."""
+    time_limit: Annotated[Positive | None, Option(group=_TIME, advanced=False, unit="s")] = None
+    """Seconds that training takes. With a limit everything that is annotated trains until the time is up, and the
+    learning rate is lowest then. Without one a part validates, and training ends when that gets no better."""
+    epochs: Annotated[int | None, Option("At most", _TIME, False, "epochs", none="automatic")] = Field(None, ge=1)
+    """Most epochs (looks at all the training data); without it, until the time is up, or 100."""
     device: Device = "auto"
-    resume: bool = False
-    start: Path | None = None
-    replay: Share | None = None
-    replaces: Path | None = None
-    devices: int = Field(1, ge=1)
-    nodes: int = Field(1, ge=1)
-    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
-    find_batch_size: bool = False
-    find_learning_rate: bool = False
-    track: tuple[Literal["tensorboard", "mlflow"], ...] = ()
-    track_uri: str | None = None
+    """Where it computes: auto, cpu, cuda, cuda:1 or mps. auto takes a graphics card if there is one."""
+    steps: Annotated[int | None, Option("Epoch", _TIME, unit="batches", none="automatic")] = Field(None, ge=1)
+    """Batches in an epoch; without it, about one look at each training image or annotated window."""
+    clock: Annotated[Literal["wall", "processor"], Option(group=_TIME, form=False)] = "wall"
+    """What the time limit counts: seconds that pass (wall), or what this process takes of all processors together
+    (processor), so that trainings compare on a busy machine."""
+    resume: Annotated[bool, Option(group=_TIME, form=False)] = False
+    """Go on with the run in --out where it stopped."""
+    size: Annotated[int | None, Option("Window", _WINDOWS, unit="px", step=32, none="automatic")] = Field(None, ge=16)
+    """Side of a training window in pixels of the model. Larger shows more surroundings and needs more memory; without
+    it as large as the images allow, up to what a step can bear."""
+    batch_size: Annotated[int | None, Option("Batch", _WINDOWS, unit="windows", none="automatic")] = Field(None, ge=1)
+    """Windows that are learned from at once; 8 without it. Lower it when memory runs out."""
+    border: Annotated[int, Option("Ignored edge", _WINDOWS, unit="px")] = Field(0, ge=0)
+    """Pixels of the model at a window's edge that carry no loss, because the network sees nothing beyond. Raise it for
+    networks that see far."""
+    sampling: Annotated[Sampling, Option(group=_WINDOWS, flag=None)] = Sampling()
+    """Where windows are taken."""
+    normalise: Annotated[NormaliseBy, Option("Normalise", _WINDOWS)] = "z-score"
+    """What the model's first layer does with the channels, fitted to the training images: z-score (mean 0, standard
+    deviation 1), 0-1 and -1-1 (the range of the file's numbers), percentile (the 1st to the 99th become 0 to 1). Only
+    where the model has no normalisation yet."""
+    loss: Annotated[LossConfig, Option(group="Loss", example="a sum such as bce+dice")] = LossConfig()
+    """What is made small: a sum of cross_entropy (ce), bce, dice, jaccard, tversky, focal, boundary and edge with
+    weights, such as bce+jaccard+dice or focal+0.5*dice+0.01*boundary."""
+    optimiser: Annotated[Optimiser, Option(flag=None)] = Optimiser()
+    """How it is made small."""
+    augmentation: Annotated[Augmentation, Option(group="Random changes", example="elastic=8,flip=no")] = Augmentation()
+    """Changes other than the usual ones as one text, such as elastic=8,jpeg=0.5,rotate=0; none: no change."""
+    validation: Annotated[
+        Annotated[float, Field(ge=0, lt=1)] | None,
+        Option(group=_SPLIT, none="automatic", example="a share such as 0.2"),
+    ] = None
+    """Share (0 to 0.9) of the groups that is not trained on but measures how well it works. Without it: none where
+    there is a time limit (everything trains, the last weights are kept), else 0.2 (the best epoch is kept)."""
+    test: Annotated[float, Field(ge=0, lt=1), Option("Test set", _SPLIT)] = 0.0
+    """Share (0 to 0.9) of the groups that is set aside to test. Each side gets about its share of every class."""
+    fold: Annotated[
+        tuple[int, int] | None,
+        Option(group=_SPLIT, form=False, example="its number and how many, such as 2/5"),
+    ] = None
+    """Instead of shares: 2/5 cuts the groups into five folds, of which the second validates."""
+    seed: Annotated[int, Option(group=_SPLIT)] = 0
+    """Number that makes chance repeatable."""
+    split_seed: Annotated[int | None, Option(group=_SPLIT, form=False)] = None
+    """Seed of the split alone, so that trainings with other seeds hold out the same images; without it, the seed."""
+    start: Annotated[Path | None, Option(group=_BEFORE, form=False)] = None
+    """Model file whose weights training begins with (fine-tuning): one of the same scales, fusion, branches and
+    channels. Classes are matched by name, and its normalisation is kept. Without it: random weights."""
+    replay: Annotated[Share | None, Option(group=_BEFORE, form=False)] = None
+    """Share (0 to 1) of each batch taken from what is no correction, where there are corrections; without it each
+    source as often as its size has it."""
+    replaces: Annotated[Path | None, Option(group=_BEFORE, form=False)] = None
+    """Model file of an earlier training that this one is to replace. The test images that were frozen then never train
+    here, its validation images validate again, and at the end both models are scored on the test images."""
+    find_batch_size: Annotated[bool, Option("Find the largest batch", _MACHINE)] = False
+    """Begin with the largest batch, up to 64 windows, that fits into the device's memory."""
+    find_learning_rate: Annotated[bool, Option("Find the learning rate", _MACHINE)] = False
+    """Begin with the learning rate at which the loss falls fastest in a short trial."""
+    devices: Annotated[int, Option(group=_MACHINE, form=False)] = Field(1, ge=1)
+    """Devices of each machine that train one model together, each on a batch of its own."""
+    nodes: Annotated[int, Option(group=_MACHINE, form=False)] = Field(1, ge=1)
+    """Machines that train one model together; start the job on each by srun or torchrun."""
+    strategy: Annotated[
+        Literal["auto", "ddp", "ddp_find_unused_parameters_true"], Option(group=_MACHINE, form=False)
+    ] = "auto"
+    """How devices work together: Lightning's ddp, which auto is too."""
+    track: Annotated[
+        tuple[Literal["tensorboard", "mlflow"], ...],
+        Option("Also tell", _MACHINE, example="tensorboard, mlflow, or both with a comma"),
+    ] = ()
+    """Who else is told, with commas: tensorboard (in the run's folder), mlflow."""
+    track_uri: Annotated[str | None, Option("MLflow at", _MACHINE)] = None
+    """Folder or server of MLflow; without it, in the run's folder."""
 
     @model_validator(mode="after")
     def _sides(self) -> Self:
@@ -140,67 +139,45 @@ class SettledTrainJob(TrainJob):
 
 
 class CrossValidateJob(Versioned):
-    """Train and score a model once for each fold: each group of images validates once.
-
-    Attributes
-    ----------
-    training : TrainJob
-        How each is trained; its `out`, `validation`, `test` and `fold` do not count.
-    folds : int
-        How many.
-    out : Path
-        Folder: fold1, fold2, ... (each a training run with its model and scores.json), folds.csv, report.json.
-    resume : bool
-        Go on: finished folds are kept, one that was stopped goes on.
-    """
+    """Train and score a model once for each fold: each group of images validates once."""
 
     job: Literal["crossval"] = "crossval"
     training: TrainJob
-    folds: int = Field(5, ge=2, le=50)
+    """How each is trained; its `out`, `validation`, `test` and `fold` do not count."""
+    folds: Annotated[int, Option(group=_SPLIT)] = Field(5, ge=2, le=50)
+    """How many."""
     out: Path
+    """Folder: fold1, fold2, ... (each a training run with its model and scores.json), folds.csv, report.json."""
     resume: bool = False
+    """Go on: finished folds are kept, one that was stopped goes on."""
 
 
 class ExperimentJob(Versioned):
-    """Compare variants of a training: each on the same folds, with the same seeds, in the same processor time.
-
-    Attributes
-    ----------
-    training : TrainJob
-        What all variants share; its `out`, `validation`, `test`, `fold`, `seed` and time limit do not count.
-    variants : dict of str to dict
-        For each name the fields of the training that differ, such as ``{"optimiser.learning_rate": 0.005}``; names with
-        dots reach inside. The first is what the others are compared with.
-    folds : int, optional
-        The groups (patients, slides) are cut into so many parts; each is held out once. None: what has the role "test"
-        is held out.
-    only_folds : tuple of int, optional
-        Which of them are run, from 1; None: all.
-    seeds : tuple of int
-    seconds : float
-        Processor time of each training, of all processors together.
-    threads : int, optional
-        Of each training. None: as many as there are processors.
-    scored : tuple of sources, optional
-        Where the truth is by which held-out images are scored, matched by name, if not by that of the training (which
-        may be strokes only).
-    out : Path
-        Folder: trials/, table.csv, report.json, report.md.
-    resume : bool
-        Go on: finished trials are kept, one that was stopped begins anew.
-    """
+    """Compare variants of a training: each on the same folds, with the same seeds, in the same processor time."""
 
     job: Literal["experiment"] = "experiment"
     training: TrainJob
+    """What all variants share; its `out`, `validation`, `test`, `fold`, `seed` and time limit do not count."""
     variants: dict[str, dict[str, Any]] = Field(min_length=1)
+    """For each name the fields of the training that differ, such as ``{"optimiser.learning_rate": 0.005}``; names with
+    dots reach inside. The first is what the others are compared with."""
     folds: Annotated[int, Field(ge=2, le=50)] | None = 3
+    """The groups (patients, slides) are cut into so many parts; each is held out once. None: what has the role "test"
+    is held out."""
     only_folds: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    """Which of them are run, from 1; None: all."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     seconds: Positive
+    """Processor time of each training, of all processors together."""
     threads: int | None = Field(None, ge=1)
+    """Of each training. None: as many as there are processors."""
     scored: tuple[Source, ...] | None = None
+    """Where the truth is by which held-out images are scored, matched by name, if not by that of the training (which
+    may be strokes only)."""
     out: Path
+    """Folder: trials/, table.csv, report.json, report.md."""
     resume: bool = False
+    """Go on: finished trials are kept, one that was stopped begins anew."""
 
     @model_validator(mode="after")
     def _trials(self) -> Self:
@@ -225,96 +202,72 @@ class ExperimentJob(Versioned):
 
 
 class PreviewAugmentationJob(Versioned):
-    """Show what each scale will see of some training windows, unchanged and after their random changes.
-
-    Attributes
-    ----------
-    training : TrainJob
-        Whose images, windows and augmentation; nothing is trained.
-    count : int
-        How many windows.
-    variants : int
-        How many random changes of each.
-    out : Path
-        Folder: preview.png and preview.npz.
-    """
+    """Show what each scale will see of some training windows, unchanged and after their random changes."""
 
     job: Literal["preview_augmentation"] = "preview_augmentation"
     training: TrainJob
-    count: int = Field(4, ge=1, le=64)
-    variants: int = Field(3, ge=1, le=16)
+    """Whose images, windows and augmentation; nothing is trained."""
+    count: Annotated[int, Option(group=_WINDOWS)] = Field(4, ge=1, le=64)
+    """How many windows."""
+    variants: Annotated[int, Option(group=_WINDOWS)] = Field(3, ge=1, le=16)
+    """How many random changes of each."""
     out: Path
+    """Folder: preview.png and preview.npz."""
 
 
 class EvaluateJob(Versioned):
-    """Score a model against masks, each scale alone and fused, at the masks' own resolution.
-
-    Attributes
-    ----------
-    roles : tuple of str, optional
-        Which sources count, such as ("test",); None: all.
-    out : Path, optional
-        Folder for report.json, images.csv and pictures.
-    instances : str
-        Score instances too (AJI, PQ, object Dice, detection F1), the prediction's being its "connected" pieces, or
-        these "parted" where they touch.
-    test_scales : tuple of float
-        Also show the images at these scales relative to the model's own resolution, such as 0.25 to 2.
-    """
+    """Score a model against masks, each scale alone and fused, at the masks' own resolution."""
 
     job: Literal["evaluate"] = "evaluate"
     model: Path
+    """The model.safetensors file."""
     sources: tuple[Source, ...] = Field(min_length=1)
-    roles: tuple[Role, ...] | None = None
+    """Where images and their truth come from."""
+    roles: Annotated[tuple[Role, ...] | None, Option(example="roles with commas, such as test")] = None
+    """Which sources count, with commas, such as test; all without it."""
     out: Path | None = None
-    instances: Literal["none", "connected", "parted"] = "none"
-    test_scales: tuple[Positive, ...] = ()
+    """Folder for report.json, images.csv and pictures."""
+    instances: Annotated[Literal["none", "connected", "parted"], Option()] = "none"
+    """Score instances too (AJI, PQ, object Dice, detection F1), the prediction's being its connected pieces, or these
+    parted where they touch."""
+    test_scales: Annotated[tuple[Positive, ...], Option(example="ratios with commas, such as 1,1/2,1/4")] = ()
+    """Also show the images at these scales of the model's resolution, with commas, such as 0.25,0.5,1,2."""
     device: Device = "auto"
+    """Where it computes: auto, cpu, cuda, cuda:1 or mps."""
 
 
 class MeasureJob(Versioned):
-    """Area of each class, and area, perimeter and place of each object of a label store, as CSV.
-
-    Attributes
-    ----------
-    region : tuple of float, optional
-        `y, x, height, width` in the store's level-0 pixels.
-    instances : str, optional
-        Key of a run with instances, or "newest": those are the objects, each with the class that most of it shows.
-    damaged : "refuse" or "skip"
-        Where chunks of the labels are damaged: refuse, or leave their pixels out of the result.
-    """
+    """Area of each class, and area, perimeter and place of each object of a label store, as CSV."""
 
     job: Literal["measure"] = "measure"
     labels: Path
+    """The label store."""
     out: Path
-    region: tuple[float, float, float, float] | None = None
-    instances: str | None = None
+    """The CSV file."""
+    region: Annotated[tuple[float, float, float, float] | None, Option(example=REGION)] = None
+    """y,x,height,width in the store's level-0 pixels; all of it without it."""
+    instances: Annotated[str | None, Option()] = None
+    """Run with instances to measure: its key, or newest. Those are the objects, each with the class that most of it
+    shows."""
     damaged: Damaged = "refuse"
+    """Where chunks of the labels are damaged: refuse, or leave their pixels out of the result."""
 
 
 class ExportJob(Versioned):
-    """Write labels in another format, told by the ending of `out`.
-
-    Attributes
-    ----------
-    out : Path
-        ``.geojson`` (QuPath, level-0 pixels of the slide), ``.ome.tif`` (tiled pyramid), ``.ome.zarr`` (a plain copy),
-        ``.png`` (one region).
-    region : tuple of float, optional
-        `y, x, height, width` in the store's level-0 pixels.
-    instances : str, optional
-        Key of a run with instances, or "newest": those are exported instead of the classes.
-    damaged : "refuse" or "skip"
-        Where chunks of the labels are damaged: refuse, or leave their pixels out of the result.
-    """
+    """Write labels in another format, told by the ending of `out`."""
 
     job: Literal["export"] = "export"
     labels: Path
+    """The label store."""
     out: Path
-    region: tuple[float, float, float, float] | None = None
-    instances: str | None = None
+    """``.geojson`` (QuPath, level-0 pixels of the slide), ``.ome.tif`` (tiled pyramid), ``.ome.zarr`` (a plain copy),
+    ``.png`` (one region)."""
+    region: Annotated[tuple[float, float, float, float] | None, Option(example=REGION)] = None
+    """y,x,height,width in the store's level-0 pixels; all of it without it."""
+    instances: Annotated[str | None, Option()] = None
+    """Run with instances to export instead of the classes: its key, or newest."""
     damaged: Damaged = "refuse"
+    """Where chunks of the labels are damaged: refuse, or leave their pixels out of the result."""
 
 
 class PyramidJob(Versioned):
@@ -322,10 +275,15 @@ class PyramidJob(Versioned):
 
     job: Literal["pyramid"] = "pyramid"
     image: Path
+    """The image."""
     out: Path
-    mpp: PixelSize | None = None
-    image_kind: Kind | None = None
-    value_range: GivenRange | None = None
+    """The folder that is made."""
+    mpp: Annotated[PixelSize | None, Option(example="µm per pixel, or px")] = None
+    """µm per pixel, where the file does not say it; px: no size in µm, whatever it says."""
+    image_kind: Annotated[Kind | None, Option()] = None
+    """What the image is, where the file does not say it; it is kept in the pyramid."""
+    value_range: Annotated[GivenRange | None, Option()] = None
+    """The values that are black and white, such as 0 4095, likewise."""
 
 
 Job = Annotated[

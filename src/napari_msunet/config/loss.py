@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, model_validator
 
 from napari_msunet.config.base import Frozen, Positive, Share
+from napari_msunet.config.option import Option
 
 Weight: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -17,62 +18,56 @@ TERMS = ("cross_entropy", "bce", "dice", "jaccard", "tversky", "focal", "boundar
 _SHORT = {"ce": "cross_entropy"}
 _PART = re.compile(r"(?:([0-9.]+(?:e-?[0-9]+)?)\s*\*?\s*)?([a-z_]+)")
 
+_GROUP = "Loss"
+
 
 class LossConfig(Frozen):
     """A weighted sum of losses on the fused output, and a weight on each branch's own.
 
     In a job file a sum may stand as text: ``"bce+dice"``, ``"bce+jaccard+dice"``, ``"0.5*focal+tversky"``.
-
-    Attributes
-    ----------
-    cross_entropy : float
-        Weight of the cross-entropy.
-    bce : float
-        Weight of the binary cross-entropy: each class against all others.
-    dice, jaccard : float
-        Weights of 1 - Dice and of 1 - Jaccard.
-    tversky : float
-        Weight of 1 - Tversky, the overlap that counts false pixels by `tversky_alpha` and missed ones by
-        `tversky_beta`.
-    tversky_alpha, tversky_beta : float
-        How much false and how much missed pixels count in the Tversky overlap.
-    focal : float
-        Weight of the focal loss: cross-entropy that looks away from easy pixels, the more the larger `focal_gamma`.
-    focal_gamma : float
-        How much the focal loss looks away from easy pixels; 0: not at all.
-    boundary : float
-        Weight of the boundary loss: probability times the signed distance (pixels) from the true outline. It goes
-        below zero and has no own optimum for empty classes: mix it with an overlap; 0.01 is a usual weight.
-    edge : float
-        Weight of the edge loss: how much the probabilities' steps between neighbours differ from the truth's.
-    border : float
-        How much more background pixels between two near objects weigh (the U-Net paper has 10); 0: no more.
-    border_sigma : float
-        How near is near, in pixels of the loss's grid.
-    class_weights : "balanced" or tuple of float, optional
-        How much each class counts, background first. "balanced": the rarer in the training images, the more.
-    branch : float or tuple of float
-        Weight of each branch's own loss. At 0 a branch's head still learns, on detached features.
-    own_grid : bool
-        Where all scales are below 1, compute the loss on the grid of the finest branch instead of the target's: faster.
     """
 
-    cross_entropy: Weight = 1.0
-    bce: Weight = 0.0
-    dice: Weight = 1.0
-    jaccard: Weight = 0.0
-    tversky: Weight = 0.0
-    tversky_alpha: Share = 0.3
-    tversky_beta: Share = 0.7
-    focal: Weight = 0.0
-    focal_gamma: Weight = 2.0
-    boundary: Weight = 0.0
-    edge: Weight = 0.0
-    border: Weight = 0.0
-    border_sigma: Positive = 5.0
-    class_weights: Literal["balanced"] | tuple[Weight, ...] | None = None
-    branch: Weight | tuple[Weight, ...] = 0.4
-    own_grid: bool = False
+    cross_entropy: Annotated[Weight, Option("Cross-entropy", _GROUP, step=0.1)] = 1.0
+    """Weight of the cross-entropy, the loss that counts each pixel."""
+    bce: Annotated[Weight, Option("Binary CE", _GROUP, step=0.1)] = 0.0
+    """Weight of the binary cross-entropy: each class against all others."""
+    dice: Annotated[Weight, Option("Dice", _GROUP, step=0.1)] = 1.0
+    """Weight of 1 - Dice, the loss that counts overlap. Raise it for rare, small objects."""
+    jaccard: Annotated[Weight, Option(group=_GROUP, step=0.1)] = 0.0
+    """Weight of 1 - Jaccard."""
+    tversky: Annotated[Weight, Option(group=_GROUP, step=0.1)] = 0.0
+    """Weight of 1 - Tversky, the overlap that counts false and missed pixels differently."""
+    tversky_alpha: Annotated[Share, Option(group=_GROUP)] = 0.3
+    """How much false pixels count in the Tversky overlap."""
+    tversky_beta: Annotated[Share, Option(group=_GROUP)] = 0.7
+    """How much missed pixels count in the Tversky overlap."""
+    focal: Annotated[Weight, Option(group=_GROUP, step=0.1)] = 0.0
+    """Weight of the focal loss: cross-entropy that looks away from easy pixels."""
+    focal_gamma: Annotated[Weight, Option(group=_GROUP, step=0.1)] = 2.0
+    """How much the focal loss looks away from easy pixels; 0: not at all."""
+    boundary: Annotated[Weight, Option(group=_GROUP, step=0.01)] = 0.0
+    """Weight of the boundary loss: probability times the signed distance (pixels) from the true outline. It goes below
+    zero and has no own optimum for empty classes: mix it with an overlap; 0.01 is a usual weight."""
+    edge: Annotated[Weight, Option(group=_GROUP, step=0.1)] = 0.0
+    """Weight of the edge loss: how much the probabilities' steps between neighbours differ from the truth's."""
+    border: Annotated[Weight, Option("Border weight", _GROUP, flag="--border-weight", step=1)] = 0.0
+    """How much more background between two near objects weighs (the U-Net paper has 10); 0: no more."""
+    border_sigma: Annotated[Positive, Option("Border width", _GROUP, unit="px", step=1)] = 5.0
+    """How near is near, in pixels of the loss's grid."""
+    class_weights: Annotated[
+        Literal["balanced"] | tuple[Weight, ...] | None,
+        Option(group=_GROUP, example="balanced, or numbers with commas, such as 1,0.5"),
+    ] = None
+    """How much background and each class count: numbers with commas, or balanced: the rarer in the training images, the
+    more. Without it all count the same."""
+    branch: Annotated[
+        Weight | tuple[Weight, ...],
+        Option("Loss per scale", _GROUP, flag="--branch-loss", example="numbers with commas, such as 1,0.5"),
+    ] = 0.4
+    """Weight of each scale's own loss beside the fused one's: one number for all, or one for each scale. At 0 a scale's
+    own output still learns, but only from features that it does not change."""
+    own_grid: Annotated[bool, Option("On the finest scale's own grid", _GROUP)] = False
+    """Where all scales are below 1, compute the loss on the grid of the finest one instead of the model's: faster."""
 
     @model_validator(mode="before")
     @classmethod

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from napari_msunet.config.base import Frozen, Positive, TrainedOn, Versioned
 from napari_msunet.config.branches import BranchConfig, UNetConfig
+from napari_msunet.config.option import Option
 from napari_msunet.geometry import Resolution, as_scale, common_alignment
 
 Fusion: TypeAlias = Literal["mean", "weighted", "max", "concat", "attention", "multihead", "inject", "pyramid"]
@@ -18,7 +19,21 @@ Fusion: TypeAlias = Literal["mean", "weighted", "max", "concat", "attention", "m
 JOINED: tuple[Fusion, ...] = ("inject", "pyramid")
 """Fusions inside the network: their branches cannot be computed one by one."""
 
+FUSIONS: dict[Fusion, tuple[str, str]] = {
+    "attention": ("Attention", "At each pixel it learns which scale to trust."),
+    "weighted": ("Weighted", "One learned weight per scale, the same everywhere: easy to read off."),
+    "mean": ("Mean", "All scales count the same; nothing to learn."),
+    "max": ("Maximum", "The most confident scale decides at each pixel."),
+    "concat": ("Concatenate", "Learns one decision from the features of all scales together."),
+    "multihead": ("Multi-head attention", "At each pixel several heads learn which scale to trust, each for itself."),
+    "inject": ("Context injection", "What the coarse scales find enters the finest one's network where it is deepest."),
+    "pyramid": ("Image pyramid", "One network; copies of the image at all scales enter its levels."),
+}
+"""What each fusion is called, and what it does."""
+
 MAX_CLASSES = 254
+
+_GROUP = "Model"
 
 NO_CLASSES = frozenset(
     (
@@ -51,62 +66,59 @@ class Normalisation(Frozen):
 
 
 class ModelConfig(Versioned):
-    """A multi-scale U-Net.
-
-    Attributes
-    ----------
-    classes : tuple of str
-        Names of classes 1..K; background (0) is not named.
-    mpp : float or None
-        µm per pixel at which the model works: the target grid, and the resolution of scale 1. None: it works in pixels
-        of the images, which have no size in µm (X-rays, photographs); scales are then relative to the images' own
-        pixels, and an image whose µm are known is used only where that is said (``mpp="px"``).
-    scales : tuple of float
-        Resolution of each branch relative to the model's own: 0.5 sees half as many pixels a side. Each is a ratio of
-        integers up to 8.
-    fusion : str
-        How the branches are combined: "mean", "weighted", "max" (of probabilities); "concat" (of features);
-        "attention", "multihead" (logits weighed at each pixel, by features); "inject" (the coarse branches' features
-        enter the bottleneck of the finest); "pyramid" (one network, copies of the image enter its levels).
-    channels : int
-        Image channels.
-    channel_names : tuple of str, optional
-        Of the images it was trained on: a slide's channels are matched by these names. None: by their order.
-    shared : bool
-        One network for all scales instead of one each.
-    branch : UNetConfig, LinkNetConfig, HRNetConfig, EncoderConfig, or a tuple of them
-        One for all scales, or one per scale.
-    field : str
-        What a branch of a scale below 1 sees in training: "same" (the same field of view) or "concentric" (as many
-        pixels as the target, so more context around the same centre).
-    upscale : int
-        2: the output is twice as fine as the model's µm per pixel, by a learned sub-pixel head.
-    finest_scale : float, optional
-        Largest scale that images are read at: branches of larger scales read this one, and a learned stem brings it
-        up to theirs. None: each branch reads its own.
-    pixel : float
-        Of a model in pixels: how many pixels of the image a pixel of the model is long; 2 looks at half as many a side.
-    normalisation : Normalisation or tuple of Normalisation, optional
-        One for all scales, or one per scale (of a model put together from others). None until a training fits it to
-        its images.
-    trained_on : TrainedOn, optional
-        Kind and range of the images' values. None until a training; models of before it was kept have none.
-    """
+    """A multi-scale U-Net."""
 
     classes: tuple[str, ...]
-    mpp: Positive | None
-    scales: tuple[float, ...] = (1.0, 0.5, 0.25)
-    fusion: Fusion = "attention"
-    channels: int = Field(3, ge=1)
+    """Names of classes 1..K; background (0) is not named."""
+    mpp: Annotated[
+        Positive | None,
+        Option("Resolution", _GROUP, False, "µm/px", 0.05, "image pixels", flag="--model-mpp", example="µm per pixel"),
+    ]
+    """Size of a pixel, in µm, that the model works with: that of scale 1, and of the labels. Smaller shows more detail,
+    sees less far and costs more: half the size is four times the work. px (in Python None): it works in pixels of the
+    images, for images without a size in µm."""
+    scales: Annotated[
+        tuple[float, ...], Option(group=_GROUP, advanced=False, example="ratios with commas, such as 1,1/2,1/4")
+    ] = (1.0, 0.5, 0.25)
+    """Resolutions of the networks relative to the model's own, such as 1,1/2,1/4; ratios of whole numbers up to 8. 1/2
+    sees pixels twice as large, so twice as far. Add coarser ones when an object is only recognised by what is around
+    it."""
+    fusion: Annotated[
+        Fusion, Option(group=_GROUP, advanced=False, words={name: words for name, (words, _) in FUSIONS.items()})
+    ] = "attention"
+    """How the scales' answers become one: mean, weighted, max (of probabilities); concat (of features); attention,
+    multihead (weighed at each pixel, by features); inject (coarse features enter the finest network); pyramid (one
+    network, copies of the image enter its levels)."""
+    channels: Annotated[int, Option(group=_GROUP, form=False)] = Field(3, ge=1)
+    """Channels of the images."""
     channel_names: tuple[str, ...] | None = None
-    shared: bool = False
-    branch: BranchConfig | tuple[BranchConfig, ...] = UNetConfig()
-    field: Literal["same", "concentric"] = "same"
-    upscale: Literal[1, 2] = 1
-    finest_scale: float | None = None
+    """Of the images it was trained on: a slide's channels are matched by these names. None: by their order."""
+    branch: Annotated[BranchConfig | tuple[BranchConfig, ...], Option("Networks", flag=None)] = UNetConfig()
+    """One network for all scales, or one for each."""
+    shared: Annotated[bool, Option("One network for all scales (shared weights)", _GROUP)] = False
+    """One network for all scales instead of one each: fewer weights to learn. Try it with little annotation and objects
+    that look alike at all scales."""
+    field: Annotated[
+        Literal["same", "concentric"],
+        Option("Coarse scales see", _GROUP, words={"same": "the same area", "concentric": "more surroundings"}),
+    ] = "same"
+    """What a coarse scale sees in training: the same area with fewer pixels, or (concentric) as many pixels and so more
+    surroundings around the same centre, which costs more time."""
+    upscale: Annotated[
+        Literal[1, 2], Option("Output", _GROUP, words={1: "at the resolution", 2: "twice as fine (learned)"})
+    ] = 1
+    """2: labels have pixels of half the size, which the network learns to place."""
+    finest_scale: Annotated[float | None, Option("Read at most at", _GROUP, example="a ratio such as 1 or 1/2")] = None
+    """Largest scale that images are read at, such as 1: larger scales are brought up from it inside the network, which
+    learns how. Without it each scale reads its own."""
     pixel: Positive = 1.0
+    """Of a model in pixels: how many pixels of the image a pixel of the model is long; 2 looks at half as many a
+    side."""
     normalisation: Normalisation | tuple[Normalisation, ...] | None = None
+    """One for all scales, or one per scale (of a model put together from others). None until a training fits it to its
+    images."""
     trained_on: TrainedOn | None = None
+    """Kind and range of the images' values. None until a training; models of before it was kept have none."""
 
     def __init__(self, **values: Any) -> None:
         # Only what a person makes is new: files made before the names were checked still open.
@@ -276,13 +288,8 @@ class ModelConfig(Versioned):
 class AutoModel(Versioned):
     """A model of which only some parts are given: what is None is chosen from the images when a training begins.
 
-    Attributes
-    ----------
-    classes : tuple of str
-        Names of classes 1..K; background (0) is not named.
-    mpp, scales, fusion, channels, shared, branch, field, upscale, finest_scale
-        As of `ModelConfig`; None: chosen. `mpp` "px": the model works in pixels of the images, which have no size in
-        µm.
+    The fields are those of `ModelConfig`; `mpp` "px": the model works in pixels of the images, which have no size in
+    µm.
     """
 
     kind: Literal["auto"] = "auto"

@@ -7,8 +7,9 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from napari_msunet.config.base import Damaged, Device, Frozen, GivenRange, Kind, PixelSize, Positive, Versioned
+from napari_msunet.config.base import DEVICES, Damaged, Device, Frozen, GivenRange, Kind, PixelSize, Positive, Versioned
 from napari_msunet.config.cluster import Cluster
+from napari_msunet.config.option import Option
 
 Margin: TypeAlias = Literal["exact", "fast"] | Annotated[int, Field(ge=0)]
 
@@ -18,38 +19,32 @@ ProbabilityType: TypeAlias = Literal["float16", "float32", "uint8"]
 
 _Area: TypeAlias = Annotated[float, Field(ge=0)]
 
+REGION = "y,x,height,width in pixels, such as 0,0,512,512"
+
+_OUTPUT, _HOW, _LABELS, _MACHINE = "What is computed", "How", "From probabilities to labels", "Machine"
+_SLIDE = "The slide"
+_OUTPUTS = "labels, probabilities, disagreement, entropy and instances, with commas"
+
 
 class Drawn(Frozen):
-    """Only inside polygons.
-
-    Attributes
-    ----------
-    polygons : tuple of rings
-        Each ring a tuple of `(y, x)` points in level-0 pixels of the slide. Those outside the slide are left out, with
-        a message.
-    left_out : str
-        What else stood in the file that the polygons are from, and is not used; it is said when the job begins.
-    """
+    """Only inside polygons."""
 
     only: Literal["drawn"] = "drawn"
     polygons: tuple[Annotated[tuple[tuple[float, float], ...], Field(min_length=3)], ...] = Field(min_length=1)
+    """Each ring a tuple of `(y, x)` points in level-0 pixels of the slide. Those outside the slide are left out, with a
+    message."""
     left_out: str = ""
+    """What else stood in the file that the polygons are from, and is not used; it is said when the job begins."""
 
 
 class InClasses(Frozen):
-    """Only where another label store of the same slide has some classes, such as a corrected tissue mask.
-
-    Attributes
-    ----------
-    labels : Path
-        The label store.
-    classes : tuple of str, optional
-        Names of its classes; None: all of them, so everything but background.
-    """
+    """Only where another label store of the same slide has some classes, such as a corrected tissue mask."""
 
     only: Literal["classes"] = "classes"
     labels: Path
+    """The label store."""
     classes: tuple[str, ...] | None = None
+    """Names of its classes; None: all of them, so everything but background."""
 
 
 Where: TypeAlias = Literal["all", "tissue"] | Annotated[Drawn | InClasses, Field(discriminator="only")]
@@ -59,34 +54,32 @@ Where: TypeAlias = Literal["all", "tissue"] | Annotated[Drawn | InClasses, Field
 class Postprocess(Frozen):
     """From probabilities to labels. Everything is done over the whole run, so the tiling has no influence.
 
-    Attributes
-    ----------
-    thresholds : dict of str to float
-        By class name. A class is taken only where its probability reaches its threshold; the likeliest of those wins,
-        background where there is none. A class that is not named competes as usual (the likeliest wins).
-    smoothing : float
-        Standard deviation in µm of a Gaussian over the probabilities; 0: none. This and the other lengths and areas are
-        in pixels of the image where labels have no size in µm, as those of a model in pixels.
-    smallest : float
-        Objects under this area in µm² become background.
-    holes : float
-        Holes under this area in µm² are filled with the class around them.
-    instances : "distance" or "boundary"
-        How touching objects are parted when "instances" are asked for: watershed on the distance to the background,
-        or on a boundary class.
-    boundary : str, optional
-        Name of the class that marks boundaries, for "boundary".
-    spacing : float
-        Least distance in µm between the centres of two instances; 0: chosen from the objects' own size.
+    Lengths and areas are in pixels of the image where labels have no size in µm, as those of a model in pixels.
     """
 
-    thresholds: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(default_factory=dict)
-    smoothing: Annotated[float, Field(ge=0)] = 0.0
-    smallest: _Area = 0.0
-    holes: _Area = 0.0
-    instances: Literal["distance", "boundary"] = "distance"
-    boundary: str | None = None
-    spacing: Annotated[float, Field(ge=0)] = 0.0
+    thresholds: Annotated[
+        dict[str, Annotated[float, Field(gt=0, lt=1)]],
+        Option(group=_LABELS, flag="--threshold", form=False, example="NAME=VALUE, such as gland=0.6"),
+    ] = Field(default_factory=dict)
+    """NAME=0.6: a class is taken only where its probability reaches this; can be given for several classes. The
+    likeliest of those wins, background where there is none; a class that is not named competes as usual."""
+    smallest: Annotated[_Area, Option("Drop objects under", _LABELS, False, "µm²", 10)] = 0.0
+    """Objects under this area (µm², or pixels of a model in pixels) become background; 0 keeps all."""
+    holes: Annotated[_Area, Option("Fill holes under", _LABELS, False, "µm²", 10)] = 0.0
+    """Holes under this area (µm², or pixels) get the class around them; 0 fills none."""
+    smoothing: Annotated[float, Field(ge=0), Option("Smooth by", _LABELS, False, "µm", 0.5)] = 0.0
+    """Width (standard deviation in µm, or pixels) of a Gaussian blur over the probabilities before the labels are made;
+    0: none."""
+    instances: Annotated[
+        Literal["distance", "boundary"],
+        Option("Part objects by", _LABELS, False, words={"distance": "their shape", "boundary": "a class of edges"}),
+    ] = "distance"
+    """How objects that touch are parted, where instances are asked for: at their necks (watershed on the distance to
+    the background), or along a class that was annotated for the edges between them."""
+    boundary: Annotated[str | None, Option("Class of edges", _LABELS, False)] = None
+    """Name of the class that marks the edges between objects, for parting by it."""
+    spacing: Annotated[float, Field(ge=0), Option("Centres apart by", _LABELS, False, "µm", 1)] = 0.0
+    """Least distance (µm, or pixels) between the centres of two objects; 0: chosen from their size."""
 
     @model_validator(mode="after")
     def _boundary_named(self) -> Self:
@@ -101,71 +94,89 @@ class Postprocess(Frozen):
 
 
 class PredictOptions(Frozen):
-    """How to predict, whatever the slide and the model.
+    """How to predict, whatever the slide and the model."""
 
-    Attributes
-    ----------
-    channels : tuple of str or int, optional
-        The slide's channels that become the model's, by name or number; None: matched by name, else in their order.
-    region : tuple of float, optional
-        `y, x, height, width` in level-0 pixels; None: the whole slide.
-    where : "all", "tissue", Drawn or InClasses
-        The part that is computed; pixels outside become 0.
-    outputs : tuple of str
-        "labels", "probabilities", "disagreement" (between the scales), "entropy", "instances".
-    margin : "exact", "fast" or int
-        "fast" is half the exact margin; a number is target pixels, rounded up to each branch's alignment. Anything but
-        exact reports the seam meter.
-    tile : int, optional
-        Useful side of a tile in target pixels, rounded up to the alignment; None: chosen by measured speed.
-    memory : float
-        GB that the prediction may take beyond the bare process.
-    tta : "none", "flips" or "dihedral"
-        Test-time augmentation: the mean over 4 mirror images, or all 8 with quarter turns.
-    engine : "torch" or "onnx"
-        "onnx" runs the network in ONNX Runtime (extra `onnx`).
-    precision : "float32", "bfloat16" or "float16"
-        The lower ones are for GPUs.
-    compile : bool
-        Compile the network first (`torch.compile`): takes a minute, pays on long predictions.
-    probability_dtype : "float16", "float32" or "uint8"
-    postprocess : Postprocess
-    damaged : "refuse" or "skip"
-        Where tiles of the slide cannot be read: end with an error that names them, after all others are done, or leave
-        them out.
-    """
-
-    channels: tuple[str | int, ...] | None = None
-    region: tuple[float, float, float, float] | None = None
-    where: Where = "all"
-    outputs: tuple[Output, ...] = ("labels",)
-    margin: Margin = "exact"
-    tile: Annotated[int, Field(ge=1)] | None = None
-    batch_size: int = Field(1, ge=1)
-    memory: Positive = 2.0
-    device: Device = "auto"
-    tta: Literal["none", "flips", "dihedral"] = "none"
-    engine: Literal["torch", "onnx"] = "torch"
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    compile: bool = False
-    probability_dtype: ProbabilityType = "float16"
-    postprocess: Postprocess = Postprocess()
+    outputs: Annotated[tuple[Output, ...], Option("Also show", _OUTPUT, False, example=_OUTPUTS)] = ("labels",)
+    """What comes out, with commas: labels, probabilities, disagreement (between the scales), entropy, instances."""
+    channels: Annotated[
+        tuple[int | str, ...] | None, Option(group=_OUTPUT, form=False, example="names or numbers with commas")
+    ] = None
+    """Channels of the slide that become the model's, by name or number, with commas; without it matched by name, else
+    in their order."""
+    region: Annotated[tuple[float, float, float, float] | None, Option(group=_OUTPUT, form=False, example=REGION)] = (
+        None
+    )
+    """y,x,height,width in level-0 pixels of the slide; the whole slide without it."""
+    where: Annotated[
+        Where, Option(group=_OUTPUT, form=False, example="tissue, a file of outlines, or a label store")
+    ] = "all"
+    """Only a part; pixels outside become 0: tissue, the areas of a file of outlines (such as .geojson), or the classes
+    of a label store: tissue.ome.zarr, or labels.ome.zarr:gland,stroma for some of them."""
+    margin: Annotated[Margin, Option(group=_HOW, example="exact, fast, or a number of pixels")] = "exact"
+    """What is read around each tile: exact, as the whole slide in one piece would give; fast is half of it; or a number
+    of pixels of the model. Less than exact may show the tiles, and then says how much."""
+    tta: Annotated[
+        Literal["none", "flips", "dihedral"],
+        Option(
+            "Averaged copies",
+            _HOW,
+            words={"none": "none", "flips": "4 mirror images", "dihedral": "8: mirrored and turned"},
+        ),
+    ] = "none"
+    """The mean over mirrored (flips) and also turned (dihedral) copies, test-time augmentation: often a little better,
+    4 or 8 times the time."""
+    probability_dtype: Annotated[
+        ProbabilityType,
+        Option(
+            "Probabilities as",
+            _HOW,
+            words={"float16": "half precision", "float32": "full precision", "uint8": "256 steps"},
+        ),
+    ] = "float16"
+    """How probabilities are kept, where they are; uint8 takes least space."""
+    device: Annotated[
+        Device, Option("Compute on", _MACHINE, words={**DEVICES, "cuda:all": "all graphics cards (CUDA)"})
+    ] = "auto"
+    """Where it computes: auto, cpu, cuda, cuda:1, mps, or several with commas. auto takes a graphics card if there is
+    one."""
+    memory: Annotated[Positive, Option(group=_MACHINE, unit="GB", step=0.5)] = 2.0
+    """GB that the prediction may take beside the programs themselves. More allows larger tiles, so less work."""
+    tile: Annotated[
+        Annotated[int, Field(ge=1)] | None, Option(group=_MACHINE, unit="px", step=256, none="automatic")
+    ] = None
+    """Useful side of a tile in pixels of the model, rounded up to the alignment; without it the fastest, by measured
+    speed, that the memory allows."""
+    batch_size: Annotated[int, Option("Tiles at once", _MACHINE)] = Field(1, ge=1)
+    """Tiles computed together. More than one pays on graphics cards only."""
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float16"],
+        Option(
+            group=_MACHINE,
+            words={"float32": "full", "bfloat16": "half (bfloat16)", "float16": "half (float16)"},
+        ),
+    ] = "float32"
+    """Of the network's arithmetic. The half ones are for graphics cards and no longer exact."""
+    engine: Annotated[
+        Literal["torch", "onnx"], Option(group=_MACHINE, words={"torch": "PyTorch", "onnx": "ONNX Runtime"})
+    ] = "torch"
+    """What runs the network. ONNX Runtime is a package of its own (the extra onnx)."""
+    compile: Annotated[bool, Option("Compile the network first", _MACHINE)] = False
+    """Compile the network first: takes a minute at the beginning and pays on long predictions."""
+    postprocess: Annotated[Postprocess, Option(flag=None)] = Postprocess()
+    """What becomes of the probabilities."""
     damaged: Damaged = "refuse"
+    """Where tiles of the slide cannot be read: end with an error that names them, after all others are done, or leave
+    them out."""
 
 
 class PredictSettings(PredictOptions):
-    """How to predict, whatever the slide; all that `PredictOptions` says, and:
-
-    Attributes
-    ----------
-    model : Path or tuple of Path
-        Several are an ensemble: the mean of their probabilities. They agree on classes, mpp and channels.
-    cluster : Cluster or str, optional
-        Who computes it: ``"local:2"``, ``"tcp://host:8786"``, ``"slurm:20"``; None: this process.
-    """
+    """How to predict, whatever the slide."""
 
     model: Path | Annotated[tuple[Path, ...], Field(min_length=1)]
-    cluster: Cluster | None = None
+    """The model file. Several are an ensemble: the mean of their probabilities; they agree on classes, mpp and
+    channels."""
+    cluster: Annotated[Cluster | None, Option(flag=None, form=False)] = None
+    """Who computes it: ``"local:2"``, ``"tcp://host:8786"``, ``"slurm:20"``; None: this process."""
 
     @property
     def models(self) -> tuple[Path, ...]:
@@ -174,25 +185,21 @@ class PredictSettings(PredictOptions):
 
 
 class PredictJob(PredictSettings, Versioned):
-    """Predict a slide, or a part of it, into a label store; all that `PredictSettings` says, and:
-
-    Attributes
-    ----------
-    slide, out : Path
-    slide_mpp : float, pair or "px", optional
-        µm per level-0 pixel, when the file does not give it; "px": what it gives does not count.
-    image_kind : "brightfield" or "fluorescence", optional
-        What the slide is, when the file does not say it and a guess would be wrong.
-    value_range : (low, high), optional
-        The values that are black and white, such as (0, 4095), likewise.
-    """
+    """Predict a slide, or a part of it, into a label store."""
 
     job: Literal["predict"] = "predict"
     slide: Path
+    """The slide."""
     out: Path
-    slide_mpp: PixelSize | None = None
-    image_kind: Kind | None = None
-    value_range: GivenRange | None = None
+    """The label store."""
+    slide_mpp: Annotated[
+        PixelSize | None, Option(group=_SLIDE, also=("--mpp",), form=False, example="µm per pixel, or px")
+    ] = None
+    """µm per level-0 pixel of the slide, where its file does not say it; px: its own pixels, whatever it says."""
+    image_kind: Annotated[Kind | None, Option(group=_SLIDE, form=False)] = None
+    """What the slide is, where its file does not say it and a guess would be wrong."""
+    value_range: Annotated[GivenRange | None, Option(group=_SLIDE, form=False)] = None
+    """The values that are black and white, such as 0 4095 for 12 bits in 16, where the file does not say it."""
 
 
 class PlanJob(Versioned):
@@ -203,50 +210,35 @@ class PlanJob(Versioned):
 
 
 class GivenSlide(Frozen):
-    """One of many slides.
-
-    Attributes
-    ----------
-    slide : Path
-    out : Path
-        Its label store.
-    mpp : float, pair or "px", optional
-        µm per level-0 pixel, when the file does not give it; "px": what it gives does not count.
-    kind, value_range : optional
-        What its numbers mean, as for `open_slide`.
-    where : "all", "tissue", Drawn or InClasses, optional
-        The part that is computed; None: what the settings say.
-    group : str, optional
-        Such as the patient: copied into the results table.
-    """
+    """One of many slides."""
 
     slide: Path
     out: Path
+    """Its label store."""
     mpp: PixelSize | None = None
+    """µm per level-0 pixel, when the file does not give it; "px": what it gives does not count."""
     kind: Kind | None = None
+    """What its numbers mean, as for `open_slide`; likewise `value_range`."""
     value_range: GivenRange | None = None
     where: Where | None = None
+    """The part that is computed; None: what the settings say."""
     group: str | None = None
+    """Such as the patient: copied into the results table."""
 
 
 class PredictManyJob(Versioned):
     """Predict many slides, one label store each, with one table of results; a slide that fails stops no other.
 
     Started again it goes on: what is complete is not computed again.
-
-    Attributes
-    ----------
-    slides : tuple of GivenSlide
-    out : Path
-        Folder of ``results.csv``, which is there after each slide.
-    settings : PredictSettings
-        Of all slides.
     """
 
     job: Literal["predict_many"] = "predict_many"
     slides: tuple[GivenSlide, ...] = Field(min_length=1)
+    """The slides, each with its label store."""
     out: Path
+    """Folder of ``results.csv``, which is there after each slide."""
     settings: PredictSettings
+    """Of all slides."""
 
     @model_validator(mode="after")
     def _own_stores(self) -> Self:
@@ -270,45 +262,33 @@ class PostprocessJob(Versioned):
     """Turn the probabilities that a run kept into other labels, without running the network.
 
     The result is a run of its own, merged into the labels as any prediction: edits stay.
-
-    Attributes
-    ----------
-    labels : Path
-        The label store.
-    run : str, optional
-        Key of a run with probabilities; None: the newest one.
-    instances : bool
-        Make instances, too.
-    damaged : "refuse" or "skip"
-        Where chunks of the probabilities are damaged: refuse, or leave the labels there as they are.
     """
 
     job: Literal["postprocess"] = "postprocess"
     labels: Path
-    run: str | None = None
-    instances: bool = False
-    postprocess: Postprocess = Postprocess()
+    """The label store."""
+    run: Annotated[str | None, Option(group=_LABELS)] = None
+    """Key of a run with probabilities; the newest one without it."""
+    instances: Annotated[bool, Option(group=_LABELS, flag="--part")] = False
+    """Make instances, too."""
+    postprocess: Annotated[Postprocess, Option(flag=None)] = Postprocess()
+    """What becomes of the probabilities."""
     damaged: Damaged = "refuse"
+    """Where chunks of the probabilities are damaged: refuse, or leave the labels there as they are."""
 
 
 class PreviewJob(Versioned):
-    """What each scale and the fusion see in a region, as maps in a folder: nothing is merged into any labels.
-
-    Attributes
-    ----------
-    out : Path
-        A zarr group with float16 arrays "fused" and "scale 1/2" ... `(K+1, h, w)` of probabilities, and "weights"
-        `(k, h, w)`: what the fusion gives to each scale at each pixel, where it has such weights. Replaced if there.
-    region : tuple of float
-        `y, x, height, width` in level-0 pixels.
-    """
+    """What each scale and the fusion see in a region, as maps in a folder: nothing is merged into any labels."""
 
     job: Literal["preview"] = "preview"
     slide: Path
     model: Path
     out: Path
+    """A zarr group with float16 arrays "fused" and "scale 1/2" ... `(K+1, h, w)` of probabilities, and "weights" `(k,
+    h, w)`: what the fusion gives to each scale at each pixel, where it has such weights. Replaced if there."""
     slide_mpp: PixelSize | None = None
     image_kind: Kind | None = None
     value_range: GivenRange | None = None
     region: tuple[float, float, float, float]
+    """`y, x, height, width` in level-0 pixels."""
     device: Device = "auto"

@@ -8,151 +8,149 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from napari_msunet.config.base import Damaged, Frozen, GivenRange, Kind, PixelSize
+from napari_msunet.config.option import Option
 from napari_msunet.config.prediction import Where
 
 Role = Literal["auto", "train", "validate", "test"]
 MaskValues = Literal["classes", "instances"] | dict[int, str]
 
 
+_WHERE, _WHAT = "Images and their truth", "What the images and the truth are"
+_NAMES = "classes, instances, or pairs such as Tumor=gland"
+_NUMBERS = "classes, instances, or pairs such as 1=gland,2=stroma"
+
+
 class _Source(Frozen):
-    role: Role = "auto"
-    mpp: PixelSize | None = None
-    image_kind: Kind | None = None
-    value_range: GivenRange | None = None
+    role: Annotated[Role, Option("For", _WHAT, False)] = "auto"
+    """What the images are for. auto: shares of the groups validate and test. train: only learned from. validate: only
+    measure while training. test: kept aside for the final score."""
+    mpp: Annotated[PixelSize | None, Option("Pixel size", _WHAT, False, example="µm per pixel, or px")] = None
+    """µm per pixel of the images, when neither the files nor a table say it; px: their own pixels, whatever they say
+    (for a model that works in pixels)."""
+    image_kind: Annotated[Kind | None, Option(group=_WHAT)] = None
+    """What the images are, where their files do not say it and a guess for the set as a whole would be wrong."""
+    value_range: Annotated[GivenRange | None, Option(group=_WHAT)] = None
+    """The values that are black and white, such as 0 4095 for 12 bits in 16, where the files do not say it."""
 
 
 class FolderSource(_Source):
-    """Folders of images and masks, paired by the name without its ending.
-
-    Attributes
-    ----------
-    images, masks : Path
-        Two folders (may be the same one with `mask_suffix`).
-    mpp : float, pair or "px", optional
-        µm per pixel of all images, when neither the files nor `table` give it. "px": they are used in their own pixels,
-        whatever the files say (of all kinds of sources; for a model with ``mpp=None``).
-    image_kind : "brightfield" or "fluorescence", optional
-        What all images are; None: as their files say, else guessed for the set as a whole.
-    value_range : (low, high), optional
-        The values that are black and white in all images, such as (0, 4095); None likewise.
-    values : "classes", "instances" or dict
-        What mask values mean: class numbers 1..K; instances of the first class (0 background); or ``{value: class}``,
-        where "background" is 0. With one class, 0/255 is read as 0/1.
-    table : Path, optional
-        CSV with a column `name` (or `image`), and if wanted `mpp`, `kind`, `value_range` (such as 0-4095) and the
-        column named by `group`.
-    group : str, optional
-        A column of `table`, or a regular expression over the image's name whose first group (or whole match) is the
-        group: images of one group never stand on both sides of a split.
-    """
+    """Folders of images and masks, paired by the name without its ending."""
 
     kind: Literal["folder"] = "folder"
-    images: Path
-    masks: Path
-    mask_suffix: str = ""
-    values: MaskValues = "classes"
-    table: Path | None = None
-    group: str | None = None
+    images: Annotated[Path, Option(group=_WHERE, advanced=False)]
+    """Folder of images; can be given several times, each with its masks."""
+    masks: Annotated[Path, Option(group=_WHERE, advanced=False)]
+    """Folder of masks, paired with the images by name; may be the same one with a mask suffix."""
+    mask_suffix: Annotated[str, Option(group=_WHERE, advanced=False)] = ""
+    """What a mask's name has after the image's name, such as _mask."""
+    values: Annotated[MaskValues, Option("Mask values", _WHAT, False, example=_NUMBERS)] = "classes"
+    """What the truth's values mean: classes (numbers 1..K, or names), instances (objects of the first class), or pairs
+    such as 1=gland,2=stroma,0=background or Tumor=gland,Stroma=background. With one class, 0/255 is read as 0/1."""
+    table: Annotated[Path | None, Option(group=_WHERE, advanced=False)] = None
+    """CSV with a column name (or image), and if wanted mpp, kind, value_range (such as 0-4095) and the group's
+    column."""
+    group: Annotated[str | None, Option(group=_WHAT, advanced=False, none="each image by itself")] = None
+    """Column of the table, or a regular expression over the image's name whose first group (or whole match) is the
+    group: images of one group (a patient, a slide) never stand on both sides of a split."""
 
 
 class SlideSource(_Source):
-    """A slide with an annotation store (0 not annotated, 255 background) or a label store (0 is background).
-
-    Attributes
-    ----------
-    edited_only : bool
-        Only pixels that a person changed are true, all others are ignored: for a corrected prediction.
-    within : "all", "tissue", Drawn or InClasses
-        Where pixels that nobody marked can be background: outside they are ignored, so windows come from tissue, and
-        empty glass neither teaches nor scores. What a person marked counts wherever it is: classes, background painted
-        as such, and corrections.
-    damaged : "refuse" or "skip"
-        Where chunks of the labels are damaged: refuse, or take their pixels as not annotated.
-    """
+    """A slide with an annotation store (0 not annotated, 255 background) or a label store (0 is background)."""
 
     kind: Literal["slide"] = "slide"
-    slide: Path
-    labels: Path
-    group: str | None = None
-    edited_only: bool = False
-    within: Where = "all"
+    slide: Annotated[Path, Option(group=_WHERE, advanced=False)]
+    """A slide with painted labels or outlines; can be given several times, each with its labels or shapes."""
+    labels: Annotated[Path, Option(group=_WHERE, advanced=False)]
+    """Label store of the slide: an annotation (0 not annotated, 255 background) or labels."""
+    group: Annotated[str | None, Option(group=_WHAT, advanced=False, none="each image by itself")] = None
+    """Column of the table, or a regular expression over the image's name whose first group (or whole match) is the
+    group: images of one group (a patient, a slide) never stand on both sides of a split."""
+    edited_only: Annotated[bool, Option(group=_WHAT)] = False
+    """Of label stores: only pixels that a person changed are true, all others are ignored: for a corrected
+    prediction."""
+    within: Annotated[Where, Option(group=_WHAT, flag=None)] = "all"
+    """Where pixels that nobody marked can be background: outside they are ignored, so windows come from tissue, and
+    empty glass neither teaches nor scores. What a person marked counts wherever it is."""
     damaged: Damaged = "refuse"
+    """Where chunks of the labels are damaged: refuse, or take their pixels as not annotated."""
 
 
 class TableSource(_Source):
-    """A CSV with a row for each image: columns `images` and `masks` with paths relative to it.
-
-    Attributes
-    ----------
-    table : Path
-        CSV; its paths stay inside its folder. If wanted, columns `mpp`, `kind`, `value_range` (such as 0-4095), `role`,
-        and the one named by `group`.
-    values : "classes", "instances" or dict
-        As of a `FolderSource`.
-    group : str, optional
-        A column, or a regular expression over the image's name, as of a `FolderSource`.
-    """
+    """A CSV with a row for each image: columns `images` and `masks` with paths relative to it."""
 
     kind: Literal["table"] = "table"
-    table: Path
-    values: MaskValues = "classes"
-    group: str | None = None
+    table: Annotated[Path, Option(group=_WHERE, advanced=False, flag="--pairs")]
+    """CSV with columns images and masks (paths inside its folder), and if wanted mpp, kind, value_range (such as
+    0-4095), role and the group's column."""
+    values: Annotated[MaskValues, Option("Mask values", _WHAT, False, example=_NUMBERS)] = "classes"
+    """What the masks' values mean: classes (numbers 1..K), instances (objects of the first class), or pairs such as
+    1=gland,2=stroma,0=background."""
+    group: Annotated[str | None, Option(group=_WHAT, advanced=False, none="each image by itself")] = None
+    """Column of the table, or a regular expression over the image's name whose first group (or whole match) is the
+    group: images of one group (a patient, a slide) never stand on both sides of a split."""
 
 
 class ShapesSource(_Source):
-    """A slide with outlines drawn in another program: QuPath's GeoJSON, ASAP's or Aperio ImageScope's XML.
-
-    Attributes
-    ----------
-    shapes : Path
-        The file of outlines.
-    values : "classes" or dict
-        The names in the file are those of the classes, or ``{name: class}``, where "background" and "ignored" are
-        classes too. Shapes of other names are left out.
-    outside : "background" or "ignored"
-        What pixels are that no shape covers: ignored where not everything was outlined.
-    within : "all", "tissue", Drawn or InClasses
-        Where pixels outside all shapes can be background, as of a `SlideSource`.
-    """
+    """A slide with outlines drawn in another program: QuPath's GeoJSON, ASAP's or Aperio ImageScope's XML."""
 
     kind: Literal["shapes"] = "shapes"
-    slide: Path
-    shapes: Path
-    values: Literal["classes"] | dict[str, str] = "classes"
-    outside: Literal["background", "ignored"] = "background"
-    within: Where = "all"
-    group: str | None = None
+    slide: Annotated[Path, Option(group=_WHERE, advanced=False)]
+    """The slide on which the outlines were drawn."""
+    shapes: Annotated[Path, Option("Outlines", _WHERE, False)]
+    """Instead of labels, for each slide: outlines drawn in QuPath (GeoJSON), ASAP or ImageScope (XML), named by
+    class."""
+    values: Annotated[Literal["classes"] | dict[str, str], Option("Names", _WHAT, False, example=_NAMES)] = "classes"
+    """classes: the names in the file are those of the classes; or pairs such as Tumor=tumour,Artefact=ignored, where
+    "background" and "ignored" are classes too. Shapes of other names are left out."""
+    outside: Annotated[
+        Literal["background", "ignored"],
+        Option("Outside is", _WHAT, False, words={"background": "background", "ignored": "not known"}),
+    ] = "background"
+    """Of outlines: what pixels are that no shape covers; ignored where not everything was outlined."""
+    within: Annotated[Where, Option(group=_WHAT, flag=None)] = "all"
+    """Where pixels outside all shapes can be background, as of a `SlideSource`."""
+    group: Annotated[str | None, Option(group=_WHAT, advanced=False, none="each image by itself")] = None
+    """Column of the table, or a regular expression over the image's name whose first group (or whole match) is the
+    group: images of one group (a patient, a slide) never stand on both sides of a split."""
 
+
+SETS = {
+    "auto": "find out",
+    "bids": "BIDS (microscopy)",
+    "camelyon16": "CAMELYON16",
+    "consep": "CoNSeP",
+    "glas": "GlaS",
+    "isbi2012": "ISBI 2012",
+    "lizard": "Lizard",
+    "monuseg": "MoNuSeg, Kumar",
+    "pannuke": "PanNuke",
+    "tupac16": "TUPAC16",
+}
+"""What the public sets are called."""
 
 SetName = Literal["auto", "bids", "camelyon16", "consep", "glas", "isbi2012", "lizard", "monuseg", "pannuke", "tupac16"]
 
 
 class PublishedSource(_Source):
-    """A public data set in its folder as it was published.
-
-    Attributes
-    ----------
-    folder : Path
-    set : str
-        Which one; "auto" tells it by what lies in the folder.
-    part : str
-        Only images in whose path inside the folder this occurs, such as "Train", "testA" or "Fold 1".
-    values : "classes", "instances" or dict
-        The set's own class names are those of the model; all its objects are the first class; or ``{name: class}``,
-        where "background" and "ignored" are classes too.
-    within : "all", "tissue", Drawn or InClasses
-        On whole slides: where pixels outside all outlines can be background.
-    radius : float
-        In sets that give only points: µm (pixels with ``mpp="px"``) around a point that are its class.
-    """
+    """A public data set in its folder as it was published."""
 
     kind: Literal["published"] = "published"
-    folder: Path
-    set: SetName = "auto"
-    part: str = ""
-    values: Literal["classes", "instances"] | dict[str, str] = "classes"
-    within: Where = "tissue"
-    radius: Annotated[float, Field(gt=0, le=100)] = 5.0
+    folder: Annotated[Path, Option(group=_WHERE, advanced=False, flag="--published")]
+    """Folder of a public set as it was published: PanNuke, Lizard, CoNSeP, GlaS, MoNuSeg, CAMELYON16, TUPAC16, ISBI
+    2012, or a microscopy set in BIDS; --values instances or neoplastic=tumour says what its classes are."""
+    set: Annotated[SetName, Option("Which", _WHERE, False, words=SETS)] = "auto"
+    """Which public set it is; auto tells it by what lies in the folder."""
+    part: Annotated[str, Option(group=_WHERE, advanced=False, none="all")] = ""
+    """Only images of a public set in whose path this occurs, such as Train, testA or Fold 1."""
+    values: Annotated[
+        Literal["classes", "instances"] | dict[str, str], Option("Its classes", _WHAT, False, example=_NAMES)
+    ] = "classes"
+    """classes: the set's own names are those of the classes; instances: all its objects are the first class; or pairs
+    such as Neoplastic=tumour,Dead=ignored, where "background" and "ignored" are classes too."""
+    within: Annotated[Where, Option(group=_WHAT, flag=None)] = "tissue"
+    """On whole slides: where pixels outside all outlines can be background."""
+    radius: Annotated[float, Field(gt=0, le=100), Option(group=_WHAT, advanced=False, unit="µm", step=0.5)] = 5.0
+    """In public sets that give only points: µm (pixels with ``mpp="px"``) around a point that are its class."""
 
 
 _ImageSet = FolderSource | TableSource | ShapesSource | PublishedSource

@@ -21,11 +21,24 @@ from napari_msunet.config import (
     TableSource,
     UNetConfig,
 )
-from napari_msunet.widgets.dock.job_forms import TrainForm
 from napari_msunet.widgets.dock.model_form import ModelForm
 from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
-from napari_msunet.widgets.dock.predicting.forms import CleaningForm, PredictForm
 from napari_msunet.widgets.dock.source_forms import FolderForm, PublishedForm, ShapesForm, TableForm
+from napari_msunet.widgets.editors import OutputsField
+from napari_msunet.widgets.forms import Form
+
+
+def train_form(value):
+    return Form(value)
+
+
+def predict_form(value):
+    return Form(value, {"outputs": OutputsField()}, left_out=("postprocess",))
+
+
+def cleaning_form(value):
+    return Form(value)
+
 
 MODEL = ModelConfig(classes=("a", "b"), mpp=0.4991234, scales=(1.0, 0.5), channels=1)
 OBJECTS = [
@@ -44,7 +57,7 @@ OBJECTS = [
     ),
     (ModelForm, ModelConfig(classes=("x",), mpp=1, scales=(1.0, 0.25), shared=True, fusion="max")),
     (
-        TrainForm,
+        train_form,
         TrainOptions(
             size=130,
             border=7,
@@ -61,7 +74,7 @@ OBJECTS = [
         ),
     ),
     (
-        PredictForm,
+        predict_form,
         PredictOptions(
             outputs=("labels", "probabilities", "entropy", "instances"),
             margin=96,
@@ -80,7 +93,7 @@ OBJECTS = [
         ),
     ),
     (
-        CleaningForm,
+        cleaning_form,
         Postprocess(
             thresholds={"a": 0.25}, smoothing=1.5, smallest=20, holes=7.5, instances="boundary", boundary="b", spacing=3
         ),
@@ -129,9 +142,9 @@ def test_what_is_shown_is_what_is_given_back(qtbot, kind, value):
 def test_setting_another_object_shows_and_tells_it(qtbot, kind, value):
     usual = {
         ModelForm: MODEL.model_copy(update={"scales": (1.0,), "mpp": 1.0}),
-        TrainForm: TrainOptions(),
-        PredictForm: PredictOptions(),
-        CleaningForm: Postprocess(),
+        train_form: TrainOptions(),
+        predict_form: PredictOptions(),
+        cleaning_form: Postprocess(),
         FolderForm: FolderSource(images=Path("i"), masks=Path("m")),
         TableForm: TableSource(table=Path("u.csv")),
         ShapesForm: ShapesSource(slide=Path("u.svs"), shapes=Path("u.xml")),
@@ -151,7 +164,7 @@ def test_every_field_has_a_tooltip(qtbot, kind, value):
 
 
 def test_typing_changes_the_object(qtbot):
-    form = form_of(TrainForm, TrainOptions(), qtbot)
+    form = form_of(train_form, TrainOptions(), qtbot)
     epochs = form.editors["epochs"]
     epochs.selectAll()
     with qtbot.waitSignal(form.valueChanged):
@@ -196,7 +209,7 @@ def test_the_wheel_scrolls_the_dock_instead_of_changing_values(qtbot):
     from qtpy.QtCore import QPoint, QPointF
     from qtpy.QtGui import QWheelEvent
 
-    form = form_of(TrainForm, TrainOptions(), qtbot)
+    form = form_of(train_form, TrainOptions(), qtbot)
     event = QWheelEvent(
         QPointF(5, 5),
         QPointF(5, 5),

@@ -107,7 +107,7 @@ def test_edits_made_while_it_runs_stay(ready, step, qtbot):
 def test_images_fill_in_and_can_be_looked_at(ready, step, qtbot, viewer):
     options(ready, tile=32)
     for name in ("probabilities", "disagreement", "entropy", "instances"):
-        step.form.outputs.ticks[name].setChecked(True)
+        step.outputs.ticks[name].setChecked(True)
     settle()
     click(qtbot, step.slide)
     qtbot.waitUntil(lambda: len(step.live.layers) == 3, timeout=LONG)
@@ -247,7 +247,7 @@ def test_channels_are_asked_for_by_name(dock, qtbot, tmp_path, messages):
     step.channels.fields[1].setValue("DAPI")
     settle()
     assert step.job(draft=True).channels == ("PanCK", "DAPI")
-    assert not step.form.outputs.ticks["disagreement"].isEnabled()  # one scale
+    assert not step.outputs.ticks["disagreement"].isEnabled()  # one scale
     click(qtbot, step.slide)
     idle(qtbot, dock)
     (run,) = labels_of(dock).store.runs

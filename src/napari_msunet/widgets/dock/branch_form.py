@@ -9,28 +9,20 @@ from pydantic import ValidationError
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFormLayout, QGridLayout, QLabel, QVBoxLayout, QWidget
 
-from napari_msunet.config import BranchConfig, EncoderConfig, HRNetConfig, LinkNetConfig, UNetConfig
+from napari_msunet.config import NETWORKS, BranchConfig, UNetConfig
+from napari_msunet.config.option import fields_of
 from napari_msunet.geometry import as_scale
-from napari_msunet.widgets.dock.every_field import descriptions, editor_for, label_of
-from napari_msunet.widgets.dock.fields import CheckField, ChoiceField, Fold, NumberField, WholeField
+from napari_msunet.widgets.editors import CheckField, ChoiceField, NumberField, WholeField
+from napari_msunet.widgets.forms import Fold, editor_for
 
-DEPTH_TIP = (
-    "How often the network halves its picture. One more sees twice as far and has four times the weights. "
-    "Raise it when objects are larger than what it sees."
-)
-WIDTH_TIP = (
-    "Channels at the finest resolution; they double at each halving. Twice as many cost about four times the time. "
-    "Raise it when training IoU stays low."
-)
-DROPOUT_TIP = (
-    "Share of channels (0 to 0.9) switched off at random while training. "
-    "Try 0.1 to 0.3 when training IoU is high and validation IoU is not."
-)
+_SIZES = {one.name: one for one in fields_of(UNetConfig) if one.name in ("depth", "width", "dropout")}
+"""What each scale has of its own in the rows."""
 
 
 class BranchesField(QWidget):
     """Edits the networks: one row for all scales, or one for each."""
 
+    OWN_LABEL = True
     valueChanged = Signal(object)
 
     def __init__(self) -> None:
@@ -48,7 +40,7 @@ class BranchesField(QWidget):
         self.grid = QGridLayout()
         self.grid.setContentsMargins(0, 0, 0, 0)
         column.addLayout(self.grid)
-        self.kind = ChoiceField({kind: text for kind, (_, text, _) in KINDS.items()})
+        self.kind = ChoiceField({kind: text for kind, (_, text, _) in NETWORKS.items()})
         self.kind.setToolTip("What the network of each scale is built like. Encoders need the extra encoders.")
         self.kind.setAccessibleName("Network")
         self.kind.valueChanged.connect(self._other_kind)
@@ -110,7 +102,7 @@ class BranchesField(QWidget):
 
     def _other_kind(self, kind: str) -> None:
         """Networks of another kind, as deep and wide as they may be and were."""
-        config = KINDS[kind][0]
+        config = NETWORKS[kind][0]
         changed = tuple(_converted(_changed(*pair), config) for pair in zip(self._given, self._rows, strict=True))
         self._fill(changed)
         self.valueChanged.emit(self.value())
@@ -131,17 +123,17 @@ class BranchesField(QWidget):
         while (item := self.grid.takeAt(0)) is not None:
             item.widget().hide()
             item.widget().deleteLater()
-        for column, (name, tip) in enumerate((("Depth", DEPTH_TIP), ("Width", WIDTH_TIP), ("Dropout", DROPOUT_TIP)), 1):
-            heading = QLabel(name)
-            heading.setToolTip(tip)
+        for column, one in enumerate(_SIZES.values(), 1):
+            heading = QLabel(one.label)
+            heading.setToolTip(one.help)
             self.grid.addWidget(heading, 0, column)
         self._rows = []
         for number in range(count):
             label = "All scales" if self.same.isChecked() else f"Scale {as_scale(self._scales[number])}"
             self.grid.addWidget(QLabel(label), number + 1, 0)
             fields = (WholeField(1, 6), WholeField(1, 256), NumberField(0, 0.9, 0.05))
-            for column, (field, tip) in enumerate(zip(fields, (DEPTH_TIP, WIDTH_TIP, DROPOUT_TIP), strict=True), 1):
-                field.setToolTip(tip)
+            for column, (field, one) in enumerate(zip(fields, _SIZES.values(), strict=True), 1):
+                field.setToolTip(one.help)
                 field.setStyleSheet("min-width: 30px")  # three beside each other fit into a narrow dock
                 field.valueChanged.connect(lambda *_: self.valueChanged.emit(self.value()))
                 self.grid.addWidget(field, number + 1, column)
@@ -179,25 +171,16 @@ class _Details(QWidget):
         rows = QFormLayout(self._box)
         rows.setContentsMargins(0, 0, 0, 0)
         rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        texts = descriptions(UNetConfig) | descriptions(kind)
-        for name, field in kind.model_fields.items():
-            if name in ("kind", "depth", "width", "dropout"):
+        for one in fields_of(kind):
+            if one.name in _SIZES:
                 continue
-            editor: Any = editor_for(field, name)
-            editor.setToolTip(texts.get(name, ""))
-            editor.setAccessibleName(label_of(name))
-            editor.valueChanged.connect(lambda *_, n=name, e=editor: self.edited.emit(n, e.value()))
-            rows.addRow(editor) if isinstance(editor, CheckField) else rows.addRow(label_of(name), editor)
-            self.editors[name] = editor
+            editor: Any = editor_for(one)
+            editor.setToolTip(one.help)
+            editor.setAccessibleName(one.label)
+            editor.valueChanged.connect(lambda *_, n=one.name, e=editor: self.edited.emit(n, e.value()))
+            rows.addRow(editor) if isinstance(editor, CheckField) else rows.addRow(one.label, editor)
+            self.editors[one.name] = editor
         self.column.addWidget(self._box)
-
-
-KINDS: dict[str, tuple[type[BranchConfig], str, str]] = {
-    "unet": (UNetConfig, "U-Net", "The plain one, with whatever is chosen below."),
-    "linknet": (LinkNetConfig, "LinkNet", "Thin and fast: residual blocks, skips are added."),
-    "hrnet": (HRNetConfig, "HRNet", "All resolutions side by side."),
-    "encoder": (EncoderConfig, "Known encoder", "A trained encoder by name."),
-}
 
 
 def _converted(branch: BranchConfig, kind: type[BranchConfig]) -> BranchConfig:

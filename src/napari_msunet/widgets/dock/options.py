@@ -1,4 +1,4 @@
-"""What a training and a prediction can be told: the jobs' own fields, without those that the dock knows itself."""
+"""What a training and a prediction can be told in the dock: the options of the jobs that its forms show."""
 
 from __future__ import annotations
 
@@ -7,48 +7,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, create_model
 
 from napari_msunet.config import PredictJob, TrainJob
-
-TRAIN_FIELDS = (
-    "size",
-    "border",
-    "batch_size",
-    "epochs",
-    "steps",
-    "time_limit",
-    "validation",
-    "test",
-    "sampling",
-    "normalise",
-    "find_batch_size",
-    "find_learning_rate",
-    "track",
-    "track_uri",
-    "augmentation",
-    "loss",
-    "optimiser",
-    "seed",
-    "device",
-)
-PREDICT_FIELDS = (
-    "channels",
-    "where",
-    "outputs",
-    "margin",
-    "tile",
-    "batch_size",
-    "memory",
-    "device",
-    "tta",
-    "engine",
-    "precision",
-    "compile",
-    "probability_dtype",
-    "postprocess",
-)
+from napari_msunet.config.option import option_of
 
 
-def _taken(name: str, job: type[BaseModel], fields: tuple[str, ...]) -> Any:
-    """A frozen model with some of a job's fields: their types, limits and defaults are the job's."""
+def _taken(name: str, job: type[BaseModel], *more: str) -> Any:
+    """A frozen model with the options of a job: their types, limits and defaults are the job's."""
+    options = {field: option_of(info) for field, info in job.model_fields.items()}
+    fields = [field for field, option in options.items() if (option and option.form) or field in more]
     parts: Any = {field: (job.model_fields[field].annotation, job.model_fields[field]) for field in fields}
     return create_model(name, __config__=ConfigDict(frozen=True, extra="forbid"), __doc__=job.__doc__, **parts)
 
@@ -57,8 +22,8 @@ if TYPE_CHECKING:
     TrainOptions = TrainJob
     PredictOptions = PredictJob
 else:
-    TrainOptions = _taken("TrainOptions", TrainJob, TRAIN_FIELDS)
-    PredictOptions = _taken("PredictOptions", PredictJob, PREDICT_FIELDS)
+    TrainOptions = _taken("TrainOptions", TrainJob)
+    PredictOptions = _taken("PredictOptions", PredictJob, "channels", "where")  # rows of the Predict step
 
 
 def changed(options: BaseModel, **values: Any) -> Any:

@@ -14,7 +14,7 @@ from napari_msunet.config.architecture import architecture_differences
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Result
 from napari_msunet.retraining import JOB, MODEL, REPLAY, retraining_job, same_truth
-from napari_msunet.widgets.dock.options import TRAIN_FIELDS
+from napari_msunet.widgets.dock.options import TrainOptions
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.weights import model_config
 
@@ -149,7 +149,9 @@ class GoingOn(QWidget):
         # Of a run of this project, what was taken out of the dock since is not wanted; of another, all is used again.
         sources = [s for s in before.sources if not ours or any(same_truth(s, now) for now in plain.sources)]
         before = before.model_copy(update={"out": folder, "sources": tuple(sources)})
-        options = {name: getattr(plain, name) for name in TRAIN_FIELDS} | {"model": self._model(before, last.config)}
+        options = {name: getattr(plain, name) for name in TrainOptions.model_fields} | {
+            "model": self._model(before, last.config)
+        }
         return retraining_job(before, plain.sources, plain.out, start=self.on, **options)
 
 

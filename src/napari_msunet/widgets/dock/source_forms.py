@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +14,18 @@ from napari_msunet.config import (
     FolderSource,
     ImageSet,
     PublishedSource,
-    Role,
-    SetName,
     ShapesSource,
     TableSource,
     explain,
 )
+from napari_msunet.config.option import Field
+from napari_msunet.config.sources import SETS
 from napari_msunet.errors import MsunetError
 from napari_msunet.slide.units import PIXELS
-from napari_msunet.widgets.dock.fields import ChoiceField, NumberField, TextField
-from napari_msunet.widgets.dock.forms import Form
+from napari_msunet.widgets.editors import NumberField, TextField
+from napari_msunet.widgets.forms import Form
 
-ROLES: dict[Role, str] = {"auto": "auto", "train": "train", "validate": "validate", "test": "test"}
-ROLE_TIP = (
-    "What it is for. Auto: split into training and validation by itself. Train: only learned from. Validate: only "
-    "measures while training. Test: kept aside for the final score."
-)
-MASK_VALUES = (
-    "classes: 1 is the first class, 2 the second. instances: every number is an object of the first class. "
-    "Or say it: 1=gland, 2=stroma, 3=background."
-)
 TABLES, SHAPES = "Tables (*.csv *.tsv *.txt)", "Outlines (*.geojson *.json *.xml)"
-SETS: dict[SetName, str] = {
-    "auto": "find out",
-    "bids": "BIDS (microscopy)",
-    "camelyon16": "CAMELYON16",
-    "consep": "CoNSeP",
-    "glas": "GlaS",
-    "isbi2012": "ISBI 2012",
-    "lizard": "Lizard",
-    "monuseg": "MoNuSeg, Kumar",
-    "pannuke": "PanNuke",
-    "tupac16": "TUPAC16",
-}
 
 
 class PathField(QWidget):
@@ -150,23 +129,12 @@ class SourceForm(Form):
 
     what = "This source"
 
-    def _ending(self, group: bool = True) -> None:
-        """The fields that all sources have."""
-        self.add(
-            "mpp",
-            "Pixel size",
-            MppField(),
-            "Size of a pixel in µm, where the files do not say it. A column mpp of a table says it for each image.",
-        )
-        if group:
-            self.add(
-                "group",
-                "Group",
-                TextField("each image by itself"),
-                "What must stay together, such as the patient: a column of the table, or a pattern over the file name.",
-            )
-        self.add("role", "For", ChoiceField(ROLES), ROLE_TIP)
-        self._show(self._value)
+    def __init__(self, value: ImageSet, editors: dict[str, QWidget]) -> None:
+        super().__init__(value, {"mpp": MppField(), **editors}, folded="More: what the numbers of the images mean")
+
+    def _options(self) -> Iterable[Field]:
+        own = type(self._value).__annotations__  # before what all sources have
+        return sorted(super()._options(), key=lambda one: one.name not in own or one.name == "group")
 
     def finished(self) -> ImageSet:
         """The source as it stands in the fields; `MsunetError` where something is missing."""
@@ -187,25 +155,14 @@ class FolderForm(SourceForm):
     what = "This folder"
 
     def __init__(self, value: FolderSource | None = None) -> None:
-        super().__init__(value or FolderSource(images=Path(), masks=Path()))
-        self.add(
-            "images", "Images", PathField("Folder of images"), "Folder of images: TIFF, PNG, JPEG or whole slides."
-        )
-        self.add("masks", "Masks", PathField("Folder of masks"), "Folder of masks, each named as its image.")
-        self.add(
-            "mask_suffix",
-            "Mask suffix",
-            TextField("none", ""),
-            "What a mask's name has after its image's, such as _mask; then both may lie in one folder.",
-        )
-        self.add("values", "Mask values", ValuesField("classes"), MASK_VALUES)
-        self.add(
-            "table",
-            "Table",
-            PathField("Table of the images", TABLES),
-            "CSV with a column name, and if wanted mpp and the column of the group.",
-        )
-        self._ending()
+        editors = {
+            "images": PathField("Folder of images"),
+            "masks": PathField("Folder of masks"),
+            "mask_suffix": TextField("none", ""),
+            "values": ValuesField("classes"),
+            "table": PathField("Table of the images", TABLES),
+        }
+        super().__init__(value or FolderSource(images=Path(), masks=Path()), editors)
 
     def _check(self, source: FolderSource) -> None:
         for folder, what in ((source.images, "images"), (source.masks, "masks")):
@@ -218,15 +175,8 @@ class TableForm(SourceForm):
     what = "This table"
 
     def __init__(self, value: TableSource | None = None) -> None:
-        super().__init__(value or TableSource(table=Path()))
-        self.add(
-            "table",
-            "Table",
-            PathField("Table of images and masks", TABLES),
-            "CSV with columns images and masks, paths from the table's folder; if wanted, columns mpp and role.",
-        )
-        self.add("values", "Mask values", ValuesField("classes"), MASK_VALUES)
-        self._ending()
+        editors = {"table": PathField("Table of images and masks", TABLES), "values": ValuesField("classes")}
+        super().__init__(value or TableSource(table=Path()), editors)
 
     def _check(self, source: TableSource) -> None:
         _needed(source.table, "a table", Path.is_file)
@@ -238,29 +188,12 @@ class ShapesForm(SourceForm):
     what = "This slide with outlines"
 
     def __init__(self, value: ShapesSource | None = None) -> None:
-        super().__init__(value or ShapesSource(slide=Path(), shapes=Path()))
-        self.add("slide", "Slide", PathField("The slide", "Slides (*)"), "The slide on which the outlines were drawn.")
-        self.add(
-            "shapes",
-            "Outlines",
-            PathField("The outlines", SHAPES),
-            "GeoJSON of QuPath, XML of ASAP or of Aperio ImageScope.",
-        )
-        self.add(
-            "values",
-            "Names",
-            ValuesField("classes", str),
-            "classes: the names in the file are those of the classes. Or say it: Tumor=tumour, Necrosis=background, "
-            "Artefact=ignored. Outlines of other names are left out.",
-        )
-        outside = {"background": "background", "ignored": "not known"}
-        self.add(
-            "outside",
-            "Outside is",
-            ChoiceField(outside),
-            "What no outline covers: background, or not known where not everything was outlined.",
-        )
-        self._ending()
+        editors = {
+            "slide": PathField("The slide", "Slides (*)"),
+            "shapes": PathField("The outlines", SHAPES),
+            "values": ValuesField("classes", str),
+        }
+        super().__init__(value or ShapesSource(slide=Path(), shapes=Path()), editors)
 
     def _check(self, source: ShapesSource) -> None:
         _needed(source.slide, "a slide", Path.exists)
@@ -273,26 +206,12 @@ class PublishedForm(SourceForm):
     what = "This data set"
 
     def __init__(self, value: PublishedSource | None = None) -> None:
-        super().__init__(value or PublishedSource(folder=Path()))
-        self.add("folder", "Folder", PathField("Folder of the data set"), "The folder into which it was unpacked.")
-        self.add("set", "Which", ChoiceField(SETS), "Which set it is; its files tell it.")
-        self.add(
-            "part", "Part", TextField("all", ""), "Only images in whose path this occurs, such as Train or Fold 1."
-        )
-        self.add(
-            "values",
-            "Its classes",
-            ValuesField("classes", str),
-            "classes: the set's names are those of the classes. instances: all its objects are the first class. Or say "
-            "it: Neoplastic=tumour, Dead=ignored.",
-        )
-        self.add(
-            "radius",
-            "Radius",
-            NumberField(0.1, 100, 0.5, 2, "µm"),
-            "Where a set gives only points: how far around a point its class reaches.",
-        )
-        self._ending(group=False)
+        editors = {
+            "folder": PathField("Folder of the data set"),
+            "part": TextField("all", ""),
+            "values": ValuesField("classes", str),
+        }
+        super().__init__(value or PublishedSource(folder=Path()), editors)
 
     def _check(self, source: PublishedSource) -> None:
         _needed(source.folder, "the folder of the set", Path.is_dir)

@@ -19,11 +19,15 @@ from qtpy.QtWidgets import (
 )
 from superqt import QElidingLabel
 
-from napari_msunet.config import ImageSet, Role
+from napari_msunet.config import FolderSource, ImageSet, Role
+from napari_msunet.config.option import fields_of
 from napari_msunet.errors import MsunetError
-from napari_msunet.widgets.dock.fields import ChoiceField
-from napari_msunet.widgets.dock.source_forms import FORMS, ROLE_TIP, ROLES, SourceForm, name_of
+from napari_msunet.widgets.dock.source_forms import FORMS, SourceForm, name_of
 from napari_msunet.widgets.dock.state import State
+from napari_msunet.widgets.editors import ChoiceField
+from napari_msunet.widgets.forms import editor_for
+
+_ROLE = next(one for one in fields_of(FolderSource) if one.name == "role")
 
 
 class SourceDialog(QDialog):
@@ -102,13 +106,13 @@ class SourcesBox(QWidget):
             role = self._row(len(slides) + number, *name_of(source), source.role, number)
             role.valueChanged.connect(lambda value, n=number: self._change(n, value))
 
-    def _row(self, row: int, text: str, tip: str, role: Role, number: int | None = None) -> ChoiceField:
+    def _row(self, row: int, text: str, tip: str, role: Role, number: int | None = None) -> Any:
         label = QElidingLabel(text)
         label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         label.setToolTip(tip)
-        choice = ChoiceField(ROLES)
+        choice: Any = editor_for(_ROLE)
         choice.setValue(role)
-        choice.setToolTip(ROLE_TIP)
+        choice.setToolTip(_ROLE.help)
         choice.setMinimumContentsLength(7)
         self.grid.addWidget(label, row, 0)
         self.grid.addWidget(choice, row, 1)

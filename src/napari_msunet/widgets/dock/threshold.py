@@ -14,12 +14,12 @@ from napari_msunet.config import Postprocess, PostprocessJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Window
 from napari_msunet.widgets.dock.background import Background
-from napari_msunet.widgets.dock.fields import Fold
 from napari_msunet.widgets.dock.layers import layer_of_labels, layer_of_slide
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.threshold_layer import PreviewLayer
 from napari_msunet.widgets.dock.threshold_rows import Sliders
 from napari_msunet.widgets.dock.threshold_runs import Kept, find_kept
+from napari_msunet.widgets.forms import Fold
 from napari_msunet.widgets.placement import visible_region
 
 if TYPE_CHECKING:

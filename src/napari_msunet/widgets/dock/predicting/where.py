@@ -10,11 +10,11 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QHBoxLayout, QLabe
 
 from napari_msunet.config import Drawn, InClasses, Where
 from napari_msunet.errors import MsunetError
-from napari_msunet.widgets.dock.fields import ChoiceField
 from napari_msunet.widgets.dock.layers import layer_of_slide
 from napari_msunet.widgets.dock.lookup import store_path
 from napari_msunet.widgets.dock.predicting.regions import Regions, area, checked
 from napari_msunet.widgets.dock.telling import told
+from napari_msunet.widgets.editors import ChoiceField
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet

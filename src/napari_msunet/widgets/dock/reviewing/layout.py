@@ -9,9 +9,9 @@ from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton
 
 from napari_msunet.labels import review
 from napari_msunet.labels.review import Survey
-from napari_msunet.widgets.dock.fields import WholeField
 from napari_msunet.widgets.dock.place_list import PlaceList
 from napari_msunet.widgets.dock.reviewing.ranking import RankingBox
+from napari_msunet.widgets.editors import WholeField
 
 
 def build(step: Any) -> None:

@@ -17,13 +17,13 @@ from napari_msunet.labels.metadata import BACKGROUND_COLOUR, default_colours
 from napari_msunet.slide import open_slide
 from napari_msunet.widgets.dock.class_edits import ClassEdits
 from napari_msunet.widgets.dock.class_table import KEYS, ClassTable, Row
-from napari_msunet.widgets.dock.fields import Fold
 from napari_msunet.widgets.dock.marking import Marking
 from napari_msunet.widgets.dock.python_lines import call, lines, literal
 from napari_msunet.widgets.dock.sources import SourcesBox
 from napari_msunet.widgets.dock.state import BACKGROUND, SlideRecord
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
+from napari_msunet.widgets.forms import Fold
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet

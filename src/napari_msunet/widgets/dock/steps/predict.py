@@ -15,13 +15,11 @@ from napari_msunet.events import FirstLook, Message, Progress, RegionDone, Resul
 from napari_msunet.geometry import Region
 from napari_msunet.widgets.dock.difference import DifferenceRow
 from napari_msunet.widgets.dock.drawing import RegionDrawing
-from napari_msunet.widgets.dock.fields import Fold
 from napari_msunet.widgets.dock.job_box import JobBox
 from napari_msunet.widgets.dock.layers import hide_maps, layer_of_labels, layer_of_slide
 from napari_msunet.widgets.dock.merging import Merging, prepare_store
 from napari_msunet.widgets.dock.predicting.asking import asked_job, fit_channels, need
 from napari_msunet.widgets.dock.predicting.channels import ChannelsRow
-from napari_msunet.widgets.dock.predicting.forms import CleaningForm, PredictForm
 from napari_msunet.widgets.dock.predicting.live import LiveMaps
 from napari_msunet.widgets.dock.predicting.models import EnsembleRow, model_name
 from napari_msunet.widgets.dock.predicting.plan import PlanLine, stamp_of
@@ -34,6 +32,8 @@ from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.threshold import ThresholdPanel
 from napari_msunet.widgets.dock.weights import model_config
+from napari_msunet.widgets.editors import OutputsField
+from napari_msunet.widgets.forms import Fold, Form
 from napari_msunet.widgets.instances import add_instances
 
 if TYPE_CHECKING:
@@ -68,9 +68,15 @@ class PredictStep(Step):
         self.model_line.setWordWrap(True)
         self.channels = ChannelsRow()
         self.where = WhereRow(self.dock)
-        self.form = PredictForm(self.state.predict_options)
+        self.outputs = OutputsField()
+        self.form = Form(
+            self.state.predict_options,
+            {"outputs": self.outputs},
+            left_out=("postprocess", "channels", "where"),
+            folded="More: exactness, memory, device…",
+        )
         self.ensemble = EnsembleRow(self.dock)
-        self.cleaning = CleaningForm(self.state.predict_options.postprocess)
+        self.cleaning = Form(self.state.predict_options.postprocess)
         self.slide = self._button("", "Predicts it; the labels fill in while it runs, what is in view first.", "slide")
         self.slide.setObjectName("primary")
         self.view = self._button("What is in view", "Predicts the part of the slide that the window shows now.", "view")
@@ -172,7 +178,7 @@ class PredictStep(Step):
             config = model_config(path)
         except MsunetError as error:
             return escape(str(error))
-        self.form.outputs.set_scales(len(config.scales))
+        self.outputs.set_scales(len(config.scales))
         fit_channels(self)
         others = len(self.state.ensemble)
         more = "" if not others else " and 1 other" if others == 1 else f" and {others} others"

@@ -28,7 +28,6 @@ from napari_msunet.project import Project
 from napari_msunet.slide.numbers import TOLD, parse_range
 from napari_msunet.slide.opening import READABLE
 from napari_msunet.widgets.dock import words
-from napari_msunet.widgets.dock.fields import NumberField
 from napari_msunet.widgets.dock.lookup import Layers
 from napari_msunet.widgets.dock.memory import known_before, recall, record_of, remember
 from napari_msunet.widgets.dock.python_lines import call, lines
@@ -37,6 +36,7 @@ from napari_msunet.widgets.dock.state import SlideRecord
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.tissue import TissueRow
+from napari_msunet.widgets.editors import NumberField
 from napari_msunet.widgets.reader import chosen
 
 if TYPE_CHECKING:

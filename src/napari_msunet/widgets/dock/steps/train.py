@@ -27,13 +27,13 @@ from napari_msunet.widgets.dock.checks import (
 )
 from napari_msunet.widgets.dock.curves import Curves
 from napari_msunet.widgets.dock.job_box import Choice, JobBox
-from napari_msunet.widgets.dock.job_forms import TrainForm
 from napari_msunet.widgets.dock.options import changed
 from napari_msunet.widgets.dock.python_lines import job_lines
 from napari_msunet.widgets.dock.retraining import GoingOn, Verdict
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.weights import model_summary
+from napari_msunet.widgets.forms import Form
 from napari_msunet.wording import in_labels
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class TrainStep(Step):
 
     def __init__(self, dock: MultiScaleUNet) -> None:
         super().__init__(dock)
-        self.form = TrainForm(self.state.train_options)
+        self.form = Form(self.state.train_options)
         self.form.valueChanged.connect(self.state.set_train_options)
         self.needed = self.note()
         self.checks = QLabel()

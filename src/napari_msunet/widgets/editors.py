@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
+from typing import Annotated, Any
 
 from napari.utils.notifications import show_warning
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QValidator
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QDoubleSpinBox,
+    QGridLayout,
     QHBoxLayout,
     QLineEdit,
     QMenu,
+    QSizePolicy,
     QSpinBox,
     QToolButton,
-    QVBoxLayout,
     QWidget,
 )
 
+from napari_msunet.config import Output
 from napari_msunet.geometry import as_scale
 from napari_msunet.typed_numbers import read_number, read_numbers
 
 _MOST_DECIMALS = 10
 """Digits behind the point that a typed number keeps."""
+_NUMBERS = re.compile(r"[\d\s.,;+\-e'’]*")
+"""What can only be meant as numbers."""
 _NO_THOUSANDS = 1000
 """Where numbers end here, a mark in them is always a decimal one."""
 
@@ -197,6 +204,7 @@ class ChoiceField(_Calm, QComboBox):
 class CheckField(QCheckBox):
     """Yes or no; `on` and `off` are the values these stand for."""
 
+    OWN_LABEL = True  # a form gives it none
     valueChanged = Signal(object)
 
     def __init__(self, text: str = "", on: Any = True, off: Any = False) -> None:
@@ -337,33 +345,208 @@ class TextField(QLineEdit):
         self.setText(value or "")
 
 
-class Fold(QWidget):
-    """What only some need, folded away under a small heading.
+class AnyField(QLineEdit):
+    """A value of any type as text: numbers with commas, words, nothing for None; what cannot be read is not taken."""
 
-    Attributes
-    ----------
-    inside : QVBoxLayout
-    """
+    valueChanged = Signal(object)
 
-    def __init__(self, title: str, tip: str = "") -> None:
+    def __init__(self, field: FieldInfo) -> None:
         super().__init__()
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(2)
-        self.button = QToolButton()
-        self.button.setObjectName("fold")
-        self.button.setText(title)
-        self.button.setToolTip(tip)
-        self.button.setCheckable(True)
-        self.button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self.button.toggled.connect(self._toggle)
-        self.box = QWidget()
-        self.inside = QVBoxLayout(self.box)
-        self.inside.setContentsMargins(8, 2, 0, 4)
-        column.addWidget(self.button)
-        column.addWidget(self.box)
-        self._toggle(False)
+        annotation: Any = field.annotation
+        limited = Annotated[(annotation, *field.metadata)] if field.metadata else annotation
+        self._type: TypeAdapter[Any] = TypeAdapter(limited)
+        self._value: Any = None
+        self._as_set = ""
+        self.setPlaceholderText("none")
+        self.editingFinished.connect(self._read)
 
-    def _toggle(self, is_open: bool) -> None:
-        self.button.setArrowType(Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow)
-        self.box.setVisible(is_open)
+    def value(self) -> Any:
+        return self._value
+
+    def setValue(self, value: Any) -> None:
+        changed, self._value = value != self._value, value
+        values = value if isinstance(value, tuple) else () if value is None else (value,)
+        self.setText(", ".join(map(_shown, values)))
+        self._as_set = self.text()
+        if changed:
+            self.valueChanged.emit(value)
+
+    def _read(self) -> None:
+        if self.text() == self._as_set:
+            return
+        for candidate in _readings(self.text()):
+            try:
+                self.setValue(self._type.validate_python(candidate))
+            except ValidationError:
+                continue
+            return
+        shown = self.text()
+        self.setValue(self._value)
+        show_warning(f'"{shown}" cannot be used here; {self.text() or "nothing"} stays. Part numbers by semicolons.')
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def _readings(text: str) -> list[Any]:
+    """What a text may mean: nothing, one number, several, or words."""
+    text = text.strip()
+    if not text:
+        return [None, (), ""]
+    parts = [part.strip() for part in text.replace(";", ",").split(",") if part.strip()]
+    if not any(sign.isdigit() for sign in text):
+        return [text, tuple(parts)]
+    try:
+        numbers = read_numbers(text)
+    except ValueError:
+        return [] if _NUMBERS.fullmatch(text) else [text, tuple(parts)]
+    return [*([numbers[0]] if len(numbers) == 1 else []), numbers, text]
+
+
+class MarginField(QWidget):
+    """The exact margin, half of it, or a number of pixels."""
+
+    valueChanged = Signal(object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        self.kind = ChoiceField({"exact": "exact", "fast": "half: faster", "pixels": "in pixels"})
+        self.pixels = WholeField(0, 4096, "px", step=16)
+        self.pixels.setAccessibleName("Pixels of the margin")
+        row.addWidget(self.kind, 1)
+        row.addWidget(self.pixels)
+        self.pixels.blockSignals(True)
+        self.pixels.setValue(32)
+        self.pixels.blockSignals(False)
+        self.kind.valueChanged.connect(self._changed)
+        self.pixels.valueChanged.connect(self._changed)
+        self.pixels.hide()
+
+    def setToolTip(self, tip: str) -> None:
+        super().setToolTip(tip)
+        self.kind.setToolTip(tip)
+        self.pixels.setToolTip("Pixels of the model around each tile, rounded up to what its networks need.")
+
+    def value(self) -> Any:
+        kind = self.kind.value()
+        return self.pixels.value() if kind == "pixels" else kind
+
+    def setValue(self, value: Any) -> None:
+        before = self.value()
+        for part, new in ((self.kind, "pixels" if isinstance(value, int) else value), (self.pixels, value)):
+            if part is self.pixels and not isinstance(value, int):
+                continue
+            part.blockSignals(True)
+            part.setValue(new)
+            part.blockSignals(False)
+        self.pixels.setVisible(self.kind.value() == "pixels")
+        if value != before:
+            self.valueChanged.emit(value)
+
+    def _changed(self, *_: Any) -> None:
+        self.pixels.setVisible(self.kind.value() == "pixels")
+        self.valueChanged.emit(self.value())
+
+
+class NamedField(ChoiceField):
+    """A name: one of those offered, or another that is typed, such as the device "cuda:1"."""
+
+    def __init__(self, choices: Mapping[str, str]) -> None:
+        super().__init__(choices)
+        self.setEditable(True)
+        self.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+        self.lineEdit().editingFinished.connect(self._typed)
+
+    def value(self) -> Any:
+        number = self.findText(self.currentText())
+        return self.values[number] if number >= 0 else self.values[self.currentIndex()]
+
+    def _typed(self) -> None:
+        text = self.currentText().strip()
+        known = self.findText(text)
+        if known >= 0:
+            self.setCurrentIndex(known)
+        elif text:
+            self.setValue(text)
+        else:
+            self.setEditText(self.itemText(self.currentIndex()))
+
+
+TICKS: dict[Output, tuple[str, str]] = {
+    "probabilities": (
+        "Probabilities",
+        "Keeps each class's probability, so that thresholds can be changed later without the network. Takes about ten "
+        "times the space of the labels.",
+    ),
+    "disagreement": (
+        "Disagreement",
+        "Where the scales see different things: the places worth looking at. An image from 0 to 1, over the slide.",
+    ),
+    "entropy": (
+        "Uncertainty",
+        "How undecided the model is between the classes (entropy). An image from 0 to 1, over the slide.",
+    ),
+    "instances": (
+        "Objects",
+        "Parts objects that touch, and gives each a number and a colour of its own (instances).",
+    ),
+}
+ONE_SCALE = "This model has one scale, so its scales cannot disagree."
+
+
+class OutputsField(QWidget):
+    """What comes out beside the labels, as ticks."""
+
+    valueChanged = Signal(object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        grid = QGridLayout(self)
+        grid.setContentsMargins(0, 0, 0, 0)
+        grid.setVerticalSpacing(4)
+        self.ticks: dict[str, CheckField] = {}
+        for number, (name, (text, tip)) in enumerate(TICKS.items()):
+            tick = CheckField(text)
+            tick.setToolTip(tip)
+            tick.valueChanged.connect(lambda *_: self.valueChanged.emit(self.value()))
+            self.ticks[name] = tick
+            grid.addWidget(tick, number // 2, number % 2)
+        grid.setColumnStretch(1, 1)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)  # never pressed flat
+
+    def value(self) -> tuple[Output, ...]:
+        return ("labels", *(name for name, tick in self.ticks.items() if tick.isChecked()))  # type: ignore[arg-type]
+
+    def setValue(self, value: tuple[Output, ...]) -> None:
+        if set(value) | {"labels"} == set(self.value()):
+            return
+        for name, tick in self.ticks.items():
+            tick.blockSignals(True)
+            tick.setChecked(name in value)
+            tick.blockSignals(False)
+        self.valueChanged.emit(self.value())
+
+    def set_scales(self, count: int) -> None:
+        """How many scales the model has: one cannot disagree with itself."""
+        tick = self.ticks["disagreement"]
+        if count < 2 and tick.isChecked():
+            tick.setChecked(False)
+        tick.setEnabled(count > 1)
+        tick.setToolTip(TICKS["disagreement"][1] if count > 1 else ONE_SCALE)
+
+
+class ResolutionField(NumberField):
+    """µm per pixel, or None: the images' own pixels."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 1000, 0.05, 3, "µm/px")
+        self.setSpecialValueText("image pixels")
+
+    def value(self) -> float | None:
+        return super().value() or None
+
+    def setValue(self, value: float | None) -> None:
+        super().setValue(value or 0)
