@@ -42,8 +42,6 @@ class TrainJob(Versioned):
     learning rate is lowest then. Without one a part validates, and training ends when that gets no better."""
     epochs: Annotated[int | None, Option("At most", _TIME, False, "epochs", none="automatic")] = Field(None, ge=1)
     """Most epochs (looks at all the training data); without it, until the time is up, or 100."""
-    device: Device = "auto"
-    """Where it computes: auto, cpu, cuda, cuda:1 or mps. auto takes a graphics card if there is one."""
     steps: Annotated[int | None, Option("Epoch", _TIME, unit="batches", none="automatic")] = Field(None, ge=1)
     """Batches in an epoch; without it, about one look at each training image or annotated window."""
     clock: Annotated[Literal["wall", "processor"], Option(group=_TIME, form=False)] = "wall"
@@ -98,6 +96,8 @@ class TrainJob(Versioned):
     replaces: Annotated[Path | None, Option(group=_BEFORE, form=False)] = None
     """Model file of an earlier training that this one is to replace. The test images that were frozen then never train
     here, its validation images validate again, and at the end both models are scored on the test images."""
+    device: Device = "auto"
+    """Where it computes: auto, cpu, cuda, cuda:1 or mps. auto takes a graphics card if there is one."""
     find_batch_size: Annotated[bool, Option("Find the largest batch", _MACHINE)] = False
     """Begin with the largest batch, up to 64 windows, that fits into the device's memory."""
     find_learning_rate: Annotated[bool, Option("Find the learning rate", _MACHINE)] = False

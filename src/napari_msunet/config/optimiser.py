@@ -40,7 +40,9 @@ class Optimiser(Frozen):
     """Momentum of sgd (0.9 without it) and rmsprop (0 without it)."""
     nesterov: Annotated[bool, Option("Nesterov's momentum", _LEARNING)] = False
     """Nesterov's momentum, for sgd."""
-    betas: Annotated[tuple[_Decay, _Decay], Option(group=_LEARNING, example="two numbers, such as 0.9,0.999")] = (
+    betas: Annotated[
+        tuple[_Decay, _Decay], Option("Adam's betas", _LEARNING, example="two numbers, such as 0.9,0.999")
+    ] = (
         0.9,
         0.999,
     )

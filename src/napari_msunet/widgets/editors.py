@@ -350,14 +350,14 @@ class AnyField(QLineEdit):
 
     valueChanged = Signal(object)
 
-    def __init__(self, field: FieldInfo) -> None:
+    def __init__(self, field: FieldInfo, none: str = "none") -> None:
         super().__init__()
         annotation: Any = field.annotation
         limited = Annotated[(annotation, *field.metadata)] if field.metadata else annotation
         self._type: TypeAdapter[Any] = TypeAdapter(limited)
         self._value: Any = None
         self._as_set = ""
-        self.setPlaceholderText("none")
+        self.setPlaceholderText(none)
         self.editingFinished.connect(self._read)
 
     def value(self) -> Any:

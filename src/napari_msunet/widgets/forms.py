@@ -87,7 +87,7 @@ def editor_for(one: Field) -> QWidget:
         return NamedField(option.words) if option.words else TextField(option.none)
     if int in kinds and all(kind is int or get_origin(kind) is Literal for kind in kinds):
         return MarginField()
-    return AnyField(info)
+    return AnyField(info, option.none)
 
 
 class Form(QWidget):
