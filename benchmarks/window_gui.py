@@ -76,11 +76,11 @@ def instrument(watch: Stopwatch) -> None:
     from napari_msunet.widgets.dock.steps.correct import CorrectStep
     from napari_msunet.widgets.dock.steps.predict import PredictStep
     from napari_msunet.widgets.dock.steps.train import TrainStep
+    from napari_msunet.widgets.jobs import Jobs
     from napari_msunet.widgets.pyramid_labels import PyramidLabels
-    from napari_msunet.widgets.worker_bridge import JobRunner
 
     for owner, names in {
-        JobRunner: ("_deliver", "_arm"),
+        Jobs: ("_deliver", "_arm"),
         Background: ("_deliver",),
         Curves: ("redraw",),
         MultiScaleUNet: ("refresh", "save_project"),
@@ -122,7 +122,7 @@ def work(folder: Path, seconds: float, watch: Stopwatch) -> dict[str, object]:
     viewer.window._qt_window.resize(1280, 800)
     dock = MultiScaleUNet(viewer)
     viewer.window.add_dock_widget(dock, name="Multi-scale U-Net", area="right")
-    dock.runner.warm()
+    dock.jobs.warm()
     dock.open_slide(slide)
     annotation = dock.start_annotating(("tissue",))
     for y in range(200, 2400, 300):
@@ -150,7 +150,7 @@ def work(folder: Path, seconds: float, watch: Stopwatch) -> dict[str, object]:
 
     def trained() -> bool:
         paint_now(annotation)
-        return dock.state.running is None
+        return not dock.state.running
 
     wait(trained, seconds + 60)
     wait(lambda: False, 1)
@@ -166,9 +166,9 @@ def work(folder: Path, seconds: float, watch: Stopwatch) -> dict[str, object]:
         layer = dock.layers.of_store(dock.state.active.labels)
         if layer is not None:
             paint_now(layer)
-        return dock.state.running is None and not merging.busy
+        return not dock.state.running and not merging.busy
 
-    wait(lambda: dock.state.running is not None, 5)
+    wait(lambda: dock.state.running, 5)
     wait(predicted, 300)
     predicting = watch.table()
     epochs = dock.steps["train"].curves.history.epochs

@@ -11,7 +11,7 @@ from data.making import CONFIG, write_folder
 
 from napari_msunet.config import FolderSource, Optimiser, PredictJob, TrainJob
 from napari_msunet.events import Event
-from napari_msunet.worker.client import JobHandle, WorkerClient
+from napari_msunet.worker.client import WorkerClient, WorkerRequest
 
 SLIDE = Path(__file__).parents[1] / "src" / "napari_msunet" / "demo_data" / "CMU-1-Small-Region.svs"
 
@@ -32,7 +32,7 @@ class Heard:
         ask = client.inspect if isinstance(job, dict) else client.submit
         if not isinstance(job, dict):
             options["on_start"] = lambda: self._note("started")
-        self.handle: JobHandle = ask(job, self._event, self._end, **options)
+        self.handle: WorkerRequest = ask(job, self._event, self._end, **options)
 
     def _note(self, what: str) -> None:
         with self._changed:

@@ -80,7 +80,7 @@ def test_from_a_slide_to_exported_labels(dock, qtbot, tmp_path, monkeypatch):
     options = {"size": 64, "batch_size": 4, "epochs": 12, "steps": 12}
     dock.state.set_train_options(changed(dock.state.train_options, **options))
     click(qtbot, dock.steps["train"].start)
-    qtbot.waitUntil(lambda: dock.state.running is None and dock.state.model_path is not None, timeout=LONG)
+    qtbot.waitUntil(lambda: not dock.state.running and dock.state.model_path is not None, timeout=LONG)
 
     qtbot.waitUntil(lambda: dock.go.isVisible() and "Predict" in dock.go.text(), timeout=5000)
     click(qtbot, dock.go)
@@ -118,7 +118,7 @@ def test_from_a_slide_to_exported_labels(dock, qtbot, tmp_path, monkeypatch):
     features = json.loads(target.read_text())["features"]
     assert features
     assert {f["properties"]["classification"]["name"] for f in features} == set(dock.state.classes)
-    qtbot.waitUntil(lambda: dock.state.running is None, timeout=5000)
+    qtbot.waitUntil(lambda: not dock.state.running, timeout=5000)
     qtbot.waitUntil(lambda: dock.advice.text().startswith("Done"), timeout=5000)
 
     click(qtbot, dock.sections["export"].copy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from napari_msunet.labels import LabelStore
 from napari_msunet.widgets.dock.dock import MultiScaleUNet
 from napari_msunet.widgets.dock.layers import layer_of_labels
 from napari_msunet.widgets.dock.options import changed
+from napari_msunet.widgets.jobs import JobHandle
 
 TITLE = "Multi-scale U-Net"
 
@@ -45,29 +46,23 @@ class WindowStage(Stage):
 
     def run(self, job: Job) -> Generator[Event, None, Result]:
         """Run a job through the dock, while its window stays alive."""
-        started, running = self._started(job)
         happened: deque[Event] = deque()
-        self.dock.runner.happened.connect(listener := lambda _, event: happened.append(event))
-        started()
-        result = Result()
-        while True:
+        handle = self._started(job)
+        handle.happened.connect(happened.append)
+        while handle.outcome is None or handle.follow_up() or happened:
             wait(0.02)
             while happened:
                 event = happened.popleft()
-                if isinstance(event, Result):
-                    result = event
-                elif not (isinstance(job, PredictJob) and isinstance(event, Message)):
-                    yield event  # The worker says that it does not merge the run: the dock does.
-            if not running() and not happened:
-                break
-        self.dock.runner.happened.disconnect(listener)
+                # The worker says that it does not merge the run: the dock does.
+                if not (isinstance(event, Result) or (isinstance(job, PredictJob) and isinstance(event, Message))):
+                    yield event
         wait(0.3)
-        if not result.values and not result.files:
+        if handle.value is None:
             raise MsunetError(f"The demonstration's {job.job} did not come to its end; the window says why.")
-        return result
+        return handle.value
 
-    def _started(self, job: Job) -> tuple[Callable[[], object], Callable[[], bool]]:
-        """What the dock is told for a job: a function that starts it, and one that says whether it still runs."""
+    def _started(self, job: Job) -> JobHandle:
+        """Have the dock begin a job, as a person would."""
         dock, state = self.dock, self.dock.state
         if isinstance(job, TrainJob):
             state.set_sets(list(job.sources))  # type: ignore[arg-type]
@@ -76,20 +71,19 @@ class WindowStage(Stage):
             names = ("size", "steps", "epochs", "time_limit", "validation")
             state.set_train_options(changed(state.train_options, **{name: getattr(job, name) for name in names}))
             dock.show_step("train")
-            return dock.train, lambda: state.running is not None
+            return dock.train()
         if isinstance(job, PredictJob):
             state.use_model(job.model.resolve())
             assert state.active is not None
             state.active.labels = job.out.resolve()
             state.set_predict_options(changed(state.predict_options, outputs=job.outputs))
             dock.show_step("predict")
-            step = dock.step("predict")
-            return dock.predict, lambda: state.running is not None or step.merging.busy
+            return dock.predict()
         if isinstance(job, ExportJob):
             dock.show_step("export")
-            return lambda: dock.export(job.out), lambda: state.running is not None
+            return dock.export(job.out)
         assert isinstance(job, EvaluateJob)
-        return lambda: dock.runner.submit(job), lambda: dock.runner.busy
+        return dock.jobs.submit(job)
 
     def paint(self, labels: LabelStore, place: Region, value: int) -> None:
         """A dab of napari's brush, at the zoom that shows the place."""

@@ -20,7 +20,7 @@ CLOSE_SECONDS = 0.5
 """How long closing lets the process put its files in order; what is on disk is whole at any time."""
 
 
-class JobHandle:
+class WorkerRequest:
     """A job, or an inspection, that was given to the worker.
 
     Attributes
@@ -54,7 +54,7 @@ class JobHandle:
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"JobHandle({self.id}, {getattr(self.job, 'job', 'inspect')!r}, {self.outcome or self.state})"
+        return f"WorkerRequest({self.id}, {getattr(self.job, 'job', 'inspect')!r}, {self.outcome or self.state})"
 
     def cancel(self, keep: Keep = "best") -> None:
         """Stop the job within a batch, or take it out of the queue; `keep` says what a training leaves."""
@@ -175,7 +175,7 @@ class WorkerClient:
         on_end: Callable[[Outcome, str | None, str | None], None] | None = None,
         on_start: Callable[[], None] | None = None,
         priority: bool = False,
-    ) -> JobHandle:
+    ) -> WorkerRequest:
         """Give a job to the worker, starting one if none runs.
 
         Parameters
@@ -193,25 +193,25 @@ class WorkerClient:
 
         Returns
         -------
-        JobHandle
+        WorkerRequest
             All callbacks come from a thread of the client, and may come before this returns.
         """
         request = {"run": job, **({"priority": True} if priority else {})}
-        return self._give(request, JobHandle(next(self._numbers), job, on_event, on_end, on_start))
+        return self._give(request, WorkerRequest(next(self._numbers), job, on_event, on_end, on_start))
 
     def inspect(
         self,
         asked: dict[str, Any],
         on_event: Callable[[Event], None] | None = None,
         on_end: Callable[[Outcome, str | None, str | None], None] | None = None,
-    ) -> JobHandle:
+    ) -> WorkerRequest:
         """Ask what a file is (``{"path": ...}``) or what the worker's machine has (``{"machine": True}``).
 
         It waits for no job. The answer is the `values` of a `Result`.
         """
-        return self._give({"inspect": asked}, JobHandle(next(self._numbers), asked, on_event, on_end, None))
+        return self._give({"inspect": asked}, WorkerRequest(next(self._numbers), asked, on_event, on_end, None))
 
-    def _give(self, request: dict[str, Any], handle: JobHandle) -> JobHandle:
+    def _give(self, request: dict[str, Any], handle: WorkerRequest) -> WorkerRequest:
         request = {"id": handle.id, **request}
         with self._lock:
             link = handle._link = self._usable()

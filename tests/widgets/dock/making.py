@@ -52,7 +52,7 @@ def click(qtbot: Any, button: Any) -> None:
 
 def idle(qtbot: Any, dock: Any) -> None:
     """Wait until no job runs and everything is merged."""
-    qtbot.waitUntil(lambda: dock.state.running is None, timeout=LONG)
+    qtbot.waitUntil(lambda: not dock.state.running, timeout=LONG)
     qtbot.waitUntil(lambda: not dock.steps["predict"].merging.busy, timeout=LONG)
     settle(0.1)
 

@@ -71,7 +71,7 @@ def test_retraining_learns_from_edited_pixels_only(ready, step, qtbot):
     job = ready.steps["train"].box.job
     (source,) = [s for s in job.sources if getattr(s, "edited_only", False)]
     assert source.labels == ready.state.active.labels
-    qtbot.waitUntil(lambda: ready.state.running is None, timeout=LONG)
+    qtbot.waitUntil(lambda: not ready.state.running, timeout=LONG)
     assert ready.state.model_path == job.out / "model.safetensors"
 
 

@@ -57,7 +57,7 @@ def touches(event, region):
 def test_what_is_in_view_comes_first_also_after_looking_elsewhere(ready, step, qtbot):
     slow_tiles(ready)
     done = []
-    ready.runner.happened.connect(lambda _, event: done.append(event) if isinstance(event, RegionDone) else None)
+    step.box.happened.connect(lambda event: done.append(event) if isinstance(event, RegionDone) else None)
     corner = look_at(ready, 690, 690)  # the last of all tiles, were nobody looking
     click(qtbot, step.slide)
     qtbot.waitUntil(lambda: bool(done), timeout=LONG)
@@ -88,7 +88,7 @@ def test_edits_made_while_it_runs_stay(ready, step, qtbot):
     layer.selected_label, layer.brush_size, layer.mode = 1, 20, "paint"
     layer.paint((330, 330), 1)  # not predicted yet
     layer.paint((12, 12), 0)  # predicted, or about to be
-    assert ready.state.running == "predict"
+    assert ready.state.running == {"predict"}
     idle(qtbot, ready)
     after = store.read(Window(0, 0, *store.shape))
     (run,) = store.runs

@@ -101,7 +101,7 @@ def test_closing_in_the_middle_loses_no_tile(ready, step, qtbot):
     small_tiles(ready)
     ready.predict("slide")
     qtbot.waitUntil(lambda: bool(step.merging._runs), timeout=LONG)
-    pid, path = ready.runner.client.pid, ready.state.active.labels
+    pid, path = ready.jobs.client.pid, ready.state.active.labels
     ready.shut_down()
     end = time.monotonic() + 10
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < end:

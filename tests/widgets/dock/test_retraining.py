@@ -46,7 +46,7 @@ def test_retrain_on_corrections_goes_on_from_the_model(corrected, qtbot, trained
     assert step.going_on.isVisible()
     assert "start=" in step.as_python()
     assert "retraining_job(" in corrected.steps["correct"].as_python()
-    qtbot.waitUntil(lambda: corrected.state.running is None, timeout=LONG)
+    qtbot.waitUntil(lambda: not corrected.state.running, timeout=LONG)
     assert corrected.state.model_path == job.out / "model.safetensors"
 
 

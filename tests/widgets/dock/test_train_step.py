@@ -46,10 +46,10 @@ def test_training_by_mouse_then_going_on(ready, qtbot, messages):
     assert "needs about" in said
     assert "known after the first" in said
     click(qtbot, step.start)
-    assert ready.state.running == "train"
+    assert ready.state.running == {"train"}
     settle()
     assert not step.start.isEnabled()
-    qtbot.waitUntil(lambda: ready.state.running is None, timeout=LONG)
+    qtbot.waitUntil(lambda: not ready.state.running, timeout=LONG)
     settle(0.4)
     assert ready.state.model_path is not None
     assert ready.state.model_path.is_file()
@@ -64,7 +64,7 @@ def test_training_by_mouse_then_going_on(ready, qtbot, messages):
     # With a measured rate, the time is known now.
     qtbot.waitUntil(lambda: any("take at most" in f.text for f in step.findings), timeout=20_000)
     click(qtbot, step.go_on)
-    qtbot.waitUntil(lambda: ready.state.running is None, timeout=LONG)
+    qtbot.waitUntil(lambda: not ready.state.running, timeout=LONG)
     settle(0.4)
     assert step.curves.history.epochs == 6
     assert list(step.curves.lines["loss", "train", "fused"].getData()[0]) == [1, 2, 3, 4, 5, 6]
@@ -74,10 +74,10 @@ def test_training_by_mouse_then_going_on(ready, qtbot, messages):
 @pytest.mark.parametrize(("number", "kept"), [(0, True), (1, True), (2, False)])
 def test_stopping_keeps_what_was_chosen(ready, qtbot, number, kept):
     step = ready.steps["train"]
-    job = ready.train(epochs=1000)
+    job = ready.train(epochs=1000).job
     qtbot.waitUntil(lambda: step.curves.history.epochs >= 1, timeout=LONG)
     choose(step, number)
-    qtbot.waitUntil(lambda: ready.state.running is None, timeout=20_000)
+    qtbot.waitUntil(lambda: not ready.state.running, timeout=20_000)
     assert (job.out / "model.safetensors").is_file() == kept
     assert (ready.state.model_path is not None) == kept
     settle()
@@ -92,7 +92,7 @@ def test_a_second_job_waits_for_the_first(ready, qtbot):
     with pytest.raises(MsunetError, match="Train is under way"):
         ready.train()
     choose(ready.steps["train"], 2)
-    qtbot.waitUntil(lambda: ready.state.running is None, timeout=LONG)
+    qtbot.waitUntil(lambda: not ready.state.running, timeout=LONG)
 
 
 def test_an_error_of_the_core_is_a_notification_with_details(ready, qtbot, messages):
@@ -100,7 +100,7 @@ def test_an_error_of_the_core_is_a_notification_with_details(ready, qtbot, messa
     step = ready.steps["train"]
     job = ready.state.train_job()
     step._begin(job.model_copy(update={"border": 40}), type(step.curves.history)())
-    qtbot.waitUntil(lambda: ready.state.running is None, timeout=LONG)
+    qtbot.waitUntil(lambda: not ready.state.running, timeout=LONG)
     found = [m for m in messages if "border" in m.message]
     assert len(found) == 1
     assert found[0].as_text()
@@ -109,9 +109,9 @@ def test_an_error_of_the_core_is_a_notification_with_details(ready, qtbot, messa
 
 def test_closing_in_the_middle_leaves_no_process_and_can_go_on(ready, qtbot):
     step = ready.steps["train"]
-    job = ready.train(epochs=1000)
+    job = ready.train(epochs=1000).job
     qtbot.waitUntil(lambda: (job.out / "last.ckpt").is_file(), timeout=LONG)
-    pid = ready.runner.client.pid
+    pid = ready.jobs.client.pid
     assert psutil.pid_exists(pid)
     ready.shut_down()
     end = time.monotonic() + 10

@@ -13,9 +13,7 @@ from qtpy.QtGui import QPixmap
 from qtpy.QtWidgets import QDialog, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
 from napari_msunet.config import CrossValidateJob, EvaluateJob, PreviewAugmentationJob, TrainJob
-from napari_msunet.errors import MsunetError
-from napari_msunet.events import Progress, Result
-from napari_msunet.widgets.dock.background import Background
+from napari_msunet.events import Result
 from napari_msunet.widgets.dock.telling import tell_error
 
 if TYPE_CHECKING:
@@ -54,8 +52,6 @@ class Asking(QPushButton):
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._count = 0
         self._handle: Any = None
-        self._connected = False
-        self._flushing = Background("msunet-asking", self)
 
     def contents(self, result: Result) -> Sequence[QWidget]:
         """What to show of a result, one below the other."""
@@ -72,42 +68,20 @@ class Asking(QPushButton):
         """Send the job once `flush` has run in a thread."""
         if self.busy or self.dock.closed:
             return
-        if not self._connected:
-            self.dock.runner.happened.connect(self._happened)
-            self.dock.runner.ended.connect(self._ended)
-            self._connected = True
         self.busy = True
         self.setText(self._texts[1])
         self.setEnabled(False)
-        self._flushing.run(flush, lambda _: self._send(job), self._failed)
+        self._handle = handle = self.dock.jobs.submit(job, before=flush)
+        handle.progress.connect(lambda event: self.setText(f"{self._texts[1]} {event.done} of {event.total}"))
+        handle.result.connect(lambda event: self._show(self.contents(event)))
+        handle.finished.connect(self._ended)
 
-    def _send(self, job: Any) -> None:
-        self._handle = self.dock.runner.submit(job)
-
-    def _failed(self, error: BaseException) -> None:
-        self._rest()
-        tell_error(str(error))
-
-    def _rest(self) -> None:
+    def _ended(self, outcome: str, text: str | None) -> None:
         self._handle, self.busy = None, False
         self.setText(self._texts[0])
         self.setEnabled(True)
-
-    def _happened(self, handle: Any, event: Any) -> None:
-        if handle is not self._handle:
-            return
-        if isinstance(event, Progress):
-            self.setText(f"{self._texts[1]} {event.done} of {event.total}")
-        elif isinstance(event, Result):
-            self._show(self.contents(event))
-
-    def _ended(self, handle: Any, outcome: str, text: str | None) -> None:
-        if handle is not self._handle:
-            return
         if outcome == "error":
-            self._failed(MsunetError(text or "There is no answer."))
-        else:
-            self._rest()
+            tell_error(text or "There is no answer.")
 
     def _show(self, contents: Sequence[QWidget]) -> None:
         """Open a window with these, one below the other."""
@@ -135,11 +109,8 @@ class Asking(QPushButton):
 
     def closing(self) -> None:
         """Listen no longer; what is shown goes."""
-        self._flushing.close()
-        if self._connected:
-            self.dock.runner.happened.disconnect(self._happened)
-            self.dock.runner.ended.disconnect(self._ended)
-            self._connected = False
+        if self._handle is not None:
+            self._handle.blockSignals(True)
         if self.dialog is not None:
             self.dialog.close()
         if self._folder is not None:

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, Qt, Signal
 
 from napari_msunet.widgets.dock.telling import tell_error
 
@@ -33,7 +33,8 @@ class Background(QObject):
         self._pool: ThreadPoolExecutor | None = None
         self._open = 0
         self._closed = False
-        self._finished.connect(self._deliver)
+        # queued, so that nothing follows before `run` has returned, however quick the work was
+        self._finished.connect(self._deliver, Qt.ConnectionType.QueuedConnection)
 
     @property
     def busy(self) -> bool:

@@ -121,7 +121,7 @@ class DifferenceRow(QWidget):
         """Look, in the background, whether the active slide's labels have two predictions."""
         record = self.dock.state.active
         path = None if record is None else record.labels
-        if path is None or self.dock.state.running is not None or not path.exists():
+        if path is None or self.dock.state.blocked_by("predict") is not None or not path.exists():
             self.setVisible(self.layer is not None)
             return
         if (path, self.dock.state.model_path) != self._of:

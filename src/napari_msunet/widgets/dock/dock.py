@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from napari_msunet.config import ModelConfig
     from napari_msunet.geometry import Region
-    from napari_msunet.widgets.worker_bridge import JobRunner
+    from napari_msunet.widgets.jobs import JobHandle, Jobs
 
 
 WARMING = ("model", "train", "predict", "correct")
@@ -74,7 +74,7 @@ class MultiScaleUNet(QWidget):
         All it knows: slides, sources, model, options, results.
     steps : dict of Step
         By name: "slide", "annotate", "model", "train", "predict", "correct", "review", "export".
-    runner : JobRunner
+    jobs : Jobs
         Runs jobs in the worker process.
     """
 
@@ -85,7 +85,7 @@ class MultiScaleUNet(QWidget):
         self.state = State()
         self.layers = Layers(viewer, self.state)
         self.counting = Counting(self.state, self)
-        self._runner: JobRunner | None = None
+        self._jobs: Jobs | None = None
         self._closed = False
         PROBE.start()
         self.setObjectName("Multi-scale U-Net")
@@ -167,7 +167,7 @@ class MultiScaleUNet(QWidget):
 
         dialog = WorkerSettings(self)
         dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.saved.connect(lambda _: self._runner is not None and self._runner.renew())
+        dialog.saved.connect(lambda _: self._jobs is not None and self._jobs.renew())
         dialog.open()
 
     def _restyle(self, event: Any = None) -> None:
@@ -185,7 +185,7 @@ class MultiScaleUNet(QWidget):
             section.set_open(other == name)
         self.refresh()
         if name in WARMING and not self._closed:
-            self.runner.warm()  # its first seconds pass while the user looks at the step
+            self.jobs.warm()  # its first seconds pass while the user looks at the step
         if name in self.sections:
             QTimer.singleShot(0, lambda: self._reveal(name))
 
@@ -248,17 +248,20 @@ class MultiScaleUNet(QWidget):
         """Choose a model file that predicts."""
         self.step("model").load_model(path)
 
-    def train(self, **options: Any) -> Any:
-        """Train on all sources; returns at once."""
-        return self.step("train").train(**options)
+    def train(self, **options: Any) -> JobHandle:
+        """Train on all sources; returns at once, with a handle that can be waited for."""
+        handle: JobHandle = self.step("train").train(**options)
+        return handle
 
-    def predict(self, where: str | Region = "slide") -> Any:
-        """Predict the "view", the "slide" or a region of the active slide; returns at once."""
-        return self.step("predict").predict(where)
+    def predict(self, where: str | Region = "slide") -> JobHandle:
+        """Predict the "view", the "slide" or a region of the active slide; returns at once, with a handle."""
+        handle: JobHandle = self.step("predict").predict(where)
+        return handle
 
-    def export(self, path: str | Path, **options: Any) -> Any:
-        """Write the labels of the active slide to a file; returns at once."""
-        return self.step("export").export(path, **options)
+    def export(self, path: str | Path, **options: Any) -> JobHandle:
+        """Write the labels of the active slide to a file; returns at once, with a handle."""
+        handle: JobHandle = self.step("export").export(path, **options)
+        return handle
 
     def as_python(self, name: StepName | None = None) -> str:
         """The lines that repeat a step without the dock; None: all steps that can be done."""
@@ -280,15 +283,15 @@ class MultiScaleUNet(QWidget):
         return self._closed
 
     @property
-    def runner(self) -> JobRunner:
+    def jobs(self) -> Jobs:
         """Runs jobs in the worker process; made when first asked for."""
-        if self._runner is None:
-            from napari_msunet.widgets.dock.looking import Looking
-            from napari_msunet.widgets.worker_bridge import JobRunner
+        if self._jobs is None:
+            from napari_msunet.widgets.dock.viewport import Viewport
+            from napari_msunet.widgets.jobs import Jobs
 
-            self._runner = JobRunner()
-            self._looking = Looking(self, self._runner)
-        return self._runner
+            self._jobs = Jobs()
+            self._viewport = Viewport(self, self._jobs)
+        return self._jobs
 
     def event(self, event: QEvent) -> bool:
         """Notice that the dock is closed for good: napari takes it out of its window."""
@@ -321,6 +324,6 @@ class MultiScaleUNet(QWidget):
             step.closing()
         self.counting.close()
         self.shown.close()
-        if self._runner is not None:
-            self._looking.close()
-            self._runner.close()
+        if self._jobs is not None:
+            self._viewport.close()
+            self._jobs.close()

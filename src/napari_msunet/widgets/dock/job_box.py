@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,8 +10,8 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QMenu, QProgressBar, QPushButton
 
 from napari_msunet.config import with_damaged
 from napari_msunet.errors import MsunetError
-from napari_msunet.events import Message, Progress, Result
-from napari_msunet.widgets.dock.background import Background
+from napari_msunet.events import Progress
+from napari_msunet.stopping import Keep
 from napari_msunet.widgets.dock.checks import duration
 from napari_msunet.widgets.dock.telling import tell_error, told
 from napari_msunet.wording import WITHOUT_DAMAGED, in_labels
@@ -20,6 +19,7 @@ from napari_msunet.wording import WITHOUT_DAMAGED, in_labels
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
     from napari_msunet.widgets.dock.state import StepName
+    from napari_msunet.widgets.jobs import JobHandle
 
 
 class Choice(NamedTuple):
@@ -27,7 +27,7 @@ class Choice(NamedTuple):
 
     text: str
     tip: str
-    keep: str
+    keep: Keep
 
 
 class JobBox(QWidget):
@@ -37,7 +37,7 @@ class JobBox(QWidget):
     ----------
     dock : MultiScaleUNet
     step : str
-        The step whose job it runs; only one job runs at a time in the dock.
+        The step whose jobs it runs, one at a time.
     choices : sequence of Choice
         Ways to stop, offered as a menu; with none or one the button stops at once.
 
@@ -55,14 +55,10 @@ class JobBox(QWidget):
     def __init__(self, dock: MultiScaleUNet, step: StepName, choices: Sequence[Choice] = ()) -> None:
         super().__init__()
         self.dock, self.step = dock, step
-        self.handle: Any = None
-        self.job: Any = None
-        self.kept = "best"
-        self._result: Result | None = None
+        self.handle: JobHandle | None = None
+        self.kept: Keep = "best"
+        self._last: Any = None
         self._again: Callable[[], None] = lambda: None
-        self._connected = False
-        self._wanted = False
-        self._background = Background("msunet-before", self)
         self.bar = QProgressBar()
         self.bar.setTextVisible(True)
         self.bar.setMinimumHeight(22)
@@ -100,38 +96,40 @@ class JobBox(QWidget):
     @property
     def running(self) -> bool:
         """Whether its job is under way."""
-        return self.dock.state.running == self.step and self.job is not None
+        return self.handle is not None
+
+    @property
+    def job(self) -> Any:
+        """The job that it shows, or showed last."""
+        return self.handle.job if self.handle is not None else self._last
 
     def start(
         self,
         job: Any,
         text: str,
         before: Callable[[], Any] | None = None,
-        ready: Callable[[Any], None] | None = None,
-    ) -> None:
-        """Send a job to the worker.
+        ready: Callable[[Any], Any] | None = None,
+    ) -> JobHandle:
+        """Send a job to the worker, and follow it.
 
         Parameters
         ----------
         job : a job
         text : str
             What to say until the job itself says something.
-        before : callable, optional
-            Runs first, in a thread: what takes too long for the window.
-        ready : callable, optional
-            Takes what `before` returned, on the GUI thread, just before the job is sent.
+        before, ready : callable, optional
+            As of `Jobs.submit`.
 
         Raises
         ------
         MsunetError
-            While another job runs.
+            While a job runs that this one must wait for.
         """
         state = self.dock.state
-        if state.running is not None:
-            busy = self.dock.steps[state.running].title if state.running in self.dock.steps else "Something"
+        if (other := state.blocked_by(self.step)) is not None:
+            busy = self.dock.steps[other].title if other in self.dock.steps else "Something"
             raise MsunetError(f"{busy} is under way: wait until it has ended, or cancel it first.")
-        self._connect()
-        self.job, self._result, self.kept, self._wanted = job, None, "best", True
+        self.kept = "best"
         self.without.hide()
         self._again = told(lambda: self.start(with_damaged(job, "skip"), text, before, ready))
         self.bar.setRange(0, 0)
@@ -139,63 +137,29 @@ class JobBox(QWidget):
         self.bar.show()
         self.stop.show()
         self.stop.setEnabled(True)
+        self.handle = handle = self.dock.jobs.submit(job, before=before, ready=ready)
+        handle.progress.connect(self._progress)
+        handle.message.connect(lambda event: self.say(in_labels(event.text)))
+        handle.happened.connect(self.happened)
+        handle.finished.connect(self._finish)
         self.say(text)
-        state.running = self.step
-        state.emit("running")
-        if before is None:
-            self._submit(ready, None)
-        else:
-            self._background.run(before, lambda value: self._submit(ready, value), self._failed)
+        state.set_running(self.step, True)
+        return handle
 
-    def _connect(self) -> None:
-        if not self._connected:
-            self.dock.runner.happened.connect(self._event)
-            self.dock.runner.ended.connect(self._ended)
-            self._connected = True
-
-    def _submit(self, ready: Callable[[Any], None] | None, value: Any) -> None:
-        """What had to be done before is done: send the job."""
-        if not self._wanted:
-            self._finish("cancelled", None, None)
-            return
-        try:
-            if ready is not None:
-                ready(value)
-        except MsunetError as error:
-            self._failed(error)
-            return
-        self.handle = self.dock.runner.submit(self.job)
-
-    def _failed(self, error: BaseException) -> None:
-        details = "".join(traceback.format_exception(error))
-        self._finish("error", str(error), None if isinstance(error, MsunetError) else details)
-
-    def cancel(self, keep: str = "best") -> None:
+    def cancel(self, keep: Keep = "best") -> None:
         """Stop the job; `keep` ("best", "last", "none") says what a training leaves."""
-        if not self.running:
+        if self.handle is None:
             return
-        self.kept, self._wanted = keep, False
+        self.kept = keep
         self.stop.setEnabled(False)
         self.say("Stopping…")
-        if self.handle is not None:
-            self.dock.runner.cancel(self.handle, keep)
+        self.handle.cancel(keep)
 
     def say(self, text: str) -> None:
         """Show a sentence below the bar."""
         self.status.setText(text)
         self.status.setVisible(bool(text))
         self.setVisible(bool(text) or self.running)
-
-    def _event(self, handle: Any, event: Any) -> None:
-        if handle is not self.handle:
-            return
-        if isinstance(event, Progress):
-            self._progress(event)
-        elif isinstance(event, Message):
-            self.say(in_labels(event.text))
-        elif isinstance(event, Result):
-            self._result = event
-        self.happened.emit(event)
 
     def _progress(self, event: Progress) -> None:
         """How far, and how long it will take."""
@@ -212,29 +176,22 @@ class JobBox(QWidget):
         self.bar.setFormat(f"{event.done:g}{total} {event.unit}{left}")
         self.bar.setUpdatesEnabled(True)
 
-    def _ended(self, handle: Any, outcome: str, text: str | None) -> None:
-        if handle is self.handle:
-            self._finish(outcome, text, handle.details)
-
-    def _finish(self, outcome: str, text: str | None, details: str | None) -> None:
+    def _finish(self, outcome: str, text: str | None) -> None:
         """It is over, one way or another."""
-        self.handle = None
+        handle = self.handle
+        if handle is None:  # the dock has closed
+            return
+        self.handle, self._last = None, handle.job
         self.bar.hide()
         self.stop.hide()
-        self.dock.state.running = None
         if outcome in ("error", "lost"):
             text = text or "The worker process ended unexpectedly; what was finished is kept."
-            tell_error(text, details)
+            tell_error(text, handle.details)
         self.without.setVisible(outcome == "error" and 'damaged="skip"' in (text or ""))
         self.say({"done": "", "cancelled": text or "Cancelled."}.get(outcome, in_labels(text or "")))
-        self.ended.emit(outcome, self._result)
-        self.job = None
-        self.dock.state.emit("running")
+        self.ended.emit(outcome, handle.value)
+        self.dock.state.set_running(self.step, False)
 
     def closing(self) -> None:
-        """Listen no longer."""
-        self._background.close()
-        if self._connected:
-            self.dock.runner.happened.disconnect(self._event)
-            self.dock.runner.ended.disconnect(self._ended)
-            self._connected = False
+        """Follow it no longer."""
+        self.handle = None

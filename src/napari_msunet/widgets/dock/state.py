@@ -48,6 +48,13 @@ STEPS: tuple[StepName, ...] = get_args(StepName)
 OPTIONAL: tuple[StepName, ...] = ("review",)
 """Steps that come next only while they are under way."""
 
+CONFLICTS: dict[StepName, tuple[StepName, ...]] = {
+    "train": ("train",),
+    "predict": ("predict", "export"),
+    "export": ("export", "predict"),
+}
+"""For the jobs of each step, those of which steps they wait for: labels are written by one, and not read meanwhile."""
+
 TIME_LIMIT = 600.0
 """Seconds that a training takes unless the person says otherwise."""
 
@@ -78,8 +85,8 @@ class State:
         Fields of the jobs.
     to_review : (Path, int), optional
         Labels with a queue of places, and how many of these are open.
-    running : str, optional
-        The step whose job runs now.
+    running : set of str
+        The steps whose jobs run now.
     """
 
     changed = Signal(str)
@@ -95,7 +102,7 @@ class State:
         self.model_chosen = False
         self.train_options = TrainOptions(time_limit=TIME_LIMIT)
         self.predict_options: PredictOptions = PredictOptions()
-        self.running: StepName | None = None
+        self.running: set[StepName] = set()
         self.predicted: set[Path] = set()
         self.corrected = False
         self.reviewed = False
@@ -337,6 +344,15 @@ class State:
             self.project = Project.create(self.project_folder())
             self.emit("project")
         return self.project
+
+    def set_running(self, step: StepName, running: bool) -> None:
+        """Say that a step's job begins or has ended."""
+        (self.running.add if running else self.running.discard)(step)
+        self.emit("running")
+
+    def blocked_by(self, step: StepName) -> StepName | None:
+        """The step whose job a job of this step must wait for; None where it can begin."""
+        return next((other for other in CONFLICTS[step] if other in self.running), None)
 
     # --------------------------------------------------------------------------------------------------- what is next
 

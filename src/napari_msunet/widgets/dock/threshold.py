@@ -136,7 +136,7 @@ class ThresholdPanel(Fold):
         self.parted.setVisible(there)
         moved = there and self.sliders.moved
         wanted = moved or (there and self.parted.isChecked())
-        self.apply.setEnabled(wanted and self.dock.state.running is None)
+        self.apply.setEnabled(wanted and self.dock.state.blocked_by("predict") is None)
         self.back.setEnabled(moved)
 
     # --------------------------------------------------------------------------------------------------------- sliding

@@ -10,6 +10,12 @@ if TYPE_CHECKING:
 NO_SLIDE = "Choose a slide: a file, or an image layer that is open."
 NO_MODEL = "Train a model first, or load a model file in the Model step."
 
+_RUNNING = {
+    "predict": "Predicting.",
+    "export": "Working.",
+    "train": "Training. Everything else can be used meanwhile.",
+}
+
 FINEST_SUGGESTION = 0.45
 """µm per pixel below which nuclei gain little and everything costs four times as much."""
 
@@ -57,10 +63,9 @@ def done(state: State, step: StepName) -> bool:
 def advice(state: State) -> str:
     """See `State.advice`."""
     step = state.next_step()
-    if state.running:
-        return {"train": "Training. Everything else can be used meanwhile.", "predict": "Predicting."}.get(
-            state.running, "Working."
-        )
+    for running, sentence in _RUNNING.items():
+        if running in state.running:
+            return sentence
     if step == "slide":
         return _unknown_size(state) or NO_SLIDE
     if step == "annotate":

@@ -11,7 +11,6 @@ from napari_msunet.config import InClasses, PlanJob, PredictJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Result
 from napari_msunet.labels import open_labels
-from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.checks import duration
 
 if TYPE_CHECKING:
@@ -51,8 +50,6 @@ class PlanLine(QLabel):
         self._wanted: tuple[PredictJob, Any] | None = None
         self._asked: tuple[PredictJob, Any] | None = None
         self._handle: Any = None
-        self._connected = False
-        self._flushing = Background("msunet-plan", self)
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(AFTER_CHANGES)
@@ -91,7 +88,8 @@ class PlanLine(QLabel):
         """Do not ask now: something else goes first."""
         self._timer.stop()
         if self._handle is not None:
-            self.dock.runner.cancel(self._handle)
+            self._handle.blockSignals(True)
+            self._handle.cancel()
             self._handle = None
             self._asked = None
         if self.text() == PLANNING:
@@ -103,35 +101,30 @@ class PlanLine(QLabel):
             self._timer.start()
 
     def _ask(self) -> None:
-        if self._wanted is None or self.dock.closed or self.dock.state.running is not None:
+        if self._wanted is None or self.dock.closed or self._handle is not None or self._blocked:
             return
-        if not self._connected:
-            self.dock.runner.happened.connect(self._happened)
-            self.dock.runner.ended.connect(self._ended)
-            self._connected = True
-        asked = self._wanted
+        asked = self._asked = self._wanted
         if not self.text():
             self.say(PLANNING)
-        self._flushing.run(lambda: _flush(asked[0]), lambda _: self._send(asked), lambda error: self._failed(error))
+        job = PlanJob(prediction=asked[0])
+        self._handle = handle = self.dock.jobs.submit(job, before=lambda: _flush(asked[0]))
+        handle.result.connect(self._answered)
+        handle.finished.connect(self._ended)
 
-    def _send(self, asked: tuple[PredictJob, Any]) -> None:
-        if asked == self._wanted and self.dock.state.running is None and self._handle is None:
-            self._asked = asked
-            self._handle = self.dock.runner.submit(PlanJob(prediction=asked[0]))
+    @property
+    def _blocked(self) -> bool:
+        return self.dock.state.blocked_by("predict") is not None
 
     def _failed(self, error: BaseException) -> None:
         self.values = None
         self.say(str(error), problem=True)
         self.told.emit()
 
-    def _happened(self, handle: Any, event: Any) -> None:
-        if handle is self._handle and isinstance(event, Result):
-            self.values = event.values
-            self.say(plan_words(event.values))
+    def _answered(self, event: Result) -> None:
+        self.values = event.values
+        self.say(plan_words(event.values))
 
-    def _ended(self, handle: Any, outcome: str, text: str | None) -> None:
-        if handle is not self._handle:
-            return
+    def _ended(self, outcome: str, text: str | None) -> None:
         self._handle = None
         if outcome == "error":
             self._failed(MsunetError(text or "The plan could not be made."))
@@ -142,12 +135,7 @@ class PlanLine(QLabel):
 
     def closing(self) -> None:
         """Listen no longer."""
-        self._timer.stop()
-        self._flushing.close()
-        if self._connected:
-            self.dock.runner.happened.disconnect(self._happened)
-            self.dock.runner.ended.disconnect(self._ended)
-            self._connected = False
+        self.stop()
 
 
 def _flush(job: PredictJob) -> None:

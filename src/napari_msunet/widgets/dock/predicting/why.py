@@ -19,6 +19,7 @@ from napari_msunet.widgets.maps import add_map
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.steps.predict import PredictStep
+    from napari_msunet.widgets.jobs import JobHandle
 
 
 class WhyRow(QWidget):
@@ -66,7 +67,7 @@ class WhyRow(QWidget):
         self.scales.setEnabled(ready)
         self.weights.setEnabled(ready)
 
-    def show_maps(self, what: str) -> PreviewJob:
+    def show_maps(self, what: str) -> JobHandle:
         """Show each scale's own prediction ("scales") or the "weights" of the fusion in what is in view, as layers."""
         step, state = self.step, self.step.state
         job: PredictJob = step.job("view", draft=True, everywhere=True)
@@ -88,8 +89,7 @@ class WhyRow(QWidget):
         )
         self._folders.append(folder)
         self._wanted = what
-        step.send(preview, "Looking at each scale of what is in view.")
-        return preview
+        return step.send(preview, "Looking at each scale of what is in view.")
 
     def show_result(self, preview: PreviewJob, result: Result) -> None:
         """Add the layers of a preview that has come to its end."""

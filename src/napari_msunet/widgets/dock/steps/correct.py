@@ -114,7 +114,7 @@ class CorrectStep(Step):
         self._show_classes(layer)
         self._watch(layer)
         record = self.state.active
-        ready = missing is None and record is not None and record.edited > 0 and self.state.running is None
+        ready = missing is None and record is not None and record.edited > 0 and self.state.blocked_by("train") is None
         self.retrain.setEnabled(ready)
         self.count.setText(self._count_text())
         self.count.setVisible(missing is None)

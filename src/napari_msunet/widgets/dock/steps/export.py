@@ -11,7 +11,6 @@ from qtpy.QtCore import QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QComboBox, QFileDialog, QGridLayout, QHBoxLayout, QLabel, QPushButton
 
-from napari_msunet.config import ExportJob, MeasureJob
 from napari_msunet.errors import MsunetError, OutputError
 from napari_msunet.events import Result
 from napari_msunet.geometry import Region
@@ -26,6 +25,7 @@ from napari_msunet.widgets.placement import visible_region
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.jobs import JobHandle
 
 FORMATS = {
     ".geojson": ("GeoJSON for QuPath", "An annotation for each object, in pixels of the slide; QuPath opens it."),
@@ -103,7 +103,7 @@ class ExportStep(Step):
         missing = self.missing()
         self.needed.setText(missing or "")
         self.needed.setVisible(missing is not None)
-        ready = missing is None and self.state.running is None
+        ready = missing is None and self.state.blocked_by("export") is None
         self.write.setEnabled(ready)
         self.measure_button.setEnabled(ready)
         path = self.state.model_path
@@ -150,7 +150,7 @@ class ExportStep(Step):
         if path is not None:
             self.copy_model(path)
 
-    def export(self, path: str | Path, region: Region | None = None) -> ExportJob:
+    def export(self, path: str | Path, region: Region | None = None) -> JobHandle:
         """Write the labels of the active slide to a file, whose ending says the format; returns at once.
 
         Parameters
@@ -164,14 +164,12 @@ class ExportStep(Step):
         if region is None and path.suffix.lower() == ".png":
             region = self._view()
         job = self.state.export_job(path, region=region)
-        self._start(job, f"Writing {path.name}.")
-        return job
+        return self._start(job, f"Writing {path.name}.")
 
-    def measure(self, path: str | Path) -> MeasureJob:
+    def measure(self, path: str | Path) -> JobHandle:
         """Measure the labels of the active slide into a CSV; returns at once."""
         job = self.state.measure_job(Path(path).absolute())
-        self._start(job, "Measuring.")
-        return job
+        return self._start(job, "Measuring.")
 
     def _view(self) -> Region:
         """What is in view, in level-0 pixels of the labels."""
@@ -182,13 +180,14 @@ class ExportStep(Step):
         y, x = open_labels(record.labels).pixel
         return Region(seen.y / y, seen.x / x, seen.height / y, seen.width / x)
 
-    def _start(self, job: Any, text: str) -> None:
+    def _start(self, job: Any, text: str) -> JobHandle:
         self.written.hide()
         self.open_folder.hide()
         store = open_labels(job.labels)
         # What was painted is safe in the journal; the worker reads the chunks.
-        self.box.start(job, text, before=store.flush)
+        handle = self.box.start(job, text, before=store.flush)
         self._last_job = job
+        return handle
 
     def _ended(self, outcome: str, result: Result | None) -> None:
         if outcome != "done" or result is None:

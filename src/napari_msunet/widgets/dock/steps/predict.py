@@ -38,6 +38,7 @@ from napari_msunet.widgets.instances import add_instances
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.jobs import JobHandle
 
 
 NOT_MERGED = "is finished but not merged"
@@ -158,7 +159,7 @@ class PredictStep(Step):
             self.model_line.setText(self._model_text())
         else:
             self.channels.hide()
-        ready = missing is None and self.state.running is None
+        ready = missing is None and self.state.blocked_by("predict") is None
         for button in (self.view, self.region, self.slide):
             button.setEnabled(ready)
         self.why.set_ready(ready)
@@ -189,7 +190,7 @@ class PredictStep(Step):
     def _plan(self, ready: bool) -> None:
         """Have the plan of what the main button would do."""
         if not ready:
-            if self.state.running is None:
+            if self.state.blocked_by("predict") is None:
                 self.plan.want(None)
             return
         try:
@@ -206,31 +207,28 @@ class PredictStep(Step):
 
     # ------------------------------------------------------------------------------------------------------ predicting
 
-    def predict(self, where: str | Region = "slide") -> PredictJob:
+    def predict(self, where: str | Region = "slide") -> JobHandle:
         """Predict the "view", the "slide" or a region (level-0 pixels) of the active slide; returns at once.
 
         Of each only what the field Where says.
         """
         self.drawing.stop()
-        job = self.job(where)
-        self.start(job)
-        return job
+        return self.start(self.job(where))
 
-    def resume(self) -> PredictJob:
+    def resume(self) -> JobHandle:
         """Go on with the prediction of the active slide that was stopped; returns at once."""
-        job = self.go_on.job()
-        self.start(job)
-        return job
+        return self.start(self.go_on.job())
 
-    def postprocess(self, job: PostprocessJob | None = None) -> PostprocessJob:
+    def postprocess(self, job: PostprocessJob | None = None) -> JobHandle:
         """Make the labels that the sliders say, or a job says, from kept probabilities; returns at once."""
         job = job or self._whole(self.thresholds.job())
         layer = self.thresholds.labels_layer()
         self._began = time.monotonic()
-        self.send(
+        handle = self.send(
             job, "From probabilities to labels.", before=layer.store.hold, ready=lambda _: self.merging.start(layer)
         )
-        return job
+        handle.follow_up = lambda: self.merging.busy
+        return handle
 
     def _whole(self, job: PostprocessJob) -> PostprocessJob:
         """What the sliders say, and what the form says of small objects, holes and touching ones."""
@@ -254,12 +252,12 @@ class PredictStep(Step):
         """The prediction of the "view", the "slide" or a region of the active slide; see `asked_job`."""
         return asked_job(self, where, draft, everywhere)
 
-    def send(self, job: Any, text: str, **more: Any) -> None:
+    def send(self, job: Any, text: str, **more: Any) -> JobHandle:
         """Give a job to the worker; a plan that is being made does not keep it waiting."""
         self.plan.stop()
-        self.box.start(job, text, **more)
+        return self.box.start(job, text, **more)
 
-    def start(self, job: PredictJob) -> None:
+    def start(self, job: PredictJob) -> JobHandle:
         """Start a prediction."""
         record = self.state.slide_at(job.slide)
         if record is None:
@@ -267,17 +265,20 @@ class PredictStep(Step):
         config = model_config(job.models[0])
         free = self.state.make_project().labels_path(record.name)
 
-        def ready(out: Path) -> None:
+        def ready(out: Path) -> PredictJob:
             # Another resolution needs labels of its own: what is there stays.
-            self.box.job = self.last = job.model_copy(update={"out": out})
+            self.last = job.model_copy(update={"out": out})
             self._show_labels(out, record)
+            return self.last
 
         self._began = time.monotonic()
-        self.send(job, "Preparing the labels.", before=lambda: prepare_store(job, config, free), ready=ready)
+        handle = self.send(job, "Preparing the labels.", before=lambda: prepare_store(job, config, free), ready=ready)
+        handle.follow_up = lambda: self.merging.busy
         self._result = None
         self.where.rest()
         self.why.hide_bars()
         self.warning.hide()
+        return handle
 
     def _show_labels(self, out: Path, record: Any) -> None:
         """Bring the layer of the labels into view, and merge into it from now on."""

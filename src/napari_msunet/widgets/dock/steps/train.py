@@ -38,6 +38,7 @@ from napari_msunet.wording import in_labels
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.jobs import JobHandle
 
 _CHOICES = (
     Choice("Stop and keep the best model", "The model of the epoch that validated best.", "best"),
@@ -127,7 +128,7 @@ class TrainStep(Step):
             self.form.setValue(self.state.train_options)
         self.needed.setText(missing or "")
         self.needed.setVisible(missing is not None)
-        free = self.state.running is None
+        free = self.state.blocked_by("train") is None
         self.going_on.refresh()
         self.form.setVisible(not self.box.running)  # it cannot be changed now, and the curves need the room
         self.windows.setVisible(not self.box.running)
@@ -191,8 +192,8 @@ class TrainStep(Step):
         """The training that the button starts."""
         return self.going_on.job(out)
 
-    def train(self, **options: Any) -> Any:
-        """Train on all sources; returns at once, with the job.
+    def train(self, **options: Any) -> JobHandle:
+        """Train on all sources; returns at once, with the `JobHandle`.
 
         Parameters
         ----------
@@ -203,7 +204,7 @@ class TrainStep(Step):
             self.state.set_train_options(changed(self.state.train_options, **options))
         return self._begin(self._job(), History())
 
-    def resume(self) -> Any:
+    def resume(self) -> JobHandle:
         """Go on with the newest training, with the time limit and epochs of the fields; returns at once."""
         folder = self.last_run()
         if folder is None:
@@ -219,14 +220,16 @@ class TrainStep(Step):
         update = {"resume": True, "out": folder, "epochs": epochs, "time_limit": options.time_limit}
         return self._begin(job.model_copy(update=update), history)
 
-    def _begin(self, job: TrainJob, history: History) -> TrainJob:
-        self.box.start(job, "Preparing: the worker loads images and annotations.", before=self._stores_flusher())
+    def _begin(self, job: TrainJob, history: History) -> JobHandle:
+        handle = self.box.start(
+            job, "Preparing: the worker loads images and annotations.", before=self._stores_flusher()
+        )
         outputs = ("fused", "scale 1") if isinstance(job.model, AutoModel) else job.model.outputs
         self.curves.restart(outputs, history)
         self.curves.show()
         for label in (self.checks, self.verdict, self.problems, self.scores, self.crossval):
             label.hide()
-        return job
+        return handle
 
     def _stores_flusher(self) -> Any:
         """Each stroke is on disk already, in its journal; before the worker reads, it must be in the chunks too."""
@@ -270,7 +273,7 @@ class TrainStep(Step):
 
     def _look(self) -> None:
         """Say what is wrong with the training that runs."""
-        if self.box.job is None:
+        if not self.box.running:
             return
         found = check_progress(self.curves.history, self.box.job.model.classes)
         self.problems.setText("\n".join(f.text for f in found))

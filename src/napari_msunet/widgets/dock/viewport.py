@@ -1,4 +1,4 @@
-"""Where the user looks, told to predictions that run: what is in view is computed first, also after moving on."""
+"""What is on the screen, told to predictions that run: it is computed first, also after moving on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from napari_msunet.widgets.placement import visible_region
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
-    from napari_msunet.widgets.worker_bridge import JobRunner
+    from napari_msunet.widgets.jobs import Jobs
 
 
 def view_of(dock: MultiScaleUNet, slide: Path) -> View | None:
@@ -28,35 +28,35 @@ def view_of(dock: MultiScaleUNet, slide: Path) -> View | None:
     return seen.y, seen.x, seen.height, seen.width
 
 
-class Looking:
+class Viewport:
     """Follows the camera of a dock's viewer for as long as the dock lives.
 
     Parameters
     ----------
     dock : MultiScaleUNet
-    runner : JobRunner
+    jobs : Jobs
         Hears it, and throttles it.
     """
 
-    def __init__(self, dock: MultiScaleUNet, runner: JobRunner) -> None:
+    def __init__(self, dock: MultiScaleUNet, jobs: Jobs) -> None:
         self._dock = dock
-        self._runner = runner
+        self._jobs = jobs
         # before napari 0.9 the camera was the viewer's own
         self._camera = getattr(dock.viewer, "scene", dock.viewer).camera.events
         for event in (self._camera.center, self._camera.zoom):
             event.connect(self._tell)
-        runner.started.connect(self._tell)
-        runner.view_of = lambda slide: view_of(dock, slide)
+        jobs.started.connect(self._tell)
+        jobs.view_of = lambda slide: view_of(dock, slide)
 
     def close(self) -> None:
         """Follow no more."""
         for event in (self._camera.center, self._camera.zoom):
             event.disconnect(self._tell)
-        self._runner.started.disconnect(self._tell)
-        self._runner.view_of = None
+        self._jobs.started.disconnect(self._tell)
+        self._jobs.view_of = None
 
     def _tell(self, _: Any = None) -> None:
         """Tell the predictions that run what is seen of their own slide, whichever slide is active."""
-        slides = {handle.job.slide for handle in self._runner.jobs if isinstance(handle.job, PredictJob)}
+        slides = {handle.job.slide for handle in self._jobs.jobs if isinstance(handle.job, PredictJob)}
         for slide in slides:
-            self._runner.look(view_of(self._dock, slide), slide)
+            self._jobs.look(view_of(self._dock, slide), slide)

@@ -15,9 +15,10 @@ from qtpy.QtCore import QObject, QThread, QTimer
 from qtpy.QtWidgets import QApplication
 from worker_helpers import SLIDE, altered_worker, model_file, prediction, training
 
+from napari_msunet.errors import MsunetError
 from napari_msunet.events import Message, Metric, Progress, RegionDone, Result
 from napari_msunet.settings import WORKER_VARIABLE
-from napari_msunet.widgets.worker_bridge import JobRunner
+from napari_msunet.widgets.jobs import Jobs
 
 LONG = 60_000
 
@@ -36,16 +37,21 @@ worker.Worker._inspection_events = flood
 
 
 class Listener:
-    """Keeps what a runner says, and on which thread."""
+    """Keeps what the jobs that are given from now on say, and on which thread."""
 
-    def __init__(self, runner: JobRunner) -> None:
+    def __init__(self, runner: Jobs) -> None:
         self.events: list = []
         self.started: list = []
         self.ended: list = []
         self.threads: set = set()
-        runner.started.connect(lambda handle: (self.started.append(handle), self._thread()))
-        runner.happened.connect(lambda handle, event: (self.events.append((handle, event)), self._thread()))
-        runner.ended.connect(lambda *end: (self.ended.append(end), self._thread()))
+        make = runner._handle
+        runner._handle = lambda job: self._follow(make(job))
+
+    def _follow(self, handle):
+        handle.started.connect(lambda: (self.started.append(handle), self._thread()))
+        handle.happened.connect(lambda event: (self.events.append((handle, event)), self._thread()))
+        handle.finished.connect(lambda *end: (self.ended.append((handle, *end)), self._thread()))
+        return handle
 
     def _thread(self) -> None:
         self.threads.add(QThread.currentThread())
@@ -69,8 +75,8 @@ class Heartbeat(QObject):
 
 
 @pytest.fixture
-def runner(qapp) -> Iterator[JobRunner]:
-    runner = JobRunner()
+def runner(qapp) -> Iterator[Jobs]:
+    runner = Jobs()
     runner.warm()
     yield runner
     runner.close()
@@ -102,7 +108,7 @@ def test_cancel_and_a_killed_worker(runner, tmp_path, qtbot):
     job = training(tmp_path)
     handle = runner.submit(job)
     qtbot.waitUntil(lambda: any(isinstance(e, Metric) for _, e in heard.events), timeout=LONG)
-    runner.cancel(handle, keep="none")
+    handle.cancel(keep="none")
     qtbot.waitUntil(lambda: bool(heard.ended), timeout=LONG)
     assert heard.ended[0][:2] == (handle, "cancelled")
     assert not job.out.exists()
@@ -119,7 +125,7 @@ def test_cancel_and_a_killed_worker(runner, tmp_path, qtbot):
 
 
 def test_a_flood_does_not_block_the_window(qapp, qtbot):
-    runner = JobRunner(command=altered_worker(FLOOD))
+    runner = Jobs(command=altered_worker(FLOOD))
     heard = Listener(runner)
     batches: list[float] = []
     runner._timer.timeout.connect(lambda: batches.append(time.monotonic()))
@@ -148,7 +154,7 @@ def test_a_flood_does_not_block_the_window(qapp, qtbot):
 
 def test_a_bad_setting_is_one_sentence(qapp, qtbot, monkeypatch):
     monkeypatch.setenv(WORKER_VARIABLE, "ssh 'gpu-box")
-    runner = JobRunner()
+    runner = Jobs()
     heard = Listener(runner)
     handle = runner.inspect({"machine": True})
     qtbot.waitUntil(lambda: bool(heard.ended), timeout=LONG)
@@ -163,7 +169,7 @@ def test_a_bad_setting_is_one_sentence(qapp, qtbot, monkeypatch):
 
 def test_closing_in_the_middle_of_a_training(qapp, tmp_path, qtbot):
     before = set(threading.enumerate())
-    runner = JobRunner()
+    runner = Jobs()
     heard = Listener(runner)
     runner.submit(training(tmp_path))
     qtbot.waitUntil(lambda: bool(heard.events), timeout=LONG)
@@ -182,7 +188,7 @@ def test_closing_in_the_middle_of_a_training(qapp, tmp_path, qtbot):
 @pytest.mark.parametrize("how", ["deleted by Qt", "forgotten"])
 def test_a_runner_that_nobody_closes_takes_its_process_along(how, qapp, qtbot):
     parent = QObject()
-    runner = JobRunner(parent if how == "deleted by Qt" else None)
+    runner = Jobs(parent if how == "deleted by Qt" else None)
     heard = Listener(runner)
     runner.inspect({"path": str(SLIDE)})
     qtbot.waitUntil(lambda: bool(heard.ended), timeout=LONG)
@@ -226,7 +232,7 @@ worker.run = until_seen
 
 
 def test_where_one_looks_reaches_the_running_prediction_and_not_too_often(qapp, qtbot, tmp_path):
-    runner = JobRunner(command=altered_worker(LOOKED))
+    runner = Jobs(command=altered_worker(LOOKED))
     heard = Listener(runner)
     job = prediction(tmp_path, tmp_path / "model")
     handle = runner.submit(job)
@@ -243,7 +249,7 @@ def test_where_one_looks_reaches_the_running_prediction_and_not_too_often(qapp, 
     qtbot.waitUntil(lambda: "(7.0" in heard.events[-1][1].text, timeout=LONG)
     runner.look(None)
     qtbot.waitUntil(lambda: heard.events[-1][1].text == "None", timeout=LONG)
-    runner.cancel(handle)
+    handle.cancel()
     qtbot.waitUntil(lambda: bool(heard.ended), timeout=LONG)
     runner.close()
 
@@ -261,7 +267,7 @@ def test_a_prediction_beside_a_training(runner, model, tmp_path, qtbot):
     assert waiting.state == "queued"  # its model may be what is being trained
     other = runner._beside.pid
     assert other != runner.client.pid
-    runner.cancel(long, keep="none")
+    long.cancel(keep="none")
     qtbot.waitUntil(lambda: len(heard.ended) == 3, timeout=LONG)
     assert heard.ended[1][:2] == (long, "cancelled")
     assert heard.ended[2][:2] == (waiting, "error")
@@ -279,10 +285,63 @@ def test_new_settings_start_a_new_worker_once_the_old_one_is_free(runner, tmp_pa
     runner.renew()
     qtbot.wait(200)
     assert runner.client.pid == first
-    runner.cancel(long, keep="none")
+    long.cancel(keep="none")
     qtbot.waitUntil(lambda: len(heard.ended) == 2, timeout=LONG)
     assert heard.ended[1][1] == "cancelled"
     runner.inspect({"machine": True})
     qtbot.waitUntil(lambda: len(heard.ended) == 3, timeout=LONG)
     assert runner.client.pid != first
     qtbot.waitUntil(lambda: not psutil.pid_exists(first), timeout=LONG)
+
+
+def test_waiting_for_a_job_gives_its_result(runner, model, tmp_path):
+    handle = runner.submit(prediction(tmp_path, model, tile=64))
+    assert handle.wait(LONG / 1000).values["pixels"] > 0
+    assert handle.state == "ended"
+
+
+def test_waiting_for_what_fails_raises_its_sentence(runner, tmp_path):
+    handle = runner.submit(prediction(tmp_path, tmp_path / "none.safetensors"))
+    with pytest.raises(MsunetError, match=r"none\.safetensors"):
+        handle.wait(LONG / 1000)
+
+
+def test_what_comes_before_runs_in_a_thread_and_can_change_the_job(runner, model, tmp_path):
+    threads = []
+
+    def before() -> str:
+        threads.append(threading.current_thread())
+        return "elsewhere"
+
+    job = prediction(tmp_path, model, tile=64)
+
+    def ready(name: str):
+        threads.append(threading.current_thread())
+        return job.model_copy(update={"out": tmp_path / name})
+
+    handle = runner.submit(job, before=before, ready=ready)
+    assert handle.state == "preparing"
+    handle.wait(LONG / 1000)
+    assert (tmp_path / "elsewhere").exists()
+    assert threads[0] is not threading.main_thread()
+    assert threads[1] is threading.main_thread()
+
+
+def test_a_job_that_is_cancelled_while_it_is_prepared_is_never_sent(runner, model, tmp_path, qtbot):
+    heard = Listener(runner)
+    handle = runner.submit(prediction(tmp_path, model), before=lambda: time.sleep(0.1))
+    handle.cancel()
+    qtbot.waitUntil(lambda: bool(heard.ended), timeout=LONG)
+    assert heard.ended == [(handle, "cancelled", None)]
+    assert heard.started == []
+
+
+def test_what_fails_before_is_the_jobs_error(runner, model, tmp_path, qtbot):
+    heard = Listener(runner)
+
+    def fails() -> None:
+        raise MsunetError("The disk is full.")
+
+    handle = runner.submit(prediction(tmp_path, model), before=fails)
+    qtbot.waitUntil(lambda: bool(heard.ended), timeout=LONG)
+    assert heard.ended == [(handle, "error", "The disk is full.")]
