@@ -113,6 +113,7 @@ def work(folder: Path, seconds: float, watch: Stopwatch) -> dict[str, object]:
 
     import napari_msunet as ms
     from napari_msunet.geometry import Window
+    from napari_msunet.widgets import resolve
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
     from napari_msunet.widgets.samples import slide_path
 
@@ -129,7 +130,7 @@ def work(folder: Path, seconds: float, watch: Stopwatch) -> dict[str, object]:
         annotation.store.write(Window(y, 900, 80, 80), 1)
         annotation.store.write(Window(y, 100, 80, 80), 255)
     annotation.events.stroke(region=ms.Region(0, 0, *annotation.store.shape), number=1)
-    wait(lambda: dock.state.missing("train") is None, 20)
+    wait(lambda: resolve.missing(dock.state, "train") is None, 20)
     dock.set_model(
         ms.ModelConfig(classes=("tissue",), mpp=0.5, scales=(1.0, 0.5), branch=ms.UNetConfig(depth=3, width=8))
     )

@@ -107,7 +107,7 @@ def test_an_old_job_is_read(tmp_path):
 def test_the_dock_refuses_it(tmp_path):
     pytest.importorskip("napari")
     from napari_msunet.widgets.dock.class_edits import ClassEdits
-    from napari_msunet.widgets.dock.state import State
+    from napari_msunet.widgets.state import State
 
     edits = ClassEdits.__new__(ClassEdits)  # what it asks for is not needed before the name is looked at
     edits.state = State()

@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QApplication
 
 import napari_msunet as ms
 from napari_msunet.geometry import Window
+from napari_msunet.widgets import resolve
 
 SIDE = 448
 MODEL = ms.ModelConfig(
@@ -92,6 +93,6 @@ def annotated_dock(dock, slide: Path) -> None:
     layer.events.stroke(region=ms.Region(0, 0, *layer.store.shape), number=1)  # as the layer's own strokes do
     dock.set_model(MODEL)
     end = time.monotonic() + 20
-    while dock.state.missing("train") and time.monotonic() < end:
+    while resolve.missing(dock.state, "train") and time.monotonic() < end:
         settle()
-    assert dock.state.missing("train") is None
+    assert resolve.missing(dock.state, "train") is None

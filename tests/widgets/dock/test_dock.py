@@ -13,10 +13,10 @@ from qtpy.QtWidgets import QApplication, QFileDialog, QMessageBox, QPushButton
 import napari_msunet as ms
 from napari_msunet.errors import MsunetError
 from napari_msunet.labels import open_labels
-from napari_msunet.widgets import MultiScaleUNet
+from napari_msunet.widgets import MultiScaleUNet, resolve
 from napari_msunet.widgets.dock.presets import PRESETS
-from napari_msunet.widgets.dock.state import BACKGROUND
 from napari_msunet.widgets.samples import slide_path
+from napari_msunet.widgets.state import BACKGROUND
 from napari_msunet.widgets.worker_settings import WorkerSettings
 
 LEFT = Qt.MouseButton.LeftButton
@@ -98,7 +98,7 @@ def test_it_leads_from_the_slide_to_the_model(dock, qtbot, slide, monkeypatch):
     qtbot.waitUntil(lambda: dock.go.text().startswith("Train"))
     layer.undo()
     qtbot.waitUntil(lambda: dock.state.count(BACKGROUND) == 0)
-    assert "background has none yet" in dock.state.advice()
+    assert "background has none yet" in resolve.advice(dock.state)
 
 
 def test_where_jobs_run_is_one_click(dock, qtbot):
@@ -189,7 +189,7 @@ def test_a_model_that_was_saved_is_known_without_torch(dock, tmp_path):
     config = dock.state.model
     path = save_model(build_model(config), tmp_path / "m.safetensors")
     assert dock.steps["model"].load_model(path) == config
-    assert dock.state.missing("predict").startswith("Choose a slide")
+    assert resolve.missing(dock.state, "predict").startswith("Choose a slide")
 
 
 def test_what_is_to_be_trained_and_what_predicts_are_told_apart(dock, slide, tmp_path):
@@ -218,7 +218,7 @@ def test_copied_lines_run_as_they_are(dock, qtbot, slide):
             assert names["labels"].kind == "annotation"
             names["labels"].close()
         if name == "model":
-            assert names["config"] == dock.state.wanted_model
+            assert names["config"] == resolve.wanted_model(dock.state)
 
 
 def test_layers_may_be_renamed_and_removed(dock, qtbot, slide):

@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from napari_msunet.errors import SlideError
+from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.memory import recall, remember
-from napari_msunet.widgets.dock.state import State
+from napari_msunet.widgets.state import State
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def photo(dock, tmp_path):
 
 def test_pixels_are_chosen_with_the_mouse_and_kept(dock, photo, qtbot):
     state, step = dock.state, dock.step("slide")
-    assert "choose pixels" in state.advice()
+    assert "choose pixels" in resolve.advice(state)
     step.pixels.click()
     record = state.active
     assert (record.in_pixels, record.mpp, record.job_mpp, record.sized) == (True, None, "px", True)
@@ -27,7 +28,7 @@ def test_pixels_are_chosen_with_the_mouse_and_kept(dock, photo, qtbot):
     qtbot.waitUntil(lambda: "Its own pixels" in step.mpp_note.text(), timeout=5000)
     assert not step.mpp.isEnabled()
     assert 'mpp="px"' in step.as_python()
-    assert (state.model.mpp, state.wanted_model.mpp) == (None, "px")
+    assert (state.model.mpp, resolve.wanted_model(state).mpp) == (None, "px")
     state.set_model(state.model)
     assert dock.step("model").summary() == "to train: 1 px · 1"
     dock.step("model").refresh()

@@ -8,6 +8,7 @@ import napari_msunet as ms
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import RegionDone
 from napari_msunet.geometry import Window
+from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.options import changed
 from napari_msunet.widgets.dock.predicting.unfinished import note_path
 from napari_msunet.widgets.placement import to_world, visible_region
@@ -214,7 +215,7 @@ def test_models_that_predict_together(ready, step, qtbot, trained, tmp_path):
     assert len(run.description["settings"]["models"]) == 2
     step.ensemble.remove(other)
     settle()
-    assert ready.state.predict_job().model == trained[1]
+    assert resolve.predict_job(ready.state).model == trained[1]
 
 
 def test_channels_are_asked_for_by_name(dock, qtbot, tmp_path, messages):

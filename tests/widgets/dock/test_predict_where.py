@@ -17,8 +17,8 @@ from napari_msunet.widgets.dock.memory import recall
 from napari_msunet.widgets.dock.options import changed
 from napari_msunet.widgets.dock.predicting.plan import plan_words
 from napari_msunet.widgets.dock.predicting.regions import area
-from napari_msunet.widgets.dock.state import State
 from napari_msunet.widgets.placement import to_world
+from napari_msunet.widgets.state import State
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QApplication, QDialogButtonBox
 import napari_msunet as ms
 from napari_msunet.config import AutoModel, FolderSource, PublishedSource, ShapesSource, TableSource
 from napari_msunet.project import ProjectNote
+from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.presets import PRESETS
 from napari_msunet.widgets.dock.source_forms import FORMS
 from napari_msunet.widgets.dock.sources import SourceDialog
@@ -92,7 +93,9 @@ def test_a_real_public_set(dock, box, qtbot, shared_data, tmp_path):
     (source,) = dock.state.sets
     assert source == PublishedSource(folder=shared_data / "monuseg-train", values="instances")
     dock.state.set_classes(("nucleus",))
-    items = ms.data.load_sources(dock.state.sources(), dock.state.model.model_copy(update={"classes": ("nucleus",)}))
+    items = ms.data.load_sources(
+        resolve.sources(dock.state), dock.state.model.model_copy(update={"classes": ("nucleus",)})
+    )
     assert items
 
 
@@ -122,11 +125,11 @@ def test_the_model_is_automatic_until_one_is_chosen(dock, qtbot):
     automatic = step.presets.button(len(PRESETS))
     assert automatic.isChecked()
     assert not step.form.isVisibleTo(step)
-    assert isinstance(dock.state.wanted_model, AutoModel)
+    assert isinstance(resolve.wanted_model(dock.state), AutoModel)
     for number, preset in enumerate(PRESETS):
         step.presets.button(number).click()
-        assert preset.fits(dock.state.wanted_model)
+        assert preset.fits(resolve.wanted_model(dock.state))
         assert step.form.isVisibleTo(step)
     automatic.click()
-    assert isinstance(dock.state.wanted_model, AutoModel)
+    assert isinstance(resolve.wanted_model(dock.state), AutoModel)
     assert step.summary() == "to train: automatic"

@@ -13,6 +13,7 @@ import napari_msunet as ms
 from napari_msunet.config.prediction import InClasses
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Window
+from napari_msunet.widgets import resolve
 
 CMU = Path(ms.__file__).parent / "demo_data" / "CMU-1-Small-Region.svs"
 
@@ -80,7 +81,7 @@ def test_painting_corrects_it_and_training_follows(row, dock, viewer, qtbot):
     store = dock.start_annotating(("blob",)).store
     annotate(store, 400)
     dock.state.set_counts(record, {1: 10, 255: 10}, 0)
-    (source,) = dock.state.sources()
+    (source,) = resolve.sources(dock.state)
     assert source.within == InClasses(labels=record.tissue, classes=("tissue",))
 
 
@@ -89,7 +90,7 @@ def test_it_is_remembered_and_forgotten(row, dock, viewer, qtbot, slide):
     path, project = record.tissue, dock.state.project.folder
     from napari_msunet.project import Project
     from napari_msunet.widgets.dock.memory import recall, remember
-    from napari_msunet.widgets.dock.state import State
+    from napari_msunet.widgets.state import State
 
     remember(dock.state)
     again = State()

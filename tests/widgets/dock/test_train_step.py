@@ -9,6 +9,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel
 from widgets.dock.making import LONG, annotated_dock, make_slide, settle
 
+from napari_msunet.widgets import resolve
+
 pytest.importorskip("pyqtgraph")
 
 
@@ -98,7 +100,7 @@ def test_a_second_job_waits_for_the_first(ready, qtbot):
 def test_an_error_of_the_core_is_a_notification_with_details(ready, qtbot, messages):
     record = ready.state.active
     step = ready.steps["train"]
-    job = ready.state.train_job()
+    job = resolve.train_job(ready.state)
     step._begin(job.model_copy(update={"border": 40}), type(step.curves.history)())
     qtbot.waitUntil(lambda: not ready.state.running, timeout=LONG)
     found = [m for m in messages if "border" in m.message]
@@ -128,7 +130,7 @@ def test_copy_as_python_is_the_job(ready):
     exec(text.replace("result = ms.train(job, on_event=print)", ""), namespace)
     job = namespace["job"]
     assert job.model == ready.state.model
-    assert job.sources == ready.state.sources()
+    assert job.sources == resolve.sources(ready.state)
     assert job.epochs == 3
 
 

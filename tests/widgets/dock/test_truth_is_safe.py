@@ -10,6 +10,7 @@ from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.project import Project
 from napari_msunet.slide import open_slide
+from napari_msunet.widgets import resolve
 
 LONG = 60_000
 
@@ -128,7 +129,7 @@ def test_corrections_are_known_without_the_correct_step(project, dock, qtbot):
     record.labels = store.path
     dock.state.emit("slides")
     qtbot.waitUntil(lambda: record.edited == 100, timeout=LONG)
-    assert dock.state.done("correct")
+    assert resolve.done(dock.state, "correct")
     assert not dock.step("correct").isVisible()
 
 

@@ -12,8 +12,9 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QPixmap
 from qtpy.QtWidgets import QDialog, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
-from napari_msunet.config import CrossValidateJob, EvaluateJob, PreviewAugmentationJob, TrainJob
+from napari_msunet.config import CrossValidateJob, PreviewAugmentationJob, TrainJob
 from napari_msunet.events import Result
+from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.telling import tell_error
 
 if TYPE_CHECKING:
@@ -196,8 +197,8 @@ class Scores(Asking):
 
     def ask(self, flush: Callable[[], None]) -> None:
         """Score the model of the dock."""
-        job: EvaluateJob = self.dock.state.evaluate_job(out=self.new_folder())
-        self.submit(job, flush)
+        self.dock.state.count_annotations()
+        self.submit(resolve.evaluate_job(self.dock.state, out=self.new_folder()), flush)
 
     def contents(self, result: Result) -> Sequence[QWidget]:
         """A table, then the pictures."""

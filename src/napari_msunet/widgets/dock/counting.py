@@ -21,7 +21,7 @@ from napari_msunet.labels.levels import tiles
 from napari_msunet.labels.review_state import load_state
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.counts import Counts
-from napari_msunet.widgets.dock.state import SlideRecord, State
+from napari_msunet.widgets.state import SlideRecord, State
 
 
 class Counting:

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QCheckBox, QLabel, QVBoxLayout, QWidget
 
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.differences import Changes, Differences, last_difference
+from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.layers import add_to_look_at, layer_of_slide
 from napari_msunet.widgets.dock.telling import told
@@ -21,7 +22,7 @@ from napari_msunet.widgets.placement import over
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
-    from napari_msunet.widgets.dock.state import SlideRecord
+    from napari_msunet.widgets.state import SlideRecord
 
 NAME = "Changed since the last prediction"
 _OPACITY = 0.75
@@ -121,7 +122,7 @@ class DifferenceRow(QWidget):
         """Look, in the background, whether the active slide's labels have two predictions."""
         record = self.dock.state.active
         path = None if record is None else record.labels
-        if path is None or self.dock.state.blocked_by("predict") is not None or not path.exists():
+        if path is None or resolve.blocked_by(self.dock.state, "predict") is not None or not path.exists():
             self.setVisible(self.layer is not None)
             return
         if (path, self.dock.state.model_path) != self._of:

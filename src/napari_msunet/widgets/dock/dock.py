@@ -22,15 +22,16 @@ from qtpy.QtWidgets import (
 
 from napari_msunet.errors import MsunetError
 from napari_msunet.slide.probing import PROBE
+from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock import style
 from napari_msunet.widgets.dock.counting import Counting
 from napari_msunet.widgets.dock.lookup import Layers
 from napari_msunet.widgets.dock.memory import remember
 from napari_msunet.widgets.dock.section import Section
 from napari_msunet.widgets.dock.shown import Shown
-from napari_msunet.widgets.dock.state import STEPS, State, StepName
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
+from napari_msunet.widgets.state import STEPS, State, StepName
 from napari_msunet.widgets.viewers import main_window
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class MultiScaleUNet(QWidget):
         self._restyle()
         self.shown = Shown(self)
         self.refresh()
-        self.show_step(self.state.next_step())
+        self.show_step(resolve.next_step(self.state))
         QApplication.instance().aboutToQuit.connect(self.shut_down)
 
     # --------------------------------------------------------------------------------------------------------- layout
@@ -150,7 +151,7 @@ class MultiScaleUNet(QWidget):
         self.advice.setAccessibleName("What to do next")
         self.go = QPushButton()
         self.go.setToolTip("Opens the step to do next.")
-        self.go.clicked.connect(lambda: self.show_step(self.state.next_step()))
+        self.go.clicked.connect(lambda: self.show_step(resolve.next_step(self.state)))
         where = QPushButton("⚙")
         where.setAccessibleName("Where jobs run")
         where.setToolTip("Where jobs run: this computer, or another one over ssh.")
@@ -209,14 +210,15 @@ class MultiScaleUNet(QWidget):
         """Show the state as it is now."""
         if self._closed:
             return
-        following = self.state.next_step()
-        self.advice.setText(self.state.advice())
+        found = resolve.resolve(self.state)
+        following = found.next_step
+        self.advice.setText(found.advice)
         shown = self.sections.get(following)
         self.go.setVisible(shown is not None and not shown.is_open)
         self.go.setText(f"{self.steps[following].title} ›" if following in self.steps else "")
         for name, section in self.sections.items():
-            done = self.steps[name].done()
-            section.set_state("next" if name == following else "done" if done else "waiting")
+            possible = found.steps[name]
+            section.set_state("next" if name == following else "done" if possible.done else "waiting")
             if section.is_open:
                 self.steps[name].refresh()
 

@@ -12,14 +12,15 @@ from napari_msunet.config import with_damaged
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Progress
 from napari_msunet.stopping import Keep
+from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.checks import duration
 from napari_msunet.widgets.dock.telling import tell_error, told
 from napari_msunet.wording import WITHOUT_DAMAGED, in_labels
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
-    from napari_msunet.widgets.dock.state import StepName
     from napari_msunet.widgets.jobs import JobHandle
+    from napari_msunet.widgets.state import StepName
 
 
 class Choice(NamedTuple):
@@ -126,7 +127,7 @@ class JobBox(QWidget):
             While a job runs that this one must wait for.
         """
         state = self.dock.state
-        if (other := state.blocked_by(self.step)) is not None:
+        if (other := resolve.blocked_by(state, self.step)) is not None:
             busy = self.dock.steps[other].title if other in self.dock.steps else "Something"
             raise MsunetError(f"{busy} is under way: wait until it has ended, or cancel it first.")
         self.kept = "best"

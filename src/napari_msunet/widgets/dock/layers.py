@@ -11,7 +11,7 @@ from napari_msunet.widgets.layer_slides import KEY
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
-    from napari_msunet.widgets.dock.state import SlideRecord
+    from napari_msunet.widgets.state import SlideRecord
 
 
 def layer_of_slide(dock: MultiScaleUNet, record: SlideRecord) -> Any:

@@ -10,7 +10,7 @@ from napari.layers import Image, Labels, Layer
 if TYPE_CHECKING:
     import napari.viewer
 
-    from napari_msunet.widgets.dock.state import SlideRecord, State
+    from napari_msunet.widgets.state import SlideRecord, State
 
 
 class Layers:

@@ -13,7 +13,7 @@ from napari_msunet.project import FILE, Place, Project, ProjectNote, SlideNote, 
 from napari_msunet.slide import open_slide
 from napari_msunet.slide.identity import path_identity
 from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
-from napari_msunet.widgets.dock.state import SlideRecord, State
+from napari_msunet.widgets.state import SlideRecord, State
 
 
 def record_of(path: Path, mpp: tuple[float, float] | Literal["px"] | None = None) -> SlideRecord:

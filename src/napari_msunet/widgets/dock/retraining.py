@@ -14,12 +14,13 @@ from napari_msunet.config.architecture import architecture_differences
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Result
 from napari_msunet.retraining import JOB, MODEL, REPLAY, retraining_job, same_truth
+from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.options import TrainOptions
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.weights import model_config
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.state import State
+    from napari_msunet.widgets.state import State
 
 _TIP = (
     "Training begins with the weights of the model that predicts now, instead of random ones: a few minutes are often "
@@ -133,7 +134,8 @@ class GoingOn(QWidget):
         MsunetError
             If something is missing.
         """
-        plain = self.state.train_job(out)
+        self.state.count_annotations()  # what nobody has looked at counts too
+        plain = resolve.train_job(self.state, out)
         last = self._last()
         if last is None or not (self.on or self._corrected()):
             return plain

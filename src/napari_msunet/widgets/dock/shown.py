@@ -15,7 +15,7 @@ from napari_msunet.widgets.viewers import camera
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
-    from napari_msunet.widgets.dock.slide_record import SlideRecord
+    from napari_msunet.widgets.state import SlideRecord
 
 _SHARE = 0.95
 """How much of the canvas a slide gets that is looked at for the first time."""

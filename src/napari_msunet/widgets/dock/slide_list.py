@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QListWidget, QListWidgetItem
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-    from napari_msunet.widgets.dock.state import SlideRecord
+    from napari_msunet.widgets.state import SlideRecord
 
 ROWS = 4
 

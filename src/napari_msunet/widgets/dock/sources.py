@@ -23,9 +23,9 @@ from napari_msunet.config import FolderSource, ImageSet, Role
 from napari_msunet.config.option import fields_of
 from napari_msunet.errors import MsunetError
 from napari_msunet.widgets.dock.source_forms import FORMS, SourceForm, name_of
-from napari_msunet.widgets.dock.state import State
 from napari_msunet.widgets.editors import ChoiceField
 from napari_msunet.widgets.forms import editor_for
+from napari_msunet.widgets.state import State
 
 _ROLE = next(one for one in fields_of(FolderSource) if one.name == "role")
 

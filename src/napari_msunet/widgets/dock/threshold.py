@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QPushButton
 from napari_msunet.config import Postprocess, PostprocessJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Window
+from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.layers import layer_of_labels, layer_of_slide
 from napari_msunet.widgets.dock.telling import told
@@ -136,7 +137,7 @@ class ThresholdPanel(Fold):
         self.parted.setVisible(there)
         moved = there and self.sliders.moved
         wanted = moved or (there and self.parted.isChecked())
-        self.apply.setEnabled(wanted and self.dock.state.blocked_by("predict") is None)
+        self.apply.setEnabled(wanted and resolve.blocked_by(self.dock.state, "predict") is None)
         self.back.setEnabled(moved)
 
     # --------------------------------------------------------------------------------------------------------- sliding

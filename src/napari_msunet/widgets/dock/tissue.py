@@ -19,7 +19,7 @@ from napari_msunet.widgets.dock.telling import tell_error, told
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
-    from napari_msunet.widgets.dock.state import SlideRecord
+    from napari_msunet.widgets.state import SlideRecord
 
 NO_SLIDE = "Open a slide first: tissue is found on one."
 NO_MPP = "Give the pixel size first: what is too small to be tissue is said in µm."

@@ -13,8 +13,8 @@ from napari_msunet.widgets.truth.finding import NO_TRUTH
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
-    from napari_msunet.widgets.dock.state import SlideRecord
     from napari_msunet.widgets.pyramid_labels import PyramidLabels
+    from napari_msunet.widgets.state import SlideRecord
 
 
 def truths_of(record: SlideRecord | None) -> dict[str, Path]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from napari_msunet.config import PredictJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Region
+from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.layers import layer_of_slide
 from napari_msunet.widgets.dock.predicting.channels import Channel
 from napari_msunet.widgets.dock.weights import model_config
@@ -48,7 +49,7 @@ def asked_job(
     channels = fit_channels(step)
     if (sentence := step.channels.missing) is not None:
         raise MsunetError(sentence)
-    return step.state.predict_job(record, region, draft, where=place, channels=channels)
+    return resolve.predict_job(step.state, record, region, draft, where=place, channels=channels)
 
 
 def need(step: PredictStep) -> None:

@@ -19,7 +19,7 @@ from napari_msunet.widgets.run_maps import RunMap, add_map_layer, redraw, remove
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
-    from napari_msunet.widgets.dock.state import SlideRecord
+    from napari_msunet.widgets.state import SlideRecord
 
 REDRAW = 700
 """Milliseconds between two drawings of what came."""

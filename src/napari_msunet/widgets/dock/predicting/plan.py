@@ -11,6 +11,7 @@ from napari_msunet.config import InClasses, PlanJob, PredictJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Result
 from napari_msunet.labels import open_labels
+from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.checks import duration
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class PlanLine(QLabel):
 
     @property
     def _blocked(self) -> bool:
-        return self.dock.state.blocked_by("predict") is not None
+        return resolve.blocked_by(self.dock.state, "predict") is not None
 
     def _failed(self, error: BaseException) -> None:
         self.values = None

@@ -18,7 +18,7 @@ from napari_msunet.widgets.editors import ChoiceField
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
-    from napari_msunet.widgets.dock.state import SlideRecord
+    from napari_msunet.widgets.state import SlideRecord
 
 PLACES = {
     "all": "the whole slide",

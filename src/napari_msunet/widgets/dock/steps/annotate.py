@@ -20,10 +20,10 @@ from napari_msunet.widgets.dock.class_table import KEYS, ClassTable, Row
 from napari_msunet.widgets.dock.marking import Marking
 from napari_msunet.widgets.dock.python_lines import call, lines, literal
 from napari_msunet.widgets.dock.sources import SourcesBox
-from napari_msunet.widgets.dock.state import BACKGROUND, SlideRecord
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.forms import Fold
+from napari_msunet.widgets.state import BACKGROUND, SlideRecord
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QPushButton
 
 from napari_msunet.errors import MsunetError
 from napari_msunet.labels import open_labels
-from napari_msunet.widgets import keys
+from napari_msunet.widgets import keys, resolve
 from napari_msunet.widgets.dock import style
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.counting import edited_pixels
@@ -114,7 +114,8 @@ class CorrectStep(Step):
         self._show_classes(layer)
         self._watch(layer)
         record = self.state.active
-        ready = missing is None and record is not None and record.edited > 0 and self.state.blocked_by("train") is None
+        edited = missing is None and record is not None and record.edited > 0
+        ready = edited and resolve.blocked_by(self.state, "train") is None
         self.retrain.setEnabled(ready)
         self.count.setText(self._count_text())
         self.count.setVisible(missing is None)

@@ -15,6 +15,7 @@ from napari_msunet.errors import MsunetError, OutputError
 from napari_msunet.events import Result
 from napari_msunet.geometry import Region
 from napari_msunet.labels import open_labels
+from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.job_box import JobBox
 from napari_msunet.widgets.dock.layers import layer_of_slide
@@ -103,7 +104,7 @@ class ExportStep(Step):
         missing = self.missing()
         self.needed.setText(missing or "")
         self.needed.setVisible(missing is not None)
-        ready = missing is None and self.state.blocked_by("export") is None
+        ready = missing is None and resolve.blocked_by(self.state, "export") is None
         self.write.setEnabled(ready)
         self.measure_button.setEnabled(ready)
         path = self.state.model_path
@@ -163,12 +164,12 @@ class ExportStep(Step):
         path = Path(path).absolute()
         if region is None and path.suffix.lower() == ".png":
             region = self._view()
-        job = self.state.export_job(path, region=region)
+        job = resolve.export_job(self.state, path, region=region)
         return self._start(job, f"Writing {path.name}.")
 
     def measure(self, path: str | Path) -> JobHandle:
         """Measure the labels of the active slide into a CSV; returns at once."""
-        job = self.state.measure_job(Path(path).absolute())
+        job = resolve.measure_job(self.state, Path(path).absolute())
         return self._start(job, "Measuring.")
 
     def _view(self) -> Region:
@@ -229,7 +230,7 @@ class ExportStep(Step):
 
     def as_python(self) -> str:
         """The last export as Python; before the first, a GeoJSON."""
-        job = self._last_job or self.state.export_job(Path(self._suggested(self.format.currentData())))
+        job = self._last_job or resolve.export_job(self.state, Path(self._suggested(self.format.currentData())))
         return job_lines(job)
 
     def closing(self) -> None:

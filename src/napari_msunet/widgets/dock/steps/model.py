@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QButtonGroup, QFileDialog, QHBoxLayout, QPushButton, 
 from napari_msunet.config import ModelConfig
 from napari_msunet.data.recipe import WINDOW
 from napari_msunet.errors import ModelError, MsunetError
-from napari_msunet.widgets.dock import words
+from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.model_form import ModelForm
 from napari_msunet.widgets.dock.presets import AUTOMATIC, AUTOMATIC_SENTENCE, PRESETS, RESOLUTIONS, Preset
 from napari_msunet.widgets.dock.python_lines import lines, literal
@@ -130,7 +130,7 @@ class ModelStep(Step):
         layer = self.dock.layers.slide(self.state.active)
         if layer is None:
             self._fields_visible(False)
-            raise MsunetError(words.NO_SLIDE)
+            raise MsunetError(resolve.NO_SLIDE)
         from napari_msunet.widgets.fields_of_view import FieldsOfView
 
         if self._fields is None:
@@ -205,7 +205,7 @@ class ModelStep(Step):
 
     def as_python(self) -> str:
         """Makes the config and the network, or loads the model."""
-        made = [f"config = {literal(self.state.wanted_model)}"]
+        made = [f"config = {literal(resolve.wanted_model(self.state))}"]
         if self.state.model_path is not None:
             return lines(*made, f"model = ms.load_model({literal(self.state.model_path)})", "print(model.config)")
         if not self.state.model_chosen:

@@ -13,6 +13,7 @@ from napari_msunet.config import PostprocessJob, PredictJob, PreviewJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import FirstLook, Message, Progress, RegionDone, Result
 from napari_msunet.geometry import Region
+from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.difference import DifferenceRow
 from napari_msunet.widgets.dock.drawing import RegionDrawing
 from napari_msunet.widgets.dock.job_box import JobBox
@@ -159,7 +160,7 @@ class PredictStep(Step):
             self.model_line.setText(self._model_text())
         else:
             self.channels.hide()
-        ready = missing is None and self.state.blocked_by("predict") is None
+        ready = missing is None and resolve.blocked_by(self.state, "predict") is None
         for button in (self.view, self.region, self.slide):
             button.setEnabled(ready)
         self.why.set_ready(ready)
@@ -190,7 +191,7 @@ class PredictStep(Step):
     def _plan(self, ready: bool) -> None:
         """Have the plan of what the main button would do."""
         if not ready:
-            if self.state.blocked_by("predict") is None:
+            if resolve.blocked_by(self.state, "predict") is None:
                 self.plan.want(None)
             return
         try:

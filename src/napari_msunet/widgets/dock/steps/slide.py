@@ -27,17 +27,17 @@ from napari_msunet.errors import MsunetError, SlideError
 from napari_msunet.project import Project
 from napari_msunet.slide.numbers import TOLD, parse_range
 from napari_msunet.slide.opening import READABLE
-from napari_msunet.widgets.dock import words
+from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.lookup import Layers
 from napari_msunet.widgets.dock.memory import known_before, recall, record_of, remember
 from napari_msunet.widgets.dock.python_lines import call, lines
 from napari_msunet.widgets.dock.slide_list import SlideList
-from napari_msunet.widgets.dock.state import SlideRecord
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.tissue import TissueRow
 from napari_msunet.widgets.editors import NumberField
 from napari_msunet.widgets.reader import chosen
+from napari_msunet.widgets.state import SlideRecord
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
@@ -418,7 +418,7 @@ class SlideStep(Step):
         self.mpp.blockSignals(True)
         self.mpp.setValue(record.mpp[0] if record and record.mpp else 0)
         self.mpp.blockSignals(False)
-        self.mpp_note.setText(words.pixel_size(record))
+        self.mpp_note.setText(resolve.pixel_size(record))
         self.mpp_note.setVisible(record is not None)
         self._show_numbers(record)
         folder = self.state.project_folder()
@@ -432,7 +432,7 @@ class SlideStep(Step):
         numbers = None if record is None else record.numbers
         for field in (self.kind, self.values):
             field.setEnabled(record is not None)
-        told = "" if numbers is None else f"{words.kind(numbers.kind)} ({TOLD[numbers.kind_from]})"
+        told = "" if numbers is None else f"{resolve.kind(numbers.kind)} ({TOLD[numbers.kind_from]})"
         self.kind.setItemText(0, told or FOUND)
         self.kind.setCurrentIndex(max(0, self.kind.findData(None if record is None else record.kind)))
         given = None if record is None else record.value_range

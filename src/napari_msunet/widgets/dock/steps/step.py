@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
-from napari_msunet.widgets.dock.state import State, StepName
+from napari_msunet.widgets import resolve
+from napari_msunet.widgets.state import State, StepName
 
 if TYPE_CHECKING:
     import napari
@@ -27,7 +28,7 @@ class Step(QWidget):
     Attributes
     ----------
     name : str
-        Its key in `dock.steps` and for `state.missing`.
+        Its key in `dock.steps` and for what `resolve` says of it.
     title : str
         The heading of its section.
     purpose : str
@@ -51,11 +52,7 @@ class Step(QWidget):
 
     def missing(self) -> str | None:
         """What is missing before it can be done, as a sentence; None when it can be done."""
-        return self.state.missing(self.name)
-
-    def done(self) -> bool:
-        """Whether it was done, so that the next step can come."""
-        return self.state.done(self.name)
+        return resolve.missing(self.state, self.name)
 
     def summary(self) -> str:
         """A few words beside the heading, such as the slide's name."""

@@ -14,6 +14,7 @@ from napari_msunet.config import AutoModel, TrainJob
 from napari_msunet.data.recipe import EPOCHS
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Metric, Result
+from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock import style
 from napari_msunet.widgets.dock.asking import CrossValidation, Scores, WindowPreview
 from napari_msunet.widgets.dock.background import Background
@@ -128,12 +129,12 @@ class TrainStep(Step):
             self.form.setValue(self.state.train_options)
         self.needed.setText(missing or "")
         self.needed.setVisible(missing is not None)
-        free = self.state.blocked_by("train") is None
+        free = resolve.blocked_by(self.state, "train") is None
         self.going_on.refresh()
         self.form.setVisible(not self.box.running)  # it cannot be changed now, and the curves need the room
         self.windows.setVisible(not self.box.running)
         self.windows.setEnabled(missing is None and free and not self.windows.busy)
-        tested = self.state.model_path is not None and any(s.role == "test" for s in self.state.sources())
+        tested = self.state.model_path is not None and any(s.role == "test" for s in resolve.sources(self.state))
         self.test.setVisible(tested)
         self.test.setEnabled(free and not self.test.busy)
         self.start.setEnabled(missing is None and free)

@@ -11,12 +11,12 @@ from napari_msunet.config import ExportJob, FolderSource, PredictJob, SlideSourc
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Region
 from napari_msunet.project import Project
+from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.memory import recall, remember
 from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
 from napari_msunet.widgets.dock.presets import PRESETS
 from napari_msunet.widgets.dock.python_lines import job_lines
-from napari_msunet.widgets.dock.state import BACKGROUND, SlideRecord, State
-from napari_msunet.widgets.dock.words import suggested_mpp
+from napari_msunet.widgets.state import BACKGROUND, SlideRecord, State, suggested_mpp
 
 
 @pytest.fixture
@@ -37,24 +37,27 @@ def annotated(state, counts):
 
 def test_it_says_step_by_step_what_is_missing(state, tmp_path):
     empty = State()
-    assert empty.next_step() == "slide"
-    assert "Choose a slide" in empty.advice()
-    assert state.next_step() == "annotate"
-    assert "Start annotating" in state.advice()
+    assert resolve.next_step(empty) == "slide"
+    assert "Choose a slide" in resolve.advice(empty)
+    assert resolve.next_step(state) == "annotate"
+    assert "Start annotating" in resolve.advice(state)
     state.set_classes(("nucleus", "stroma"))
     record = annotated(state, {1: 10})
-    assert state.advice() == "Paint a few strokes of each class and of background: stroma and background have none yet."
+    assert (
+        resolve.advice(state)
+        == "Paint a few strokes of each class and of background: stroma and background have none yet."
+    )
     state.set_counts(record, {1: 10, 2: 3, BACKGROUND: 1}, 0)
-    assert state.missing("train") is None
-    assert state.next_step() == "train"  # the model is chosen from the images unless the person chooses one
-    assert state.missing("predict") == "Train a model first, or load a model file in the Model step."
+    assert resolve.missing(state, "train") is None
+    assert resolve.next_step(state) == "train"  # the model is chosen from the images unless the person chooses one
+    assert resolve.missing(state, "predict") == "Train a model first, or load a model file in the Model step."
     model = tmp_path / "model.safetensors"
     model.write_bytes(b"")
     state.use_model(model)
-    assert state.next_step() == "predict"
-    assert "no labels yet" in state.missing("export")
+    assert resolve.next_step(state) == "predict"
+    assert "no labels yet" in resolve.missing(state, "export")
     model.unlink()
-    assert "no longer there" in state.missing("predict")
+    assert "no longer there" in resolve.missing(state, "predict")
 
 
 def test_a_review_that_was_begun_comes_next(state, tmp_path):
@@ -65,34 +68,34 @@ def test_a_review_that_was_begun_comes_next(state, tmp_path):
     state.active.labels = labels
     state.predicted.add(labels)
     state.corrected = True
-    assert (state.next_step(), state.advice()) == ("export", "Export the labels or measure them.")
+    assert (resolve.next_step(state), resolve.advice(state)) == ("export", "Export the labels or measure them.")
     state.set_to_review(labels, 3)
-    assert state.next_step() == "review"
-    assert state.advice().startswith("Go on with the review: 3 places are left.")
+    assert resolve.next_step(state) == "review"
+    assert resolve.advice(state).startswith("Go on with the review: 3 places are left.")
     state.set_to_review(labels, 1)
-    assert "1 place is left" in state.advice()
+    assert "1 place is left" in resolve.advice(state)
     state.set_to_review(tmp_path / "of another slide.ome.zarr", 3)
-    assert state.next_step() == "export"
+    assert resolve.next_step(state) == "export"
     state.set_to_review(labels, 0)
-    assert state.next_step() == "export"
+    assert resolve.next_step(state) == "export"
 
 
 def test_a_marked_region_is_background_enough(state):
     record = annotated(state, {1: 10})
-    assert "background has none yet" in state.missing("train")
+    assert "background has none yet" in resolve.missing(state, "train")
     state.set_counts(record, {1: 10}, 1)
-    assert state.missing("train") is None
+    assert resolve.missing(state, "train") is None
 
 
 def test_a_slide_that_vanished_or_has_no_size_is_said(state, tmp_path):
     annotated(state, {1: 1, BACKGROUND: 1})
     state.active.mpp = None
-    assert "how many µm a pixel has" in state.missing("train")
+    assert "how many µm a pixel has" in resolve.missing(state, "train")
     state.active.mpp = (0.5, 0.5)
     state.active.path.unlink()
-    assert "no longer there" in state.missing("train")
+    assert "no longer there" in resolve.missing(state, "train")
     with pytest.raises(MsunetError, match="no longer there"):
-        state.train_job()
+        resolve.train_job(state)
 
 
 def test_jobs_are_what_was_decided(state, tmp_path):
@@ -100,29 +103,31 @@ def test_jobs_are_what_was_decided(state, tmp_path):
     record.mpp_given, record.role = True, "train"
     state.set_sets([FolderSource(images=tmp_path, masks=tmp_path, mask_suffix="_m", role="test")])
     state.set_train_options(TrainOptions(epochs=3, batch_size=2))
-    job = state.train_job()
+    job = resolve.train_job(state)
     assert isinstance(job, TrainJob)
     assert (job.epochs, job.batch_size, job.model.classes) == (3, 2, state.classes)
     assert job.sources[0] == SlideSource(slide=record.path, labels=record.annotation, mpp=(0.25, 0.25), role="train")
     assert job.sources[1].role == "test"
     assert job.out.parent == state.project.folder / "runs"
-    assert state.train_job(out=tmp_path / "x", resume=True).resume
+    assert resolve.train_job(state, out=tmp_path / "x", resume=True).resume
 
     model = tmp_path / "m.safetensors"
     model.write_bytes(b"")
     state.use_model(model)
     state.set_predict_options(PredictOptions(margin="fast"))
-    predict = state.predict_job(region=Region(1, 2, 30, 40))
+    predict = resolve.predict_job(state, region=Region(1, 2, 30, 40))
     assert isinstance(predict, PredictJob)
     assert (predict.margin, predict.region, predict.slide_mpp) == ("fast", (1, 2, 30, 40), (0.25, 0.25))
     assert predict.out.parent.name == "predictions"
-    assert state.evaluate_job().sources == (state.sets[0],)
+    assert resolve.evaluate_job(state).sources == (state.sets[0],)
 
     record.labels = predict.out
     predict.out.mkdir()
-    assert state.export_job(tmp_path / "x.geojson") == ExportJob(labels=predict.out, out=tmp_path / "x.geojson")
+    assert resolve.export_job(state, tmp_path / "x.geojson") == ExportJob(
+        labels=predict.out, out=tmp_path / "x.geojson"
+    )
     record.corrections = True
-    assert state.sources()[1].edited_only
+    assert resolve.sources(state)[1].edited_only
 
 
 def test_a_first_slide_suggests_the_resolution_until_one_is_chosen(state, tmp_path):
@@ -170,7 +175,7 @@ def test_a_project_gives_everything_back(state, tmp_path):
 
 def test_a_job_as_python_is_the_job(state, tmp_path):
     annotated(state, {1: 1, BACKGROUND: 1})
-    job = state.train_job()
+    job = resolve.train_job(state)
     text = job_lines(job)
     assert text.startswith("import napari_msunet as ms\n")
     names: dict = {}

@@ -1,47 +1,44 @@
-"""What the dock knows, without a window: slides, sources, the model, the options and the results so far.
+"""What the person decided and what is known so far, without a window: slides, sources, the model, options, results.
 
-Intent and data together make a frozen request: `train_job()`, `predict_job()` and so on give a job that can be run,
-copied as Python or sent to the worker. What is missing for one is said in words by `missing`.
+What follows from it, such as the jobs that can begin, is in `resolve`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from psygnal import Signal
-from pydantic import ValidationError
 
-from napari_msunet.config import (
-    AnyModel,
-    AutoModel,
-    EvaluateJob,
-    ExportJob,
-    ImageSet,
-    MeasureJob,
-    ModelConfig,
-    PredictJob,
-    Role,
-    SlideSource,
-    Source,
-    TrainJob,
-    explain,
-)
+from napari_msunet.config import ImageSet, Kind, ModelConfig, Role, ValueRange
+from napari_msunet.config.prediction import InClasses
 from napari_msunet.errors import MsunetError
-from napari_msunet.geometry import Region
-from napari_msunet.labels import LabelStore
-from napari_msunet.project import Project, default_folder
-from napari_msunet.slide.units import PIXELS
-from napari_msunet.widgets.dock import words
+from napari_msunet.labels import LabelStore, open_labels
+from napari_msunet.labels.tissue import TISSUE
+from napari_msunet.labels.where import Mask, StoreClasses
+from napari_msunet.project import Project, Ring, default_folder
+from napari_msunet.slide.numbers import Numbers
+from napari_msunet.slide.units import given_mpp
+from napari_msunet.widgets.dock.counts import Counts
 from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
 from napari_msunet.widgets.dock.presets import one_scale
-from napari_msunet.widgets.dock.slide_record import SlideRecord
 
 USUAL_MPP = 0.5
 """Of a model, where no slide says anything."""
 
-__all__ = ["BACKGROUND", "OPTIONAL", "STEPS", "SlideRecord", "State", "StepName"]
+FINEST_SUGGESTION = 0.45
+"""µm per pixel below which nuclei gain little and everything costs four times as much."""
+
+
+def suggested_mpp(slide_mpp: float) -> float:
+    """A model resolution for a slide: its own, halved until nuclei still have about ten pixels across."""
+    mpp = slide_mpp
+    while mpp < FINEST_SUGGESTION:
+        mpp *= 2
+    return float(f"{mpp:.3g}")
+
 
 StepName = Literal["slide", "annotate", "model", "train", "predict", "correct", "review", "export"]
 STEPS: tuple[StepName, ...] = get_args(StepName)
@@ -60,6 +57,146 @@ TIME_LIMIT = 600.0
 
 BACKGROUND = 255
 """The value of annotated background in an annotation."""
+
+
+@dataclass(eq=False)
+class SlideRecord:
+    """A slide that the dock works with.
+
+    Attributes
+    ----------
+    path : Path
+    shape : (height, width)
+        In level-0 pixels.
+    channels : int
+    mpp : (y, x), optional
+        µm per pixel, from the file or given.
+    mpp_given : bool
+        Whether a person gave it, so that jobs must say it too.
+    numbers : Numbers, optional
+        What its values mean, as its file says or as was guessed.
+    kind, value_range : optional
+        The same as a person gave it here.
+    in_pixels : bool
+        Whether a person said that the slide is used in its own pixels: it has no size in µm, or that is not to count.
+    mpp_note : str
+        What the file says of the size of a pixel that is not believed, as a sentence.
+    annotation, labels : Path, optional
+        Its annotation store, and its predicted and corrected labels.
+    tissue : Path, optional
+        Where its tissue is: a label store with the class "tissue".
+    counts : dict of int
+        Annotated pixels by value: 1..K, 255 for background.
+    marked : int
+        How many regions are marked as fully annotated.
+    counted : bool
+        Whether `counts` and `marked` are known: until then an annotation may hold anything.
+    counter : Counts, optional
+        What counts its annotation.
+    unreadable : str, optional
+        Why its annotation cannot be opened, as a sentence.
+    corrections : bool
+        Whether corrected pixels of `labels` count as truth in training.
+    regions : tuple of rings
+        Where to predict, as it was drawn: corners in level-0 pixels, `(y, x)`.
+    """
+
+    path: Path
+    shape: tuple[int, int]
+    channels: int = 3
+    mpp: tuple[float, float] | None = None
+    mpp_given: bool = False
+    numbers: Numbers | None = None
+    kind: Kind | None = None
+    value_range: ValueRange | None = None
+    in_pixels: bool = False
+    mpp_note: str = ""
+    identity: str | None = None
+    role: Role = "auto"
+    annotation: Path | None = None
+    labels: Path | None = None
+    tissue: Path | None = None
+    counts: dict[int, int] = field(default_factory=dict)
+    marked: int = 0
+    counted: bool = False
+    counter: Counts | None = None
+    unreadable: str | None = None
+    corrections: bool = False
+    edited: int = 0
+    regions: tuple[Ring, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The file's name without its endings."""
+        return self.path.name.split(".")[0]
+
+    @property
+    def job_mpp(self) -> tuple[float, float] | Literal["px"] | None:
+        """What a job must be told of the size of a pixel."""
+        if self.in_pixels:
+            return "px"
+        return self.mpp if self.mpp_given else None
+
+    @property
+    def job_numbers(self) -> dict[str, Any]:
+        """What a job must be told of the meaning of its values."""
+        return {"image_kind": self.kind, "value_range": self.value_range}
+
+    @property
+    def open_options(self) -> dict[str, Any]:
+        """What `open_slide` must be told."""
+        told = {"mpp": self.job_mpp, "kind": self.kind, "value_range": self.value_range}
+        return {name: value for name, value in told.items() if value is not None}
+
+    @property
+    def sized(self) -> bool:
+        """Whether it is known what a pixel of it stands for: µm, or itself."""
+        return self.in_pixels or self.mpp is not None
+
+    def give_size(self, mpp: float | tuple[float, float] | str) -> None:
+        """Take what a person says of the size of a pixel: µm, or "px"."""
+        size = given_mpp(mpp)
+        self.in_pixels = isinstance(size, str)
+        self.mpp = None if isinstance(size, str) else size
+        self.mpp_given = not self.in_pixels
+
+    @property
+    def within(self) -> InClasses | None:
+        """Its tissue, as jobs are told to keep to it."""
+        return None if self.tissue is None else InClasses(labels=self.tissue, classes=(TISSUE,))
+
+    @property
+    def tissue_mask(self) -> Mask | None:
+        """Its tissue as it is corrected now; read when it is first looked at."""
+        return None if self.within is None else StoreClasses(open_labels(self.within.labels), self.within)
+
+    @property
+    def annotated(self) -> bool:
+        """Whether anything is annotated on it, or may be: it was not counted yet."""
+        return bool(self.annotation) and (not self.counted or any(self.counts.values()) or self.marked > 0)
+
+    def annotation_counter(self) -> Counts | None:
+        """What counts its annotation as it is now; None without one.
+
+        Raises
+        ------
+        MsunetError
+            If the annotation cannot be opened; the sentence names it.
+        """
+        if self.annotation is None:
+            return None
+        try:
+            store = open_labels(self.annotation)
+        except MsunetError as error:
+            self.counted, self.counter = False, None
+            self.unreadable = f"The annotation of {self.path.name} cannot be opened: {error}"
+            raise MsunetError(self.unreadable) from error
+        if self.counter is None:  # what is known of a new annotation without counting stays known
+            self.counter = Counts(store)
+        elif self.counter.store is not store:
+            self.counted, self.counter = False, Counts(store)
+        self.unreadable = None
+        return self.counter
 
 
 class State:
@@ -138,7 +275,7 @@ class State:
         self.active = record
         if record is not None and not self.model_chosen:
             usual = self._model.mpp or USUAL_MPP
-            fitting = words.suggested_mpp(record.mpp[0]) if record.mpp else None if record.in_pixels else usual
+            fitting = suggested_mpp(record.mpp[0]) if record.mpp else None if record.in_pixels else usual
             self._model = self._model.model_copy(update={"mpp": fitting, "pixel": 1.0, "channels": record.channels})
         self.emit("slides")
 
@@ -217,14 +354,6 @@ class State:
         self.model_chosen = False
         self.emit("model")
 
-    @property
-    def wanted_model(self) -> AnyModel:
-        """What is known of the model to train before the images are looked at."""
-        if self.model_chosen:
-            return self.model
-        in_pixels = any(r.in_pixels for r in self.slides) or any(s.mpp == PIXELS for s in self.sets)
-        return AutoModel(classes=self.model.classes, mpp=PIXELS if in_pixels else None)
-
     def use_model(self, path: Path | None) -> None:
         """Choose the model file that predicts."""
         self.model_path = path
@@ -262,82 +391,6 @@ class State:
             self.to_review = left
             self.emit("review")
 
-    # ------------------------------------------------------------------------------------------------------- requests
-
-    def sources(self) -> tuple[Source, ...]:
-        """Where truth comes from: annotated slides, corrected labels, labelled images from elsewhere."""
-        found: list[Source] = []
-        for record in self.slides:
-            common: dict[str, Any] = {"slide": record.path, "mpp": record.job_mpp, "role": record.role}
-            common |= record.job_numbers
-            if record.annotated and record.annotation:
-                found.append(SlideSource(labels=record.annotation, within=record.within or "all", **common))
-            if record.corrections and record.labels:
-                found.append(SlideSource(labels=record.labels, edited_only=True, **common))
-        return (*found, *self.sets)
-
-    def train_job(self, out: Path | None = None, resume: bool = False) -> TrainJob:
-        """The training that the Train button starts; `MsunetError` saying what is missing."""
-        self.count_annotations()
-        self._needs("train")
-        values = {"model": self.wanted_model, "sources": self.sources(), "out": out or self.make_project().new_run()}
-        return _made(TrainJob, "The training", **values, resume=resume, **dict(self.train_options))
-
-    def predict_job(
-        self, record: SlideRecord | None = None, region: Region | None = None, draft: bool = False, **chosen: Any
-    ) -> PredictJob:
-        """The prediction of a slide, or a region of it; `MsunetError` saying what is missing.
-
-        Parameters
-        ----------
-        draft : bool
-            It will not be run as it is: no project is made for it.
-        **chosen
-            Options in place of those in `predict_options`, such as `where`.
-        """
-        self._needs("predict")
-        record = record or self.active
-        assert record is not None
-        free = self.project_folder() / "predictions" if draft else None
-        out = record.labels or free or self.make_project().labels_path(record.name)
-        model = (self.model_path, *self.ensemble) if self.ensemble else self.model_path
-        values = {"slide": record.path, "slide_mpp": record.job_mpp, "model": model, "out": out, "region": _box(region)}
-        values |= record.job_numbers
-        options = {**dict(self.predict_options), **chosen}
-        if options["where"] == "tissue":
-            options["where"] = record.within or "tissue"
-        return _made(PredictJob, "The prediction", **values, **options)
-
-    def evaluate_job(self, roles: tuple[Role, ...] | None = ("test",), out: Path | None = None) -> EvaluateJob:
-        """Scores of the model on the sources of these roles; `MsunetError` saying what is missing."""
-        if self.model_path is None:
-            raise MsunetError(words.NO_MODEL)
-        self.count_annotations()
-        sources = [s for s in self.sources() if roles is None or s.role in roles]
-        if not sources:
-            raise MsunetError("No source has the role test: give it to a slide or a folder in the Annotate step.")
-        values = {"model": self.model_path, "sources": tuple(sources), "roles": roles, "out": out}
-        return _made(EvaluateJob, "The evaluation", **values, device=self.train_options.device)
-
-    def export_job(self, out: Path, record: SlideRecord | None = None, region: Region | None = None) -> ExportJob:
-        """The labels of a slide in another format; `MsunetError` saying what is missing."""
-        return _made(ExportJob, "The export", labels=self._labels(record), out=out, region=_box(region))
-
-    def measure_job(self, out: Path, record: SlideRecord | None = None, region: Region | None = None) -> MeasureJob:
-        """The measures of a slide's labels; `MsunetError` saying what is missing."""
-        return _made(MeasureJob, "The measurement", labels=self._labels(record), out=out, region=_box(region))
-
-    def _labels(self, record: SlideRecord | None) -> Path:
-        self._needs("export")
-        record = record or self.active
-        assert record is not None
-        assert record.labels is not None
-        return record.labels
-
-    def _needs(self, step: StepName) -> None:
-        if (sentence := self.missing(step)) is not None:
-            raise MsunetError(sentence)
-
     def make_project(self) -> Project:
         """The project; it is made where `project_folder` says if there is none yet."""
         if self.project is None:
@@ -353,33 +406,3 @@ class State:
     def blocked_by(self, step: StepName) -> StepName | None:
         """The step whose job a job of this step must wait for; None where it can begin."""
         return next((other for other in CONFLICTS[step] if other in self.running), None)
-
-    # --------------------------------------------------------------------------------------------------- what is next
-
-    def missing(self, step: StepName) -> str | None:
-        """What is missing before a step can be done, as one sentence; None when it can be done."""
-        return words.missing(self, step)
-
-    def done(self, step: StepName) -> bool:
-        """Whether a step was done, so that the next one can come."""
-        return words.done(self, step)
-
-    def next_step(self) -> StepName:
-        """The step to do now: the first that is not done and not optional, or a review that was begun."""
-        first = next((step for step in STEPS if step not in OPTIONAL and not self.done(step)), "export")
-        return "review" if first != "slide" and words.left_to_review(self) else first
-
-    def advice(self) -> str:
-        """What to do next, in words."""
-        return words.advice(self)
-
-
-def _box(region: Region | None) -> tuple[float, float, float, float] | None:
-    return None if region is None else (region.y, region.x, region.height, region.width)
-
-
-def _made(kind: Any, what: str, **values: Any) -> Any:
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        raise explain(error, what) from error
