@@ -18,7 +18,6 @@ from napari_msunet.events import Event, Message, Result
 from napari_msunet.geometry import Region
 from napari_msunet.labels import LabelStore
 from napari_msunet.widgets.dock.dock import MultiScaleUNet
-from napari_msunet.widgets.dock.layers import layer_of_labels
 from napari_msunet.widgets.dock.options import changed
 from napari_msunet.widgets.jobs import JobHandle
 
@@ -121,7 +120,7 @@ class WindowStage(Stage):
 
     def _layer(self, labels: LabelStore) -> Any:
         assert self.dock.state.active is not None
-        layer = layer_of_labels(self.dock, self.dock.state.active)
+        layer = self.dock.layers.need_labels(self.dock.state.active)
         self.viewer.layers.selection.active = layer
         return layer
 

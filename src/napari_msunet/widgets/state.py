@@ -206,7 +206,11 @@ class State:
     ----------
     changed : Signal(str)
         What changed: "slides", "classes", "counts", "sources", "model", "train", "predict", "results", "review",
-        "project".
+        "project", "annotations" (another one), "running".
+    wanted : Signal(str)
+        A step that is to be opened.
+    painted : Signal(Path, Region)
+        What a stroke touched of the annotation at a path.
     slides : list of SlideRecord
     active : SlideRecord, optional
         The slide that buttons act on.
@@ -227,6 +231,8 @@ class State:
     """
 
     changed = Signal(str)
+    wanted = Signal(str)
+    painted = Signal(object, object)
 
     def __init__(self) -> None:
         self.project: Project | None = None

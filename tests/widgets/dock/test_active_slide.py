@@ -102,12 +102,11 @@ def test_a_layer_that_comes_for_another_slide_does_not_cover_what_is_seen(two):
     """As the labels of a prediction that ends while somebody works on another slide."""
     from napari_msunet.labels import LabelStore
     from napari_msunet.slide import open_slide
-    from napari_msunet.widgets.dock.layers import layer_of_labels
 
     a, b = two.state.slides
     with open_slide(a.path) as slide:
         a.labels = LabelStore.create(two.state.make_project().labels_path("a"), classes=("blob",), slide=slide).path
-    layer = layer_of_labels(two, a)
+    layer = two.layers.need_labels(a)
     settle()
     QApplication.processEvents()
     assert two.state.active is b

@@ -111,8 +111,8 @@ def test_images_fill_in_and_can_be_looked_at(ready, step, qtbot, viewer):
         step.outputs.ticks[name].setChecked(True)
     settle()
     click(qtbot, step.slide)
-    qtbot.waitUntil(lambda: len(step.live.layers) == 3, timeout=LONG)
-    layers = {map_of(layer).name: layer for layer in step.live.layers}
+    qtbot.waitUntil(lambda: len(step.live.maps) == 3, timeout=LONG)
+    layers = {map_of(layer).name: layer for layer in step.live.maps}
     assert list(layers) == ["Disagreement blobs", "Uncertainty blobs", "Probability of blob"]
     labels = labels_of(ready)
     assert all(viewer.layers.index(layer) < viewer.layers.index(labels) for layer in layers.values())

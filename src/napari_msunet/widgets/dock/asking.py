@@ -18,7 +18,11 @@ from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.telling import tell_error
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.jobs import Jobs
+    from napari_msunet.widgets.layers import Layers
+    from napari_msunet.widgets.state import State
+
+    pass
 
 
 class Asking(QPushButton):
@@ -26,7 +30,8 @@ class Asking(QPushButton):
 
     Parameters
     ----------
-    dock : MultiScaleUNet
+    state, jobs, layers
+        What is decided, what runs, what is in the viewer.
     text, waiting : str
         What it says, and what it says while it waits.
     title : str
@@ -43,10 +48,10 @@ class Asking(QPushButton):
 
     shown = Signal()
 
-    def __init__(self, dock: MultiScaleUNet, text: str, waiting: str, title: str, tip: str) -> None:
+    def __init__(self, state: State, jobs: Jobs, layers: Layers, text: str, waiting: str, title: str, tip: str) -> None:
         super().__init__(text)
         self.setToolTip(tip)
-        self.dock = dock
+        self.state, self.jobs, self.layers = state, jobs, layers
         self.dialog: QDialog | None = None
         self.busy = False
         self._texts = text, waiting, title
@@ -67,12 +72,12 @@ class Asking(QPushButton):
 
     def submit(self, job: Any, flush: Callable[[], None]) -> None:
         """Send the job once `flush` has run in a thread."""
-        if self.busy or self.dock.closed:
+        if self.busy or self.layers.closed:
             return
         self.busy = True
         self.setText(self._texts[1])
         self.setEnabled(False)
-        self._handle = handle = self.dock.jobs.submit(job, before=flush)
+        self._handle = handle = self.jobs.submit(job, before=flush)
         handle.progress.connect(lambda event: self.setText(f"{self._texts[1]} {event.done} of {event.total}"))
         handle.result.connect(lambda event: self._show(self.contents(event)))
         handle.finished.connect(self._ended)
@@ -124,13 +129,19 @@ class CrossValidation(Asking):
 
     FOLDS = 3
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
+    def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
         tip = (
             "Everything trained, so nothing is left to score this model on. This trains three more models in the "
             "background, each without a third of the patients or slides, and scores each on what it has not seen."
         )
         super().__init__(
-            dock, "Score it by cross-validation…", "Cross-validating…", "Scores of a cross-validation", tip
+            state,
+            jobs,
+            layers,
+            "Score it by cross-validation…",
+            "Cross-validating…",
+            "Scores of a cross-validation",
+            tip,
         )
 
     def ask(self, job: TrainJob, flush: Callable[[], None]) -> None:
@@ -168,12 +179,12 @@ def picture(path: str | Path, name: str) -> QLabel:
 class WindowPreview(Asking):
     """Shows what each scale will see of some training windows, before anything is trained."""
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
+    def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
         tip = (
             "Shows some training windows as each scale will see them, as they are and after the random changes set "
             "under Advanced. Nothing is trained."
         )
-        super().__init__(dock, "See the windows…", "Reading windows…", "What each scale will see", tip)
+        super().__init__(state, jobs, layers, "See the windows…", "Reading windows…", "What each scale will see", tip)
 
     def ask(self, job: TrainJob, flush: Callable[[], None]) -> None:
         """Ask for some windows of a training."""
@@ -188,17 +199,17 @@ class WindowPreview(Asking):
 class Scores(Asking):
     """Scores the chosen model on the images with the role test, and shows the numbers and the best and worst image."""
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
+    def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
         tip = (
             "Scores the model on the slides and folders that have the role test in the Annotate step: numbers for the "
             "fusion and each scale, the best, the median and the worst image, and whether its probabilities are honest."
         )
-        super().__init__(dock, "Score on test images…", "Scoring…", "Scores on the test images", tip)
+        super().__init__(state, jobs, layers, "Score on test images…", "Scoring…", "Scores on the test images", tip)
 
     def ask(self, flush: Callable[[], None]) -> None:
         """Score the model of the dock."""
-        self.dock.state.count_annotations()
-        self.submit(resolve.evaluate_job(self.dock.state, out=self.new_folder()), flush)
+        self.state.count_annotations()
+        self.submit(resolve.evaluate_job(self.state, out=self.new_folder()), flush)
 
     def contents(self, result: Result) -> Sequence[QWidget]:
         """A table, then the pictures."""

@@ -39,6 +39,7 @@ class Counting:
         self._edits: dict[SlideRecord, Path] = {}
         self._busy: set[Counts] = set()
         self._background = Background("msunet-counts", parent)
+        state.painted.connect(self.stroke)
 
     def scan_new(self) -> None:
         """Count what was not counted yet, or was changed by somebody who did not say so; returns at once."""
@@ -87,6 +88,7 @@ class Counting:
 
     def close(self) -> None:
         """Count no more."""
+        self.state.painted.disconnect(self.stroke)
         self._background.close()
 
 

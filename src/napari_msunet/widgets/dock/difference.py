@@ -14,15 +14,15 @@ from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.differences import Changes, Differences, last_difference
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.background import Background
-from napari_msunet.widgets.dock.layers import add_to_look_at, layer_of_slide
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.layer_slides import KEY
+from napari_msunet.widgets.layers import add_to_look_at
 from napari_msunet.widgets.objects.words import area_text
 from napari_msunet.widgets.placement import over
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
-    from napari_msunet.widgets.state import SlideRecord
+    from napari_msunet.widgets.layers import Layers
+    from napari_msunet.widgets.state import SlideRecord, State
 
 NAME = "Changed since the last prediction"
 _OPACITY = 0.75
@@ -89,12 +89,13 @@ class DifferenceRow(QWidget):
 
     Parameters
     ----------
-    dock : MultiScaleUNet
+    state : State
+    layers : Layers
     """
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
+    def __init__(self, state: State, layers: Layers) -> None:
         super().__init__()
-        self.dock = dock
+        self.state, self.layers = state, layers
         self.layer: Labels | None = None
         self.found: Differences | None = None
         self._of: Any = None
@@ -115,18 +116,18 @@ class DifferenceRow(QWidget):
         column.addWidget(self.tick)
         column.addWidget(self.words)
         self.hide()
-        dock.state.changed.connect(self._changed)
-        dock.viewer.layers.events.removed.connect(self._removed)
+        state.changed.connect(self._changed)
+        layers.viewer.layers.events.removed.connect(self._removed)
 
     def refresh(self) -> None:
         """Look, in the background, whether the active slide's labels have two predictions."""
-        record = self.dock.state.active
+        record = self.state.active
         path = None if record is None else record.labels
-        if path is None or resolve.blocked_by(self.dock.state, "predict") is not None or not path.exists():
+        if path is None or resolve.blocked_by(self.state, "predict") is not None or not path.exists():
             self.setVisible(self.layer is not None)
             return
-        if (path, self.dock.state.model_path) != self._of:
-            self._of = (path, self.dock.state.model_path)
+        if (path, self.state.model_path) != self._of:
+            self._of = (path, self.state.model_path)
             self._look(record)
 
     def _changed(self, what: str) -> None:
@@ -140,7 +141,7 @@ class DifferenceRow(QWidget):
 
     def _known(self, record: SlideRecord, found: Differences | None) -> None:
         """On the GUI thread: offer it, and bring what is shown up to date."""
-        if record is not self.dock.state.active:
+        if record is not self.state.active:
             return
         before = None if self.found is None else (self.found.old.path, self.found.new.path)
         self.found, self._record = found, record
@@ -164,7 +165,7 @@ class DifferenceRow(QWidget):
         if found is None or record is None or record.labels is None or self.layer is not None:
             return
         store = open_labels(record.labels)
-        self.layer = add_difference(self.dock.viewer, found, store, layer_of_slide(self.dock, record))
+        self.layer = add_difference(self.layers.viewer, found, store, self.layers.need_slide(record))
         if not self.tick.isChecked():
             self.tick.setChecked(True)
         self.words.setText("Counting what changed…")
@@ -177,8 +178,8 @@ class DifferenceRow(QWidget):
 
     def _drop(self) -> None:
         layer, self.layer = self.layer, None
-        if layer is not None and layer in self.dock.viewer.layers:
-            self.dock.viewer.layers.remove(layer)
+        if layer is not None and layer in self.layers.viewer.layers:
+            self.layers.viewer.layers.remove(layer)
 
     def _removed(self, event: Any) -> None:
         """The user deleted the layer: the tick says so."""
@@ -188,8 +189,8 @@ class DifferenceRow(QWidget):
 
     def closing(self) -> None:
         """Let go of the viewer and end the thread."""
-        self.dock.state.changed.disconnect(self._changed)
-        self.dock.viewer.layers.events.removed.disconnect(self._removed)
+        self.state.changed.disconnect(self._changed)
+        self.layers.viewer.layers.events.removed.disconnect(self._removed)
         self._background.close()
 
 

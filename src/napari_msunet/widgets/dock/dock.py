@@ -25,12 +25,14 @@ from napari_msunet.slide.probing import PROBE
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock import style
 from napari_msunet.widgets.dock.counting import Counting
-from napari_msunet.widgets.dock.lookup import Layers
 from napari_msunet.widgets.dock.memory import remember
 from napari_msunet.widgets.dock.section import Section
 from napari_msunet.widgets.dock.shown import Shown
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
+from napari_msunet.widgets.dock.viewport import Viewport
+from napari_msunet.widgets.jobs import JobHandle, Jobs
+from napari_msunet.widgets.layers import Layers
 from napari_msunet.widgets.state import STEPS, State, StepName
 from napari_msunet.widgets.viewers import main_window
 
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
 
     from napari_msunet.config import ModelConfig
     from napari_msunet.geometry import Region
-    from napari_msunet.widgets.jobs import JobHandle, Jobs
 
 
 WARMING = ("model", "train", "predict", "correct")
@@ -86,8 +87,8 @@ class MultiScaleUNet(QWidget):
         self.state = State()
         self.layers = Layers(viewer, self.state)
         self.counting = Counting(self.state, self)
-        self._jobs: Jobs | None = None
-        self._closed = False
+        self.jobs = Jobs()
+        self._viewport = Viewport(self.jobs, self.layers)
         PROBE.start()
         self.setObjectName("Multi-scale U-Net")
         self.setMinimumWidth(style.WIDTH)
@@ -104,13 +105,15 @@ class MultiScaleUNet(QWidget):
         self._saving.setInterval(500)
         self._saving.timeout.connect(told(self.save_project))
         self.state.changed.connect(self._changed)
+        self.state.wanted.connect(self.show_step)
+        self.steps["correct"].train_wanted.connect(told(self._train_on_corrections))
         for layer in list(viewer.layers):  # that were there before the dock
             self.steps["annotate"].take(layer)
         self.counting.scan_new()
         viewer.events.theme.connect(self._restyle)
         main_window(viewer).installEventFilter(self)
         self._restyle()
-        self.shown = Shown(self)
+        self.shown = Shown(self.state, self.layers, self)
         self.refresh()
         self.show_step(resolve.next_step(self.state))
         QApplication.instance().aboutToQuit.connect(self.shut_down)
@@ -127,7 +130,7 @@ class MultiScaleUNet(QWidget):
         self._list.setContentsMargins(0, 0, 6, 0)
         self._list.setSpacing(0)
         for kind in _step_classes():
-            step = kind(self)
+            step = kind(self.state, self.jobs, self.layers)
             section = Section(STEPS.index(step.name) + 1, step)
             section.toggled.connect(lambda opened, name=step.name: self._toggled(name, opened))
             section.copy_wanted.connect(lambda name=step.name: self.copy_python(name))
@@ -168,7 +171,7 @@ class MultiScaleUNet(QWidget):
 
         dialog = WorkerSettings(self)
         dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.saved.connect(lambda _: self._jobs is not None and self._jobs.renew())
+        dialog.saved.connect(lambda _: self.jobs.renew())
         dialog.open()
 
     def _restyle(self, event: Any = None) -> None:
@@ -185,19 +188,19 @@ class MultiScaleUNet(QWidget):
         for other, section in self.sections.items():
             section.set_open(other == name)
         self.refresh()
-        if name in WARMING and not self._closed:
+        if name in WARMING and not self.layers.closed:
             self.jobs.warm()  # its first seconds pass while the user looks at the step
         if name in self.sections:
             QTimer.singleShot(0, lambda: self._reveal(name))
 
     def _reveal(self, name: StepName) -> None:
-        if not self._closed:
+        if not self.layers.closed:
             self._scroll.ensureWidgetVisible(self.sections[name].header, 0, 0)
 
     def _changed(self, what: str) -> None:
-        if not self._closed:
+        if not self.layers.closed:
             self._refreshing.start()
-            if what in ("slides", "project", "results"):
+            if what in ("slides", "project", "results", "annotations"):
                 self.counting.scan_new()
             if what not in ("counts", "review"):
                 self._saving.start()
@@ -208,7 +211,7 @@ class MultiScaleUNet(QWidget):
 
     def refresh(self) -> None:
         """Show the state as it is now."""
-        if self._closed:
+        if self.layers.closed:
             return
         found = resolve.resolve(self.state)
         following = found.next_step
@@ -255,6 +258,15 @@ class MultiScaleUNet(QWidget):
         handle: JobHandle = self.step("train").train(**options)
         return handle
 
+    def train_on_corrections(self) -> JobHandle:
+        """Go on from the model on what was used before and on the corrected pixels; returns at once, with a handle."""
+        self.step("correct").count_corrections()
+        return self._train_on_corrections()
+
+    def _train_on_corrections(self) -> JobHandle:
+        self.show_step("train")
+        return self.train()
+
     def predict(self, where: str | Region = "slide") -> JobHandle:
         """Predict the "view", the "slide" or a region of the active slide; returns at once, with a handle."""
         handle: JobHandle = self.step("predict").predict(where)
@@ -282,18 +294,7 @@ class MultiScaleUNet(QWidget):
     @property
     def closed(self) -> bool:
         """Whether the window is closed, or closing."""
-        return self._closed
-
-    @property
-    def jobs(self) -> Jobs:
-        """Runs jobs in the worker process; made when first asked for."""
-        if self._jobs is None:
-            from napari_msunet.widgets.dock.viewport import Viewport
-            from napari_msunet.widgets.jobs import Jobs
-
-            self._jobs = Jobs()
-            self._viewport = Viewport(self, self._jobs)
-        return self._jobs
+        return self.layers.closed
 
     def event(self, event: QEvent) -> bool:
         """Notice that the dock is closed for good: napari takes it out of its window."""
@@ -313,19 +314,19 @@ class MultiScaleUNet(QWidget):
 
     def shut_down(self) -> None:
         """End the worker and let go of layers and stores; everything painted is on disk."""
-        if self._closed:
+        if self.layers.closed:
             return
-        self._closed = True
+        self.layers.closed = True
         self._refreshing.stop()
         if self._saving.isActive():
             self._saving.stop()
             told(self.save_project)()
         self.state.changed.disconnect(self._changed)
+        self.state.wanted.disconnect(self.show_step)
         self.viewer.events.theme.disconnect(self._restyle)
         for step in self.steps.values():
             step.closing()
         self.counting.close()
         self.shown.close()
-        if self._jobs is not None:
-            self._viewport.close()
-            self._jobs.close()
+        self._viewport.close()
+        self.jobs.close()

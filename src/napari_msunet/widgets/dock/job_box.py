@@ -18,9 +18,8 @@ from napari_msunet.widgets.dock.telling import tell_error, told
 from napari_msunet.wording import WITHOUT_DAMAGED, in_labels
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
-    from napari_msunet.widgets.jobs import JobHandle
-    from napari_msunet.widgets.state import StepName
+    from napari_msunet.widgets.jobs import JobHandle, Jobs
+    from napari_msunet.widgets.state import State, StepName
 
 
 class Choice(NamedTuple):
@@ -36,7 +35,8 @@ class JobBox(QWidget):
 
     Parameters
     ----------
-    dock : MultiScaleUNet
+    state : State
+    jobs : Jobs
     step : str
         The step whose jobs it runs, one at a time.
     choices : sequence of Choice
@@ -53,9 +53,9 @@ class JobBox(QWidget):
     happened = Signal(object)
     ended = Signal(str, object)
 
-    def __init__(self, dock: MultiScaleUNet, step: StepName, choices: Sequence[Choice] = ()) -> None:
+    def __init__(self, state: State, jobs: Jobs, step: StepName, choices: Sequence[Choice] = ()) -> None:
         super().__init__()
-        self.dock, self.step = dock, step
+        self.state, self.jobs, self.step = state, jobs, step
         self.handle: JobHandle | None = None
         self.kept: Keep = "best"
         self._last: Any = None
@@ -126,10 +126,9 @@ class JobBox(QWidget):
         MsunetError
             While a job runs that this one must wait for.
         """
-        state = self.dock.state
+        state = self.state
         if (other := resolve.blocked_by(state, self.step)) is not None:
-            busy = self.dock.steps[other].title if other in self.dock.steps else "Something"
-            raise MsunetError(f"{busy} is under way: wait until it has ended, or cancel it first.")
+            raise MsunetError(f"{other.capitalize()} is under way: wait until it has ended, or cancel it first.")
         self.kept = "best"
         self.without.hide()
         self._again = told(lambda: self.start(with_damaged(job, "skip"), text, before, ready))
@@ -138,7 +137,7 @@ class JobBox(QWidget):
         self.bar.show()
         self.stop.show()
         self.stop.setEnabled(True)
-        self.handle = handle = self.dock.jobs.submit(job, before=before, ready=ready)
+        self.handle = handle = self.jobs.submit(job, before=before, ready=ready)
         handle.progress.connect(self._progress)
         handle.message.connect(lambda event: self.say(in_labels(event.text)))
         handle.happened.connect(self.happened)
@@ -191,7 +190,7 @@ class JobBox(QWidget):
         self.without.setVisible(outcome == "error" and 'damaged="skip"' in (text or ""))
         self.say({"done": "", "cancelled": text or "Cancelled."}.get(outcome, in_labels(text or "")))
         self.ended.emit(outcome, handle.value)
-        self.dock.state.set_running(self.step, False)
+        self.state.set_running(self.step, False)
 
     def closing(self) -> None:
         """Follow it no longer."""

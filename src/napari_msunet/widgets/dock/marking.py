@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Shapes
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QObject, QTimer
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton
 
 from napari_msunet.errors import MsunetError
 from napari_msunet.widgets.dock.telling import told
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.layers import Layers
+    from napari_msunet.widgets.state import State
+
+    pass
 
 KEY = "napari_msunet_marks"
 """In a shapes layer's metadata: the annotation it marks."""
@@ -29,12 +32,15 @@ class Marking:
 
     Parameters
     ----------
-    dock : MultiScaleUNet
+    state : State
+    layers : Layers
+    parent : QObject
     """
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
-        self.dock, self.viewer = dock, dock.viewer
-        self._syncing = QTimer(dock)
+    def __init__(self, state: State, layers: Layers, parent: QObject) -> None:
+        self.state, self.layers = state, layers
+        self.viewer = layers.viewer
+        self._syncing = QTimer(parent)
         self._syncing.setSingleShot(True)
         self._syncing.setInterval(50)
         self._syncing.timeout.connect(told(self.sync))
@@ -70,7 +76,7 @@ class Marking:
 
     def layer(self) -> Shapes:
         """The layer of the active slide's fully annotated regions; made when there is none."""
-        annotation = self.dock.layers.annotation(self.dock.state.active)
+        annotation = self.layers.annotation(self.state.active)
         if annotation is None:
             raise MsunetError("Start annotating first: the region is marked in an annotation.")
         path = str(annotation.store.path)
@@ -82,7 +88,7 @@ class Marking:
             known or None,
             shape_type="polygon",
             ndim=2,
-            name=f"Fully annotated {self.dock.state.active.name}",
+            name=f"Fully annotated {self.state.active.name}",
             edge_color="#ffd24a",
             face_color="transparent",
             edge_width=3,
@@ -120,14 +126,14 @@ class Marking:
             self._syncing.start()  # napari tells of a shape when its drawing begins: wait for its end
             return
         for layer in [one for one in self._layers if one in self.viewer.layers]:
-            record = next((r for r in self.dock.state.slides if str(r.annotation) == layer.metadata[KEY]), None)
-            annotation = self.dock.layers.annotation(record)
+            record = next((r for r in self.state.slides if str(r.annotation) == layer.metadata[KEY]), None)
+            annotation = self.layers.annotation(record)
             if annotation is None:
                 continue
             polygons = [np.asarray(shape)[:, -2:] + 0.5 for shape in layer.data if len(shape) >= 3]
             before = len(annotation.store.fully_annotated)
             annotation.store.set_annotated(polygons)
-            self.dock.state.set_counts(record, record.counts, len(polygons))
+            self.state.set_counts(record, record.counts, len(polygons))
             if len(polygons) > before:
                 self.viewer.layers.selection.active = annotation
 

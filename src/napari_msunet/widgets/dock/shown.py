@@ -9,13 +9,13 @@ from napari.layers import Layer
 from qtpy.QtCore import QObject, QTimer
 
 from napari_msunet.geometry import Window
-from napari_msunet.widgets.dock.lookup import store_path
+from napari_msunet.widgets.layers import store_path
 from napari_msunet.widgets.places import go_to
 from napari_msunet.widgets.viewers import camera
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
-    from napari_msunet.widgets.state import SlideRecord
+    from napari_msunet.widgets.layers import Layers
+    from napari_msunet.widgets.state import SlideRecord, State
 
 _SHARE = 0.95
 """How much of the canvas a slide gets that is looked at for the first time."""
@@ -30,45 +30,47 @@ class Shown(QObject):
 
     Parameters
     ----------
-    dock : MultiScaleUNet
+    state : State
+    layers : Layers
+    parent : QObject
     """
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
-        super().__init__(dock)
-        self._dock, self._viewer = dock, dock.viewer
+    def __init__(self, state: State, layers: Layers, parent: QObject) -> None:
+        super().__init__(parent)
+        self._state, self._layers, self._viewer = state, layers, layers.viewer
         self._active: SlideRecord | None = None
         self._hidden: WeakSet[Layer] = WeakSet()
         self._known: WeakSet[Layer] = WeakSet(self._viewer.layers)
         self._made_over: WeakKeyDictionary[Layer, SlideRecord] = WeakKeyDictionary()
         self._views: dict[SlideRecord, tuple[Any, float]] = {}
         self._switching = False
-        dock.state.changed.connect(self._changed)
+        state.changed.connect(self._changed)
         self._viewer.layers.events.inserted.connect(self._inserted)
         self._viewer.layers.selection.events.active.connect(self._selected)
 
     def close(self) -> None:
         """Let go of the viewer."""
-        self._dock.state.changed.disconnect(self._changed)
+        self._state.changed.disconnect(self._changed)
         self._viewer.layers.events.inserted.disconnect(self._inserted)
         self._viewer.layers.selection.events.active.disconnect(self._selected)
 
     def owner(self, layer: Layer) -> SlideRecord | None:
         """The slide that a layer shows, or lies over."""
-        found = self._dock.layers.owner(layer)
+        found = self._layers.owner(layer)
         return found if found is not None else self._made_over.get(layer)
 
     # ---------------------------------------------------------------------------------------------------- what happens
 
     def _changed(self, what: str) -> None:
         if what == "slides" and not self._switching:
-            active = self._dock.state.active
-            if active is not self._active and (active is None or self._dock.layers.slide(active) is not None):
+            active = self._state.active
+            if active is not self._active and (active is None or self._layers.slide(active) is not None):
                 self._switch(active)
 
     def _inserted(self, event: Any) -> None:
-        layer, active = event.value, self._dock.state.active
+        layer, active = event.value, self._state.active
         about = layer.metadata.get("napari_msunet")
-        if isinstance(about, dict) and "map" in about and self._dock.layers.owner(layer) is None and active is not None:
+        if isinstance(about, dict) and "map" in about and self._layers.owner(layer) is None and active is not None:
             self._made_over[layer] = active
         if (owner := self.owner(layer)) is not None and owner is not active:
             self._hide(layer)
@@ -82,11 +84,11 @@ class Shown(QObject):
     def _selected(self, event: Any = None) -> None:
         """A person chose a layer of another slide."""
         layer = self._viewer.layers.selection.active
-        if self._switching or self._dock.closed or layer not in self._known:
+        if self._switching or self._layers.closed or layer not in self._known:
             return
         owner = self.owner(layer)
-        if owner is not None and owner is not self._dock.state.active:
-            self._dock.state.activate(owner)
+        if owner is not None and owner is not self._state.active:
+            self._state.activate(owner)
 
     # -------------------------------------------------------------------------------------------------------- switching
 
@@ -122,17 +124,17 @@ class Shown(QObject):
         """Strokes go to what is seen: the same kind of labels of the active slide, or the slide itself."""
         active, selection = self._active, self._viewer.layers.selection
         chosen = selection.active
-        if active is None or self._dock.closed or chosen is None or self.owner(chosen) in (None, active):
+        if active is None or self._layers.closed or chosen is None or self.owner(chosen) in (None, active):
             return
         kind = None
         if before is not None and (path := store_path(chosen)) is not None:
             kind = next((n for n in ("annotation", "labels", "tissue") if getattr(before, n) == path), None)
-        wanted = self._dock.layers.of_store(getattr(active, kind)) if kind else None
+        wanted = self._layers.of_store(getattr(active, kind)) if kind else None
         if wanted is not None and not wanted.visible:  # a person hid it
             wanted = None
         was, self._switching = self._switching, True
         try:
-            selection.active = wanted if wanted is not None else self._dock.layers.slide(active)
+            selection.active = wanted if wanted is not None else self._layers.slide(active)
         finally:
             self._switching = was
         if wanted is not None and str(chosen.mode) in ("paint", "erase", "fill") and wanted.can_be_painted():
@@ -144,6 +146,6 @@ class Shown(QObject):
         if view is not None:
             camera(self._viewer).center, camera(self._viewer).zoom = view
             return
-        layer = self._dock.layers.slide(record)
+        layer = self._layers.slide(record)
         if layer is not None:
             go_to(self._viewer, layer, Window(0, 0, *record.shape), share=_SHARE)

@@ -15,7 +15,6 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Window
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.background import Background
-from napari_msunet.widgets.dock.layers import layer_of_labels, layer_of_slide
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.threshold_layer import PreviewLayer
 from napari_msunet.widgets.dock.threshold_rows import Sliders
@@ -25,8 +24,9 @@ from napari_msunet.widgets.placement import visible_region
 
 if TYPE_CHECKING:
     from napari_msunet.infer.postprocess.areas import Areas
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
     from napari_msunet.widgets.dock.threshold_preview import Asked, Previewer, Shown
+    from napari_msunet.widgets.layers import Layers
+    from napari_msunet.widgets.state import State
 
 AFTER_MOVING = 120
 """Milliseconds for which the camera must rest before what came into view is computed."""
@@ -51,9 +51,10 @@ class ThresholdPanel(Fold):
     apply_wanted = Signal(object)
     shown = Signal()
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
+    def __init__(self, state: State, layers: Layers) -> None:
         super().__init__("Thresholds and smoothing", "Changes what becomes of the probabilities, without the network.")
-        self.dock, self.viewer = dock, dock.viewer
+        self.state, self.layers = state, layers
+        self.viewer = layers.viewer
         self.kept: Kept | None = None
         self.preview = PreviewLayer(self.viewer)
         self._path: Path | None = None
@@ -102,7 +103,7 @@ class ThresholdPanel(Fold):
 
     def look(self) -> None:
         """Find out, beside the window, whether the labels of the active slide kept probabilities."""
-        record = self.dock.state.active
+        record = self.state.active
         path = None if record is None else record.labels
         if path != self._path:
             self._path, self._looked = path, None
@@ -137,7 +138,7 @@ class ThresholdPanel(Fold):
         self.parted.setVisible(there)
         moved = there and self.sliders.moved
         wanted = moved or (there and self.parted.isChecked())
-        self.apply.setEnabled(wanted and resolve.blocked_by(self.dock.state, "predict") is None)
+        self.apply.setEnabled(wanted and resolve.blocked_by(self.state, "predict") is None)
         self.back.setEnabled(moved)
 
     # --------------------------------------------------------------------------------------------------------- sliding
@@ -241,7 +242,7 @@ class ThresholdPanel(Fold):
         from napari_msunet.widgets.dock.threshold_preview import Asked
 
         info = kept.run.info
-        region = visible_region(self.viewer, layer_of_slide(self.dock, self.dock.state.active))
+        region = visible_region(self.viewer, self.layers.need_slide(self.state.active))
         low = int(region.y // info.pixel[0]), int(region.x // info.pixel[1])
         high = int(-(-region.stop[0] // info.pixel[0])), int(-(-region.stop[1] // info.pixel[1]))
         window = Window.between(low, high).intersection(Window(0, 0, *info.shape))
@@ -255,9 +256,9 @@ class ThresholdPanel(Fold):
     def _drawn(self, kept: Kept, shown: Shown) -> None:
         self._working = False
         if kept is self.kept and self.sliders.moved:
-            record = self.dock.state.active
-            labels_layer = self.dock.layers.of_store(kept.path)
-            self.preview.show(shown, kept.store, layer_of_slide(self.dock, record), labels_layer)
+            record = self.state.active
+            labels_layer = self.layers.of_store(kept.path)
+            self.preview.show(shown, kept.store, self.layers.need_slide(record), labels_layer)
             self._in_view = shown
             if self.sliders.smoothing.value():
                 self._say_areas()
@@ -268,7 +269,7 @@ class ThresholdPanel(Fold):
 
     def labels_layer(self) -> Any:
         """The layer of the labels, which "Apply" fills."""
-        return layer_of_labels(self.dock, self.dock.state.active)
+        return self.layers.need_labels(self.state.active)
 
     def closing(self) -> None:
         """Let go of everything."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Labels
 
 from napari_msunet.labels import LabelStore
-from napari_msunet.widgets.dock.layers import PassingLayer, add_to_look_at
 from napari_msunet.widgets.layer_slides import KEY
+from napari_msunet.widgets.layers import PassingLayer, add_to_look_at
 from napari_msunet.widgets.placement import over
 from napari_msunet.widgets.pyramid_labels.colours import colormap, features
 

@@ -18,8 +18,8 @@ from napari_msunet.widgets.dock.python_lines import call, literal
 from napari_msunet.widgets.dock.telling import tell_error, told
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
-    from napari_msunet.widgets.state import SlideRecord
+    from napari_msunet.widgets.layers import Layers
+    from napari_msunet.widgets.state import SlideRecord, State
 
 NO_SLIDE = "Open a slide first: tissue is found on one."
 NO_MPP = "Give the pixel size first: what is too small to be tissue is said in µm."
@@ -36,14 +36,15 @@ class TissueRow(QWidget):
 
     Parameters
     ----------
-    dock : MultiScaleUNet
+    state : State
+    layers : Layers
     """
 
     _progressed = Signal(int, int)
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
+    def __init__(self, state: State, layers: Layers) -> None:
         super().__init__()
-        self.dock, self.state = dock, dock.state
+        self.state, self.layers = state, layers
         self._background = Background("msunet-tissue", self)
         self._running: SlideRecord | None = None
         self._stopped = False
@@ -101,7 +102,7 @@ class TissueRow(QWidget):
         """Show the tissue of a slide, selected and with the brush; gives its layer."""
         layer = self.show_layer(record)
         layer.visible = True
-        viewer = self.dock.viewer
+        viewer = self.layers.viewer
         viewer.layers.selection.active = layer
         if layer.can_be_painted():
             layer.selected_label, layer.brush_size, layer.mode = 1, BRUSH, "paint"
@@ -110,23 +111,22 @@ class TissueRow(QWidget):
     def forget(self) -> None:
         """Take the tissue out of the active slide's record and the viewer; its file stays."""
         record = self._record()
-        layer = self.dock.layers.of_store(record.tissue)
+        layer = self.layers.of_store(record.tissue)
         record.tissue = None
         if layer is not None:
-            self.dock.viewer.layers.remove(layer)
+            self.layers.viewer.layers.remove(layer)
         self.state.emit("slides")
 
     def show_layer(self, record: SlideRecord) -> Any:
         """The layer of a slide's tissue, added if it is not there."""
-        from napari_msunet.widgets.dock.layers import layer_of_slide
         from napari_msunet.widgets.slide_layers import add_labels
 
-        layer = self.dock.layers.of_store(record.tissue)
+        layer = self.layers.of_store(record.tissue)
         if layer is None:
-            active = self.dock.viewer.layers.selection.active
-            layer = add_labels(self.dock.viewer, record.tissue, layer_of_slide(self.dock, record))
+            active = self.layers.viewer.layers.selection.active
+            layer = add_labels(self.layers.viewer, record.tissue, self.layers.need_slide(record))
             layer.name, layer.opacity = f"Tissue {record.name}", OPACITY
-            self.dock.viewer.layers.selection.active = active
+            self.layers.viewer.layers.selection.active = active
         if self._watched is not layer:
             self._let_go()
             layer.events.stroke.connect(self._stroked)
@@ -182,7 +182,7 @@ class TissueRow(QWidget):
         self._background.run(share, known, failed)
 
     def _stroked(self, event: Any) -> None:
-        if not self.dock.closed:
+        if not self.layers.closed:
             self._measure(event.source.store.path)
 
     # ---------------------------------------------------------------------------------------------------- what is shown

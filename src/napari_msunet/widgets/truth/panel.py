@@ -12,9 +12,9 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.labels.truth import TruthPlace
 from napari_msunet.widgets import keys
 from napari_msunet.widgets.dock import style
-from napari_msunet.widgets.dock.layers import hide_maps
 from napari_msunet.widgets.dock.options import changed
 from napari_msunet.widgets.dock.telling import told
+from napari_msunet.widgets.layers import hide_maps
 from napari_msunet.widgets.places import Outline, go_to
 from napari_msunet.widgets.truth import finding, layout
 from napari_msunet.widgets.truth.decisions import Decisions
@@ -24,8 +24,9 @@ from napari_msunet.widgets.truth.model import PlaceModel
 from napari_msunet.widgets.truth.truths import layer_of_truth
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.pyramid_labels import PyramidLabels
+    from napari_msunet.widgets.state import State
 
 _OUTLINE = (1.0, 0.45, 0.3)
 _LEAST = 96
@@ -37,7 +38,8 @@ class TruthPanel(QWidget):
 
     Parameters
     ----------
-    dock : MultiScaleUNet
+    state : State
+    layers : Layers
 
     Attributes
     ----------
@@ -49,9 +51,10 @@ class TruthPanel(QWidget):
         The row that is looked at; -1: none.
     """
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
+    def __init__(self, state: State, layers: Layers) -> None:
         super().__init__()
-        self.dock, self.state, self.viewer = dock, dock.state, dock.viewer
+        self.state, self.layers = state, layers
+        self.viewer = layers.viewer
         self.model = PlaceModel(self)
         self.finding = Finding(self)
         self.outline = Outline(self.viewer, _OUTLINE)
@@ -122,13 +125,13 @@ class TruthPanel(QWidget):
         options = self.state.predict_options
         outputs = tuple(dict.fromkeys((*options.outputs, "probabilities")))
         self.state.set_predict_options(changed(options, outputs=outputs))
-        self.dock.show_step("predict")
+        self.state.wanted.emit("predict")
         show_info("The next prediction keeps probabilities: press Predict, then come back to the truth.")
 
     def truth_layer(self) -> PyramidLabels:
         """The layer of the truth that is reviewed; opened if need be."""
         wanted, pair = self.finding.wanted, self.finding.pair
-        layer = layer_of_truth(self.dock, None if wanted is None else wanted.truth)
+        layer = layer_of_truth(self.layers, None if wanted is None else wanted.truth)
         if pair is not None:  # the layer may have been removed, and its store closed
             pair.store = layer.store
             self.decisions.watch(layer)

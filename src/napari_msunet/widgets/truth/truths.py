@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 from qtpy.QtWidgets import QComboBox
 
 from napari_msunet.errors import MsunetError
-from napari_msunet.widgets.dock.layers import layer_of_slide
 from napari_msunet.widgets.truth.finding import NO_TRUTH
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.pyramid_labels import PyramidLabels
     from napari_msunet.widgets.state import SlideRecord
 
@@ -44,16 +43,16 @@ class TruthChoice(QComboBox):
             self.setCurrentIndex(max(0, self.findData(chosen)))
 
 
-def layer_of_truth(dock: MultiScaleUNet, path: Path | None) -> PyramidLabels:
+def layer_of_truth(layers: Layers, path: Path | None) -> PyramidLabels:
     """The layer of a truth of the active slide; opened if need be."""
     from napari_msunet.widgets.slide_layers import add_labels
 
-    record = dock.state.active
+    record = layers.state.active
     if record is None or path is None:
         raise MsunetError(NO_TRUTH)
-    layer = dock.layers.of_store(path)
+    layer = layers.of_store(path)
     if layer is None:
-        layer = add_labels(dock.viewer, path, layer_of_slide(dock, record))
+        layer = add_labels(layers.viewer, path, layers.need_slide(record))
         kind = "Annotation" if path == record.annotation else "Labels"
         layer.name, layer.opacity = f"{kind} {record.name}", 0.5
     return layer

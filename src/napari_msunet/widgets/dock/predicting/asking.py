@@ -8,7 +8,6 @@ from napari_msunet.config import PredictJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Region
 from napari_msunet.widgets import resolve
-from napari_msunet.widgets.dock.layers import layer_of_slide
 from napari_msunet.widgets.dock.predicting.channels import Channel
 from napari_msunet.widgets.dock.weights import model_config
 from napari_msunet.widgets.layer_slides import slide_of
@@ -42,7 +41,7 @@ def asked_job(
     assert record is not None
     region = where if isinstance(where, Region) else None
     if where == "view":
-        region = visible_region(step.viewer, layer_of_slide(step.dock, record))
+        region = visible_region(step.viewer, step.layers.need_slide(record))
     elif region is None and where != "slide":
         raise MsunetError(f'{where!r} cannot be predicted; give "view", "slide" or a Region.')
     place = "all" if everywhere else step.where.value(record)
@@ -60,7 +59,7 @@ def need(step: PredictStep) -> None:
 
 def fit_channels(step: PredictStep) -> tuple[Channel, ...] | None:
     """The channels that a job must be told, asked for where the model and the slide do not fit together."""
-    layer = step.dock.layers.slide(step.state.active)
+    layer = step.layers.slide(step.state.active)
     slide = None if layer is None else slide_of(layer)
     if slide is None:
         return step.state.predict_options.channels

@@ -13,8 +13,8 @@ from napari_msunet.events import FirstLook, RegionDone
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore
 from napari_msunet.labels.lazy import WindowArray
-from napari_msunet.widgets.dock.layers import PassingLayer, add_to_look_at
 from napari_msunet.widgets.layer_slides import KEY
+from napari_msunet.widgets.layers import PassingLayer, add_to_look_at
 from napari_msunet.widgets.placement import over
 from napari_msunet.widgets.pyramid_labels.colours import colormap, features
 from napari_msunet.widgets.run_maps import redraw

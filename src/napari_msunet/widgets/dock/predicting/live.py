@@ -13,12 +13,11 @@ from napari_msunet.events import FirstLook, RegionDone
 from napari_msunet.geometry import Window
 from napari_msunet.labels import Run
 from napari_msunet.widgets.dock.background import Background
-from napari_msunet.widgets.dock.layers import layer_of_labels, layer_of_slide
 from napari_msunet.widgets.dock.predicting.first_look import FirstLookLayer
 from napari_msunet.widgets.run_maps import RunMap, add_map_layer, redraw, remove_maps, run_maps
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import SlideRecord
 
 REDRAW = 700
@@ -30,13 +29,14 @@ class LiveMaps(QObject):
 
     Parameters
     ----------
-    dock : MultiScaleUNet
+    layers : Layers
+    parent : QObject
     """
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
-        super().__init__(dock)
-        self.dock = dock
-        self.first_look = FirstLookLayer(dock.viewer)
+    def __init__(self, layers: Layers, parent: QObject) -> None:
+        super().__init__(parent)
+        self.layers = layers
+        self.first_look = FirstLookLayer(layers.viewer)
         self._record: SlideRecord | None = None
         self._run: Run | None = None
         self._layers: list[Any] = []
@@ -49,9 +49,9 @@ class LiveMaps(QObject):
         self._timer.timeout.connect(self._redraw)
 
     @property
-    def layers(self) -> list[Any]:
+    def maps(self) -> list[Any]:
         """The layers of the run that was shown last, those that are still there."""
-        return [layer for layer in self._layers if layer in self.dock.viewer.layers]
+        return [layer for layer in self._layers if layer in self.layers.viewer.layers]
 
     @property
     def busy(self) -> bool:
@@ -69,8 +69,8 @@ class LiveMaps(QObject):
         record = self._record
         if record is not None and record.labels is not None:
             with suppress(MsunetError):  # the slide's layer was removed meanwhile
-                labels = layer_of_labels(self.dock, record)
-                self.first_look.add(event, labels.store, layer_of_slide(self.dock, record), labels)
+                labels = self.layers.need_labels(record)
+                self.first_look.add(event, labels.store, self.layers.need_slide(record), labels)
                 self._stale = True
                 self._timer.start()
 
@@ -107,11 +107,11 @@ class LiveMaps(QObject):
         record = self._record
         if record is None or record.labels is None:
             return
-        store = layer_of_labels(self.dock, record).store
+        store = self.layers.need_labels(record).store
         self._run = run = store.run(key)
         self._layers, self._sources = [], run_maps(run)
         if self._sources:
-            remove_maps(self.dock.viewer, run)
+            remove_maps(self.layers.viewer, run)
             self._coming = list(self._sources)
             QTimer.singleShot(0, self._add_next)
             if not run.complete:
@@ -123,16 +123,16 @@ class LiveMaps(QObject):
         record = self._record
         if not self._coming or self._closed or record is None:
             return
-        source, viewer = self._coming.pop(0), self.dock.viewer
+        source, viewer = self._coming.pop(0), self.layers.viewer
         if source.run is self._run:
             active = viewer.layers.selection.active
             try:
-                layer = add_map_layer(viewer, source, layer_of_slide(self.dock, record), visible=not self._layers)
+                layer = add_map_layer(viewer, source, self.layers.need_slide(record), visible=not self._layers)
             except MsunetError:  # the slide's layer was removed meanwhile
                 self._coming = []
                 return
             self._layers.append(layer)
-            labels = self.dock.layers.of_store(record.labels)
+            labels = self.layers.of_store(record.labels)
             if labels is not None:  # these stay in sight, and can be painted on
                 viewer.layers.move(viewer.layers.index(layer), viewer.layers.index(labels))
             viewer.layers.selection.active = active
@@ -152,7 +152,7 @@ class LiveMaps(QObject):
             self._draw()
 
     def _draw(self, whole: bool = False) -> None:
-        for layer in self.layers:
+        for layer in self.maps:
             if layer.visible or whole:
                 redraw(layer, whole)
 

@@ -12,7 +12,9 @@ from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.weights import model_config
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.state import State
+
+    pass
 
 TIP = (
     "Adds a model that was trained for the same classes, such as another fold: the mean of their probabilities is "
@@ -26,12 +28,12 @@ class EnsembleRow(QWidget):
 
     Parameters
     ----------
-    dock : MultiScaleUNet
+    state : State
     """
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
+    def __init__(self, state: State) -> None:
         super().__init__()
-        self.dock, self.state = dock, dock.state
+        self.state = state
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(4)

@@ -15,7 +15,11 @@ from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.checks import duration
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.jobs import Jobs
+    from napari_msunet.widgets.layers import Layers
+    from napari_msunet.widgets.state import State
+
+    pass
 
 AFTER_CHANGES = 600
 """Milliseconds for which nothing must change before the worker is asked."""
@@ -32,7 +36,9 @@ class PlanLine(QLabel):
 
     Parameters
     ----------
-    dock : MultiScaleUNet
+    state : State
+    jobs : Jobs
+    layers : Layers
 
     Attributes
     ----------
@@ -44,9 +50,9 @@ class PlanLine(QLabel):
 
     told = Signal()
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
+    def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
         super().__init__()
-        self.dock = dock
+        self.state, self.jobs, self.layers = state, jobs, layers
         self.values: dict[str, Any] | None = None
         self._wanted: tuple[PredictJob, Any] | None = None
         self._asked: tuple[PredictJob, Any] | None = None
@@ -102,19 +108,19 @@ class PlanLine(QLabel):
             self._timer.start()
 
     def _ask(self) -> None:
-        if self._wanted is None or self.dock.closed or self._handle is not None or self._blocked:
+        if self._wanted is None or self.layers.closed or self._handle is not None or self._blocked:
             return
         asked = self._asked = self._wanted
         if not self.text():
             self.say(PLANNING)
         job = PlanJob(prediction=asked[0])
-        self._handle = handle = self.dock.jobs.submit(job, before=lambda: _flush(asked[0]))
+        self._handle = handle = self.jobs.submit(job, before=lambda: _flush(asked[0]))
         handle.result.connect(self._answered)
         handle.finished.connect(self._ended)
 
     @property
     def _blocked(self) -> bool:
-        return resolve.blocked_by(self.dock.state, "predict") is not None
+        return resolve.blocked_by(self.state, "predict") is not None
 
     def _failed(self, error: BaseException) -> None:
         self.values = None

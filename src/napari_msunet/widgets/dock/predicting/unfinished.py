@@ -18,7 +18,9 @@ from napari_msunet.labels.files import write_json
 from napari_msunet.widgets.dock.background import Background
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.state import State
+
+    pass
 
 ENDING = ".unfinished.json"
 
@@ -88,7 +90,7 @@ class GoOnRow(QWidget):
 
     Parameters
     ----------
-    dock : MultiScaleUNet
+    state : State
 
     Attributes
     ----------
@@ -100,9 +102,9 @@ class GoOnRow(QWidget):
 
     wanted = Signal(object)
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
+    def __init__(self, state: State) -> None:
         super().__init__()
-        self.dock, self.state = dock, dock.state
+        self.state = state
         self.found: Unfinished | None = None
         self._labels: Path | None = None
         self._begun: tuple[Path, str] | None = None

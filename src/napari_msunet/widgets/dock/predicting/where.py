@@ -10,15 +10,14 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QHBoxLayout, QLabe
 
 from napari_msunet.config import Drawn, InClasses, Where
 from napari_msunet.errors import MsunetError
-from napari_msunet.widgets.dock.layers import layer_of_slide
-from napari_msunet.widgets.dock.lookup import store_path
 from napari_msunet.widgets.dock.predicting.regions import Regions, area, checked
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.editors import ChoiceField
+from napari_msunet.widgets.layers import store_path
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
-    from napari_msunet.widgets.state import SlideRecord
+    from napari_msunet.widgets.layers import Layers
+    from napari_msunet.widgets.state import SlideRecord, State
 
 PLACES = {
     "all": "the whole slide",
@@ -43,7 +42,8 @@ class WhereRow(QWidget):
 
     Parameters
     ----------
-    dock : MultiScaleUNet
+    state : State
+    layers : Layers
 
     Attributes
     ----------
@@ -53,10 +53,10 @@ class WhereRow(QWidget):
 
     changed = Signal()
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
+    def __init__(self, state: State, layers: Layers) -> None:
         super().__init__()
-        self.dock, self.state = dock, dock.state
-        self.regions = Regions(dock.viewer)
+        self.state, self.layers = state, layers
+        self.regions = Regions(layers.viewer)
         self.regions.changed.connect(self._drawn)
         self.choice = ChoiceField(PLACES)
         self.choice.setToolTip(TIP)
@@ -135,7 +135,7 @@ class WhereRow(QWidget):
         if self.kind == "tissue":
             return record.within or "tissue"
         if self.kind == "drawn":
-            rings = self.regions.rings(record.path, layer_of_slide(self.dock, record))
+            rings = self.regions.rings(record.path, self.layers.need_slide(record))
             return Drawn(polygons=checked(rings))
         path = self.stores.currentData()
         if path is None:
@@ -150,7 +150,7 @@ class WhereRow(QWidget):
         record = self.state.active
         if record is None:
             raise MsunetError("Open a slide first: regions are drawn on one.")
-        return self.regions.draw(record.path, layer_of_slide(self.dock, record), mode)
+        return self.regions.draw(record.path, self.layers.need_slide(record), mode)
 
     def rest(self) -> None:
         """Lay the drawing tool down: the mouse moves the view again."""
@@ -174,7 +174,7 @@ class WhereRow(QWidget):
     def _begin_drawing(self) -> None:
         """What was drawn on another day is shown; where nothing was, the tool is taken at once."""
         record = self.state.active
-        layer = layer_of_slide(self.dock, record)
+        layer = self.layers.need_slide(record)
         if self.regions.rings(record.path, layer):
             return
         if record.regions:
@@ -183,9 +183,9 @@ class WhereRow(QWidget):
             self.draw("add_polygon")
 
     def _drawn(self) -> None:
-        if not self.dock.closed:
+        if not self.layers.closed:
             for record in self.state.slides:
-                layer = self.dock.layers.slide(record)
+                layer = self.layers.slide(record)
                 if layer is not None and self.regions.find(record.path) is not None:
                     record.regions = self.regions.rings(record.path, layer)
             self.state.emit("predict")
@@ -217,7 +217,7 @@ class WhereRow(QWidget):
             return "The tissue of the Slide step, as it is corrected now."
         if self.kind == "classes":
             return "" if self.stores.count() else NO_LABELS
-        layer = self.dock.layers.slide(record)
+        layer = self.layers.slide(record)
         rings = () if layer is None else self.regions.rings(record.path, layer)
         if not rings:
             return "Draw on the slide: click corner by corner, a double click ends a polygon. Several are possible."
@@ -229,7 +229,7 @@ class WhereRow(QWidget):
         record = self.state.active
         extent = None if record is None else tuple(record.shape)
         found = []
-        for layer in self.dock.viewer.layers:
+        for layer in self.layers.viewer.layers:
             path = store_path(layer)
             if path is None or record is None or path == record.labels:
                 continue

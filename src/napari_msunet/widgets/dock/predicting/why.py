@@ -12,9 +12,9 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidge
 from napari_msunet.config import PredictJob, PreviewJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Result
-from napari_msunet.widgets.dock.layers import hide_maps, layer_of_slide
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.weights import WeightBars, is_dark, model_config
+from napari_msunet.widgets.layers import hide_maps
 from napari_msunet.widgets.maps import add_map
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class WhyRow(QWidget):
         config = model_config(preview.model)
         names = list(config.outputs[1:]) if self._wanted == "scales" else ["weights"]
         hide_maps(viewer)
-        slide_layer = layer_of_slide(self.step.dock, self.step.state.slide_at(preview.slide))
+        slide_layer = self.step.layers.need_slide(self.step.state.slide_at(preview.slide))
         shown = [layer for name in names for layer in add_map(viewer, folder, name, slide_layer)]
         for layer in shown[1:]:
             layer.visible = False

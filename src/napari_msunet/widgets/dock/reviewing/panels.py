@@ -10,8 +10,10 @@ from napari_msunet.widgets.truth import TruthPanel
 from napari_msunet.widgets.viewers import main_window
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.jobs import Jobs
+    from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.objects import ObjectsPanel
+    from napari_msunet.widgets.state import State
 
 TRUTH_HEIGHT = 172
 
@@ -21,7 +23,9 @@ class Panels:
 
     Parameters
     ----------
-    dock : MultiScaleUNet
+    state : State
+    jobs : Jobs
+    layers : Layers
 
     Attributes
     ----------
@@ -31,8 +35,9 @@ class Panels:
         What napari put the truth into.
     """
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
-        self.dock, self.viewer = dock, dock.viewer
+    def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
+        self.state, self.jobs, self.layers = state, jobs, layers
+        self.viewer = layers.viewer
         self.objects: ObjectsPanel | None = None
         self.truth: TruthPanel | None = None
         self.truth_dock: Any = None
@@ -61,7 +66,7 @@ class Panels:
         """Show where the model contradicts the truth; gives that panel."""
         window = main_window(self.viewer)
         if self.truth is None:
-            self.truth = TruthPanel(self.dock)
+            self.truth = TruthPanel(self.state, self.layers)
         if self.truth.window() is not window:  # not yet docked, or its dock was closed
             self.truth_dock = self.viewer.window.add_dock_widget(self.truth, name="Truth", area="bottom", tabify=True)
             self.truth.show()

@@ -26,8 +26,10 @@ from napari_msunet.widgets.forms import Fold
 from napari_msunet.widgets.state import BACKGROUND, SlideRecord
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.jobs import Jobs
+    from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.pyramid_labels import PyramidLabels
+    from napari_msunet.widgets.state import State
 
 BRUSH_ON_SCREEN = 14
 """Width of the brush in pixels of the screen when annotating starts."""
@@ -41,12 +43,11 @@ class AnnotateStep(Step):
     title = "Annotate"
     purpose = "Show the model what is what: a few strokes of each class, and of background."
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
-        super().__init__(dock)
-        self.layers = dock.layers
-        self.edits = ClassEdits(dock.state, dock.layers)
+    def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
+        super().__init__(state, jobs, layers)
+        self.edits = ClassEdits(state, layers)
         self._watched: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.marking = Marking(dock)
+        self.marking = Marking(state, layers, self)
         self.start = QPushButton("Start annotating")
         self.start.setObjectName("primary")
         self.start.clicked.connect(told(lambda *_: self.start_annotating()))
@@ -179,11 +180,11 @@ class AnnotateStep(Step):
         for number in range(KEYS + 1):
 
             def choose(_layer: Any, row: int = number - 1) -> None:
-                if (step := this()) is not None and not step.dock.closed:
+                if (step := this()) is not None and not step.layers.closed:
                     step.choose(row)
 
             layer.bind_key(str(number), choose, overwrite=True)
-        self.dock.counting.scan_new()
+        self.state.emit("annotations")
 
     def choose(self, row: int) -> None:
         """Paint with the class in this row from now on; -1: background. Beyond the last row, nothing."""
@@ -208,15 +209,15 @@ class AnnotateStep(Step):
             self.choose(row)
 
     def _selected(self, _event: Any = None) -> None:
-        if not self.dock.closed and self.isVisible():
+        if not self.layers.closed and self.isVisible():
             self.refresh()
 
     # --------------------------------------------------------------------------------------------------------- counts
 
     def _stroke(self, event: Any) -> None:
-        if self.dock.closed:
+        if self.layers.closed:
             return
-        self.dock.counting.stroke(event.source.store.path, event.region)
+        self.state.painted.emit(event.source.store.path, event.region)
 
     # -------------------------------------------------------------------------------------------------------- classes
 

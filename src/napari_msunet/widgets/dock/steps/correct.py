@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QTimer, Signal
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QPushButton
 
@@ -15,16 +15,18 @@ from napari_msunet.widgets import keys, resolve
 from napari_msunet.widgets.dock import style
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.counting import edited_pixels
-from napari_msunet.widgets.dock.layers import hide_maps, layer_of_labels
 from napari_msunet.widgets.dock.python_lines import lines, literal
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.layer_slides import slide_of
+from napari_msunet.widgets.layers import hide_maps
 from napari_msunet.widgets.tools import KeyList, ToolPanel, Tools
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.jobs import Jobs
+    from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.pyramid_labels import PyramidLabels
+    from napari_msunet.widgets.state import State
 
 BRUSH_ON_SCREEN = 14
 _COLUMNS = 3
@@ -37,10 +39,11 @@ class CorrectStep(Step):
 
     name = "correct"
     title = "Correct"
+    train_wanted = Signal()
     purpose = "Paint over what the model got wrong. Your pixels stay yours, and the model can learn from them."
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
-        super().__init__(dock)
+    def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
+        super().__init__(state, jobs, layers)
         self.needed = self.note()
         self.brush = QPushButton("Correct with the brush")
         self.brush.setObjectName("primary")
@@ -62,10 +65,10 @@ class CorrectStep(Step):
             "too; what you did not touch is not taken as true."
         )
         self.retrain.clicked.connect(told(lambda *_: self.train_on_corrections()))
-        self.tools = Tools(dock.viewer, self._slide_of, self)
+        self.tools = Tools(layers.viewer, self._slide_of, self)
         self.tool_row = ToolPanel(self.tools)
         self.key_list = KeyList()
-        dock.viewer.events.theme.connect(self._restyle)
+        layers.viewer.events.theme.connect(self._restyle)
         self._restyle()
         self._lay_out()
         self.strokes = 0
@@ -98,7 +101,7 @@ class CorrectStep(Step):
 
     def _slide_of(self, layer: Any) -> Any:
         """The slide that a labels layer lies on."""
-        found = self.dock.layers.slide(self.dock.layers.record(layer))
+        found = self.layers.slide(self.layers.record(layer))
         return None if found is None else slide_of(found)
 
     # -------------------------------------------------------------------------------------------------------- showing
@@ -107,7 +110,7 @@ class CorrectStep(Step):
         missing = self.missing()
         self.needed.setText(missing or "")
         self.needed.setVisible(missing is not None)
-        layer = None if missing else self.dock.layers.of_store(self.state.active.labels)
+        layer = None if missing else self.layers.of_store(self.state.active.labels)
         self.brush.setEnabled(missing is None)
         for button in (self.undo, self.redo):
             button.setEnabled(layer is not None)
@@ -201,7 +204,7 @@ class CorrectStep(Step):
     def _count(self) -> None:
         """Count what is edited, in the background."""
         layer = self._watched
-        record = None if layer is None else self.dock.layers.record(layer)  # another slide may be active by now
+        record = None if layer is None else self.layers.record(layer)  # another slide may be active by now
         if layer is None or record is None:
             return
         if self._background.busy:
@@ -225,7 +228,7 @@ class CorrectStep(Step):
         """The layer of the labels, opened if need be."""
         if (missing := self.missing()) is not None:
             raise MsunetError(missing)
-        return layer_of_labels(self.dock, self.state.active)
+        return self.layers.need_labels(self.state.active)
 
     def start(self) -> PyramidLabels:
         """Select the predicted labels with the brush; gives their layer."""
@@ -255,8 +258,13 @@ class CorrectStep(Step):
         if self.tools.tool is None and layer.can_be_painted():
             layer.mode = "paint"
 
-    def train_on_corrections(self) -> Any:
-        """Go on from the model on what was used before and on the corrected pixels; returns at once, with the job."""
+    def train_on_corrections(self) -> None:
+        """Go on from the model on what was used before and on the corrected pixels: `train_wanted` is told."""
+        self.count_corrections()
+        self.train_wanted.emit()
+
+    def count_corrections(self) -> None:
+        """Have the corrected pixels of the active slide count in training; `MsunetError` where there are none."""
         record = self.state.active
         if record is None or record.labels is None or (missing := self.missing()) is not None:
             raise MsunetError(missing if record is not None and record.labels is not None else "Predict first.")
@@ -266,8 +274,6 @@ class CorrectStep(Step):
             raise MsunetError("Nothing is corrected yet: paint over what is wrong first.")
         record.corrections = True
         self.state.emit("sources")
-        self.dock.show_step("train")
-        return self.dock.step("train").train()
 
     def as_python(self) -> str:
         """The labels opened as a layer, and what was edited."""

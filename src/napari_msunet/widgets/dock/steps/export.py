@@ -18,15 +18,15 @@ from napari_msunet.labels import open_labels
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.job_box import JobBox
-from napari_msunet.widgets.dock.layers import layer_of_slide
 from napari_msunet.widgets.dock.python_lines import job_lines
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.placement import visible_region
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
-    from napari_msunet.widgets.jobs import JobHandle
+    from napari_msunet.widgets.jobs import JobHandle, Jobs
+    from napari_msunet.widgets.layers import Layers
+    from napari_msunet.widgets.state import State
 
 FORMATS = {
     ".geojson": ("GeoJSON for QuPath", "An annotation for each object, in pixels of the slide; QuPath opens it."),
@@ -43,8 +43,8 @@ class ExportStep(Step):
     title = "Export"
     purpose = "Files for other programs: the labels, what is measured on them, and the model."
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
-        super().__init__(dock)
+    def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
+        super().__init__(state, jobs, layers)
         self.needed = self.note()
         self.format = QComboBox()
         for ending, (name, tip) in FORMATS.items():
@@ -64,7 +64,7 @@ class ExportStep(Step):
         self.model_button = QPushButton("Copy the model…")
         self.model_button.setToolTip("Copies the model file, to use it elsewhere or give it away.")
         self.model_button.clicked.connect(told(lambda *_: self._choose_and_copy()))
-        self.box = JobBox(dock, "export")
+        self.box = JobBox(state, jobs, "export")
         self.box.ended.connect(self._ended)
         self.written = QLabel()
         self.written.setWordWrap(True)
@@ -177,7 +177,7 @@ class ExportStep(Step):
         if (missing := self.missing()) is not None:
             raise MsunetError(missing)
         record = self.state.active
-        seen = visible_region(self.viewer, layer_of_slide(self.dock, record))
+        seen = visible_region(self.viewer, self.layers.need_slide(record))
         y, x = open_labels(record.labels).pixel
         return Region(seen.y / y, seen.x / x, seen.height / y, seen.width / x)
 

@@ -20,7 +20,11 @@ from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.jobs import Jobs
+    from napari_msunet.widgets.layers import Layers
+    from napari_msunet.widgets.state import State
+
+    pass
 
 HEADER_LIMIT = 100 * 2**20
 
@@ -32,8 +36,8 @@ class ModelStep(Step):
     title = "Model"
     purpose = "How large the pixels are that the model looks at, at how many scales, and how these are combined."
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
-        super().__init__(dock)
+    def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
+        super().__init__(state, jobs, layers)
         self._fields: Any = None
         self.body.addWidget(self.note("For the next training:"))
         self.presets = QButtonGroup(self)
@@ -127,7 +131,7 @@ class ModelStep(Step):
             if self._fields is not None:
                 self._fields.hide()
             return
-        layer = self.dock.layers.slide(self.state.active)
+        layer = self.layers.slide(self.state.active)
         if layer is None:
             self._fields_visible(False)
             raise MsunetError(resolve.NO_SLIDE)

@@ -17,7 +17,6 @@ from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.difference import DifferenceRow
 from napari_msunet.widgets.dock.drawing import RegionDrawing
 from napari_msunet.widgets.dock.job_box import JobBox
-from napari_msunet.widgets.dock.layers import hide_maps, layer_of_labels, layer_of_slide
 from napari_msunet.widgets.dock.merging import Merging, prepare_store
 from napari_msunet.widgets.dock.predicting.asking import asked_job, fit_channels, need
 from napari_msunet.widgets.dock.predicting.channels import ChannelsRow
@@ -36,10 +35,12 @@ from napari_msunet.widgets.dock.weights import model_config
 from napari_msunet.widgets.editors import OutputsField
 from napari_msunet.widgets.forms import Fold, Form
 from napari_msunet.widgets.instances import add_instances
+from napari_msunet.widgets.layers import hide_maps
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
-    from napari_msunet.widgets.jobs import JobHandle
+    from napari_msunet.widgets.jobs import JobHandle, Jobs
+    from napari_msunet.widgets.layers import Layers
+    from napari_msunet.widgets.state import State
 
 
 NOT_MERGED = "is finished but not merged"
@@ -53,8 +54,8 @@ class PredictStep(Step):
     title = "Predict"
     purpose = "The model labels the slide. What you corrected by hand stays as it is."
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
-        super().__init__(dock)
+    def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
+        super().__init__(state, jobs, layers)
         self.last: PredictJob | None = None
         self._result: Result | None = None
         self._outcome = ""
@@ -69,7 +70,7 @@ class PredictStep(Step):
         self.model_line = QLabel()
         self.model_line.setWordWrap(True)
         self.channels = ChannelsRow()
-        self.where = WhereRow(self.dock)
+        self.where = WhereRow(self.state, self.layers)
         self.outputs = OutputsField()
         self.form = Form(
             self.state.predict_options,
@@ -77,7 +78,7 @@ class PredictStep(Step):
             left_out=("postprocess", "channels", "where"),
             folded="More: exactness, memory, device…",
         )
-        self.ensemble = EnsembleRow(self.dock)
+        self.ensemble = EnsembleRow(self.state)
         self.cleaning = Form(self.state.predict_options.postprocess)
         self.slide = self._button("", "Predicts it; the labels fill in while it runs, what is in view first.", "slide")
         self.slide.setObjectName("primary")
@@ -85,17 +86,17 @@ class PredictStep(Step):
         self.region = QPushButton("A rectangle…")
         self.region.setToolTip("Then draw a rectangle on the slide: it is predicted as soon as you let go.")
         self.region.clicked.connect(told(lambda *_: self.draw_region()))
-        self.plan = PlanLine(self.dock)
-        self.go_on = GoOnRow(self.dock)
-        self.box = JobBox(self.dock, "predict")
+        self.plan = PlanLine(self.state, self.jobs, self.layers)
+        self.go_on = GoOnRow(self.state)
+        self.box = JobBox(self.state, self.jobs, "predict")
         self.warning = self.note()
         self.warning.setObjectName("problem")
-        self.thresholds = ThresholdPanel(self.dock)
+        self.thresholds = ThresholdPanel(self.state, self.layers)
         self.why = WhyRow(self)
-        self.difference = DifferenceRow(self.dock)
+        self.difference = DifferenceRow(self.state, self.layers)
         self.drawing = RegionDrawing(self.viewer)
         self.merging = Merging(self)
-        self.live = LiveMaps(self.dock)
+        self.live = LiveMaps(self.layers, self)
 
     def _connect(self) -> None:
         self.form.valueChanged.connect(self.state.set_predict_options)
@@ -243,7 +244,7 @@ class PredictStep(Step):
         else:
             need(self)
             self._drawn_on = self.state.active
-            self.drawing.start(layer_of_slide(self.dock, self.state.active))
+            self.drawing.start(self.layers.need_slide(self.state.active))
         self.refresh()
 
     def _set(self, **values: Any) -> None:
@@ -284,7 +285,7 @@ class PredictStep(Step):
     def _show_labels(self, out: Path, record: Any) -> None:
         """Bring the layer of the labels into view, and merge into it from now on."""
         record.labels = out
-        layer = layer_of_labels(self.dock, record)
+        layer = self.layers.need_labels(record)
         layer.visible = True
         hide_maps(self.viewer)
         self.merging.start(layer)
@@ -335,8 +336,8 @@ class PredictStep(Step):
             run = layer.store.run(result.values["run"])
             self.live.finish(run)
             if run.complete and "instances" in run.outputs:
-                record = self.dock.layers.record(layer) or self.state.active
-                add_instances(self.viewer, run, layer_of_slide(self.dock, record))
+                record = self.layers.record(layer) or self.state.active
+                add_instances(self.viewer, run, self.layers.need_slide(record))
                 if record is self.state.active:
                     self.viewer.layers.selection.active = layer  # what can be corrected
             exact = self.last is None or self.last.margin == "exact"

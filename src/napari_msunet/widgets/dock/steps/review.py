@@ -15,7 +15,6 @@ from napari_msunet.labels import review, review_state
 from napari_msunet.labels.review import Candidate, Survey
 from napari_msunet.widgets import keys
 from napari_msunet.widgets.dock.background import Background
-from napari_msunet.widgets.dock.layers import hide_maps, layer_of_labels
 from napari_msunet.widgets.dock.python_lines import lines, literal
 from napari_msunet.widgets.dock.reviewing import layout
 from napari_msunet.widgets.dock.reviewing.panels import Panels
@@ -23,13 +22,16 @@ from napari_msunet.widgets.dock.reviewing.ranking import RANKINGS
 from napari_msunet.widgets.dock.reviewing.surveyor import Surveyor
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import tell_error, told
+from napari_msunet.widgets.layers import hide_maps
 from napari_msunet.widgets.objects.hover import Hover
 from napari_msunet.widgets.objects.words import object_text
 from napari_msunet.widgets.places import Outline, go_to
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.jobs import Jobs
+    from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.objects import ObjectsPanel
+    from napari_msunet.widgets.state import State
     from napari_msunet.widgets.truth import TruthPanel
 
 _PLACE = (0.35, 0.75, 1.0)
@@ -42,10 +44,10 @@ class ReviewStep(Step):
     title = "Review"
     purpose = "Look at the places where the model is most likely wrong, correct them, and accept what is right."
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
-        super().__init__(dock)
+    def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
+        super().__init__(state, jobs, layers)
         self.found: Survey | None = None
-        self.panels = Panels(dock)
+        self.panels = Panels(state, jobs, layers)
         self._layer: Any = None
         self._background = Background("msunet-review", self)
         self._outline = Outline(self.viewer, _PLACE)
@@ -87,7 +89,7 @@ class ReviewStep(Step):
         missing = self.missing()
         self.needed.setText(missing or "")
         self.needed.setVisible(missing is not None)
-        self._watch(None if missing else self.dock.layers.of_store(self.state.active.labels))
+        self._watch(None if missing else self.layers.of_store(self.state.active.labels))
         for widget in (self.find, self.by, self.size, self.objects):
             widget.setEnabled(missing is None)
         self.check_truth.setEnabled(self.state.active is not None)
@@ -115,7 +117,7 @@ class ReviewStep(Step):
 
     def _go_live(self, on: bool) -> None:
         """Follow the mouse and the keys, and show the place, while the step is open."""
-        if self.dock.closed:
+        if self.layers.closed:
             return
         self._hover.set_on(on and self._layer is not None, self._layer)
         for name, action in self.queue.actions.items():
@@ -167,7 +169,7 @@ class ReviewStep(Step):
         """The layer of the labels, opened if need be."""
         if (missing := self.missing()) is not None:
             raise MsunetError(missing)
-        layer = layer_of_labels(self.dock, self.state.active)
+        layer = self.layers.need_labels(self.state.active)
         self._watch(layer)
         return layer
 
@@ -187,7 +189,7 @@ class ReviewStep(Step):
         """The store, the side of a place, and the slide's tissue mask where the dock has one."""
         if self._layer is None:
             return None
-        record = self.dock.layers.record(self._layer)  # another slide may be active by now
+        record = self.layers.record(self._layer)  # another slide may be active by now
         return self._layer.store, self.size.value(), getattr(record, "tissue_mask", None)
 
     def _progress(self, done: int, total: int) -> None:

@@ -28,7 +28,6 @@ from napari_msunet.project import Project
 from napari_msunet.slide.numbers import TOLD, parse_range
 from napari_msunet.slide.opening import READABLE
 from napari_msunet.widgets import resolve
-from napari_msunet.widgets.dock.lookup import Layers
 from napari_msunet.widgets.dock.memory import known_before, recall, record_of, remember
 from napari_msunet.widgets.dock.python_lines import call, lines
 from napari_msunet.widgets.dock.slide_list import SlideList
@@ -36,11 +35,15 @@ from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.tissue import TissueRow
 from napari_msunet.widgets.editors import NumberField
+from napari_msunet.widgets.layers import Layers
 from napari_msunet.widgets.reader import chosen
 from napari_msunet.widgets.state import SlideRecord
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.jobs import Jobs
+    from napari_msunet.widgets.state import State
+
+    pass
 
 FILES = (
     f"Slides and images ({' '.join(f'*{ending}' for ending in READABLE)});;"
@@ -59,9 +62,8 @@ class SlideStep(Step):
     title = "Slide"
     purpose = "Which slides to work on, the size of their pixels, and where results are kept."
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
-        super().__init__(dock)
-        self.layers: Layers = dock.layers
+    def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
+        super().__init__(state, jobs, layers)
         self._waiting: set[Layer] = set()
         self._followed: WeakSet[Layer] = WeakSet()
         self.body.addLayout(self._buttons())
@@ -72,7 +74,7 @@ class SlideStep(Step):
         self.mpp_note = self.note()
         self.body.addWidget(self.mpp_note)
         self.body.addLayout(self._numbers_row())
-        self.tissue = TissueRow(dock)
+        self.tissue = TissueRow(state, layers)
         self.body.addWidget(self.tissue)
         self.body.addLayout(self._project_row())
         self.viewer.layers.events.inserted.connect(self._inserted)
@@ -361,7 +363,7 @@ class SlideStep(Step):
         from napari_msunet.widgets.layer_slides import slide_of
 
         layer = event.source
-        if self.dock.closed or layer in self._waiting or layer not in self.viewer.layers:
+        if self.layers.closed or layer in self._waiting or layer not in self.viewer.layers:
             return
         slide = slide_of(layer)
         if slide is not None and slide.path is None:
@@ -395,7 +397,7 @@ class SlideStep(Step):
         worker = as_slide_file(layer, project.folder / "slides")
         self._waiting.discard(layer)
         show_info(f'"{layer.name}" has no file yet: it is written into the project {project.name}.')
-        worker.returned.connect(lambda path: path is not None and not self.dock.closed and self._take(layer))
+        worker.returned.connect(lambda path: path is not None and not self.layers.closed and self._take(layer))
 
     # ----------------------------------------------------------------------------------------------------- what shows
 

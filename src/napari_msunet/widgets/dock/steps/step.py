@@ -12,7 +12,8 @@ from napari_msunet.widgets.state import State, StepName
 if TYPE_CHECKING:
     import napari
 
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.jobs import Jobs
+    from napari_msunet.widgets.layers import Layers
 
 
 class Step(QWidget):
@@ -22,13 +23,13 @@ class Step(QWidget):
 
     Parameters
     ----------
-    dock : MultiScaleUNet
-        Gives `state`, `viewer`, `runner`, and the methods that do what the buttons do.
+    state, jobs, layers
+        What is decided, what runs, what is in the viewer.
 
     Attributes
     ----------
     name : str
-        Its key in `dock.steps` and for what `resolve` says of it.
+        Its key among the steps, and for what `resolve` says of it.
     title : str
         The heading of its section.
     purpose : str
@@ -41,11 +42,10 @@ class Step(QWidget):
     title: str = ""
     purpose: str = ""
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
+    def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
         super().__init__()
-        self.dock = dock
-        self.state: State = dock.state
-        self.viewer: napari.Viewer = dock.viewer
+        self.state, self.jobs, self.layers = state, jobs, layers
+        self.viewer: napari.Viewer = layers.viewer
         self.body = QVBoxLayout(self)
         self.body.setContentsMargins(4, 4, 4, 8)
         self.body.setSpacing(6)

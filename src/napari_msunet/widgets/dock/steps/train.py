@@ -38,8 +38,9 @@ from napari_msunet.widgets.forms import Form
 from napari_msunet.wording import in_labels
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
-    from napari_msunet.widgets.jobs import JobHandle
+    from napari_msunet.widgets.jobs import JobHandle, Jobs
+    from napari_msunet.widgets.layers import Layers
+    from napari_msunet.widgets.state import State
 
 _CHOICES = (
     Choice("Stop and keep the best model", "The model of the epoch that validated best.", "best"),
@@ -58,8 +59,8 @@ class TrainStep(Step):
     title = "Train"
     purpose = "The model learns from what you annotated. It runs beside napari: you can go on working."
 
-    def __init__(self, dock: MultiScaleUNet) -> None:
-        super().__init__(dock)
+    def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
+        super().__init__(state, jobs, layers)
         self.form = Form(self.state.train_options)
         self.form.valueChanged.connect(self.state.set_train_options)
         self.needed = self.note()
@@ -74,15 +75,15 @@ class TrainStep(Step):
         self.start.clicked.connect(told(lambda *_: self.train()))
         self.go_on = QPushButton("Go on")
         self.go_on.clicked.connect(told(lambda *_: self.resume()))
-        self.windows = WindowPreview(dock)
+        self.windows = WindowPreview(state, jobs, layers)
         self.windows.clicked.connect(
             told(lambda *_: self.windows.ask(self._job(Path("windows")), self._stores_flusher()))
         )
-        self.crossval = CrossValidation(dock)
+        self.crossval = CrossValidation(state, jobs, layers)
         self.crossval.clicked.connect(told(lambda *_: self.cross_validate()))
-        self.test = Scores(dock)
+        self.test = Scores(state, jobs, layers)
         self.test.clicked.connect(told(lambda *_: self.test.ask(self._stores_flusher())))
-        self.box = JobBox(dock, "train", _CHOICES)
+        self.box = JobBox(state, jobs, "train", _CHOICES)
         self.box.happened.connect(self._happened)
         self.box.ended.connect(self._ended)
         self.curves = Curves(self.viewer.theme)
