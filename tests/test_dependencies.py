@@ -145,3 +145,26 @@ def _installed(name):
     except PackageNotFoundError:
         return False
     return True
+
+
+def _imports_anywhere(path, modules):
+    """The modules of the package that a file imports anywhere: also for types only, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in modules else node.module)
+    return found & set(modules)
+
+
+def test_no_import_of_the_window_goes_in_a_circle():
+    folder = SOURCE / "widgets"
+    names = {".".join(path.relative_to(ROOT / "src").with_suffix("").parts): path for path in folder.rglob("*.py")}
+    modules = {name.removesuffix(".__init__"): path for name, path in names.items()}
+    left = {name: _imports_anywhere(path, modules) - {name} for name, path in modules.items()}
+    left["napari_msunet.widgets"] = set()  # loads the dock when it is asked for
+    while free := [name for name, imported in left.items() if not imported & set(left)]:
+        for name in free:
+            del left[name]
+    assert sorted(left) == []

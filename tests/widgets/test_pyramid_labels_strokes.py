@@ -275,8 +275,8 @@ def test_a_chunk_that_does_not_decode_is_framed(make_napari_viewer, store, said)
     viewer = make_napari_viewer()
     layer = add_labels(viewer, path)
     layer.store.read(WHOLE)
-    upkeep.look(viewer.layers)
-    upkeep.look(viewer.layers)
+    upkeep.look(viewer.layers, [layer])
+    upkeep.look(viewer.layers, [layer])
     marks = viewer.layers[f"{layer.name}: damaged"]
     assert len(marks.data) == 1
     assert [text for text in said() if chunk.name in text and "red frame" in text]

@@ -8,7 +8,7 @@ from types import NoneType
 from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel, ValidationError
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QFormLayout, QLabel, QToolButton, QVBoxLayout, QWidget
 
 from napari_msunet.config import explain

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QObject, Qt, QTimer, Signal
+from qtpy.QtCore import QObject, Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QApplication
 
 from napari_msunet.config import (
@@ -146,11 +146,13 @@ class JobHandle(QObject):
         if kind == "started":
             self.started.emit()
         elif kind == "event":
-            for of, signal in ((Progress, self.progress), (Message, self.message), (Result, self.result)):
-                if isinstance(value, of):
-                    if of is Result:
-                        self.value = value
-                    signal.emit(value)
+            if isinstance(value, Progress):
+                self.progress.emit(value)
+            elif isinstance(value, Message):
+                self.message.emit(value)
+            elif isinstance(value, Result):
+                self.value = value
+                self.result.emit(value)
             self.happened.emit(value)
         else:
             self.outcome, self.text, self.details = value
@@ -233,9 +235,9 @@ class Jobs(QObject):
     def __init__(self, parent: QObject | None = None, command: Sequence[str] | None = None) -> None:
         super().__init__(parent)
         paths = (lambda: PathMap(load_settings().path_map)) if command is None else None
-        command = worker_command if command is None else command
-        self.client = WorkerClient(command, paths)
-        self._command, self._paths = command, paths
+        self._command = worker_command if command is None else command
+        self._paths = paths
+        self.client = WorkerClient(self._command, paths)
         self._beside: WorkerClient | None = None
         self._closed = False
         self._outdated = False

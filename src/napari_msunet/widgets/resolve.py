@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from napari_msunet.config import (
     AnyModel,
@@ -39,6 +39,9 @@ _RUNNING = {
     "export": "Working.",
     "train": "Training. Everything else can be used meanwhile.",
 }
+
+
+Made = TypeVar("Made", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,9 @@ def done(state: State, step: StepName) -> bool:
         return state.corrected or any(record.edited for record in state.slides)
     if step == "review":
         return state.reviewed
-    return bool(state.exported)
+    if step == "export":
+        return bool(state.exported)
+    return True  # a step that nothing waits for
 
 
 def advice(state: State) -> str:
@@ -255,7 +260,8 @@ def _and(names: list[str]) -> str:
 
 def next_step(state: State) -> StepName:
     """The step to do now: the first that is not done and not optional, or a review that was begun."""
-    first = next((step for step in STEPS if step not in OPTIONAL and not done(state, step)), "export")
+    left = (step for step in STEPS if step not in OPTIONAL and not done(state, step))
+    first: StepName = next(left, "export")
     return "review" if first != "slide" and left_to_review(state) else first
 
 
@@ -359,7 +365,7 @@ def _box(region: Region | None) -> tuple[float, float, float, float] | None:
     return None if region is None else (region.y, region.x, region.height, region.width)
 
 
-def _made(kind: Any, what: str, **values: Any) -> Any:
+def _made(kind: type[Made], what: str, **values: Any) -> Made:
     try:
         return kind(**values)
     except ValidationError as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,8 +17,9 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.labels import open_labels
 from napari_msunet.widgets import MultiScaleUNet, resolve
 from napari_msunet.widgets.dock.presets import PRESETS
+from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.samples import slide_path
-from napari_msunet.widgets.state import BACKGROUND
+from napari_msunet.widgets.state import BACKGROUND, STEPS
 from napari_msunet.widgets.worker_settings import WorkerSettings
 
 LEFT = Qt.MouseButton.LeftButton
@@ -311,3 +314,31 @@ def test_the_plugins_menu_opens_it(make_napari_viewer, qtbot):
     assert list(dock.steps) == ["slide", "annotate", "model", "train", "predict", "correct", "review", "export"]
     viewer.close()
     assert dock.closed
+
+
+def test_a_new_step_is_a_file_and_a_line(make_napari_viewer, monkeypatch, tmp_path):
+    class NotesStep(Step):
+        name, title, purpose = "notes", "Notes", "What else is to be said."
+
+        def __init__(self, state, jobs, layers):
+            super().__init__(state, jobs, layers)
+            self.shown = 0
+
+        def refresh(self):
+            self.shown += 1
+
+        def as_python(self):
+            return "# nothing"
+
+    module = ModuleType("napari_msunet.widgets.dock.steps.notes")
+    module.NotesStep = NotesStep
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for room in ("state", "resolve", "dock.dock"):
+        monkeypatch.setattr(f"napari_msunet.widgets.{room}.STEPS", (*STEPS, "notes"))
+    dock = MultiScaleUNet(make_napari_viewer())
+    assert dock.sections["notes"].header.accessibleName() == "Notes"
+    dock.show_step("notes")
+    assert dock.steps["notes"].shown
+    assert dock.steps["notes"].missing()
+    assert resolve.next_step(dock.state) == "slide"  # nothing waits for it
+    dock.shut_down()

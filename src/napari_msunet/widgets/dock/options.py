@@ -19,8 +19,13 @@ def _taken(name: str, job: type[BaseModel], *more: str) -> Any:
 
 
 if TYPE_CHECKING:
-    TrainOptions = TrainJob
-    PredictOptions = PredictJob
+
+    class TrainOptions(TrainJob):
+        def __init__(self, **options: Any) -> None: ...
+
+    class PredictOptions(PredictJob):
+        def __init__(self, **options: Any) -> None: ...
+
 else:
     TrainOptions = _taken("TrainOptions", TrainJob)
     PredictOptions = _taken("PredictOptions", PredictJob, "channels", "where")  # rows of the Predict step

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import atexit
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakSet
 
 from qtpy.QtCore import QEvent, QObject
 
 from napari_msunet.labels import LabelStore
 from napari_msunet.widgets.pyramid_labels import upkeep
+from napari_msunet.widgets.pyramid_labels.upkeep import PaintedLayer
 from napari_msunet.widgets.viewers import camera, main_window, viewers_showing
 
-if TYPE_CHECKING:
-    from napari_msunet.widgets.pyramid_labels.layer import PyramidLabels
-
-_layers: WeakSet[PyramidLabels] = WeakSet()
+_layers: WeakSet[PaintedLayer] = WeakSet()
 _watched: WeakSet[Any] = WeakSet()
 
 
-def register(layer: PyramidLabels) -> None:
+def register(layer: PaintedLayer) -> None:
     """Know a new layer."""
     _layers.add(layer)
 
 
-def layers_of(store: LabelStore) -> list[PyramidLabels]:
+def layers_of(store: LabelStore) -> list[PaintedLayer]:
     """All layers over a store, in whatever viewers."""
     return [layer for layer in _layers if layer.store is store]
 
 
-def watch_viewers(layer: PyramidLabels) -> None:
+def watch_viewers(layer: PaintedLayer) -> None:
     """Watch the viewers that show a layer, from its first dab on."""
     for viewer in viewers_showing(layer):
         watch(viewer)
@@ -46,7 +44,7 @@ def watch(viewer: Any) -> None:
     viewer.layers.selection.events.active.connect(_on_active)
     window = main_window(viewer)
     window.installEventFilter(_CloseWatcher(window))
-    upkeep.start(window, layers)
+    upkeep.start(window, layers, _layers)
 
 
 def _on_zoom(layers: Any) -> None:

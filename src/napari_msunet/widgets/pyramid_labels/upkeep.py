@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -13,27 +14,35 @@ from qtpy.QtCore import QObject, QTimer
 from napari_msunet.errors import MsunetError
 from napari_msunet.labels import LabelStore
 
-if TYPE_CHECKING:
-    from napari_msunet.widgets.pyramid_labels.layer import PyramidLabels
-
 _MS = 1000
 _EDGE = 24  # level-0 pixels: to be seen with the whole slide in view
 _shown: WeakKeyDictionary[LabelStore, set[Any]] = WeakKeyDictionary()
 
 
-def start(parent: QObject, layers: Any) -> None:
-    """Look after the labels among a viewer's `layers` as long as `parent`, its window, lives."""
+class PaintedLayer(Protocol):
+    """What is asked here of a `PyramidLabels`."""
+
+    store: LabelStore
+    name: str
+
+    def can_be_stored(self) -> bool: ...
+    def refresh_window(self, window: Any) -> None: ...
+    def end_stroke(self, patience: float | None = None) -> None: ...
+    def flush(self) -> None: ...
+    def follow_zoom(self) -> None: ...
+
+
+def start(parent: QObject, layers: Any, painted: Collection[PaintedLayer]) -> None:
+    """Look after those of a viewer's `layers` that are `painted`, as long as `parent`, its window, lives."""
     timer = QTimer(parent)
     timer.setInterval(_MS)
-    timer.timeout.connect(lambda: look(layers))
+    timer.timeout.connect(lambda: look(layers, painted))
     timer.start()
 
 
-def look(layers: Any) -> None:
+def look(layers: Any, painted: Collection[PaintedLayer]) -> None:
     """Show what another process wrote into stores that are looked at only, and say what is damaged."""
-    from napari_msunet.widgets.pyramid_labels.layer import PyramidLabels
-
-    for layer in [layer for layer in layers if isinstance(layer, PyramidLabels)]:
+    for layer in [layer for layer in layers if layer in painted]:
         with suppress(MsunetError, OSError, RuntimeError):  # a store that was closed or is changing: next time
             if not layer.can_be_stored():
                 for region in layer.store.news():
@@ -41,7 +50,7 @@ def look(layers: Any) -> None:
             _show_damage(layers, layer)
 
 
-def _show_damage(layers: Any, layer: PyramidLabels) -> None:
+def _show_damage(layers: Any, layer: Any) -> None:
     """Red frames around the chunks that do not decode, and one sentence."""
     from napari.layers import Shapes
 

@@ -1,7 +1,7 @@
 """Tools that edit objects in the viewer: click, draw a line or a lasso, and it is one step of undo."""
 
-from napari_msunet.widgets.tools.controller import Tools
+from napari_msunet.widgets.tools.controller import Tools, all_tools
 from napari_msunet.widgets.tools.panel import KeyList, ToolPanel
-from napari_msunet.widgets.tools.tool import Tool, all_tools
+from napari_msunet.widgets.tools.tool import Tool
 
 __all__ = ["KeyList", "Tool", "ToolPanel", "Tools", "all_tools"]

@@ -17,8 +17,9 @@ from napari_msunet.widgets import keys
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.telling import tell_error
 from napari_msunet.widgets.placement import to_level0
+from napari_msunet.widgets.tools import objects, outline, wands
 from napari_msunet.widgets.tools.canvas import Sketch
-from napari_msunet.widgets.tools.tool import Change, Drawn, Tool, all_tools
+from napari_msunet.widgets.tools.tool import Change, Drawn, Tool
 
 CLICK = 4
 """A click moves the mouse by at most so many pixels of the canvas; more is a move of the view."""
@@ -30,6 +31,12 @@ _FEW_POINTS = 1.5
 
 PATIENCE = 0.03
 """Seconds a tool waits for a brush stroke that is still being stored."""
+
+
+def all_tools() -> tuple[Tool, ...]:
+    """All tools, in the order of the row."""
+    return (*objects.TOOLS, *outline.TOOLS, *wands.TOOLS)
+
 
 for _tool in all_tools():
     keys.register(f"tools.{_tool.name}", _tool.key, _tool.text.rstrip("."), "Tools")

@@ -169,10 +169,3 @@ class Tool:
     amount: Amount | None = None
     labels: Literal["both", "classes", "objects"] = "both"
     group: str = "Objects"
-
-
-def all_tools() -> tuple[Tool, ...]:
-    """All tools, in the order of the row."""
-    from napari_msunet.widgets.tools import objects, outline, wands
-
-    return (*objects.TOOLS, *outline.TOOLS, *wands.TOOLS)

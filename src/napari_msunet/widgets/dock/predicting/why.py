@@ -7,19 +7,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from napari_msunet.config import PredictJob, PreviewJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Result
-from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.weights import WeightBars, is_dark, model_config
 from napari_msunet.widgets.layers import hide_maps
 from napari_msunet.widgets.maps import add_map
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.dock.steps.predict import PredictStep
-    from napari_msunet.widgets.jobs import JobHandle
+    from napari_msunet.widgets.layers import Layers
+    from napari_msunet.widgets.state import State
 
 
 class WhyRow(QWidget):
@@ -27,20 +27,29 @@ class WhyRow(QWidget):
 
     Parameters
     ----------
-    step : PredictStep
+    state : State
+    layers : Layers
+
+    Attributes
+    ----------
+    wanted : Signal(str)
+        A button was pressed: "scales" or "weights".
     """
 
-    def __init__(self, step: PredictStep) -> None:
+    wanted = Signal(str)
+
+    def __init__(self, state: State, layers: Layers) -> None:
         super().__init__()
-        self.step = step
+        self.state, self.layers = state, layers
         self.scales = QPushButton("Each scale's prediction")
         self.scales.setToolTip("For what is in view: one layer for each scale, as if it were alone.")
-        self.scales.clicked.connect(told(lambda *_: self.show_maps("scales")))
+        self.scales.clicked.connect(lambda *_: self.wanted.emit("scales"))
         self.weights = QPushButton("Weights of the fusion")
         self.weights.setToolTip("For what is in view: how much the fusion trusts each scale at each pixel, as layers.")
-        self.weights.clicked.connect(told(lambda *_: self.show_maps("weights")))
-        self.bars_title = step.note("Average weight of each scale in what was in view:")
-        self.bars = WeightBars(is_dark(step.viewer.theme))
+        self.weights.clicked.connect(lambda *_: self.wanted.emit("weights"))
+        self.bars_title = QLabel("Average weight of each scale in what was in view:")
+        self.bars_title.setObjectName("note")
+        self.bars = WeightBars(is_dark(layers.viewer.theme))
         self._wanted = ""
         self._folders: list[Path] = []
         row = QHBoxLayout()
@@ -67,16 +76,14 @@ class WhyRow(QWidget):
         self.scales.setEnabled(ready)
         self.weights.setEnabled(ready)
 
-    def show_maps(self, what: str) -> JobHandle:
-        """Show each scale's own prediction ("scales") or the "weights" of the fusion in what is in view, as layers."""
-        step, state = self.step, self.step.state
-        job: PredictJob = step.job("view", draft=True, everywhere=True)
+    def preview(self, job: PredictJob, what: str) -> PreviewJob:
+        """The job that makes the maps of a region; `MsunetError` where this model has none such."""
         config = model_config(job.models[0])
         if what == "weights" and (config.joint or config.fusion in ("max", "concat")):
             raise MsunetError("This model's fusion has no weights to show; look at each scale instead.")
         if what == "scales" and not config.own:
             raise MsunetError("The scales of this model are one network, so none has a prediction of its own.")
-        folder = state.make_project().folder / "predictions" / f".preview {time.time_ns()}"
+        folder = self.state.make_project().folder / "predictions" / f".preview {time.time_ns()}"
         preview = PreviewJob(
             slide=job.slide,
             model=job.models[0],
@@ -89,16 +96,16 @@ class WhyRow(QWidget):
         )
         self._folders.append(folder)
         self._wanted = what
-        return step.send(preview, "Looking at each scale of what is in view.")
+        return preview
 
     def show_result(self, preview: PreviewJob, result: Result) -> None:
         """Add the layers of a preview that has come to its end."""
-        viewer = self.step.viewer
+        viewer = self.layers.viewer
         folder = Path(result.files["maps"])
         config = model_config(preview.model)
         names = list(config.outputs[1:]) if self._wanted == "scales" else ["weights"]
         hide_maps(viewer)
-        slide_layer = self.step.layers.need_slide(self.step.state.slide_at(preview.slide))
+        slide_layer = self.layers.need_slide(self.state.slide_at(preview.slide))
         shown = [layer for name in names for layer in add_map(viewer, folder, name, slide_layer)]
         for layer in shown[1:]:
             layer.visible = False

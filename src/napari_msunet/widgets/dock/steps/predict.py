@@ -18,8 +18,7 @@ from napari_msunet.widgets.dock.difference import DifferenceRow
 from napari_msunet.widgets.dock.drawing import RegionDrawing
 from napari_msunet.widgets.dock.job_box import JobBox
 from napari_msunet.widgets.dock.merging import Merging, prepare_store
-from napari_msunet.widgets.dock.predicting.asking import asked_job, fit_channels, need
-from napari_msunet.widgets.dock.predicting.channels import ChannelsRow
+from napari_msunet.widgets.dock.predicting.channels import Channel, ChannelsRow
 from napari_msunet.widgets.dock.predicting.live import LiveMaps
 from napari_msunet.widgets.dock.predicting.models import EnsembleRow, model_name
 from napari_msunet.widgets.dock.predicting.plan import PlanLine, stamp_of
@@ -35,7 +34,9 @@ from napari_msunet.widgets.dock.weights import model_config
 from napari_msunet.widgets.editors import OutputsField
 from napari_msunet.widgets.forms import Fold, Form
 from napari_msunet.widgets.instances import add_instances
+from napari_msunet.widgets.layer_slides import slide_of
 from napari_msunet.widgets.layers import hide_maps
+from napari_msunet.widgets.placement import visible_region
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.jobs import JobHandle, Jobs
@@ -92,7 +93,8 @@ class PredictStep(Step):
         self.warning = self.note()
         self.warning.setObjectName("problem")
         self.thresholds = ThresholdPanel(self.state, self.layers)
-        self.why = WhyRow(self)
+        self.why = WhyRow(self.state, self.layers)
+        self.why.wanted.connect(told(self.show_maps))
         self.difference = DifferenceRow(self.state, self.layers)
         self.drawing = RegionDrawing(self.viewer)
         self.merging = Merging(self)
@@ -182,7 +184,7 @@ class PredictStep(Step):
         except MsunetError as error:
             return escape(str(error))
         self.outputs.set_scales(len(config.scales))
-        fit_channels(self)
+        self._fit_channels()
         others = len(self.state.ensemble)
         more = "" if not others else " and 1 other" if others == 1 else f" and {others} others"
         scales = ", ".join(str(r) for r in config.ratios)
@@ -242,17 +244,62 @@ class PredictStep(Step):
         if self.drawing.active:
             self.drawing.stop()
         else:
-            need(self)
+            self._need()
             self._drawn_on = self.state.active
             self.drawing.start(self.layers.need_slide(self.state.active))
         self.refresh()
+
+    def show_maps(self, what: str) -> JobHandle:
+        """Show each scale's own prediction ("scales") or the "weights" of the fusion in what is in view, as layers."""
+        preview = self.why.preview(self.job("view", draft=True, everywhere=True), what)
+        return self.send(preview, "Looking at each scale of what is in view.")
 
     def _set(self, **values: Any) -> None:
         self.state.set_predict_options(self.state.predict_options.model_copy(update=values))
 
     def job(self, where: str | Region = "slide", draft: bool = False, everywhere: bool = False) -> PredictJob:
-        """The prediction of the "view", the "slide" or a region of the active slide; see `asked_job`."""
-        return asked_job(self, where, draft, everywhere)
+        """The prediction of the "view", the "slide" or a region (level-0 pixels) of the active slide.
+
+        Parameters
+        ----------
+        where : str or Region
+        draft : bool
+            It will not be run as it is: nothing is made for it.
+        everywhere : bool
+            Whatever the field Where says.
+
+        Raises
+        ------
+        MsunetError
+            If something is missing, or nothing of the slide is in view.
+        """
+        self._need()
+        record = self.state.active
+        assert record is not None
+        region = where if isinstance(where, Region) else None
+        if where == "view":
+            region = visible_region(self.viewer, self.layers.need_slide(record))
+        elif region is None and where != "slide":
+            raise MsunetError(f'{where!r} cannot be predicted; give "view", "slide" or a Region.')
+        place = "all" if everywhere else self.where.value(record)
+        channels = self._fit_channels()
+        if (sentence := self.channels.missing) is not None:
+            raise MsunetError(sentence)
+        return resolve.predict_job(self.state, record, region, draft, where=place, channels=channels)
+
+    def _need(self) -> None:
+        """Raise the sentence about what is missing, if anything is."""
+        if (missing := self.missing()) is not None:
+            raise MsunetError(missing)
+
+    def _fit_channels(self) -> tuple[Channel, ...] | None:
+        """The channels that a job must be told, asked for where the model and the slide do not fit together."""
+        layer = self.layers.slide(self.state.active)
+        slide = None if layer is None else slide_of(layer)
+        if slide is None:
+            return self.state.predict_options.channels
+        config = model_config(self.state.model_path)
+        return self.channels.show_for(config, tuple(slide.channels), self.state.predict_options.channels)
 
     def send(self, job: Any, text: str, **more: Any) -> JobHandle:
         """Give a job to the worker; a plan that is being made does not keep it waiting."""
