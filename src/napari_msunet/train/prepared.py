@@ -153,7 +153,8 @@ def prepare_data(job: SettledTrainJob, folder: RunFolder, say: Say) -> Prepared:
         sides, pixels = known_only(sides, config.classes, say)
         _check_class_weights(job, pixels)
         if config.trained_on is None and config.normalisation is None:
-            config, seen = (c.model_copy(update={"trained_on": trained_on(items, say)}) for c in (config, seen))
+            known = {"trained_on": trained_on(items, say)}
+            config, seen = config.model_copy(update=known), seen.model_copy(update=known)
         step = lcm(*(r.denominator for r in seen.input_ratios))
         sampler = Sampler(sides.train, size, step, job.seed, job.replay, job.sampling)
         steps = job.steps or max(
