@@ -74,8 +74,8 @@ def valid_padding(root: Path) -> TrainJob:
 
 def class_that_only_validates(root: Path) -> TrainJob:
     model = CONFIG.model_copy(update={"classes": ("disc", "ring")})
-    trains, others = discs(root / "a", role="train"), discs(root / "b", 2, value=2, role="validate", group=None)
-    return make(root, trains, others, model=model)
+    others = discs(root / "b", 2, value=2, role="validate", group=None, shape=(64, 64))
+    return make(root, discs(root / "a", role="train"), others, model=model)
 
 
 def one_group(root: Path) -> TrainJob:
@@ -220,7 +220,11 @@ def class_weights(root: Path) -> TrainJob:
 
 
 def bad_names(root: Path) -> TrainJob:
-    return make(root, model=CONFIG.model_copy(update={"classes": ("disc", "disc")}))
+    return make(root, model=CONFIG.model_copy(update={"classes": ("disc", "not annotated")}))
+
+
+def image_on_two_sides(root: Path) -> TrainJob:
+    return make(root, discs(root / "a", role="train"), discs(root / "b", role="validate"))
 
 
 def no_such_start(root: Path) -> TrainJob:
@@ -261,6 +265,7 @@ def no_such_device(root: Path) -> TrainJob:
 REFUSED = [
     *(missing_folder, too_many_folds, nothing_known, wide_border, own_grid_of_larger_scales, class_weights, bad_names),
     *(no_such_start, cut_start, another_start, damaged_frozen_set, finding_on_several, another_run, no_such_device),
+    image_on_two_sides,
 ]
 
 
