@@ -56,7 +56,7 @@ def check(job: TrainJob, runs: Path | None = None, devices: bool = True) -> list
         return [*findings, Finding("error", str(error))]
     steps = None
     try:
-        prepared = prepare_data(settled, folder, say)
+        prepared = prepare_data(settled, say, settled.resume and folder.checkpoint.exists())
         prepared.release()
         steps = prepared.steps
         findings += _about(prepared)

@@ -120,23 +120,22 @@ def settle_training(given: TrainJob, folder: RunFolder, say: Say) -> tuple[Settl
     return job, reasons
 
 
-def prepare_data(job: SettledTrainJob, folder: RunFolder, say: Say) -> Prepared:
+def prepare_data(job: SettledTrainJob, say: Say, goes_on: bool = False) -> Prepared:
     """Load and split the sources, and lay out the windows.
 
     Parameters
     ----------
     job : SettledTrainJob
-    folder : RunFolder
-        Of the run: one that goes on does not begin with the weights of another model.
     say : callable
         Takes a level ("info" or "warning") and a sentence.
+    goes_on : bool
+        A run that goes on from its checkpoint does not begin with the weights of another model.
 
     Raises
     ------
     SourceError, MissingMppError, SlideError, ModelError
         If something given cannot be used.
     """
-    goes_on = job.resume and folder.checkpoint.exists()
     start = None if job.start is None or goes_on else open_start(job.start, job.model)
     config = start.config if start else job.model
     seen, size, border = loss_windows(job, config, say)

@@ -116,7 +116,7 @@ def prepare(given: TrainJob, folder: RunFolder, rank: int = 0) -> Session:
     job, reasons = settle_training(given, folder, say)
     if job.optimiser.precision == "16" and device.type == "cpu":
         say("info", "A processor has no fast 16-bit floats but bfloat16: training with precision bf16.")
-    prepared = prepare_data(job, folder, say)
+    prepared = prepare_data(job, say, job.resume and folder.checkpoint.exists())
     try:
         if prepared.start:
             prepared.start.check()
