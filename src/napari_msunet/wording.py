@@ -73,3 +73,11 @@ def _items(value: str) -> list[str]:
     inner = value[1:-1] if value[:1] in "([{" else value
     inner = inner.replace(": ", "=") if value.startswith("{") else inner
     return [item.strip().replace('"', "").replace("'", "") for item in inner.split(",") if item.strip()]
+
+
+def duration(seconds: float) -> str:
+    """A time in words, such as ``"4 min"``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

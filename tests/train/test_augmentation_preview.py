@@ -6,10 +6,12 @@ from data.making import write_folder
 from PIL import Image
 from train.test_training import make
 
-from napari_msunet.config import Augmentation, PreviewAugmentationJob
+from napari_msunet.config import Augmentation, LossConfig, PreviewAugmentationJob
 from napari_msunet.data import IGNORED
 from napari_msunet.jobs import run
 from napari_msunet.train.augmentation_preview import augmentation_preview
+from napari_msunet.train.record import RunFolder
+from napari_msunet.train.session import prepare
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,17 @@ def test_arrays(folders, tmp_path):
     assert not np.array_equal(found.inputs[0][:, 1], found.inputs[0][:, 2])
     assert (found.truth[:, 1:] == IGNORED).mean() > (found.truth[:, 0] == IGNORED).mean()
     assert not (tmp_path / "run").exists()
+
+
+def test_windows_are_those_of_the_training(folders, tmp_path):
+    job = make(folders, tmp_path / "run", size=64, loss=LossConfig(own_grid=True), fold=(2, 3))
+    job = job.model_copy(update={"model": job.model.model_copy(update={"scales": (0.5, 0.25)})})
+    found = augmentation_preview(job, 4, 1)
+    session = prepare(job, RunFolder(job))
+    session.close()
+    assert found.scales == ("scale 1/2", "scale 1/4")
+    assert found.truth.shape[-1] == session.windows.size == 32
+    assert set(found.names) <= {item.name for item in session.sides.train}
 
 
 def test_nothing_on_shows_the_same(folders, tmp_path):

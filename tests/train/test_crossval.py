@@ -13,7 +13,9 @@ from napari_msunet.errors import OutputError, SourceError
 from napari_msunet.events import Message, Progress, Result
 from napari_msunet.jobs import cross_validate
 from napari_msunet.models import load_model
-from napari_msunet.train.crossval import crossval_events
+from napari_msunet.train.crossval import _all_folds, _training, crossval_events
+from napari_msunet.train.record import RunFolder
+from napari_msunet.train.session import prepare
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,19 @@ def test_each_image_validates_once(finished):
         assert sorted(trained["validate"]) == sorted(fold["split"]["validate"])
         assert not set(trained["train"]) & set(fold["split"]["validate"])
     assert len(result.models) == 3
+
+
+def test_with_a_seed_of_the_split_what_is_scored_was_held_out(folders, tmp_path):
+    for seed in range(3):
+        job = crossval(folders, tmp_path / str(seed))
+        job = job.model_copy(
+            update={"training": job.training.model_copy(update={"validation": 0.0, "split_seed": seed})}
+        )
+        for number, scored in enumerate(_all_folds(job, []), start=1):
+            training = _training(job, number)
+            session = prepare(training, RunFolder(training))
+            session.close()
+            assert [i.name for i in session.sides.validate] == [i.name for i in scored.validate]
 
 
 def test_mean_and_deviation(finished):

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from napari_msunet.config.base import Frozen, Positive, Share
 from napari_msunet.config.option import Option
+from napari_msunet.errors import ModelError
 
 Weight: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -68,6 +69,15 @@ class LossConfig(Frozen):
     own output still learns, but only from features that it does not change."""
     own_grid: Annotated[bool, Option("On the finest scale's own grid", _GROUP)] = False
     """Where all scales are below 1, compute the loss on the grid of the finest one instead of the model's: faster."""
+
+    def branch_weights(self, scales: int) -> tuple[float, ...]:
+        """The weight of each of so many scales' own loss; `ModelError` where there are not as many."""
+        weights = self.branch if isinstance(self.branch, tuple) else (self.branch,) * scales
+        if len(weights) != scales:
+            raise ModelError(
+                f"The loss has {len(weights)} branch weights for {scales} scales; give one for all, or one per scale."
+            )
+        return weights
 
     @model_validator(mode="before")
     @classmethod

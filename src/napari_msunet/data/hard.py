@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from napari_msunet.data.masks import IGNORED
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Place = tuple[int, int, int]
 """Number of the item, and y, x of a window's corner in pixels of its target grid."""
@@ -70,6 +71,9 @@ def window_losses(logits: Tensor, target: Tensor) -> list[float]:
     logits : (B, K+1, H, W) tensor
     target : (B, H, W) tensor
     """
+    import torch
+    from torch.nn.functional import cross_entropy
+
     with torch.no_grad():
         losses = cross_entropy(logits.float(), target, ignore_index=IGNORED, reduction="none").sum((1, 2))
         found: list[float] = (losses / (target != IGNORED).sum((1, 2))).tolist()

@@ -12,20 +12,18 @@ from uuid import uuid4
 
 import google_crc32c
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic_core import to_json
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from napari_msunet.config import SCHEMA_VERSION, ModelConfig
 from napari_msunet.errors import ModelError, OutputError, as_path
 from napari_msunet.models.blocks import arrange
+from napari_msunet.models.header import FORMAT, header_config, header_summary, opened
 
 if TYPE_CHECKING:
     from napari_msunet.models.msunet import MSUNet
-
-FORMAT = "napari-msunet model"
 
 
 def save_model(model: MSUNet, path: str | Path, summary: dict[str, Any] | None = None) -> Path:
@@ -107,20 +105,12 @@ def load_model(path: str | Path) -> MSUNet:
         If there is no such file, or it is damaged, not ours, or from a newer version.
     """
     path = as_path(path, "a model file")
-    if not path.is_file():
-        raise ModelError(f"There is no model file at {path}; give a .safetensors file that napari-msunet has written.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            config = _config(header, path)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{path} cannot be read as a safetensors file ({error}): it is damaged or something else; give a model "
-            "that napari-msunet has written."
-        ) from error
+    with opened(path, "pt") as file:
+        header = file.metadata() or {}
+        config = header_config(header, path)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
     model = _assembled(config, tensors, path)
-    model.summary = _summary(header, path)
+    model.summary = header_summary(header, path)
     if header.get("checksum") not in (None, _checksum(header, tensors)):  # files from before it have none
         raise ModelError(f"{path} is damaged: its checksum is not that of its contents; copy it again, or train again.")
     return model
@@ -176,32 +166,6 @@ def _package_version() -> str:
         return version("napari-msunet")
     except PackageNotFoundError:
         return "unknown"
-
-
-def _config(header: dict[str, str], path: Path) -> ModelConfig:
-    """The config in a header, checked."""
-    if header.get("format") != FORMAT or "config" not in header:
-        raise ModelError(
-            f"{path} is a safetensors file, but no napari-msunet model; give one that train or save_model has written."
-        )
-    if not header.get("schema_version", "").isdecimal() or int(header["schema_version"]) > SCHEMA_VERSION:
-        raise ModelError(
-            f"{path} was written by a newer napari-msunet ({header.get('package_version', 'unknown')}, schema "
-            f"{header.get('schema_version')}; this one knows {SCHEMA_VERSION}): update napari-msunet."
-        )
-    try:
-        return ModelConfig.model_validate_json(header["config"])
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ModelError(f"The config in the model file {path} cannot be used: {reason}.") from error
-
-
-def _summary(header: dict[str, str], path: Path) -> dict[str, Any]:
-    try:
-        summary = json.loads(header.get("summary", "{}"))
-    except ValueError as error:
-        raise ModelError(f"The training summary in the model file {path} is no JSON: the file is damaged.") from error
-    return summary if isinstance(summary, dict) else {}
 
 
 def _assembled(config: ModelConfig, tensors: dict[str, Tensor], path: Path) -> MSUNet:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeAlias
 
 from napari_msunet.config import ModelConfig
 from napari_msunet.config.architecture import architecture_differences
 from napari_msunet.errors import ModelError
-from napari_msunet.models.files import load_model
-from napari_msunet.models.msunet import MSUNet
+from napari_msunet.models.header import read_header
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from napari_msunet.models.msunet import MSUNet
 
 
 @dataclass(frozen=True)
@@ -22,23 +25,35 @@ class Start:
     Attributes
     ----------
     path : Path
-    model : MSUNet
+    before : ModelConfig
+        What that model is.
     config : ModelConfig
         Of the model to train: the job's, with the start's normalisation, which its weights are used to.
     """
 
     path: Path
-    model: MSUNet
+    before: ModelConfig
     config: ModelConfig
+
+    @cached_property
+    def model(self) -> MSUNet:
+        """The model with its weights, read when first asked for; `ModelError` where they are damaged."""
+        from napari_msunet.models.files import load_model
+
+        return load_model(self.path)
+
+    def check(self) -> None:
+        """Read the weights; `ModelError` where they are damaged."""
+        _ = self.model
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Classes of the model to train that the start knows already."""
-        return tuple(name for name in self.config.classes if name in self.model.config.classes)
+        return tuple(name for name in self.config.classes if name in self.before.classes)
 
     def words(self) -> str:
         """What is taken over, as a sentence."""
-        old = self.model.config
+        old = self.before
         parts = [f"Starting from the weights of {self.path}"]
         if new := [name for name in self.config.classes if name not in old.classes]:
             parts.append(f"the class{'es' * (len(new) > 1)} {', '.join(new)} begin{'s' * (len(new) == 1)} anew")
@@ -65,16 +80,16 @@ def open_start(path: str | Path, config: ModelConfig) -> Start:
     ModelError
         If there is no such model, or it is of another architecture.
     """
-    model = load_model(path)
-    differing = architecture_differences(model.config, config)
+    before = read_header(path).config
+    differing = architecture_differences(before, config)
     if differing:
         raise ModelError(
             f"{path} is a checkpoint of another architecture: {' and '.join(differing)}; start from a model "
             "with the same scales, fusion, branches and channels, or train one of that file's architecture."
         )
-    kept = model.config.normalisation or config.normalisation
-    seen = model.config.trained_on if model.config.normalisation is not None else config.trained_on
-    return Start(Path(path), model, config.model_copy(update={"normalisation": kept, "trained_on": seen}))
+    kept = before.normalisation or config.normalisation
+    seen = before.trained_on if before.normalisation is not None else config.trained_on
+    return Start(Path(path), before, config.model_copy(update={"normalisation": kept, "trained_on": seen}))
 
 
 def take_weights(model: MSUNet, start: Start) -> None:
@@ -94,7 +109,9 @@ def take_weights(model: MSUNet, start: Start) -> None:
     ModelError
         If the weights do not fit by name and shape.
     """
-    old, new = start.model.config.classes, model.config.classes
+    import torch
+
+    old, new = start.before.classes, model.config.classes
     axes = {} if old == new else _class_axes(model.config)
     rows = [(0, 0), *((new.index(name) + 1, old.index(name) + 1) for name in start.classes)]
     given, state = start.model.state_dict(), model.state_dict()
@@ -115,6 +132,10 @@ def take_weights(model: MSUNet, start: Start) -> None:
 
 def _class_axes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Which axes of which weights go with the number of classes: found by laying the model out with more of them."""
+    import torch
+
+    from napari_msunet.models.msunet import MSUNet
+
     more = config.model_copy(update={"classes": tuple(f"class {n}" for n in range(2 * len(config.classes) + 1))})
     with torch.device("meta"):
         ours, theirs = ({n: t.shape for n, t in MSUNet(c).state_dict().items()} for c in (config, more))
@@ -125,7 +146,7 @@ def _class_axes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {name: axes for name, axes in found.items() if axes}
 
 
-_Index = tuple[Tensor, ...]
+_Index: TypeAlias = "tuple[Tensor, ...]"
 
 
 def _places(
@@ -133,6 +154,8 @@ def _places(
 ) -> tuple[_Index, _Index] | None:
     """Where a weight's values go, and where they come from; along the axes of classes, each class has a block of one
     size. None where the shapes do not fit."""
+    import torch
+
     if target.dim() != source.dim():
         return None
     into, out = [], []

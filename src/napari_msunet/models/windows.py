@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from math import ceil, floor, lcm
-from typing import Literal, TypeAlias
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from napari_msunet.config import ModelConfig
 from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window
 from napari_msunet.models.meeting import meetings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Field: TypeAlias = Literal["same", "concentric"]
 Size: TypeAlias = tuple[int, int]
@@ -142,9 +143,9 @@ def checked_size(config: ModelConfig, inputs: Sequence[Tensor] | Tensor, size: S
         If the inputs do not fit the config, each other or the size.
     """
     ratios = config.ratios
-    if isinstance(inputs, Tensor) or len(inputs) != len(ratios) or any(x.dim() != 4 for x in inputs):
+    if not isinstance(inputs, Sequence) or len(inputs) != len(ratios) or any(x.dim() != 4 for x in inputs):
         given = (
-            "a single tensor" if isinstance(inputs, Tensor) else f"inputs of shape {[tuple(x.shape) for x in inputs]}"
+            f"inputs of shape {[tuple(x.shape) for x in inputs]}" if isinstance(inputs, Sequence) else "a single tensor"
         )
         raise ModelError(
             f"This model was given {given}; it needs a list of tensors (batch, channels, height, width), one for "

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,15 @@ import numpy.typing as npt
 import torch
 
 from napari_msunet.config import Augmentation, PreviewAugmentationJob, TrainJob
-from napari_msunet.data import IGNORED, load_sources, split
+from napari_msunet.data import IGNORED
 from napari_msunet.data.augment import Augmented, Views, augment
 from napari_msunet.data.crops import Crops
 from napari_msunet.data.loader import Batch, TrainBatches
 from napari_msunet.data.recipe import settle
 from napari_msunet.data.sampling import Sampler
 from napari_msunet.events import Event, Message, Result
-from napari_msunet.geometry import round_up
 from napari_msunet.models import input_windows
-from napari_msunet.models.windows import window_multiple
+from napari_msunet.train.prepared import prepare_data
 from napari_msunet.train.record import make_folder, writing
 from napari_msunet.train.views import window_views
 
@@ -78,20 +76,15 @@ def augmentation_preview(
 
     job, reasons = settle(training)
     told += [Message(text=reason) for reason in reasons]
-    config = job.model
-    size = round_up(job.size, window_multiple(config))
-    items = load_sources(job.sources, config, say)
+    prepared = prepare_data(job, say)
     try:
-        sides = split(items, job.validation, job.seed if job.split_seed is None else job.split_seed, job.test, job.fold)
-        step = lcm(*(r.denominator for r in config.input_ratios))
+        config, sampler = prepared.seen, prepared.sampler
         crops = Crops(config.input_ratios, partial(input_windows, config))
-        sampler = Sampler(sides.train, size, step, job.seed, job.replay, job.sampling)
-        views = window_views(config, size)
+        views = window_views(config, prepared.size)
         plain = _batch(crops, sampler, count, ([0] * len(views.sizes), 0))
         padded = _batch(crops, sampler, count, views.pads(job.augmentation))
     finally:
-        for item in items:
-            item.release()
+        prepared.release()
     numbers = [place[0] for place in plain.places or []]
     seen = [augment(plain.inputs, plain.target, views, Augmentation.none(), 0)]
     seen += [
@@ -100,7 +93,7 @@ def augmentation_preview(
     ]
     return AugmentationPreview(
         tuple(sampler.items[n].name for n in numbers),
-        tuple(f"scale {ratio}" for ratio in config.ratios),
+        tuple(f"scale {ratio}" for ratio in job.model.ratios),
         tuple(_pixels(seen, i, views) for i in range(len(views.sizes))),
         torch.stack([s.target for s in seen], 1).to(torch.uint8).numpy(),
     )

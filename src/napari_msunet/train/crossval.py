@@ -100,7 +100,8 @@ def _all_folds(job: CrossValidateJob, messages: list[Event]) -> list[Split]:
 
     items = load_sources(job.training.sources, job.training.model, say)
     try:
-        seed, shares, classes = job.training.seed, job.training.validation or 0.0, job.training.model.classes
+        given, shares, classes = job.training, job.training.validation or 0.0, job.training.model.classes
+        seed = given.seed if given.split_seed is None else given.split_seed  # as the trainings themselves are split
         sides = [split(items, shares, seed, 0.0, (n, job.folds), classes) for n in range(1, job.folds + 1)]
     finally:
         for item in items:

@@ -85,10 +85,6 @@ def _settle(session: Session, folder: RunFolder, said: _Said, resume: bool) -> N
         return  # the learning rate is in the checkpoint
     if not job.find_batch_size and not job.find_learning_rate:
         return
-    if said.place.world > 1:
-        raise MsunetError(
-            "The batch size and the learning rate are found on one device; find them there, then give them to several."
-        )
     from napari_msunet.train.finding import find_batch_size, find_learning_rate
 
     with torch.random.fork_rng():

@@ -15,7 +15,7 @@ from napari_msunet.data import Item, load_sources
 from napari_msunet.data.duplicates import once
 from napari_msunet.errors import MsunetError, StoreError
 from napari_msunet.labels.files import read_json
-from napari_msunet.models import load_model
+from napari_msunet.models.header import read_header
 from napari_msunet.names import AnyNames
 from napari_msunet.slide.identity import path_identity
 from napari_msunet.train.record import write_text
@@ -123,7 +123,7 @@ def load_items(job: TrainJob, config: ModelConfig, say: Say) -> tuple[list[Item]
             say("warning", f"The frozen test images cannot be used, so nothing guards this training: {error}")
     items = once(keep_out(items, frozen, say), say)
     if job.replaces is not None:
-        items = same_sides(items, load_model(job.replaces).summary.get("split") or {})
+        items = same_sides(items, read_header(job.replaces).summary.get("split") or {})
     return items, frozen
 
 
@@ -136,7 +136,7 @@ def set_aside(job: TrainJob, tests: Sequence[Item], before: FrozenSet | None, sa
     if missing := len(frozen.images) - len(scored):
         say("warning", f"{missing} of the {len(frozen.images)} frozen test images are not there: they are not scored.")
     if before is None:
-        trained = set((load_model(job.replaces).summary.get("split") or {}).get("train") or ())
+        trained = set((read_header(job.replaces).summary.get("split") or {}).get("train") or ())
         if known := [i.name for i in scored if i.name in trained]:
             say("warning", f"The old model was trained on {known[0]}, a test image now: the models are not compared.")
             scored = []

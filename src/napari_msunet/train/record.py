@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-import torch
 from pydantic import ValidationError
 
 from napari_msunet.config import AutoModel, CrossValidateJob, ExperimentJob, SettledTrainJob, TrainJob
@@ -119,6 +118,8 @@ def begin_folder(file: Path, job: J, what: str, comparable: Callable[[J], dict[s
 
 def environment() -> dict[str, Any]:
     """What a run was made with: versions, machine, processors."""
+    import torch
+
     versions = {}
     for package in ("napari-msunet", "torch", "lightning", "numpy", "zarr", "openslide-python", "tifffile"):
         with suppress(PackageNotFoundError):

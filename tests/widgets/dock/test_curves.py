@@ -7,7 +7,7 @@ from qtpy.QtCore import Qt
 
 from napari_msunet.colours import output_colour
 from napari_msunet.events import Metric
-from napari_msunet.widgets.dock.checks import History
+from napari_msunet.train.progress import History
 from napari_msunet.widgets.dock.curves import Curves
 
 OUTPUTS = ("fused", "scale 1", "scale 1/2")

@@ -119,12 +119,7 @@ class SegmentationLoss(nn.Module):
         own: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        weights = config.branch if isinstance(config.branch, tuple) else (config.branch,) * len(scales)
-        if len(weights) != len(scales):
-            raise ModelError(
-                f"The loss has {len(weights)} branch weights for {len(scales)} scales; give one for all, or one "
-                "per scale."
-            )
+        weights = config.branch_weights(len(scales))
         if class_weights is None and isinstance(config.class_weights, tuple):
             class_weights = config.class_weights
         known = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)

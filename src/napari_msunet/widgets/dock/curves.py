@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
 from napari_msunet.colours import output_colour
 from napari_msunet.events import Metric
-from napari_msunet.widgets.dock.checks import History
+from napari_msunet.train.progress import History
 
 _REDRAW_MS = 150
 _TITLES = {"loss": "Loss", "iou": "IoU"}

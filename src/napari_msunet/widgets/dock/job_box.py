@@ -13,9 +13,8 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.events import Progress
 from napari_msunet.stopping import Keep
 from napari_msunet.widgets import resolve
-from napari_msunet.widgets.dock.checks import duration
 from napari_msunet.widgets.dock.telling import tell_error, told
-from napari_msunet.wording import WITHOUT_DAMAGED, in_labels
+from napari_msunet.wording import WITHOUT_DAMAGED, duration, in_labels
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.jobs import JobHandle, Jobs

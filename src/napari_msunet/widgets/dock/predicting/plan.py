@@ -12,7 +12,7 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.events import Result
 from napari_msunet.labels import open_labels
 from napari_msunet.widgets import resolve
-from napari_msunet.widgets.dock.checks import duration
+from napari_msunet.wording import duration
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.jobs import Jobs

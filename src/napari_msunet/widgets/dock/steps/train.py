@@ -14,18 +14,11 @@ from napari_msunet.config import AutoModel, TrainJob
 from napari_msunet.data.recipe import EPOCHS
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Metric, Result
+from napari_msunet.train.progress import Finding, History, check_progress, does_context_help, how_sure
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock import style
 from napari_msunet.widgets.dock.asking import CrossValidation, Scores, WindowPreview
 from napari_msunet.widgets.dock.background import Background
-from napari_msunet.widgets.dock.checks import (
-    Finding,
-    History,
-    check_progress,
-    check_training,
-    does_context_help,
-    how_sure,
-)
 from napari_msunet.widgets.dock.curves import Curves
 from napari_msunet.widgets.dock.job_box import Choice, JobBox
 from napari_msunet.widgets.dock.options import changed
@@ -174,7 +167,13 @@ class TrainStep(Step):
             return
         self._checked = key
         runs = self.state.project.folder / "runs" if self.state.project else None
-        self._background.run(lambda: check_training(job, runs), self._show_findings)
+
+        def look() -> list[Finding]:
+            from napari_msunet.train import check  # reading images is imported beside the window
+
+            return check(job, runs, devices=False)
+
+        self._background.run(look, self._show_findings)
 
     def _show_findings(self, findings: list[Finding]) -> None:
         colours = style.colours(self.viewer.theme)

@@ -8,18 +8,16 @@ from data.making import write_folder
 
 from napari_msunet.config import FolderSource, ModelConfig, SettledTrainJob, UNetConfig
 from napari_msunet.events import Metric
-from napari_msunet.widgets.dock.checks import (
-    History,
+from napari_msunet.train import check
+from napari_msunet.train.checks import (
     check_classes,
     check_memory,
-    check_progress,
     check_time,
-    check_training,
-    does_context_help,
     measured_rate,
     step_work,
     training_memory,
 )
+from napari_msunet.train.progress import History, check_progress, does_context_help
 
 MODEL = ModelConfig(classes=("disc",), mpp=1.0, scales=(1.0, 0.5), branch=UNetConfig(depth=2, width=4))
 
@@ -44,33 +42,30 @@ def history(**series):
 
 def test_a_check_reads_the_sources_as_training_will(tmp_path):
     write_folder(tmp_path)
-    texts = {f.level: f.text for f in check_training(job(tmp_path))}
+    texts = {f.level: f.text for f in check(job(tmp_path))}
     assert "error" not in texts
     assert "split is by image" in texts["warning"]
-    grouped = check_training(job(tmp_path, group=r"name(\d)"))
+    grouped = check(job(tmp_path, group=r"name(\d)"))
     assert all(f.level == "ok" for f in grouped)
     assert any("Every class has annotated pixels" in f.text for f in grouped)
-    one_group = check_training(job(tmp_path, group="name"))
+    one_group = check(job(tmp_path, group="name"))
     assert any("cannot be split" in f.text for f in one_group)
 
 
 def test_sources_that_cannot_be_used_are_an_error_not_an_exception(tmp_path):
-    found = check_training(job(tmp_path))
+    found = check(job(tmp_path))
     assert [f.level for f in found if f.level == "error"] == ["error"]
     assert any("There is no folder" in f.text for f in found)
     assert any("needs about" in f.text for f in found)
 
 
-def test_classes_without_pixels():
-    model = ModelConfig(classes=("a", "b", "c", "d"), mpp=1.0)
-    found = check_classes(model, {1: 9000, 3: 40, 4: 9000}, {2: 500, 1: 100, 3: 5}, validated=True)
-    assert [(f.level, f.text.split()[0]) for f in found] == [
-        ("warning", "No"),  # background
-        ("error", "b"),
-        ("warning", "c"),
-        ("warning", "d"),
-    ]
-    assert "40 annotated pixels" in found[2].text
+def test_classes_with_few_pixels():
+    (found,) = check_classes(("a", "b"), (9000, 40, 9000))
+    assert (found.level, found.text.split()[0]) == ("warning", "a")
+    assert "40 annotated pixels" in found.text
+    (found,) = check_classes(("a",), (9000, 1_200_000))
+    assert (found.level, found.text.split(": ")[1]) == ("ok", "background 9 k, a 1.2 M.")
+    assert check_classes(("a", "b"), (9000, 0, 9000)) == []  # the training warns of what lacks
 
 
 def test_memory_grows_with_what_costs_memory(tmp_path):

@@ -1,0 +1,89 @@
+"""What a model file says about itself, read without torch: its config, and how it was trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+
+from napari_msunet.config import SCHEMA_VERSION, ModelConfig
+from napari_msunet.errors import ModelError, as_path
+
+FORMAT = "napari-msunet model"
+
+
+@dataclass(frozen=True)
+class ModelHeader:
+    """The header of a model file.
+
+    Attributes
+    ----------
+    config : ModelConfig
+    summary : dict
+        Plain JSON values about its training.
+    """
+
+    config: ModelConfig
+    summary: dict[str, Any]
+
+
+def read_header(path: str | Path) -> ModelHeader:
+    """Read what a model file says of itself, not its weights.
+
+    Raises
+    ------
+    ModelError
+        If there is no such file, or it is cut short, not ours, or from a newer version.
+    """
+    path = as_path(path, "a model file")
+    with opened(path, "np") as file:
+        header = file.metadata() or {}
+    return ModelHeader(header_config(header, path), header_summary(header, path))
+
+
+@contextmanager
+def opened(path: Path, framework: str) -> Iterator[Any]:
+    """A safetensors file, open for reading; `ModelError` where it is none."""
+    if not path.is_file():
+        raise ModelError(f"There is no model file at {path}; give a .safetensors file that napari-msunet has written.")
+    try:
+        with safe_open(path, framework=framework) as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path} cannot be read as a safetensors file ({error}): it is damaged or something else; give a model "
+            "that napari-msunet has written."
+        ) from error
+
+
+def header_config(header: dict[str, str], path: Path) -> ModelConfig:
+    """The config in a header, checked."""
+    if header.get("format") != FORMAT or "config" not in header:
+        raise ModelError(
+            f"{path} is a safetensors file, but no napari-msunet model; give one that train or save_model has written."
+        )
+    if not header.get("schema_version", "").isdecimal() or int(header["schema_version"]) > SCHEMA_VERSION:
+        raise ModelError(
+            f"{path} was written by a newer napari-msunet ({header.get('package_version', 'unknown')}, schema "
+            f"{header.get('schema_version')}; this one knows {SCHEMA_VERSION}): update napari-msunet."
+        )
+    try:
+        return ModelConfig.model_validate_json(header["config"])
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ModelError(f"The config in the model file {path} cannot be used: {reason}.") from error
+
+
+def header_summary(header: dict[str, str], path: Path) -> dict[str, Any]:
+    """What a header says of the training."""
+    try:
+        summary = json.loads(header.get("summary", "{}"))
+    except ValueError as error:
+        raise ModelError(f"The training summary in the model file {path} is no JSON: the file is damaged.") from error
+    return summary if isinstance(summary, dict) else {}

@@ -1,0 +1,250 @@
+"""What a training takes from its job before anything computes: who trains, validates and tests, and which windows.
+
+The check before a training and the training itself call the same functions, so they agree. No Qt; torch is imported
+only where a network must be measured (branches with ``padding="valid"``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from math import ceil, lcm
+
+from pydantic import ValidationError
+
+from napari_msunet.config import ModelConfig, SettledTrainJob, TrainJob, check_class_names
+from napari_msunet.data import Split, split
+from napari_msunet.data.ranges import trained_on
+from napari_msunet.data.recipe import settle
+from napari_msunet.data.sampling import Sampler, Spot, validation_spots
+from napari_msunet.errors import MsunetError, SourceError
+from napari_msunet.geometry import round_up
+from napari_msunet.models.start import Start, open_start
+from napari_msunet.models.windows import window_multiple
+from napari_msunet.train.classes import Say, known_only
+from napari_msunet.train.frozen import Aside, load_items, set_aside
+from napari_msunet.train.record import RunFolder
+
+_VALIDATION_WINDOWS = 64
+_LEAST_STEPS = 20
+"""Of an epoch where the time decides when training ends: what is done once an epoch would cost too much else."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything about a training that its job, its images and their truth decide.
+
+    Attributes
+    ----------
+    job : SettledTrainJob
+    config, seen : ModelConfig
+        Of the model, and the same on the grid of the loss: that of its windows.
+    size, border : int
+        Side of a window, and what carries no loss at its edge, in target pixels of `seen`.
+    sides : Split
+        Of the training side only images of which something is known.
+    pixels : tuple of int
+        About how many pixels of background and of classes 1..K train.
+    aside : Aside
+        The test set.
+    sampler : Sampler
+        Draws the training windows.
+    steps : int
+        Of an epoch.
+    spots : list of Spot
+        The windows that validate.
+    start : Start, optional
+        The model whose weights training begins with.
+    """
+
+    job: SettledTrainJob
+    config: ModelConfig
+    seen: ModelConfig
+    size: int
+    border: int
+    sides: Split
+    pixels: tuple[int, ...]
+    aside: Aside
+    sampler: Sampler
+    steps: int
+    spots: list[Spot]
+    start: Start | None
+
+    def words(self) -> str:
+        """What is about to happen, as a sentence without its full stop."""
+        held, test = len(self.sides.validate), len(self.sides.test)
+        if self.spots:
+            others = f"validating on {_count(len(self.spots), 'window')} of {_count(held, 'image')}"
+        else:
+            others = f"holding out {_count(held, 'image')}" if held else "validating on none"
+        return (
+            f"Training on {_count(len(self.sides.train), 'image')} in {_count(self.steps, 'step')} of "
+            f"{_count(self.job.batch_size, 'window')} an epoch, {others}"
+            + (f", with {_count(test, 'image')} set aside for testing" if test else "")
+        )
+
+    def release(self) -> None:
+        """Close all images."""
+        for item in (*self.sides.train, *self.sides.validate, *self.sides.test):
+            item.release()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def settle_training(given: TrainJob, folder: RunFolder, say: Say) -> tuple[SettledTrainJob, tuple[str, ...]]:
+    """The job with all that it leaves open chosen and why, or as the run was begun that goes on.
+
+    Raises
+    ------
+    SourceError, MissingMppError, SlideError
+        If something given cannot be used.
+    """
+    if not given.resume and given.start is None:  # what was begun before the names were checked may go on
+        try:
+            check_class_names(given.model.classes)
+        except ValueError as error:
+            raise SourceError(f"The model's classes cannot be used: {error}.") from None
+    if given.devices * given.nodes > 1 and (given.find_batch_size or given.find_learning_rate):
+        raise MsunetError(
+            "The batch size and the learning rate are found on one device; find them there, then give them to several."
+        )
+    resumed = folder.begun_job(given)
+    if resumed:
+        return resumed, ()
+    job, reasons = settle(given)
+    for reason in reasons:
+        say("info", reason)
+    return job, reasons
+
+
+def prepare_data(job: SettledTrainJob, say: Say, goes_on: bool = False) -> Prepared:
+    """Load and split the sources, and lay out the windows.
+
+    Parameters
+    ----------
+    job : SettledTrainJob
+    say : callable
+        Takes a level ("info" or "warning") and a sentence.
+    goes_on : bool
+        A run that goes on from its checkpoint does not begin with the weights of another model.
+
+    Raises
+    ------
+    SourceError, MissingMppError, SlideError, ModelError
+        If something given cannot be used.
+    """
+    start = None if job.start is None or goes_on else open_start(job.start, job.model)
+    config = start.config if start else job.model
+    seen, size, border = loss_windows(job, config, say)
+    job.loss.branch_weights(len(config.scales))
+    if start:
+        say("info", start.words())
+    items, frozen = load_items(job, seen, say)
+    try:
+        split_seed = job.seed if job.split_seed is None else job.split_seed
+        sides = split(items, job.validation, split_seed, job.test, job.fold, config.classes)
+        for message in sides.messages:
+            say(message.level, message.text)
+        aside = set_aside(job, sides.test, frozen, say)
+        sides, pixels = known_only(sides, config.classes, say)
+        _check_class_weights(job, pixels)
+        if config.trained_on is None and config.normalisation is None:
+            known = {"trained_on": trained_on(items, say)}
+            config, seen = config.model_copy(update=known), seen.model_copy(update=known)
+        step = lcm(*(r.denominator for r in seen.input_ratios))
+        sampler = Sampler(sides.train, size, step, job.seed, job.replay, job.sampling)
+        steps = job.steps or max(
+            _LEAST_STEPS if job.time_limit else 1, sampler.steps(job.batch_size * job.devices * job.nodes)
+        )
+        # With a fold and no validation, the fold's images are held out and take no part in the training at all.
+        held_out = job.fold is not None and not job.validation
+        spots = [] if held_out else validation_spots(sides.validate, size, step, _VALIDATION_WINDOWS)
+    except BaseException:
+        for item in items:
+            item.release()
+        raise
+    return Prepared(job, config, seen, size, border, sides, pixels, aside, sampler, steps, spots, start)
+
+
+def _check_class_weights(job: SettledTrainJob, pixels: tuple[int, ...]) -> None:
+    given = job.loss.class_weights
+    if isinstance(given, tuple) and len(given) != len(pixels):
+        raise MsunetError(
+            f"{len(given)} class weights were given for {len(pixels) - 1} classes; give one for background and one for "
+            "each class, or balanced."
+        )
+
+
+# ------------------------------------------------------------------------------------------------- windows of the loss
+
+
+def loss_windows(job: SettledTrainJob, config: ModelConfig, say: Say) -> tuple[ModelConfig, int, int]:
+    """The config whose target grid is that of the loss, and side and border of a training window in its pixels.
+
+    Raises
+    ------
+    MsunetError
+        If the loss cannot be computed on the wanted grid, or the border leaves nothing of a window.
+    """
+    seen = seen_config(config, job.loss.own_grid, say)
+    return seen, *_window_size(job, config, seen, say)
+
+
+def seen_config(config: ModelConfig, own_grid: bool, say: Say) -> ModelConfig:
+    """The config whose target grid is that of the loss: of the finest branch where that is coarser and wanted.
+
+    With it, windows, truth and outputs are those of the coarser grid; the weights are the same.
+    """
+    finest = max(config.ratios)
+    if not own_grid or finest == 1:
+        return config
+    if finest > 1 or config.joint:
+        raise MsunetError(
+            "The loss cannot be computed on the finest branch's own grid with these scales and this fusion: that is "
+            "for scales of which none is above 1, and branches that are computed one by one; leave own_grid off."
+        )
+    try:
+        scales = [float(r / finest) for r in config.ratios]
+        coarser = config.at(config.resolution.times(1 / float(finest)))
+        seen = ModelConfig.model_validate(config.model_dump() | coarser | {"scales": scales})
+    except (ValidationError, MsunetError) as error:
+        raise MsunetError(
+            f"The scales {', '.join(str(r) for r in config.ratios)} are no ratios of whole numbers up to 8 of each "
+            "other, which own_grid needs; leave it off."
+        ) from error
+    say("info", f"The loss is computed {seen.resolution.at}, the grid of scale {finest}.")
+    return seen
+
+
+def _window_size(job: SettledTrainJob, config: ModelConfig, seen: ModelConfig, say: Say) -> tuple[int, int]:
+    """Side of a window and of its border, in pixels of the grid of the loss."""
+    ratio = Fraction(seen.resolution.size / config.resolution.size).limit_denominator(8)
+    # What the padding of valid convolutions reaches carries no loss, and as much is read more.
+    edge = _padding_reach(seen) if any(branch.valid for branch in seen.branches) else 0
+    size = round_up(ceil(job.size / ratio) + 2 * edge, window_multiple(seen))
+    border = max(ceil(job.border / ratio), edge)
+    if 2 * border >= size:
+        raise MsunetError(
+            f"A border of {job.border} pixels leaves nothing of windows of {round(size * ratio)} pixels; give a "
+            "smaller border or a larger size."
+        )
+    if edge:
+        say(
+            "info",
+            f"Windows have {round(size * ratio)} pixels, of which {round(edge * ratio)} at each edge carry no loss.",
+        )
+    elif size * ratio != job.size:
+        text = f"The window size {job.size} was rounded up to {round(size * ratio)}, which this model needs."
+        say("info", text)
+    return size, border
+
+
+@lru_cache(maxsize=16)
+def _padding_reach(config: ModelConfig) -> int:
+    """How far into a window the padding of valid convolutions reaches: measured, which takes torch."""
+    from napari_msunet.models import MSUNet
+
+    return MSUNet(config).border
