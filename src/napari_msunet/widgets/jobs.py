@@ -247,7 +247,7 @@ class Jobs(QObject):
         self.view_of: Callable[[Path], View | None] | None = None
         self._numbers = itertools.count(1)
         self._unfinished: dict[int, JobHandle] = {}
-        self._before: dict[int, Background] = {}
+        self._before = Background("msunet-before", self)
         self._last = 0.0
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
@@ -311,15 +311,7 @@ class Jobs(QObject):
             self._send(handle, priority)
             return handle
 
-        preparing = self._before[handle.number] = Background("msunet-before", self)
-
-        def rest() -> None:
-            del self._before[handle.number]
-            preparing.close()
-            preparing.deleteLater()
-
         def prepared(value: Any) -> None:
-            rest()
             try:
                 if ready is not None and not handle._unwanted:
                     handle.job = ready(value) or handle.job
@@ -328,11 +320,10 @@ class Jobs(QObject):
                 self._end(handle, "error", str(error), None)
 
         def failed(error: BaseException) -> None:
-            rest()
             details = None if isinstance(error, MsunetError) else "".join(traceback.format_exception(error))
             self._end(handle, "error", str(error), details)
 
-        preparing.run(before or (lambda: None), prepared, failed)
+        self._before.run(before or (lambda: None), prepared, failed)
         return handle
 
     def _handle(self, job: Any) -> JobHandle:
@@ -424,8 +415,7 @@ class Jobs(QObject):
         self._closed = True
         self._timer.stop()
         self._looking.stop()
-        for background in self._before.values():
-            background.close()
+        self._before.close()
         self._unfinished.clear()
         self.client.close()
         if self._beside is not None:

@@ -7,7 +7,7 @@ import psutil
 import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel
-from widgets.dock.making import LONG, annotated_dock, make_slide, settle
+from widgets.dock.making import LONG, annotated_dock, make_slide, settle, train
 
 from napari_msunet.widgets import resolve
 
@@ -172,3 +172,22 @@ def test_the_model_is_scored_on_test_images(ready, trained, qtbot, messages):
     settle(0.3)
     assert step.test.isEnabled()
     assert not [m for m in messages if m.severity.value == "error"]
+
+
+@pytest.mark.slow
+def test_predicting_and_exporting_beside_a_training(ready, qtbot, tmp_path):
+    (tmp_path / "before").mkdir()
+    model = train(make_slide(tmp_path / "before"), tmp_path / "before")
+    training = ready.train(epochs=1000)
+    qtbot.waitUntil(lambda: ready.steps["train"].curves.history.epochs >= 1, timeout=LONG)
+    ready.state.use_model(model)
+    ready.show_step("predict")
+    settle()
+    assert ready.steps["predict"].slide.isEnabled()
+    ready.predict("slide").wait(LONG / 1000)
+    ready.export(tmp_path / "labels.geojson").wait(LONG / 1000)
+    assert (tmp_path / "labels.geojson").is_file()
+    assert training.state == "running"
+    assert ready.state.running == {"train"}
+    training.cancel("none")
+    qtbot.waitUntil(lambda: not ready.state.running, timeout=LONG)

@@ -6,31 +6,103 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_info
-from qtpy.QtWidgets import QApplication, QFileDialog, QWidget
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QApplication,
+    QFileDialog,
+    QGridLayout,
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QTableView,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_msunet.errors import MsunetError
-from napari_msunet.labels.truth import TruthPlace
+from napari_msunet.labels.truth import TruthPlace, TruthReview
 from napari_msunet.widgets import keys
 from napari_msunet.widgets.dock import style
 from napari_msunet.widgets.dock.options import changed
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.layers import hide_maps
 from napari_msunet.widgets.places import Outline, go_to
-from napari_msunet.widgets.truth import finding, layout
+from napari_msunet.widgets.truth import finding
 from napari_msunet.widgets.truth.decisions import Decisions
 from napari_msunet.widgets.truth.finding import NOT_COMPARED, Finding
 from napari_msunet.widgets.truth.lasso import Lasso
+from napari_msunet.widgets.truth.matrix import MatrixView, share_text
 from napari_msunet.widgets.truth.model import PlaceModel
-from napari_msunet.widgets.truth.truths import layer_of_truth
+from napari_msunet.widgets.truth.truths import TruthChoice, layer_of_truth
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.pyramid_labels import PyramidLabels
     from napari_msunet.widgets.state import State
 
+for _name, _key, _text in (
+    ("truth.next", "N", "Next suspect of the truth"),
+    ("truth.previous", "Shift+N", "Previous suspect of the truth"),
+    ("truth.keep", "T", "Keep the truth here"),
+    ("truth.take", "A", "Take the model's answer here"),
+):
+    keys.register(_name, _key, _text, "Truth", "viewer")
+
+BUTTONS = {
+    "truth.previous": ("‹ Previous", "Goes back to the place before."),
+    "truth.next": ("Next ›", "Goes on, and decides nothing."),
+    "truth.keep": ("Keep the truth", "The truth is right here: this place is not offered again."),
+    "truth.take": (
+        "Take the model's answer here",
+        "Writes the model's answer into the truth inside the outline, as one step of undo (Ctrl+Z).",
+    ),
+}
+SIDE = 210
+"""Width of the column of buttons."""
+
+_KEYS = {
+    (Qt.Key.Key_N, Qt.KeyboardModifier.NoModifier): "truth.next",
+    (Qt.Key.Key_N, Qt.KeyboardModifier.ShiftModifier): "truth.previous",
+    (Qt.Key.Key_T, Qt.KeyboardModifier.NoModifier): "truth.keep",
+    (Qt.Key.Key_A, Qt.KeyboardModifier.NoModifier): "truth.take",
+}
 _OUTLINE = (1.0, 0.45, 0.3)
 _LEAST = 96
 """Pixels of the truth that are shown around a small place at least."""
+
+
+class PlaceTable(QTableView):
+    """A table in which the panel's keys do what they do over the slide, instead of searching for a letter.
+
+    Attributes
+    ----------
+    pressed : Signal(str)
+        Name of a key's line in the table of keys.
+    """
+
+    pressed = Signal(str)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.setWordWrap(False)
+        self.verticalHeader().hide()
+        self.verticalHeader().setDefaultSectionSize(22)
+        self.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
+        self.horizontalHeader().setHighlightSections(False)
+        self.setAccessibleName("Suspects of the truth, the likeliest error first")
+        self.setMinimumHeight(56)
+
+    def keyPressEvent(self, event: Any) -> None:
+        name = _KEYS.get((Qt.Key(event.key()), event.modifiers()))
+        if name is None:
+            super().keyPressEvent(event)
+        else:
+            self.pressed.emit(name)
 
 
 class TruthPanel(QWidget):
@@ -64,10 +136,78 @@ class TruthPanel(QWidget):
         self.decisions = Decisions(self.finding, self.model, self)
         self.actions = {"truth.previous": self.previous, "truth.next": self.next}
         self.actions |= {"truth.keep": self.keep, "truth.take": self.take}
-        layout.build(self)
+        self._build()
         self._connect()
         self._restyle()
         self.follow()
+
+    def _build(self) -> None:
+        """Make the widgets and lay them out."""
+        self.choice = TruthChoice()
+        self.find = _button(
+            "Find suspects", "Compares every annotated pixel with the model's answer, in the background."
+        )
+        self.find.setObjectName("primary")
+        self.heading = QLabel()
+        self.heading.setWordWrap(True)
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(False)
+        self.bar.setMaximumHeight(4)
+        self.lack = QLabel()
+        self.lack.setObjectName("problem")
+        self.lack.setWordWrap(True)
+        self.set_up = _button("Predict with probabilities ›", "Ticks that probabilities are kept, and opens Predict.")
+        self.all = _button("All suspects", "Shows the suspects again, instead of one cell's places.")
+        self.again = _button("Offer kept again", "Offers the places again where you kept the truth.")
+        self.draw = _button(
+            "Take it in a lasso", "Draw around an area: there the truth takes the model's answer, as one step of undo."
+        )
+        self.save = _button("Save CSV…", "Writes the suspects, and beside them the confusion matrix.")
+        self.copy = _button("Copy as Python", "Copies the lines of Python that do this without the dock.")
+        self.buttons = {name: _button(text, keys.hint(tip, name)) for name, (text, tip) in BUTTONS.items()}
+        self.table = PlaceTable()
+        self.table.setModel(self.model)
+        header = self.table.horizontalHeader()
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        header.setSectionsClickable(True)
+        header.setSortIndicatorShown(True)
+        header.setSortIndicator(0, Qt.SortOrder.AscendingOrder)
+        for column in (1, 2):
+            header.setSectionResizeMode(column, QHeaderView.ResizeMode.Stretch)
+        self.matrix = MatrixView(self.viewer.theme)
+        self._arrange()
+
+    def _arrange(self) -> None:
+        top = QHBoxLayout()
+        top.addWidget(QLabel("Truth:"))
+        top.addWidget(self.choice)
+        top.addWidget(self.find)
+        top.addWidget(self.heading, 1)
+        for button in (self.all, self.again, self.save, self.copy):
+            top.addWidget(button)
+        missing = QHBoxLayout()
+        missing.addWidget(self.lack, 1)
+        missing.addWidget(self.set_up)
+        side = self.side = QWidget()
+        side.setFixedWidth(SIDE)
+        decide = QGridLayout(side)
+        decide.setContentsMargins(0, 0, 0, 0)
+        decide.setSpacing(3)
+        for number, button in enumerate((*self.buttons.values(), self.draw)):
+            row, column = (0, number) if number < 2 else (number - 1, 0)
+            decide.addWidget(button, row, column, 1, 1 if number < 2 else 2)
+        decide.setRowStretch(4, 1)
+        middle = QHBoxLayout()
+        middle.addWidget(self.table, 3)
+        middle.addWidget(side)
+        middle.addWidget(self.matrix, 2)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(8, 4, 8, 4)
+        column.setSpacing(3)
+        column.addLayout(top)
+        column.addWidget(self.bar)
+        column.addLayout(missing)
+        column.addLayout(middle, 1)
 
     def _connect(self) -> None:
         self.choice.activated.connect(lambda *_: self._look())
@@ -174,7 +314,7 @@ class TruthPanel(QWidget):
         self.bar.setVisible(found.busy)
         self.find.setText("Stop" if found.busy else "Find suspects")
         self.find.setEnabled(found.wanted is not None and (found.possible or not found.lack))
-        self.heading.setText(layout.heading(found.review, self.cell))
+        self.heading.setText(heading(found.review, self.cell))
         self.again.setVisible(found.review is not None and found.review.kept > 0)
         self._enable()
 
@@ -346,3 +486,33 @@ class TruthPanel(QWidget):
         self.outline.close()
         self.decisions.close()
         self.finding.close()
+
+
+def _button(text: str, tip: str) -> QPushButton:
+    button = QPushButton(text)
+    button.setToolTip(tip)
+    return button
+
+
+def heading(review: TruthReview | None, cell: tuple[int, int] | None) -> str:
+    """What the table shows, in words."""
+    if review is None:
+        return "Where does the model contradict the truth? Nothing changes unless you say so."
+    names = review.confusion.names
+    if cell is not None:
+        count = len(review.confusion.places.get(cell, ()))
+        said = "agrees" if cell[0] == cell[1] else f"says {names[cell[1]]}"
+        places = "no place is larger than an edge" if not count else f"the {count} largest places"
+        return f"Truth {names[cell[0]]}, the model {said}: {places}."
+    if not review.pixels:
+        missing = "The model was not run where there is truth: predict these places."
+        return missing if review.unpredicted else "Nothing is annotated or accepted there yet, so nothing was compared."
+    agreed = share_text(float(review.confusion.pixels.trace()) / review.pixels)
+    parts = [f"{len(review.suspects):,} suspects; the model agrees with {agreed} of the truth."]
+    if review.kept:
+        parts.append(f"{review.kept} kept.")
+    if review.unpredicted:
+        parts.append(f"{review.unpredicted:,} px of truth were not predicted.")
+    if review.ignored:
+        parts.append(f"The model does not know {', '.join(review.ignored)}.")
+    return " ".join(parts)

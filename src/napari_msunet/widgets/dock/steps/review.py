@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_info
-from qtpy.QtWidgets import QFileDialog
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QProgressBar, QPushButton
 
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Region, Window
@@ -15,13 +16,14 @@ from napari_msunet.labels import review, review_state
 from napari_msunet.labels.review import Candidate, Survey
 from napari_msunet.widgets import keys
 from napari_msunet.widgets.dock.background import Background
+from napari_msunet.widgets.dock.place_list import PlaceList
 from napari_msunet.widgets.dock.python_lines import lines, literal
-from napari_msunet.widgets.dock.reviewing import layout
 from napari_msunet.widgets.dock.reviewing.panels import Panels
-from napari_msunet.widgets.dock.reviewing.ranking import RANKINGS
+from napari_msunet.widgets.dock.reviewing.ranking import RANKINGS, RankingBox
 from napari_msunet.widgets.dock.reviewing.surveyor import Surveyor
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import tell_error, told
+from napari_msunet.widgets.editors import WholeField
 from napari_msunet.widgets.layers import hide_maps
 from napari_msunet.widgets.objects.hover import Hover
 from napari_msunet.widgets.objects.words import object_text
@@ -54,8 +56,70 @@ class ReviewStep(Step):
         self._hover = Hover(self.viewer, self)
         self._hover.found.connect(self._hovered)
         self._surveyor = Surveyor(self._background, self._reviewed_now, self)
-        layout.build(self)
+        self._build()
         self._connect()
+
+    def _build(self) -> None:
+        """Make the widgets and lay them out."""
+        self._build_search()
+        self._build_progress()
+        self._build_tools()
+        choice = QHBoxLayout()
+        choice.addWidget(self.by, 1)
+        choice.addWidget(self.size)
+        last = QHBoxLayout()
+        last.addWidget(self.objects)
+        last.addWidget(self.csv)
+        self.body.addWidget(self.needed)
+        self.body.addLayout(choice)
+        self.body.addWidget(self.find)
+        self.body.addWidget(self.bar)
+        self.body.addWidget(self.queue)
+        self.body.addWidget(self.done_bar)
+        self.body.addWidget(self.progress)
+        self.body.addWidget(self.again)
+        self.body.addWidget(self.object)
+        self.body.addLayout(last)
+        self.body.addWidget(self.check_truth)
+
+    def _build_search(self) -> None:
+        """Which places, and the queue of them."""
+        self.needed = self.note()
+        self.by = RankingBox()
+        self.size = WholeField(32, 4096, "px", step=32)
+        self.size.setValue(review.SIZE)
+        self.size.setToolTip("Side of a place, in pixels of the labels.")
+        self.find = _button("Find places to review", "Ranks all that is predicted and was not reviewed yet.")
+        self.find.setObjectName("primary")
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(False)
+        self.bar.setMaximumHeight(4)
+        self.bar.hide()
+        self.queue = PlaceList()
+
+    def _build_progress(self) -> None:
+        """How much is reviewed."""
+        self.done_bar = QProgressBar()
+        self.done_bar.setRange(0, 1000)
+        self.done_bar.setTextVisible(False)
+        self.done_bar.setMaximumHeight(8)
+        self.progress = self.note()
+        self.again = _button("Offer skipped places again")
+
+    def _build_tools(self) -> None:
+        """The object under the mouse, and the panels below the canvas."""
+        self.object = self.note()
+        self.object.setMinimumHeight(34)
+        self.object.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self.objects = _button(
+            "Table of objects…",
+            "All objects with their areas, linked with the view; sort, filter, delete, change class.",
+        )
+        self.check_truth = _button(
+            "Check the truth…",
+            "Where the model contradicts your annotation: likely annotation errors, and which classes are confused.",
+        )
+        self.csv = _button("Save places…", "Writes the queue as CSV.")
 
     def _connect(self) -> None:
         self.find.clicked.connect(told(lambda *_: self.find_places()))
@@ -295,7 +359,7 @@ class ReviewStep(Step):
         self.found = found
         self.state.reviewed = found.reviewed > 0
         self.done_bar.setValue(round(1000 * found.share))
-        self.progress.setText(layout.reviewed_text(found))
+        self.progress.setText(reviewed_text(found))
         self._enable()
 
     # -------------------------------------------------------------------------------------------------------- objects
@@ -362,3 +426,21 @@ def _accepted_now(store: Any) -> set[Window]:
     """The places that are accepted and were not undone."""
     level = min(2, len(store.info.shapes) - 1)
     return set(review_state.still_accepted(store, review_state.load_state(store), level))
+
+
+def _button(text: str, tip: str = "") -> QPushButton:
+    button = QPushButton(text)
+    button.setToolTip(tip)
+    return button
+
+
+def reviewed_text(found: Survey) -> str:
+    """How much is reviewed, in words."""
+    skipped = f" {found.skipped} skipped." if found.skipped else ""
+    left = f" {found.unpredicted:,} more windows of tissue are not predicted yet." if found.unpredicted else ""
+    share = _percent(found.share)
+    return f"Reviewed {found.reviewed:,} of {found.total:,} windows, {share} of what is predicted.{skipped}{left}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.1 or share == 0 else f"{100 * share:.1f} %"
