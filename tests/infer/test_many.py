@@ -335,7 +335,7 @@ def test_the_plan_is_printed_and_nothing_is_written(
         (["--threshold", "gland"], "--threshold 'gland' cannot be read; give NAME=VALUE"),
         (["--threshold", "gland=two"], "thresholds.gland"),
         (["--threshold", "gland=2"], "less than 1"),
-        (["--outputs", "labels,heat"], "--outputs cannot give 'heat'"),
+        (["--outputs", "labels,heat"], "--outputs 'labels,heat' cannot be read; give labels, probabilities"),
         (["--where", "nowhere"], "none of: tissue"),
         (["--cluster", "pbs:3"], "is no cluster; give local:2"),
         (["--cluster-option", "queue=gpu"], "need a --cluster"),

@@ -113,7 +113,7 @@ class Given:
             for one in fields_of(part):
                 if one.info.is_required() and one.name not in found[name]:
                     given = [f.flag or "" for f in fields_of(part) if f.name in found[name]]
-                    raise MsunetError(f"{' and '.join(given)} need {one.flag}.")
+                    raise MsunetError(f"{' and '.join(given)} need a {one.flag}, such as {one.option.example}.")
 
 
 def _attribute(one: Field) -> str:

@@ -20,7 +20,7 @@ _GROUP = "Cluster"
 class Cluster(Frozen):
     """The workers of Dask that compute a prediction (extra `cluster`); the result is the same without them."""
 
-    at: Annotated[str, Option(group=_GROUP, flag="--cluster", form=False)]
+    at: Annotated[str, Option(group=_GROUP, flag="--cluster", form=False, example="slurm:20")]
     """Workers of Dask that compute it: local:2 (so many processes on this machine); tcp://host:8786 or tls:// (the
     scheduler of a cluster that runs already); slurm:20 (so many SLURM jobs, submitted for this prediction)."""
     threads: Annotated[
