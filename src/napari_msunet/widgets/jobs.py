@@ -82,8 +82,8 @@ class JobHandle(QObject):
     result = Signal(object)
     finished = Signal(str, object)
 
-    def __init__(self, number: int, job: Any) -> None:
-        super().__init__()
+    def __init__(self, number: int, job: Any, parent: QObject) -> None:
+        super().__init__(parent)
         self.number = number
         self.job = job
         self.outcome: str | None = None
@@ -327,7 +327,7 @@ class Jobs(QObject):
         return handle
 
     def _handle(self, job: Any) -> JobHandle:
-        handle = JobHandle(next(self._numbers), job)
+        handle = JobHandle(next(self._numbers), job, self)
         self._unfinished[handle.number] = handle
         return handle
 

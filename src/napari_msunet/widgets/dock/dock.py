@@ -87,7 +87,8 @@ class MultiScaleUNet(QWidget):
         self.state = State()
         self.layers = Layers(viewer, self.state)
         self.counting = Counting(self.state, self)
-        self.jobs = Jobs()
+        # With parents: else Python may delete them, and their timers, in whichever thread collects its garbage.
+        self.jobs = Jobs(self)
         self._viewport = Viewport(self.jobs, self.layers)
         PROBE.start()
         self.setObjectName("Multi-scale U-Net")
