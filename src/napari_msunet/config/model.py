@@ -68,6 +68,8 @@ class Normalisation(Frozen):
 class ModelConfig(Versioned):
     """A multi-scale U-Net."""
 
+    # The order of the fields is part of a model's fingerprint: a new one goes to the end.
+
     classes: tuple[str, ...]
     """Names of classes 1..K; background (0) is not named."""
     mpp: Annotated[
@@ -93,11 +95,11 @@ class ModelConfig(Versioned):
     """Channels of the images."""
     channel_names: tuple[str, ...] | None = None
     """Of the images it was trained on: a slide's channels are matched by these names. None: by their order."""
-    branch: Annotated[BranchConfig | tuple[BranchConfig, ...], Option("Networks", flag=None)] = UNetConfig()
-    """One network for all scales, or one for each."""
     shared: Annotated[bool, Option("One network for all scales (shared weights)", _GROUP)] = False
     """One network for all scales instead of one each: fewer weights to learn. Try it with little annotation and objects
     that look alike at all scales."""
+    branch: Annotated[BranchConfig | tuple[BranchConfig, ...], Option("Networks", flag=None)] = UNetConfig()
+    """One network for all scales, or one for each."""
     field: Annotated[
         Literal["same", "concentric"],
         Option("Coarse scales see", _GROUP, words={"same": "the same area", "concentric": "more surroundings"}),

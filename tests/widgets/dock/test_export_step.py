@@ -73,7 +73,7 @@ def test_every_format_by_mouse(ready, step, qtbot, chosen, tmp_path, messages):
 def test_choosing_nothing_does_nothing(step, qtbot, chosen):
     click(qtbot, step.write)
     assert step.last is None
-    assert not step.dock.state.running
+    assert not step.state.running
 
 
 def test_a_place_that_cannot_be_written_is_told(ready, step, qtbot, chosen, tmp_path, messages):

@@ -63,7 +63,7 @@ def at(row, column):
     return Window(row * SIZE, column * SIZE, SIZE, SIZE)
 
 
-def test_places_by_key_and_the_camera_goes_there(step, qtbot, viewer):
+def test_places_by_key_and_the_camera_goes_there(dock, step, qtbot, viewer):
     find(step, qtbot)
     assert [p.window for p in step.queue.places[:3]] == [at(3, 2), at(6, 5), at(0, 7)]
     layer = step._layer
@@ -78,25 +78,25 @@ def test_places_by_key_and_the_camera_goes_there(step, qtbot, viewer):
         on_screen = SIZE * layer.scale[0] * viewer.scene.camera.zoom / min(viewer.canvas.size[-2:])
         assert on_screen == pytest.approx(0.55, abs=0.01)
         assert step._outline.shown
-    step.dock.show_step("correct")
+    dock.show_step("correct")
     settle()
     assert not step._outline.shown
     press(step, qtbot, Qt.Key.Key_Period)
     assert step.queue.index == 1
 
 
-def test_the_advice_is_to_go_on_until_nothing_is_left(step, qtbot):
+def test_the_advice_is_to_go_on_until_nothing_is_left(dock, step, qtbot):
     def advice():
         settle(0.05)
-        return step.dock.advice.text()
+        return dock.advice.text()
 
     assert "review" not in advice()
     step.show_candidates([Candidate(at(n, n), 1.0, "a reason", "suspects") for n in range(2)], "suspects")
     assert "2 places are left" in advice()
-    step.dock.show_step("export")
+    dock.show_step("export")
     assert "2 places are left" in advice()
-    assert step.dock.go.text() == "Review ›"
-    click(qtbot, step.dock.go)
+    assert dock.go.text() == "Review ›"
+    click(qtbot, dock.go)
     press(step, qtbot, Qt.Key.Key_Slash)
     assert "1 place is left" in advice()
     press(step, qtbot, Qt.Key.Key_Y)
@@ -212,7 +212,7 @@ def test_a_real_prediction(ready, qtbot):
     ready.state.set_predict_options(changed(options, outputs=("labels", "disagreement", "entropy")))
     ready.predict("slide")
     idle(qtbot, ready)
-    ready.show_step("review")
+    dock.show_step("review")
     settle()
     step = ready.steps["review"]
     step.size.setValue(64)
