@@ -212,7 +212,7 @@ def test_a_real_prediction(ready, qtbot):
     ready.state.set_predict_options(changed(options, outputs=("labels", "disagreement", "entropy")))
     ready.predict("slide")
     idle(qtbot, ready)
-    dock.show_step("review")
+    ready.show_step("review")
     settle()
     step = ready.steps["review"]
     step.size.setValue(64)
