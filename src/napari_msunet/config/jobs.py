@@ -40,7 +40,7 @@ class TrainJob(Versioned):
     time_limit: Annotated[Positive | None, Option(group=_TIME, advanced=False, unit="s")] = None
     """Seconds that training takes. With a limit everything that is annotated trains until the time is up, and the
     learning rate is lowest then. Without one a part validates, and training ends when that gets no better."""
-    epochs: Annotated[int | None, Option("At most", _TIME, False, "epochs", none="automatic")] = Field(None, ge=1)
+    epochs: Annotated[int | None, Option("Most epochs", _TIME, False, none="automatic")] = Field(None, ge=1)
     """Most epochs (looks at all the training data); without it, until the time is up, or 100."""
     steps: Annotated[int | None, Option("Epoch", _TIME, unit="batches", none="automatic")] = Field(None, ge=1)
     """Batches in an epoch; without it, about one look at each training image or annotated window."""
