@@ -6,7 +6,7 @@ pixels is `p - 0.5` in the data coordinates of the slide's layer. Only this modu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,6 @@ from napari_msunet.errors import SlideError
 from napari_msunet.geometry import Region
 
 if TYPE_CHECKING:
-    from typing import TypedDict
-
     from napari.utils.transforms import Affine
 
     class Place(TypedDict, total=False):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,6 @@ from napari_msunet.slide.numbers import is_plain, to_unit, unit_scale
 
 if TYPE_CHECKING:
     from types import EllipsisType
-    from typing import TypeAlias
 
     Index: TypeAlias = int | slice | EllipsisType
     """What stands for one axis between square brackets."""
