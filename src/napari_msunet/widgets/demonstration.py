@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import napari
 from qtpy.QtWidgets import QApplication
@@ -20,6 +20,9 @@ from napari_msunet.labels import LabelStore
 from napari_msunet.widgets.dock.dock import MultiScaleUNet
 from napari_msunet.widgets.dock.options import changed
 from napari_msunet.widgets.jobs import JobHandle
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.pyramid_labels import PyramidLabels
 
 TITLE = "Multi-scale U-Net"
 
@@ -41,7 +44,7 @@ class WindowStage(Stage):
         self.viewer.window.add_dock_widget(self.dock, name=TITLE, area="right")
         self.dock.open_project(self.out / "project.msunet")
         self.dock.open_slide(SLIDE)
-        self._watched: list[Any] = []
+        self._watched: list[object] = []
 
     def run(self, job: Job) -> Generator[Event, None, Result]:
         """Run a job through the dock, while its window stays alive."""
@@ -118,7 +121,7 @@ class WindowStage(Stage):
         else:
             self.viewer.close()
 
-    def _layer(self, labels: LabelStore) -> Any:
+    def _layer(self, labels: LabelStore) -> PyramidLabels:
         assert self.dock.state.active is not None
         layer = self.dock.layers.need_labels(self.dock.state.active)
         self.viewer.layers.selection.active = layer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from napari.utils.notifications import show_warning
 from pydantic import TypeAdapter, ValidationError
@@ -30,6 +30,9 @@ from napari_msunet.config import Output
 from napari_msunet.geometry import as_scale
 from napari_msunet.typed_numbers import read_number, read_numbers
 
+if TYPE_CHECKING:
+    from qtpy.QtGui import QWheelEvent
+
 _MOST_DECIMALS = 10
 """Digits behind the point that a typed number keeps."""
 _NUMBERS = re.compile(r"[\d\s.,;+\-e'’]*")
@@ -38,10 +41,19 @@ _NO_THOUSANDS = 1000
 """Where numbers end here, a mark in them is always a decimal one."""
 
 
+class Editor(Protocol):
+    """What all editors have, besides being a QWidget; values are of the kind that the editor is for."""
+
+    valueChanged: Signal
+
+    def value(self) -> Any: ...
+    def setValue(self, value: Any) -> None: ...
+
+
 class _Calm:
     """Lets the wheel scroll the dock instead of changing a value that nobody clicked."""
 
-    def wheelEvent(self, event: Any) -> None:
+    def wheelEvent(self, event: QWheelEvent) -> None:
         if self.hasFocus():
             super().wheelEvent(event)
         else:
@@ -191,10 +203,10 @@ class ChoiceField(_Calm, QComboBox):
         self.setMinimumContentsLength(10)
         self.currentIndexChanged.connect(lambda: self.valueChanged.emit(self.value()))
 
-    def value(self) -> Any:
+    def value(self) -> object:
         return self.values[self.currentIndex()]
 
-    def setValue(self, value: Any) -> None:
+    def setValue(self, value: object) -> None:
         if value not in self.values:  # such as a margin in pixels: shown as it is
             self.values.append(value)
             self.addItem(str(value))
@@ -207,15 +219,15 @@ class CheckField(QCheckBox):
     OWN_LABEL = True  # a form gives it none
     valueChanged = Signal(object)
 
-    def __init__(self, text: str = "", on: Any = True, off: Any = False) -> None:
+    def __init__(self, text: str = "", on: object = True, off: object = False) -> None:
         super().__init__(text)
         self._on, self._off = on, off
         self.toggled.connect(lambda: self.valueChanged.emit(self.value()))
 
-    def value(self) -> Any:
+    def value(self) -> object:
         return self._on if self.isChecked() else self._off
 
-    def setValue(self, value: Any) -> None:
+    def setValue(self, value: object) -> None:
         self.setChecked(value == self._on)
 
 
@@ -352,18 +364,18 @@ class AnyField(QLineEdit):
 
     def __init__(self, field: FieldInfo, none: str = "none") -> None:
         super().__init__()
-        annotation: Any = field.annotation
+        annotation: object = field.annotation
         limited = Annotated[(annotation, *field.metadata)] if field.metadata else annotation
-        self._type: TypeAdapter[Any] = TypeAdapter(limited)
-        self._value: Any = None
+        self._type: TypeAdapter[object] = TypeAdapter(limited)
+        self._value: object = None
         self._as_set = ""
         self.setPlaceholderText(none)
         self.editingFinished.connect(self._read)
 
-    def value(self) -> Any:
+    def value(self) -> object:
         return self._value
 
-    def setValue(self, value: Any) -> None:
+    def setValue(self, value: object) -> None:
         changed, self._value = value != self._value, value
         values = value if isinstance(value, tuple) else () if value is None else (value,)
         self.setText(", ".join(map(_shown, values)))
@@ -385,11 +397,11 @@ class AnyField(QLineEdit):
         show_warning(f'"{shown}" cannot be used here; {self.text() or "nothing"} stays. Part numbers by semicolons.')
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
-def _readings(text: str) -> list[Any]:
+def _readings(text: str) -> list[object]:
     """What a text may mean: nothing, one number, several, or words."""
     text = text.strip()
     if not text:
@@ -430,11 +442,11 @@ class MarginField(QWidget):
         self.kind.setToolTip(tip)
         self.pixels.setToolTip("Pixels of the model around each tile, rounded up to what its networks need.")
 
-    def value(self) -> Any:
+    def value(self) -> int | str:
         kind = self.kind.value()
         return self.pixels.value() if kind == "pixels" else kind
 
-    def setValue(self, value: Any) -> None:
+    def setValue(self, value: int | str) -> None:
         before = self.value()
         for part, new in ((self.kind, "pixels" if isinstance(value, int) else value), (self.pixels, value)):
             if part is self.pixels and not isinstance(value, int):
@@ -446,7 +458,7 @@ class MarginField(QWidget):
         if value != before:
             self.valueChanged.emit(value)
 
-    def _changed(self, *_: Any) -> None:
+    def _changed(self, *_: object) -> None:
         self.pixels.setVisible(self.kind.value() == "pixels")
         self.valueChanged.emit(self.value())
 
@@ -460,7 +472,7 @@ class NamedField(ChoiceField):
         self.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
         self.lineEdit().editingFinished.connect(self._typed)
 
-    def value(self) -> Any:
+    def value(self) -> str:
         number = self.findText(self.currentText())
         return self.values[number] if number >= 0 else self.values[self.currentIndex()]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -109,7 +108,7 @@ def receptive_reach(branch: BranchConfig) -> int:
     return branch.grain * (reach + branch.pyramid)
 
 
-def thumbnail(slide: Slide, field: FieldOfView) -> npt.NDArray[Any]:
+def thumbnail(slide: Slide, field: FieldOfView) -> npt.NDArray[np.generic]:
     """What a branch sees, `(h, w, c)` in the slide's dtype; of very large windows every n-th pixel."""
     step = -(-max(field.window.shape) // THUMBNAIL_PIXELS)
     if step == 1:
@@ -121,7 +120,7 @@ def thumbnail(slide: Slide, field: FieldOfView) -> npt.NDArray[Any]:
 
 
 def as_colours(
-    pixels: npt.NDArray[Any],
+    pixels: npt.NDArray[np.generic],
     colour: bool,
     value_range: tuple[float, float] = (0, 255),
     limits: list[tuple[float, float]] | None = None,
@@ -144,7 +143,7 @@ def as_colours(
     return np.concatenate([shown, np.zeros_like(shown[..., :1])], axis=-1)
 
 
-def channel_limits(pixels: npt.NDArray[Any]) -> list[tuple[float, float]]:
+def channel_limits(pixels: npt.NDArray[np.generic]) -> list[tuple[float, float]]:
     """Darkest and brightest of each of the first three channels, without the extreme thousandth."""
     return [
         tuple(float(v) for v in np.percentile(pixels[..., c], (0.1, 99.9))) for c in range(min(3, pixels.shape[-1]))

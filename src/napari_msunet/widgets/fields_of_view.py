@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,15 @@ from napari_msunet.widgets.fields_panel import COLOURS, FieldsPanel
 from napari_msunet.widgets.layer_slides import slide_of
 from napari_msunet.widgets.placement import to_level0, to_world
 from napari_msunet.widgets.thumbnails import ThumbnailReader
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    from napari._vispy.mouse_event import NapariMouseEvent
+    from napari.components import ViewerModel
+    from napari.utils.events import Event
+    from napari.viewer import Viewer
+    from qtpy.QtWidgets import QDockWidget
 
 DASHES = 12
 """Dashes on a side of a square."""
@@ -52,7 +61,7 @@ class FieldsOfView(QObject):
 
     visibleChanged = Signal(bool)
 
-    def __init__(self, viewer: Any, layer: Layer, config: ModelConfig, size: int = 256) -> None:
+    def __init__(self, viewer: Viewer, layer: Layer, config: ModelConfig, size: int = 256) -> None:
         super().__init__()
         self.viewer, self.layer, self.config, self.size = viewer, layer, config, size
         self.panel = FieldsPanel()
@@ -61,7 +70,7 @@ class FieldsOfView(QObject):
         self.visible = False
         self._slide: Slide | None = None
         self._lines: list[Line] = []
-        self._dock: Any = None
+        self._dock: QDockWidget | None = None
         self._reader: ThumbnailReader | None = None
 
     # ------------------------------------------------------------------------------------------------------ on and off
@@ -166,7 +175,7 @@ class FieldsOfView(QObject):
     def _rename(self) -> None:
         self.panel.set_scales([(name, self.config.resolution.times(1 / float(r))) for name, r in self._names()])
 
-    def _names(self) -> list[tuple[str, Any]]:
+    def _names(self) -> list[tuple[str, Fraction]]:
         return [(f"scale {ratio}", ratio) for ratio in self.config.ratios]
 
     # ---------------------------------------------------------------------------------------------------- at the cursor
@@ -204,11 +213,11 @@ class FieldsOfView(QObject):
         dark.set_data(pos=world, color=(0, 0, 0, 0.6), connect="segments")
         bright.set_data(pos=world, color=np.concatenate(colours), connect="segments")
 
-    def _on_move(self, viewer: Any, event: Any) -> None:
+    def _on_move(self, viewer: ViewerModel, event: NapariMouseEvent) -> None:
         if viewer.dims.ndisplay == 2:
             self.move_to(to_level0(viewer, self.layer, event.position))
 
-    def _on_removed(self, event: Any) -> None:
+    def _on_removed(self, event: Event) -> None:
         if event.value is self.layer:
             self.hide()
 

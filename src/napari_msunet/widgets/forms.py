@@ -18,6 +18,7 @@ from napari_msunet.widgets.editors import (
     AnyField,
     CheckField,
     ChoiceField,
+    Editor,
     MarginField,
     MinutesField,
     NamedField,
@@ -122,7 +123,7 @@ class Form(QWidget):
         super().__init__()
         self._value = value
         self._setting = False
-        self.editors: dict[str, Any] = {}
+        self.editors: dict[str, Editor] = {}
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(6)
@@ -187,11 +188,11 @@ class Form(QWidget):
         self.editors[name] = editor
         editor.valueChanged.connect(self._edited)
 
-    def value(self) -> Any:
+    def value(self) -> BaseModel:
         """The object as it stands in the fields; the last one that could be used, where they do not fit together."""
         return self._value
 
-    def setValue(self, value: Any) -> None:
+    def setValue(self, value: BaseModel) -> None:
         """Show an object; `valueChanged` if it is another."""
         if value == self._value and not self.problem.isVisibleTo(self):
             self._show(value)
@@ -201,7 +202,7 @@ class Form(QWidget):
         self.problem.hide()
         self.valueChanged.emit(value)
 
-    def _show(self, value: Any) -> None:
+    def _show(self, value: BaseModel) -> None:
         self._setting = True
         try:
             for name, editor in self.editors.items():
@@ -209,7 +210,7 @@ class Form(QWidget):
         finally:
             self._setting = False
 
-    def _edited(self, *_: Any) -> None:
+    def _edited(self, *_: object) -> None:
         if self._setting:
             return
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from napari.layers import Labels, Layer
 
@@ -11,8 +11,11 @@ from napari_msunet.labels import Run
 from napari_msunet.widgets.layer_slides import KEY
 from napari_msunet.widgets.placement import over, placed
 
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
 
-def add_instances(viewer: Any, run: Run, slide_layer: Layer | None = None) -> Labels:
+
+def add_instances(viewer: ViewerModel, run: Run, slide_layer: Layer | None = None) -> Labels:
     """Show a run's instances over the slide, in place of those that another run showed.
 
     Parameters

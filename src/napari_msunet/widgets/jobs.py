@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qtpy.QtCore import QObject, Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QApplication
@@ -33,6 +33,9 @@ from napari_msunet.stopping import Keep, View
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.worker.client import WorkerClient, WorkerRequest
 from napari_msunet.worker.paths import PathMap
+
+if TYPE_CHECKING:
+    Found = TypeVar("Found")
 
 BATCH_SECONDS = 0.05
 """Between two batches of signals: at most 20 a second."""
@@ -164,7 +167,7 @@ class _Entry:
 
     __slots__ = ("kind", "number", "superseded", "value")
 
-    def __init__(self, number: int, kind: str, value: Any = None) -> None:
+    def __init__(self, number: int, kind: str, value: object = None) -> None:
         self.number = number
         self.kind = kind
         self.value = value
@@ -290,8 +293,8 @@ class Jobs(QObject):
         self,
         job: Job,
         priority: bool = False,
-        before: Callable[[], Any] | None = None,
-        ready: Callable[[Any], Job | None] | None = None,
+        before: Callable[[], Found] | None = None,
+        ready: Callable[[Found], Job | None] | None = None,
     ) -> JobHandle:
         """Give a job to the worker; returns at once.
 
@@ -326,7 +329,7 @@ class Jobs(QObject):
         self._before.run(before or (lambda: None), prepared, failed)
         return handle
 
-    def _handle(self, job: Any) -> JobHandle:
+    def _handle(self, job: Job | dict[str, object]) -> JobHandle:
         handle = JobHandle(next(self._numbers), job, self)
         self._unfinished[handle.number] = handle
         return handle
@@ -401,7 +404,7 @@ class Jobs(QObject):
             self._outdated = False
             self.client.renew()
 
-    def inspect(self, asked: dict[str, Any]) -> JobHandle:
+    def inspect(self, asked: dict[str, object]) -> JobHandle:
         """Ask the worker what a file is, or what its machine has; see `WorkerClient.inspect`."""
         handle = self._handle(asked)
         on = _Listening(self, handle)
@@ -475,7 +478,7 @@ class _Listening:
     def end(self, outcome: str, text: str | None, details: str | None) -> None:
         self._put("ended", (outcome, text, details))
 
-    def _put(self, kind: str, value: Any = None) -> None:
+    def _put(self, kind: str, value: object = None) -> None:
         jobs = self._jobs()
         if jobs is None or jobs.closed:
             return

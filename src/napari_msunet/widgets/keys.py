@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from napari_msunet.errors import MsunetError
 from napari_msunet.widgets.dock.telling import told
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Layer
 
 Where = Literal["labels", "viewer"]
 
@@ -96,7 +100,7 @@ def hint(text: str, name: str) -> str:
     return f"{text} Key: {_table[name].shown}."
 
 
-def bind(target: Any, name: str, action: Callable[[], Any]) -> None:
+def bind(target: Layer | ViewerModel, name: str, action: Callable[[], object]) -> None:
     """Let a registered key do `action()`; what it raises is told as a notification.
 
     Parameters
@@ -110,14 +114,14 @@ def bind(target: Any, name: str, action: Callable[[], Any]) -> None:
     """
     run = told(action)
 
-    def press(_: Any) -> None:
+    def press(_: object) -> None:
         run()
 
     for key in _table[name].keys:
         target.bind_key(key, press, overwrite=True)
 
 
-def release(target: Any, name: str) -> None:
+def release(target: Layer | ViewerModel, name: str) -> None:
     """Bind a registered key no longer; napari's own meaning, if it has one, is back."""
     for key in _table[name].keys:
         target.bind_key(key, None)

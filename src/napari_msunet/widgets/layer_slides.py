@@ -6,7 +6,7 @@ import weakref
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from napari.layers import Image, Layer
@@ -20,6 +20,10 @@ from napari_msunet.slide.units import PIXELS, believed
 from napari_msunet.widgets.placement import layer_mpp
 from napari_msunet.widgets.slide_levels import OpenSlide, SlideLevel
 
+if TYPE_CHECKING:
+    import dask.array as da
+    import numpy.typing as npt
+
 KEY = "napari_msunet"
 """Our key in a layer's metadata."""
 
@@ -31,7 +35,7 @@ _DECODERS = 3
 _COARSE, _BLOCKS = 0.05, 16
 _SUMMED = 97
 
-_slides: weakref.WeakKeyDictionary[Layer, tuple[Any, Slide | None]] = weakref.WeakKeyDictionary()
+_slides: weakref.WeakKeyDictionary[Layer, tuple[tuple[object, ...], Slide | None]] = weakref.WeakKeyDictionary()
 """Slides made for layers that are not ours, each with what it was made for."""
 _files: weakref.WeakKeyDictionary[Layer, Path] = weakref.WeakKeyDictionary()
 """Files written for layers that had none."""
@@ -87,7 +91,7 @@ def remember_file(layer: Layer, path: Path) -> None:
     _files[layer] = path
 
 
-def layer_arrays(layer: Image) -> list[Any]:
+def layer_arrays(layer: Image) -> list[npt.NDArray[np.generic] | da.Array]:
     """A layer's levels as images `(h, w)` or `(h, w, 3)`, numpy or lazy; of a stack the plane that is shown."""
     return [_as_image(level, layer) for level in (layer.data if layer.multiscale else [layer.data])]
 
@@ -129,7 +133,7 @@ def _slide_of_foreign(layer: Image) -> Slide | None:
         return None
 
 
-def layer_pixel_size(layer: Layer) -> tuple[Any, str]:
+def layer_pixel_size(layer: Layer) -> tuple[tuple[float, float] | None, str]:
     """µm per pixel of a layer that is not ours, and what its scale says that is not believed, as a sentence.
 
     What a person gave in the dock is taken as it is.
@@ -163,7 +167,7 @@ def shows_the_same(layer: Image, slide: Slide) -> bool:
     return len(levels) == 1 or _coarse_alike(levels[-1], slide)
 
 
-def _alike(shown: Any, read: Any) -> bool:
+def _alike(shown: npt.NDArray[np.generic], read: npt.NDArray[np.generic]) -> bool:
     if shown.shape != read.shape:
         return False
     if np.array_equal(shown, read):
@@ -174,7 +178,7 @@ def _alike(shown: Any, read: Any) -> bool:
     return bool(apart.max() <= _DECODERS and apart.mean() <= 0.5)
 
 
-def _coarse_alike(level: Any, slide: Slide) -> bool:
+def _coarse_alike(level: npt.NDArray[np.generic] | da.Array, slide: Slide) -> bool:
     """Whether the coarsest level looks like the slide; how it was made smaller, nobody knows."""
     height, width = level.shape[:2]
     if height * width > _SMALL:
@@ -211,7 +215,7 @@ def _channels(layer: Image) -> Sequence[str]:
     return ("red", "green", "blue") if layer.rgb else ("gray",)
 
 
-def _as_image(level: Any, layer: Image) -> Any:
+def _as_image(level: npt.ArrayLike, layer: Image) -> npt.NDArray[np.generic] | da.Array:
     if not isinstance(level, np.ndarray) and not is_lazy(level):
         import dask.array as da  # takes a second: not before it is needed
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari.layers import Image, Labels, Layer
 
@@ -12,7 +12,9 @@ from napari_msunet.widgets.layer_slides import KEY
 
 if TYPE_CHECKING:
     import napari.viewer
+    from napari.components import ViewerModel
 
+    from napari_msunet.widgets.pyramid_labels import PyramidLabels
     from napari_msunet.widgets.state import SlideRecord, State
 
 
@@ -34,7 +36,7 @@ class Layers:
         self.viewer, self.state = viewer, state
         self.closed = False
 
-    def need_slide(self, record: SlideRecord) -> Any:
+    def need_slide(self, record: SlideRecord) -> Image:
         """The layer that shows a slide, whatever it is called now.
 
         Raises
@@ -47,7 +49,7 @@ class Layers:
             raise MsunetError(f"{record.path.name} is not in the viewer any more; open it again in the Slide step.")
         return layer
 
-    def need_labels(self, record: SlideRecord) -> Any:
+    def need_labels(self, record: SlideRecord) -> PyramidLabels:
         """The layer of a slide's predicted labels; opened if need be."""
         from napari_msunet.widgets.slide_layers import add_labels
 
@@ -61,11 +63,11 @@ class Layers:
         """The layer that shows a slide: of several channels the first."""
         return next((layer for layer in self.all_of(record) if isinstance(layer, Image)), None)
 
-    def annotation(self, record: SlideRecord | None) -> Any:
+    def annotation(self, record: SlideRecord | None) -> PyramidLabels | None:
         """The paintable layer of a slide's annotation, if it is in the viewer."""
         return None if record is None else self.of_store(record.annotation)
 
-    def of_store(self, path: Path | None) -> Any:
+    def of_store(self, path: Path | None) -> PyramidLabels | None:
         """The layer of a label store, if it is in the viewer."""
         if path is None:
             return None
@@ -114,14 +116,14 @@ def store_path(layer: Layer) -> Path | None:
     return None if store is None else store.path
 
 
-def hide_maps(viewer: Any) -> None:
+def hide_maps(viewer: ViewerModel) -> None:
     """Hide the maps of previews, which would cover everything else."""
     for layer in viewer.layers:
         if "map" in layer.metadata.get(KEY, {}):
             layer.visible = False
 
 
-def add_to_look_at(viewer: Any, layer: Labels, below: Any = None) -> None:
+def add_to_look_at(viewer: ViewerModel, layer: Labels, below: Layer | None = None) -> None:
     """Add labels that nobody paints on, perhaps below another layer; what is selected stays so."""
     layer.editable = False
     selected = set(viewer.layers.selection)
@@ -139,7 +141,7 @@ class PassingLayer:
     viewer : napari.Viewer
     """
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: ViewerModel) -> None:
         self.viewer = viewer
         self.layer: Labels | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,12 @@ from napari_msunet.errors import OutputError
 from napari_msunet.geometry import Window
 from napari_msunet.widgets.layer_slides import KEY
 from napari_msunet.widgets.placement import over, placed
+
+if TYPE_CHECKING:
+    import dask.array as da
+    from napari.components import ViewerModel
+
+    from napari_msunet.widgets.placement import Pair, Place
 
 FUSED, WEIGHTS = "fused", "weights"
 IN_MEMORY = 4_000_000
@@ -41,7 +47,7 @@ class Preview:
     """
 
     folder: Path
-    maps: dict[str, Any]
+    maps: dict[str, zarr.Array]
     classes: tuple[str, ...]
     outputs: tuple[str, ...]
     pixel: tuple[float, float]
@@ -72,7 +78,7 @@ def open_preview(folder: str | Path) -> Preview:
     return Preview(where, maps, classes, outputs, pixel, corner, mpp)
 
 
-def add_preview(viewer: Any, folder: str | Path, slide_layer: Layer | None = None) -> list[Image]:
+def add_preview(viewer: ViewerModel, folder: str | Path, slide_layer: Layer | None = None) -> list[Image]:
     """Show all maps of a preview over the slide: of each scale, of the fusion, and the fusion's weights.
 
     Parameters
@@ -98,7 +104,9 @@ def add_preview(viewer: Any, folder: str | Path, slide_layer: Layer | None = Non
     return layers
 
 
-def add_map(viewer: Any, source: Preview | str | Path, what: str, slide_layer: Layer | None = None) -> list[Image]:
+def add_map(
+    viewer: ViewerModel, source: Preview | str | Path, what: str, slide_layer: Layer | None = None
+) -> list[Image]:
     """Show one map of a preview over the slide; what a run keeps is shown by `run_maps`.
 
     Parameters
@@ -142,11 +150,11 @@ def _parts(what: str, classes: Sequence[str], outputs: Sequence[str]) -> list[tu
     return list(enumerate(classes, 1))
 
 
-def _place(slide_layer: Layer | None, slide_mpp: Any, pixel: Any, corner: Any) -> dict[str, Any]:
+def _place(slide_layer: Layer | None, slide_mpp: Pair | None, pixel: Pair, corner: Pair) -> Place:
     return placed(slide_mpp, pixel, corner) if slide_layer is None else over(slide_layer, pixel, corner)
 
 
-def _levels(array: Any, plane: int) -> list[Any]:
+def _levels(array: zarr.Array, plane: int) -> list[npt.NDArray[np.float32] | da.Array]:
     """One plane of a map: in memory where it is small, else lazy with coarser levels."""
     _, height, width = array.shape
     if height * width <= IN_MEMORY:
@@ -161,7 +169,12 @@ def _levels(array: Any, plane: int) -> list[Any]:
 
 
 def _add(
-    viewer: Any, levels: list[npt.NDArray[Any]], what: str, part: str, place: dict[str, Any], about: dict[str, str]
+    viewer: ViewerModel,
+    levels: list[npt.NDArray[np.float32] | da.Array],
+    what: str,
+    part: str,
+    place: Place,
+    about: dict[str, str],
 ) -> Image:
     weight = what == WEIGHTS
     layer = Image(

@@ -6,7 +6,7 @@ pixels is `p - 0.5` in the data coordinates of the slide's layer. Only this modu
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,21 @@ from napari.layers import Layer
 from napari_msunet.errors import SlideError
 from napari_msunet.geometry import Region
 
+if TYPE_CHECKING:
+    from napari.utils.transforms import Affine
+
+    class Place(TypedDict, total=False):
+        """Where a layer lies in the world, as keyword arguments of the layer."""
+
+        scale: npt.ArrayLike
+        translate: npt.ArrayLike
+        rotate: npt.ArrayLike
+        shear: npt.ArrayLike
+        affine: npt.ArrayLike | Affine
+        units: tuple[str | pint.Unit, ...]
+        axis_labels: tuple[str, ...]
+
+
 Pair = tuple[float, float]
 
 AXES = ("y", "x")
@@ -24,7 +39,7 @@ MICROMETER = ("micrometer", "micrometer")
 PIXEL = ("pixel", "pixel")
 
 
-def placed(mpp: Pair | None, pixel: Pair = (1.0, 1.0), corner: Pair = (0.0, 0.0)) -> dict[str, Any]:
+def placed(mpp: Pair | None, pixel: Pair = (1.0, 1.0), corner: Pair = (0.0, 0.0)) -> Place:
     """Scale, translate, units and axis labels of a layer that lies exactly over a slide of this µm per pixel.
 
     Parameters
@@ -45,12 +60,12 @@ def placed(mpp: Pair | None, pixel: Pair = (1.0, 1.0), corner: Pair = (0.0, 0.0)
     }
 
 
-def over(layer: Layer, pixel: Pair = (1.0, 1.0), corner: Pair = (0.0, 0.0)) -> dict[str, Any]:
+def over(layer: Layer, pixel: Pair = (1.0, 1.0), corner: Pair = (0.0, 0.0)) -> Place:
     """As `placed`, over a slide's layer wherever it was moved, turned or scaled to."""
     linear, origin = _matrix(layer)
     origin = origin + linear @ (np.asarray(corner) + np.asarray(pixel) / 2 - 0.5)
     linear = linear * np.asarray(pixel)
-    place: dict[str, Any] = {"units": tuple(layer.units[-2:]), "axis_labels": AXES}
+    place: Place = {"units": tuple(layer.units[-2:]), "axis_labels": AXES}
     straight = linear[0, 1] == linear[1, 0] == 0 and (np.diag(linear) > 0).all()
     if straight:
         return {"scale": tuple(np.diag(linear).tolist()), "translate": tuple(origin.tolist()), **place}

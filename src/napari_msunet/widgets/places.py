@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,12 @@ from vispy.scene.visuals import Line
 
 from napari_msunet.geometry import Window
 from napari_msunet.widgets.placement import to_world
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+    from napari.viewer import Viewer
+    from shapely import Polygon
 
 ORDER = 900_000
 """Drawn after all layers."""
@@ -32,7 +38,7 @@ def corners(window: Window) -> npt.NDArray[np.float64]:
     return np.array([(y0, x0), (y0, x1), (y1, x1), (y1, x0), (y0, x0)], float)
 
 
-def go_to(viewer: Any, layer: Any, window: Window, share: float = SHARE, zoom: bool = True) -> None:
+def go_to(viewer: ViewerModel, layer: Layer, window: Window, share: float = SHARE, zoom: bool = True) -> None:
     """Move the camera to a window (level-0 pixels of the layer's data).
 
     Parameters
@@ -69,12 +75,12 @@ class Outline:
         Red, green, blue, 0..1.
     """
 
-    def __init__(self, viewer: Any, colour: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> None:
+    def __init__(self, viewer: Viewer, colour: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> None:
         self.viewer, self.colour = viewer, colour
         self.shown = False
         self._lines: list[Line] = []
 
-    def show(self, layer: Any, pieces: list[npt.NDArray[np.float64]]) -> None:
+    def show(self, layer: Layer, pieces: list[npt.NDArray[np.float64]]) -> None:
         """Draw closed outlines, each `(n, 2)` of `y, x` in level-0 pixels of the layer."""
         if not self._lines:
             scene = self.viewer.window._qt_viewer.canvas.view.scene
@@ -92,11 +98,11 @@ class Outline:
             line.visible = True
         self.shown = True
 
-    def show_window(self, layer: Any, window: Window) -> None:
+    def show_window(self, layer: Layer, window: Window) -> None:
         """Draw around a window."""
         self.show(layer, [corners(window)])
 
-    def show_polygon(self, layer: Any, polygon: Any) -> None:
+    def show_polygon(self, layer: Layer, polygon: Polygon) -> None:
         """Draw along a shapely polygon, ``x, y``; one with very many corners without its holes."""
         if shapely.get_num_coordinates(polygon) > MOST_CORNERS:
             polygon = shapely.polygons(shapely.get_exterior_ring(polygon))

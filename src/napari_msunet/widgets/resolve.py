@@ -302,7 +302,7 @@ def train_job(state: State, out: Path | None = None, resume: bool = False) -> Tr
 
 
 def predict_job(
-    state: State, record: SlideRecord | None = None, region: Region | None = None, draft: bool = False, **chosen: Any
+    state: State, record: SlideRecord | None = None, region: Region | None = None, draft: bool = False, **chosen: object
 ) -> PredictJob:
     """The prediction of a slide, or a region of it; `MsunetError` saying what is missing.
 
@@ -365,7 +365,7 @@ def _box(region: Region | None) -> tuple[float, float, float, float] | None:
     return None if region is None else (region.y, region.x, region.height, region.width)
 
 
-def _made(kind: type[Made], what: str, **values: Any) -> Made:
+def _made(kind: type[Made], what: str, **values: object) -> Made:
     try:
         return kind(**values)
     except ValidationError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from napari_msunet.labels import Run
 from napari_msunet.labels.lazy import WindowArray
 from napari_msunet.widgets.layer_slides import KEY
 from napari_msunet.widgets.placement import over, placed
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
 
 MAPS = ("disagreement", "entropy", "probabilities")
 """Outputs of a run that are images."""
@@ -134,10 +137,10 @@ class MapLevel(WindowArray):
         self.chunks = (CHUNK, CHUNK)
         self.size = int(np.prod(self.shape, dtype=np.int64))
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[np.generic]:
         return np.asarray(self[...], dtype)
 
-    def __deepcopy__(self, memo: Any) -> MapLevel:
+    def __deepcopy__(self, memo: object) -> MapLevel:
         return self  # a duplicated layer shows the same run
 
 
@@ -166,7 +169,7 @@ def run_maps(run: Run) -> list[RunMap]:
     return found
 
 
-def add_run_maps(viewer: Any, run: Run, slide_layer: Layer | None = None) -> list[Image]:
+def add_run_maps(viewer: ViewerModel, run: Run, slide_layer: Layer | None = None) -> list[Image]:
     """Show the images of a run over the slide, in place of those that another run of the same labels showed.
 
     Parameters
@@ -194,13 +197,13 @@ def add_run_maps(viewer: Any, run: Run, slide_layer: Layer | None = None) -> lis
     return [add_map_layer(viewer, source, slide_layer, visible=number == 0) for number, source in enumerate(maps)]
 
 
-def remove_maps(viewer: Any, run: Run) -> None:
+def remove_maps(viewer: ViewerModel, run: Run) -> None:
     """Take away the images of all runs of the same labels."""
     for layer in [one for one in viewer.layers if one.metadata.get(KEY, {}).get("maps_of") == _labels(run)]:
         viewer.layers.remove(layer)
 
 
-def add_map_layer(viewer: Any, source: RunMap, slide_layer: Layer | None, visible: bool) -> Image:
+def add_map_layer(viewer: ViewerModel, source: RunMap, slide_layer: Layer | None, visible: bool) -> Image:
     """Show one image of a run; a probability is never visible at first."""
     run = source.run
     pixel, mpp = run.info.pixel, run.info.mpp

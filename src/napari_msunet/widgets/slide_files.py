@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from napari.layers import Image, Layer
 from napari.qt.threading import WorkerBase, WorkerBaseSignals
@@ -16,6 +16,13 @@ from qtpy.QtCore import QTimer, Signal
 from napari_msunet.errors import MsunetError, SlideError
 from napari_msunet.slide import build_pyramid, slide_from_array
 from napari_msunet.widgets.layer_slides import _channels, layer_arrays, layer_pixel_size, remember_file, slide_path
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import dask.array as da
+    import numpy as np
+    import numpy.typing as npt
 
 
 class _Signals(WorkerBaseSignals):  # type: ignore[misc]
@@ -33,7 +40,13 @@ class SlideFileWorker(WorkerBase):  # type: ignore[misc]
     leaves nothing behind. All signals arrive on the GUI thread.
     """
 
-    def __init__(self, levels: list[Any], channels: Any, mpp: tuple[float, float] | None, out: Path) -> None:
+    def __init__(
+        self,
+        levels: list[npt.NDArray[np.generic] | da.Array],
+        channels: Sequence[str],
+        mpp: tuple[float, float] | None,
+        out: Path,
+    ) -> None:
         super().__init__(SignalsClass=_Signals)
         self._levels, self._channels, self._mpp, self.path = levels, channels, mpp, out
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from napari.components import ViewerModel
@@ -19,6 +19,9 @@ from napari_msunet.widgets.overviews import fill
 from napari_msunet.widgets.placement import MICROMETER, PIXEL, placed, visible_region
 from napari_msunet.widgets.slide_files import as_slide_file
 from napari_msunet.widgets.slide_levels import LAZY_FACTOR, OVERVIEW_SIDE, OpenSlide, Overview, SlideLevel
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.pyramid_labels import PyramidLabels
 
 __all__ = [
     "add_labels",
@@ -178,7 +181,7 @@ def set_numbers(viewer: ViewerModel, layer: Image, kind: Kind | None, value_rang
     source = open_slide_of(layer)
     if source is None or source.slide.path is None:
         return
-    own: Any = "px" if source.slide.in_pixels else source.slide.mpp
+    own: tuple[float, float] | Literal["px"] | None = "px" if source.slide.in_pixels else source.slide.mpp
     source.replace(open_slide(source.slide.path, own, kind, value_range))
     for one in viewer.layers:
         if open_slide_of(one) is not source:
@@ -215,7 +218,7 @@ def _levels(source: OpenSlide, channel: int | None = None) -> list[SlideLevel]:
     return levels
 
 
-def add_labels(viewer: ViewerModel, path: str | Path, slide_layer: Layer | None = None) -> Any:
+def add_labels(viewer: ViewerModel, path: str | Path, slide_layer: Layer | None = None) -> PyramidLabels:
     """Show a label store over its slide, editable; see `pyramid_labels.add_labels`."""
     from napari_msunet.widgets.pyramid_labels import add_labels as add
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,13 @@ from napari_msunet.geometry import Grid, Window
 from napari_msunet.slide import Slide, open_slide
 from napari_msunet.slide.numbers import is_plain, to_unit, unit_scale
 
-Pixels = npt.NDArray[Any]
+if TYPE_CHECKING:
+    from types import EllipsisType
+
+    Index: TypeAlias = int | slice | EllipsisType
+    """What stands for one axis between square brackets."""
+
+Pixels = npt.NDArray[np.generic]
 
 OVERVIEW_SIDE = 2048
 """napari holds the coarsest level of a layer whole in memory: its longer side is at most this."""
@@ -129,7 +135,7 @@ class SlideLevel:
         self.ndim = len(self.shape)
         self.size = int(np.prod(self.shape, dtype=np.int64))
 
-    def __getitem__(self, index: Any) -> Pixels:
+    def __getitem__(self, index: Index | tuple[Index, ...]) -> Pixels:
         index = index if isinstance(index, tuple) else (index,)
         if Ellipsis in index:
             at = index.index(Ellipsis)
@@ -150,10 +156,10 @@ class SlideLevel:
         part_: Pixels = pixels[(*local, *index[2:])]
         return part_
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Pixels:
+    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> Pixels:
         return np.asarray(self[...], dtype)
 
-    def __deepcopy__(self, memo: Any) -> SlideLevel:
+    def __deepcopy__(self, memo: object) -> SlideLevel:
         return self  # a duplicated layer shows the same file
 
     def _read(self, window: Window) -> Pixels:

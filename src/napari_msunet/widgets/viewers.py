@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from napari.layers import Layer
 
+if TYPE_CHECKING:
+    from napari.components import Camera, ViewerModel
+    from napari.viewer import Viewer
+    from qtpy.QtWidgets import QMainWindow
 
-def viewers_showing(layer: Layer) -> Iterator[Any]:
+
+def viewers_showing(layer: Layer) -> Iterator[Viewer]:
     """The open viewers that have this layer."""
     module = sys.modules.get("napari.viewer")
     for viewer in list(module.Viewer._instances) if module is not None else ():
@@ -19,17 +24,17 @@ def viewers_showing(layer: Layer) -> Iterator[Any]:
             yield viewer
 
 
-def main_window(viewer: Any) -> Any:
+def main_window(viewer: Viewer) -> QMainWindow:
     """The Qt window of a viewer."""
     return viewer.window._qt_window
 
 
-def linear_map(layer: Any) -> npt.NDArray[np.float64]:
+def linear_map(layer: Layer) -> npt.NDArray[np.float64]:
     """How a layer turns and stretches a step in its pixels into a step in the world, without its `affine`."""
     return np.asarray(layer._transforms["data2physical"].linear_matrix, float)
 
 
-def camera(viewer: Any) -> Any:
+def camera(viewer: ViewerModel) -> Camera:
     """The camera of a viewer: napari moved it to the scene in 0.9."""
     scene = getattr(viewer, "scene", None)
     return viewer.camera if scene is None else scene.camera

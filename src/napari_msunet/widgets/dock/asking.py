@@ -18,11 +18,10 @@ from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.telling import tell_error
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.jobs import Jobs
+    from napari_msunet.config import Job
+    from napari_msunet.widgets.jobs import JobHandle, Jobs
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import State
-
-    pass
 
 
 class Asking(QPushButton):
@@ -57,7 +56,7 @@ class Asking(QPushButton):
         self._texts = text, waiting, title
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._count = 0
-        self._handle: Any = None
+        self._handle: JobHandle | None = None
 
     def contents(self, result: Result) -> Sequence[QWidget]:
         """What to show of a result, one below the other."""
@@ -70,7 +69,7 @@ class Asking(QPushButton):
         self._count += 1
         return Path(self._folder.name) / str(self._count)
 
-    def submit(self, job: Any, flush: Callable[[], None]) -> None:
+    def submit(self, job: Job, flush: Callable[[], None]) -> None:
         """Send the job once `flush` has run in a thread."""
         if self.busy or self.layers.closed:
             return
@@ -110,7 +109,7 @@ class Asking(QPushButton):
         self.dialog = dialog
         self.shown.emit()
 
-    def _forget(self, *_: Any) -> None:
+    def _forget(self, *_: object) -> None:
         self.dialog = None
 
     def closing(self) -> None:

@@ -6,13 +6,16 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from qtpy.QtCore import QObject, Qt, Signal
 
 from napari_msunet.widgets.dock.telling import tell_error
 
-Done = Callable[[Any], None]
+if TYPE_CHECKING:
+    Found = TypeVar("Found")
+    Done: TypeAlias = Callable[[Found], object]
+    Failed: TypeAlias = Callable[[BaseException], object]
 
 
 class Background(QObject):
@@ -41,7 +44,7 @@ class Background(QObject):
         """Whether something is still to be done."""
         return self._open > 0
 
-    def run(self, work: Callable[[], Any], done: Done | None = None, failed: Done | None = None) -> None:
+    def run(self, work: Callable[[], Found], done: Done[Found] | None = None, failed: Failed | None = None) -> None:
         """Run `work`, then `done` with what it returned, or `failed` with its exception (None: tell the user)."""
         if self._closed:
             return
@@ -50,12 +53,12 @@ class Background(QObject):
         self._open += 1
         self._pool.submit(work).add_done_callback(partial(self._send, done, failed))
 
-    def _send(self, done: Done | None, failed: Done | None, future: Future[Any]) -> None:
+    def _send(self, done: Done[Found] | None, failed: Failed | None, future: Future[Found]) -> None:
         """In the thread: hand the result over."""
         if not self._closed:
             self._finished.emit((done, failed), future)
 
-    def _deliver(self, following: tuple[Done | None, Done | None], future: Future[Any]) -> None:
+    def _deliver(self, following: tuple[Done[Found] | None, Failed | None], future: Future[Found]) -> None:
         """On the GUI thread."""
         self._open -= 1
         if self._closed or future.cancelled():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 from qtpy.QtCore import Signal
@@ -14,6 +14,9 @@ from napari_msunet.config.option import fields_of
 from napari_msunet.geometry import as_scale
 from napari_msunet.widgets.editors import CheckField, ChoiceField, NumberField, WholeField
 from napari_msunet.widgets.forms import Fold, editor_for
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.editors import Editor
 
 _SIZES = {one.name: one for one in fields_of(UNetConfig) if one.name in ("depth", "width", "dropout")}
 """What each scale has of its own in the rows."""
@@ -107,7 +110,7 @@ class BranchesField(QWidget):
         self._fill(changed)
         self.valueChanged.emit(self.value())
 
-    def _detail(self, name: str, value: Any) -> None:
+    def _detail(self, name: str, value: object) -> None:
         """An option of all networks."""
         before = self.value()
         branches = before if isinstance(before, tuple) else (before,)
@@ -148,7 +151,7 @@ class _Details(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self._kind: type[BranchConfig] | None = None
-        self.editors: dict[str, Any] = {}
+        self.editors: dict[str, Editor] = {}
         self.column = QVBoxLayout(self)
         self.column.setContentsMargins(0, 0, 0, 0)
         self._box: QWidget | None = None
@@ -174,7 +177,7 @@ class _Details(QWidget):
         for one in fields_of(kind):
             if one.name in _SIZES:
                 continue
-            editor: Any = editor_for(one)
+            editor: Editor = editor_for(one)
             editor.setToolTip(one.help)
             editor.setAccessibleName(one.label)
             editor.valueChanged.connect(lambda *_, n=one.name, e=editor: self.edited.emit(n, e.value()))
@@ -194,7 +197,7 @@ def _converted(branch: BranchConfig, kind: type[BranchConfig]) -> BranchConfig:
 def _changed(branch: BranchConfig, row: tuple[WholeField, WholeField, NumberField]) -> BranchConfig:
     """The network with the numbers in its row; those that it cannot have stay as they were."""
     depth, width, dropout = row
-    given: dict[str, Any] = {"depth": depth.value(), "width": width.value()}
+    given: dict[str, object] = {"depth": depth.value(), "width": width.value()}
     if "dropout" in type(branch).model_fields:
         given["dropout"] = round(dropout.value(), 4)
     try:

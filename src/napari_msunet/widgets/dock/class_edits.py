@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from napari_msunet.errors import MsunetError
 from napari_msunet.labels import LabelStore, open_labels
@@ -11,6 +11,9 @@ from napari_msunet.labels.metadata import check_new_classes
 from napari_msunet.widgets.dock.counts import erase
 from napari_msunet.widgets.layers import Layers
 from napari_msunet.widgets.state import BACKGROUND, SlideRecord, State
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.pyramid_labels import PyramidLabels
 
 
 class ClassEdits:
@@ -96,7 +99,7 @@ class ClassEdits:
         self._refresh_layers()
         self.state.emit("classes")
 
-    def _open(self) -> list[Any]:
+    def _open(self) -> list[PyramidLabels]:
         found = (self.layers.annotation(record) for record in self.state.slides)
         return [layer for layer in found if layer is not None]
 

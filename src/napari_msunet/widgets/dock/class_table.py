@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtGui import QColor, QIcon, QPixmap
@@ -113,7 +112,7 @@ class ClassTable(QTableWidget):
         else:
             self.picked.emit(row)
 
-    def _edited(self, item: Any) -> None:
+    def _edited(self, item: QTableWidgetItem) -> None:
         number, text = item.row(), item.text().strip()
         if item.column() == self.NAME and text != self._rows[number].name:
             name, self._rows = self._rows[number].name, []  # shown anew, also if the new name is refused

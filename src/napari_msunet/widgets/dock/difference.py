@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
@@ -21,6 +21,12 @@ from napari_msunet.widgets.objects.words import area_text
 from napari_msunet.widgets.placement import over
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+    from napari.utils.events import Event
+
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import SlideRecord, State
 
@@ -40,10 +46,10 @@ def lost_colour(colour: tuple[int, int, int]) -> Colour:
     return (*colorsys.hsv_to_rgb((hue + 0.5) % 1, saturation, 1.0), 1.0)
 
 
-def change_colours(store: LabelStore, classes: tuple[str, ...]) -> dict[Any, Colour]:
+def change_colours(store: LabelStore, classes: tuple[str, ...]) -> dict[int | None, Colour]:
     """The colour of each value of a difference: a class that came in its own colour, one that went in the opposite."""
     known = dict(zip(store.classes, store.colours, strict=True))
-    colours: dict[Any, Colour] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0)}
+    colours: dict[int | None, Colour] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0)}
     for number, name in enumerate(classes, 1):
         red, green, blue = known.get(name, (255, 255, 255))
         colours[number] = (red / 255, green / 255, blue / 255, 1.0)
@@ -51,7 +57,7 @@ def change_colours(store: LabelStore, classes: tuple[str, ...]) -> dict[Any, Col
     return colours
 
 
-def add_difference(viewer: Any, found: Differences, store: LabelStore, slide_layer: Any) -> Labels:
+def add_difference(viewer: ViewerModel, found: Differences, store: LabelStore, slide_layer: Layer) -> Labels:
     """Show where two runs differ, over the slide; each window is computed when it is looked at.
 
     Parameters
@@ -98,7 +104,7 @@ class DifferenceRow(QWidget):
         self.state, self.layers = state, layers
         self.layer: Labels | None = None
         self.found: Differences | None = None
-        self._of: Any = None
+        self._of: tuple[Path, Path | None] | None = None
         self._record: SlideRecord | None = None
         self._background = Background("msunet-difference", self)
         self.tick = QCheckBox("Show what changed since the last prediction")
@@ -181,7 +187,7 @@ class DifferenceRow(QWidget):
         if layer is not None and layer in self.layers.viewer.layers:
             self.layers.viewer.layers.remove(layer)
 
-    def _removed(self, event: Any) -> None:
+    def _removed(self, event: Event) -> None:
         """The user deleted the layer: the tick says so."""
         if event.value is self.layer and self.layer is not None:
             self.layer = None
@@ -194,7 +200,7 @@ class DifferenceRow(QWidget):
         self._background.close()
 
 
-def change_words(changes: Changes, colours: dict[Any, Colour]) -> str:
+def change_words(changes: Changes, colours: dict[int | None, Colour]) -> str:
     """The areas as rich text: for each class what came and what went, with their colours."""
     count = len(changes.classes)
     about = "" if changes.exact else "about "

@@ -38,9 +38,11 @@ from napari_msunet.widgets.viewers import main_window
 
 if TYPE_CHECKING:
     import napari.viewer
+    from napari.layers import Image
 
     from napari_msunet.config import ModelConfig
     from napari_msunet.geometry import Region
+    from napari_msunet.widgets.pyramid_labels import PyramidLabels
 
 
 WARMING = ("model", "train", "predict", "correct")
@@ -175,7 +177,7 @@ class MultiScaleUNet(QWidget):
         dialog.saved.connect(lambda _: self.jobs.renew())
         dialog.open()
 
-    def _restyle(self, event: Any = None) -> None:
+    def _restyle(self, event: object = None) -> None:
         self.setStyleSheet(style.stylesheet(self.viewer.theme))
 
     def _toggled(self, name: StepName, opened: bool) -> None:
@@ -234,7 +236,7 @@ class MultiScaleUNet(QWidget):
             raise MsunetError(f"The dock has no step {name!r}; it has {', '.join(self.steps)}.")
         return self.steps[name]
 
-    def open_slide(self, path: str | Path, mpp: float | tuple[float, float] | None = None) -> Any:
+    def open_slide(self, path: str | Path, mpp: float | tuple[float, float] | None = None) -> Image:
         """Open a slide, or take one in that is open; gives its layer."""
         return self.step("slide").open_slide(path, mpp)
 
@@ -242,7 +244,7 @@ class MultiScaleUNet(QWidget):
         """Open a project with its slides and annotations, or make one there."""
         self.step("slide").open_project(folder)
 
-    def start_annotating(self, classes: tuple[str, ...] | None = None) -> Any:
+    def start_annotating(self, classes: tuple[str, ...] | None = None) -> PyramidLabels:
         """Make an annotation of the active slide, or open the one it has; gives its layer, ready to paint."""
         return self.step("annotate").start_annotating(classes)
 
@@ -254,7 +256,7 @@ class MultiScaleUNet(QWidget):
         """Choose a model file that predicts."""
         self.step("model").load_model(path)
 
-    def train(self, **options: Any) -> JobHandle:
+    def train(self, **options: object) -> JobHandle:
         """Train on all sources; returns at once, with a handle that can be waited for."""
         handle: JobHandle = self.step("train").train(**options)
         return handle
@@ -273,7 +275,7 @@ class MultiScaleUNet(QWidget):
         handle: JobHandle = self.step("predict").predict(where)
         return handle
 
-    def export(self, path: str | Path, **options: Any) -> JobHandle:
+    def export(self, path: str | Path, **options: object) -> JobHandle:
         """Write the labels of the active slide to a file; returns at once, with a handle."""
         handle: JobHandle = self.step("export").export(path, **options)
         return handle

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from qtpy.QtCore import QObject, Signal
 
 from napari_msunet.geometry import Region
 from napari_msunet.widgets.placement import over
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from napari._vispy.mouse_event import NapariMouseEvent
+    from napari.components import ViewerModel
+    from napari.layers import Layer, Shapes
 
 NAME = "region to predict"
 
@@ -24,17 +31,17 @@ class RegionDrawing(QObject):
 
     drawn = Signal(object)
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: ViewerModel) -> None:
         super().__init__()
         self.viewer = viewer
-        self.layer: Any = None
+        self.layer: Shapes | None = None
 
     @property
     def active(self) -> bool:
         """Whether a rectangle is waited for."""
         return self.layer is not None and self.layer in self.viewer.layers
 
-    def start(self, slide_layer: Any) -> None:
+    def start(self, slide_layer: Layer) -> None:
         """Wait for a rectangle on this slide."""
         self.stop()
         size = float(np.mean(slide_layer.scale[-2:]))
@@ -50,7 +57,7 @@ class RegionDrawing(QObject):
         self.viewer.layers.selection.active = self.layer
         self.layer.mouse_drag_callbacks.append(self._watch)
 
-    def _watch(self, layer: Any, event: Any) -> Any:
+    def _watch(self, layer: object, event: NapariMouseEvent) -> Iterator[None]:
         """Runs beside napari's own drawing: when the mouse is let go, there is a rectangle."""
         yield
         while event.type == "mouse_move":

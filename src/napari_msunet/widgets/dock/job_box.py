@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QMenu, QProgressBar, QPushButton, QVBoxLayout, QWidget
@@ -17,8 +17,11 @@ from napari_msunet.widgets.dock.telling import tell_error, told
 from napari_msunet.wording import WITHOUT_DAMAGED, duration, in_labels
 
 if TYPE_CHECKING:
+    from napari_msunet.config import Job
     from napari_msunet.widgets.jobs import JobHandle, Jobs
     from napari_msunet.widgets.state import State, StepName
+
+    Found = TypeVar("Found")
 
 
 class Choice(NamedTuple):
@@ -57,7 +60,7 @@ class JobBox(QWidget):
         self.state, self.jobs, self.step = state, jobs, step
         self.handle: JobHandle | None = None
         self.kept: Keep = "best"
-        self._last: Any = None
+        self._last: Job | None = None
         self._again: Callable[[], None] = lambda: None
         self.bar = QProgressBar()
         self.bar.setTextVisible(True)
@@ -105,10 +108,10 @@ class JobBox(QWidget):
 
     def start(
         self,
-        job: Any,
+        job: Job,
         text: str,
-        before: Callable[[], Any] | None = None,
-        ready: Callable[[Any], Any] | None = None,
+        before: Callable[[], Found] | None = None,
+        ready: Callable[[Found], Job | None] | None = None,
     ) -> JobHandle:
         """Send a job to the worker, and follow it.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from napari.layers import Shapes
@@ -14,10 +14,12 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.widgets.dock.telling import told
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.layers import Layers
-    from napari_msunet.widgets.state import State
+    from napari._vispy.mouse_event import NapariMouseEvent
+    from napari.utils.events import Event
 
-    pass
+    from napari_msunet.widgets.layers import Layers
+    from napari_msunet.widgets.pyramid_labels import PyramidLabels
+    from napari_msunet.widgets.state import State
 
 KEY = "napari_msunet_marks"
 """In a shapes layer's metadata: the annotation it marks."""
@@ -61,7 +63,7 @@ class Marking:
         row.addWidget(self.polygon)
         return row
 
-    def refresh(self, annotation: Any) -> None:
+    def refresh(self, annotation: PyramidLabels | None) -> None:
         """Only where there is an annotation that can be written."""
         possible = annotation is not None and annotation.can_be_painted()
         self.rectangle.setEnabled(possible)
@@ -106,11 +108,11 @@ class Marking:
         self._layers.append(layer)
         return layer
 
-    def _drawn(self, event: Any) -> None:
+    def _drawn(self, event: Event) -> None:
         if str(getattr(event.action, "value", event.action)) in ("added", "changed", "removed"):
             self._syncing.start()
 
-    def _held(self, _layer: Shapes, event: Any) -> Iterator[None]:
+    def _held(self, _layer: Shapes, event: NapariMouseEvent) -> Iterator[None]:
         """Know whether the mouse is held: what is being drawn is not kept before it is let go."""
         self._pressed = True
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from napari.utils.notifications import show_info, show_warning
 from pydantic import BaseModel, ValidationError
@@ -169,5 +169,5 @@ def _existing(project: Project, place: Place | None) -> Path | None:
     return path.resolve() if path is not None and path.exists() else None
 
 
-def _differences(options: BaseModel) -> dict[str, Any]:
+def _differences(options: BaseModel) -> dict[str, object]:
     return options.model_dump(mode="json", exclude_defaults=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, Signal
 
@@ -18,6 +18,9 @@ from napari_msunet.labels.checks import same_pixels
 from napari_msunet.labels.levels import tiles
 from napari_msunet.slide import open_slide
 from napari_msunet.widgets.dock.background import Background
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.pyramid_labels import PyramidLabels
 
 PIECE = 1024
 """Side of what is merged at once: two by two chunks, so that a stroke never waits long."""
@@ -66,7 +69,7 @@ class Merging(QObject):
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self.layer: Any = None
+        self.layer: PyramidLabels | None = None
         self.path = Path()
         self._background = Background("msunet-merging", self)
         self._runs: dict[str, set[Window]] = {}
@@ -76,7 +79,7 @@ class Merging(QObject):
         """Whether something is still to be merged."""
         return self._background.busy
 
-    def start(self, layer: Any) -> None:
+    def start(self, layer: PyramidLabels) -> None:
         """Merge into this layer from now on."""
         self.layer, self.path = layer, layer.store.path
         self._runs = {}
@@ -95,7 +98,7 @@ class Merging(QObject):
             work = partial(_merge_piece, store, key, piece)
             self._background.run(work, partial(self._show, layer, piece))
 
-    def _show(self, layer: Any, window: Window, _: Any) -> None:
+    def _show(self, layer: PyramidLabels, window: Window, _: object) -> None:
         layer.refresh_window(window)
 
     def finish(self, key: str | None) -> None:

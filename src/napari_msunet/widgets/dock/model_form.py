@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from qtpy.QtCore import QByteArray, Qt
 from qtpy.QtGui import QPainter, QPixmap
@@ -43,7 +42,7 @@ class ModelForm(Form):
         self.meaning.setText(FUSIONS[name][1])
         self.picture.setPixmap(drawing(name, self.devicePixelRatioF()))
 
-    def _show(self, value: Any) -> None:
+    def _show(self, value: ModelConfig) -> None:
         self.branches.set_scales(value.scales)
         super()._show(value)
 

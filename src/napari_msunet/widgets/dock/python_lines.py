@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
 import napari_msunet as ms
 from napari_msunet.geometry import Region
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 WIDTH = 100
 VERBS = {
@@ -21,7 +24,7 @@ VERBS = {
 """Jobs that have a function of their own; the others go through `run`."""
 
 
-def literal(value: Any, indent: int = 0) -> str:
+def literal(value: object, indent: int = 0) -> str:
     """The expression that makes a value: paths as text, objects as calls with what differs from their defaults."""
     if isinstance(value, BaseModel):
         return call(_name(value), _given(value), indent)
@@ -35,7 +38,7 @@ def literal(value: Any, indent: int = 0) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
-def call(name: str, arguments: dict[str, Any], indent: int = 0, positional: tuple[str, ...] = ()) -> str:
+def call(name: str, arguments: Mapping[str, object], indent: int = 0, positional: tuple[str, ...] = ()) -> str:
     """A call, on one line if it fits, else with one argument on each."""
     parts = [*positional, *(f"{key}={literal(value, indent + 4)}" for key, value in arguments.items())]
     flat = f"{name}({', '.join(parts)})"
@@ -64,7 +67,7 @@ def lines(*statements: str) -> str:
     return "\n".join(head) + "\n\n" + body + "\n"
 
 
-def _given(value: BaseModel) -> dict[str, Any]:
+def _given(value: BaseModel) -> dict[str, object]:
     """What differs from the defaults."""
     fields = type(value).model_fields
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QLabel, QPushButton, QVBoxLayout, QWidget
@@ -20,6 +20,7 @@ from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.weights import model_config
 
 if TYPE_CHECKING:
+    from napari_msunet.config import AnyModel
     from napari_msunet.widgets.state import State
 
 _TIP = (
@@ -50,7 +51,10 @@ class GoingOn(QWidget):
         super().__init__()
         self.state = state
         self._chosen: bool | None = None
-        self._read: tuple[Any, Any] = (None, None)
+        self._read: tuple[tuple[Path, int], tuple[ModelConfig | None, TrainJob | None]] | tuple[None, None] = (
+            None,
+            None,
+        )
         self.tick = QCheckBox("Go on from the last model")
         self.tick.clicked.connect(self._clicked)
         self.why = QLabel()
@@ -113,7 +117,7 @@ class GoingOn(QWidget):
             obstacle = f"The model of the Model step is another one than the last ({differing[0]}): it is trained anew."
         return _Last(path, config, obstacle, job)
 
-    def _model(self, job: TrainJob | None, loaded: Any) -> Any:
+    def _model(self, job: TrainJob | None, loaded: ModelConfig) -> AnyModel:
         """The model to train: that of the Model step if the person chose one; else that of the last run or file."""
         if self.state.model_chosen:
             return self.state.model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakSet
 
 from napari.layers import Layer
@@ -14,6 +14,8 @@ from napari_msunet.widgets.places import go_to
 from napari_msunet.widgets.viewers import camera
 
 if TYPE_CHECKING:
+    from napari.utils.events import Event
+
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import SlideRecord, State
 
@@ -42,7 +44,7 @@ class Shown(QObject):
         self._hidden: WeakSet[Layer] = WeakSet()
         self._known: WeakSet[Layer] = WeakSet(self._viewer.layers)
         self._made_over: WeakKeyDictionary[Layer, SlideRecord] = WeakKeyDictionary()
-        self._views: dict[SlideRecord, tuple[Any, float]] = {}
+        self._views: dict[SlideRecord, tuple[tuple[float, ...], float]] = {}
         self._switching = False
         state.changed.connect(self._changed)
         self._viewer.layers.events.inserted.connect(self._inserted)
@@ -67,7 +69,7 @@ class Shown(QObject):
             if active is not self._active and (active is None or self._layers.slide(active) is not None):
                 self._switch(active)
 
-    def _inserted(self, event: Any) -> None:
+    def _inserted(self, event: Event) -> None:
         layer, active = event.value, self._state.active
         about = layer.metadata.get("napari_msunet")
         if isinstance(about, dict) and "map" in about and self._layers.owner(layer) is None and active is not None:
@@ -81,7 +83,7 @@ class Shown(QObject):
         self._known.add(layer)
         self._choose_seen(None)
 
-    def _selected(self, event: Any = None) -> None:
+    def _selected(self, event: object = None) -> None:
         """A person chose a layer of another slide."""
         layer = self._viewer.layers.selection.active
         if self._switching or self._layers.closed or layer not in self._known:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QListWidget, QListWidgetItem
@@ -27,13 +27,13 @@ class SlideList(QListWidget):
         )
         self.setAccessibleName("Slides")
 
-    def thing(self, item: QListWidgetItem | None) -> Any:
+    def thing(self, item: QListWidgetItem | None) -> SlideRecord | Layer | None:
         """The record or the layer that an item shows."""
         return None if item is None else item.data(Qt.ItemDataRole.UserRole)
 
     def show_slides(self, records: Iterable[SlideRecord], waiting: Iterable[Layer], active: SlideRecord | None) -> None:
         """Show slides and layers that have no file yet, without a signal; the active slide is chosen."""
-        wanted: list[tuple[Any, str, str]] = [(r, *_row(r)) for r in records]
+        wanted: list[tuple[SlideRecord | Layer, str, str]] = [(r, *_row(r)) for r in records]
         wanted += [(w, f"{w.name} (layer without a file)", "Choose it to write it as a slide file.") for w in waiting]
         shown = [(self.thing(self.item(n)), self.item(n).text()) for n in range(self.count())]
         self.blockSignals(True)

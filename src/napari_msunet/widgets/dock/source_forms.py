@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 from qtpy.QtCore import Signal
@@ -87,7 +86,7 @@ class MppField(QWidget):
         self.pixels.toggled.connect(lambda *_: self.valueChanged.emit(self.value()))
         self.number.valueChanged.connect(lambda *_: self.valueChanged.emit(self.value()))
 
-    def value(self) -> Any:
+    def value(self) -> float | tuple[float, float] | str | None:
         if self.pixels.isChecked():
             return PIXELS
         number = self.number.value()
@@ -95,7 +94,7 @@ class MppField(QWidget):
             return self._pair
         return number if number > 0 else None
 
-    def setValue(self, value: Any) -> None:
+    def setValue(self, value: float | tuple[float, float] | str | None) -> None:
         self._pair = value if isinstance(value, tuple) else None
         self.pixels.setChecked(value == PIXELS)
         self.number.setValue(0 if value == PIXELS or not value else value[0] if isinstance(value, tuple) else value)
@@ -109,7 +108,7 @@ class ValuesField(TextField):
         self._number = number
         self._usual = placeholder
 
-    def value(self) -> Any:
+    def value(self) -> str | dict[int, str] | dict[str, str]:
         text = self.text().strip()
         if "=" not in text:
             return text or self._usual
@@ -120,7 +119,7 @@ class ValuesField(TextField):
             example = "classes, instances, or 1=gland, 2=stroma" if self._number is int else "classes, or Tumour=tumour"
             raise MsunetError(f"{text!r} does not say what the values mean; write {example}.") from None
 
-    def setValue(self, value: Any) -> None:
+    def setValue(self, value: str | dict[int, str] | dict[str, str]) -> None:
         self.setText(", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else value)
 
 
@@ -145,7 +144,7 @@ class SourceForm(Form):
         self._check(source)
         return source
 
-    def _check(self, source: Any) -> None:
+    def _check(self, source: ImageSet) -> None:
         """`MsunetError` where files are missing."""
 
 

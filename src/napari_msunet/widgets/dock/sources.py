@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QSize
 from qtpy.QtWidgets import (
@@ -26,6 +26,9 @@ from napari_msunet.widgets.dock.source_forms import FORMS, SourceForm, name_of
 from napari_msunet.widgets.editors import ChoiceField
 from napari_msunet.widgets.forms import editor_for
 from napari_msunet.widgets.state import State
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _ROLE = next(one for one in fields_of(FolderSource) if one.name == "role")
 
@@ -75,7 +78,7 @@ class SourcesBox(QWidget):
     def __init__(self, state: State) -> None:
         super().__init__()
         self.state = state
-        self._shown: Any = None
+        self._shown: list[tuple[Path, Role] | ImageSet] | None = None
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         self.grid = QGridLayout()
@@ -106,11 +109,11 @@ class SourcesBox(QWidget):
             role = self._row(len(slides) + number, *name_of(source), source.role, number)
             role.valueChanged.connect(lambda value, n=number: self._change(n, value))
 
-    def _row(self, row: int, text: str, tip: str, role: Role, number: int | None = None) -> Any:
+    def _row(self, row: int, text: str, tip: str, role: Role, number: int | None = None) -> ChoiceField:
         label = QElidingLabel(text)
         label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         label.setToolTip(tip)
-        choice: Any = editor_for(_ROLE)
+        choice: ChoiceField = editor_for(_ROLE)
         choice.setValue(role)
         choice.setToolTip(_ROLE.help)
         choice.setMinimumContentsLength(7)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from napari.utils.theme import get_theme
 
 WIDTH = 360
@@ -29,7 +27,7 @@ def colours(theme: str) -> dict[str, str]:
 
 def stylesheet(theme: str) -> str:
     """The dock's own rules; all else is napari's."""
-    c: dict[str, Any] = colours(theme)
+    c: dict[str, str] = colours(theme)
     return f"""
     #msunet_advice {{ background: {c["foreground"]}; border-left: 3px solid {c["accent"]}; border-radius: 2px; }}
     #msunet_advice QLabel {{ background: transparent; }}

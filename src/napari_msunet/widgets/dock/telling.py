@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from napari.utils.notifications import ErrorNotification, notification_manager
 
@@ -36,11 +36,16 @@ def tell_error(sentence: str, details: str | None = None) -> None:
     notification_manager.dispatch(_WithDetails(in_labels(sentence), details or sentence))
 
 
-def told(method: Callable[..., Any]) -> Callable[..., Any]:
+if TYPE_CHECKING:
+    Given = ParamSpec("Given")
+    Answer = TypeVar("Answer")
+
+
+def told(method: Callable[Given, Answer]) -> Callable[Given, Answer | None]:
     """A handler of a button: what cannot be done is told as a notification."""
 
     @wraps(method)
-    def handler(*arguments: Any, **options: Any) -> Any:
+    def handler(*arguments: Given.args, **options: Given.kwargs) -> Answer | None:
         import traceback
 
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from qtpy.QtCore import QTimer, Signal
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from napari_msunet.infer.postprocess.areas import Areas
     from napari_msunet.widgets.dock.threshold_preview import Asked, Previewer, Shown
     from napari_msunet.widgets.layers import Layers
+    from napari_msunet.widgets.pyramid_labels import PyramidLabels
     from napari_msunet.widgets.state import State
 
 AFTER_MOVING = 120
@@ -58,7 +59,7 @@ class ThresholdPanel(Fold):
         self.kept: Kept | None = None
         self.preview = PreviewLayer(self.viewer)
         self._path: Path | None = None
-        self._looked: Any = None
+        self._looked: list[tuple[int, str]] | None = None
         self._areas: Areas | None = None
         self._in_view: Shown | None = None
         self._previewer: Previewer | None = None
@@ -112,7 +113,7 @@ class ThresholdPanel(Fold):
             before = self._looked
             self._looking.run(lambda: find_kept(path, before), lambda found: self._found(path, found), lambda _: None)
 
-    def _found(self, path: Path, answer: tuple[Any, Kept | None] | None) -> None:
+    def _found(self, path: Path, answer: tuple[list[tuple[int, str]], Kept | None] | None) -> None:
         if path != self._path:
             self.look()
         elif answer is not None:  # else: nothing changed since
@@ -211,7 +212,7 @@ class ThresholdPanel(Fold):
 
     # --------------------------------------------------------------------------------------------------------- preview
 
-    def _camera_moved(self, _: Any = None) -> None:
+    def _camera_moved(self, _: object = None) -> None:
         if self.preview.there:
             self._rest.start()
 
@@ -267,7 +268,7 @@ class ThresholdPanel(Fold):
             self._ask()
         self.shown.emit()
 
-    def labels_layer(self) -> Any:
+    def labels_layer(self) -> PyramidLabels:
         """The layer of the labels, which "Apply" fills."""
         return self.layers.need_labels(self.state.active)
 

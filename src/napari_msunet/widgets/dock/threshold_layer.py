@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari.layers import Labels
 
@@ -14,7 +14,11 @@ from napari_msunet.widgets.placement import over
 from napari_msunet.widgets.pyramid_labels.colours import colormap, features
 
 if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+
     from napari_msunet.widgets.dock.threshold_preview import Shown
+    from napari_msunet.widgets.placement import Place
 
 NAME = "Thresholds (preview)"
 
@@ -27,12 +31,12 @@ class PreviewLayer(PassingLayer):
     viewer : napari.Viewer
     """
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)
-        self._hidden: Any = None
-        self._place: dict[str, Any] = {}
+        self._hidden: Layer | None = None
+        self._place: Place = {}
 
-    def show(self, shown: Shown, store: LabelStore, slide_layer: Any, labels_layer: Any) -> None:
+    def show(self, shown: Shown, store: LabelStore, slide_layer: Layer, labels_layer: Layer | None) -> None:
         """Bring labels into view."""
         size = store.pixel[0] * 2**shown.level, store.pixel[1] * 2**shown.level
         place = over(slide_layer, size, (shown.window.y * size[0], shown.window.x * size[1]))
@@ -53,7 +57,7 @@ class PreviewLayer(PassingLayer):
             self._place = place
         layer.refresh(thumbnail=False, highlight=False, extent=False)
 
-    def _add(self, shown: Shown, store: LabelStore, place: dict[str, Any], labels_layer: Any) -> None:
+    def _add(self, shown: Shown, store: LabelStore, place: Place, labels_layer: Layer | None) -> None:
         self.layer = Labels(
             shown.labels,
             name=NAME,

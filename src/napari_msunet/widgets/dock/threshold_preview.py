@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,10 +62,10 @@ class Previewer:
 
     def __init__(self, store: LabelStore, run: Run) -> None:
         self.store, self.run = store, run
-        self._place: tuple[Any, ...] = ()
-        self._probabilities: npt.NDArray[Any] = np.zeros(0)
+        self._place: tuple[Window, int, int] | tuple[()] = ()
+        self._probabilities: npt.NDArray[np.floating] = np.zeros(0)
         self._edited: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
-        self._edits: npt.NDArray[Any] = np.zeros(0)
+        self._edits: npt.NDArray[np.number] = np.zeros(0)
 
     def __call__(self, asked: Asked) -> Shown:
         """The labels: a person's edits as they are, everything else from the probabilities."""

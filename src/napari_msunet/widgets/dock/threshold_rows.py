@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QColor, QPixmap
@@ -12,6 +12,9 @@ from qtpy.QtWidgets import QGridLayout, QLabel, QSlider, QWidget
 from superqt import QElidingLabel
 
 from napari_msunet.widgets.objects.words import area_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Mpp = tuple[float, float] | None
 
@@ -30,7 +33,7 @@ class ClassRow:
         NaN until the slider was moved: the likeliest class wins.
     """
 
-    def __init__(self, name: str, colour: tuple[int, int, int], changed: Any) -> None:
+    def __init__(self, name: str, colour: tuple[int, int, int], changed: Callable[[], None]) -> None:
         self.name = name
         swatch = QPixmap(12, 12)
         swatch.fill(QColor(*colour))

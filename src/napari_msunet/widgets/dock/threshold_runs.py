@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from napari_msunet.labels import LabelStore, Run, open_labels
 from napari_msunet.labels.metadata import Colour, default_colours
@@ -24,7 +23,9 @@ class Kept:
         return self.store.path
 
 
-def find_kept(path: Path, before: Any = None) -> tuple[Any, Kept | None] | None:
+def find_kept(
+    path: Path, before: list[tuple[int, str]] | None = None
+) -> tuple[list[tuple[int, str]], Kept | None] | None:
     """Look for the newest prediction of a store; runs that were made from another one's probabilities do not count.
 
     Parameters

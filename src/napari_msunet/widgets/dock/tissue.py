@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
@@ -18,7 +18,10 @@ from napari_msunet.widgets.dock.python_lines import call, literal
 from napari_msunet.widgets.dock.telling import tell_error, told
 
 if TYPE_CHECKING:
+    from napari.utils.events import Event
+
     from napari_msunet.widgets.layers import Layers
+    from napari_msunet.widgets.pyramid_labels import PyramidLabels
     from napari_msunet.widgets.state import SlideRecord, State
 
 NO_SLIDE = "Open a slide first: tissue is found on one."
@@ -49,7 +52,7 @@ class TissueRow(QWidget):
         self._running: SlideRecord | None = None
         self._stopped = False
         self._shares: dict[Path, float] = {}
-        self._watched: Any = None
+        self._watched: PyramidLabels | None = None
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(6)
@@ -98,7 +101,7 @@ class TissueRow(QWidget):
         self.refresh()
         return path
 
-    def correct(self, record: SlideRecord) -> Any:
+    def correct(self, record: SlideRecord) -> PyramidLabels:
         """Show the tissue of a slide, selected and with the brush; gives its layer."""
         layer = self.show_layer(record)
         layer.visible = True
@@ -117,7 +120,7 @@ class TissueRow(QWidget):
             self.layers.viewer.layers.remove(layer)
         self.state.emit("slides")
 
-    def show_layer(self, record: SlideRecord) -> Any:
+    def show_layer(self, record: SlideRecord) -> PyramidLabels:
         """The layer of a slide's tissue, added if it is not there."""
         from napari_msunet.widgets.slide_layers import add_labels
 
@@ -143,7 +146,7 @@ class TissueRow(QWidget):
 
     # ------------------------------------------------------------------------------------------------ in the background
 
-    def _work(self, slide_path: Path, options: dict[str, Any], out: Path) -> Path:
+    def _work(self, slide_path: Path, options: dict[str, object], out: Path) -> Path:
         def progress(done: int, total: int) -> None:
             if self._stopped:
                 raise _StoppedError
@@ -181,7 +184,7 @@ class TissueRow(QWidget):
 
         self._background.run(share, known, failed)
 
-    def _stroked(self, event: Any) -> None:
+    def _stroked(self, event: Event) -> None:
         if not self.layers.closed:
             self._measure(event.source.store.path)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari_msunet.config import PredictJob
 from napari_msunet.errors import MsunetError
@@ -54,7 +54,7 @@ class Viewport:
         self._jobs.started.disconnect(self._tell)
         self._jobs.view_of = None
 
-    def _tell(self, _: Any = None) -> None:
+    def _tell(self, _: object = None) -> None:
         """Tell the predictions that run what is seen of their own slide, whichever slide is active."""
         slides = {handle.job.slide for handle in self._jobs.jobs if isinstance(handle.job, PredictJob)}
         for slide in slides:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyqtgraph as pg
@@ -11,6 +11,9 @@ from qtpy.QtWidgets import QComboBox, QVBoxLayout, QWidget
 
 from napari_msunet.labels import LabelStore
 from napari_msunet.widgets.objects.model import ObjectModel
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 BINS = 40
 MEASURES = {"Area": 1, "Perimeter": 2, "Roundness": 3}
@@ -79,7 +82,9 @@ class Histogram(QWidget):
             self.curves[int(kind)] = self._curve(edges, counts, colour)
         self.plot.getPlotItem().getViewBox().autoRange(padding=0.04)
 
-    def _curve(self, edges: Any, counts: Any, colour: tuple[int, int, int]) -> pg.PlotDataItem:
+    def _curve(
+        self, edges: npt.NDArray[np.float64], counts: npt.NDArray[np.int_], colour: tuple[int, int, int]
+    ) -> pg.PlotDataItem:
         curve = pg.PlotDataItem(
             edges, counts, stepMode="center", fillLevel=0, brush=(*colour, 70), pen=pg.mkPen(colour, width=1.5)
         )
@@ -88,7 +93,7 @@ class Histogram(QWidget):
         return curve
 
 
-def _edges(values: Any, logarithmic: bool) -> Any:
+def _edges(values: npt.NDArray[np.number], logarithmic: bool) -> npt.NDArray[np.float64]:
     low, high = float(values.min()), float(values.max())
     if high <= low:
         low, high = low * 0.9, high * 1.1 + 1e-6

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_msunet.annotation.objects import FoundObject, object_at
 from napari_msunet.labels import LabelStore
 from napari_msunet.widgets.dock.background import Background
+
+if TYPE_CHECKING:
+    from napari._vispy.mouse_event import NapariMouseEvent
+    from napari.components import ViewerModel
+
+    from napari_msunet.widgets.pyramid_labels import PyramidLabels
 
 REST_MS = 60
 """Least time between two searches."""
@@ -33,10 +39,10 @@ class Hover(QObject):
 
     found = Signal(object)
 
-    def __init__(self, viewer: Any, parent: QObject | None = None) -> None:
+    def __init__(self, viewer: ViewerModel, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.viewer = viewer
-        self.layer: Any = None
+        self.layer: PyramidLabels | None = None
         self.on = False
         self._background = Background("msunet-object", self)
         self._wanted: tuple[int, int] | None = None
@@ -45,7 +51,7 @@ class Hover(QObject):
         self._timer.setInterval(REST_MS)
         self._timer.timeout.connect(self._look)
 
-    def set_on(self, on: bool, layer: Any) -> None:
+    def set_on(self, on: bool, layer: PyramidLabels | None) -> None:
         """Follow the mouse over these labels, or no longer."""
         self.layer = layer if on else None
         on = on and layer is not None
@@ -56,7 +62,7 @@ class Hover(QObject):
             self._timer.stop()
         self.on = on
 
-    def _moved(self, viewer: Any, event: Any) -> None:
+    def _moved(self, viewer: ViewerModel, event: NapariMouseEvent) -> None:
         if self.layer is None or getattr(event, "buttons", None):
             return
         data = self.layer.world_to_data(viewer.cursor.position)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, Signal
 
@@ -15,6 +15,9 @@ from napari_msunet.labels import LabelStore
 from napari_msunet.labels.checks import touched
 from napari_msunet.labels.objects import ObjectTable
 from napari_msunet.widgets.dock.background import Background
+
+if TYPE_CHECKING:
+    from napari_msunet.geometry import Region
 
 SIDE = 512
 """Side of the windows that are measured at once: larger ones are faster, and make the window stutter."""
@@ -107,7 +110,7 @@ class Measuring(QObject):
             tell_error(str(error))
         self.changed.emit()
 
-    def stroked(self, region: Any) -> None:
+    def stroked(self, region: Window | Region | None) -> None:
         """The labels changed within a region of the store (None: anywhere)."""
         if not (self.measured or self.busy) or self.stale:
             return

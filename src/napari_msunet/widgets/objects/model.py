@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from napari_msunet.annotation.objects import FoundObject
 from napari_msunet.labels import LabelStore
 from napari_msunet.labels.objects import ObjectTable
 from napari_msunet.widgets.objects.words import kind_name
+
+if TYPE_CHECKING:
+    from qtpy.QtCore import QObject
 
 Role = Qt.ItemDataRole
 _SLACK = 64
@@ -40,14 +43,14 @@ class ObjectModel(QAbstractTableModel):
         Which row of `table` each row shows.
     """
 
-    def __init__(self, parent: Any = None) -> None:
+    def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.table = ObjectTable.empty()
         self.order = np.zeros(0, np.int64)
         self.filter = Filter()
         self._names: dict[int, str] = {}
         self._colours: dict[int, QPixmap] = {}
-        self._columns: list[tuple[str, npt.NDArray[Any]]] = []
+        self._columns: list[tuple[str, npt.NDArray[np.number]]] = []
         self._sorted = (1, Qt.SortOrder.DescendingOrder)
 
     # ------------------------------------------------------------------------------------------------------- contents
@@ -108,11 +111,11 @@ class ObjectModel(QAbstractTableModel):
         found: npt.NDArray[np.bool_] = passing
         return found
 
-    def column(self, number: int) -> npt.NDArray[Any]:
+    def column(self, number: int) -> npt.NDArray[np.number]:
         """The values of a column, of the rows that are shown."""
         return self._columns[number][1][self.order] if self._columns else np.zeros(0)
 
-    def names(self, kinds: npt.NDArray[Any]) -> list[str]:
+    def names(self, kinds: npt.NDArray[np.number]) -> list[str]:
         """What values of the labels stand for."""
         return [self._names.get(int(kind), str(kind)) for kind in kinds]
 
@@ -143,14 +146,14 @@ class ObjectModel(QAbstractTableModel):
     def columnCount(self, parent: QModelIndex | None = None) -> int:
         return 0 if parent is not None and parent.isValid() else max(6, len(self._columns))
 
-    def headerData(self, section: int, orientation: Qt.Orientation, role: int = Role.DisplayRole) -> Any:
+    def headerData(self, section: int, orientation: Qt.Orientation, role: int = Role.DisplayRole) -> str | None:
         if role != Role.DisplayRole:
             return None
         if orientation == Qt.Orientation.Vertical:
             return str(section + 1)
         return self._columns[section][0] if section < len(self._columns) else ""
 
-    def data(self, index: QModelIndex, role: int = Role.DisplayRole) -> Any:
+    def data(self, index: QModelIndex, role: int = Role.DisplayRole) -> str | QPixmap | int | None:
         if not index.isValid() or index.row() >= len(self.order):
             return None
         row, column = int(self.order[index.row()]), index.column()

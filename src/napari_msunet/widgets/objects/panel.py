@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from napari.utils.notifications import show_info
@@ -37,6 +37,18 @@ from napari_msunet.widgets.objects.table import ObjectTableView
 from napari_msunet.widgets.objects.words import area_text
 from napari_msunet.widgets.places import Outline, go_to
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from napari._vispy.mouse_event import NapariMouseEvent
+    from napari.utils.events import Event
+    from napari.viewer import Viewer
+    from shapely import Polygon
+
+    from napari_msunet.annotation.objects import FoundObject
+    from napari_msunet.labels.objects import ObjectTable
+    from napari_msunet.widgets.pyramid_labels import PyramidLabels
+
 _OUTLINE = (1.0, 0.85, 0.2)
 _LEAST = 96
 """Pixels of the store that are shown around a small object at least."""
@@ -57,10 +69,10 @@ class ObjectsPanel(QWidget):
     measuring : Measuring
     """
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Viewer) -> None:
         super().__init__()
         self.viewer = viewer = getattr(viewer, "__wrapped__", viewer)
-        self.layer: Any = None
+        self.layer: PyramidLabels | None = None
         self.model = ObjectModel(self)
         self.measuring = Measuring(self)
         self.outline = Outline(viewer, _OUTLINE)
@@ -129,13 +141,13 @@ class ObjectsPanel(QWidget):
         column.addWidget(splitter, 1)
         column.addLayout(bottom)
 
-    def _restyle(self, event: Any = None) -> None:
+    def _restyle(self, event: object = None) -> None:
         self.setStyleSheet(style.stylesheet(self.viewer.theme))
         self.histogram.set_theme(self.viewer.theme)
 
     # -------------------------------------------------------------------------------------------------------- showing
 
-    def set_layer(self, layer: Any) -> None:
+    def set_layer(self, layer: PyramidLabels | None) -> None:
         """Show the objects of other labels; they are measured on request."""
         if layer is self.layer:
             return
@@ -160,10 +172,10 @@ class ObjectsPanel(QWidget):
         else:
             told(self.start)()
 
-    def _stroked(self, event: Any) -> None:
+    def _stroked(self, event: Event) -> None:
         self.measuring.stroked(event.region)
 
-    def _progress(self, done: float, total: float, left: Any) -> None:
+    def _progress(self, done: float, total: float, left: float | None) -> None:
         rest = f", {left:.0f} s left" if left is not None else ""
         self.count.setText(f"Measuring: {done:.0f} of {total:.0f} windows{rest}")
 
@@ -252,8 +264,8 @@ class ObjectsPanel(QWidget):
         go_to(self.viewer, self.layer, Window(y, x, height, width).padded(missing // 2), share=0.4)
         self._outline(self.model.table, row)
 
-    def _outline(self, table: Any, row: int) -> None:
-        def work() -> Any:
+    def _outline(self, table: ObjectTable, row: int) -> None:
+        def work() -> Polygon:
             box, mask = object_mask(self.layer.store, table, row)
             return label_polygons(mask.astype(np.uint8), (box.y, box.x))[0].polygon
 
@@ -262,7 +274,7 @@ class ObjectsPanel(QWidget):
             work, lambda polygon: self.outline.show_polygon(layer, polygon), lambda _: self.outline.hide()
         )
 
-    def _pressed(self, viewer: Any, event: Any) -> Any:
+    def _pressed(self, viewer: object, event: NapariMouseEvent) -> Iterator[None]:
         """A click in the view, without a drag and with no brush in hand, selects the object's row."""
         if not self.isVisible() or self.layer is None or event.button != 1 or not self._may_click():
             return
@@ -282,7 +294,7 @@ class ObjectsPanel(QWidget):
         """Outline the object at a pixel of the labels, and select its row."""
         layer = self.layer
 
-        def show(found: Any) -> None:
+        def show(found: FoundObject | None) -> None:
             if layer is not self.layer:
                 return
             if found is None:
@@ -298,7 +310,7 @@ class ObjectsPanel(QWidget):
 
     # ---------------------------------------------------------------------------------------------------------- tools
 
-    def set_selected(self, value: int, *_: Any) -> None:
+    def set_selected(self, value: int, *_: object) -> None:
         """Give the selected objects a class, or delete them (0): one step of undo; returns at once."""
         rows, layer, table = self.selected_rows(), self.layer, self.model.table
         if layer is None or not rows:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from napari_msunet.labels.files import output_errors, replace_file
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def write_rows(path: Path, headers: list[str], columns: list[Any]) -> None:
+    import numpy as np
+    import numpy.typing as npt
+
+
+def write_rows(path: Path, headers: list[str], columns: list[Sequence[str] | npt.NDArray[np.number]]) -> None:
     """Write columns of equal length as CSV; `OutputError` if the disk refuses.
 
     Parameters

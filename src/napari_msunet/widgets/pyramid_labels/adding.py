@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,9 +16,15 @@ from napari_msunet.widgets.pyramid_labels.napari_internals import missing
 from napari_msunet.widgets.pyramid_labels.region import paint_in_region
 from napari_msunet.widgets.viewers import linear_map
 
+if TYPE_CHECKING:
+    from napari.layers import Layer
+    from napari.viewer import Viewer
+
+    from napari_msunet.widgets.placement import Place
+
 
 def add_labels(
-    viewer: Any, path: str | Path | LabelStore, slide_layer: Any = None, read_only: bool = False
+    viewer: Viewer, path: str | Path | LabelStore, slide_layer: Layer | None = None, read_only: bool = False
 ) -> PyramidLabels:
     """Open a label store as a layer that can be painted on.
 
@@ -59,7 +65,7 @@ def add_labels(
     return layer
 
 
-def _check_shape(store: LabelStore, slide_layer: Any) -> None:
+def _check_shape(store: LabelStore, slide_layer: Layer) -> None:
     """The store must be one of this slide."""
     shape = np.shape(slide_layer.data[0] if slide_layer.multiscale else slide_layer.data)
     shape = shape[:-1] if getattr(slide_layer, "rgb", False) else shape
@@ -71,7 +77,7 @@ def _check_shape(store: LabelStore, slide_layer: Any) -> None:
         )
 
 
-def _beside(store: LabelStore, slide_layer: Any) -> dict[str, Any]:
+def _beside(store: LabelStore, slide_layer: Layer) -> Place:
     """The place of a store over the layer of its slide."""
     pixel = np.asarray(store.pixel, float)
     return {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -66,7 +64,7 @@ Mask = npt.NDArray[np.bool_] | Disc | None
 """Which pixels of a window: an array, a brush's shape, or all."""
 
 
-def part_of(mask: Any, window: Window, part: Window) -> npt.NDArray[np.bool_] | None:
+def part_of(mask: Mask, window: Window, part: Window) -> npt.NDArray[np.bool_] | None:
     """What a mask of `window` says about a part of it; None: all of it."""
     if mask is None or isinstance(mask, Disc):
         return None if mask is None else mask.within(part)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from napari.layers import Labels
@@ -10,6 +10,9 @@ from napari.utils.events import Event
 
 from napari_msunet.errors import StoreError
 from napari_msunet.widgets.viewers import camera, viewers_showing
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 Unit = Literal["data", "screen", "um"]
 
@@ -92,6 +95,6 @@ class BrushSize(Labels):
             return 1 / min(self.store.mpp)
         if unit == "screen":
             zoom = next((camera(viewer).zoom for viewer in viewers_showing(self)), 1.0)
-            scale: Any = np.abs(np.asarray(self._data_to_world.scale[-2:], float))
+            scale: npt.NDArray[np.float64] = np.abs(np.asarray(self._data_to_world.scale[-2:], float))
             return float(1 / (zoom * scale.min()))
         return 1.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +44,7 @@ class Canvas:
         """An empty stroke."""
         return Stroke(self.store.shape, self.store.dtype)
 
-    def read(self, level: int, window: Window, quick: bool = False) -> npt.NDArray[Any]:
+    def read(self, level: int, window: Window, quick: bool = False) -> npt.NDArray[np.integer]:
         """Labels of a window inside a level.
 
         `quick` is for what is shown while a stroke is drawn: where it is large, a coarse pixel's vote takes 64 samples.
@@ -63,7 +62,9 @@ class Canvas:
             self._lay_over(level, window, finest, strokes, values)
         return values
 
-    def _sampled(self, level: int, window: Window, finest: Window, strokes: Sequence[Stroke]) -> npt.NDArray[Any]:
+    def _sampled(
+        self, level: int, window: Window, finest: Window, strokes: Sequence[Stroke]
+    ) -> npt.NDArray[np.integer]:
         """As `read`, by one pixel of the strokes for each pixel of a level that is some finer than the one wanted."""
         step = level - QUICK_LEVELS
         inside = finest.intersection(Window(0, 0, *self.shapes[0]))
@@ -85,7 +86,7 @@ class Canvas:
         return _coarsen(values, QUICK_LEVELS)[: window.height, : window.width]
 
     def _lay_over(
-        self, level: int, window: Window, finest: Window, strokes: Sequence[Stroke], out: npt.NDArray[Any]
+        self, level: int, window: Window, finest: Window, strokes: Sequence[Stroke], out: npt.NDArray[np.integer]
     ) -> None:
         """Put strokes over a coarser level: tiles painted all over are one value there, the others are coarsened."""
         side = max(TILE, 1 << level)
@@ -105,7 +106,7 @@ class Canvas:
 
     def _coarsened(
         self, keys: Sequence[Key], side: int, level: int, strokes: Sequence[Stroke]
-    ) -> Iterator[tuple[Window, npt.NDArray[Any]]]:
+    ) -> Iterator[tuple[Window, npt.NDArray[np.integer]]]:
         """Squares of level 0 with the strokes over them, brought to a level: whole ones many at a time."""
         whole: list[Window] = []
         for row, column in keys:
@@ -123,14 +124,14 @@ class Canvas:
             for number, square in enumerate(batch):
                 yield _coarser(square, level), values[number * small : (number + 1) * small]
 
-    def _finest(self, window: Window, strokes: Sequence[Stroke]) -> npt.NDArray[Any]:
+    def _finest(self, window: Window, strokes: Sequence[Stroke]) -> npt.NDArray[np.integer]:
         values = self.store.read(window)
         for stroke in strokes:
             stroke.lay_over(window, values)
         return values
 
 
-def _coarsen(values: npt.NDArray[Any], level: int) -> npt.NDArray[Any]:
+def _coarsen(values: npt.NDArray[np.integer], level: int) -> npt.NDArray[np.integer]:
     for _ in range(level):
         values = coarsen(values)
     return values

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from napari.utils.colormaps import DirectLabelColormap
 
@@ -25,7 +23,7 @@ def colormap(store: LabelStore) -> DirectLabelColormap | None:
     """The classes in their colours, 255 of an annotation grey, all else clear; None for numbers of objects."""
     if store.info.instances:
         return None
-    colours: dict[Any, Any] = {None: CLEAR, 0: CLEAR}
+    colours: dict[int | None, tuple[float, float, float, float]] = {None: CLEAR, 0: CLEAR}
     if store.kind == "annotation":
         colours[ANNOTATED_BACKGROUND] = GREY
     for number, (red, green, blue) in enumerate(store.colours, 1):
@@ -33,7 +31,7 @@ def colormap(store: LabelStore) -> DirectLabelColormap | None:
     return DirectLabelColormap(color_dict=colours)
 
 
-def features(store: LabelStore) -> dict[str, list[Any]] | None:
+def features(store: LabelStore) -> dict[str, list[int] | list[str]] | None:
     """A table that lets napari's status bar say the class under the mouse."""
     if store.info.instances:
         return None
@@ -44,7 +42,7 @@ def features(store: LabelStore) -> dict[str, list[Any]] | None:
     return {"index": list(names), "class": list(names.values())}
 
 
-def refusal(store: LabelStore, label: Any) -> str | None:
+def refusal(store: LabelStore, label: int) -> str | None:
     """One sentence about a value that cannot be painted; None if it can."""
     allowed = values(store)
     if allowed is None:

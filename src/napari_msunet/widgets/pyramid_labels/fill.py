@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +34,7 @@ def _too_large(what: str) -> FillTooLargeError:
 
 
 def connected(
-    read: Callable[[Window], npt.NDArray[Any]], bounds: Window, y: int, x: int
+    read: Callable[[Window], npt.NDArray[np.integer]], bounds: Window, y: int, x: int
 ) -> tuple[Window, npt.NDArray[np.bool_]]:
     """The pixels around `y, x` of the same value that hang together by their sides.
 
@@ -61,7 +60,7 @@ def connected(
 
 
 def everywhere(
-    read: Callable[[Window], npt.NDArray[Any]], area: Window, y: int, x: int
+    read: Callable[[Window], npt.NDArray[np.integer]], area: Window, y: int, x: int
 ) -> tuple[Window, npt.NDArray[np.bool_]]:
     """The pixels of `area` that have the value at `y, x`."""
     if area.height > LIMIT or area.width > LIMIT:

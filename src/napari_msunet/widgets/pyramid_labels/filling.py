@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from napari_msunet.geometry import Window
 from napari_msunet.widgets.pyramid_labels import fill
 from napari_msunet.widgets.pyramid_labels.painting import PATIENCE, Painting
 from napari_msunet.widgets.pyramid_labels.writer import Job
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 AT_ONCE = 1024
 """Where the view is at most this many level-0 pixels high and wide, a fill with the mouse is waited for."""
@@ -38,7 +41,7 @@ class Filling(Painting):
     def _area(self, y: int, x: int, bounds: Window) -> tuple[Window, npt.NDArray[np.bool_]]:
         """What a fill covers; raises `FillTooLargeError`."""
 
-        def read(window: Window) -> npt.NDArray[Any]:
+        def read(window: Window) -> npt.NDArray[np.integer]:
             return self._canvas.read(0, window)
 
         if self.contiguous:
@@ -46,7 +49,7 @@ class Filling(Painting):
         whole = Window(0, 0, *self.store.shape)
         return fill.everywhere(read, whole if max(whole.shape) <= fill.LIMIT else self.in_view, y, x)
 
-    def fill(self, coord: Any, new_label: int, refresh: bool = True) -> None:
+    def fill(self, coord: Sequence[float], new_label: int, refresh: bool = True) -> None:
         """Fill the area at `coord` (level-0 pixels).
 
         With the mouse, only an area that is in view as a whole is filled, in the background, as a step of undo of its

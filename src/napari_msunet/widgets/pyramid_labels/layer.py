@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,11 @@ from napari_msunet.widgets.pyramid_labels.filling import Filling
 from napari_msunet.widgets.pyramid_labels.napari_internals import missing
 from napari_msunet.widgets.pyramid_labels.painting import PATIENCE
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from napari_msunet.widgets.placement import Place
+
 TEXTURE_LIMIT = 8192
 """Side of the largest level that may be locked: napari then draws it whole, as one texture."""
 
@@ -43,10 +48,10 @@ class LevelArray(WindowArray):
         """Number of pixels."""
         return self.shape[0] * self.shape[1]
 
-    def __iter__(self) -> Iterator[npt.NDArray[Any]]:
+    def __iter__(self) -> Iterator[npt.NDArray[np.integer]]:
         return (self[row] for row in range(self.shape[0]))
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[Any]:
+    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[np.integer]:
         return np.asarray(self[:, :], dtype)
 
 
@@ -125,7 +130,7 @@ class PyramidLabels(BrushSize, Filling):
 
     # ---------------------------------------------------------------------------------------------------------- showing
 
-    def read_level(self, level: int, window: Window, quick: bool = False) -> npt.NDArray[Any]:
+    def read_level(self, level: int, window: Window, quick: bool = False) -> npt.NDArray[np.integer]:
         return self._canvas.read(level, window, quick and not self._canvas.stroke.empty)
 
     def refresh_window(self, window: Window | Region) -> None:
@@ -195,12 +200,12 @@ class PyramidLabels(BrushSize, Filling):
         self._paint_over = label
 
     @property
-    def data(self) -> Any:
+    def data(self) -> Sequence[LevelArray]:
         """The levels, finest first; they show what is in the store and the stroke under way."""
         return Labels.data.fget(self)
 
     @data.setter
-    def data(self, data: Any) -> None:
+    def data(self, data: object) -> None:
         raise StoreError(
             "The labels of a store are painted, not replaced; write into layer.store, or make another layer."
         )
@@ -245,14 +250,14 @@ def _say_saved() -> None:
     show_info("What was painted is saved now.")
 
 
-def _reader(canvas: Canvas, level: int) -> Any:
-    def read(window: Window) -> npt.NDArray[Any]:
+def _reader(canvas: Canvas, level: int) -> Callable[[Window], npt.NDArray[np.integer]]:
+    def read(window: Window) -> npt.NDArray[np.integer]:
         return canvas.read(level, window)
 
     return read
 
 
-def placement(store: LabelStore) -> dict[str, Any]:
+def placement(store: LabelStore) -> Place:
     """Where a store lies in the world if its slide lies at 0: the centre of the slide's first pixel is the origin."""
     pixel = np.asarray(store.pixel, float)
     if store.mpp is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import atexit
-from typing import Any
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from qtpy.QtCore import QEvent, QObject
@@ -13,8 +13,13 @@ from napari_msunet.widgets.pyramid_labels import upkeep
 from napari_msunet.widgets.pyramid_labels.upkeep import PaintedLayer
 from napari_msunet.widgets.viewers import camera, main_window, viewers_showing
 
+if TYPE_CHECKING:
+    from napari.components import LayerList
+    from napari.utils.events import Event
+    from napari.viewer import Viewer
+
 _layers: WeakSet[PaintedLayer] = WeakSet()
-_watched: WeakSet[Any] = WeakSet()
+_watched: WeakSet[Viewer] = WeakSet()
 
 
 def register(layer: PaintedLayer) -> None:
@@ -33,7 +38,7 @@ def watch_viewers(layer: PaintedLayer) -> None:
         watch(viewer)
 
 
-def watch(viewer: Any) -> None:
+def watch(viewer: Viewer) -> None:
     """End strokes when a layer leaves this viewer or is no longer the active one, or when its window closes."""
     if viewer in _watched:
         return
@@ -47,20 +52,20 @@ def watch(viewer: Any) -> None:
     upkeep.start(window, layers, _layers)
 
 
-def _on_zoom(layers: Any) -> None:
+def _on_zoom(layers: LayerList) -> None:
     """Brushes that keep their size on the screen."""
     for layer in layers:
         if layer in _layers:
             layer.follow_zoom()
 
 
-def _on_removed(event: Any) -> None:
+def _on_removed(event: Event) -> None:
     if event.value in _layers:
         event.value.end_stroke()
         event.value.flush()
 
 
-def _on_active(event: Any) -> None:
+def _on_active(event: Event) -> None:
     """A stroke ends with its layer's turn: the release of the mouse goes to another layer now."""
     for layer in list(_layers):
         if layer is not event.value:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,14 @@ from napari.layers.labels._labels_constants import Mode
 from napari_msunet.geometry import Window
 from napari_msunet.labels.levels import around
 from napari_msunet.widgets.pyramid_labels import brush
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari._vispy.mouse_event import NapariMouseEvent
+    from napari.utils.events import Event
+
+    from napari_msunet.labels.lazy import WindowArray
 
 NEEDED = (
     "_abort_stroke",
@@ -58,7 +66,7 @@ def missing(labels: type = Labels) -> str | None:
     )
 
 
-def pick(layer: Any, event: Any) -> None:
+def pick(layer: Labels, event: NapariMouseEvent) -> None:
     """Select the label under the mouse, as the displayed level shows it."""
     found = layer.get_value(
         event.position, view_direction=event.view_direction, dims_displayed=event.dims_displayed, world=True
@@ -66,7 +74,7 @@ def pick(layer: Any, event: Any) -> None:
     layer.selected_label = int((found[1] if isinstance(found, tuple) else found) or 0)
 
 
-def draw(layer: Any, event: Any) -> Iterator[None]:
+def draw(layer: PaintHooks, event: NapariMouseEvent) -> Iterator[None]:
     """napari's dragging of a brush; meanwhile the layer knows that it is the mouse that paints."""
     layer.by_mouse = True
     try:
@@ -118,7 +126,7 @@ class PaintHooks(Labels):
         """What a fill from here covers; None: nothing is to be done."""
         raise NotImplementedError
 
-    def read_level(self, level: int, window: Window, quick: bool = False) -> npt.NDArray[Any]:
+    def read_level(self, level: int, window: Window, quick: bool = False) -> npt.NDArray[np.integer]:
         """Labels of a window of a level, as they are to be shown; `quick`: nearly so, while a stroke is drawn."""
         raise NotImplementedError
 
@@ -132,7 +140,7 @@ class PaintHooks(Labels):
     def _type_string(self) -> str:
         return "labels"
 
-    def _ensure_int_labels(self, data: Any) -> Any:
+    def _ensure_int_labels(self, data: Sequence[WindowArray]) -> Sequence[WindowArray]:
         """Labels of a store are whole numbers; napari's look at them would take a pyramid of one level for an image."""
         return data
 
@@ -146,7 +154,7 @@ class PaintHooks(Labels):
         new_label: int,
         dims_to_paint: list[int],
         refresh: bool = True,
-        region_data: npt.NDArray[Any] | None = None,
+        region_data: npt.NDArray[np.integer] | None = None,
     ) -> None:
         y, x = slice_key
         self.paint_window(Window(y.start, x.start, y.stop - y.start, x.stop - x.start), mask, int(new_label))
@@ -155,21 +163,25 @@ class PaintHooks(Labels):
         if refresh:
             self._partial_labels_refresh()
 
-    def _get_flood_mask_and_bbox(self, coord: Any, new_label: int, dims_to_paint: list[int]) -> Any:
+    def _get_flood_mask_and_bbox(
+        self, coord: Sequence[float], new_label: int, dims_to_paint: list[int]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int_], npt.NDArray[np.int_], None] | None:
         found = self.flood(int(np.round(coord[0])), int(np.round(coord[1])), int(new_label))
         if found is None:
             return None
         window, mask = found
         return mask, np.array([window.y, window.x]), np.array(window.stop), None
 
-    def _get_brush_mask_and_bbox(self, coord: Any, dims_to_paint: list[int], shape: list[int]) -> Any:
+    def _get_brush_mask_and_bbox(
+        self, coord: Sequence[float], dims_to_paint: list[int], shape: list[int]
+    ) -> tuple[npt.NDArray[np.bool_] | brush.Disc, npt.NDArray[np.int_], npt.NDArray[np.int_]] | None:
         sizes = [abs(size) for size in self.scale.tolist()]
         scale = (sizes[0] / min(sizes), sizes[1] / min(sizes))
         centre, radius = (int(coord[0]), int(coord[1])), float(self.brush_size // 2 + 0.5)
         window = brush.reach(centre, radius, scale, Window(0, 0, *shape))
         if window.empty:
             return None
-        mask: Any
+        mask: brush.Mask
         if self.brush_size > brush.LARGE:
             mask = brush.Disc(centre, radius, scale, window)
         else:
@@ -180,7 +192,7 @@ class PaintHooks(Labels):
         """The only value that `preserve_labels` lets this label replace."""
         return int(self._get_preserve_labels_source_label(label))
 
-    def polygon_mask(self, points: npt.NDArray[Any], window: Window) -> npt.NDArray[np.bool_]:
+    def polygon_mask(self, points: npt.ArrayLike, window: Window) -> npt.NDArray[np.bool_]:
         """Which pixels of a window a polygon covers, as napari draws it."""
         shifted = np.asarray(points, dtype=int) - (window.y, window.x)
         return Labels._create_polygon_mask(shifted, list(window.shape))
@@ -191,7 +203,7 @@ class PaintHooks(Labels):
         self._block_history = False
         self.drop_stroke()
 
-    def _reset_history(self, event: Any = None) -> None:
+    def _reset_history(self, event: Event | None = None) -> None:
         self.end_stroke()
         super()._reset_history(event)
 
@@ -206,7 +218,9 @@ class PaintHooks(Labels):
         super()._reset_thumbnail_level_data()
         self._level_materializer = None  # it would show the coarsest level as it was before it was painted on
 
-    def _update_level_and_corners(self, data_bbox_int: Any, shape_threshold: Any, displayed_axes: Any) -> None:
+    def _update_level_and_corners(
+        self, data_bbox_int: npt.NDArray[np.int_], shape_threshold: Sequence[int], displayed_axes: Sequence[int]
+    ) -> None:
         if len(displayed_axes) == 2:
             box = np.empty((2, 2), int)
             box[:, displayed_axes] = data_bbox_int
@@ -315,7 +329,7 @@ class PaintHooks(Labels):
         """How much coarser each level is, of a layer whose levels stay."""
         return [[float(factor) for factor in factors] for factors in self.downsample_factors]
 
-    def _in_data_order(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def _in_data_order(self, image: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """A displayed image with its axes as in the data: a viewer may have swapped or added some."""
         image = image.reshape(image.shape[-2:])
         displayed = list(self._slice.slice_input.displayed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from napari_msunet.widgets.pyramid_labels.canvas import Canvas
 from napari_msunet.widgets.pyramid_labels.napari_internals import PaintHooks, missing
 from napari_msunet.widgets.pyramid_labels.stroke import Stroke, cut
 from napari_msunet.widgets.pyramid_labels.writer import Job, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 POLYGON_LIMIT = 32_768
 """A polygon is at most this many level-0 pixels high and wide."""
@@ -59,7 +62,7 @@ class Painting(PaintHooks):
         """The layer to select for painting: this one or the one that stands in for it; None: nothing can be painted."""
         return self if self.can_be_painted() else self.region
 
-    def take(self, window: Window, values: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> None:
+    def take(self, window: Window, values: npt.NDArray[np.integer], mask: npt.NDArray[np.bool_]) -> None:
         """One stroke, painted in another layer: values of a window (level 0) where `mask` is true."""
         self._canvas.stroke.paint(window, values, mask)
         self.show_soon(window)
@@ -97,7 +100,7 @@ class Painting(PaintHooks):
             return False
         return True
 
-    def _draw(self, new_label: int, last_cursor_coord: Any, coordinates: Any) -> None:
+    def _draw(self, new_label: int, last_cursor_coord: Sequence[float] | None, coordinates: Sequence[float]) -> None:
         if self._slice_input.ndisplay == 3:
             show_warning(
                 "Labels of a slide are painted in the 2D view; switch to it with the button at the bottom left."
@@ -112,7 +115,7 @@ class Painting(PaintHooks):
             return
         super()._draw(new_label, last_cursor_coord, coordinates)
 
-    def paint_polygon(self, points: Any, new_label: int) -> None:
+    def paint_polygon(self, points: npt.ArrayLike, new_label: int) -> None:
         """Paint a polygon `(n, 2)` of `y, x`, as napari does; a large one piece by piece."""
         corners = np.asarray(points, dtype=int)
         start, stop = corners.min(axis=0), corners.max(axis=0) + 1
@@ -136,7 +139,7 @@ class Painting(PaintHooks):
             self.end_stroke()
         self.show_now()
 
-    def data_setitem(self, indices: Any, value: Any, refresh: bool = True) -> None:
+    def data_setitem(self, indices: tuple[npt.ArrayLike, ...], value: npt.ArrayLike, refresh: bool = True) -> None:
         """Set pixels by index, as plugins do: arrays of rows and columns, and one value or one for each."""
         rows, columns = (np.asarray(part).ravel() for part in indices)
         if rows.size == 0:
@@ -174,7 +177,7 @@ class Painting(PaintHooks):
             self._writer.put(Job(lambda: self.store.write_parts(stroke.parts()), partial(self._stored, stroke), stroke))
         self._writer.wait(patience)
 
-    def _stored(self, stroke: Stroke, number: Any, error: Exception | None) -> None:
+    def _stored(self, stroke: Stroke, number: int | None, error: Exception | None) -> None:
         if error is not None:
             raise error
         self.show_window(stroke.window)  # what was sampled while it was drawn
@@ -212,7 +215,7 @@ class Painting(PaintHooks):
         """Do the stroke that was undone last again; `patience` as for `end_stroke`."""
         self._turn(self.store.redo, patience)
 
-    def _turn(self, action: Any, patience: float | None) -> None:
+    def _turn(self, action: Callable[[], Region | None], patience: float | None) -> None:
         if self._obstacle is not None:
             show_warning(self._obstacle)
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from napari.layers import Labels
@@ -17,6 +17,10 @@ from napari_msunet.widgets.pyramid_labels.napari_internals import napari_version
 from napari_msunet.widgets.viewers import camera, linear_map
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+    from napari.components import ViewerModel
+    from napari.utils.events import Event
+
     from napari_msunet.widgets.pyramid_labels.layer import PyramidLabels
 
 SIDE = 4096
@@ -70,7 +74,7 @@ class RegionLabels(Labels):
 
     # --------------------------------------------------------------------------------------------------------- painting
 
-    def _painted(self, event: Any = None) -> None:
+    def _painted(self, event: object = None) -> None:
         """Write what changed since the last time into the store."""
         if self._loading:
             return
@@ -103,22 +107,22 @@ class RegionLabels(Labels):
             self._blocks -= 1
         self._changed()
 
-    def paint(self, *arguments: Any, **options: Any) -> None:
+    def paint(self, *arguments: npt.ArrayLike, **options: npt.ArrayLike) -> None:
         """As napari's; then what changed goes into the store."""
         super().paint(*arguments, **options)
         self._changed()
 
-    def fill(self, *arguments: Any, **options: Any) -> None:
+    def fill(self, *arguments: npt.ArrayLike, **options: npt.ArrayLike) -> None:
         """As napari's; then what changed goes into the store."""
         super().fill(*arguments, **options)
         self._changed()
 
-    def data_setitem(self, *arguments: Any, **options: Any) -> None:
+    def data_setitem(self, *arguments: npt.ArrayLike, **options: npt.ArrayLike) -> None:
         """As napari's; then what changed goes into the store."""
         super().data_setitem(*arguments, **options)
         self._changed()
 
-    def paint_polygon(self, *arguments: Any, **options: Any) -> None:
+    def paint_polygon(self, *arguments: npt.ArrayLike, **options: npt.ArrayLike) -> None:
         """As napari's; then what changed goes into the store."""
         with self.block_history():
             super().paint_polygon(*arguments, **options)
@@ -137,7 +141,7 @@ class RegionLabels(Labels):
 
     # ---------------------------------------------------------------------------------------------------------- showing
 
-    def view_changed(self, event: Any = None) -> None:
+    def view_changed(self, event: object = None) -> None:
         """The view moved: follow it when it has come to rest."""
         self._timer.start()
 
@@ -165,14 +169,14 @@ class RegionLabels(Labels):
         finally:
             self._loading = False
 
-    def _current(self) -> Any:
+    def _current(self) -> npt.NDArray[np.integer]:
         return self.pyramid.read_level(0, self.window)
 
-    def _corner(self) -> Any:
+    def _corner(self) -> npt.NDArray[np.float64]:
         return np.asarray(self.pyramid.translate) + linear_map(self.pyramid)[-2:, -2:] @ (self.window.y, self.window.x)
 
 
-def paint_in_region(viewer: Any, pyramid: PyramidLabels) -> RegionLabels:
+def paint_in_region(viewer: ViewerModel, pyramid: PyramidLabels) -> RegionLabels:
     """Add the layer that is painted on in place of `pyramid`, and say so."""
     region = pyramid.region = RegionLabels(pyramid)
     viewer.add_layer(region)
@@ -184,7 +188,7 @@ def paint_in_region(viewer: Any, pyramid: PyramidLabels) -> RegionLabels:
         if region in viewer.layers:
             viewer.layers.remove(region)
 
-    def removed(event: Any) -> None:
+    def removed(event: Event) -> None:
         if event.value is pyramid:
             QTimer.singleShot(0, remove)  # napari is in the middle of removing the other one
         elif event.value is region:
@@ -203,7 +207,7 @@ def paint_in_region(viewer: Any, pyramid: PyramidLabels) -> RegionLabels:
     return region
 
 
-def _in_view(layer: Any) -> Window:
+def _in_view(layer: Labels) -> Window:
     """Level-0 pixels in view."""
     corners = np.asarray(layer.corner_pixels)[:, -2:] * np.asarray(layer.downsample_factors)[layer.data_level][-2:]
     (top, left), (bottom, right) = np.floor(corners[0]).astype(int), np.ceil(corners[1]).astype(int) + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,14 @@ WIDE = 2048
 
 Key = tuple[int, int]
 
+Values = int | npt.NDArray[np.integer]
+"""What is painted: one label, or one for each pixel."""
+
 
 class Tile(NamedTuple):
     """Painted values: an array of `TILE` x `TILE` or one value; where they were painted (None: everywhere)."""
 
-    values: Any
+    values: Values
     mask: npt.NDArray[np.bool_] | None
 
     @property
@@ -62,12 +65,12 @@ class Stroke:
         Of its labels.
     """
 
-    def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+    def __init__(self, shape: tuple[int, int], dtype: np.dtype[np.integer]) -> None:
         self._bounds = Window(0, 0, *shape)
         self._dtype = dtype
         self._tiles: dict[Key, Tile] = {}
         self._boxes: dict[Key, Window] = {}
-        self._dabs: deque[tuple[Window, Any, Mask]] = deque()
+        self._dabs: deque[tuple[Window, Values, Mask]] = deque()
         self._settling = threading.RLock()
 
     @property
@@ -83,7 +86,7 @@ class Stroke:
         start = (min(box.y for box in boxes), min(box.x for box in boxes))
         return Window.between(start, (max(box.stop[0] for box in boxes), max(box.stop[1] for box in boxes)))
 
-    def paint(self, window: Window, values: Any, mask: Mask = None) -> None:
+    def paint(self, window: Window, values: Values, mask: Mask = None) -> None:
         """Paint one value, or an array of the window's shape, where `mask` is true (None: everywhere).
 
         The arrays are kept, and must not change.
@@ -103,7 +106,7 @@ class Stroke:
                 self._put(*self._dabs[0])
                 self._dabs.popleft()
 
-    def _put(self, window: Window, values: Any, mask: Mask) -> None:
+    def _put(self, window: Window, values: Values, mask: Mask) -> None:
         scalar = np.ndim(values) == 0
         for key, part in cut(window.intersection(self._bounds), TILE):
             part_mask = part_of(mask, window, part)
@@ -136,7 +139,7 @@ class Stroke:
         else:
             self._lay(key, part, value, mask)
 
-    def _lay(self, key: Key, part: Window, values: Any, mask: npt.NDArray[np.bool_] | None) -> None:
+    def _lay(self, key: Key, part: Window, values: Values, mask: npt.NDArray[np.bool_] | None) -> None:
         """Paint several values into a tile."""
         tile = self._tiles.get(key, Tile(0, np.zeros((TILE, TILE), np.bool_)))
         array = tile.values if np.ndim(tile.values) else np.full((TILE, TILE), tile.values, self._dtype)
@@ -163,7 +166,7 @@ class Stroke:
         """The pixels of a tile that exist."""
         return Window(key[0] * TILE, key[1] * TILE, TILE, TILE).intersection(self._bounds)
 
-    def lay_over(self, window: Window, out: npt.NDArray[Any]) -> None:
+    def lay_over(self, window: Window, out: npt.NDArray[np.integer]) -> None:
         """Put what was painted over the labels `out` of a window."""
         for key in self.keys(window):
             part, tile = self.square(key).intersection(window), self._tiles[key]
@@ -171,7 +174,7 @@ class Stroke:
             values = tile.values[inner] if np.ndim(tile.values) else tile.values
             np.copyto(out[outer], values, where=True if tile.mask is None else tile.mask[inner])
 
-    def parts(self) -> Iterator[tuple[Window, Any, npt.NDArray[np.bool_] | None]]:
+    def parts(self) -> Iterator[tuple[Window, Values, npt.NDArray[np.bool_] | None]]:
         """What was painted as windows that do not overlap, with values and mask, as the store wants them."""
         self._settle()
         wide: Window | None = None
@@ -191,7 +194,7 @@ class Stroke:
         if wide is not None:
             yield wide, value, None
 
-    def _part(self, box: Window, tiles: Iterable[Tile | None]) -> tuple[Window, Any, npt.NDArray[np.bool_]]:
+    def _part(self, box: Window, tiles: Iterable[Tile | None]) -> tuple[Window, Values, npt.NDArray[np.bool_]]:
         """What was painted in a block: one value if all its tiles have the same."""
         tiles = list(tiles)
         found = {tile.values if np.ndim(tile.values) == 0 else None for tile in tiles if tile is not None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -14,9 +14,19 @@ from qtpy.QtCore import QObject, QTimer
 from napari_msunet.errors import MsunetError
 from napari_msunet.labels import LabelStore
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+    import pint
+    from napari.components import LayerList
+    from napari.utils.transforms import Affine
+
+    from napari_msunet.geometry import Region, Window
+
 _MS = 1000
 _EDGE = 24  # level-0 pixels: to be seen with the whole slide in view
-_shown: WeakKeyDictionary[LabelStore, set[Any]] = WeakKeyDictionary()
+_shown: WeakKeyDictionary[LabelStore, set[Path]] = WeakKeyDictionary()
 
 
 class PaintedLayer(Protocol):
@@ -24,15 +34,21 @@ class PaintedLayer(Protocol):
 
     store: LabelStore
     name: str
+    scale: npt.NDArray[np.float64]
+    translate: npt.NDArray[np.float64]
+    rotate: npt.NDArray[np.float64]
+    shear: npt.NDArray[np.float64]
+    affine: Affine
+    units: tuple[pint.Unit, ...]
 
     def can_be_stored(self) -> bool: ...
-    def refresh_window(self, window: Any) -> None: ...
+    def refresh_window(self, window: Window | Region) -> None: ...
     def end_stroke(self, patience: float | None = None) -> None: ...
     def flush(self) -> None: ...
     def follow_zoom(self) -> None: ...
 
 
-def start(parent: QObject, layers: Any, painted: Collection[PaintedLayer]) -> None:
+def start(parent: QObject, layers: LayerList, painted: Collection[PaintedLayer]) -> None:
     """Look after those of a viewer's `layers` that are `painted`, as long as `parent`, its window, lives."""
     timer = QTimer(parent)
     timer.setInterval(_MS)
@@ -40,7 +56,7 @@ def start(parent: QObject, layers: Any, painted: Collection[PaintedLayer]) -> No
     timer.start()
 
 
-def look(layers: Any, painted: Collection[PaintedLayer]) -> None:
+def look(layers: LayerList, painted: Collection[PaintedLayer]) -> None:
     """Show what another process wrote into stores that are looked at only, and say what is damaged."""
     for layer in [layer for layer in layers if layer in painted]:
         with suppress(MsunetError, OSError, RuntimeError):  # a store that was closed or is changing: next time
@@ -50,7 +66,7 @@ def look(layers: Any, painted: Collection[PaintedLayer]) -> None:
             _show_damage(layers, layer)
 
 
-def _show_damage(layers: Any, layer: Any) -> None:
+def _show_damage(layers: LayerList, layer: PaintedLayer) -> None:
     """Red frames around the chunks that do not decode, and one sentence."""
     from napari.layers import Shapes
 

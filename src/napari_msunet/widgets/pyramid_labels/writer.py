@@ -25,7 +25,7 @@ _IDLE_SECONDS = 2.0
 class Job(NamedTuple):
     """Something to be done to the store, and whom to tell: `done(result, error)` is called in the GUI thread."""
 
-    action: Callable[[], Any]
+    action: Callable[[], object]
     done: Callable[[Any, Exception | None], None]
     stroke: Stroke | None = None
 
@@ -124,7 +124,7 @@ class Writer(QObject):
                 error = raised
             self._ended(job, result, error)
 
-    def _ended(self, job: Job, result: Any, error: Exception | None) -> None:
+    def _ended(self, job: Job, result: object, error: Exception | None) -> None:
         with self._turn:
             self._attempts += 1
             if job.stroke is not None and isinstance(error, MsunetError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,17 @@ from qtpy.QtWidgets import QWidget
 from napari_msunet.geometry import Window
 from napari_msunet.widgets.placement import to_world
 
+if TYPE_CHECKING:
+    from napari.layers import Layer
+    from napari.viewer import Viewer
+    from qtpy.QtGui import QPaintEvent
+
 COLOUR = QColor("#ffd84d")
 _SHADE = (255, 216, 77, 120)
 _MOST = 1024
 
 
-def canvas_of(viewer: Any) -> QWidget:
+def canvas_of(viewer: Viewer) -> QWidget:
     """The widget that napari draws on and that gets the mouse."""
     return viewer.window._qt_viewer.canvas.native
 
@@ -31,11 +36,11 @@ class Sketch(QWidget):
     viewer : napari.Viewer
     """
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Viewer) -> None:
         self.canvas = canvas_of(viewer)
         super().__init__(self.canvas)
         self.viewer = viewer
-        self.layer: Any = None
+        self.layer: Layer | None = None
         self.points: list[tuple[float, float]] = []
         self.closed = False
         self.hint = ""
@@ -46,11 +51,11 @@ class Sketch(QWidget):
         viewer.scene.camera.events.connect(self._moved)
         self.hide()
 
-    def _moved(self, event: Any = None) -> None:
+    def _moved(self, event: object = None) -> None:
         if self.isVisible():
             self.update()
 
-    def start(self, layer: Any, hint: str, closed: bool) -> None:
+    def start(self, layer: Layer, hint: str, closed: bool) -> None:
         """Show the hint, and from now on what is drawn on this layer."""
         self.layer, self.hint, self.closed = layer, hint, closed
         self.clear()
@@ -98,7 +103,7 @@ class Sketch(QWidget):
         offset = (world - np.asarray(camera.center[-2:])) * camera.zoom
         return [QPointF(x + self.width() / 2, y + self.height() / 2) for y, x in offset.tolist()]
 
-    def paintEvent(self, event: Any) -> None:
+    def paintEvent(self, event: QPaintEvent) -> None:
         if self.layer is None:
             return
         self.setGeometry(self.canvas.rect())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from napari.utils.notifications import show_info, show_warning
@@ -20,6 +20,15 @@ from napari_msunet.widgets.placement import to_level0
 from napari_msunet.widgets.tools import objects, outline, wands
 from napari_msunet.widgets.tools.canvas import Sketch
 from napari_msunet.widgets.tools.tool import Change, Drawn, Tool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+    from napari._vispy.mouse_event import NapariMouseEvent
+    from napari.viewer import Viewer
+
+    from napari_msunet.widgets.pyramid_labels import PyramidLabels
 
 CLICK = 4
 """A click moves the mouse by at most so many pixels of the canvas; more is a move of the view."""
@@ -71,12 +80,14 @@ class Tools(QObject):
 
     changed = Signal()
 
-    def __init__(self, viewer: Any, slide_of: Callable[[Any], Slide | None], parent: QObject | None = None) -> None:
+    def __init__(
+        self, viewer: Viewer, slide_of: Callable[[PyramidLabels], Slide | None], parent: QObject | None = None
+    ) -> None:
         super().__init__(parent)
         self.viewer, self.slide_of = viewer, slide_of
         self.all = {tool.name: tool for tool in all_tools()}
         self.amounts = {tool.amount.shared: tool.amount.value for tool in self.all.values() if tool.amount}
-        self.layer: Any = None
+        self.layer: PyramidLabels | None = None
         self.tool: Tool | None = None
         self.sketch = Sketch(viewer)
         self._background = Background("msunet-tools", self)
@@ -90,7 +101,7 @@ class Tools(QObject):
 
     # ------------------------------------------------------------------------------------------------------- choosing
 
-    def attach(self, layer: Any) -> None:
+    def attach(self, layer: PyramidLabels | None) -> None:
         """Work on this labels layer from now on; None: on none."""
         if layer is self.layer:
             return
@@ -163,7 +174,7 @@ class Tools(QObject):
             self.layer.mouse_pan = True
             self.layer.cursor = "standard"
 
-    def _left(self, event: Any = None) -> None:
+    def _left(self, event: object = None) -> None:
         """Another mode or layer was chosen."""
         if self.layer.mode != "pan_zoom" or self.viewer.layers.selection.active is not self.layer:
             self.choose(None)
@@ -190,10 +201,10 @@ class Tools(QObject):
 
     # --------------------------------------------------------------------------------------------------------- drawing
 
-    def _place(self, event: Any) -> tuple[float, float]:
+    def _place(self, event: NapariMouseEvent) -> tuple[float, float]:
         return to_level0(self.viewer, self.layer, event.position)
 
-    def _drag(self, viewer: Any, event: Any) -> Any:
+    def _drag(self, viewer: object, event: NapariMouseEvent) -> Iterator[None]:
         """From the press of the mouse to its release, as napari calls it."""
         tool = self.tool
         drawing = tool is not None and (tool.gesture == "click" or not self.layer.mouse_pan)
@@ -216,7 +227,7 @@ class Tools(QObject):
         if turn == self._turn and self._points:
             self._let_go(tool)
 
-    def _moved(self, tool: Tool, event: Any, way: Any) -> None:
+    def _moved(self, tool: Tool, event: NapariMouseEvent, way: npt.NDArray[np.float64]) -> None:
         if tool.gesture == "click":
             if np.hypot(*way) > CLICK:
                 self._cancel()
@@ -329,7 +340,7 @@ class Tools(QObject):
             lambda: store.write(*change), partial(self._stored, turn, layer, change), partial(self._failed, turn)
         )
 
-    def _stored(self, turn: int, layer: Any, change: Change, number: int) -> None:
+    def _stored(self, turn: int, layer: PyramidLabels, change: Change, number: int) -> None:
         for other in self.viewer.layers:
             if getattr(other, "store", None) is layer.store and hasattr(other, "refresh_window"):
                 other.refresh_window(change.window)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QSizePolicy, QToolButton, QVBoxLayout, QWidget
@@ -14,6 +14,9 @@ from napari_msunet.widgets.editors import NumberField
 from napari_msunet.widgets.tools.controller import Tools
 from napari_msunet.widgets.tools.icons import icon
 from napari_msunet.widgets.tools.tool import Amount
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.tools.tool import Tool
 
 COLUMNS = 4
 _ICON = 18
@@ -54,7 +57,7 @@ class ToolPanel(QWidget):
         tools.changed.connect(self.refresh)
         self.refresh()
 
-    def _button(self, tool: Any) -> QToolButton:
+    def _button(self, tool: Tool) -> QToolButton:
         button = QToolButton(self)
         button.setObjectName("msunet_tool")
         button.setText(tool.title)
@@ -67,7 +70,7 @@ class ToolPanel(QWidget):
         button.clicked.connect(told(partial(self._pressed, tool.name)))
         return button
 
-    def _pressed(self, name: str, *_: Any) -> None:
+    def _pressed(self, name: str, *_: object) -> None:
         try:
             self.tools.toggle(name)
         finally:

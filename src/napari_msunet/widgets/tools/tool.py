@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ class Change(NamedTuple):
     """What is to be written: as `LabelStore.write` takes it."""
 
     window: Window
-    values: npt.NDArray[Any]
+    values: npt.NDArray[np.integer]
     mask: npt.NDArray[np.bool_]
 
 

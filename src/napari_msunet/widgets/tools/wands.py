@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -86,7 +84,7 @@ def _channel(run: Run, store: LabelStore, label: int) -> int:
     return run.classes.index(name) + 1
 
 
-def _probabilities(run: Run, window: Window) -> npt.NDArray[Any]:
+def _probabilities(run: Run, window: Window) -> npt.NDArray[np.number]:
     planes = run.read(window, output="probabilities")
     if not planes.any():
         raise StoreError("The model was not run here, so there are no probabilities; predict here first.")

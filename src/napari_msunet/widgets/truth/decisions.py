@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,14 @@ from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.telling import tell_error
 from napari_msunet.widgets.truth.finding import NOT_COMPARED, Finding
 from napari_msunet.widgets.truth.model import PlaceModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari.utils.events import Event
+    from shapely import Polygon
+
+    from napari_msunet.widgets.pyramid_labels import PyramidLabels
 
 _SETTLE_MS = 300
 _CHECKED_AGAIN = 50
@@ -48,7 +56,7 @@ class Decisions(QObject):
     def __init__(self, finding: Finding, model: PlaceModel, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.finding, self.model = finding, model
-        self.layer: Any = None
+        self.layer: PyramidLabels | None = None
         self._background = Background("msunet-truth-places", self)
         self._strokes: list[Window] = []
         self._timer = QTimer(self)
@@ -68,12 +76,12 @@ class Decisions(QObject):
         self._background.run(partial(truth.keep_truth, self.pair, place), None, partial(self._refused, place))
         self.model.mark(place, "kept")
 
-    def take(self, place: TruthPlace, layer: Any) -> None:
+    def take(self, place: TruthPlace, layer: PyramidLabels) -> None:
         """Write the model's answer into the truth here, as one step of undo."""
         self._take(place, place.window, layer, partial(self._refused, place))
         self.model.mark(place, "changed")
 
-    def take_in(self, corners: npt.NDArray[np.float64], layer: Any) -> None:
+    def take_in(self, corners: npt.NDArray[np.float64], layer: PyramidLabels) -> None:
         """Write the model's answer into the truth inside a lasso, `(n, 2)` of `y, x`, as one step of undo."""
         low, high = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int)
         window = Window.between((int(low[0]), int(low[1])), (int(high[0]), int(high[1])))
@@ -84,11 +92,11 @@ class Decisions(QObject):
         work = partial(truth.remove_kept, self.pair.store)
         self._background.run(work, lambda _: self.finding.start())
 
-    def outline(self, place: TruthPlace, show: Any) -> None:
+    def outline(self, place: TruthPlace, show: Callable[[Polygon | None], None]) -> None:
         """Call `show` with the polygon of a place as the truth is now, None if nothing is left of it."""
         pair = self.pair
 
-        def work() -> Any:
+        def work() -> Polygon | None:
             from napari_msunet.annotation.polygons import label_polygons
 
             mask = truth.place_mask(pair, place)
@@ -97,7 +105,13 @@ class Decisions(QObject):
 
         self._background.run(work, show)
 
-    def _take(self, where: Any, window: Window, layer: Any, failed: Any) -> None:
+    def _take(
+        self,
+        where: TruthPlace | npt.NDArray[np.float64],
+        window: Window,
+        layer: PyramidLabels,
+        failed: Callable[[BaseException], None],
+    ) -> None:
         layer.end_stroke()
         region = Region(window.y, window.x, *window.shape)
 
@@ -119,7 +133,7 @@ class Decisions(QObject):
 
     # ------------------------------------------------------------------------------------------------ following strokes
 
-    def watch(self, layer: Any) -> None:
+    def watch(self, layer: PyramidLabels | None) -> None:
         """Follow the strokes of another truth; None: of none."""
         if layer is self.layer:
             return
@@ -129,7 +143,7 @@ class Decisions(QObject):
         if layer is not None:
             layer.events.stroke.connect(self._stroked)
 
-    def _stroked(self, event: Any) -> None:
+    def _stroked(self, event: Event) -> None:
         if self.finding.review is not None and event.region is not None:
             self._strokes.append(touched(event.region))
             self._timer.start()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 from qtpy.QtCore import QObject, Signal
 
@@ -195,7 +194,7 @@ class Finding(QObject):
         self._background.close()
 
 
-def _lack(labels: Path) -> Any:
+def _lack(labels: Path) -> str:
     """What a prediction lacks, in words."""
     runs = merged_runs(open_labels(labels))
     if not runs:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from qtpy.QtCore import QEvent, QObject, Qt, Signal
 
 from napari_msunet.widgets.placement import to_level0
 from napari_msunet.widgets.tools.canvas import Sketch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from napari._vispy.mouse_event import NapariMouseEvent
+    from napari.viewer import Viewer
+
+    from napari_msunet.widgets.pyramid_labels import PyramidLabels
 
 _FEW = 3
 _APART = 2.0
@@ -29,10 +37,10 @@ class Lasso(QObject):
     drawn = Signal(object)
     ended = Signal()
 
-    def __init__(self, viewer: Any, parent: QObject | None = None) -> None:
+    def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.viewer = viewer
-        self.layer: Any = None
+        self.layer: PyramidLabels | None = None
         self._sketch: Sketch | None = None
         self._points: list[tuple[float, float]] = []
 
@@ -41,7 +49,7 @@ class Lasso(QObject):
         """Whether a lasso is waited for."""
         return self.layer is not None
 
-    def start(self, layer: Any, hint: str) -> None:
+    def start(self, layer: PyramidLabels, hint: str) -> None:
         """Wait for a lasso on this layer; `hint` says what for."""
         self.stop()
         if self._sketch is None:
@@ -77,7 +85,7 @@ class Lasso(QObject):
             return True
         return False
 
-    def _drag(self, viewer: Any, event: Any) -> Any:
+    def _drag(self, viewer: object, event: NapariMouseEvent) -> Iterator[None]:
         """From the press of the mouse to its release, as napari calls it."""
         if not self.active or event.button != 1:
             return
@@ -100,7 +108,7 @@ class Lasso(QObject):
         self.stop()
         self.drawn.emit(corners)
 
-    def _place(self, event: Any) -> tuple[float, float]:
+    def _place(self, event: NapariMouseEvent) -> tuple[float, float]:
         return to_level0(self.viewer, self.layer, event.position)
 
     def close(self) -> None:

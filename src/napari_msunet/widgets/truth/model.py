@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import isnan
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt
 from qtpy.QtGui import QColor, QPixmap
@@ -14,6 +14,9 @@ from napari_msunet.labels import LabelStore
 from napari_msunet.labels.metadata import BACKGROUND_COLOUR
 from napari_msunet.labels.truth import TruthPlace
 from napari_msunet.widgets.objects.words import area_text
+
+if TYPE_CHECKING:
+    from qtpy.QtCore import QObject
 
 Role = Qt.ItemDataRole
 
@@ -40,7 +43,7 @@ class PlaceModel(QAbstractTableModel):
         "kept" or "changed", by place.
     """
 
-    def __init__(self, parent: Any = None) -> None:
+    def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.places: list[TruthPlace] = []
         self.states: dict[TruthPlace, str] = {}
@@ -61,7 +64,7 @@ class PlaceModel(QAbstractTableModel):
 
     def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
         """Sort by a column; equal rows stay ranked."""
-        ways: tuple[Callable[[TruthPlace], Any], ...] = (
+        ways: tuple[Callable[[TruthPlace], str | float], ...] = (
             lambda place: 0,
             attrgetter("truth"),
             attrgetter("model"),
@@ -93,14 +96,14 @@ class PlaceModel(QAbstractTableModel):
     def columnCount(self, parent: QModelIndex | None = None) -> int:
         return 0 if parent is not None and parent.isValid() else len(HEADERS)
 
-    def headerData(self, section: int, orientation: Qt.Orientation, role: int = Role.DisplayRole) -> Any:
+    def headerData(self, section: int, orientation: Qt.Orientation, role: int = Role.DisplayRole) -> str | None:
         if orientation == Qt.Orientation.Horizontal and role == Role.DisplayRole:
             return HEADERS[section]
         if orientation == Qt.Orientation.Horizontal and role == Role.ToolTipRole:
             return TIPS[section]
         return None
 
-    def data(self, index: QModelIndex, role: int = Role.DisplayRole) -> Any:
+    def data(self, index: QModelIndex, role: int = Role.DisplayRole) -> str | QPixmap | int | None:
         if not index.isValid() or index.row() >= len(self.places):
             return None
         place, column = self.places[index.row()], index.column()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_info
 from qtpy.QtCore import Qt, Signal
@@ -39,6 +39,9 @@ from napari_msunet.widgets.truth.model import PlaceModel
 from napari_msunet.widgets.truth.truths import TruthChoice, layer_of_truth
 
 if TYPE_CHECKING:
+    from qtpy.QtGui import QHideEvent, QKeyEvent, QShowEvent
+    from shapely import Polygon
+
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.pyramid_labels import PyramidLabels
     from napari_msunet.widgets.state import State
@@ -97,7 +100,7 @@ class PlaceTable(QTableView):
         self.setAccessibleName("Suspects of the truth, the likeliest error first")
         self.setMinimumHeight(56)
 
-    def keyPressEvent(self, event: Any) -> None:
+    def keyPressEvent(self, event: QKeyEvent) -> None:
         name = _KEYS.get((Qt.Key(event.key()), event.modifiers()))
         if name is None:
             super().keyPressEvent(event)
@@ -233,7 +236,7 @@ class TruthPanel(QWidget):
         self.state.changed.connect(self._changed)
         self.viewer.events.theme.connect(self._restyle)
 
-    def _restyle(self, event: Any = None) -> None:
+    def _restyle(self, event: object = None) -> None:
         self.setStyleSheet(style.stylesheet(self.viewer.theme))
         self.matrix.set_theme(self.viewer.theme)
 
@@ -363,7 +366,7 @@ class TruthPanel(QWidget):
         """The place that is looked at."""
         return self.model.places[self.index] if 0 <= self.index < len(self.model.places) else None
 
-    def _sort(self, column: int, order: Any) -> None:
+    def _sort(self, column: int, order: Qt.SortOrder) -> None:
         """Another order of the rows; the place that is looked at stays the same."""
         place, self.index = self.current, -1
         self.model.sort(column, order)
@@ -389,7 +392,7 @@ class TruthPanel(QWidget):
         go_to(self.viewer, layer, place.window.padded(max(0, _LEAST - max(place.window.shape)) // 2), share=0.4)
         self.decisions.outline(place, lambda polygon: self._outlined(layer, place, polygon))
 
-    def _outlined(self, layer: Any, place: TruthPlace, polygon: Any) -> None:
+    def _outlined(self, layer: PyramidLabels, place: TruthPlace, polygon: Polygon | None) -> None:
         if place is not self.current or not self.isVisible():
             return
         if polygon is None:  # changed since: at least where it was
@@ -464,14 +467,14 @@ class TruthPanel(QWidget):
 
     # -------------------------------------------------------------------------------------------- showing and closing
 
-    def showEvent(self, event: Any) -> None:
+    def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
         for name, action in self.actions.items():
             keys.bind(self.viewer, name, action)
         if self.current is not None:
             told(self.go)(self.index)
 
-    def hideEvent(self, event: Any) -> None:
+    def hideEvent(self, event: QHideEvent) -> None:
         super().hideEvent(event)
         for name in self.actions:
             keys.release(self.viewer, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil, floor
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,10 @@ from napari_msunet.widgets.layers import PassingLayer, add_to_look_at
 from napari_msunet.widgets.placement import over
 from napari_msunet.widgets.pyramid_labels.colours import colormap, features
 from napari_msunet.widgets.run_maps import redraw
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Layer
 
 NAME = "First look (coarsest scale)"
 
@@ -92,7 +96,7 @@ class LookedLevel(WindowArray):
         super().__init__(shape, np.uint8, lambda window: looked.read(level, window))
         self.size = int(np.prod(shape, dtype=np.int64))
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[np.generic]:
         return np.asarray(self[...], dtype)
 
 
@@ -104,12 +108,12 @@ class FirstLookLayer(PassingLayer):
     viewer : napari.Viewer
     """
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)
         self._looked: Looked | None = None
         self._run = ""
 
-    def add(self, look: FirstLook, store: LabelStore, slide_layer: Any, labels_layer: Any) -> None:
+    def add(self, look: FirstLook, store: LabelStore, slide_layer: Layer, labels_layer: Layer | None) -> None:
         """Take one more look; `draw` shows it."""
         if look.run != self._run:
             self.drop()
@@ -136,7 +140,7 @@ class FirstLookLayer(PassingLayer):
         super().drop()
         self._looked, self._run = None, ""
 
-    def _show(self, looked: Looked, store: LabelStore, slide_layer: Any, labels_layer: Any) -> None:
+    def _show(self, looked: Looked, store: LabelStore, slide_layer: Layer, labels_layer: Layer | None) -> None:
         pixel = store.pixel[0] * looked.pixel, store.pixel[1] * looked.pixel
         several = len(looked.levels) > 1
         self.layer = Labels(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, QTimer
 
@@ -17,6 +17,8 @@ from napari_msunet.widgets.dock.predicting.first_look import FirstLookLayer
 from napari_msunet.widgets.run_maps import RunMap, add_map_layer, redraw, remove_maps, run_maps
 
 if TYPE_CHECKING:
+    from napari.layers import Image
+
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import SlideRecord
 
@@ -39,7 +41,7 @@ class LiveMaps(QObject):
         self.first_look = FirstLookLayer(layers.viewer)
         self._record: SlideRecord | None = None
         self._run: Run | None = None
-        self._layers: list[Any] = []
+        self._layers: list[Image] = []
         self._sources: list[RunMap] = []
         self._coming: list[RunMap] = []
         self._stale = self._closed = False
@@ -49,7 +51,7 @@ class LiveMaps(QObject):
         self._timer.timeout.connect(self._redraw)
 
     @property
-    def maps(self) -> list[Any]:
+    def maps(self) -> list[Image]:
         """The layers of the run that was shown last, those that are still there."""
         return [layer for layer in self._layers if layer in self.layers.viewer.layers]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
 
@@ -14,7 +14,6 @@ from napari_msunet.widgets.dock.weights import model_config
 if TYPE_CHECKING:
     from napari_msunet.widgets.state import State
 
-    pass
 
 TIP = (
     "Adds a model that was trained for the same classes, such as another fold: the mean of their probabilities is "
@@ -116,5 +115,5 @@ def model_name(path: Path) -> str:
     return path.parent.name if path.stem == "model" else path.stem
 
 
-def _plain(value: Any) -> str:
+def _plain(value: float | tuple[object, ...]) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QLabel
@@ -15,11 +15,12 @@ from napari_msunet.widgets import resolve
 from napari_msunet.wording import duration
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.jobs import Jobs
+    from napari_msunet.widgets.jobs import JobHandle, Jobs
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import State
 
-    pass
+    Stamp: TypeAlias = tuple[tuple[str, int], ...]
+    """The files of a journal, with their sizes."""
 
 AFTER_CHANGES = 600
 """Milliseconds for which nothing must change before the worker is asked."""
@@ -54,9 +55,9 @@ class PlanLine(QLabel):
         super().__init__()
         self.state, self.jobs, self.layers = state, jobs, layers
         self.values: dict[str, Any] | None = None
-        self._wanted: tuple[PredictJob, Any] | None = None
-        self._asked: tuple[PredictJob, Any] | None = None
-        self._handle: Any = None
+        self._wanted: tuple[PredictJob, Stamp | None] | None = None
+        self._asked: tuple[PredictJob, Stamp | None] | None = None
+        self._handle: JobHandle | None = None
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(AFTER_CHANGES)
@@ -75,7 +76,7 @@ class PlanLine(QLabel):
         self.setText(text)
         self.setVisible(bool(text))
 
-    def want(self, job: PredictJob | None, stamp: Any = None) -> None:
+    def want(self, job: PredictJob | None, stamp: Stamp | None = None) -> None:
         """Ask about this prediction once nothing has changed for a moment; None: about none.
 
         `stamp` is whatever else the plan depends on, such as how often a mask was corrected.
@@ -151,7 +152,7 @@ def _flush(job: PredictJob) -> None:
         open_labels(job.where.labels).flush()
 
 
-def stamp_of(job: PredictJob) -> Any:
+def stamp_of(job: PredictJob) -> Stamp | None:
     """What tells one state of the labels that say where from another."""
     if not isinstance(job.where, InClasses):
         return None

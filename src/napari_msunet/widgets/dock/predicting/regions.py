@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,11 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.project import Ring
 from napari_msunet.widgets.layer_slides import KEY
 from napari_msunet.widgets.placement import over, to_level0
+
+if TYPE_CHECKING:
+    from napari._vispy.mouse_event import NapariMouseEvent
+    from napari.components import ViewerModel
+    from napari.layers import Layer
 
 MARK = "regions_of"
 SETTLED = 150
@@ -35,7 +40,7 @@ class Regions(QObject):
 
     changed = Signal()
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: ViewerModel) -> None:
         super().__init__()
         self.viewer = viewer
         self._layers: list[Shapes] = []
@@ -52,7 +57,7 @@ class Regions(QObject):
                 return layer
         return None
 
-    def draw(self, slide: Path, slide_layer: Any, mode: str) -> Shapes:
+    def draw(self, slide: Path, slide_layer: Layer, mode: str) -> Shapes:
         """Take the tool ("add_polygon", "add_rectangle") that draws a region of a slide; gives the layer."""
         layer = self.find(slide) or self._add(slide, slide_layer)
         layer.visible = True
@@ -60,12 +65,12 @@ class Regions(QObject):
         layer.mode = mode
         return layer
 
-    def restore(self, slide: Path, slide_layer: Any, rings: tuple[Ring, ...]) -> None:
+    def restore(self, slide: Path, slide_layer: Layer, rings: tuple[Ring, ...]) -> None:
         """Show regions as polygons that were drawn before; their corners in level-0 pixels."""
         layer = self.find(slide) or self._add(slide, slide_layer)
         layer.add([np.array(ring) - 0.5 for ring in rings], shape_type="polygon")
 
-    def _add(self, slide: Path, slide_layer: Any) -> Shapes:
+    def _add(self, slide: Path, slide_layer: Layer) -> Shapes:
         size = float(np.mean(slide_layer.scale[-2:]))
         layer = Shapes(
             ndim=2,
@@ -82,10 +87,10 @@ class Regions(QObject):
         self._layers.append(layer)
         return layer
 
-    def _touched(self, _: Any = None) -> None:
+    def _touched(self, _: object = None) -> None:
         self._settling.start()
 
-    def _held(self, _layer: Shapes, event: Any) -> Iterator[None]:
+    def _held(self, _layer: Shapes, event: NapariMouseEvent) -> Iterator[None]:
         """Know whether the mouse is held: a shape under way does not count yet."""
         self._pressed = True
         yield
@@ -106,7 +111,7 @@ class Regions(QObject):
         else:
             self.changed.emit()
 
-    def rings(self, slide: Path, slide_layer: Any) -> tuple[Ring, ...]:
+    def rings(self, slide: Path, slide_layer: Layer) -> tuple[Ring, ...]:
         """The regions as polygons in level-0 pixels of their slide; lines have no inside, so they do not count."""
         layer = self.find(slide)
         if layer is None:

@@ -20,7 +20,6 @@ from napari_msunet.widgets.dock.background import Background
 if TYPE_CHECKING:
     from napari_msunet.widgets.state import State
 
-    pass
 
 ENDING = ".unfinished.json"
 

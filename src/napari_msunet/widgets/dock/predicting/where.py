@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
@@ -16,6 +16,8 @@ from napari_msunet.widgets.editors import ChoiceField
 from napari_msunet.widgets.layers import store_path
 
 if TYPE_CHECKING:
+    from napari.layers import Shapes
+
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import SlideRecord, State
 
@@ -73,7 +75,7 @@ class WhereRow(QWidget):
         self.words = QLabel()
         self.words.setObjectName("note")
         self.words.setWordWrap(True)
-        self._listed: tuple[Any, ...] = ()
+        self._listed: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
         self._lay_out()
 
     def _tool(self, text: str, tip: str, mode: str) -> QPushButton:
@@ -145,7 +147,7 @@ class WhereRow(QWidget):
             raise MsunetError(f"No class of {self.stores.currentText()} is ticked: tick where to predict.")
         return InClasses(labels=Path(path), classes=names)
 
-    def draw(self, mode: str) -> Any:
+    def draw(self, mode: str) -> Shapes:
         """Take the tool that draws a region; gives the layer of shapes."""
         record = self.state.active
         if record is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
 
@@ -10,9 +10,12 @@ from napari_msunet.widgets.truth import TruthPanel
 from napari_msunet.widgets.viewers import main_window
 
 if TYPE_CHECKING:
+    from qtpy.QtWidgets import QDockWidget
+
     from napari_msunet.widgets.jobs import Jobs
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.objects import ObjectsPanel
+    from napari_msunet.widgets.pyramid_labels import PyramidLabels
     from napari_msunet.widgets.state import State
 
 TRUTH_HEIGHT = 172
@@ -40,10 +43,10 @@ class Panels:
         self.viewer = layers.viewer
         self.objects: ObjectsPanel | None = None
         self.truth: TruthPanel | None = None
-        self.truth_dock: Any = None
-        self._objects_dock: Any = None
+        self.truth_dock: QDockWidget | None = None
+        self._objects_dock: QDockWidget | None = None
 
-    def show_objects(self, layer: Any) -> ObjectsPanel:
+    def show_objects(self, layer: PyramidLabels) -> ObjectsPanel:
         """Show the table of all objects of a layer, and measure them; gives the table's widget."""
         from napari_msunet.widgets.objects import ObjectsPanel
 

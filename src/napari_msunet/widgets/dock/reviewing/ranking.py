@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox
 
 from napari_msunet.labels import review
 from napari_msunet.widgets.dock.background import Background
+
+if TYPE_CHECKING:
+    from napari_msunet.labels import LabelStore
 
 RANKINGS = {
     "disagreement": ("The scales disagree", "Where the networks of the scales say different things."),
@@ -35,7 +38,7 @@ class RankingBox(QComboBox):
         """From now on the best ranking of a store is chosen again, until a person chooses."""
         self._chosen = False
 
-    def offer(self, store: Any, background: Background) -> None:
+    def offer(self, store: LabelStore, background: Background) -> None:
         """Only what the store's runs kept can be ranked by; looked up in the background."""
         background.run(partial(review.available, store), self._show)
 

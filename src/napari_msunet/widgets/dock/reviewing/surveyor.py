@@ -5,12 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_msunet.labels import review
 from napari_msunet.widgets.dock.background import Background
+
+if TYPE_CHECKING:
+    from napari_msunet.labels import LabelStore
+    from napari_msunet.labels.objects import ObjectTable
+    from napari_msunet.labels.review import TissueLike
 
 _SETTLE_MS = 500
 _TELL_SECONDS = 0.05
@@ -45,7 +50,12 @@ class Surveyor(QObject):
     counted = Signal(object)
     failed = Signal(object)
 
-    def __init__(self, background: Background, asked: Callable[[], tuple[Any, int, Any] | None], parent: Any) -> None:
+    def __init__(
+        self,
+        background: Background,
+        asked: Callable[[], tuple[LabelStore, int, TissueLike | None] | None],
+        parent: QObject | None,
+    ) -> None:
         super().__init__(parent)
         self._background = background
         self._asked = asked
@@ -55,7 +65,7 @@ class Surveyor(QObject):
         self._timer.setInterval(_SETTLE_MS)
         self._timer.timeout.connect(self._count)
 
-    def rank(self, by: str, objects: Any = None) -> None:
+    def rank(self, by: str, objects: ObjectTable | None = None) -> None:
         """Rank the places that were not reviewed; returns at once."""
         asked = self._asked()
         if asked is None:

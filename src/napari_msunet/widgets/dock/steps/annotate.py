@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_info
 from qtpy.QtWidgets import QHBoxLayout, QMessageBox, QPushButton
@@ -26,6 +26,9 @@ from napari_msunet.widgets.forms import Fold
 from napari_msunet.widgets.state import BACKGROUND, SlideRecord
 
 if TYPE_CHECKING:
+    from napari.layers import Layer
+    from napari.utils.events import Event
+
     from napari_msunet.widgets.jobs import Jobs
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.pyramid_labels import PyramidLabels
@@ -46,7 +49,7 @@ class AnnotateStep(Step):
     def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
         super().__init__(state, jobs, layers)
         self.edits = ClassEdits(state, layers)
-        self._watched: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._watched: weakref.WeakSet[PyramidLabels] = weakref.WeakSet()
         self.marking = Marking(state, layers, self)
         self.start = QPushButton("Start annotating")
         self.start.setObjectName("primary")
@@ -136,7 +139,7 @@ class AnnotateStep(Step):
         self._watch(layer)
         return layer
 
-    def _ready(self, layer: Any) -> None:
+    def _ready(self, layer: PyramidLabels) -> None:
         """Selected, with the brush, as wide as a stroke should be at this zoom."""
         self.viewer.layers.selection.active = layer
         if layer.can_be_painted():
@@ -147,10 +150,10 @@ class AnnotateStep(Step):
                 layer.selected_label = self._value(layer, 0)
             layer.mode = "paint"
 
-    def _inserted(self, event: Any) -> None:
+    def _inserted(self, event: Event) -> None:
         self.take(event.value)
 
-    def take(self, layer: Any) -> None:
+    def take(self, layer: Layer) -> None:
         """An annotation of ours that comes in another way (File > Open, the sample) is taken in too."""
         store = getattr(layer, "store", None)
         if not isinstance(store, LabelStore) or store.kind != "annotation":
@@ -166,7 +169,7 @@ class AnnotateStep(Step):
         self._watch(layer)
         self.state.emit("slides")
 
-    def _watch(self, layer: Any) -> None:
+    def _watch(self, layer: PyramidLabels) -> None:
         """Follow a layer: its strokes are counted, its keys choose classes."""
         if layer in self._watched:
             return
@@ -179,7 +182,7 @@ class AnnotateStep(Step):
         this = weakref.ref(self)
         for number in range(KEYS + 1):
 
-            def choose(_layer: Any, row: int = number - 1) -> None:
+            def choose(_layer: object, row: int = number - 1) -> None:
                 if (step := this()) is not None and not step.layers.closed:
                     step.choose(row)
 
@@ -195,7 +198,7 @@ class AnnotateStep(Step):
         if layer.can_be_painted():
             layer.mode = "paint"
 
-    def _value(self, layer: Any, row: int) -> int:
+    def _value(self, layer: PyramidLabels, row: int) -> int:
         """The store's value of a row of the table."""
         if not 0 <= row < len(self.state.classes):
             return BACKGROUND
@@ -208,13 +211,13 @@ class AnnotateStep(Step):
             self.viewer.layers.selection.active = layer
             self.choose(row)
 
-    def _selected(self, _event: Any = None) -> None:
+    def _selected(self, _event: object = None) -> None:
         if not self.layers.closed and self.isVisible():
             self.refresh()
 
     # --------------------------------------------------------------------------------------------------------- counts
 
-    def _stroke(self, event: Any) -> None:
+    def _stroke(self, event: Event) -> None:
         if self.layers.closed:
             return
         self.state.painted.emit(event.source.store.path, event.region)
@@ -246,7 +249,7 @@ class AnnotateStep(Step):
             self.state.emit("classes")
 
     @told
-    def _remove_chosen(self, *_: Any) -> None:
+    def _remove_chosen(self, *_: object) -> None:
         row = self.table.currentRow()
         if not 0 <= row < len(self.state.classes):
             show_info("Choose a class in the table first; background cannot be removed.")
@@ -261,7 +264,7 @@ class AnnotateStep(Step):
 
     # -------------------------------------------------------------------------------------------------------- folders
 
-    def add_folder(self, images: str | Path, masks: str | Path, **options: Any) -> FolderSource:
+    def add_folder(self, images: str | Path, masks: str | Path, **options: object) -> FolderSource:
         """Add a folder of images and one of masks, with the options of `FolderSource`."""
         source = FolderSource(images=Path(images), masks=Path(masks), **options)
         self.state.set_sets([*self.state.sets, source])
@@ -291,14 +294,14 @@ class AnnotateStep(Step):
         self.marking.refresh(layer)
         self.sources.refresh()
 
-    def _rows(self, layer: Any) -> list[Row]:
+    def _rows(self, layer: PyramidLabels | None) -> list[Row]:
         colours = dict(zip(self.state.classes, default_colours(len(self.state.classes)), strict=True))
         if layer is not None:
             colours |= dict(zip(layer.store.classes, layer.store.colours, strict=True))
         rows = [Row(name, colours[name], self.state.count(value)) for value, name in enumerate(self.state.classes, 1)]
         return [*rows, Row("Background", BACKGROUND_COLOUR, self.state.count(BACKGROUND), fixed=True)]
 
-    def _row_of(self, layer: Any) -> int:
+    def _row_of(self, layer: PyramidLabels | None) -> int:
         if layer is None:
             return -1
         if layer.selected_label == BACKGROUND:

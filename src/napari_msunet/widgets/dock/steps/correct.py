@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtGui import QColor, QIcon, QPixmap
@@ -23,6 +23,10 @@ from napari_msunet.widgets.layers import hide_maps
 from napari_msunet.widgets.tools import KeyList, ToolPanel, Tools
 
 if TYPE_CHECKING:
+    from napari.utils.events import Event
+
+    from napari_msunet.labels.metadata import Colour
+    from napari_msunet.slide import Slide
     from napari_msunet.widgets.jobs import Jobs
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.pyramid_labels import PyramidLabels
@@ -73,8 +77,8 @@ class CorrectStep(Step):
         self._lay_out()
         self.strokes = 0
         self.pixels: int | None = None
-        self._watched: Any = None
-        self._shown_classes: Any = None
+        self._watched: PyramidLabels | None = None
+        self._shown_classes: tuple[tuple[str, ...], tuple[Colour, ...]] | None = None
         self._background = Background("msunet-corrections", self)
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
@@ -95,11 +99,11 @@ class CorrectStep(Step):
         self.body.addWidget(self.retrain)
         self.body.addWidget(self.key_list)
 
-    def _restyle(self, event: Any = None) -> None:
+    def _restyle(self, event: object = None) -> None:
         found = style.colours(self.viewer.theme)
         self.tool_row.restyle(found["text"], found["accent"])
 
-    def _slide_of(self, layer: Any) -> Any:
+    def _slide_of(self, layer: PyramidLabels) -> Slide | None:
         """The slide that a labels layer lies on."""
         found = self.layers.slide(self.layers.record(layer))
         return None if found is None else slide_of(found)
@@ -135,7 +139,7 @@ class CorrectStep(Step):
         strokes = f", {self.strokes} stroke{'s' * (self.strokes != 1)} today" if self.strokes else ""
         return f"{self.pixels:,} pixels are corrected{strokes}."
 
-    def _show_classes(self, layer: Any) -> None:
+    def _show_classes(self, layer: PyramidLabels | None) -> None:
         """A button for background and for each class of the labels."""
         wanted = None if layer is None else (layer.store.classes, layer.store.colours)
         if wanted == self._shown_classes:
@@ -160,7 +164,7 @@ class CorrectStep(Step):
             self.classes.addWidget(button, value // _COLUMNS, value % _COLUMNS)
         self._mark(layer)
 
-    def _mark(self, layer: Any) -> None:
+    def _mark(self, layer: PyramidLabels | None) -> None:
         for value, button in enumerate(self.buttons):
             button.setChecked(
                 layer is not None
@@ -168,7 +172,7 @@ class CorrectStep(Step):
                 and (layer.mode == "paint" or self.tools.tool is not None)
             )
 
-    def _watch(self, layer: Any) -> None:
+    def _watch(self, layer: PyramidLabels | None) -> None:
         """Follow the strokes of the labels."""
         if layer is self._watched:
             return
@@ -194,10 +198,10 @@ class CorrectStep(Step):
             self._watched.events.mode.disconnect(self._selected)
             self._watched = None
 
-    def _selected(self, event: Any = None) -> None:
+    def _selected(self, event: object = None) -> None:
         self._mark(self._watched)
 
-    def _stroked(self, event: Any) -> None:
+    def _stroked(self, event: Event) -> None:
         self.strokes = max(0, self.strokes + (1 if event.number else 0))
         self._timer.start()
 
@@ -243,14 +247,14 @@ class CorrectStep(Step):
         self.refresh()
         return layer
 
-    def _choose(self, value: int, *_: Any) -> None:
+    def _choose(self, value: int, *_: object) -> None:
         if self.tools.tool is None:
             self.start().selected_label = value
         else:  # a tool goes on with another class
             self.tools.layer.selected_label = value
             self._mark(self._watched)
 
-    def _by_key(self, layer: Any, value: int) -> None:
+    def _by_key(self, layer: PyramidLabels, value: int) -> None:
         """Paint this class from now on; with a tool: use it."""
         if value > len(layer.store.classes):
             return

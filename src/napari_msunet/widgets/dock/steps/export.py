@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QUrl
 from qtpy.QtGui import QDesktopServices
@@ -24,6 +24,7 @@ from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.placement import visible_region
 
 if TYPE_CHECKING:
+    from napari_msunet.config import ExportJob, MeasureJob
     from napari_msunet.widgets.jobs import JobHandle, Jobs
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import State
@@ -72,7 +73,7 @@ class ExportStep(Step):
         self.open_folder.setToolTip("Shows the file in the file manager.")
         self.open_folder.clicked.connect(self._open_folder)
         self.last: Path | None = None
-        self._last_job: Any = None
+        self._last_job: ExportJob | MeasureJob | None = None
         self._background = Background("msunet-copy", self)
         self._lay_out()
         self._describe()
@@ -113,7 +114,7 @@ class ExportStep(Step):
     def summary(self) -> str:
         return self.last.name if self.last else ""
 
-    def _describe(self, *_: Any) -> None:
+    def _describe(self, *_: object) -> None:
         self.about.setText(FORMATS[self.format.currentData()][1])
 
     def _open_folder(self) -> None:
@@ -181,7 +182,7 @@ class ExportStep(Step):
         y, x = open_labels(record.labels).pixel
         return Region(seen.y / y, seen.x / x, seen.height / y, seen.width / x)
 
-    def _start(self, job: Any, text: str) -> JobHandle:
+    def _start(self, job: ExportJob | MeasureJob, text: str) -> JobHandle:
         self.written.hide()
         self.open_folder.hide()
         store = open_labels(job.labels)

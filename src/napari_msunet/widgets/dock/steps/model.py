@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QButtonGroup, QFileDialog, QHBoxLayout, QPushButton, QRadioButton, QToolButton
 
@@ -20,11 +20,11 @@ from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
 
 if TYPE_CHECKING:
+    from napari_msunet.widgets.fields_of_view import FieldsOfView
     from napari_msunet.widgets.jobs import Jobs
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import State
 
-    pass
 
 HEADER_LIMIT = 100 * 2**20
 
@@ -38,7 +38,7 @@ class ModelStep(Step):
 
     def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
         super().__init__(state, jobs, layers)
-        self._fields: Any = None
+        self._fields: FieldsOfView | None = None
         self.body.addWidget(self.note("For the next training:"))
         self.presets = QButtonGroup(self)
         self._add_preset(AUTOMATIC, AUTOMATIC_SENTENCE, len(PRESETS), self.state.leave_model_open)
@@ -156,7 +156,7 @@ class ModelStep(Step):
         self.show_fields.blockSignals(False)
 
     @told
-    def _choose_model(self, *_: Any) -> None:
+    def _choose_model(self, *_: object) -> None:
         project = self.state.project
         start = str(project.folder if project else Path.home())
         chosen, _kind = QFileDialog.getOpenFileName(self, "Load a model", start, "Models (*.safetensors)")

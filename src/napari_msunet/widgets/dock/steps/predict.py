@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
@@ -39,9 +39,13 @@ from napari_msunet.widgets.layers import hide_maps
 from napari_msunet.widgets.placement import visible_region
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari_msunet.config import Job
+    from napari_msunet.events import Event
     from napari_msunet.widgets.jobs import JobHandle, Jobs
     from napari_msunet.widgets.layers import Layers
-    from napari_msunet.widgets.state import State
+    from napari_msunet.widgets.state import SlideRecord, State
 
 
 NOT_MERGED = "is finished but not merged"
@@ -61,7 +65,7 @@ class PredictStep(Step):
         self._result: Result | None = None
         self._outcome = ""
         self._began = 0.0
-        self._drawn_on: Any = None
+        self._drawn_on: SlideRecord | None = None
         self._build()
         self._connect()
         self._lay_out()
@@ -254,7 +258,7 @@ class PredictStep(Step):
         preview = self.why.preview(self.job("view", draft=True, everywhere=True), what)
         return self.send(preview, "Looking at each scale of what is in view.")
 
-    def _set(self, **values: Any) -> None:
+    def _set(self, **values: object) -> None:
         self.state.set_predict_options(self.state.predict_options.model_copy(update=values))
 
     def job(self, where: str | Region = "slide", draft: bool = False, everywhere: bool = False) -> PredictJob:
@@ -301,7 +305,7 @@ class PredictStep(Step):
         config = model_config(self.state.model_path)
         return self.channels.show_for(config, tuple(slide.channels), self.state.predict_options.channels)
 
-    def send(self, job: Any, text: str, **more: Any) -> JobHandle:
+    def send(self, job: Job, text: str, **more: Callable[..., object]) -> JobHandle:
         """Give a job to the worker; a plan that is being made does not keep it waiting."""
         self.plan.stop()
         return self.box.start(job, text, **more)
@@ -329,7 +333,7 @@ class PredictStep(Step):
         self.warning.hide()
         return handle
 
-    def _show_labels(self, out: Path, record: Any) -> None:
+    def _show_labels(self, out: Path, record: SlideRecord) -> None:
         """Bring the layer of the labels into view, and merge into it from now on."""
         record.labels = out
         layer = self.layers.need_labels(record)
@@ -342,7 +346,7 @@ class PredictStep(Step):
 
     # --------------------------------------------------------------------------------------------------- while it runs
 
-    def _happened(self, event: Any) -> None:
+    def _happened(self, event: Event) -> None:
         job = self.box.job
         if isinstance(event, RegionDone):
             self.merging.add(event)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_info
 from qtpy.QtCore import Qt
@@ -30,9 +30,16 @@ from napari_msunet.widgets.objects.words import object_text
 from napari_msunet.widgets.places import Outline, go_to
 
 if TYPE_CHECKING:
+    from napari.utils.events import Event
+    from qtpy.QtGui import QHideEvent, QShowEvent
+
+    from napari_msunet.annotation.objects import FoundObject
+    from napari_msunet.labels import LabelStore
+    from napari_msunet.labels.where import Mask
     from napari_msunet.widgets.jobs import Jobs
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.objects import ObjectsPanel
+    from napari_msunet.widgets.pyramid_labels import PyramidLabels
     from napari_msunet.widgets.state import State
     from napari_msunet.widgets.truth import TruthPanel
 
@@ -50,7 +57,7 @@ class ReviewStep(Step):
         super().__init__(state, jobs, layers)
         self.found: Survey | None = None
         self.panels = Panels(state, jobs, layers)
-        self._layer: Any = None
+        self._layer: PyramidLabels | None = None
         self._background = Background("msunet-review", self)
         self._outline = Outline(self.viewer, _PLACE)
         self._hover = Hover(self.viewer, self)
@@ -171,11 +178,11 @@ class ReviewStep(Step):
         self.done_bar.setVisible(self.found is not None)
         self.again.setVisible(self.found is not None and self.found.skipped > 0)
 
-    def showEvent(self, event: Any) -> None:
+    def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
         self._go_live(True)
 
-    def hideEvent(self, event: Any) -> None:
+    def hideEvent(self, event: QHideEvent) -> None:
         super().hideEvent(event)
         self._go_live(False)
 
@@ -194,7 +201,7 @@ class ReviewStep(Step):
         elif not on:
             self._outline.hide()
 
-    def _watch(self, layer: Any) -> None:
+    def _watch(self, layer: PyramidLabels | None) -> None:
         """Work on other labels."""
         if layer is self._layer:
             return
@@ -222,14 +229,14 @@ class ReviewStep(Step):
         if self.panel is not None:
             self.panel.measuring.outdated("Predicted again since: measure again.")
 
-    def _stroked(self, event: Any) -> None:
+    def _stroked(self, event: Event) -> None:
         self._surveyor.count_soon()
         if not event.number and self.queue.places:  # an undo, or what was undone done again
             self._background.run(partial(_accepted_now, self._layer.store), self.queue.show_accepted, lambda _: None)
 
     # ---------------------------------------------------------------------------------------------------------- queue
 
-    def _labels(self) -> Any:
+    def _labels(self) -> PyramidLabels:
         """The layer of the labels, opened if need be."""
         if (missing := self.missing()) is not None:
             raise MsunetError(missing)
@@ -249,7 +256,7 @@ class ReviewStep(Step):
         self.find.setEnabled(False)
         self._surveyor.rank(by, objects)
 
-    def _reviewed_now(self) -> tuple[Any, int, Any] | None:
+    def _reviewed_now(self) -> tuple[LabelStore, int, Mask | None] | None:
         """The store, the side of a place, and the slide's tissue mask where the dock has one."""
         if self._layer is None:
             return None
@@ -325,7 +332,7 @@ class ReviewStep(Step):
         self.queue.reopen(window)
         tell_error(str(error))
 
-    def _accepted(self, layer: Any, window: Window, number: review_state.Accepted) -> None:
+    def _accepted(self, layer: PyramidLabels, window: Window, number: review_state.Accepted) -> None:
         self.state.reviewed = True
         if number.left_out:
             show_info(
@@ -350,7 +357,7 @@ class ReviewStep(Step):
         """Offer all skipped places again."""
         layer = self._labels()
 
-        def again(_: Any) -> None:
+        def again(_: object) -> None:
             self.find_places(self.queue.source if self.queue.source in RANKINGS else None)
 
         self._background.run(partial(review_state.forget_skipped, layer.store), again)
@@ -364,7 +371,7 @@ class ReviewStep(Step):
 
     # -------------------------------------------------------------------------------------------------------- objects
 
-    def _hovered(self, found: Any) -> None:
+    def _hovered(self, found: FoundObject | None) -> None:
         text = "" if found is None or self._layer is None else object_text(self._layer.store, found)
         self.object.setText(f"Under the mouse: {text}" if text else "Point at an object to measure it.")
         if self.panel is not None:
@@ -422,7 +429,7 @@ class ReviewStep(Step):
         self._background.close()
 
 
-def _accepted_now(store: Any) -> set[Window]:
+def _accepted_now(store: LabelStore) -> set[Window]:
     """The places that are accepted and were not undone."""
     level = min(2, len(store.info.shapes) - 1)
     return set(review_state.still_accepted(store, review_state.load_state(store), level))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 from weakref import WeakSet
 
 from napari.layers import Image, Layer
@@ -40,10 +40,11 @@ from napari_msunet.widgets.reader import chosen
 from napari_msunet.widgets.state import SlideRecord
 
 if TYPE_CHECKING:
+    from napari.utils.events import Event
+
     from napari_msunet.widgets.jobs import Jobs
     from napari_msunet.widgets.state import State
 
-    pass
 
 FILES = (
     f"Slides and images ({' '.join(f'*{ending}' for ending in READABLE)});;"
@@ -213,13 +214,13 @@ class SlideStep(Step):
         remember(self.state)
 
     @told
-    def _choose(self, *_: Any) -> None:
+    def _choose(self, *_: object) -> None:
         paths, _kind = QFileDialog.getOpenFileNames(self, "Open slides", self._start(), FILES)
         for path in paths:
             self.open_slide(chosen(path))
 
     @told
-    def _change_project(self, *_: Any) -> None:
+    def _change_project(self, *_: object) -> None:
         chosen, _kind = QFileDialog.getSaveFileName(
             self,
             "Project folder: a new one, or one that is there",
@@ -231,7 +232,7 @@ class SlideStep(Step):
             self.open_project(chosen if chosen.endswith(".msunet") else f"{chosen}.msunet")
 
     @told
-    def _forget(self, *_: Any) -> None:
+    def _forget(self, *_: object) -> None:
         item = self.list.currentItem()
         if item is None:
             return
@@ -288,7 +289,7 @@ class SlideStep(Step):
         self.state.activate(record)
 
     @told
-    def _numbers_edited(self, *_: Any) -> None:
+    def _numbers_edited(self, *_: object) -> None:
         record = self.state.active
         if record is None:
             return
@@ -316,7 +317,7 @@ class SlideStep(Step):
         self.state.activate(record)
         self.state.emit("slides")
 
-    def _chosen(self, item: QListWidgetItem | None, _before: Any = None) -> None:
+    def _chosen(self, item: QListWidgetItem | None, _before: object = None) -> None:
         thing = self.list.thing(item)
         if isinstance(thing, SlideRecord):
             self.state.activate(thing)
@@ -330,7 +331,7 @@ class SlideStep(Step):
 
     # ---------------------------------------------------------------------------------------- layers come, layers go
 
-    def _inserted(self, event: Any) -> None:
+    def _inserted(self, event: Event) -> None:
         self._take(event.value)
 
     @told
@@ -358,7 +359,7 @@ class SlideStep(Step):
         self.state.add_slide(record)
 
     @told
-    def _replaced(self, event: Any) -> None:
+    def _replaced(self, event: Event) -> None:
         """The pixels of a layer are others now: it shows its file no longer."""
         from napari_msunet.widgets.layer_slides import slide_of
 
@@ -374,7 +375,7 @@ class SlideStep(Step):
             )
             self.state.emit("slides")
 
-    def _removed(self, event: Any) -> None:
+    def _removed(self, event: Event) -> None:
         self._waiting.discard(event.value)
         self.state.emit("slides")
 

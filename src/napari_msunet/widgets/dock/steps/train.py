@@ -31,6 +31,9 @@ from napari_msunet.widgets.forms import Form
 from napari_msunet.wording import in_labels
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari_msunet.events import Event
     from napari_msunet.widgets.jobs import JobHandle, Jobs
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import State
@@ -88,7 +91,7 @@ class TrainStep(Step):
         self.scores.setWordWrap(True)
         self._lay_out()
         self._background = Background("msunet-checks", self)
-        self._checked: Any = None
+        self._checked: tuple[object, ...] | None = None
         self._check_timer = self._timer(_CHECK_MS, self._check)
         self._problem_timer = self._timer(_PROBLEM_MS, self._look)
         self.viewer.events.theme.connect(self._restyle)
@@ -108,7 +111,7 @@ class TrainStep(Step):
         for label in (self.checks, self.problems, self.scores, self.crossval):
             label.hide()
 
-    def _timer(self, milliseconds: int, method: Any) -> QTimer:
+    def _timer(self, milliseconds: int, method: Callable[[], None]) -> QTimer:
         timer = QTimer(self)
         timer.setSingleShot(True)
         timer.setInterval(milliseconds)
@@ -148,7 +151,7 @@ class TrainStep(Step):
     def summary(self) -> str:
         return self.box.bar.format() if self.box.running else ""
 
-    def _restyle(self, event: Any = None) -> None:
+    def _restyle(self, event: object = None) -> None:
         self.curves.set_theme(self.viewer.theme)
         self._checked = None
 
@@ -193,7 +196,7 @@ class TrainStep(Step):
         """The training that the button starts."""
         return self.going_on.job(out)
 
-    def train(self, **options: Any) -> JobHandle:
+    def train(self, **options: object) -> JobHandle:
         """Train on all sources; returns at once, with the `JobHandle`.
 
         Parameters
@@ -232,7 +235,7 @@ class TrainStep(Step):
             label.hide()
         return handle
 
-    def _stores_flusher(self) -> Any:
+    def _stores_flusher(self) -> Callable[[], None]:
         """Each stroke is on disk already, in its journal; before the worker reads, it must be in the chunks too."""
         from napari_msunet.labels import open_labels
 
@@ -264,7 +267,7 @@ class TrainStep(Step):
         found = [p.parent for p in (self.state.project.folder / "runs").glob("*/last.ckpt")]
         return max(found, key=lambda p: (p / "last.ckpt").stat().st_mtime, default=None)
 
-    def _happened(self, event: Any) -> None:
+    def _happened(self, event: Event) -> None:
         if isinstance(event, Metric):
             self.curves.add(event)
             if not self._problem_timer.isActive():
