@@ -127,9 +127,11 @@ ENDING.left = lambda: "This is kept."
 child = subprocess.Popen(["sleep", "100"])
 thread = threading.Thread(target=time.sleep, args=(100,))
 thread.start()
-print(child.pid, flush=True)
+waiting = [child.pid]
 while True:
     try:
+        while waiting:  # inside, so that no signal comes before it is caught
+            print(waiting.pop(), flush=True)
         thread.join()
     except BaseException:
         pass
