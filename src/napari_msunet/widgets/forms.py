@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QFormLayout, QLabel, QToolButton, QVBoxLayout, QWidge
 from napari_msunet.config import explain
 from napari_msunet.config.option import Field, choices_of, fields_of, kinds_of, limits_of, part_of
 from napari_msunet.errors import MsunetError
-from napari_msunet.widgets.editors import (
+from napari_msunet.widgets.dock.fields import (
     AnyField,
     CheckField,
     ChoiceField,
@@ -23,6 +23,7 @@ from napari_msunet.widgets.editors import (
     MinutesField,
     NamedField,
     NumberField,
+    NumbersField,
     TextField,
     WholeField,
 )
@@ -86,6 +87,8 @@ def editor_for(one: Field) -> QWidget:
         return NumberField(low, high, step, 6, option.unit)
     if kinds == [str]:
         return NamedField(option.words) if option.words else TextField(option.none)
+    if not optional and [get_origin(kind) or kind for kind in kinds] == [float, tuple]:  # one for all, or one for each
+        return NumbersField()
     if int in kinds and all(kind is int or get_origin(kind) is Literal for kind in kinds):
         return MarginField()
     return AnyField(info, option.none)

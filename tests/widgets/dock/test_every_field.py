@@ -19,9 +19,9 @@ from napari_msunet.config import (
 from napari_msunet.config.option import Option
 from napari_msunet.config.sampling import Sampling
 from napari_msunet.widgets.dock.branch_form import BranchesField
+from napari_msunet.widgets.dock.fields import AnyField, CheckField, ChoiceField, NumberField, WholeField
 from napari_msunet.widgets.dock.model_form import ModelForm
 from napari_msunet.widgets.dock.options import TrainOptions
-from napari_msunet.widgets.editors import AnyField, CheckField, ChoiceField, NumberField, WholeField
 from napari_msunet.widgets.forms import Form
 
 NETWORKS = (UNetConfig, LinkNetConfig, HRNetConfig, EncoderConfig)

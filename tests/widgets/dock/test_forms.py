@@ -21,10 +21,10 @@ from napari_msunet.config import (
     TableSource,
     UNetConfig,
 )
+from napari_msunet.widgets.dock.fields import OutputsField
 from napari_msunet.widgets.dock.model_form import ModelForm
 from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
 from napari_msunet.widgets.dock.source_forms import FolderForm, PublishedForm, ShapesForm, TableForm
-from napari_msunet.widgets.editors import OutputsField
 from napari_msunet.widgets.forms import Form
 
 

@@ -12,11 +12,11 @@ from qtpy.QtWidgets import QFormLayout, QGridLayout, QLabel, QVBoxLayout, QWidge
 from napari_msunet.config import NETWORKS, BranchConfig, UNetConfig
 from napari_msunet.config.option import fields_of
 from napari_msunet.geometry import as_scale
-from napari_msunet.widgets.editors import CheckField, ChoiceField, NumberField, WholeField
+from napari_msunet.widgets.dock.fields import CheckField, ChoiceField, NumberField, WholeField
 from napari_msunet.widgets.forms import Fold, editor_for
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.editors import Editor
+    from napari_msunet.widgets.dock.fields import Editor
 
 _SIZES = {one.name: one for one in fields_of(UNetConfig) if one.name in ("depth", "width", "dropout")}
 """What each scale has of its own in the rows."""

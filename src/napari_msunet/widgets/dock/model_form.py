@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QLabel
 import napari_msunet
 from napari_msunet.config import FUSIONS, Fusion, ModelConfig
 from napari_msunet.widgets.dock.branch_form import BranchesField
-from napari_msunet.widgets.editors import ResolutionField, ScalesField
+from napari_msunet.widgets.dock.fields import ResolutionField, ScalesField
 from napari_msunet.widgets.forms import Form
 
 DRAWINGS = Path(napari_msunet.__file__).parent / "widgets" / "drawings"

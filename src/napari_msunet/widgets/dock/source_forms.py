@@ -21,7 +21,7 @@ from napari_msunet.config.option import Field
 from napari_msunet.config.sources import SETS
 from napari_msunet.errors import MsunetError
 from napari_msunet.slide.units import PIXELS
-from napari_msunet.widgets.editors import NumberField, TextField
+from napari_msunet.widgets.dock.fields import NumberField, TextField
 from napari_msunet.widgets.forms import Form
 
 TABLES, SHAPES = "Tables (*.csv *.tsv *.txt)", "Outlines (*.geojson *.json *.xml)"

@@ -22,8 +22,8 @@ from superqt import QElidingLabel
 from napari_msunet.config import FolderSource, ImageSet, Role
 from napari_msunet.config.option import fields_of
 from napari_msunet.errors import MsunetError
+from napari_msunet.widgets.dock.fields import ChoiceField
 from napari_msunet.widgets.dock.source_forms import FORMS, SourceForm, name_of
-from napari_msunet.widgets.editors import ChoiceField
 from napari_msunet.widgets.forms import editor_for
 from napari_msunet.widgets.state import State
 

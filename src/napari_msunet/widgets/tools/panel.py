@@ -9,8 +9,8 @@ from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
 from napari_msunet.widgets import keys
+from napari_msunet.widgets.dock.fields import NumberField
 from napari_msunet.widgets.dock.telling import told
-from napari_msunet.widgets.editors import NumberField
 from napari_msunet.widgets.tools.controller import Tools
 from napari_msunet.widgets.tools.icons import icon
 from napari_msunet.widgets.tools.tool import Amount

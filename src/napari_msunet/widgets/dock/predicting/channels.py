@@ -8,7 +8,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFormLayout, QLabel, QVBoxLayout, QWidget
 
 from napari_msunet.config import ModelConfig
-from napari_msunet.widgets.editors import ChoiceField
+from napari_msunet.widgets.dock.fields import ChoiceField
 
 Channel = str | int
 

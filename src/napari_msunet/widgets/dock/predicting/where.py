@@ -10,9 +10,9 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QHBoxLayout, QLabe
 
 from napari_msunet.config import Drawn, InClasses, Where
 from napari_msunet.errors import MsunetError
+from napari_msunet.widgets.dock.fields import ChoiceField
 from napari_msunet.widgets.dock.predicting.regions import Regions, area, checked
 from napari_msunet.widgets.dock.telling import told
-from napari_msunet.widgets.editors import ChoiceField
 from napari_msunet.widgets.layers import store_path
 
 if TYPE_CHECKING:

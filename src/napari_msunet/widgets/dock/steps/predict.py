@@ -16,6 +16,7 @@ from napari_msunet.geometry import Region
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.difference import DifferenceRow
 from napari_msunet.widgets.dock.drawing import RegionDrawing
+from napari_msunet.widgets.dock.fields import OutputsField
 from napari_msunet.widgets.dock.job_box import JobBox
 from napari_msunet.widgets.dock.merging import Merging, prepare_store
 from napari_msunet.widgets.dock.predicting.channels import Channel, ChannelsRow
@@ -31,7 +32,6 @@ from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.threshold import ThresholdPanel
 from napari_msunet.widgets.dock.weights import model_config
-from napari_msunet.widgets.editors import OutputsField
 from napari_msunet.widgets.forms import Fold, Form
 from napari_msunet.widgets.instances import add_instances
 from napari_msunet.widgets.layer_slides import slide_of

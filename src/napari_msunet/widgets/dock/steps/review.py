@@ -16,6 +16,7 @@ from napari_msunet.labels import review, review_state
 from napari_msunet.labels.review import Candidate, Survey
 from napari_msunet.widgets import keys
 from napari_msunet.widgets.dock.background import Background
+from napari_msunet.widgets.dock.fields import WholeField
 from napari_msunet.widgets.dock.place_list import PlaceList
 from napari_msunet.widgets.dock.python_lines import lines, literal
 from napari_msunet.widgets.dock.reviewing.panels import Panels
@@ -23,7 +24,6 @@ from napari_msunet.widgets.dock.reviewing.ranking import RANKINGS, RankingBox
 from napari_msunet.widgets.dock.reviewing.surveyor import Surveyor
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import tell_error, told
-from napari_msunet.widgets.editors import WholeField
 from napari_msunet.widgets.layers import hide_maps
 from napari_msunet.widgets.objects.hover import Hover
 from napari_msunet.widgets.objects.words import object_text

@@ -28,13 +28,13 @@ from napari_msunet.project import Project
 from napari_msunet.slide.numbers import TOLD, parse_range
 from napari_msunet.slide.opening import READABLE
 from napari_msunet.widgets import resolve
+from napari_msunet.widgets.dock.fields import NumberField
 from napari_msunet.widgets.dock.memory import known_before, recall, record_of, remember
 from napari_msunet.widgets.dock.python_lines import call, lines
 from napari_msunet.widgets.dock.slide_list import SlideList
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.dock.tissue import TissueRow
-from napari_msunet.widgets.editors import NumberField
 from napari_msunet.widgets.layers import Layers
 from napari_msunet.widgets.reader import chosen
 from napari_msunet.widgets.state import SlideRecord
