@@ -15,7 +15,7 @@ from napari_msunet.config import PostprocessJob
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import LabelStore, open_labels
-from napari_msunet.labels.damage import check_run, check_store
+from napari_msunet.labels.damage_checks import check_run, check_store
 from napari_msunet.labels.runs import Run
 
 SHAPE = (1000, 700)

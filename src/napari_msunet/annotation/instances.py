@@ -14,7 +14,8 @@ from napari_msunet.config import Damaged
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore, Run
-from napari_msunet.labels.damage import check_run, check_store, places, sound_runs
+from napari_msunet.labels.damage import places
+from napari_msunet.labels.damage_checks import check_run, check_store, sound_runs
 from napari_msunet.labels.levels import tiles
 from napari_msunet.labels.metadata import default_colours
 

@@ -23,7 +23,7 @@ from napari_msunet.slide.orientation import outlines_note
 def slide_item(source: SlideSource, config: AnyModel, say: Say) -> Item:
     """The item of a slide with a label store."""
     from napari_msunet.labels import open_labels
-    from napari_msunet.labels.damage import check_store
+    from napari_msunet.labels.damage_checks import check_store
     from napari_msunet.labels.where import where_mask
 
     opener = partial(open_slide, source.slide, mpp=source.mpp, kind=source.image_kind, value_range=source.value_range)

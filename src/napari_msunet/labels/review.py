@@ -17,7 +17,7 @@ from napari_msunet.errors import OutputError, StoreError
 from napari_msunet.geometry import Grid, Window
 from napari_msunet.labels import review_scores as scores
 from napari_msunet.labels.covered import predicted
-from napari_msunet.labels.damage import check_run, check_store
+from napari_msunet.labels.damage_checks import check_run, check_store
 from napari_msunet.labels.files import output_errors, replace_file
 from napari_msunet.labels.review_cells import Cells, Flags, Means
 from napari_msunet.labels.review_scores import Tell

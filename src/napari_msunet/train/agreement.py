@@ -17,7 +17,7 @@ from napari_msunet.data.truth import connected
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import LabelStore, open_labels
-from napari_msunet.labels.damage import check_store
+from napari_msunet.labels.damage_checks import check_store
 from napari_msunet.stopping import check
 from napari_msunet.train.metrics import Confusion, Matrix, report
 from napari_msunet.train.record import write_text

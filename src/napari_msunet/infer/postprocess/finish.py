@@ -31,7 +31,8 @@ from napari_msunet.infer.postprocess.parting import Parting
 from napari_msunet.infer.postprocess.walking import SIDE, Plane, Walk
 from napari_msunet.labels import LabelStore, Run, open_labels
 from napari_msunet.labels.chunks import CHUNK
-from napari_msunet.labels.damage import check_run, check_store, places, sound_runs
+from napari_msunet.labels.damage import places
+from napari_msunet.labels.damage_checks import check_run, check_store, sound_runs
 from napari_msunet.labels.levels import tiles
 
 

@@ -14,7 +14,7 @@ from napari_msunet.config import Damaged
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Grid, Window, snap_ceil, snap_floor
 from napari_msunet.labels.annotated import IGNORED
-from napari_msunet.labels.damage import check_run, check_store
+from napari_msunet.labels.damage_checks import check_run, check_store
 from napari_msunet.labels.metadata import load_info
 from napari_msunet.labels.review_scores import merged_runs
 from napari_msunet.labels.runs import Run
