@@ -26,7 +26,8 @@ from skimage.draw import disk
 
 import napari_msunet as ms
 from napari_msunet.infer.image import predict_image
-from napari_msunet.slide.numbers import seen_by, to_unit, unit_scale
+from napari_msunet.slide.appearance import seen_by
+from napari_msunet.slide.numbers import to_unit, unit_scale
 
 SIDE, EQUAL = 112, 0.999
 TYPES = {

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from napari_msunet.config import FolderSource, PredictJob, TrainJob
+from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.widgets.resolve import missing, predict_job, resolve, train_job
-from napari_msunet.widgets.state import BACKGROUND, STEPS, SlideRecord, State
+from napari_msunet.widgets.state import STEPS, SlideRecord, State
 
 NAMES = st.sampled_from(("a", "b", "c"))
 
@@ -79,7 +80,7 @@ class Dock(RuleBasedStateMachine):
             self.state.set_counts(record, {}, 0)
 
     @precondition(lambda self: self.state.active and self.state.active.annotation)
-    @rule(value=st.sampled_from((1, 2, BACKGROUND)))
+    @rule(value=st.sampled_from((1, 2, ANNOTATED_BACKGROUND)))
     def paint(self, value):
         record = self.state.active
         self.state.set_counts(record, record.counts | {value: 100}, record.marked)
@@ -179,7 +180,7 @@ class Dock(RuleBasedStateMachine):
             self.open_slide("a", True)
         elif step == "annotate":
             self.start_annotating()
-            for value in (*range(1, len(state.classes) + 1), BACKGROUND):
+            for value in (*range(1, len(state.classes) + 1), ANNOTATED_BACKGROUND):
                 self.paint(value)
         elif step == "train":
             assert resolve(state).steps["train"].ready

@@ -8,6 +8,7 @@ from subprocess import run
 import pytest
 
 from napari_msunet.config import ExportJob, FolderSource, PredictJob, SlideSource, TrainJob
+from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Region
 from napari_msunet.project import Project
@@ -16,7 +17,7 @@ from napari_msunet.widgets.dock.memory import recall, remember
 from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
 from napari_msunet.widgets.dock.presets import PRESETS
 from napari_msunet.widgets.dock.python_lines import job_lines
-from napari_msunet.widgets.state import BACKGROUND, SlideRecord, State, suggested_mpp
+from napari_msunet.widgets.state import SlideRecord, State, suggested_mpp
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_it_says_step_by_step_what_is_missing(state, tmp_path):
         resolve.advice(state)
         == "Paint a few strokes of each class and of background: stroma and background have none yet."
     )
-    state.set_counts(record, {1: 10, 2: 3, BACKGROUND: 1}, 0)
+    state.set_counts(record, {1: 10, 2: 3, ANNOTATED_BACKGROUND: 1}, 0)
     assert resolve.missing(state, "train") is None
     assert resolve.next_step(state) == "train"  # the model is chosen from the images unless the person chooses one
     assert resolve.missing(state, "predict") == "Train a model first, or load a model file in the Model step."
@@ -88,7 +89,7 @@ def test_a_marked_region_is_background_enough(state):
 
 
 def test_a_slide_that_vanished_or_has_no_size_is_said(state, tmp_path):
-    annotated(state, {1: 1, BACKGROUND: 1})
+    annotated(state, {1: 1, ANNOTATED_BACKGROUND: 1})
     state.active.mpp = None
     assert "how many µm a pixel has" in resolve.missing(state, "train")
     state.active.mpp = (0.5, 0.5)
@@ -99,7 +100,7 @@ def test_a_slide_that_vanished_or_has_no_size_is_said(state, tmp_path):
 
 
 def test_jobs_are_what_was_decided(state, tmp_path):
-    record = annotated(state, {1: 1, BACKGROUND: 1})
+    record = annotated(state, {1: 1, ANNOTATED_BACKGROUND: 1})
     record.mpp_given, record.role = True, "train"
     state.set_sets([FolderSource(images=tmp_path, masks=tmp_path, mask_suffix="_m", role="test")])
     state.set_train_options(TrainOptions(epochs=3, batch_size=2))
@@ -174,7 +175,7 @@ def test_a_project_gives_everything_back(state, tmp_path):
 
 
 def test_a_job_as_python_is_the_job(state, tmp_path):
-    annotated(state, {1: 1, BACKGROUND: 1})
+    annotated(state, {1: 1, ANNOTATED_BACKGROUND: 1})
     job = resolve.train_job(state)
     text = job_lines(job)
     assert text.startswith("import napari_msunet as ms\n")

@@ -16,11 +16,11 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from napari_msunet.annotation.instances import Image
 from napari_msunet.annotation.output import ClassLook
+from napari_msunet.constants import CHUNK
 from napari_msunet.geometry import Window, pyramid_shapes
 from napari_msunet.labels.levels import children, coarsen, tiles
 from napari_msunet.slide.ngff import label_attributes
 
-CHUNK = 512
 BLOCK = 2048
 CLASSIC_TIFF = 2**32 - 2**26
 """Bytes before compression up to which a classic TIFF is sure to have room; above, it is a BigTIFF."""

@@ -17,7 +17,8 @@ from napari_msunet.data.crops import Crops, Sample
 from napari_msunet.data.hard import Place
 from napari_msunet.data.masks import IGNORED
 from napari_msunet.data.sampling import Sampler, Spot, in_batches
-from napari_msunet.slide.numbers import legacy_scale, to_unit
+from napari_msunet.slide.appearance import legacy_scale
+from napari_msunet.slide.numbers import to_unit
 
 _AHEAD = 3
 _THREADS = 2

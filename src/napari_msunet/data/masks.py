@@ -9,13 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_msunet.config import MaskValues
+from napari_msunet.constants import IGNORED
 from napari_msunet.data.mask_files import AS_STORED, MaskFile, read_mask
 from napari_msunet.errors import SourceError
 from napari_msunet.geometry import Grid, Window, footprints
 from napari_msunet.slide.resample import settled_ratio
-
-IGNORED = 255
-"""The truth of a pixel that counts neither in the loss nor in a score."""
 
 __all__ = ["IGNORED", "ChosenMask", "Mask", "choose_reading", "class_numbers", "majority", "read_mask"]
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from napari_msunet.config import AnyModel, Kind, ModelConfig, TrainedOn, ValueRange
 from napari_msunet.data.items import Item, Say
-from napari_msunet.slide.numbers import Numbers, Sample, decide, kept_of, legacy_scale, seen_as, unit_scale, with_origin
+from napari_msunet.slide.appearance import legacy_scale, seen_as
+from napari_msunet.slide.numbers import Numbers, Sample, decide, kept_of, unit_scale, with_origin
 
 MOST = 256
 """Images of a set whose pixels are looked at, spread evenly over it."""

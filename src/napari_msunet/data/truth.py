@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy.ndimage import label
 
 from napari_msunet.config import MaskValues
+from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.data.mask_files import read_mask_file
 from napari_msunet.data.masks import IGNORED, ChosenMask, Mask, choose_reading, majority
 from napari_msunet.errors import SourceError
@@ -294,7 +295,7 @@ class StoreTruth:
         for polygon in self.store.fully_annotated:
             full |= polygon2mask(values.shape, np.asarray(polygon, float) / factor - 0.5)  # type: ignore[no-untyped-call]
         truth = self._numbers[values]
-        truth[values == 255] = 0
+        truth[values == ANNOTATED_BACKGROUND] = 0
         truth[(values == 0) & ~full] = IGNORED
         return truth
 

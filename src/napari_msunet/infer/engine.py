@@ -24,7 +24,8 @@ from napari_msunet.infer.network import Network, Variant, exact_arithmetic
 from napari_msunet.infer.plan import Plan, Tile, UnitPlan
 from napari_msunet.infer.streams import Stream
 from napari_msunet.slide import Slide
-from napari_msunet.slide.numbers import Scale, legacy_scale, to_unit
+from napari_msunet.slide.appearance import legacy_scale
+from napari_msunet.slide.numbers import Scale, to_unit
 
 AHEAD = 1
 """Steps whose pixels are read while the network works on an earlier one."""

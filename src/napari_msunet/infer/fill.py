@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from napari_msunet.constants import IGNORED
 from napari_msunet.errors import SlideError
 from napari_msunet.events import Event, FirstLook, Message, Progress, RegionDone
 from napari_msunet.geometry import Window
@@ -33,9 +34,6 @@ WAITING = 2
 
 HOPELESS = 8
 """Tiles that fail one after the other until the slide counts as unreadable."""
-
-UNKNOWN = 255
-"""In raw labels: not predicted, so no hole of an object."""
 
 MOST_HALVINGS = 8
 
@@ -190,7 +188,7 @@ class _Filling:
             outside = ~self.setup.mask.on(self.setup.grid, part)
             if outside.any():
                 for name, array in values.items():
-                    values[name] = np.where(outside, array.dtype.type(UNKNOWN if name == "raw" else 0), array)
+                    values[name] = np.where(outside, array.dtype.type(IGNORED if name == "raw" else 0), array)
         self.run.write(part, values)
         self.run.finish(result.tile.index, part)
         self.run.coarsen([part])

@@ -20,14 +20,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from napari_msunet.config import Margin, ModelConfig
+from napari_msunet.constants import CHUNK
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Grid, Window, round_up
 from napari_msunet.infer.cover import Cost, cover
 from napari_msunet.infer.streams import Stream, streams_of
 from napari_msunet.infer.where import Mask, coverage
-
-CHUNK = 512
-"""Units are whole chunks of the store, so that no two processes write one chunk."""
 
 CELL = 64
 """What is wanted is known in squares of this many target pixels, rounded up to the alignment."""

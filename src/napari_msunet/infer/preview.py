@@ -19,7 +19,7 @@ from napari_msunet.infer.image import predict_image
 from napari_msunet.infer.kept import KEPT
 from napari_msunet.infer.setup import matched_channels, wanted_window
 from napari_msunet.models import MSUNet
-from napari_msunet.slide.numbers import seen_by
+from napari_msunet.slide.appearance import seen_by
 
 LARGEST = 64_000_000
 """Target pixels that a preview may have: it is held in memory."""

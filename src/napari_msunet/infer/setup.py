@@ -26,7 +26,8 @@ from napari_msunet.infer.slide_statistics import Statistics, adapted, fit_statis
 from napari_msunet.infer.where import Mask, where_mask
 from napari_msunet.models import MSUNet
 from napari_msunet.slide import Slide
-from napari_msunet.slide.numbers import Scale, Seen, legacy_scale, seen_by
+from napari_msunet.slide.appearance import Seen, legacy_scale, seen_by
+from napari_msunet.slide.numbers import Scale
 
 SMALL = 2_500_000
 """Target pixels up to which nothing is counted or measured first: what is in view is to come at once."""

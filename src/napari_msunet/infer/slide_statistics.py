@@ -26,7 +26,8 @@ from napari_msunet.models import MSUNet, input_windows
 from napari_msunet.models.norms import SlideNorm
 from napari_msunet.models.windows import window_multiple
 from napari_msunet.slide import Slide
-from napari_msunet.slide.numbers import Scale, seen_by
+from napari_msunet.slide.appearance import seen_by
+from napari_msunet.slide.numbers import Scale
 from napari_msunet.slide.tissue import found_tissue
 
 SAMPLE = 8

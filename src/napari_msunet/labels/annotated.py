@@ -8,11 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from skimage.draw import polygon as fill_polygon
 
+from napari_msunet.constants import IGNORED
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
 from napari_msunet.labels.metadata import ANNOTATED_BACKGROUND
-
-IGNORED = 255
 
 
 def checked_polygon(polygon: npt.ArrayLike) -> tuple[tuple[float, float], ...]:

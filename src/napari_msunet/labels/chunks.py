@@ -19,11 +19,9 @@ import zarr
 from numcodecs.zstd import Zstd  # type: ignore[import-untyped]
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from napari_msunet.constants import CHUNK
 from napari_msunet.errors import MsunetError, StoreError
 from napari_msunet.labels.files import write_aside
-
-CHUNK = 512
-"""Side of a chunk in pixels."""
 
 
 class DamagedChunkError(StoreError):

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
 from napari_msunet.config.prediction import Where
+from napari_msunet.constants import IGNORED
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Grid, Window
 from napari_msunet.labels.checkpoint import load_checkpoint
@@ -29,7 +30,6 @@ _masks: dict[Path, tuple[Mask | None, bool]] = {}
 """Of each run the mask of where it was computed, and whether that is known."""
 _mutex = Lock()
 _MOST = 32
-_NOT_PREDICTED = 255
 """In raw labels, which runs keep that clean up afterwards: a pixel outside of what was computed."""
 
 
@@ -83,7 +83,7 @@ def _merged(store: LabelStore) -> dict[str, list[Window]]:
 def _computed(store: LabelStore, run: Run, window: Window, level: int) -> Bools | np.bool_:
     """Where a run computed anything within its tiles: all, or within its tissue or its drawn regions."""
     if "raw" in run.outputs and level == 0:
-        return np.asarray(run.read(window, 0, "raw") != _NOT_PREDICTED)
+        return np.asarray(run.read(window, 0, "raw") != IGNORED)
     mask, known = _mask(store, run)
     if not known:  # never more than surely was: what it found
         return np.asarray(run.read(window, level) != 0)

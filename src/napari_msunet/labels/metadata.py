@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from napari_msunet.config import MAX_CLASSES, check_class_names
+from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import pyramid_shapes
 from napari_msunet.labels.files import read_json, write_json
@@ -31,7 +32,6 @@ PALETTE = (
     (110, 110, 230),
 )
 BACKGROUND_COLOUR = (128, 128, 128)
-ANNOTATED_BACKGROUND = 255
 
 Kind = Literal["labels", "annotation"]
 Colour = tuple[int, int, int]

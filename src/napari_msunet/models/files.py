@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from importlib.metadata import PackageNotFoundError, version
@@ -12,14 +11,13 @@ from uuid import uuid4
 
 import google_crc32c
 import torch
-from pydantic import BaseModel
-from pydantic_core import to_json
 from safetensors.torch import save
 from torch import Tensor
 
 from napari_msunet.config import SCHEMA_VERSION, ModelConfig
 from napari_msunet.errors import ModelError, OutputError, as_path
 from napari_msunet.models.blocks import arrange
+from napari_msunet.models.fingerprint import tensors_of
 from napari_msunet.models.header import FORMAT, header_config, header_summary, opened
 
 if TYPE_CHECKING:
@@ -68,7 +66,7 @@ def save_model(model: MSUNet, path: str | Path, summary: dict[str, Any] | None =
         "config": model.config.model_dump_json(),
         "summary": written,
     }
-    tensors = _tensors(model)
+    tensors = tensors_of(model)
     header["checksum"] = _checksum(header, tensors)
     data = save(tensors, metadata=header)
     aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
@@ -124,41 +122,6 @@ def _checksum(header: dict[str, str], tensors: dict[str, Tensor]) -> str:
         crc = google_crc32c.extend(crc, f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         crc = google_crc32c.extend(crc, tensor.contiguous().numpy().tobytes())
     return f"{crc:08x}"
-
-
-def fingerprint(model: MSUNet) -> str:
-    """SHA-256 of the config and all weights, as hexadecimal digits."""
-    digest = hashlib.sha256(_described(model.config).encode())
-    for name, tensor in sorted(_tensors(model).items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
-
-
-_FIRST = {
-    "schema_version",
-    *("classes", "mpp", "scales", "fusion", "channels", "channel_names", "shared", "branch", "field", "normalisation"),
-}
-_FIRST_BRANCH = {"kind", "depth", "width", "dropout"}
-
-
-def _described(config: ModelConfig) -> str:
-    """The config as JSON, without the options that came later where they are not used: so a model keeps its fingerprint
-    over updates, and with it its predictions."""
-
-    def used(part: BaseModel, first: set[str]) -> dict[str, Any]:
-        values, fields = part.model_dump(mode="json"), type(part).model_fields
-        return {k: v for k, v in values.items() if k in first or getattr(part, k) != fields[k].default}
-
-    branches = [used(branch, _FIRST_BRANCH) for branch in config.branches]
-    alone = not isinstance(config.branch, tuple)
-    values = {**used(config, _FIRST), "branch": branches[0] if alone else branches}
-    return to_json(values).decode()
-
-
-def _tensors(model: MSUNet) -> dict[str, Tensor]:
-    """The weights on the CPU, each in its plain memory order."""
-    return {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
 
 
 def _package_version() -> str:

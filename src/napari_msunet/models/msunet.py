@@ -75,7 +75,7 @@ class MSUNet(Tiled):
     @property
     def fingerprint(self) -> str:
         """Hash of the config and all weights: the same before saving and after loading."""
-        from napari_msunet.models.files import fingerprint
+        from napari_msunet.models.fingerprint import fingerprint
 
         return fingerprint(self)
 

@@ -14,6 +14,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from napari_msunet.constants import CHUNK
 from napari_msunet.errors import OutputError, as_path
 from napari_msunet.geometry import Window, pyramid_shapes
 from napari_msunet.slide import ngff
@@ -25,7 +26,6 @@ from napari_msunet.slide.slide import Slide
 from napari_msunet.slide.units import given_mpp
 from napari_msunet.slide.zarr_backend import BACKGROUND, OWN_KEY
 
-CHUNK = 512
 BLOCK_BYTES = 64 << 20
 """Pixels held at once while a level is written."""
 

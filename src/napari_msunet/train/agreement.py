@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from napari_msunet.config import Damaged
+from napari_msunet.constants import IGNORED
 from napari_msunet.data.truth import connected
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Region, Window
@@ -24,7 +25,7 @@ from napari_msunet.train.record import write_text
 from napari_msunet.train.scoring import Overlaps, instance_scores, outline_scores
 from napari_msunet.train.scoring.image import WHOLE
 
-UNKNOWN, SIDE = 255, 2048
+SIDE = 2048
 
 Labels = npt.NDArray[np.uint8]
 
@@ -99,13 +100,13 @@ def _compared(one: LabelStore, other: LabelStore, region: Region | None, damaged
     left_out = [text for store in (one, other) if (text := check_store(store, damaged, window=window))]
     total = Confusion(len(classes) + 1)
     keep = window.height * window.width <= WHOLE
-    kept = [np.full(window.shape, UNKNOWN, np.uint8) for _ in range(2 if keep else 0)]
+    kept = [np.full(window.shape, IGNORED, np.uint8) for _ in range(2 if keep else 0)]
     tables = [_table(store, classes) for store in (one, other)]
     for part in _parts(window):
         check()
         a, b = (table[store.truth(part)] for table, store in zip(tables, (one, other), strict=True))
-        a[b == UNKNOWN] = UNKNOWN
-        b[a == UNKNOWN] = 0  # never counted
+        a[b == IGNORED] = IGNORED
+        b[a == IGNORED] = 0  # never counted
         total.add(torch.from_numpy(b), torch.from_numpy(a))
         for target, values in zip(kept, (a, b), strict=False):
             target[part.slices((window.y, window.x))] = values
@@ -122,8 +123,8 @@ def _compared(one: LabelStore, other: LabelStore, region: Region | None, damaged
 
 
 def _table(store: LabelStore, classes: Sequence[str]) -> Labels:
-    """From a store's truth to class numbers; what is not known, or no class of both, is `UNKNOWN`."""
-    table = np.full(256, UNKNOWN, np.uint8)
+    """From a store's truth to class numbers; what is not known, or no class of both, is `IGNORED`."""
+    table = np.full(256, IGNORED, np.uint8)
     table[0] = 0
     for value, name in enumerate(store.classes, start=1):
         if name in classes:
@@ -140,7 +141,7 @@ def _parts(window: Window) -> list[Window]:
 
 
 def _shapes(a: Labels, b: Labels, classes: Sequence[str], pixel: tuple[float, float]) -> dict[str, Any]:
-    known = a != UNKNOWN
+    known = a != IGNORED
     pieces = [connected(np.where(known, values, 0).astype(np.uint8)) for values in (a, b)]
     scores = instance_scores(Overlaps.of(pieces[0], pieces[1]))
     return {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from napari_msunet.colours import OUTPUT_COLOURS
+from napari_msunet.constants import OUTPUT_COLOURS
 from napari_msunet.errors import OutputError
 from napari_msunet.train.record import column, write_text
 from napari_msunet.train.scoring.panels import figure_of, save

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from napari_msunet.colours import output_colour
+from napari_msunet.constants import output_colour
 from napari_msunet.train.record import Row, column, writing
 
 _TITLES = {"loss": "Loss", "iou": "IoU (mean over classes)"}

@@ -26,10 +26,11 @@ from napari_msunet.config import (
     TrainJob,
     explain,
 )
+from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Region
 from napari_msunet.slide.units import PIXELS
-from napari_msunet.widgets.state import BACKGROUND, CONFLICTS, OPTIONAL, STEPS, SlideRecord, State, StepName
+from napari_msunet.widgets.state import CONFLICTS, OPTIONAL, STEPS, SlideRecord, State, StepName
 
 NO_SLIDE = "Choose a slide: a file, or an image layer that is open."
 NO_MODEL = "Train a model first, or load a model file in the Model step."
@@ -240,7 +241,7 @@ def _no_truth(state: State) -> str | None:
     if not any(record.annotation for record in state.slides):
         return "Press Start annotating, then paint a few strokes of each class."
     empty = [name for value, name in enumerate(state.classes, 1) if not state.count(value)]
-    if not (state.count(BACKGROUND) or any(record.marked for record in state.slides)):
+    if not (state.count(ANNOTATED_BACKGROUND) or any(record.marked for record in state.slides)):
         empty.append("background")
     if not empty:
         return None

@@ -11,7 +11,7 @@ from napari.layers import Image, Layer
 
 from napari_msunet.config import Kind, ValueRange
 from napari_msunet.slide import open_slide
-from napari_msunet.slide.numbers import display_limits, shows_colours
+from napari_msunet.slide.appearance import display_limits, shows_colours
 from napari_msunet.slide.probing import PROBE
 from napari_msunet.slide.units import given_mpp
 from napari_msunet.widgets.layer_slides import KEY, is_slide, open_slide_of, slide_of, slide_path

@@ -14,6 +14,7 @@ from psygnal import Signal
 
 from napari_msunet.config import ImageSet, Kind, ModelConfig, Role, ValueRange
 from napari_msunet.config.prediction import InClasses
+from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import MsunetError
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.tissue import TISSUE
@@ -55,7 +56,6 @@ CONFLICTS: dict[StepName, tuple[StepName, ...]] = {
 TIME_LIMIT = 600.0
 """Seconds that a training takes unless the person says otherwise."""
 
-BACKGROUND = 255
 """The value of annotated background in an annotation."""
 
 
@@ -319,8 +319,8 @@ class State:
             self.set_classes((*kept, *unknown))
         by_name = {name: found.get(value, 0) for value, name in enumerate(names, 1)}
         ordered = {value: by_name[n] for value, n in enumerate(self.classes, 1) if by_name.get(n)}
-        if found.get(BACKGROUND):
-            ordered[BACKGROUND] = found[BACKGROUND]
+        if found.get(ANNOTATED_BACKGROUND):
+            ordered[ANNOTATED_BACKGROUND] = found[ANNOTATED_BACKGROUND]
         self.set_counts(record, ordered, len(store.fully_annotated))
 
     def count_annotations(self) -> None:

@@ -8,7 +8,7 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_msunet.errors import MsunetError
 from napari_msunet.slide import Slide
-from napari_msunet.slide.numbers import shows_colours
+from napari_msunet.slide.appearance import shows_colours
 from napari_msunet.widgets.fields import FieldOfView, as_colours, thumbnail
 from napari_msunet.widgets.fields_panel import size_text
 

@@ -5,7 +5,7 @@ import time
 import pytest
 from qtpy.QtCore import Qt
 
-from napari_msunet.colours import output_colour
+from napari_msunet.constants import output_colour
 from napari_msunet.events import Metric
 from napari_msunet.train.progress import History
 from napari_msunet.widgets.dock.curves import Curves

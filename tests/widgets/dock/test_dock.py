@@ -13,13 +13,14 @@ from qtpy.QtGui import QMouseEvent
 from qtpy.QtWidgets import QApplication, QFileDialog, QMessageBox, QPushButton
 
 import napari_msunet as ms
+from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import MsunetError
 from napari_msunet.labels import open_labels
 from napari_msunet.widgets import MultiScaleUNet, resolve
 from napari_msunet.widgets.dock.presets import PRESETS
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.samples import slide_path
-from napari_msunet.widgets.state import BACKGROUND, STEPS
+from napari_msunet.widgets.state import STEPS
 from napari_msunet.widgets.worker_settings import WorkerSettings
 
 LEFT = Qt.MouseButton.LeftButton
@@ -92,15 +93,15 @@ def test_it_leads_from_the_slide_to_the_model(dock, qtbot, slide, monkeypatch):
     drag(qtbot, dock, (-40, 0), (40, 0))
     qtbot.waitUntil(lambda: dock.state.count(1) > 0)
     qtbot.keyClick(canvas(dock), Qt.Key.Key_0)
-    assert layer.selected_label == BACKGROUND
+    assert layer.selected_label == ANNOTATED_BACKGROUND
     drag(qtbot, dock, (-40, 60), (40, 60))
-    qtbot.waitUntil(lambda: dock.state.count(BACKGROUND) > 0)
+    qtbot.waitUntil(lambda: dock.state.count(ANNOTATED_BACKGROUND) > 0)
     values = np.asarray(layer.store.levels[0])
-    for value in (1, BACKGROUND):
+    for value in (1, ANNOTATED_BACKGROUND):
         assert dock.state.count(value) == (values == value).sum()
     qtbot.waitUntil(lambda: dock.go.text().startswith("Train"))
     layer.undo()
-    qtbot.waitUntil(lambda: dock.state.count(BACKGROUND) == 0)
+    qtbot.waitUntil(lambda: dock.state.count(ANNOTATED_BACKGROUND) == 0)
     assert "background has none yet" in resolve.advice(dock.state)
 
 

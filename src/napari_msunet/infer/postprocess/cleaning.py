@@ -10,9 +10,10 @@ from math import ceil
 import numpy as np
 import numpy.typing as npt
 
+from napari_msunet.constants import IGNORED
 from napari_msunet.geometry import Window
 from napari_msunet.infer.postprocess.components import Joined, Numbers, connected
-from napari_msunet.infer.postprocess.deciding import UNKNOWN, Labels
+from napari_msunet.infer.postprocess.deciding import Labels
 from napari_msunet.infer.postprocess.walking import Plane, Walk
 
 
@@ -72,18 +73,18 @@ class Cleaning:
 
     def _split(self, window: Window, values: Labels) -> Labels:
         """Note which pixels are unknown; they are background in what it gives."""
-        unknown = (values == UNKNOWN) | ~self.walk.known(window)
+        unknown = (values == IGNORED) | ~self.walk.known(window)
         if self.holes > 1 and unknown.any():
             self._unknown[window] = zlib.compress(np.packbits(unknown).tobytes(), 1)
         return np.where(unknown, 0, values).astype(np.uint8)
 
     def _marked(self, window: Window, values: Labels) -> Labels:
-        """Values with `UNKNOWN` where nothing was predicted."""
+        """Values with `IGNORED` where nothing was predicted."""
         packed = self._unknown.get(window)
         if packed is None:
             return values
         bits = np.unpackbits(np.frombuffer(zlib.decompress(packed), np.uint8), count=values.size)
-        return np.where(bits.reshape(values.shape).astype(bool), UNKNOWN, values).astype(np.uint8)
+        return np.where(bits.reshape(values.shape).astype(bool), IGNORED, values).astype(np.uint8)
 
     def _remove(self, labels: Plane) -> Iterator[Window]:
         self._objects.close()
@@ -113,7 +114,7 @@ class Cleaning:
         for dy, at_y in parts.items():
             for dx, at_x in parts.items():
                 if (dy or dx) and not self.walk.has(y + dy, x + dx):
-                    framed[at_y, at_x] = UNKNOWN
+                    framed[at_y, at_x] = IGNORED
         return _Gaps.of(framed, self._kinds)
 
     def _add_gaps(self, window: Window, values: Labels) -> None:
@@ -182,9 +183,9 @@ class _Gaps:
         for dy in (-1, 0, 1):
             for dx in (-1, 0, 1):
                 beside = framed[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
-                is_open[numbers[(beside == UNKNOWN) & (numbers > 0)]] = True
+                is_open[numbers[(beside == IGNORED) & (numbers > 0)]] = True
                 if abs(dy) + abs(dx) == 1:
-                    at = (beside > 0) & (beside != UNKNOWN) & (numbers > 0)
+                    at = (beside > 0) & (beside != IGNORED) & (numbers > 0)
                     contacts.append(numbers[at] * kinds + beside[at])
         counts = np.bincount(np.concatenate(contacts), minlength=len(area) * kinds)
         return cls(numbers, inner, area, is_open, counts.reshape(len(area), kinds))

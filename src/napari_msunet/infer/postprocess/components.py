@@ -15,8 +15,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from skimage.measure import label
 
+from napari_msunet.constants import IGNORED
 from napari_msunet.geometry import Window
-from napari_msunet.infer.postprocess.deciding import UNKNOWN
 
 Numbers = npt.NDArray[np.int64]
 Values = npt.NDArray[Any]
@@ -135,9 +135,9 @@ class Joined:
 
     def _beside(self, one: _Side, other: _Side, straight: bool) -> None:
         """Note what lies beside parts: unknown pixels, and through pixel sides (`straight`) pixels of classes."""
-        self._open.append(np.unique(one.parts[(one.parts >= 0) & (other.values == UNKNOWN)]))
+        self._open.append(np.unique(one.parts[(one.parts >= 0) & (other.values == IGNORED)]))
         if straight:
-            touching = (one.parts >= 0) & (other.values > 0) & (other.values != UNKNOWN)
+            touching = (one.parts >= 0) & (other.values > 0) & (other.values != IGNORED)
             keys, counts = np.unique(one.parts[touching] * 256 + other.values[touching], return_counts=True)
             self._contacts.append(np.stack([keys // 256, keys % 256, counts], 1))
 

@@ -16,9 +16,6 @@ from napari_msunet.errors import MsunetError
 Probabilities = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.uint8]
 
-UNKNOWN = 255
-"""In raw labels: a pixel that was not predicted (outside of the tissue, say). It is never a hole of an object."""
-
 MAX_RADIUS = 256
 """Largest radius in pixels of the Gaussian: what is read around a window grows with it."""
 

@@ -23,7 +23,6 @@ from napari_msunet.labels.store import LabelStore, open_labels
 LEAST_PROBABILITY = 1e-4
 """A probability counts as this at least, so that the loss of a pixel is at most 9.2: float16 holds zeros."""
 
-_UNPREDICTED = 255
 """In a run's raw labels: not predicted."""
 
 _COMPARED = ("labels", "raw", "probabilities")
@@ -234,10 +233,10 @@ class _Sampled:
         source = _around(rows, columns)
         values = self.run.read(source)
         if "raw" in self.run.outputs:  # only there what lies outside of the tissue differs from background
-            values = np.where(self.run.read(source, output="raw") == _UNPREDICTED, _UNPREDICTED, values)
+            values = np.where(self.run.read(source, output="raw") == IGNORED, IGNORED, values)
         lost = self.run.lost(source, _COMPARED)
         if lost is not None:
-            values = np.where(lost, _UNPREDICTED, values)
+            values = np.where(lost, IGNORED, values)
         found: Bytes = self._table[values][np.ix_(rows - source.y, columns - source.x)]
         found[~covered] = IGNORED
         return found

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORED = 255
+from napari_msunet.constants import IGNORED
+
 """Value of target pixels that carry no loss."""
 
 TINY = 1e-6

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_msunet.constants import IGNORED
+
 BINS = 15
 
 
@@ -35,7 +37,7 @@ class Calibration:
         truth : (h, w) uint8
             255 does not count.
         """
-        known = truth != 255
+        known = truth != IGNORED
         if not known.any():
             return
         picked, actual = probabilities[:, known], truth[known].astype(np.intp)

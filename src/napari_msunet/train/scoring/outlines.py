@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
+from napari_msunet.constants import IGNORED
+
 OUTLINE_SCORES = ("hausdorff95", "boundary_iou")
 
 Mask = npt.NDArray[np.bool_]
@@ -97,7 +99,7 @@ def outline_scores(
     dict
         By class name, by the names in `OUTLINE_SCORES`.
     """
-    known = truth != 255
+    known = truth != IGNORED
     found = {}
     for number, name in enumerate(classes, start=1):
         a, b = (truth == number) & known, (predicted == number) & known

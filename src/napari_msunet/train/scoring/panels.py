@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_msunet.colours import OUTPUT_COLOURS
+from napari_msunet.constants import OUTPUT_COLOURS
 from napari_msunet.data import IGNORED, Item
 from napari_msunet.geometry import Grid, Region, Window
 from napari_msunet.train.record import writing

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import MsunetError
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.metadata import check_new_classes
 from napari_msunet.widgets.dock.counts import erase
 from napari_msunet.widgets.layers import Layers
-from napari_msunet.widgets.state import BACKGROUND, SlideRecord, State
+from napari_msunet.widgets.state import SlideRecord, State
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.pyramid_labels import PyramidLabels
@@ -69,8 +70,8 @@ class ClassEdits:
         remaining = tuple(n for n in self.state.classes if n != name)
         for number, record in enumerate(self.state.slides):
             kept = {v: values[n][number] for v, n in enumerate(remaining, 1) if values[n][number]}
-            background = record.counts.get(BACKGROUND)
-            record.counts = kept | ({BACKGROUND: background} if background else {})
+            background = record.counts.get(ANNOTATED_BACKGROUND)
+            record.counts = kept | ({ANNOTATED_BACKGROUND: background} if background else {})
         self.state.set_classes(remaining)
         self._refresh_layers()
 

@@ -9,7 +9,7 @@ from napari.utils.theme import get_theme
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
-from napari_msunet.colours import output_colour
+from napari_msunet.constants import output_colour
 from napari_msunet.events import Metric
 from napari_msunet.train.progress import History
 

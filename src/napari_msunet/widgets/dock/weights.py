@@ -13,8 +13,8 @@ from qtpy.QtCore import QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QPainter, QPaintEvent
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
-from napari_msunet.colours import output_colour
 from napari_msunet.config import ModelConfig
+from napari_msunet.constants import output_colour
 from napari_msunet.errors import ModelError
 
 _LARGEST_HEADER = 100_000_000

@@ -11,6 +11,7 @@ from napari.utils.notifications import show_info
 from qtpy.QtWidgets import QHBoxLayout, QMessageBox, QPushButton
 
 from napari_msunet.config import FolderSource
+from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import MsunetError
 from napari_msunet.labels import LabelStore
 from napari_msunet.labels.metadata import BACKGROUND_COLOUR, default_colours
@@ -23,7 +24,7 @@ from napari_msunet.widgets.dock.sources import SourcesBox
 from napari_msunet.widgets.dock.steps.step import Step
 from napari_msunet.widgets.dock.telling import told
 from napari_msunet.widgets.forms import Fold
-from napari_msunet.widgets.state import BACKGROUND, SlideRecord
+from napari_msunet.widgets.state import SlideRecord
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -201,7 +202,7 @@ class AnnotateStep(Step):
     def _value(self, layer: PyramidLabels, row: int) -> int:
         """The store's value of a row of the table."""
         if not 0 <= row < len(self.state.classes):
-            return BACKGROUND
+            return ANNOTATED_BACKGROUND
         return int(layer.store.add_classes([self.state.classes[row]])[self.state.classes[row]])
 
     @told
@@ -299,12 +300,12 @@ class AnnotateStep(Step):
         if layer is not None:
             colours |= dict(zip(layer.store.classes, layer.store.colours, strict=True))
         rows = [Row(name, colours[name], self.state.count(value)) for value, name in enumerate(self.state.classes, 1)]
-        return [*rows, Row("Background", BACKGROUND_COLOUR, self.state.count(BACKGROUND), fixed=True)]
+        return [*rows, Row("Background", BACKGROUND_COLOUR, self.state.count(ANNOTATED_BACKGROUND), fixed=True)]
 
     def _row_of(self, layer: PyramidLabels | None) -> int:
         if layer is None:
             return -1
-        if layer.selected_label == BACKGROUND:
+        if layer.selected_label == ANNOTATED_BACKGROUND:
             return len(self.state.classes)
         names = layer.store.classes
         name = names[layer.selected_label - 1] if 0 < layer.selected_label <= len(names) else None

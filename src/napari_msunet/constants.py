@@ -1,0 +1,26 @@
+"""Numbers and colours that must be the same everywhere: in stores, in the truth of a training, in every picture."""
+
+from __future__ import annotations
+
+IGNORED = 255
+"""In the truth of a training and in raw predictions: nothing is known of this pixel, it counts in no loss or score."""
+
+ANNOTATED_BACKGROUND = 255
+"""In an annotation, where 0 means "not annotated": a person said that this pixel is background."""
+
+CHUNK = 512
+"""Side in pixels of the chunks of label stores, of written pyramids and of the units a prediction is computed in: two
+processes that write whole chunks never write the same file."""
+
+OUTPUT_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""The fused output's (on a dark ground: white), then one per scale, told apart with any colour vision.
+
+References
+----------
+Okabe and Ito, "Color Universal Design", 2008.
+"""
+
+
+def output_colour(index: int, dark: bool = False) -> str:
+    """The colour of an output: 0 is the fused one, then the scales in their order."""
+    return "#ffffff" if dark and index == 0 else OUTPUT_COLOURS[index % len(OUTPUT_COLOURS)]

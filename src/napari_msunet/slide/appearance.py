@@ -1,0 +1,122 @@
+"""How the values of a slide appear: to people as limits of contrast, to a model as 0 to 1 of its training's range."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from napari_msunet.config.base import TrainedOn, ValueRange
+from napari_msunet.slide.numbers import FAINT, OVERSHOOT, Numbers, Scale, is_rgb, kind_in_words, unit_scale
+
+if TYPE_CHECKING:
+    from napari_msunet.slide.slide import Slide
+
+
+def shows_colours(slide: Slide) -> bool:
+    """Whether the channels are the colours of one image: so named, or three unnamed ones of a bright-field slide."""
+    return is_rgb(slide.channels) or (len(slide.channels) == 3 and slide.kind == "brightfield")
+
+
+def display_limits(slide: Slide, channel: int | None = None) -> ValueRange:
+    """What to show as black and as white: the range of a bright-field slide, and of fluorescence what is there of it.
+
+    Parameters
+    ----------
+    slide : Slide
+    channel : int, optional
+        None: of all channels.
+    """
+    low, high = slide.value_range
+    if slide.kind == "brightfield":
+        return low, high
+    pixels = slide.sample.pixels
+    values = pixels if channel is None else pixels[:, channel]
+    if not values.size:
+        return low, high
+    dark, bright = (float(v) for v in np.percentile(values.astype(np.float64), (0.1, 99.9)))
+    return dark, bright if bright > dark else dark + (1 if slide.dtype.kind in "iu" else (high - low) / 255)
+
+
+class Seen(NamedTuple):
+    """How a model sees a slide: the scale of its values, and sentences about what may be wrong."""
+
+    scale: Scale
+    doubts: tuple[str, ...]
+
+
+def legacy_scale(dtype: np.dtype[Any]) -> Scale:
+    """What models saw before they kept a range: unsigned whole numbers over their largest, others as they are."""
+    return Scale(0.0, float(np.iinfo(dtype).max) if dtype.kind == "u" else 1.0, clip=False)
+
+
+def seen_by(trained: TrainedOn | None, slide: Slide) -> Seen:
+    """How the values of a slide are brought to what a model was trained on; see `seen_as`."""
+    if trained is None:
+        return _seen_without_range(slide)
+    seen = seen_as(trained, slide.numbers, slide.dtype, slide.name)
+    if slide.numbers.range_from == "guess":
+        return seen
+    return Seen(seen.scale, (*seen.doubts, *_cut_off(slide, slide.value_range)))
+
+
+def seen_as(trained: TrainedOn, numbers: Numbers, dtype: np.dtype[Any], name: str) -> Seen:
+    """How values are brought to what a model was trained on.
+
+    What a file or a person says is taken. Where the range is a guess, and the model was trained on values of the same
+    type that are no bright field (dim images are dim), the model's range is better than one from this image alone.
+    """
+    doubts = []
+    if trained.kind is not None and trained.kind != numbers.kind:
+        how = "looks like" if numbers.kind_from == "guess" else "is"
+        doubts.append(
+            f"{name} {how} {kind_in_words(numbers.kind)}, but the model was trained on "
+            f"{kind_in_words(trained.kind)}; its result says little, unless the kind is wrong: then give its kind."
+        )
+    known = trained.ranges.get(dtype.name)
+    own = numbers.value_range
+    if numbers.range_from != "guess" or own == known:
+        return Seen(unit_scale(own), tuple(doubts))
+    if known is not None and numbers.kind == "fluorescence" and known[0] <= own[0] and own[1] <= known[1]:
+        if own[1] - own[0] < FAINT * (known[1] - known[0]):
+            doubts.append(
+                f"The values of {name} seem to be of a range of {own[0]:g} to {own[1]:g}, and the model was trained on "
+                f"one of {known[0]:g} to {known[1]:g}, which was taken: where that is wrong, give the range "
+                "of its values."
+            )
+        return Seen(unit_scale(known), tuple(doubts))
+    if numbers.doubt is not None:
+        doubts.append(f"{name}: {numbers.doubt}.")
+    return Seen(unit_scale(numbers.value_range), tuple(doubts))
+
+
+def _seen_without_range(slide: Slide) -> Seen:
+    """By a model that does not say what it was trained on: as before, unless a person gives the range."""
+    numbers, before = slide.numbers, legacy_scale(slide.dtype)
+    if numbers.range_from == "person":
+        return Seen(unit_scale(numbers.value_range), _cut_off(slide, numbers.value_range))
+    if numbers.value_range == before[:2]:
+        return Seen(before, ())
+    low, high = numbers.value_range
+    return Seen(
+        before,
+        (
+            f"The model does not say which range of values it was trained on, and those of {slide.name} seem to go "
+            f"from {low:g} to {high:g}; as before, {before.high:g} was taken as white: give the range of its values to "
+            "have them brought to 0 to 1.",
+        ),
+    )
+
+
+def _cut_off(slide: Slide, value_range: ValueRange) -> tuple[str, ...]:
+    """A sentence where a given range leaves out more than a few pixels."""
+    pixels = slide.sample.pixels
+    low, high = value_range
+    slack = OVERSHOOT * (high - low) if slide.dtype.kind == "f" else 0
+    outside = float(((pixels < low - slack) | (pixels > high + slack)).mean()) if pixels.size else 0.0
+    if outside <= 0.01:
+        return ()
+    return (
+        f"{outside:.0%} of the values of {slide.name} lie outside the range {low:g} to {high:g} that was given, and "
+        "are cut off.",
+    )
