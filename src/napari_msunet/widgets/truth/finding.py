@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Event
+import threading
 
 from qtpy.QtCore import QObject, Signal
 
@@ -95,7 +95,7 @@ class Finding(QObject):
         self.wanted: Wanted | None = None
         self.lack, self.possible, self.busy, self.stale = NO_SLIDE, False, False, ""
         self._background = Background("msunet-truth", self)
-        self._stop = Event()
+        self._stop = threading.Event()
         self._told = 0.0
 
     def forget(self, lack: str) -> None:
@@ -130,7 +130,7 @@ class Finding(QObject):
         """Compare; returns at once."""
         if self.wanted is None or self.busy:
             return
-        self._stop = Event()
+        self._stop = threading.Event()
         self.busy, self.stale = True, ""
         work = partial(self._work, self.wanted, self._stop)
         self._background.run(work, partial(self._done, self._stop), partial(self._failed, self._stop))
@@ -146,7 +146,7 @@ class Finding(QObject):
             self.stale = why
             self.changed.emit()
 
-    def _work(self, wanted: Wanted, stop: Event) -> tuple[Pair, TruthReview]:
+    def _work(self, wanted: Wanted, stop: threading.Event) -> tuple[Pair, TruthReview]:
         """In the thread."""
 
         def tell(done: int, total: int) -> None:
@@ -159,14 +159,14 @@ class Finding(QObject):
         pair = Pair(open_labels(wanted.truth), open_labels(wanted.labels))
         return pair, review_truth(pair, tell=tell)
 
-    def _done(self, stop: Event, found: tuple[Pair, TruthReview]) -> None:
+    def _done(self, stop: threading.Event, found: tuple[Pair, TruthReview]) -> None:
         if stop is self._stop and not stop.is_set():
             self.pair, self.review = found
             self.busy = False
             self.found.emit()
             self.changed.emit()
 
-    def _failed(self, stop: Event, error: BaseException) -> None:
+    def _failed(self, stop: threading.Event, error: BaseException) -> None:
         if stop is self._stop:
             self.busy = False
             if not isinstance(error, StoppedError):
