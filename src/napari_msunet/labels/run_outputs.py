@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
-from numcodecs import Blosc  # type: ignore[import-untyped]
+from numcodecs import Blosc
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from napari_msunet.errors import StoreError

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_msunet.constants import IGNORED
 from napari_msunet.errors import OutputError, StoreError
 from napari_msunet.geometry import Grid, Region, Window
 from napari_msunet.labels import annotated, checks
@@ -315,7 +316,7 @@ class LabelView:
         lost = self.lost(window)
         if lost is not None:
             found = found.copy()
-            found[lost] = annotated.IGNORED
+            found[lost] = IGNORED
         return found
 
     def _lazy(self, plane: str, level: int) -> da.Array:

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_msunet.config import Damaged, Postprocess, PostprocessJob
+from napari_msunet.constants import IGNORED
 from napari_msunet.errors import MsunetError, StoreError, StoreLockedError
 from napari_msunet.events import Event, Message, Result, progress
 from napari_msunet.geometry import Window
 from napari_msunet.infer.postprocess.cleaning import Cleaning, pixels_under
 from napari_msunet.infer.postprocess.deciding import (
-    UNKNOWN,
     Labels,
     decide,
     deviations,
@@ -70,7 +70,7 @@ class Decided:
         if lost is not None:
             known &= ~lost
         labels = decide(smooth(probabilities, self.sigma)[(slice(None), *inner)], self.thresholds)
-        return np.where(known, labels, UNKNOWN).astype(np.uint8)
+        return np.where(known, labels, IGNORED).astype(np.uint8)
 
     def write(self, window: Window, values: npt.NDArray[Any]) -> None:
         """Never: it is only read."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-import threading
 
 from qtpy.QtCore import QObject, Signal
 
