@@ -8,11 +8,12 @@ from scipy import ndimage
 from skimage.measure import label
 
 from napari_msunet.config import Postprocess
+from napari_msunet.constants import IGNORED
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Window
 from napari_msunet.infer.postprocess import decide, huge, needs_raw, threshold_array
 from napari_msunet.infer.postprocess.cleaning import Cleaning, pixels_under
-from napari_msunet.infer.postprocess.deciding import UNKNOWN, deviations, radius, smooth
+from napari_msunet.infer.postprocess.deciding import deviations, radius, smooth
 from napari_msunet.infer.postprocess.instances import Instances
 from napari_msunet.infer.postprocess.parting import Parting
 from napari_msunet.infer.postprocess.walking import ArrayPlane, Walk
@@ -42,18 +43,18 @@ def cleaned(values: np.ndarray, smallest: int, holes: int, side: int, done=None)
 
 def plainly_cleaned(values: np.ndarray, smallest: int, holes: int) -> np.ndarray:
     """The same on a whole array, object by object."""
-    unknown = values == UNKNOWN
+    unknown = values == IGNORED
     out = np.where(unknown, 0, values)
     numbers = label(out, background=0, connectivity=1)
     for number in range(1, numbers.max() + 1):
         piece = numbers == number
         if piece.sum() < smallest:
             out[piece] = 0
-    framed = np.pad(np.where(unknown, UNKNOWN, out), 1, constant_values=UNKNOWN)
+    framed = np.pad(np.where(unknown, IGNORED, out), 1, constant_values=IGNORED)
     gaps = label(framed == 0, connectivity=2)
     for number in range(1, gaps.max() + 1):
         gap = gaps == number
-        if gap.sum() >= holes or (framed[ndimage.binary_dilation(gap, np.ones((3, 3)))] == UNKNOWN).any():
+        if gap.sum() >= holes or (framed[ndimage.binary_dilation(gap, np.ones((3, 3)))] == IGNORED).any():
             continue
         touched = np.zeros(256, int)
         for axis, shift in ((0, 1), (0, -1), (1, 1), (1, -1)):
@@ -138,7 +139,7 @@ def test_smoothing_has_a_limit():
 def test_cleaning_is_that_of_the_whole_array(seed, side, smallest, holes):
     values = blobs(seed, (70, 90))
     if seed % 2:
-        values[20:34, 25:60] = UNKNOWN
+        values[20:34, 25:60] = IGNORED
     np.testing.assert_array_equal(cleaned(values, smallest, holes, side), plainly_cleaned(values, smallest, holes))
 
 
@@ -147,7 +148,7 @@ def test_a_hole_is_neither_outside_nor_unpredicted():
     values[8:40, 8:40] = 1
     values[15:17, 15:17] = 0  # a hole
     values[20:22, 31:33] = 0  # a hole on a window's border
-    values[30:33, 30:33] = UNKNOWN  # not predicted
+    values[30:33, 30:33] = IGNORED  # not predicted
     values[30:32, 29] = 0  # beside it
     values[60:, 60:] = 2
     values[63, 63] = 0  # at the edge of the slide

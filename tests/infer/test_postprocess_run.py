@@ -9,11 +9,11 @@ from scipy import ndimage
 
 from napari_msunet.cli import execute
 from napari_msunet.config import Postprocess, PostprocessJob
+from napari_msunet.constants import IGNORED
 from napari_msunet.errors import MsunetError, StoreError
 from napari_msunet.events import Message, Result
 from napari_msunet.geometry import Window
 from napari_msunet.infer.postprocess import decide, finish, threshold_array
-from napari_msunet.infer.postprocess.deciding import UNKNOWN
 from napari_msunet.jobs import run as run_job
 from napari_msunet.labels import LabelStore, open_labels
 
@@ -115,14 +115,14 @@ def test_all_of_it_is_the_same_for_any_windows(store):
 def test_after_the_tiles_and_again_after_a_kill(store):
     settings = Postprocess(smallest=60, holes=60)
     raw = P.argmax(0).astype(np.uint8)
-    raw[200:300, 500:700] = UNKNOWN
+    raw[200:300, 500:700] = IGNORED
     bytes_of = []
     for stop in (None, 3):
         run = store.create_run(f"raw{stop}", {}, CLASSES, {"labels": "uint8", "raw": "uint8", "instances": "uint32"})
         with run.writing():
             for number, window in enumerate(TILES):
                 part = raw[window.slices()]
-                run.write(window, {"labels": np.where(part == UNKNOWN, 0, part), "raw": part})
+                run.write(window, {"labels": np.where(part == IGNORED, 0, part), "raw": part})
                 run.finish(number, window)
             if stop is not None:
                 for count, _ in enumerate(finish(run, settings, side=512)):
@@ -134,7 +134,7 @@ def test_after_the_tiles_and_again_after_a_kill(store):
             run.complete_run()
         bytes_of.append(chunks(run))
         assert not all_of(run)[200:300, 500:700].any()
-        assert (all_of(run) != np.where(raw == UNKNOWN, 0, raw)).any()
+        assert (all_of(run) != np.where(raw == IGNORED, 0, raw)).any()
     assert bytes_of[0] == bytes_of[1]
 
 
