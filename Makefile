@@ -36,7 +36,7 @@ demo: setup
 	$(ALLOCATOR) $(SCREEN) $(BIN)/napari-msunet demo --out demo-output $(if $(SCREEN),--close)
 
 # Two halves beside each other, one thread each: two that both want all cores wait for one another.
-WITH_WINDOW := tests/widgets tests/labels tests/slide tests/annotation
+WITH_WINDOW := tests/widgets tests/labels tests/objects tests/review tests/slide tests/annotation
 
 test: setup
 	@OMP_NUM_THREADS=1 $(MAKE) --no-print-directory -j2 test-core test-window
@@ -59,7 +59,7 @@ $(OLD)/ready-$(OLD_NAPARI): pyproject.toml
 	touch $@
 
 test-napari-old: $(OLD)/ready-$(OLD_NAPARI)
-	PYTHONPATH=src:tests $(SCREEN) $(OLD)/bin/python -m pytest -W default -p no:cacheprovider tests/widgets/test_pyramid_labels_region.py
+	PYTHONPATH=src:tests $(SCREEN) $(OLD)/bin/python -m pytest -W default -p no:cacheprovider tests/widgets/paint/test_pyramid_labels_region.py
 
 # Other tools for benchmarks/inference.py, each in an environment of its own: build/bench-monai, build/bench-tiatoolbox
 # (several GB: its torch comes with CUDA). What follows each tool is what loading our network there needs.

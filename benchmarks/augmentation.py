@@ -15,9 +15,8 @@ import torch
 
 from napari_msunet.config import Augmentation, FolderSource, LossConfig, ModelConfig, Sampling, UNetConfig
 from napari_msunet.data import load_sources
-from napari_msunet.data.augment import Views, augment
-from napari_msunet.data.crops import Crops
-from napari_msunet.data.loader import TrainBatches, as_unit
+from napari_msunet.data.augmentation import Views, augment
+from napari_msunet.data.loader import Crops, TrainBatches, as_unit
 from napari_msunet.data.sampling import Sampler
 from napari_msunet.models import SegmentationLoss, build_model, input_windows
 

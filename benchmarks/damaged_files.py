@@ -71,7 +71,7 @@ def read_parts(path: Path) -> list[Any]:
 
 def read_store(path: Path) -> list[Any]:
     """The labels and what was edited, after the look for damage that every job takes."""
-    from napari_msunet.labels.damage_checks import check_store
+    from napari_msunet.labels.store import check_store
 
     with ms.open_labels(path) as store:
         check_store(store, planes=("labels", "edited"))

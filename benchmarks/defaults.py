@@ -25,10 +25,10 @@ from scipy import stats
 from training_parts.basicunet import peer
 from training_parts.sets import SETS, STROKES, Set, source
 
-from napari_msunet.allocator import keep_freed_memory
 from napari_msunet.config import AutoModel, ExperimentJob, TrainJob
 from napari_msunet.events import Message, Result
-from napari_msunet.train.experiments import experiment_events, table
+from napari_msunet.own_process import keep_freed_memory
+from napari_msunet.training.experiments import experiment_events, table
 
 PEER = "BasicUNet"
 STROKE_SETS = {"glands, strokes": ("glands", False), "nuclei, strokes on one image": ("nuclei", True)}

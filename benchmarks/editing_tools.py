@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from napari_msunet import objects
 from napari_msunet.geometry import Window
-from napari_msunet.labels import LabelStore, edits
+from napari_msunet.labels import LabelStore
 
 ACROSS = (50, 200, 700, 2000)
 MEASURED = ("delete", "change_class", "grow", "shrink", "smooth", "fill_holes", "split", "change_class_inside")
@@ -54,29 +55,29 @@ def functions(across: int) -> dict[str, float]:
     labels = obj.astype(np.uint8)
     side, whole = len(obj), np.ones(obj.shape, bool)
     points = np.array([(0.0, side / 2 + 3), (float(side), side / 2 - 5)])
-    cut = edits.split(labels, obj, edits.line(obj.shape, points)).values
+    cut = objects.split(labels, obj, objects.line(obj.shape, points)).values
     rng = np.random.default_rng(0)
     image = np.where(obj[..., None], (140, 60, 160), (235, 200, 220)) + rng.integers(-8, 8, (*obj.shape, 3))
     probabilities = np.stack([1 - obj * 0.8, obj * 0.8]).astype(np.float16)
     seed = (side // 2, side // 2)
     calls: dict[str, Callable[[], Any]] = {
-        "delete": lambda: edits.delete(labels, obj),
-        "change class": lambda: edits.change_class(labels, obj, 2),
-        "change class in a lasso": lambda: edits.change_class_inside(labels, whole, 2),
-        "merge": lambda: edits.merge(cut, [(side / 2, side / 4), (side / 2, side * 3 / 4)]),
-        "split": lambda: edits.split(labels, obj, edits.line(obj.shape, points)),
-        "grow by 5 px": lambda: edits.grow(labels, obj, 5),
-        "shrink by 5 px": lambda: edits.shrink(labels, obj, 5),
-        "smooth by 5 px": lambda: edits.smooth(labels, obj, 5),
-        "fill holes": lambda: edits.fill_holes(labels, obj),
-        "keep largest": lambda: edits.keep_largest(cut, whole),
-        "new object": lambda: edits.new_object(np.zeros_like(labels), obj, 1),
-        "watershed": lambda: _quietly(lambda: edits.watershed(labels, obj, across / 10)),
-        "probability wand": lambda: edits.probability_wand(labels, probabilities, seed, 0.3, 1, 2),
-        "snap": lambda: edits.snap(labels, probabilities, whole, 1, 0.6),
+        "delete": lambda: objects.delete(labels, obj),
+        "change class": lambda: objects.change_class(labels, obj, 2),
+        "change class in a lasso": lambda: objects.change_class_inside(labels, whole, 2),
+        "merge": lambda: objects.merge(cut, [(side / 2, side / 4), (side / 2, side * 3 / 4)]),
+        "split": lambda: objects.split(labels, obj, objects.line(obj.shape, points)),
+        "grow by 5 px": lambda: objects.grow(labels, obj, 5),
+        "shrink by 5 px": lambda: objects.shrink(labels, obj, 5),
+        "smooth by 5 px": lambda: objects.smooth(labels, obj, 5),
+        "fill holes": lambda: objects.fill_holes(labels, obj),
+        "keep largest": lambda: objects.keep_largest(cut, whole),
+        "new object": lambda: objects.new_object(np.zeros_like(labels), obj, 1),
+        "watershed": lambda: _quietly(lambda: objects.watershed(labels, obj, across / 10)),
+        "probability wand": lambda: objects.probability_wand(labels, probabilities, seed, 0.3, 1, 2),
+        "snap": lambda: objects.snap(labels, probabilities, whole, 1, 0.6),
     }
     if across <= 512:  # the wand never sees more
-        calls["image wand"] = lambda: edits.image_wand(labels, image, seed, 0.15, 2)
+        calls["image wand"] = lambda: objects.image_wand(labels, image, seed, 0.15, 2)
     return {name: milliseconds(call, 3 if across > 1000 else 7) for name, call in calls.items()}
 
 
@@ -97,7 +98,7 @@ def finding(across: int) -> float:
         obj = wavy(across)
         store.write(Window(300, 300, *obj.shape), 1, obj)
         place = (300 + len(obj) / 2, 300 + len(obj) / 2)
-        found = milliseconds(lambda: edits.object_at(store, place), 5)
+        found = milliseconds(lambda: objects.object_at(store, place), 5)
         store.close()
     return found
 
@@ -110,7 +111,7 @@ def window() -> dict[str, dict[str, float]]:
     from qtpy.QtTest import QTest
     from qtpy.QtWidgets import QApplication
 
-    from napari_msunet.widgets.pyramid_labels import add_labels
+    from napari_msunet.widgets.paint import add_labels
     from napari_msunet.widgets.tools import Tools
 
     results: dict[str, dict[str, float]] = {}

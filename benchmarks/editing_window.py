@@ -145,7 +145,7 @@ def pyramid(side: int) -> Iterator[Desk]:
     import napari
 
     from napari_msunet.labels import LabelStore
-    from napari_msunet.widgets.pyramid_labels import add_labels
+    from napari_msunet.widgets.paint import add_labels
 
     with tempfile.TemporaryDirectory() as folder:
         store = LabelStore.create(Path(folder) / "labels.ome.zarr", (side, side), 0.25, ("a", "b", "c"))

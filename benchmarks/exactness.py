@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 import napari_msunet as ms
-from napari_msunet.demo import SLIDE, nuclei
+from napari_msunet.app.demo import SLIDE, nuclei
 from napari_msunet.geometry import Window
-from napari_msunet.infer.engine import as_input
+from napari_msunet.inference.engine import as_input
 
 FUSIONS = ("mean", "weighted", "max", "concat", "attention")
 REGION = ms.Region(333.3, 511.7, 1777.7, 1155.1)

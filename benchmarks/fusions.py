@@ -16,7 +16,7 @@ import torch
 from napari_msunet.config import LossConfig, ModelConfig, UNetConfig
 from napari_msunet.geometry import Window
 from napari_msunet.models import SegmentationLoss, build_model, input_windows
-from napari_msunet.models.frugal import folded
+from napari_msunet.models.strip_inference import folded
 
 FUSIONS = ("mean", "weighted", "max", "concat", "attention", "multihead", "inject", "pyramid")
 VARIANTS: dict[str, dict[str, object]] = {

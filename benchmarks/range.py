@@ -25,7 +25,7 @@ from PIL import Image
 from skimage.draw import disk
 
 import napari_msunet as ms
-from napari_msunet.infer.image import predict_image
+from napari_msunet.inference.image import predict_image
 from napari_msunet.slide.appearance import seen_by
 from napari_msunet.slide.numbers import to_unit, unit_scale
 

@@ -26,16 +26,16 @@ import numpy as np
 import torch
 
 import napari_msunet as ms
+from napari_msunet.app.retraining import corrections, retraining_job
 from napari_msunet.config import Optimiser
 from napari_msunet.data import load_sources
-from napari_msunet.data.sources import pair_files
+from napari_msunet.data.folders import pair_files
 from napari_msunet.data.truth import MaskTruth, truth_window
 from napari_msunet.geometry import Window
-from napari_msunet.labels import review_state
-from napari_msunet.labels.review import review_queue
-from napari_msunet.retraining import corrections, retraining_job
-from napari_msunet.train.guard import paired_bootstrap
-from napari_msunet.train.scoring.image import score_item
+from napari_msunet.review import state
+from napari_msunet.review.queue import review_queue
+from napari_msunet.training.model_comparison import paired_bootstrap
+from napari_msunet.training.scoring.image import score_item
 
 MPP, CLASS = 0.62, "gland"
 OTHERS = ("1", "5")
@@ -134,7 +134,7 @@ def correct(arm: Arm, places: list[tuple[str, Window]], pool: dict[str, tuple[Pa
         values = truth_window(truth, store.grid, window)
         wrong += int((store.read(window) != values).sum())
         store.write(window, values)
-        review_state.accept(store, window)
+        state.accept(store, window)
         store.flush()
         if name not in arm.corrected:
             arm.corrected.append(name)

@@ -23,7 +23,8 @@ import psutil
 from store_kills import kills
 
 from napari_msunet.geometry import Region, Window
-from napari_msunet.labels import Brush, LabelStore, Run, open_labels
+from napari_msunet.labels import Brush, LabelStore, open_labels
+from napari_msunet.labels.runs.run import Run
 
 SIDE = 100_000
 CLASSES = ("a", "b", "c")

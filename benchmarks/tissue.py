@@ -23,11 +23,10 @@ import psutil
 from skimage.filters import threshold_otsu
 
 import napari_msunet as ms
-from napari_msunet.demo import SLIDE
+from napari_msunet.app.demo import SLIDE
 from napari_msunet.geometry import Window
-from napari_msunet.infer.where import coverage
-from napari_msunet.slide.density import glass_colour, optical_density, stain_density, stained
-from napari_msunet.slide.tissue import coarse_grid
+from napari_msunet.inference.plan import coverage
+from napari_msunet.slide.tissue import coarse_grid, glass_colour, optical_density, stain_density, stained
 
 SIDE, CHUNK = 100_000, 4000
 NAMES = ("CMU-1-Small-Region.svs", "tcga-no-mpp.svs", "fluorescence-dapi.ndpi", "vectra-3channel.qptiff")

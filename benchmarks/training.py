@@ -29,7 +29,7 @@ from inference_parts.report import Row, row, table
 from training_parts.scales import scales
 from training_parts.share import share
 
-from napari_msunet.allocator import keep_freed_memory
+from napari_msunet.own_process import keep_freed_memory
 
 PARTS: dict[str, Callable[[bool, str], list[Row]]] = {"share": share, "scales": scales}
 

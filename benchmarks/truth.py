@@ -22,10 +22,10 @@ from PIL import Image
 from scipy import ndimage
 
 import napari_msunet as ms
+from napari_msunet import review
 from napari_msunet.config import Optimiser
 from napari_msunet.geometry import Window
-from napari_msunet.labels import truth
-from napari_msunet.labels.truth.suspects import DOUBT
+from napari_msunet.review.label_issues import DOUBT
 
 MPP = 0.62
 LEAST = 800
@@ -113,17 +113,17 @@ def train(cases: list[Case], data: Path, folder: Path, seconds: float) -> Path:
     return ms.train(job).model_path
 
 
-def suspects(case: Case, data: Path, model: Path, folder: Path) -> list[tuple[truth.TruthPlace, int]]:
+def suspects(case: Case, data: Path, model: Path, folder: Path) -> list[tuple[review.TruthPlace, int]]:
     """The suspects of one image, each with the number of the error that most of it lies in (0: none)."""
     with ms.open_slide(data / "images" / f"{case.name}.png", mpp=MPP) as slide:
         labels = ms.predict(slide, model, folder / f"{case.name}.ome.zarr", outputs=("labels", "probabilities"))
         path = folder / f"{case.name} truth.ome.zarr"
         store = ms.LabelStore.create(path, classes=("gland",), kind="annotation", slide=slide)
     store.write(Window(0, 0, *store.shape), np.where(case.mask > 0, 1, 255).astype(np.uint8))
-    pair = truth.Pair(store, labels)
+    pair = review.Pair(store, labels)
     found = []
-    for place in truth.review_truth(pair).suspects:
-        inside = case.errors[place.window.slices()][truth.place_mask(pair, place)]
+    for place in review.review_truth(pair).suspects:
+        inside = case.errors[place.window.slices()][review.place_mask(pair, place)]
         numbers = np.bincount(inside, minlength=1)
         best = int(numbers.argmax())
         found.append((place, best if numbers[best] > place.pixels / 2 else 0))

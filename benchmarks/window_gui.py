@@ -71,13 +71,13 @@ def instrument(watch: Stopwatch) -> None:
     from napari._vispy.canvas import VispyCanvas
 
     from napari_msunet.widgets.dock.background import Background
-    from napari_msunet.widgets.dock.curves import Curves
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
-    from napari_msunet.widgets.dock.steps.correct import CorrectStep
-    from napari_msunet.widgets.dock.steps.predict import PredictStep
-    from napari_msunet.widgets.dock.steps.train import TrainStep
+    from napari_msunet.widgets.dock.training_views import Curves
     from napari_msunet.widgets.jobs import Jobs
-    from napari_msunet.widgets.pyramid_labels import PyramidLabels
+    from napari_msunet.widgets.paint import PyramidLabels
+    from napari_msunet.widgets.steps.correct import CorrectStep
+    from napari_msunet.widgets.steps.predict import PredictStep
+    from napari_msunet.widgets.steps.train import TrainStep
 
     for owner, names in {
         Jobs: ("_deliver", "_arm"),
@@ -115,7 +115,7 @@ def work(folder: Path, seconds: float, watch: Stopwatch) -> dict[str, object]:
     from napari_msunet.geometry import Window
     from napari_msunet.widgets import resolve
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
-    from napari_msunet.widgets.samples import slide_path
+    from napari_msunet.widgets.reader import slide_path
 
     slide = folder / "slide.svs"
     shutil.copyfile(slide_path(), slide)

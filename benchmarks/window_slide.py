@@ -77,7 +77,8 @@ def open_layer(path: Path) -> dict[str, Any]:
     import napari
     from qtpy.QtWidgets import QApplication
 
-    from napari_msunet.widgets.slide_layers import add_slide, visible_region
+    from napari_msunet.widgets.placement import visible_region
+    from napari_msunet.widgets.slide_layers import add_slide
 
     viewer = napari.Viewer()
     viewer.add_image(np.zeros((512, 512), np.uint8))

@@ -3,7 +3,7 @@
 import re
 
 from napari_msunet import config
-from napari_msunet.config.option import options_table
+from napari_msunet.config.base import options_table
 
 _TABLE = re.compile(r"^<!-- options of (\w+) -->$", re.MULTILINE)
 

@@ -6,12 +6,13 @@ import sys
 
 import pytest
 
-from napari_msunet import allocator, own_process
+from napari_msunet import own_process
+from napari_msunet import own_process as allocator
 from napari_msunet.own_process import PATIENCE
 
 PROGRAM = """
 import numpy as np
-from napari_msunet.allocator import Ceiling, resident
+from napari_msunet.own_process import Ceiling, resident
 
 def piled_up():
     blocks = [np.ones(2**17) for _ in range(200)]  # 200 MB
@@ -53,9 +54,9 @@ def test_what_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LD_PRELOAD", raising=False)
     for name in allocator.SETTINGS:
         monkeypatch.delenv(name, raising=False)
-    assert allocator.environment() == (allocator.SETTINGS if allocator.applies() else {})
+    assert allocator.allocator_settings() == (allocator.SETTINGS if allocator.applies() else {})
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
-    assert allocator.environment() == {}
+    assert allocator.allocator_settings() == {}
     assert not allocator.keep_freed_memory()
 
 

@@ -4,14 +4,16 @@ import json
 
 import numpy as np
 import pytest
-from cli_given import command
+from cli.given import command
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from napari_msunet import LabelStore, ModelConfig, UNetConfig, build_model, load_model, open_labels, predict, save_model
-from napari_msunet.config import TrainJob
+from napari_msunet.config import ModelConfig, TrainJob, UNetConfig
 from napari_msunet.errors import MsunetError, StoreError
+from napari_msunet.inference.predict import predict
+from napari_msunet.labels import LabelStore, open_labels
+from napari_msunet.models import build_model, load_model, save_model
 from napari_msunet.slide import slide_from_array
 
 NAMES = (
@@ -106,7 +108,7 @@ def test_an_old_job_is_read(tmp_path):
 
 def test_the_dock_refuses_it(tmp_path):
     pytest.importorskip("napari")
-    from napari_msunet.widgets.dock.class_edits import ClassEdits
+    from napari_msunet.widgets.dock.class_table import ClassEdits
     from napari_msunet.widgets.state import State
 
     edits = ClassEdits.__new__(ClassEdits)  # what it asks for is not needed before the name is looked at

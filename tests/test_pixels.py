@@ -27,8 +27,8 @@ from napari_msunet.config import (
 from napari_msunet.errors import MissingMppError, MsunetError, SlideError, StoreError
 from napari_msunet.events import Message, Result
 from napari_msunet.geometry import Resolution
-from napari_msunet.infer import predict
-from napari_msunet.jobs import run
+from napari_msunet.inference.predict import predict
+from napari_msunet.jobs.run import run
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.models import build_model, load_model, save_model
 from napari_msunet.models.compose import combine_models
@@ -105,7 +105,7 @@ def test_trained_predicted_scored_measured_and_exported(folder, tmp_path):
 
 
 def test_many_are_told_in_pixels(folder, tmp_path):
-    from napari_msunet.infer.given import slides_given
+    from napari_msunet.inference.slide_inputs import slides_given
 
     settings = {"model": folder / "run/model.safetensors"}
     slides = slides_given([folder / "images"], tmp_path)[:2]
@@ -207,7 +207,7 @@ def test_the_config_says_what_it_means():
 
 
 def test_tissue_of_an_image_in_pixels(tmp_path):
-    from napari_msunet.labels.tissue import tissue_labels
+    from napari_msunet.labels.area import tissue_labels
     from napari_msunet.slide import tissue_mask
 
     image = np.full((800, 800, 3), 245, np.uint8)

@@ -50,11 +50,11 @@ def test_the_version_and_an_unknown_name():
 def test_train_stays_the_function_after_the_room_of_that_name_is_imported():
     code = """
 import napari_msunet as ms
-from napari_msunet.train import train_events
-import napari_msunet.train
+from napari_msunet.training.fit import train_events
+import napari_msunet.training
 from napari_msunet import train
-assert callable(ms.train) and ms.train is train and ms.train.__module__ == "napari_msunet.jobs", ms.train
-assert train_events.__module__.startswith("napari_msunet.train")
+assert callable(ms.train) and ms.train is train and ms.train.__module__ == "napari_msunet.jobs.run", ms.train
+assert train_events.__module__.startswith("napari_msunet.training")
 """
     in_new_process(code)
 

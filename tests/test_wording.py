@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from napari_msunet.console import error_text
+from napari_msunet.cli.running import error_text
 from napari_msunet.errors import MsunetError
 from napari_msunet.wording import _ARGUMENT, in_flags, in_labels
 
@@ -65,7 +65,7 @@ def test_no_python_is_left_in_any_sentence_of_an_error():
 
 def test_the_dock_tells_an_error_in_its_own_words():
     notifications = pytest.importorskip("napari.utils.notifications")
-    from napari_msunet.widgets.dock.telling import tell_error
+    from napari_msunet.widgets.dock.show_errors import tell_error
 
     found = []
     notifications.notification_manager.notification_ready.connect(found.append)

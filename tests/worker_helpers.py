@@ -11,7 +11,7 @@ from data.making import CONFIG, write_folder
 
 from napari_msunet.config import FolderSource, Optimiser, PredictJob, TrainJob
 from napari_msunet.events import Event
-from napari_msunet.worker.client import WorkerClient, WorkerRequest
+from napari_msunet.jobs.client import WorkerClient, WorkerRequest
 
 SLIDE = Path(__file__).parents[1] / "src" / "napari_msunet" / "demo_data" / "CMU-1-Small-Region.svs"
 
@@ -93,7 +93,5 @@ def prediction(root: Path, model: Path, name: str = "labels", **options: Any) ->
 
 def altered_worker(before: str) -> list[str]:
     """The command of a worker in which some lines of Python ran first, with `describe` (the module) to misuse."""
-    imports = (
-        "import os, sys, time\nfrom napari_msunet import describe\nfrom napari_msunet.worker import process as worker"
-    )
+    imports = "import os, sys, time\nfrom napari_msunet.app import describe, worker"
     return [sys.executable, "-c", f"{imports}\n{before}\nworker.main()"]

@@ -87,7 +87,7 @@ def workers(slide: str, model: str, out: str, kill: bool) -> dict[str, Any]:
     """Seconds of a prediction by two workers that have loaded torch and the model; one may be killed in its middle."""
     from napari_msunet.config import Cluster, PredictJob
     from napari_msunet.events import RegionDone
-    from napari_msunet.infer.cluster import predict_on, workers_of
+    from napari_msunet.inference.cluster import predict_on, workers_of
 
     job = PredictJob(slide=Path(slide), model=Path(model), out=Path(out))
     small = job.model_copy(update={"region": (0.0, 0.0, 64.0, 64.0), "out": Path(out).with_suffix(".warm.zarr")})
@@ -107,7 +107,7 @@ def workers(slide: str, model: str, out: str, kill: bool) -> dict[str, Any]:
 
 def _load(model: str) -> None:
     """In a worker: what its first task would have to do."""
-    from napari_msunet.infer.kept import KEPT
+    from napari_msunet.inference.model_cache import KEPT
 
     KEPT.models, KEPT.slides = 8, 2
     _ = KEPT.model(Path(model)).branch_margins

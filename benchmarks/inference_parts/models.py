@@ -9,7 +9,7 @@ import torch
 
 import napari_msunet as ms
 from napari_msunet.geometry import Window
-from napari_msunet.infer.engine import as_input
+from napari_msunet.inference.engine import as_input
 from napari_msunet.models import input_windows
 
 from .slides import MPP, texture

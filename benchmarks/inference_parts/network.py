@@ -164,7 +164,7 @@ def _pass(network: Any, inputs: list[Any]) -> None:
 def planned(slide: str, model: str) -> dict[str, Any]:
     """What `predict --plan` says."""
     from napari_msunet.config import PredictJob
-    from napari_msunet.infer.prediction import describe_plan
+    from napari_msunet.inference.predict import describe_plan
 
     return describe_plan(PredictJob(slide=Path(slide), model=Path(model), out=Path(slide).with_suffix(".none")))
 
@@ -174,8 +174,9 @@ def prediction(slide: str, model: str, out: str, **options: Any) -> dict[str, An
     import torch
 
     import napari_msunet as ms
-    from napari_msunet.infer import engine, fuse, network
-    from napari_msunet.infer.plan import Plan
+    from napari_msunet.inference import engine, network
+    from napari_msunet.inference import engine as fuse
+    from napari_msunet.inference.plan import Plan
 
     loaded = ms.load_model(Path(model))
     _ = loaded.branch_margins  # measured when a model is loaded in a worker, too
@@ -208,7 +209,7 @@ def prediction(slide: str, model: str, out: str, **options: Any) -> dict[str, An
 def in_onnx(slide: str, model: str, out: str) -> dict[str, float]:
     """The same prediction in ONNX Runtime; what is exported before is not in its time."""
     import napari_msunet as ms
-    from napari_msunet.infer.onnx_network import exported
+    from napari_msunet.inference.network import exported
 
     loaded = ms.load_model(Path(model))
     _ = loaded.branch_margins

@@ -69,7 +69,7 @@ def whole(slide: str, model: str, out: str) -> None:
     import torch
 
     import napari_msunet as ms
-    from napari_msunet.infer.engine import as_input
+    from napari_msunet.inference.engine import as_input
 
     from .plain import Plain
 

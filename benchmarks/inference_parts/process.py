@@ -11,8 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from napari_msunet.allocator import SETTINGS
-from napari_msunet.own_process import PATIENCE
+from napari_msunet.own_process import PATIENCE, SETTINGS
 
 HERE = Path(__file__).parents[1]
 SOURCE = HERE.parent / "src"

@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 
 import napari_msunet as ms
-from napari_msunet.demo import SLIDE
+from napari_msunet.app.demo import SLIDE
 
 MPP = 0.5
 TILE = 256

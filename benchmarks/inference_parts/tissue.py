@@ -71,7 +71,7 @@ def predicted(slide: str, model: str, out: str) -> list[float]:
 def through(slide: str, model: str) -> int:
     """Pixels that a prediction of the tissue sends through the network."""
     from napari_msunet.config import PredictJob
-    from napari_msunet.infer.prediction import describe_plan
+    from napari_msunet.inference.predict import describe_plan
 
     job = PredictJob(slide=Path(slide), model=Path(model), out=Path(slide).with_suffix(".none"), where="tissue")
     return int(describe_plan(job)["network_pixels"])

@@ -55,8 +55,8 @@ def viewed(slide: str, model: str, out: str, side: int) -> dict[str, float]:
     from napari_msunet.config import PredictJob
     from napari_msunet.events import RegionDone
     from napari_msunet.geometry import Window
+    from napari_msunet.jobs.client import WorkerClient
     from napari_msunet.labels import open_labels
-    from napari_msunet.worker.client import WorkerClient
 
     firsts, wholes = [], []
     store = Path(out) / "view.zarr"
@@ -80,7 +80,7 @@ def looked_at(slide: str, model: str, out: str, side: int) -> dict[str, float | 
     """Seconds until the last first look (None: there was none, the view being small), the first and the last tile."""
     from napari_msunet.config import PredictJob
     from napari_msunet.events import FirstLook, RegionDone
-    from napari_msunet.worker.client import WorkerClient
+    from napari_msunet.jobs.client import WorkerClient
 
     job = PredictJob(slide=Path(slide), model=Path(model), out=Path(out) / "looked.zarr")
     warm = job.model_copy(update={"out": Path(out) / "warm.zarr", "region": (0.0, 0.0, 512.0, 512.0)})
@@ -123,9 +123,9 @@ def bare(slide: str, model: str, side: int) -> float:
     import torch
 
     import napari_msunet as ms
-    from napari_msunet.infer import engine
-    from napari_msunet.infer.image import predict_image
-    from napari_msunet.infer.network import TorchNetwork
+    from napari_msunet.inference import engine
+    from napari_msunet.inference.image import predict_image
+    from napari_msunet.inference.network import TorchNetwork
 
     network = ms.load_model(Path(model)).eval()
     calls, fusions = record(TorchNetwork, engine)

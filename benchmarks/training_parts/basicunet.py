@@ -18,10 +18,11 @@ import torch
 from torch.nn import functional
 
 from napari_msunet.config import SettledTrainJob
-from napari_msunet.data import IGNORED, Item
+from napari_msunet.constants import IGNORED
+from napari_msunet.data import Item
 from napari_msunet.geometry import Grid, Window
-from napari_msunet.train.experiments import Predict
-from napari_msunet.train.scoring.grids import on_grid
+from napari_msunet.training.experiments import Predict
+from napari_msunet.training.scoring.image import on_grid
 
 sys.path.append(str(Path(__file__).parents[2] / "build" / "monai-alone"))
 

@@ -10,9 +10,8 @@ from inference_parts.report import Row, row
 
 import napari_msunet as ms
 from napari_msunet.config import LossConfig, Optimiser
-from napari_msunet.models import build_model
-from napari_msunet.models.losses import SegmentationLoss
-from napari_msunet.train.optimisers import make_optimiser
+from napari_msunet.models import SegmentationLoss, build_model
+from napari_msunet.training.optimisers import make_optimiser
 
 SCALES = {"1": (1.0,), "1, 1/2, 1/4": (1.0, 0.5, 0.25)}
 

@@ -13,10 +13,9 @@ from inference_parts.report import Row, row
 
 import napari_msunet as ms
 from napari_msunet.config import Augmentation, TrainJob
-from napari_msunet.models import build_model
-from napari_msunet.models.losses import SegmentationLoss
-from napari_msunet.train.module import Training
-from napari_msunet.train.optimisers import make_optimiser
+from napari_msunet.models import SegmentationLoss, build_model
+from napari_msunet.training.module import Training
+from napari_msunet.training.optimisers import make_optimiser
 from training_parts.making import nuclei
 
 _WARM = 3

@@ -6,12 +6,11 @@ imported.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from napari_msunet.app.retraining import retraining_job
     from napari_msunet.config import (
         AutoModel,
         EncoderConfig,
@@ -32,27 +31,28 @@ if TYPE_CHECKING:
     )
     from napari_msunet.errors import MissingMppError, MsunetError, StoreLockedError
     from napari_msunet.geometry import Region
-    from napari_msunet.infer import predict
-    from napari_msunet.jobs import cross_validate, evaluate, experiment, export, job_from_json, measure, run, train
-    from napari_msunet.labels import LabelStore, open_labels, review_queue, tissue_labels
+    from napari_msunet.inference.predict import predict
+    from napari_msunet.jobs.run import cross_validate, evaluate, experiment, export, job_from_json, measure, run, train
+    from napari_msunet.labels import LabelStore, open_labels, tissue_labels
     from napari_msunet.models import MSUNet, build_model, load_model, save_model
-    from napari_msunet.retraining import retraining_job
+    from napari_msunet.review.queue import review_queue
     from napari_msunet.slide import Slide, build_pyramid, open_slide, slide_from_array, tissue_mask
 
     __version__: str
 
 _HOMES = {
+    "app.retraining": "retraining_job",
     "config": (
         "AutoModel EncoderConfig EvaluateJob ExperimentJob ExportJob FolderSource HRNetConfig LinkNetConfig LossConfig "
         "MeasureJob ModelConfig PredictJob PyramidJob SlideSource TrainJob UNetConfig"
     ),
     "errors": "MissingMppError MsunetError StoreLockedError",
     "geometry": "Region",
-    "infer": "predict",
-    "jobs": "cross_validate evaluate experiment export job_from_json measure run train",
-    "labels": "LabelStore open_labels review_queue tissue_labels",
+    "inference.predict": "predict",
+    "jobs.run": "cross_validate evaluate experiment export job_from_json measure run train",
+    "labels": "LabelStore open_labels tissue_labels",
     "models": "MSUNet build_model load_model save_model",
-    "retraining": "retraining_job",
+    "review.queue": "review_queue",
     "slide": "Slide build_pyramid open_slide slide_from_array tissue_mask",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -119,24 +119,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, "__version__"})
-
-
-class _Package(ModuleType):
-    """The package, on which `train` is always the function.
-
-    Importing the room `napari_msunet.train` sets an attribute of that name here, which would take the function's place:
-    this setter lets it pass by. ``from napari_msunet.train import ...`` finds the room all the same.
-    """
-
-    @property
-    def train(self) -> Any:
-        from napari_msunet.jobs import train
-
-        return train
-
-    @train.setter
-    def train(self, room: ModuleType) -> None:
-        pass
-
-
-sys.modules[__name__].__class__ = _Package

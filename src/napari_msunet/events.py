@@ -1,11 +1,15 @@
-"""What a running job says: events, each one line of JSON, the same for the dock, the command line and Python."""
+"""What a running job says (events, each one line of JSON), and what it is told: to stop, and what is looked at."""
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
 import zlib
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -14,11 +18,111 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from napari_msunet.geometry import Window
 from napari_msunet.names import AnyNames, loaded_again
-from napari_msunet.stopping import Stop, current
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What a person tells a running job from another thread: to stop, and where they are looking.
+
+Keep = Literal["best", "last", "none"]
+"""What a stopped training leaves: its best model, the weights it had reached, or nothing."""
+
+View = tuple[float, float, float, float]
+"""`y, x, height, width` in level-0 pixels of the slide."""
+
+
+class Cancelled(Exception):  # noqa: N818 (it is no error)
+    """Somebody asked the job to stop."""
+
+
+class Interrupted(BaseException):
+    """Ctrl-C, or the system, asked this process to end.
+
+    Attributes
+    ----------
+    number : int
+        Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Stop:
+    """Asks a job to stop, and tells it where somebody looks; any thread may.
+
+    Parameters
+    ----------
+    outer : Stop, optional
+        Of the job that this one is a part of: what is asked of it is asked of this one too.
+    """
+
+    def __init__(self, outer: Stop | None = None) -> None:
+        self._event = threading.Event()
+        self._outer = outer
+        self._keep: Keep = "best"
+        self._view: View | None = None
+
+    @property
+    def view(self) -> View | None:
+        """What is on somebody's screen: a prediction computes it first. None: nothing was said."""
+        return self._view or (self._outer.view if self._outer is not None else None)
+
+    def look(self, view: View | None) -> None:
+        """Tell where somebody looks now."""
+        self._view = view
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody did."""
+        return self._event.is_set() or (self._outer is not None and self._outer.asked)
+
+    @property
+    def keep(self) -> Keep:
+        """What a stopped training leaves."""
+        return self._outer.keep if self._outer is not None and self._outer.asked else self._keep
+
+    def ask(self, keep: Keep = "best") -> None:
+        """Ask it; the first one who asks decides what is kept."""
+        if not self._event.is_set():
+            self._keep = keep
+        self._event.set()
+
+    def check(self) -> None:
+        """Raise `Cancelled` when it was asked."""
+        if self.asked:
+            raise Cancelled
+
+
+_current: ContextVar[Stop | None] = ContextVar("napari_msunet_stop", default=None)
+
+
+@contextmanager
+def stoppable(stop: Stop) -> Iterator[None]:
+    """Let `stop` end the job that this thread runs inside the block."""
+    token = _current.set(stop)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current() -> Stop:
+    """The `Stop` of the job that this thread runs; a new one where nobody can ask."""
+    return _current.get() or Stop()
+
+
+def check() -> None:
+    """Raise `Cancelled` when the job that this thread runs was asked to stop: called often by what takes long."""
+    current().check()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What a running job says: events, each one line of JSON, the same for the dock, the command line and Python.
 
 
 class _Event(AnyNames):
@@ -212,3 +316,42 @@ def reported(work: Callable[[Callable[[int, int], None]], Value], unit: str) -> 
     if errors:
         raise errors[0]
     return values[0]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+Say = Callable[[Event], None]
+
+
+def in_background(work: Callable[[Say, Stop], None]) -> Iterator[Event]:
+    """The events that `work` says, as they come.
+
+    Closing the iterator, or an interrupt while it waits, asks the work to stop and waits until it has; an exception of
+    the work is raised here, `Cancelled` among them.
+
+    Parameters
+    ----------
+    work : callable
+        Takes a function to call with each event, and a `Stop` to look at often.
+    """
+    events: queue.Queue[Event | BaseException | None] = queue.Queue()
+    stop = Stop(outer=current())
+
+    def body() -> None:
+        try:
+            work(events.put, stop)
+        except BaseException as error:  # it travels to the caller; after closing nobody listens
+            events.put(error)
+        finally:
+            events.put(None)
+
+    thread = threading.Thread(target=body, name="msunet-training", daemon=True)
+    thread.start()
+    try:
+        while (event := events.get()) is not None:
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+    finally:
+        stop.ask()
+        thread.join()

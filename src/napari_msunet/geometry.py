@@ -17,7 +17,6 @@ from napari_msunet.errors import MsunetError
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
 SNAP = 1e-3
 """A coordinate this close to a grid line (in grid pixels) is on it."""
 

@@ -14,13 +14,15 @@ import zarr
 from PIL import Image
 from shapely.geometry import shape as geometry_of
 
-from napari_msunet.annotation import export, export_events, label_polygons, pyramids
-from napari_msunet.annotation.output import aside
+from napari_msunet.annotation import export, export_events
+from napari_msunet.annotation import export as pyramids
 from napari_msunet.config import ExportJob
 from napari_msunet.errors import OutputError
 from napari_msunet.events import Message, Result
 from napari_msunet.labels import LabelStore
 from napari_msunet.labels.levels import coarsen
+from napari_msunet.objects.instances import aside
+from napari_msunet.objects.polygons import label_polygons
 from napari_msunet.slide import ngff, open_slide, slide_from_array
 
 from .conftest import blobs

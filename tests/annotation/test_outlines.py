@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 from napari_msunet.annotation import ShapeFileError, import_file, read_shape_file, read_shapes
-from napari_msunet.annotation.fates import ClassedShapes
+from napari_msunet.annotation.importing import ClassedShapes
 from napari_msunet.config import Drawn, ModelConfig, ShapesSource, UNetConfig
-from napari_msunet.data.slides import shapes_item
+from napari_msunet.data.sources import shapes_item
 from napari_msunet.errors import MsunetError, StoreError
 from napari_msunet.geometry import Region, Window
-from napari_msunet.infer.given import drawn
+from napari_msunet.inference.slide_inputs import drawn
 from napari_msunet.labels import LabelStore, open_labels
-from napari_msunet.labels.where import left_out, where_mask
+from napari_msunet.labels.area import left_out, where_mask
 from napari_msunet.slide import open_slide, slide_from_array
 
 SIZE = (120, 160)

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from shapely.geometry import Point, Polygon, box
 from skimage.draw import polygon2mask
 
-from napari_msunet.annotation import DrawnShape, ShapeFileError, import_shapes, label_polygons
+from napari_msunet.annotation import DrawnShape, ShapeFileError, import_shapes
 from napari_msunet.annotation.painting import Painting, class_numbers
 from napari_msunet.geometry import Window
+from napari_msunet.objects.polygons import label_polygons
 
 WHOLE = Window(0, 0, 60, 80)
 

@@ -5,9 +5,9 @@ import torch
 from torch.nn.functional import avg_pool2d, interpolate
 
 from napari_msunet.config import Augmentation
-from napari_msunet.data.augment import Views, augment, draw
+from napari_msunet.constants import IGNORED
+from napari_msunet.data.augmentation import Views, augment, draw
 from napari_msunet.data.degrading import compressed
-from napari_msunet.data.masks import IGNORED
 from napari_msunet.data.warps import Warp, moved
 
 NONE = Augmentation.none()

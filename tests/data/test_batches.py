@@ -12,9 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_msunet.config import ModelConfig, UNetConfig
-from napari_msunet.data.crops import Crops, Sample
-from napari_msunet.data.loader import Batch, TrainBatches, ValidationBatches, as_tensor, as_unit, collate, read_ahead
-from napari_msunet.data.masks import IGNORED
+from napari_msunet.constants import IGNORED
+from napari_msunet.data.loader import (
+    Batch,
+    Crops,
+    Sample,
+    TrainBatches,
+    ValidationBatches,
+    as_tensor,
+    as_unit,
+    collate,
+    read_ahead,
+)
 from napari_msunet.data.sampling import Sampler, known_cells, validation_spots
 from napari_msunet.geometry import Window
 from napari_msunet.models import input_windows

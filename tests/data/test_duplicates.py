@@ -93,7 +93,7 @@ def test_roles_by_hand(tmp_path):
 
 
 def test_a_frozen_image_in_another_file(tmp_path):
-    from napari_msunet.train.frozen import freeze
+    from napari_msunet.training.held_out import freeze
 
     items, _ = loaded(folder(tmp_path, {"a": 0, "b": 1}))
     frozen = freeze(items[:1], ())

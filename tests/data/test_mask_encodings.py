@@ -7,8 +7,7 @@ from image_writing import png_of, write_bits
 from PIL import Image
 
 from napari_msunet.config import FolderSource, ModelConfig, UNetConfig
-from napari_msunet.data.mask_files import read_mask_file
-from napari_msunet.data.masks import choose_reading
+from napari_msunet.data.masks import choose_reading, read_mask_file
 from napari_msunet.data.sources import load_sources
 from napari_msunet.errors import SourceError
 

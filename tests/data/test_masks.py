@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from napari_msunet.data.masks import IGNORED, class_numbers, majority, read_mask
+from napari_msunet.constants import IGNORED
+from napari_msunet.data.masks import class_numbers, majority, read_mask
 from napari_msunet.data.truth import cut_out
 from napari_msunet.errors import SourceError
 from napari_msunet.geometry import Grid, Window

@@ -12,19 +12,18 @@ import pytest
 from data.making import CONFIG
 from PIL import Image
 
+from napari_msunet._io import read_csv, write_json
 from napari_msunet.config import FolderSource, PredictJob, SlideSource, TableSource
 from napari_msunet.data import load_sources
 from napari_msunet.data.folders import pair_files
 from napari_msunet.errors import MsunetError, SourceError
 from napari_msunet.events import Message, parse_event
-from napari_msunet.infer.given import slides_given
-from napari_msunet.jobs import parse_job
+from napari_msunet.inference.slide_inputs import slides_given
+from napari_msunet.jobs.run import parse_job
 from napari_msunet.labels import LabelStore, open_labels
-from napari_msunet.labels.files import write_json
 from napari_msunet.names import printable, true_path
 from napari_msunet.slide import open_slide
-from napari_msunet.tables import read_csv
-from napari_msunet.train.record import write_text
+from napari_msunet.training.record import write_text
 
 COMPOSED, APART = (unicodedata.normalize(form, "Drüse ä") for form in ("NFC", "NFD"))
 

@@ -9,7 +9,8 @@ from data.making import CONFIG, write_folder
 
 from napari_msunet.annotation import ShapeFileError
 from napari_msunet.config import ShapesSource, TableSource
-from napari_msunet.data import IGNORED, load_sources
+from napari_msunet.constants import IGNORED
+from napari_msunet.data import load_sources
 from napari_msunet.errors import MissingMppError, SourceError
 from napari_msunet.geometry import Window
 
@@ -129,8 +130,7 @@ def test_a_large_slide_is_painted_in_windows(tmp_path):
     from shapely.geometry import Point
 
     from napari_msunet.annotation import DrawnShape
-    from napari_msunet.data.shape_truth import ShapeTruth
-    from napari_msunet.data.truth import OVERVIEW_PIXELS
+    from napari_msunet.data.truth import OVERVIEW_PIXELS, ShapeTruth
 
     truth = ShapeTruth(
         [(1, DrawnShape("a", Point(30_000, 20_000).buffer(9_000))), (2, DrawnShape("b", Point(5, 5).buffer(4)))],

@@ -10,7 +10,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from napari_msunet.config import ModelConfig, PublishedSource, UNetConfig
-from napari_msunet.data import IGNORED, load_sources
+from napari_msunet.constants import IGNORED
+from napari_msunet.data import load_sources
 from napari_msunet.data.published import recognised
 from napari_msunet.errors import MissingMppError, SourceError
 from napari_msunet.geometry import Window

@@ -8,10 +8,8 @@ import torch
 from data.making import ArrayTruth, array_item
 
 from napari_msunet.config import Sampling
-from napari_msunet.data import IGNORED
-from napari_msunet.data.hard import HardPlaces, window_losses
-from napari_msunet.data.places import ClassPlaces
-from napari_msunet.data.sampling import Sampler
+from napari_msunet.constants import IGNORED
+from napari_msunet.data.sampling import ClassPlaces, HardPlaces, Sampler, window_losses
 
 SIZE = 32
 

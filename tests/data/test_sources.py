@@ -8,7 +8,8 @@ from data.making import CONFIG, write_folder
 from PIL import Image
 
 from napari_msunet.config import FolderSource, ModelConfig, SlideSource
-from napari_msunet.data import IGNORED, load_sources
+from napari_msunet.constants import IGNORED
+from napari_msunet.data import load_sources
 from napari_msunet.errors import MissingMppError, MsunetError, SlideError, SourceError
 from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import LabelStore

@@ -6,7 +6,8 @@ from data.making import array_item
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_msunet.data import IGNORED, split
+from napari_msunet.constants import IGNORED
+from napari_msunet.data import split
 from napari_msunet.errors import SourceError
 
 PIXEL = np.zeros((4, 4), np.uint8)

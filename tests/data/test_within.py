@@ -8,7 +8,8 @@ from data.making import CONFIG
 
 from napari_msunet.config import SlideSource
 from napari_msunet.config.prediction import Drawn, InClasses
-from napari_msunet.data import IGNORED, Item, load_sources
+from napari_msunet.constants import IGNORED
+from napari_msunet.data import Item, load_sources
 from napari_msunet.data.sampling import Sampler, validation_spots
 from napari_msunet.errors import MsunetError, SourceError
 from napari_msunet.geometry import Region, Window

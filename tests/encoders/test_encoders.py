@@ -19,11 +19,11 @@ import napari_msunet
 from napari_msunet.config import EncoderConfig, LossConfig, ModelConfig, UNetConfig
 from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window
-from napari_msunet.infer import predict_image
-from napari_msunet.infer.budget import bytes_per_pixel
+from napari_msunet.inference.budget import bytes_per_pixel
+from napari_msunet.inference.image import predict_image
 from napari_msunet.models import SegmentationLoss, build_model, load_model, save_model
-from napari_msunet.models.frugal import folded
 from napari_msunet.models.networks import EncoderNetwork
+from napari_msunet.models.strip_inference import folded
 from napari_msunet.slide import open_slide
 
 SLIDE = Path(napari_msunet.__file__).parent / "demo_data" / "CMU-1-Small-Region.svs"

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from napari_msunet.geometry import Window
-from napari_msunet.labels import LabelStore, Run
+from napari_msunet.labels import LabelStore
+from napari_msunet.labels.runs.run import Run
 
 SHAPE = (2101, 1701)
 CLASSES = ("gland", "stroma")

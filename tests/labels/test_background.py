@@ -13,7 +13,9 @@ from labels.killed import left_behind
 from labels.reference import Reference, assert_same
 
 from napari_msunet.geometry import Region, Window
-from napari_msunet.labels import LabelStore, chunks, compaction, keeper, open_labels
+from napari_msunet.labels import LabelStore, chunks, open_labels
+from napari_msunet.labels import session as compaction
+from napari_msunet.labels import session as keeper
 from napari_msunet.labels.lock import WriterLock
 
 SHAPE = (1301, 700)

@@ -11,13 +11,13 @@ from PIL import Image
 import napari_msunet as ms
 from napari_msunet.annotation import import_file
 from napari_msunet.config import InClasses, ModelConfig, SlideSource, UNetConfig
-from napari_msunet.data.slides import slide_item
+from napari_msunet.data.sources import slide_item
 from napari_msunet.errors import StoreError
 from napari_msunet.labels import LabelStore, open_labels
-from napari_msunet.labels.where import where_mask
+from napari_msunet.labels.area import where_mask
 from napari_msunet.slide import open_slide, slide_from_array
 from napari_msunet.slide.identity import same_pixels
-from napari_msunet.train.agreement import agreement
+from napari_msunet.training.agreement import agreement
 
 SIZE = (300, 400)
 NOT_OF = r"l.ome.zarr holds labels of a.tif, not of b.tif: .* their pixels differ"

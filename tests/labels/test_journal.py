@@ -12,8 +12,8 @@ from labels.killed import left_behind
 
 from napari_msunet.errors import OutputError
 from napari_msunet.geometry import Region, Window
-from napari_msunet.labels import LabelStore, compaction, journal, open_labels
-from napari_msunet.labels.records import Kind, Patch, pack_patch, parse_header, unpack_patch
+from napari_msunet.labels import LabelStore, journal, open_labels, session
+from napari_msunet.labels.journal import Kind, Patch, pack_patch, parse_header, unpack_patch
 
 SHAPE = (300, 400)
 
@@ -119,7 +119,7 @@ def test_compaction_keeps_undo_and_redo(store: LabelStore, monkeypatch: pytest.M
     store.write(Region(5, 5, 9, 9), 2)
     store.undo()
     size = log(store.path).stat().st_size
-    monkeypatch.setattr(compaction, "COMPACT_BYTES", 0)
+    monkeypatch.setattr(session, "COMPACT_BYTES", 0)
     store.close()
     assert sum(f.stat().st_size for f in (store.path / "journal").iterdir()) < size / 10
     with open_labels(store.path) as again:
@@ -136,7 +136,7 @@ def test_a_compaction_that_was_killed_has_no_effect(store: LabelStore, monkeypat
     store.undo()
     store.write(Region(3, 3, 9, 9), 1)
     old = log(store.path).read_bytes()
-    monkeypatch.setattr(compaction, "COMPACT_BYTES", 0)
+    monkeypatch.setattr(session, "COMPACT_BYTES", 0)
     store.close()
     (store.path / "journal" / "00000001.log").write_bytes(old)  # killed before the old segment was removed
     (store.path / "journal" / "00000003.partial").write_bytes(b"half a segment")

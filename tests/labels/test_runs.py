@@ -18,8 +18,9 @@ from labels.reference import vote
 
 from napari_msunet.errors import StoreError, StoreLockedError
 from napari_msunet.geometry import Region, Window
-from napari_msunet.labels import LabelStore, Run, open_labels, session
-from napari_msunet.labels.merge import joined
+from napari_msunet.labels import LabelStore, open_labels, session
+from napari_msunet.labels.runs.merge import joined
+from napari_msunet.labels.runs.run import Run
 
 SHAPE = (1101, 1300)
 CLASSES = ("gland", "stroma")
@@ -108,7 +109,7 @@ def test_only_one_fills_a_run(store: LabelStore) -> None:
     run = store.create_run("r", {}, CLASSES, {"labels": "uint8"})
     with pytest.raises(StoreError, match=r"with run\.writing"):
         run.write(BLOCKS[0], {"labels": LABELS[BLOCKS[0].slices()]})
-    code = "import pathlib, sys; from napari_msunet.labels import Run\n"
+    code = "import pathlib, sys; from napari_msunet.labels.runs.run import Run\n"
     code += "with Run(pathlib.Path(sys.argv[1])).writing(): pass"
     with run.writing():
         with pytest.raises(StoreLockedError, match=f"process {os.getpid()}"), Run(run.path).writing():

@@ -14,7 +14,8 @@ import pytest
 from labels.run_filling import TILES, chunk_bytes, make, put, truth
 
 from napari_msunet.errors import StoreError
-from napari_msunet.labels import Run, open_labels
+from napari_msunet.labels import open_labels
+from napari_msunet.labels.runs.run import Run
 
 VALUES = truth()
 OUTPUTS = {"labels": "uint8", "probabilities": "float16"}
@@ -140,7 +141,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from labels.run_filling import TILES, chunk_bytes, make, put, truth
 from napari_msunet.errors import OutputError
-from napari_msunet.labels import Run
+from napari_msunet.labels.runs.run import Run
 disk = Path(sys.argv[1])
 run, values = make(disk, outputs={"labels": "uint8", "probabilities": "float16"}), truth()
 ballast = disk / "ballast"

@@ -13,7 +13,8 @@ from labels.reference import vote
 from labels.run_filling import SHAPE, TILES, make, truth
 
 from napari_msunet.geometry import Window
-from napari_msunet.labels import LabelStore, Run, open_labels
+from napari_msunet.labels import LabelStore, open_labels
+from napari_msunet.labels.runs.run import Run
 
 
 class Painter(threading.Thread):

@@ -14,8 +14,8 @@ from labels.run_filling import CLASSES, SHAPE, TILES, chunk_bytes, make, put, tr
 
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
-from napari_msunet.labels import Run
-from napari_msunet.labels.run_outputs import LABELS
+from napari_msunet.labels.runs.outputs import LABELS
+from napari_msunet.labels.runs.run import Run
 
 VALUES = truth()
 

@@ -18,7 +18,7 @@ from labels.run_filling import SHAPE, TILES, chunk_bytes, make, put, truth
 
 from napari_msunet.errors import StoreError, StoreLockedError
 from napari_msunet.geometry import Window
-from napari_msunet.labels import Run
+from napari_msunet.labels.runs.run import Run
 
 VALUES = truth()
 OUTPUTS = {"labels": "uint8", "entropy": "uint8"}

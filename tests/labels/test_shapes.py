@@ -16,7 +16,7 @@ from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import Brush, LabelStore, Polygon
 from napari_msunet.labels.levels import tiles
-from napari_msunet.labels.shapes import LARGEST_SHAPE, Shape
+from napari_msunet.labels.shape_masks import LARGEST_SHAPE, Shape
 
 numbers = st.floats(-20, 140, width=32)
 lines = st.lists(st.tuples(numbers, numbers), min_size=1, max_size=4)

@@ -15,9 +15,10 @@ import pytest
 import yaozarrs
 import zarr
 
+from napari_msunet import _io
 from napari_msunet.errors import OutputError, StoreError, StoreLockedError
 from napari_msunet.geometry import Region, Window
-from napari_msunet.labels import LabelStore, files, open_labels
+from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.slide import slide_from_array
 
 SHAPE = (1301, 700)
@@ -221,7 +222,7 @@ def test_a_full_disk_leaves_nothing_half_made(tmp_path: Path, monkeypatch: pytes
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files, "write_all", full)
+    monkeypatch.setattr(_io, "write_all", full)
     with pytest.raises(OutputError, match="disk is full"):
         LabelStore.create(tmp_path / "a.ome.zarr", (5, 5))
     assert not list(tmp_path.iterdir())

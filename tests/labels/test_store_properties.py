@@ -13,7 +13,8 @@ from labels.killed import left_behind
 from labels.reference import Reference, assert_same
 
 from napari_msunet.geometry import Region, Window
-from napari_msunet.labels import Brush, LabelStore, Polygon, compaction, open_labels, session
+from napari_msunet.labels import Brush, LabelStore, Polygon, open_labels, session
+from napari_msunet.labels import session as compaction
 
 SHAPE = (1301, 700)
 CLASSES = ("gland", "stroma")

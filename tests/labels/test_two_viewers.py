@@ -105,7 +105,7 @@ def test_the_second_writes_once_the_first_has_closed(pair: tuple[LabelStore, Oth
 def test_after_a_compaction_everything_may_be_new(pair: tuple[LabelStore, Other]) -> None:
     mine, other = pair
     mine.news()
-    other.does("from napari_msunet.labels import compaction; compaction.COMPACT_BYTES = 0")
+    other.does("from napari_msunet.labels import session as compaction; compaction.COMPACT_BYTES = 0")
     other.does("store.write(Region(0, 0, 9, 9), 1); store.undo(); store.write(Region(0, 0, 5, 5), 2); store.undo()")
     other.does("store.write(Region(99, 0, 5, 5), 2); store.flush(); store._session.compact(); store.flush()")
     found = news_of(mine)

@@ -20,7 +20,8 @@ from labels.killed import left_behind
 
 from napari_msunet.errors import NotSavedError, OutputError
 from napari_msunet.geometry import Region
-from napari_msunet.labels import LabelStore, journal, keeper, open_labels, session
+from napari_msunet.labels import LabelStore, journal, open_labels, session
+from napari_msunet.labels import session as keeper
 
 SHAPE = (1301, 700)
 
@@ -204,7 +205,7 @@ from pathlib import Path
 from napari_msunet.errors import MsunetError, OutputError
 from napari_msunet.geometry import Region
 from napari_msunet.labels import LabelStore, open_labels
-import napari_msunet.labels.news, zarr.codecs, zarr.storage, filelock, numcodecs.zstd
+import napari_msunet.labels.session, zarr.codecs, zarr.storage, filelock, numcodecs.zstd
 if os.getuid() == 0:
     os.setuid(65534)
 folder = Path(sys.argv[1])

@@ -6,8 +6,7 @@ from pydantic import ValidationError
 
 from napari_msunet.config import ModelConfig, UNetConfig
 from napari_msunet.models import build_model
-from napari_msunet.models.fusion import FUSIONS, HIDDEN, JOINS
-from napari_msunet.models.fusion.multihead import DIMENSIONS, HEADS
+from napari_msunet.models.fusion import DIMENSIONS, FUSIONS, HEADS, HIDDEN, JOINS
 
 SMALL = UNetConfig(depth=1, width=4)
 DEEP = UNetConfig(depth=3, width=4)

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from napari_msunet.config import LossConfig
+from napari_msunet.constants import IGNORED
 from napari_msunet.errors import ModelError
-from napari_msunet.models import IGNORED, SegmentationLoss
+from napari_msunet.models import SegmentationLoss
 from napari_msunet.models.losses import balanced_weights, border_weights, segmentation_loss, signed_distance
 
 WEIGHTS = (0.5, 2.0, 1.25)

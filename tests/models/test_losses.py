@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from napari_msunet.config import LossConfig
+from napari_msunet.constants import IGNORED
 from napari_msunet.errors import ModelError
-from napari_msunet.models import IGNORED, SegmentationLoss
+from napari_msunet.models import SegmentationLoss
 from napari_msunet.models.losses import segmentation_loss
 
 CE, DICE = LossConfig(dice=0), LossConfig(cross_entropy=0)

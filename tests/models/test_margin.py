@@ -10,8 +10,8 @@ from napari_msunet.config import ModelConfig, UNetConfig
 from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window, round_up
 from napari_msunet.models import build_model
-from napari_msunet.models.margin import measure_reach
 from napari_msunet.models.networks import UNet
+from napari_msunet.models.receptive_field import measure_reach
 
 
 def theory(depth):

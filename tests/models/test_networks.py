@@ -9,12 +9,11 @@ from pydantic import ValidationError
 from napari_msunet.config import EncoderConfig, HRNetConfig, LinkNetConfig, ModelConfig, UNetConfig
 from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window
-from napari_msunet.infer.budget import bytes_per_pixel
-from napari_msunet.models import build_model, frugal
-from napari_msunet.models.blocks import initialise
-from napari_msunet.models.margin import measure_reach
+from napari_msunet.inference.budget import bytes_per_pixel
+from napari_msunet.models import build_model, strip_inference
+from napari_msunet.models.blocks import PLAIN_STEPS, RELAXED_STEPS, BatchRenorm, SlideNorm, initialise, of_the_batch
 from napari_msunet.models.networks import build_network
-from napari_msunet.models.norms import PLAIN_STEPS, RELAXED_STEPS, BatchRenorm, SlideNorm, of_the_batch
+from napari_msunet.models.receptive_field import measure_reach
 
 
 def made(config, channels=3):
@@ -36,14 +35,14 @@ def enlarged(network):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_part_in_strips_is_the_part_of_the_whole(name, monkeypatch):
-    monkeypatch.setattr(frugal, "STRIP", 16)
+    monkeypatch.setattr(strip_inference, "STRIP", 16)
     config, network = NETWORKS[name], made(NETWORKS[name])
     x = torch.randn(2, 3, 10 * config.stride, 8 * config.stride)
     keep = Window(config.stride + 3, 5, 4 * config.stride + 1, 6 * config.stride)
     with torch.no_grad():
         whole = enlarged(network)(network(x))
-        part = frugal.run_within(network, x, keep, enlarged(network))
-        everything = frugal.run_within(network, x, Window(0, 0, *x.shape[-2:]), enlarged(network))
+        part = strip_inference.run_within(network, x, keep, enlarged(network))
+        everything = strip_inference.run_within(network, x, Window(0, 0, *x.shape[-2:]), enlarged(network))
     scale = float(whole.std())
     assert whole.shape == (2, network.features, *x.shape[-2:])
     assert float((part - whole[(..., *keep.slices())]).abs().max()) < 1e-4 * scale
@@ -54,7 +53,7 @@ def test_a_part_in_strips_is_the_part_of_the_whole(name, monkeypatch):
 def test_folding_changes_nothing(name):
     network = made(NETWORKS[name])
     x = torch.randn(1, 3, 6 * NETWORKS[name].stride, 4 * NETWORKS[name].stride)
-    folded = frugal.folded(network)
+    folded = strip_inference.folded(network)
     with torch.no_grad():
         torch.testing.assert_close(folded(x), network(x), atol=1e-4, rtol=1e-4)
     left = sum(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
@@ -68,7 +67,7 @@ def test_a_layer_that_does_more_than_normalise_is_not_folded():
 
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), NormAndCut(2)).eval()
     x = torch.randn(1, 1, 8, 8)
-    assert torch.equal(frugal.folded(network)(x), network(x))
+    assert torch.equal(strip_inference.folded(network)(x), network(x))
 
 
 @pytest.mark.parametrize("name", [n for n in NETWORKS if n not in ("plain", "valid", "renorm", "slide")])

@@ -6,7 +6,7 @@ from branch_networks import NETWORKS
 
 from napari_msunet.config import LossConfig, ModelConfig
 from napari_msunet.models import SegmentationLoss, build_model
-from napari_msunet.models.norms import of_the_batch
+from napari_msunet.models.blocks import of_the_batch
 
 STEPS, BATCH, SIDE = 40, 4, 64
 MORE = {"linknet": 100}

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from napari_msunet.data.folders import pair_files, read_table
-from napari_msunet.data.published.outlines import with_outlines
-from napari_msunet.infer.given import slides_given
-from napari_msunet.slide.opening import DOUBLE, READABLE, SLIDES
+from napari_msunet.data.published.entry import with_outlines
+from napari_msunet.inference.slide_inputs import slides_given
+from napari_msunet.slide.slide import DOUBLE, READABLE, SLIDES
 
 
 @pytest.fixture

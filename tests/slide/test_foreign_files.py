@@ -9,10 +9,10 @@ import tifffile
 import zarr
 from PIL import Image
 
-from napari_msunet.describe import describe
+from napari_msunet.app.describe import describe
 from napari_msunet.errors import SlideError
 from napari_msunet.slide import open_slide
-from napari_msunet.slide.opening import open_backend
+from napari_msunet.slide.slide import open_backend
 
 NOISE = np.random.default_rng(0).integers(0, 256, (60, 70, 3), np.uint8)
 

@@ -5,9 +5,10 @@ import pytest
 import tifffile
 import zarr
 
-from napari_msunet import Region, build_pyramid, open_slide, slide_from_array, tissue_mask
 from napari_msunet.config import TrainedOn
 from napari_msunet.errors import NotNumbersError, SlideError
+from napari_msunet.geometry import Region
+from napari_msunet.slide import build_pyramid, open_slide, slide_from_array, tissue_mask
 from napari_msunet.slide.appearance import display_limits, seen_by
 from napari_msunet.slide.numbers import Scale, decide, to_unit, unit_scale
 

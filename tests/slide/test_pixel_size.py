@@ -9,10 +9,10 @@ import tifffile
 import zarr
 from PIL import Image
 
-from napari_msunet.describe import describe
+from napari_msunet.app.describe import describe
 from napari_msunet.errors import MissingMppError, SlideError, StoreError
 from napari_msunet.slide import build_pyramid, ngff, open_slide, slide_from_array
-from napari_msunet.slide.units import believed, parse_mpp
+from napari_msunet.slide.pixel_size import believed, parse_mpp
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (300, 260, 3), dtype=np.uint8)
 

@@ -12,7 +12,7 @@ from PIL import Image
 from napari_msunet.errors import MissingMppError, SlideError
 from napari_msunet.geometry import Grid, Region, Window
 from napari_msunet.slide import open_slide, slide_from_array
-from napari_msunet.slide.cache import ChunkCache
+from napari_msunet.slide.plane import ChunkCache
 
 RNG = np.random.default_rng(0)
 FULL = RNG.integers(0, 256, (611, 547, 3), dtype=np.uint8)

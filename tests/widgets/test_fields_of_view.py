@@ -13,10 +13,10 @@ from napari_msunet.config import ModelConfig, UNetConfig
 from napari_msunet.errors import MissingMppError
 from napari_msunet.geometry import Window
 from napari_msunet.slide import slide_from_array
-from napari_msunet.widgets.fields import as_colours, fields_at, receptive_reach, thumbnail
-from napari_msunet.widgets.fields_of_view import FieldsOfView
-from napari_msunet.widgets.samples import slide_path
-from napari_msunet.widgets.slide_layers import add_slide, slide_of
+from napari_msunet.widgets.fields_of_view import FieldsOfView, as_colours, fields_at, receptive_reach, thumbnail
+from napari_msunet.widgets.layer_slides import slide_of
+from napari_msunet.widgets.reader import slide_path
+from napari_msunet.widgets.slide_layers import add_slide
 
 
 def model(field="same", scales=(1.0, 0.5, 0.25), depth=3):
@@ -25,8 +25,8 @@ def model(field="same", scales=(1.0, 0.5, 0.25), depth=3):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_context_is_what_is_measured_on_the_network(name):
-    from napari_msunet.models.margin import measure_reach
     from napari_msunet.models.networks import build_network
+    from napari_msunet.models.receptive_field import measure_reach
 
     branch = NETWORKS[name]
     measured = measure_reach(build_network(branch, 3), 3, branch.stride).aligned
@@ -38,8 +38,8 @@ def test_the_context_is_what_is_measured_on_the_network(name):
 
 @pytest.mark.parametrize("depth", [1, 3, 4])
 def test_it_grows_with_the_depth_as_measured(depth):
-    from napari_msunet.models.margin import measure_reach
     from napari_msunet.models.networks import build_network
+    from napari_msunet.models.receptive_field import measure_reach
 
     branch = UNetConfig(depth=depth, width=2)
     assert receptive_reach(branch) == measure_reach(build_network(branch, 3), 3, branch.stride).aligned

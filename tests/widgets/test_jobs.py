@@ -17,7 +17,7 @@ from worker_helpers import SLIDE, altered_worker, model_file, prediction, traini
 
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Message, Metric, Progress, RegionDone, Result
-from napari_msunet.settings import WORKER_VARIABLE
+from napari_msunet.jobs.settings import WORKER_VARIABLE
 from napari_msunet.widgets.jobs import Jobs
 
 LONG = 60_000
@@ -216,7 +216,7 @@ def test_messages_come_before_the_end(runner, tmp_path, qtbot):
 LOOKED = """
 from pathlib import Path
 from napari_msunet.events import Message, Result
-from napari_msunet import stopping
+from napari_msunet import events as stopping
 def until_seen(job):
     seen = None
     for _ in range(2000):

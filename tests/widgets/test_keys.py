@@ -85,7 +85,7 @@ def test_no_key_stands_for_two_things():
 
 
 def test_a_bound_key_acts_and_a_released_one_does_not(make_napari_viewer, tmp_path, qtbot):
-    from napari_msunet.widgets.pyramid_labels import add_labels
+    from napari_msunet.widgets.paint import add_labels
 
     viewer = make_napari_viewer(show=True)
     layer = add_labels(viewer, LabelStore.create(tmp_path / "a.ome.zarr", (200, 200), classes=("a",)))

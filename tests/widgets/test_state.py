@@ -7,17 +7,15 @@ from subprocess import run
 
 import pytest
 
+from napari_msunet.app.project import Project
 from napari_msunet.config import ExportJob, FolderSource, PredictJob, SlideSource, TrainJob
 from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Region
-from napari_msunet.project import Project
 from napari_msunet.widgets import resolve
-from napari_msunet.widgets.dock.memory import recall, remember
-from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
-from napari_msunet.widgets.dock.presets import PRESETS
+from napari_msunet.widgets.dock.project_sync import recall, remember
 from napari_msunet.widgets.dock.python_lines import job_lines
-from napari_msunet.widgets.state import SlideRecord, State, suggested_mpp
+from napari_msunet.widgets.state import PRESETS, PredictOptions, SlideRecord, State, TrainOptions, suggested_mpp
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from widgets.dock.making import LONG, MODEL, make_slide, settle, truth
 from widgets.mouse import canvas, drag, look_at
 
 from napari_msunet.labels import open_labels
-from napari_msunet.widgets.dock.options import changed
+from napari_msunet.widgets.state import changed
 
 pytestmark = pytest.mark.slow
 

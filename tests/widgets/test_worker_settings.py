@@ -8,8 +8,8 @@ import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QPushButton
 
-from napari_msunet import settings
-from napari_msunet.settings import WORKER_VARIABLE, Settings, load_settings, save_settings
+from napari_msunet.jobs import settings
+from napari_msunet.jobs.settings import WORKER_VARIABLE, Settings, load_settings, save_settings
 from napari_msunet.widgets.worker_settings import WorkerSettings
 
 LONG = 60_000

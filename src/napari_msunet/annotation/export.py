@@ -2,26 +2,251 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
+import numpy.typing as npt
+import shapely
+import tifffile
+import zarr
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from shapely.geometry.polygon import orient
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from napari_msunet.annotation.geojson import HEAD, TAIL, feature, feature_line
-from napari_msunet.annotation.instances import Objects, objects_of
-from napari_msunet.annotation.output import ClassLook, aside, window_of
-from napari_msunet.annotation.polygons import walk_polygons
-from napari_msunet.annotation.pyramids import Report, write_tiff, write_zarr
 from napari_msunet.config import ExportJob
+from napari_msunet.constants import CHUNK
 from napari_msunet.errors import OutputError
 from napari_msunet.events import Event, Message, Progress, Result, progress, reported
-from napari_msunet.geometry import Window
+from napari_msunet.geometry import Window, pyramid_shapes
 from napari_msunet.labels import LabelStore, open_labels
+from napari_msunet.labels.levels import children, coarsen, tiles
+from napari_msunet.objects.instances import ClassLook, LabelImage, Objects, aside, objects_of, window_of
+from napari_msunet.objects.polygons import LabelShape, walk_polygons
+from napari_msunet.slide.ngff import label_attributes
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Shapes as QuPath's GeoJSON: annotations in the slide's level-0 pixels, ``x, y``.
+
+HEAD = '{"type":"FeatureCollection","features":['
+TAIL = "\n]}\n"
+
+NEARLY_WHOLE = 1e-6
+DECIMALS = 4
+
+
+def object_id(name: str, look: ClassLook, shape: LabelShape) -> str:
+    """A UUID that is the same whenever the same object of the store `name` is exported or measured."""
+    x, y = shape.polygon.exterior.coords[0]
+    return str(uuid5(NAMESPACE_URL, f"napari-msunet/{name}/{look.name}/{y:.0f}/{x:.0f}"))
+
+
+def feature(
+    shape: LabelShape, look: ClassLook, name: str, pixel: tuple[float, float], extent: tuple[int, int]
+) -> dict[str, Any]:
+    """One object as a GeoJSON feature that QuPath reads as an annotation.
+
+    Parameters
+    ----------
+    shape : LabelShape
+        In pixels of the store.
+    look : ClassLook
+        Name and colour of its class.
+    name : str
+        Of the store; part of the object's id.
+    pixel : (y, x)
+        Size of the store's pixels in level-0 pixels of the slide.
+    extent : (height, width)
+        Of the slide in level-0 pixels. The store's last row and column may stick out of it; the outline does not.
+    """
+    polygon = orient(shape.polygon)  # outlines anticlockwise in x, y, holes clockwise (RFC 7946)
+    rings = [
+        _positions(shapely.get_coordinates(ring), pixel, extent) for ring in (polygon.exterior, *polygon.interiors)
+    ]
+    return {
+        "type": "Feature",
+        "id": object_id(name, look, shape),
+        "geometry": {"type": "Polygon", "coordinates": rings},
+        "properties": {
+            "objectType": "annotation",
+            "classification": {"name": look.name, "color": list(look.colour)},
+        },
+    }
+
+
+def feature_line(feature: dict[str, Any], first: bool) -> str:
+    """A feature as it stands in the file: on a line of its own, so that a file of any size can be read line by line."""
+    return ("\n" if first else ",\n") + json.dumps(feature, ensure_ascii=False, separators=(",", ":"))
+
+
+def _positions(
+    corners: npt.NDArray[np.float64], pixel: tuple[float, float], extent: tuple[int, int]
+) -> list[list[float]]:
+    """Level-0 pixels ``x, y``; whole numbers where they are."""
+    places = np.minimum(corners * [pixel[1], pixel[0]], [extent[1], extent[0]])
+    nearest = np.rint(places)
+    whole = np.abs(places - nearest) <= NEARLY_WHOLE
+    if whole.all():
+        return nearest.astype(np.int64).tolist()  # type: ignore[no-any-return]
+    rounded = np.where(whole, nearest, np.round(places, DECIMALS))
+    return [[int(v) if v.is_integer() else v for v in place] for place in rounded.tolist()]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Labels of a store, or of a region of it, as plain pyramids: OME-Zarr, and OME-TIFF.
+
+BLOCK = 2048
+CLASSIC_TIFF = 2**32 - 2**26
+"""Bytes before compression up to which a classic TIFF is sure to have room; above, it is a BigTIFF."""
+
+Report = Callable[[int, int], None]
+Values = npt.NDArray[Any]
+
+
+def write_zarr(
+    store: LabelImage, window: Window, looks: dict[int, ClassLook], folder: Path, name: str, report: Report
+) -> None:
+    """Write a window of a store as an OME-Zarr 0.5 label pyramid, block by block.
+
+    Coarser levels are made from the level below by the majority rule of `napari_msunet.labels.levels`.
+
+    Parameters
+    ----------
+    store : Image
+        A label store, or the instances of a run.
+    window : Window
+        In the store's level-0 pixels; the pyramid starts at its corner, and its metadata say where that is.
+    looks : dict
+        Names and colours of the values.
+    folder : Path
+        To be made.
+    name : str
+        Of the image, in the metadata.
+    report : callable
+        Called with the number of blocks done and of all.
+    """
+    shapes = pyramid_shapes(window.shape)
+    size = store.mpp or store.pixel
+    attributes = label_attributes(
+        name,
+        shapes,
+        store.mpp,
+        {value: look.name for value, look in looks.items()},
+        {value: look.colour for value, look in looks.items()},
+        offset=(window.y * size[0], window.x * size[1]),
+        pixel=store.pixel,
+    )
+    group = zarr.create_group(folder, zarr_format=3, attributes=attributes)
+    blocks = [list(tiles(Window(0, 0, *shape), BLOCK)) for shape in shapes]
+    total, done = sum(map(len, blocks)), 0
+    finer: Any = None
+    for level, shape in enumerate(shapes):
+        array = group.create_array(
+            str(level),
+            shape=shape,
+            chunks=(CHUNK, CHUNK),
+            dtype=store.dtype,
+            compressors=(ZstdCodec(level=3), Crc32cCodec()),
+            dimension_names=("y", "x"),
+            fill_value=0,
+        )
+        for block in blocks[level]:
+            if finer is None:
+                values = store.read(Window(block.y + window.y, block.x + window.x, *block.shape))
+            else:
+                values = coarsen(np.asarray(finer[children(block, shapes[level - 1]).slices()]))
+            array[block.slices()] = values
+            done += 1
+            report(done, total)
+        finer = array
+
+
+def write_tiff(
+    store: LabelImage, window: Window, looks: dict[int, ClassLook], file: Path, name: str, report: Report
+) -> None:
+    """Write a window of a store as a tiled, pyramidal OME-TIFF (SubIFDs, deflate), tile by tile.
+
+    Parameters are those of `write_zarr`. The class names stand in a map annotation of the OME-XML.
+    """
+    with _levels(store, window, looks, file) as (shapes, read):
+        counts = [len(list(tiles(Window(0, 0, *shape), CHUNK))) for shape in shapes]
+        done = 0
+
+        def level_tiles(level: int) -> Iterator[Values]:
+            nonlocal done
+            for tile in tiles(Window(0, 0, *shapes[level]), CHUNK):
+                values = read(level, tile)
+                report(done, sum(counts))
+                done += 1
+                yield np.pad(values, ((0, CHUNK - tile.height), (0, CHUNK - tile.width)))
+
+        size = sum(counts) * CHUNK * CHUNK * store.dtype.itemsize
+        with tifffile.TiffWriter(file, ome=True, bigtiff=size > CLASSIC_TIFF) as tiff:
+            for level, shape in enumerate(shapes):
+                mpp = None if store.mpp is None else tuple(v * 2**level for v in store.mpp)
+                tiff.write(
+                    level_tiles(level),
+                    shape=shape,
+                    dtype=store.dtype,
+                    tile=(CHUNK, CHUNK),
+                    compression="adobe_deflate",
+                    photometric="minisblack",
+                    subifds=len(shapes) - 1 if level == 0 else None,
+                    subfiletype=1 if level else 0,
+                    resolution=None if mpp is None else (1e4 / mpp[1], 1e4 / mpp[0]),
+                    resolutionunit=None if mpp is None else "CENTIMETER",
+                    metadata=_ome(store, looks, name) if level == 0 else None,
+                )
+        report(sum(counts), sum(counts))
+
+
+def _ome(store: LabelImage, looks: dict[int, ClassLook], name: str) -> dict[str, Any]:
+    """What tifffile puts into the OME-XML."""
+    metadata: dict[str, Any] = {"axes": "YX", "Name": name}
+    if store.mpp is not None:
+        metadata |= {
+            "PhysicalSizeY": store.mpp[0],
+            "PhysicalSizeYUnit": "µm",
+            "PhysicalSizeX": store.mpp[1],
+            "PhysicalSizeXUnit": "µm",
+        }
+    names = {str(value): look.name for value, look in looks.items()}
+    return metadata | {"MapAnnotation": {"Namespace": "napari-msunet/classes", **names}}
+
+
+@contextmanager
+def _levels(
+    store: LabelImage, window: Window, looks: dict[int, ClassLook], beside: Path
+) -> Iterator[tuple[list[tuple[int, int]], Callable[[int, Window], Values]]]:
+    """Shapes of the levels, and how to read a window of one. A region's own coarser levels need room on the disk."""
+    shapes = pyramid_shapes(window.shape)
+    if window == Window(0, 0, *store.shape) or len(shapes) == 1:
+
+        def from_store(level: int, part: Window) -> Values:
+            finest = Window(*(v << level for v in (part.y, part.x, part.height, part.width)))
+            moved = Window(finest.y + window.y, finest.x + window.x, *finest.shape)
+            return np.asarray(store.read(moved, level=level))
+
+        yield shapes, from_store
+        return
+    scratch = beside.with_name(beside.name + ".levels")
+    try:
+        write_zarr(store, window, looks, scratch, beside.name, lambda done, total: None)
+        arrays = [zarr.open_array(scratch / str(level), mode="r") for level in range(len(shapes))]
+        yield shapes, lambda level, part: np.asarray(arrays[level][part.slices()])
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 
 MAX_PNG = 100_000_000
 """Most pixels of a PNG, which is held in memory whole by all who read it."""

@@ -10,17 +10,16 @@ from typing import IO, Any
 
 import numpy as np
 
-from napari_msunet.annotation.geojson import object_id
-from napari_msunet.annotation.instances import Objects, objects_of
-from napari_msunet.annotation.output import ClassLook, aside, window_of
-from napari_msunet.annotation.polygons import LabelShape, walk_polygons
+from napari_msunet.annotation.export import object_id
 from napari_msunet.config import MeasureJob
+from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import OutputError
 from napari_msunet.events import Event, Message, Result, progress
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore, open_labels
-from napari_msunet.labels.measurements import measure_polygons
-from napari_msunet.labels.metadata import ANNOTATED_BACKGROUND
+from napari_msunet.objects.instances import ClassLook, Objects, aside, objects_of, window_of
+from napari_msunet.objects.polygons import LabelShape, walk_polygons
+from napari_msunet.objects.table import measure_polygons
 
 PLACE_COLUMNS = (
     "centroid_y_px",
@@ -55,7 +54,7 @@ def measure_events(job: MeasureJob) -> Iterator[Event]:
     predicted or read in; with `job.instances`, or in a store of numbers of objects, an instance (`objects_of`). With a
     region (`y, x, height, width` in the store's level-0 pixels), the part of it inside.
     `job.out` gets one row per object: id (the same as in an exported GeoJSON), class, area in µm², perimeter in µm (see
-    `napari_msunet.labels.measurements.perimeters`), centroid in µm and in level-0 pixels of the slide, bounding box in
+    `napari_msunet.objects.table.perimeters`), centroid in µm and in level-0 pixels of the slide, bounding box in
     level-0 pixels. ``<stem>.classes.csv`` beside it gets one row per class: area in µm², share of the measured area
     (0..1), number of objects. The result's values hold the same class table under "classes", the measured area
     as "area_um2", and the number of all "objects". Where the store has no size in µm, areas are in pixels of the slide,

@@ -12,7 +12,7 @@ import shapely
 
 from napari_msunet.annotation.shape_files import DrawnShape, ShapeFileError
 from napari_msunet.geometry import Window
-from napari_msunet.labels.shapes import Polygon
+from napari_msunet.labels.shape_masks import Polygon
 from napari_msunet.names import same_name
 
 Values = npt.NDArray[np.uint8]

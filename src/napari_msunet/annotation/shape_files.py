@@ -20,7 +20,7 @@ from defusedxml.common import DefusedXmlException
 
 from napari_msunet.errors import MsunetError
 from napari_msunet.names import same_name
-from napari_msunet.slide.units import believed_text
+from napari_msunet.slide.pixel_size import believed_text
 
 KINDS = "a GeoJSON file (QuPath), or the XML of ASAP, Aperio ImageScope or HALO"
 _ELLIPSE_CORNERS = 72

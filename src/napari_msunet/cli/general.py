@@ -44,7 +44,7 @@ def demo(
     json : bool
         Print the result as JSON.
     """
-    from napari_msunet.demo import SECONDS_OF_TRAINING, Stage, demo_events
+    from napari_msunet.app.demo import SECONDS_OF_TRAINING, Stage, demo_events
 
     stages: list[Any] = []
 
@@ -76,7 +76,7 @@ def doctor(*, json: bool = False) -> None:
     json : bool
         Print it as JSON.
     """
-    from napari_msunet.doctor import as_text, examine
+    from napari_msunet.app.doctor import as_text, examine
 
     found = examine()
     print(jsonlib.dumps(found, indent=1, ensure_ascii=False) if json else as_text(found))  # noqa: T201
@@ -104,8 +104,8 @@ def info(
     json : bool
         Print it as JSON.
     """
-    from napari_msunet.describe import describe
-    from napari_msunet.doctor import as_text
+    from napari_msunet.app.describe import describe
+    from napari_msunet.app.doctor import as_text
 
     found = describe(path, image_kind, value_range)
     if json:
@@ -140,7 +140,7 @@ def run(job: Path, *, options: RunOptions = _RUN) -> None:
     job : Path
         The JSON file.
     """
-    from napari_msunet.jobs import job_from_json
+    from napari_msunet.jobs.run import job_from_json
 
     run_or_print(lambda: job_from_json(job), options)
 
@@ -152,6 +152,6 @@ def worker() -> None:
     The dock starts it by itself. To train on another machine, set the command it starts, such as
     NAPARI_MSUNET_WORKER="ssh gpu-box napari-msunet worker".
     """
-    from napari_msunet.worker.process import main as serve
+    from napari_msunet.app.worker import main as serve
 
     serve()

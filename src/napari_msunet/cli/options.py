@@ -37,7 +37,7 @@ from napari_msunet.config import (
     UNetConfig,
     explain,
 )
-from napari_msunet.config.option import Field, as_text, choices_of, fields_of, kinds_of, part_of, read_text
+from napari_msunet.config.base import OptionField, as_text, choices_of, fields_of, kinds_of, part_of, read_text
 from napari_msunet.config.prediction import REGION
 from napari_msunet.errors import MsunetError
 
@@ -81,7 +81,7 @@ class RunOptions(DamageOptions):
 class Given:
     """What was given of the options of a config."""
 
-    fields: ClassVar[tuple[Field, ...]]
+    fields: ClassVar[tuple[OptionField, ...]]
     config: ClassVar[type[BaseModel]]
 
     def values(self) -> dict[str, Any]:
@@ -116,11 +116,11 @@ class Given:
                     raise MsunetError(f"{' and '.join(given)} need a {one.flag}, such as {one.option.example}.")
 
 
-def _attribute(one: Field) -> str:
+def _attribute(one: OptionField) -> str:
     return "__".join(one.path)
 
 
-def _read(one: Field, value: Any) -> Any:
+def _read(one: OptionField, value: Any) -> Any:
     """What a field gets of what was typed."""
     part = part_of(one.info)
     if part is not None:
@@ -133,7 +133,7 @@ def _read(one: Field, value: Any) -> Any:
     if not one.option.example or not isinstance(value, str):
         return value
     if one.name == "where":
-        from napari_msunet.infer.given import parse_where
+        from napari_msunet.inference.slide_inputs import parse_where
 
         return parse_where(value)
     try:
@@ -153,12 +153,12 @@ def read_pairs(flag: str, texts: Sequence[str], example: str) -> dict[str, str]:
     return found
 
 
-def _pairs(one: Field) -> bool:
+def _pairs(one: OptionField) -> bool:
     """Whether the field is a dictionary, so that its option can be given several times."""
     return [get_origin(kind) for kind in kinds_of(one.info)[0]] == [dict]
 
 
-def _typed(one: Field) -> Any:
+def _typed(one: OptionField) -> Any:
     """The type that the command line reads: what needs more than that is text, and read by `read_text`."""
     if _pairs(one):
         return tuple[str, ...]
@@ -192,7 +192,7 @@ for _name in _PANELS:
     _group(_name)
 
 
-def _parameter(one: Field, default: str | None = None, text: str | None = None) -> Parameter:
+def _parameter(one: OptionField, default: str | None = None, text: str | None = None) -> Parameter:
     shown = one.default if default is None else default
     return Parameter(
         name=(one.flag or "", *one.option.also),
@@ -233,12 +233,12 @@ def options_of(
     """
     fields = tuple(one for one in fields_of(config) if one.flag and one.flag not in left_out)
     if values_of is not None:
-        fields = tuple(Field(f.path, _taken(f, values_of), f.option) for f in fields)
+        fields = tuple(OptionField(f.path, _taken(f, values_of), f.option) for f in fields)
     rows = [(_attribute(one), _typed(one), _parameter(one)) for one in fields]
     return _made(f"{config.__name__}Options", Given, rows, fields=fields, config=config)
 
 
-def _taken(one: Field, config: type[BaseModel]) -> Any:
+def _taken(one: OptionField, config: type[BaseModel]) -> Any:
     """The field of another config, with the words of this one."""
     info = config.model_fields[one.name]
     return type(info).merge_field_infos(info, description=one.info.description)
@@ -298,9 +298,9 @@ def _one_or_each(flag: str, value: Any, count: int) -> tuple[Any, ...] | None:
 
 
 @cache
-def _network_fields() -> dict[str, Field]:
+def _network_fields() -> dict[str, OptionField]:
     """The options of all kinds of networks, each once."""
-    found: dict[str, Field] = {}
+    found: dict[str, OptionField] = {}
     for config, _, _ in NETWORKS.values():
         for one in fields_of(config):
             found.setdefault(one.name, one)

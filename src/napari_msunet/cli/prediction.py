@@ -63,8 +63,8 @@ def _job(
     slides: tuple[Path, ...], out: Path, model: Path | tuple[Path, ...], values: dict[str, Any]
 ) -> PredictJob | PredictManyJob:
     """One slide, or many where a folder, a table or several were given."""
-    from napari_msunet.infer.given import is_many, slides_given
-    from napari_msunet.slide.units import given_mpp
+    from napari_msunet.inference.slide_inputs import is_many, slides_given
+    from napari_msunet.slide.pixel_size import given_mpp
 
     try:
         if not is_many(slides):
@@ -83,8 +83,8 @@ def _job(
 
 def _show_plan(job: PredictJob | PredictManyJob, as_json: bool) -> None:
     """Print the plan of each slide, without computing."""
-    from napari_msunet.doctor import as_text
-    from napari_msunet.infer.prediction import describe_plan
+    from napari_msunet.app.doctor import as_text
+    from napari_msunet.inference.predict import describe_plan
 
     jobs = [job] if isinstance(job, PredictJob) else [job.one(item) for item in job.slides]
     plans: list[dict[str, Any]] = [{"slide": str(one.slide), **describe_plan(one)} for one in jobs]

@@ -1,23 +1,34 @@
-"""The verbs of training: train, evaluate, crossval, experiment, preview."""
+"""The verbs of training: train, evaluate, crossval, experiment, preview, retrain, compare, agree."""
 
 from __future__ import annotations
 
+import json as jsonlib
 from pathlib import Path
+from typing import Annotated, Any
 
+from cyclopts import Parameter
+
+from napari_msunet.app.retraining import REPLAY, corrections, retraining_job
 from napari_msunet.cli.options import (
     CrossValidateOptions,
+    DamageOptions,
     EvaluateOptions,
     ModelOptions,
     NetworkOptions,
+    PixelSizeOption,
     PreviewOptions,
     RunOptions,
     SourceOptions,
     TrainOptions,
+    parse_region,
     training_of,
 )
-from napari_msunet.cli.running import app, run_or_print
-from napari_msunet.config import CrossValidateJob, EvaluateJob, ExperimentJob, PreviewAugmentationJob
+from napari_msunet.cli.running import app, run_or_print, warn_of
+from napari_msunet.config import CrossValidateJob, EvaluateJob, ExperimentJob, PreviewAugmentationJob, TrainJob
 from napari_msunet.errors import MsunetError
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The verbs of training: train, evaluate, crossval, experiment, preview.
 
 _SOURCES, _MODEL, _NETWORKS, _TRAINING, _RUN = (
     *(SourceOptions(), ModelOptions(), NetworkOptions(), TrainOptions(), RunOptions()),
@@ -114,7 +125,7 @@ def experiment(file: Path, *, out: Path | None = None, resume: bool = False, opt
     resume : bool
         Go on with the experiment in the folder where it stopped.
     """
-    from napari_msunet.jobs import job_from_json
+    from napari_msunet.jobs.run import job_from_json
 
     def build() -> ExperimentJob:
         job = job_from_json(file)
@@ -153,3 +164,150 @@ def preview(
         return PreviewAugmentationJob(training=job, out=out, **shown.values())
 
     run_or_print(build, options)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The verb `retrain`: the next model, from an earlier run and what was corrected since.
+
+
+@app.command
+def retrain(
+    run: Annotated[Path, Parameter(help="Folder of the earlier training, or the model file in it.")],
+    *,
+    slide: tuple[Path, ...],
+    labels: tuple[Path, ...],
+    out: Path,
+    mpp: PixelSizeOption | None = None,
+    classes: str | None = None,
+    fresh: bool = False,
+    replay: float = REPLAY,
+    epochs: int | None = None,
+    time_limit: float | None = None,
+    learning_rate: float | None = None,
+    options: RunOptions = _RUN,
+) -> None:
+    """Train the next model on corrections, beside all that the earlier one learned from.
+
+    Pixels that were edited or accepted in review are true, zeros included. Where the earlier run had test images, they
+    never train, and old and new model are scored on them at the end.
+
+    Parameters
+    ----------
+    slide : Path
+        A slide whose labels were corrected; give it several times, each with its --labels.
+    labels : Path
+        Label store of the --slide.
+    out : Path
+        Folder of the new run.
+    mpp : float
+        µm per pixel of the slides, when the files do not say it; px: their own pixels, whatever they say.
+    classes : str
+        Names of classes with commas, where they are others now; those known already keep their weights.
+    fresh : bool
+        Begin with random weights instead of those of the earlier model.
+    replay : float
+        Share (0..1) of each batch from what is no correction.
+    epochs : int
+        Most epochs; without it, as many as before.
+    time_limit : float
+        Seconds after which training ends with the best model so far; without it, as before.
+    learning_rate : float
+        Without it, that of before.
+    """
+    if len(slide) != len(labels):
+        raise MsunetError(
+            f"--slide was given {len(slide)} times and --labels {len(labels)} times; give one --labels for each."
+        )
+    corrected = [corrections(s, store, mpp=mpp) for s, store in zip(slide, labels, strict=True)]
+    given = {"epochs": epochs, "time_limit": time_limit}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    names = None if classes is None else [name.strip() for name in classes.split(",")]
+
+    def build() -> TrainJob:
+        job = retraining_job(run, corrected, out, classes=names, start=not fresh, replay=replay, **changes)
+        if learning_rate is None:
+            return job
+        optimiser = type(job.optimiser).model_validate({**dict(job.optimiser), "learning_rate": learning_rate})
+        return job.model_copy(update={"optimiser": optimiser})
+
+    run_or_print(build, options)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+_DAMAGE = DamageOptions()
+
+
+@app.command
+def compare(runs: tuple[Path, ...], /, *, out: Path | None = None, json: bool = False) -> None:
+    """Put training runs side by side: scores, time, epochs, and the settings in which they differ.
+
+    Parameters
+    ----------
+    runs : tuple of Path
+        Folders of training runs.
+    out : Path
+        Folder for compare.csv and compare.png.
+    json : bool
+        Print the result as JSON.
+    """
+    from napari_msunet.training.run_comparison import compare as compared
+
+    rows = compared(runs, out)
+    if json:
+        print(jsonlib.dumps(rows, indent=1))  # noqa: T201
+        return
+    names = [str(row["run"]) for row in rows]
+    keys = list(dict.fromkeys(key for row in rows for key in row if key != "run"))
+    width = max(map(len, keys))
+    columns = [max(12, len(name)) for name in names]
+    print(" " * width, *(f"{name:>{w}}" for name, w in zip(names, columns, strict=True)))  # noqa: T201
+    for key in keys:
+        cells = (f"{_short(row.get(key)):>{w}}" for row, w in zip(rows, columns, strict=True))
+        print(f"{key:<{width}}", *cells)  # noqa: T201
+    if out is not None:
+        print(f"wrote {out / 'compare.csv'} and {out / 'compare.png'}")  # noqa: T201
+
+
+@app.command
+def agree(
+    one: Path,
+    other: Path,
+    /,
+    *,
+    region: str | None = None,
+    out: Path | None = None,
+    options: DamageOptions = _DAMAGE,
+) -> None:
+    """Say how well two people's labels of the same slide agree.
+
+    Parameters
+    ----------
+    one, other : Path
+        Two label stores, or annotations.
+    region : str
+        y,x,height,width in the stores' pixels; all without it.
+    out : Path
+        JSON file for all numbers.
+    """
+    from napari_msunet.geometry import Region
+    from napari_msunet.training.agreement import agreement
+
+    box = parse_region(region)
+    found = agreement(one, other, None if box is None else Region(*box), out, options.damaged)
+    warn_of(found.get("left_out", ()))
+    kappa = "-" if found["kappa"] is None else f"{found['kappa']:.3f}"
+    print(f"{found['pixels']} pixels that both labelled, Cohen's kappa {kappa}")  # noqa: T201
+    for name, scores in found["classes"].items():
+        outline = found.get("outlines", {}).get(name, {})
+        numbers = {"Dice": scores["dice"], "IoU": scores["iou"], "Hausdorff 95": outline.get("hausdorff95")}
+        print(f"{name}: " + ", ".join(f"{k} {_short(v)}" for k, v in numbers.items()))  # noqa: T201
+
+
+def _short(value: Any) -> str:
+    """A cell of a table."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value) if isinstance(value, str | int) else jsonlib.dumps(value)

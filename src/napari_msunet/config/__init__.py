@@ -1,6 +1,5 @@
 """What a person decides, as data: the model and the jobs. Frozen pydantic models, checked when made, saved as JSON."""
 
-from napari_msunet.config.augmentation import Augmentation
 from napari_msunet.config.base import (
     SCHEMA_VERSION,
     Damaged,
@@ -15,15 +14,7 @@ from napari_msunet.config.base import (
     ValueRange,
     explain,
 )
-from napari_msunet.config.branches import (
-    NETWORKS,
-    BranchConfig,
-    EncoderConfig,
-    HRNetConfig,
-    LinkNetConfig,
-    UNetConfig,
-)
-from napari_msunet.config.cluster import Cluster
+from napari_msunet.config.branches import NETWORKS, BranchConfig, EncoderConfig, HRNetConfig, LinkNetConfig, UNetConfig
 from napari_msunet.config.jobs import (
     CrossValidateJob,
     EvaluateJob,
@@ -38,7 +29,6 @@ from napari_msunet.config.jobs import (
     TrainJob,
     with_damaged,
 )
-from napari_msunet.config.loss import LossConfig
 from napari_msunet.config.model import (
     FUSIONS,
     MAX_CLASSES,
@@ -50,8 +40,8 @@ from napari_msunet.config.model import (
     check_class_names,
     is_no_class,
 )
-from napari_msunet.config.optimiser import Optimiser, OptimiserKind, Precision, Schedule, Watched
 from napari_msunet.config.prediction import (
+    Cluster,
     Drawn,
     GivenSlide,
     InClasses,
@@ -67,7 +57,6 @@ from napari_msunet.config.prediction import (
     PreviewJob,
     Where,
 )
-from napari_msunet.config.sampling import Sampling
 from napari_msunet.config.sources import (
     FolderSource,
     ImageSet,
@@ -79,6 +68,16 @@ from napari_msunet.config.sources import (
     SlideSource,
     Source,
     TableSource,
+)
+from napari_msunet.config.training import (
+    Augmentation,
+    LossConfig,
+    Optimiser,
+    OptimiserKind,
+    Precision,
+    Sampling,
+    Schedule,
+    Watched,
 )
 
 __all__ = [

@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from napari_msunet.config.base import Frozen
-from napari_msunet.config.option import Option
+from napari_msunet.config.base import Frozen, Option
 
 Norm: TypeAlias = Literal["batch", "renorm", "slide"]
 Stem: TypeAlias = Literal["plain", "space_to_depth"]

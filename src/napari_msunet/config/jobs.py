@@ -7,15 +7,11 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from napari_msunet.config.augmentation import Augmentation
-from napari_msunet.config.base import Damaged, Device, GivenRange, Kind, PixelSize, Positive, Share, Versioned
-from napari_msunet.config.loss import LossConfig
+from napari_msunet.config.base import Damaged, Device, GivenRange, Kind, Option, PixelSize, Positive, Share, Versioned
 from napari_msunet.config.model import AnyModel, ModelConfig
-from napari_msunet.config.optimiser import Optimiser
-from napari_msunet.config.option import Option
 from napari_msunet.config.prediction import REGION, PlanJob, PostprocessJob, PredictJob, PredictManyJob, PreviewJob
-from napari_msunet.config.sampling import Sampling
 from napari_msunet.config.sources import Role, SlideSource, Source
+from napari_msunet.config.training import Augmentation, LossConfig, Optimiser, Sampling
 
 NormaliseBy: TypeAlias = Literal["z-score", "0-1", "-1-1", "percentile"]
 

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from napari_msunet.config.base import Damaged, Frozen, GivenRange, Kind, PixelSize
-from napari_msunet.config.option import Option
+from napari_msunet.config.base import Damaged, Frozen, GivenRange, Kind, Option, PixelSize
 from napari_msunet.config.prediction import Where
 
 Role = Literal["auto", "train", "validate", "test"]

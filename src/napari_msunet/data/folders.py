@@ -11,17 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
+from napari_msunet._io import Row, column_key, read_csv
 from napari_msunet.config import AnyModel, FolderSource, Kind, PixelSize, Role, TableSource, ValueRange
 from napari_msunet.data.items import Item, Say, check_channels
-from napari_msunet.data.ranges import settle_numbers
+from napari_msunet.data.normalising import settle_numbers
 from napari_msunet.data.truth import MaskTruth
 from napari_msunet.errors import SlideError, SourceError
 from napari_msunet.names import same_name, true_path
 from napari_msunet.slide import open_slide
 from napari_msunet.slide.numbers import checked_kind, parse_range
-from napari_msunet.slide.opening import DOUBLE, READABLE
-from napari_msunet.slide.units import parse_mpp
-from napari_msunet.tables import Row, column_key, read_csv
+from napari_msunet.slide.pixel_size import parse_mpp
+from napari_msunet.slide.slide import DOUBLE, READABLE
 
 _ENDINGS = frozenset((*READABLE, ".npy", ".zarr"))
 _BESIDE = frozenset(

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_msunet.config import Role
-from napari_msunet.data.masks import IGNORED, Mask
+from napari_msunet.constants import IGNORED
+from napari_msunet.data.masks import Mask
 from napari_msunet.data.truth import Part, Truth, WholeTruth, truth_window
 from napari_msunet.errors import SourceError
 from napari_msunet.geometry import Grid, Region, Resolution, Window

@@ -18,12 +18,14 @@ from scipy.ndimage import zoom
 
 from napari_msunet.config import AnyModel, AutoModel, ModelConfig, SettledTrainJob, TrainJob, UNetConfig
 from napari_msunet.config.sources import Source
-from napari_msunet.data import IGNORED, Item, load_sources
+from napari_msunet.constants import IGNORED
+from napari_msunet.data.items import Item
 from napari_msunet.data.masks import Mask
+from napari_msunet.data.sources import load_sources
 from napari_msunet.errors import SourceError
+from napari_msunet.events import check as check_stop
 from napari_msunet.geometry import Region, Resolution, Window, round_up
-from napari_msunet.slide.units import PIXELS
-from napari_msunet.stopping import check as check_stop
+from napari_msunet.slide.pixel_size import PIXELS
 
 EPOCHS = 100
 """Without a time limit."""

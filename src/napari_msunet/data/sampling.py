@@ -7,17 +7,143 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import ceil, floor
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_msunet.config import Sampling
-from napari_msunet.data.hard import HardPlaces
+from napari_msunet.constants import IGNORED
 from napari_msunet.data.items import Item
-from napari_msunet.data.masks import IGNORED
-from napari_msunet.data.places import ClassPlaces
 from napari_msunet.data.truth import WholeTruth
 from napari_msunet.geometry import Window
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Places where the training loss was high, so that they are drawn again: a bounded memory.
+
+Place = tuple[int, int, int]
+"""Number of the item, and y, x of a window's corner in pixels of its target grid."""
+
+_FADES = 0.995  # of what was seen n batches ago counts this to the power of n: the model has learned since
+
+
+class HardPlaces:
+    """The windows with the highest losses, at most `limit`.
+
+    A window that is drawn again gets the loss it has then, so what was learned goes out by itself.
+
+    Parameters
+    ----------
+    limit : int
+    """
+
+    def __init__(self, limit: int = 2048) -> None:
+        self.limit = limit
+        self._losses: dict[Place, float] = {}
+        self._scale = 1.0  # instead of fading all at each batch, what is new weighs more
+
+    def __len__(self) -> int:
+        return len(self._losses)
+
+    def add(self, places: Sequence[Place], losses: Sequence[float]) -> None:
+        """Take note of the windows of a batch; losses that are no number (nothing was known) are left out."""
+        self._scale /= _FADES
+        for place, loss in zip(places, losses, strict=True):
+            if np.isfinite(loss) and loss > 0:
+                self._losses[place] = loss * self._scale
+        if len(self._losses) > self.limit:
+            kept = sorted(self._losses.items(), key=lambda entry: -entry[1])[: self.limit]
+            self._losses = dict(kept)
+        if self._scale > 1e100:
+            self._losses = {place: loss / self._scale for place, loss in self._losses.items()}
+            self._scale = 1.0
+
+    def draw(self, rng: np.random.Generator, items: Sequence[int] | None = None) -> Place | None:
+        """A place, the likelier the higher its loss, of some items only where they are given; None where there is none.
+
+        Places whose loss is below the mean are not drawn: what is drawn should be hard.
+        """
+        wanted = None if items is None else set(items)
+        known = [(p, v) for p, v in self._losses.items() if wanted is None or p[0] in wanted]
+        if not known:
+            return None
+        losses = np.array([v for _, v in known])
+        losses = np.where(losses >= losses.mean() - 1e-12, losses, 0.0)
+        return known[int(rng.choice(len(known), p=losses / losses.sum()))][0]
+
+
+def window_losses(logits: Tensor, target: Tensor) -> list[float]:
+    """The mean cross-entropy of each window's known pixels; NaN where nothing is known.
+
+    Parameters
+    ----------
+    logits : (B, K+1, H, W) tensor
+    target : (B, H, W) tensor
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    with torch.no_grad():
+        losses = cross_entropy(logits.float(), target, ignore_index=IGNORED, reduction="none").sum((1, 2))
+        found: list[float] = (losses / (target != IGNORED).sum((1, 2))).tolist()
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Where the classes are in all images, found in their overviews: no slide is read whole.
+
+_TOTAL = 2**22
+_LEAST, _MOST = 64, 4096  # places of a class in an image
+
+
+class ClassPlaces:
+    """A sample of the places of each class in each image, evenly spread; it takes at most about 32 MB for each class.
+
+    Parameters
+    ----------
+    items : sequence of Item
+    """
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        most = min(_MOST, max(_LEAST, _TOTAL // max(1, len(items))))
+        self._found = [_sample(item, most) for item in items]
+
+    def draw(self, numbers: Sequence[int], rng: np.random.Generator) -> tuple[int, npt.NDArray[np.float64]] | None:
+        """A class drawn among those of some items (background is one), an item that has it, and a place there.
+
+        Returns
+        -------
+        tuple of int and (2,) array, or None
+            The item's number, and `y, x` in level-0 pixels; None where nothing is known of these items.
+        """
+        classes = sorted({value for n in numbers for value in self._found[n]})
+        if not classes:
+            return None
+        value = classes[rng.integers(len(classes))]
+        having = [n for n in numbers if value in self._found[n]]
+        number = having[rng.integers(len(having))]
+        places = self._found[number][value]
+        return number, places[rng.integers(len(places))].astype(np.float64)
+
+
+def _sample(item: Item, most: int) -> dict[int, npt.NDArray[np.float32]]:
+    """At most so many places of each truth in an image, in level-0 pixels."""
+    values, grid = item.truth.overview()
+    places = {}
+    for value in np.unique(values[values != IGNORED]).tolist():
+        at = np.flatnonzero(values == value)
+        at = at[:: -(-at.size // most)]
+        y, x = np.unravel_index(at, values.shape)
+        places[value] = ((np.stack([y, x], 1) + 0.5) * np.asarray(grid.pixel)).astype(np.float32)
+    item.forget_mask()
+    return places
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 
 MAX_STEPS = 500
 """An epoch of its own accord has no more steps than this."""

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_msunet._io import output_errors, sync_paths
+from napari_msunet.constants import CHUNK
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
-from napari_msunet.labels.chunks import CHUNK, ChunkFiles, DamagedChunkError
-from napari_msunet.labels.files import output_errors, sync_paths
+from napari_msunet.labels.chunks import ChunkFiles, DamagedChunkError
 from napari_msunet.labels.levels import rebuilt
 
 Key = tuple[str, int, int, int]

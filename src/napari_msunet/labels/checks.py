@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Region, Window, as_region, snap_ceil, snap_floor, snapped
-from napari_msunet.labels.metadata import ANNOTATED_BACKGROUND, StoreInfo
-from napari_msunet.labels.runs import Run
+from napari_msunet.labels.metadata import StoreInfo
+from napari_msunet.labels.runs.run import Run
 
 Pair = tuple[float, float]
 

@@ -1,30 +1,451 @@
-"""The append-only journal of a label store: what makes a stroke safe before its pixels reach the chunks."""
+"""The append-only journal of a label store: what makes a stroke safe before its pixels reach the chunks.
+
+Records to and from bytes, the files they lie in, the history of strokes they make up, and the journal that writes them
+are one file, since no record means anything without the other three.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import struct
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+from numcodecs.zstd import Zstd
 
+from napari_msunet._io import output_error, output_errors, sync_path, write_all
 from napari_msunet.errors import OutputError, StoreError
 from napari_msunet.geometry import Window
-from napari_msunet.labels.files import output_error, output_errors, sync_path, write_all
-from napari_msunet.labels.records import (
-    HEADER_SIZE,
-    Kind,
-    Patch,
-    pack_note,
-    parse_header,
-    unpack_note,
-    unpack_patch,
-)
-from napari_msunet.labels.segments import Mark, Place, Records, Scan, segment_file, segment_numbers
+from napari_msunet.labels.cache import ChunkCache
+from napari_msunet.labels.levels import tiles
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The records of a journal, to and from bytes.
+#
+# A record is a header (magic, kind, flags, sequence number, window, length and check sums) and a zstd-compressed
+# payload. A stroke over a large window is several records with one sequence number; the last one carries a flag.
+
+MAGIC = b"MSJ1"
+LAST = 1
+_HEADER = struct.Struct("<4sBBHQ4IQI")
+_CHECK = struct.Struct("<I")
+HEADER_SIZE = _HEADER.size + _CHECK.size
+_CODEC = Zstd(level=1)
+
+
+class Kind(IntEnum):
+    """What a record tells."""
+
+    STROKE = 1
+    RELEASE = 2
+    UNDO = 3
+    REDO = 4
+    MERGE = 5
+    HISTORY = 6
+
+
+@dataclass(frozen=True)
+class Header:
+    """The fixed part of a record."""
+
+    kind: Kind
+    last: bool
+    sequence: int
+    window: Window
+    length: int
+    check: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole record."""
+        return HEADER_SIZE + self.length
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A change of the pixels of a window, and what was there.
+
+    Attributes
+    ----------
+    values, edited : array of the window's shape, or one value
+        What the pixels and their `edited` become.
+    mask : (h, w) bool, optional
+        Which pixels change; None: all.
+    before, edited_before : array, one value or None
+        What they were; not kept for an undo or redo.
+    """
+
+    window: Window
+    values: npt.NDArray[Any] | int
+    edited: npt.NDArray[np.bool_] | bool = True
+    mask: npt.NDArray[np.bool_] | None = None
+    before: npt.NDArray[Any] | int | None = None
+    edited_before: npt.NDArray[np.bool_] | bool | None = None
+
+
+def parse_header(data: bytes) -> Header | None:
+    """The header at the start of `data`, or None if there is no whole one."""
+    if len(data) < HEADER_SIZE or data[:4] != MAGIC:
+        return None
+    if zlib.crc32(data[: _HEADER.size]) != _CHECK.unpack_from(data, _HEADER.size)[0]:
+        return None
+    _, kind, flags, _, sequence, y, x, height, width, length, check = _HEADER.unpack_from(data)
+    return Header(Kind(kind), bool(flags & LAST), sequence, Window(y, x, height, width), length, check)
+
+
+def _record(kind: Kind, sequence: int, window: Window, payload: bytes, last: bool) -> bytes:
+    header = _HEADER.pack(
+        MAGIC,
+        kind,
+        LAST if last else 0,
+        0,
+        sequence,
+        *(window.y, window.x, *window.shape),
+        len(payload),
+        zlib.crc32(payload),
+    )
+    return header + _CHECK.pack(zlib.crc32(header)) + payload
+
+
+def pack_patch(kind: Kind, sequence: int, patch: Patch, last: bool) -> bytes:
+    """A record of changed pixels."""
+    planes = (patch.values, patch.edited, patch.mask, patch.before, patch.edited_before)
+    payload = b"".join(_pack_plane(plane) for plane in planes)
+    return _record(kind, sequence, patch.window, bytes(_CODEC.encode(payload)), last)
+
+
+def pack_note(kind: Kind, sequence: int, note: dict[str, Any]) -> bytes:
+    """A record that holds JSON."""
+    return _record(kind, sequence, Window(0, 0, 0, 0), bytes(_CODEC.encode(json.dumps(note).encode())), True)
+
+
+def unpack_note(payload: bytes) -> dict[str, Any]:
+    """The JSON of a `pack_note` record."""
+    note: dict[str, Any] = json.loads(_CODEC.decode(payload))
+    return note
+
+
+def unpack_patch(header: Header, payload: bytes, dtype: np.dtype[Any]) -> Patch:
+    """The pixels of a `pack_patch` record of a store of this type."""
+    data = memoryview(_CODEC.decode(payload))
+    shape = header.window.shape
+    values, data = _unpack_plane(data, shape, dtype)
+    edited, data = _unpack_plane(data, shape, np.dtype(bool))
+    mask, data = _unpack_plane(data, shape, np.dtype(bool))
+    before, data = _unpack_plane(data, shape, dtype)
+    edited_before, data = _unpack_plane(data, shape, np.dtype(bool))
+    if values is None or edited is None or data:
+        raise StoreError(f"Record {header.sequence} of the journal does not hold what a {header.kind.name} holds.")
+    return Patch(header.window, values, edited, None if mask is True else mask, before, edited_before)
+
+
+def _pack_plane(plane: Any) -> bytes:
+    """Nothing, one value, or all values (booleans eight to a byte)."""
+    if plane is None:
+        return b"n"
+    if not isinstance(plane, np.ndarray):
+        return b"s" + struct.pack("<I", int(plane))
+    first = plane[0, 0]
+    if plane.dtype == np.bool_:
+        if first == plane.all() and first == plane.any():
+            # a mask that is true everywhere stays a mask of one value
+            return b"s" + struct.pack("<I", int(first))
+        return b"a" + np.packbits(plane).tobytes()
+    if (plane == first).all():
+        return b"s" + struct.pack("<I", int(first))
+    return b"a" + np.ascontiguousarray(plane, plane.dtype.newbyteorder("<")).tobytes()
+
+
+def _unpack_plane(data: memoryview, shape: tuple[int, int], dtype: np.dtype[Any]) -> tuple[Any, memoryview]:
+    """The first plane in `data`, and the rest."""
+    tag, data = bytes(data[:1]), data[1:]
+    count = shape[0] * shape[1]
+    if tag == b"n":
+        return None, data
+    if tag == b"s":
+        value = struct.unpack("<I", data[:4])[0]
+        return (bool(value) if dtype == np.bool_ else int(value)), data[4:]
+    if tag != b"a":
+        raise StoreError("A record of the journal is damaged.")
+    if dtype == np.bool_:
+        size = -(-count // 8)
+        bits = np.unpackbits(np.frombuffer(data[:size], np.uint8), count=count)
+        return bits.astype(np.bool_).reshape(shape), data[size:]
+    size = count * dtype.itemsize
+    values = np.frombuffer(data[:size], dtype.newbyteorder("<")).astype(dtype)
+    return values.reshape(shape), data[size:]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What a stroke changes, cut into parts for the journal.
+
+Change = tuple[Window, Any, npt.NDArray[np.bool_] | None]
+"""A window, its values (None: what the machine shows) and which of its pixels change."""
+
+
+def cut(window: Window, values: Any, mask: npt.NDArray[np.bool_] | None, side: int) -> Iterator[Change]:
+    """A change in parts of at most `side` pixels, each in one chunk if it is large; none where nothing changes."""
+    whole = max(window.shape) <= side
+    for part in [window] if whole else tiles(window, side):
+        place = part.slices((window.y, window.x))
+        part_mask = None if mask is None else mask[place]
+        if part_mask is not None:
+            if not part_mask.any():
+                continue
+            part_mask = None if part_mask.all() else part_mask
+        part_values = values
+        if values is not None and np.ndim(values):
+            part_values = values[place]
+            if part_mask is None and (part_values == part_values[0, 0]).all():
+                part_values = int(part_values[0, 0])
+        yield part, part_values, part_mask
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Which strokes can be undone and redone: linear, unlimited, over sessions.
+
+Machine = Callable[[Window], npt.NDArray[Any] | int]
+"""From a window to what the newest merged runs show there: an array or one value."""
+
+
+class History:
+    """Sequence numbers of strokes and releases: `undo` those that stand, `redo` those taken back, the next one last."""
+
+    def __init__(self, undo: Iterable[int] = (), redo: Iterable[int] = ()) -> None:
+        self.undo = list(undo)
+        self.redo = list(redo)
+        self.latest = max([0, *self.undo, *self.redo])
+
+    @property
+    def needed(self) -> set[int]:
+        """All strokes that can still be undone or redone."""
+        return {*self.undo, *self.redo}
+
+    def keep(self, sequences: Container[int]) -> None:
+        """Forget strokes whose records were lost."""
+        self.undo = [s for s in self.undo if s in sequences]
+        self.redo = [s for s in self.redo if s in sequences]
+
+    def forget(self, sequence: int) -> None:
+        """Leave out a stroke whose record turned out to be damaged."""
+        self.undo = [s for s in self.undo if s != sequence]
+        self.redo = [s for s in self.redo if s != sequence]
+
+    def follow(self, kind: Kind, sequence: int) -> None:
+        """Take in one record."""
+        self.latest = max(self.latest, sequence)
+        if kind in (Kind.STROKE, Kind.RELEASE):
+            self.undo.append(sequence)
+            self.redo.clear()
+        elif kind is Kind.UNDO and self.undo:
+            self.redo.append(self.undo.pop())
+        elif kind is Kind.REDO and self.redo:
+            self.undo.append(self.redo.pop())
+
+
+def done(kind: Kind, part: Change, cache: ChunkCache, machine: Machine) -> Patch:
+    """What a stroke does to one window, or a release (values: None), which gives the machine's value of today."""
+    window, values, mask = part
+    new = machine(window) if values is None else values
+    edited = cache.part("edited", 0, window)
+    was: Any = bool(edited) if isinstance(edited, int) else edited
+    return Patch(window, new, kind is Kind.STROKE, mask, cache.part("labels", 0, window), was)
+
+
+def undone(patch: Patch, machine: Machine, dtype: np.dtype[Any]) -> Patch:
+    """What taking a stroke back does: edited pixels get what was there, the others the machine's value of today."""
+    before, edited = patch.before, patch.edited_before
+    if before is not None and edited is True:
+        return Patch(patch.window, before, True, patch.mask)
+    base = machine(patch.window)
+    if before is None or edited is None or edited is False:
+        return Patch(patch.window, base, False, patch.mask)
+    values = np.where(edited, np.asarray(before, dtype), np.asarray(base, dtype))
+    return Patch(patch.window, values, edited, patch.mask)
+
+
+def redone(kind: Kind, patch: Patch, machine: Machine) -> Patch:
+    """What doing a stroke again does; a release gives the machine's value of today."""
+    if kind is Kind.RELEASE:
+        return Patch(patch.window, machine(patch.window), False, patch.mask)
+    return Patch(patch.window, patch.values, True, patch.mask)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The files of a journal: where its records lie in them, and what of them is damaged.
+
+
+class Mark(NamedTuple):
+    """A place in the journal: after the record of this sequence number, at this byte of this segment."""
+
+    sequence: int
+    segment: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a record lies: at a byte of a segment, or (segment 0) of what waits in memory to be written."""
+
+    segment: int
+    offset: int
+    header: Header
+
+
+Records = dict[int, tuple[Place, ...]]
+"""The places of each stroke's parts, by its sequence number."""
+
+
+def segment_file(folder: Path, number: int) -> Path:
+    """Where a segment lies."""
+    return folder / f"{number:08d}.log"
+
+
+def segment_numbers(folder: Path) -> list[int]:
+    """Numbers of a journal's segments, in order."""
+    return sorted(int(path.stem) for path in folder.glob("*.log") if path.stem.isdigit())
+
+
+def grew_since(folder: Path, mark: Mark) -> bool:
+    """Whether records were added after `mark`."""
+    numbers = segment_numbers(folder)
+    if not numbers:
+        return False
+    if numbers[-1] != mark.segment:
+        return True
+    return segment_file(folder, numbers[-1]).stat().st_size > mark.offset
+
+
+def described(header: Header) -> str:
+    """A record in words."""
+    w = header.window
+    where = "" if w.empty else f" at y {w.y}, x {w.x}, {w.height} x {w.width} pixels"
+    return f"{header.kind.name.lower()} {header.sequence}{where}"
+
+
+@dataclass
+class Scan:
+    """What the segments of a journal hold.
+
+    Parameters
+    ----------
+    folder : Path
+    checked_after : int
+        The check sums of records with higher sequence numbers are looked at.
+
+    Attributes
+    ----------
+    segment, end : int
+        The last segment, and where its last whole stroke ends.
+    outdated : list of int
+        Segments that a compaction replaced and did not get to remove.
+    damaged : bool
+        Whether more than the end of the last segment is damaged.
+    """
+
+    folder: Path
+    checked_after: int
+    records: Records = field(default_factory=dict)
+    history: History = field(default_factory=History)
+    messages: list[str] = field(default_factory=list)
+    damaged: bool = False
+    segment: int = 1
+    end: int = 0
+    outdated: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        numbers = segment_numbers(self.folder)
+        base = next((n for n in reversed(numbers) if self._starts_anew(n)), 0)
+        self.segment = max([*numbers, 1])
+        for number in [n for n in numbers if n >= base]:
+            self.end = self._scan(number)
+        self.history.keep(self.records)
+        self.outdated = [n for n in numbers if n < base]
+
+    def _starts_anew(self, number: int) -> bool:
+        with segment_file(self.folder, number).open("rb") as file:
+            header = parse_header(file.read(HEADER_SIZE))
+        return header is not None and header.kind is Kind.HISTORY
+
+    def _scan(self, number: int) -> int:
+        """Learn where the records of a segment lie; return the end of its last whole stroke."""
+        path = segment_file(self.folder, number)
+        size = path.stat().st_size
+        offset = end = 0
+        kept: set[int] = set()
+        parts: list[Place] = []
+        lost: tuple[int, str] | None = None
+        with path.open("rb") as file:
+            while offset < size:
+                file.seek(offset)
+                header = parse_header(file.read(HEADER_SIZE))
+                if header is None or offset + header.size > size or not self._sound(file, header):
+                    following = _next_header(file, offset + 1, size)
+                    what = "an unknown record" if header is None else described(header)
+                    lost = (offset, what)
+                    if following is None:
+                        break
+                    self.damaged = True
+                    self.messages.append(
+                        f"{path}: {what} is damaged at byte {offset} and was left out; all others are there."
+                    )
+                    offset, parts = following, []
+                    continue
+                if parts and parts[0].header.sequence != header.sequence:
+                    parts = []
+                parts.append(Place(number, offset, header))
+                offset += header.size
+                if header.last:
+                    self._learn(tuple(parts), file, kept)
+                    parts, end = [], offset
+        if end < size:
+            what = f" ({lost[1]})" if lost is not None and "unknown" not in lost[1] else ""
+            self.messages.append(
+                f"{path}: the last {size - end} bytes, of a stroke cut short while written{what}, were dropped."
+            )
+        return end
+
+    def _sound(self, file: BinaryIO, header: Header) -> bool:
+        """Whether the payload at the file's place is as it was written."""
+        return header.sequence <= self.checked_after or zlib.crc32(file.read(header.length)) == header.check
+
+    def _learn(self, parts: tuple[Place, ...], file: BinaryIO, kept: set[int]) -> None:
+        header = parts[0].header
+        if header.kind is Kind.HISTORY:
+            file.seek(parts[0].offset + HEADER_SIZE)
+            note = unpack_note(file.read(header.length))
+            self.history = History(note["undo"], note["redo"])
+            kept.update(note["undo"], note["redo"])
+            self.history.latest = header.sequence
+            return
+        self.records[header.sequence] = parts
+        if header.sequence not in kept:
+            self.history.follow(header.kind, header.sequence)
+
+
+def _next_header(file: BinaryIO, offset: int, size: int) -> int | None:
+    """Where the next whole record begins after a damaged one."""
+    file.seek(offset)
+    data = file.read(size - offset)
+    at = data.find(MAGIC)
+    while at >= 0:
+        header = parse_header(data[at : at + HEADER_SIZE])
+        if header is not None and at + header.size <= len(data):
+            return offset + at
+        at = data.find(MAGIC, at + 1)
+    return None
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 
 SEGMENT_BYTES = 256 * 2**20
 """A new segment begins after one of this size."""

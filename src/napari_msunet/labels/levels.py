@@ -12,8 +12,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from napari_msunet.constants import CHUNK
 from napari_msunet.geometry import Window
-from napari_msunet.labels.chunks import CHUNK
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 Label = TypeVar("Label", bound=np.unsignedinteger[Any])

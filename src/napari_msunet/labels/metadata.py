@@ -6,14 +6,51 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from skimage.draw import polygon as fill_polygon
 
+from napari_msunet._io import read_json, write_json
 from napari_msunet.config import MAX_CLASSES, check_class_names
-from napari_msunet.constants import ANNOTATED_BACKGROUND
+from napari_msunet.constants import ANNOTATED_BACKGROUND, IGNORED
 from napari_msunet.errors import StoreError
-from napari_msunet.geometry import pyramid_shapes
-from napari_msunet.labels.files import read_json, write_json
+from napari_msunet.geometry import Window, pyramid_shapes
 from napari_msunet.slide.ngff import label_attributes
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Annotations: fully annotated polygons, and what of an annotation counts as true.
+
+
+def checked_polygon(polygon: npt.ArrayLike) -> tuple[tuple[float, float], ...]:
+    """The corners of a polygon, as plain numbers."""
+    corners = np.asarray(polygon, dtype=np.float64)
+    if corners.ndim != 2 or corners.shape[0] < 3 or corners.shape[1] != 2 or not np.isfinite(corners).all():
+        raise StoreError(f"A polygon needs at least three corners (y, x) of finite numbers; got shape {corners.shape}.")
+    return tuple((float(y), float(x)) for y, x in corners)
+
+
+def inside(window: Window, polygons: Iterable[npt.NDArray[np.float64]]) -> npt.NDArray[np.bool_]:
+    """Which pixels of a window have their centre inside one of the polygons."""
+    mask = np.zeros(window.shape, np.bool_)
+    for corners in polygons:
+        # skimage has pixel centres on whole numbers, we have them half a pixel further
+        y, x = corners[:, 0] - window.y - 0.5, corners[:, 1] - window.x - 0.5
+        rows, columns = fill_polygon(y, x, window.shape)  # type: ignore[no-untyped-call]
+        mask[rows, columns] = True
+    return mask
+
+
+def truth(
+    values: npt.NDArray[np.uint8], window: Window, polygons: Iterable[npt.NDArray[np.float64]]
+) -> npt.NDArray[np.uint8]:
+    """An annotation's values as truth: 255 is background, 0 is ignored unless all around it was annotated."""
+    out = np.where(values == ANNOTATED_BACKGROUND, 0, values).astype(np.uint8)
+    out[(values == 0) & ~inside(window, polygons)] = IGNORED
+    return out
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 
 KEY = "napari_msunet"
 """Our one key among a group's attributes."""

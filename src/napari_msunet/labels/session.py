@@ -1,34 +1,300 @@
-"""What an open store does with its files: one writer's journal, cache and checkpoint."""
+"""What an open store does with its files: journal, cache, checkpoint and autosave; and external changes."""
 
 from __future__ import annotations
 
+import base64
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_msunet.errors import NotSavedError, OutputError, StoreError
+from napari_msunet._io import not_saved, output_errors, read_json, write_json
+from napari_msunet.errors import MsunetError, NotSavedError, OutputError, StoreError
 from napari_msunet.geometry import Window
 from napari_msunet.labels.cache import ChunkCache
-from napari_msunet.labels.changes import Change, cut
-from napari_msunet.labels.checkpoint import checkpoint_mark, listed_chunks, load_checkpoint, save_checkpoint
-from napari_msunet.labels.compaction import Compactor
-from napari_msunet.labels.files import not_saved, output_errors
-from napari_msunet.labels.history import done, redone, undone
-from napari_msunet.labels.journal import Journal
-from napari_msunet.labels.keeper import Keeper, Pace
+from napari_msunet.labels.journal import (
+    HEADER_SIZE,
+    Change,
+    Header,
+    Journal,
+    Kind,
+    Mark,
+    Patch,
+    cut,
+    done,
+    grew_since,
+    pack_note,
+    pack_patch,
+    parse_header,
+    redone,
+    segment_file,
+    segment_numbers,
+    undone,
+    unpack_note,
+)
 from napari_msunet.labels.levels import around, update_coarser
-from napari_msunet.labels.merge import Merge, MergeLog, Table, machine_values, merge_chunks, merge_from, merge_note
-from napari_msunet.labels.records import Kind, Patch, pack_note, pack_patch
-from napari_msunet.labels.runs import Run
-from napari_msunet.labels.segments import Mark
+from napari_msunet.labels.runs.merge import Merge, MergeLog, Table, machine_values, merge_chunks, merge_from, merge_note
+from napari_msunet.labels.runs.run import Run
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The checkpoint of a store: how much of its journal is in its chunks.
+
+Chunk = tuple[int, int]
+"""Row and column of a chunk of level 0."""
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The checkpoint of a store.
+
+    Its `sequence`, `segment` and `offset` are the `Mark` it covers, `merges` what `MergeLog` saved, `highest`, in a
+    store of objects, the largest number that was ever used, and `chunks` which chunks have files (`listed_chunks`).
+    """
+    checkpoint = read_json(path / "checkpoint.json")
+    if not {"sequence", "segment", "offset", "merges"} <= set(checkpoint):
+        raise StoreError(f"{path / 'checkpoint.json'} is damaged: copy the store again from where it came from.")
+    return checkpoint
+
+
+def checkpoint_mark(checkpoint: dict[str, Any]) -> Mark:
+    """How much of the journal a checkpoint covers."""
+    return Mark(int(checkpoint["sequence"]), int(checkpoint["segment"]), int(checkpoint["offset"]))
+
+
+def save_checkpoint(
+    path: Path,
+    mark: Mark,
+    merges: MergeLog,
+    highest: int | None = None,
+    chunks: Mapping[str, Collection[Chunk]] | None = None,
+) -> None:
+    """Write the checkpoint of a store."""
+    used: dict[str, Any] = {} if highest is None else {"highest": highest}
+    if chunks is not None:
+        used["chunks"] = {plane: _packed(keys) for plane, keys in chunks.items()}
+    write_json(path / "checkpoint.json", {**mark._asdict(), **used, "merges": merges.saved(mark.sequence)})
+
+
+def listed_chunks(checkpoint: Mapping[str, Any], plane: str) -> set[Chunk] | None:
+    """Which chunks of level 0 had files; None: a store from before this was noted, or the list is damaged.
+
+    A chunk without a file is all zero: without this list one that was lost would be, too.
+    """
+    try:
+        count, text = checkpoint["chunks"][plane]
+        numbers = np.frombuffer(zlib.decompress(base64.b64decode(text)), "<u4").reshape(count, 2)
+    except (KeyError, TypeError, ValueError, zlib.error):
+        return None
+    return {(int(y), int(x)) for y, x in numbers}
+
+
+def _packed(keys: Collection[Chunk]) -> tuple[int, str]:
+    numbers = np.array(sorted(keys), "<u4").reshape(len(keys), 2)
+    return len(keys), base64.b64encode(zlib.compress(numbers.tobytes(), 1)).decode()
+
+
+def unfinished(path: Path) -> bool:
+    """Whether the journal of a store has records that may not be in its chunks."""
+    return grew_since(path / "journal", checkpoint_mark(load_checkpoint(path)))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# When the journal of an open store is compacted.
+
+COMPACT_BYTES = 16 * 2**20
+"""The journal is compacted when this much of it, and half of it, is needed by neither undo nor redo."""
+
+
+class Compactor:
+    """Takes out of a journal what neither undo nor redo needs, while strokes go on.
+
+    Parameters
+    ----------
+    journal : Journal
+    saved : callable
+        Brings the records so far into the chunks; returns the number of the last stroke of which that is known.
+    """
+
+    def __init__(self, journal: Journal, saved: Callable[[], int]) -> None:
+        self._journal = journal
+        self._saved = saved
+        self._looked_at = 0
+
+    def if_worth_it(self) -> None:
+        """Compact if there is enough to take out; looked at whenever the journal has grown."""
+        size = self._journal.size
+        if size - self._looked_at < COMPACT_BYTES // 4:
+            return
+        self._looked_at = size
+        if self._journal.garbage > max(COMPACT_BYTES, size // 2):
+            self.compact()
+            self._looked_at = self._journal.size
+
+    def compact(self) -> None:
+        """Compact, unless something still waits for the disk."""
+        work = self._journal.begin_compaction()
+        if work is not None and self._saved() >= work.latest:
+            self._journal.finish_compaction(work)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The thread that brings an open store onto the disk soon after each stroke.
+
+SYNC_SECONDS = 0.4
+"""How long a stroke may wait for the disk (not for a crash of this process: that it survives at once)."""
+
+QUIET_SECONDS, CHUNK_SECONDS = 0.3, 5.0
+"""While strokes come faster than the first, chunks are written only so often; the journal has them before."""
+
+GIVE_WAY_SECONDS = 0.004
+"""After each chunk that is written while strokes are made: about what a stroke takes."""
+
+RETRY_SECONDS = 1.0
+"""After a failure the disk is tried this often."""
+
+
+class Pace:
+    """When changed chunks may wait: while strokes follow one another whoever makes them comes first."""
+
+    def __init__(self) -> None:
+        self._stroke = self._written = -CHUNK_SECONDS
+
+    def stroke(self) -> None:
+        """A stroke was made."""
+        self._stroke = time.monotonic()
+
+    def written(self) -> None:
+        """The chunks are being written."""
+        self._written = time.monotonic()
+
+    @property
+    def busy(self) -> bool:
+        """Whether the last stroke was a moment ago."""
+        return time.monotonic() - self._stroke < QUIET_SECONDS
+
+    @property
+    def chunks_may_wait(self) -> bool:
+        """Whether strokes follow one another, and the chunks were written not long ago."""
+        return self.busy and time.monotonic() - self._written < CHUNK_SECONDS
+
+    def give_way(self) -> None:
+        """Between two chunks: leave the interpreter to whoever makes strokes."""
+        if self.busy:
+            time.sleep(GIVE_WAY_SECONDS)
+
+
+class Kept(Protocol):
+    """What a keeper keeps."""
+
+    @property
+    def behind(self) -> bool: ...
+
+    def keep(self) -> None: ...
+
+
+class Keeper(threading.Thread):
+    """Calls `keep` soon after `wake` is set, at once if `hurry` is too, and again and again while the disk refuses."""
+
+    def __init__(self, session: Kept) -> None:
+        super().__init__(name="label store keeper", daemon=True)
+        self.wake = threading.Event()
+        self.hurry = threading.Event()
+        self._ended = threading.Event()
+        self._session = weakref.ref(session)
+
+    def run(self) -> None:
+        behind = False
+        while not self._ended.is_set():
+            self.wake.wait(RETRY_SECONDS if behind else None)
+            self.hurry.wait(SYNC_SECONDS)
+            if self._ended.is_set():
+                return
+            self.wake.clear()
+            self.hurry.clear()
+            session = self._session()
+            if session is None:
+                return
+            with suppress(MsunetError, OSError):  # `unsaved` tells of it, and the next flush raises it
+                session.keep()
+            behind = session.behind
+            del session
+
+    def stop(self) -> None:
+        """End the thread; returns when it has."""
+        self._ended.set()
+        self.hurry.set()
+        self.wake.set()
+        if threading.current_thread() is not self:
+            self.join()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What another process has written into a store, for those who only look at it.
+
+
+class News:
+    """Follows a store's journal up to what is in its chunks.
+
+    Parameters
+    ----------
+    path : Path
+    shape : (height, width)
+        Of the store.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, int]) -> None:
+        self._path = path
+        self._whole = Window(0, 0, *shape)
+        self._time = self._changed()
+        self._seen = checkpoint_mark(load_checkpoint(path))
+
+    def _changed(self) -> int:
+        return (self._path / "checkpoint.json").stat().st_mtime_ns
+
+    def look(self) -> list[Window]:
+        """Windows that changed since the last look; the whole store where that cannot be told."""
+        try:
+            time = self._changed()
+            if time == self._time:
+                return []
+            mark = checkpoint_mark(load_checkpoint(self._path))
+            windows = self._between(self._seen, mark)
+        except OSError:  # files come and go while the other process compacts its journal
+            return [self._whole]
+        self._time, self._seen = time, mark
+        return [self._whole] if windows is None else windows
+
+    def _between(self, old: Mark, new: Mark) -> list[Window] | None:
+        """The windows of the records between two marks, or None where they are gone."""
+        numbers = [n for n in segment_numbers(self._path / "journal") if old.segment <= n <= new.segment]
+        if not numbers or numbers[0] != old.segment:
+            return None
+        windows: list[Window] = []
+        for number in numbers:
+            with segment_file(self._path / "journal", number).open("rb") as file:
+                file.seek(old.offset if number == old.segment else 0)
+                while header := parse_header(file.read(HEADER_SIZE)):
+                    payload = file.read(header.length)
+                    if header.sequence > new.sequence or header.kind is Kind.HISTORY:
+                        break
+                    windows += self._windows(header, payload)
+        return windows
+
+    def _windows(self, header: Header, payload: bytes) -> list[Window]:
+        if header.kind is Kind.MERGE:
+            return [Window(*map(int, w)) for w in unpack_note(payload)["windows"]]
+        return [header.window]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 
 PART = 512
 """A stroke over a larger window is put into the journal in parts of this side: chunks that are uniform stay so."""

@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from napari_msunet.models.compose import branch_model, combine_models, with_scales
     from napari_msunet.models.files import load_model, save_model
-    from napari_msunet.models.losses import IGNORED, SegmentationLoss
+    from napari_msunet.models.losses import SegmentationLoss
     from napari_msunet.models.msunet import MSUNet, build_model
     from napari_msunet.models.windows import input_windows
-
 _HOME = {
-    "IGNORED": "losses",
     "MSUNet": "msunet",
     "SegmentationLoss": "losses",
     "branch_model": "compose",
@@ -29,7 +27,6 @@ _HOME = {
 }
 
 __all__ = [
-    "IGNORED",
     "MSUNet",
     "SegmentationLoss",
     "branch_model",

@@ -2,15 +2,246 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_msunet.config.branches import Norm
-from napari_msunet.models.attention import AttentionGate
-from napari_msunet.models.norms import norm_of
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Normalisation layers: batch, batch renormalisation, slide. All use fixed statistics for inference, so tiles are
+# exact and convolutions can take them up.
+
+PLAIN_STEPS = 200
+"""Training steps in which batch renormalisation is batch normalisation."""
+
+RELAXED_STEPS = 1000
+"""Training steps after which its limits are as wide as they get."""
+
+MOST_R, MOST_D = 3.0, 5.0
+
+
+class BatchRenorm(nn.BatchNorm2d):
+    """Batch renormalisation: in training, what the running statistics would give, with the gradients of batch norm.
+
+    The batch's result is multiplied by r = batch deviation / running deviation and d = (batch mean - running mean) /
+    running deviation is added, both without gradient and within limits that widen with the steps.
+
+    References
+    ----------
+    Ioffe, "Batch Renormalization: Towards Reducing Minibatch Dependence in Batch-Normalized Models", NeurIPS 2017;
+    its limits 3 and 5, reached after fewer steps, since our trainings are shorter.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def limits(self) -> tuple[Tensor, Tensor]:
+        """The largest r and d at this step; tensors, so that a GPU need not be waited for."""
+        share = ((self.num_batches_tracked - PLAIN_STEPS) / (RELAXED_STEPS - PLAIN_STEPS)).clamp(0, 1)
+        return 1 + share * (MOST_R - 1), share * MOST_D
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, h, w)`, normalised for each channel."""
+        if not self.training:
+            return super().forward(x)
+        with torch.no_grad():
+            var, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
+            most_r, most_d = self.limits()
+            deviation = torch.sqrt(self.running_var + self.eps)
+            r = (torch.sqrt(var + self.eps) / deviation).clamp(1 / most_r, most_r)
+            d = ((mean - self.running_mean) / deviation).clamp(-most_d, most_d)
+            r, d = r.to(x.dtype).view(1, -1, 1, 1), d.to(x.dtype).view(1, -1, 1, 1)
+        plain = F.batch_norm(x, self.running_mean, self.running_var, None, None, True, self.momentum or 0.1, self.eps)
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+        weight, bias = self.weight.view(1, -1, 1, 1), self.bias.view(1, -1, 1, 1)
+        return plain * (r * weight) + (d * weight + bias)
+
+
+class SlideNorm(nn.BatchNorm2d):
+    """Slide normalisation: as instance normalisation, but of a whole slide.
+
+    In training the statistics are those of the batch, whose windows come from one slide. For a prediction they are
+    taken once from a sample of the slide (`infer.slide_statistics`) and become the running statistics; without a slide,
+    the running ones are the mean over the training.
+    """
+
+    borrowed = False
+    """Whether the batch's own statistics are used though nothing is learned: in validation; see `of_the_batch`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, h, w)`, normalised for each channel."""
+        if self.training or not self.borrowed:
+            return super().forward(x)
+        return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+
+
+@contextmanager
+def of_the_batch(module: nn.Module) -> Iterator[None]:
+    """Inside, slide normalisation in evaluation mode uses the statistics of each batch and keeps none of them."""
+    layers = [m for m in module.modules() if isinstance(m, SlideNorm)]
+    for layer in layers:
+        layer.borrowed = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.borrowed = False
+
+
+NORMS: dict[Norm, type[nn.BatchNorm2d]] = {"batch": nn.BatchNorm2d, "renorm": BatchRenorm, "slide": SlideNorm}
+
+
+def norm_of(name: Norm, channels: int) -> nn.BatchNorm2d:
+    """The layer of this name."""
+    return NORMS[name](channels)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# A learned enlargement before a network, for scales finer than the image's own.
+
+HIDDEN = 16
+
+
+class Stem(nn.Module):
+    """Enlarges an image: each pixel repeated, plus what two convolutions add to each sub-pixel.
+
+    Parameters
+    ----------
+    channels : int
+        Image channels.
+    factor : int
+        Times as many pixels a side.
+
+    References
+    ----------
+    Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural
+    Network", CVPR 2016.
+    """
+
+    def __init__(self, channels: int, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.first = nn.Conv2d(channels, HIDDEN, kernel_size=3, padding=1)
+        self.second = nn.Conv2d(HIDDEN, channels * factor**2, kernel_size=3, padding=1)
+        nn.init.kaiming_normal_(self.first.weight, mode="fan_in", nonlinearity="relu")
+        nn.init.normal_(self.second.weight, std=0.02)  # begin close to plain repetition
+        for convolution in (self.first, self.second):
+            nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, channels, h, w)` to `(B, channels, factor * h, factor * w)`."""
+        detail = F.pixel_shuffle(self.second(F.relu(self.first(x))), self.factor)
+        return detail + x.repeat_interleave(self.factor, dim=-2).repeat_interleave(self.factor, dim=-1)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Attention inside a branch: local, or in windows of a grid that is fixed to the slide, so that tiles stay exact.
+
+PER_HEAD = 8
+"""Channels of a head of self-attention."""
+
+
+class AttentionGate(nn.Module):
+    """Weighs skipped features at each pixel by what the coarser level found there.
+
+    Parameters
+    ----------
+    skipped, coarse : int
+        Channels of both, at the same resolution.
+    norm : str
+
+    References
+    ----------
+    Oktay et al., "Attention U-Net: Learning Where to Look for the Pancreas", MIDL 2018.
+    """
+
+    def __init__(self, skipped: int, coarse: int, norm: Norm) -> None:
+        super().__init__()
+        inner = max(1, coarse // 2)
+        self.skipped = nn.Sequential(nn.Conv2d(skipped, inner, kernel_size=1, bias=False), norm_of(norm, inner))
+        self.coarse = nn.Sequential(nn.Conv2d(coarse, inner, kernel_size=1, bias=False), norm_of(norm, inner))
+        self.score = nn.Conv2d(inner, 1, kernel_size=1)
+
+    def forward(self, skipped: Tensor, coarse: Tensor) -> Tensor:
+        """`skipped`, each pixel times a number of 0..1."""
+        hidden = torch.relu(self.skipped(skipped) + self.coarse(coarse))
+        return skipped * torch.sigmoid(self.score(hidden))
+
+
+class PixelAttention(nn.Module):
+    """Each pixel weighs its own channels.
+
+    References
+    ----------
+    Zhao et al., "Efficient Image Super-Resolution Using Pixel Attention", ECCV Workshops 2020.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.score = nn.Conv2d(channels, channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, h, w)`, each number times one of 0..1."""
+        return x * torch.sigmoid(self.score(x))
+
+
+class WindowAttention(nn.Module):
+    """The pixels of a window look at each other; windows lie on a grid that begins at the map's corner.
+
+    Tiles begin and end on multiples of the branch's stride, and that is a multiple of the window, so the grid is the
+    same in every tile.
+
+    Parameters
+    ----------
+    channels : int
+    window : int
+        Pixels a side.
+    norm : str
+
+    References
+    ----------
+    Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", ICCV 2021; here without the
+    shift, with the relative position bias.
+    """
+
+    def __init__(self, channels: int, window: int, norm: Norm) -> None:
+        super().__init__()
+        self.window = window
+        self.heads = channels // PER_HEAD if channels % PER_HEAD == 0 else 1
+        self.norm = norm_of(norm, channels)
+        self.expand = nn.Conv2d(channels, 3 * channels, kernel_size=1, bias=False)
+        self.project = nn.Conv2d(channels, channels, kernel_size=1)
+        self.bias = nn.Parameter(torch.zeros(self.heads, (2 * window - 1) ** 2))
+
+    def _positions(self, device: torch.device) -> Tensor:
+        """For each pair of pixels of a window, where its bias stands."""
+        place = torch.arange(self.window, device=device)
+        y, x = (v.flatten() for v in torch.meshgrid(place, place, indexing="ij"))
+        across = 2 * self.window - 1
+        return (y[:, None] - y[None] + self.window - 1) * across + x[:, None] - x[None] + self.window - 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, h, w)`, sides multiples of the window, plus what the other pixels of its window add to each."""
+        batch, channels, height, width = x.shape
+        w, rows, columns = self.window, height // self.window, width // self.window
+        parts = self.expand(self.norm(x)).reshape(batch, 3, self.heads, channels // self.heads, rows, w, columns, w)
+        q, k, v = parts.permute(1, 0, 4, 6, 2, 5, 7, 3).flatten(5, 6).flatten(1, 3).unbind(0)
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias[:, self._positions(x.device)].to(q.dtype))
+        found = found.reshape(batch, rows, columns, self.heads, w, w, channels // self.heads)
+        found = found.permute(0, 3, 6, 1, 4, 2, 5).reshape(batch, channels, height, width)
+        added: Tensor = self.project(found.contiguous(memory_format=torch.channels_last))
+        return x + added
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 
 FEW = 4
 """Channels up to which convolutions stay whole: there is nothing to save."""

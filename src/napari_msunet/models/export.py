@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from napari_msunet.errors import ModelError
-from napari_msunet.models.frugal import folded
 from napari_msunet.models.msunet import MSUNet
+from napari_msunet.models.strip_inference import folded
 
 MISSING = "ONNX needs {}, which is not installed; install it: pip install 'napari-msunet[onnx]'."
 

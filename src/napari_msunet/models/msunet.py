@@ -7,27 +7,68 @@ their inputs: there all is one step, `run_joint`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from math import lcm
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel
+from pydantic_core import to_json
 from torch import Tensor, nn
 
 from napari_msunet.config import ModelConfig, Normalisation
 from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window, round_up
-from napari_msunet.models.blocks import Normalise, arrange, initialise
-from napari_msunet.models.branch import Branch
-from napari_msunet.models.frugal import run_within
-from napari_msunet.models.fusion import Fusion, Joined, build_fusion
-from napari_msunet.models.meeting import Meeting, grain_of
-from napari_msunet.models.networks import EncoderNetwork
+from napari_msunet.models.blocks import Normalise, Stem, arrange, initialise
+from napari_msunet.models.fusion import Fusion, Joined, Meeting, build_fusion, grain_of
+from napari_msunet.models.networks import Branch, EncoderNetwork
+from napari_msunet.models.receptive_field import Tiled
 from napari_msunet.models.resample import part_to_target, to_target
-from napari_msunet.models.stem import Stem
-from napari_msunet.models.tiled import Tiled
+from napari_msunet.models.strip_inference import run_within
 from napari_msunet.models.windows import Field, Size, checked_size, concentric_offset, input_size, is_concentric
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What tells one model from another: a hash of its config and all its weights.
+
+
+def fingerprint(model: MSUNet) -> str:
+    """SHA-256 of the config and all weights, as hexadecimal digits."""
+    digest = hashlib.sha256(_described(model.config).encode())
+    for name, tensor in sorted(tensors_of(model).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+_FIRST = {
+    "schema_version",
+    *("classes", "mpp", "scales", "fusion", "channels", "channel_names", "shared", "branch", "field", "normalisation"),
+}
+_FIRST_BRANCH = {"kind", "depth", "width", "dropout"}
+
+
+def _described(config: ModelConfig) -> str:
+    """The config as JSON, without the options that came later where they are not used: so a model keeps its fingerprint
+    over updates, and with it its predictions."""
+
+    def used(part: BaseModel, first: set[str]) -> dict[str, Any]:
+        values, fields = part.model_dump(mode="json"), type(part).model_fields
+        return {k: v for k, v in values.items() if k in first or getattr(part, k) != fields[k].default}
+
+    branches = [used(branch, _FIRST_BRANCH) for branch in config.branches]
+    alone = not isinstance(config.branch, tuple)
+    values = {**used(config, _FIRST), "branch": branches[0] if alone else branches}
+    return to_json(values).decode()
+
+
+def tensors_of(model: MSUNet) -> dict[str, Tensor]:
+    """The weights on the CPU, each in its plain memory order."""
+    return {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 
 DEFAULT_MEAN, DEFAULT_STD = 0.5, 0.25
 """Normalisation of every channel until a training fits it to its images."""
@@ -75,7 +116,6 @@ class MSUNet(Tiled):
     @property
     def fingerprint(self) -> str:
         """Hash of the config and all weights: the same before saving and after loading."""
-        from napari_msunet.models.fingerprint import fingerprint
 
         return fingerprint(self)
 

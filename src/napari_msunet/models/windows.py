@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from napari_msunet.config import ModelConfig
 from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window
-from napari_msunet.models.meeting import meetings
+from napari_msunet.models.fusion import meetings
 
 if TYPE_CHECKING:
     from torch import Tensor
-
 Field: TypeAlias = Literal["same", "concentric"]
 Size: TypeAlias = tuple[int, int]
 

@@ -14,7 +14,7 @@ from yaozarrs import v04, v05
 
 from napari_msunet.errors import SlideError
 from napari_msunet.slide.numbers import is_rgb
-from napari_msunet.slide.units import both, micrometres
+from napari_msunet.slide.pixel_size import both, micrometres
 
 COLOURS = ("FF0000", "00FF00", "0000FF", "FFFF00", "FF00FF", "00FFFF")
 Colour = str | Sequence[int]

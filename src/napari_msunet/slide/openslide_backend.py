@@ -18,6 +18,7 @@ from napari_msunet.errors import SlideError
 from napari_msunet.slide.backend import (
     CHUNK_SIDE,
     RGB,
+    TAG,
     Backend,
     Level,
     Pixels,
@@ -25,9 +26,10 @@ from napari_msunet.slide.backend import (
     chunk_size,
     level_downsample,
     on_background,
+    turn,
+    turn_note,
 )
 from napari_msunet.slide.foreign import is_unsupported
-from napari_msunet.slide.orientation import TAG, turn, turn_note
 
 TILE_CACHE_BYTES = 32 << 20
 WAVELENGTH = re.compile(r"(Excitation|Emission)WaveLength=\d")

@@ -121,7 +121,7 @@ def _pass_on(answers: IO[bytes], found: queue.SimpleQueue[bytes]) -> None:
 
 def look(path: Path) -> None:
     """Open a file, and read a tile of each level and the coarsest one whole where it is small."""
-    from napari_msunet.slide.opening import open_slide
+    from napari_msunet.slide.slide import open_slide
 
     with open_slide(path) as slide:
         for level in slide.levels:
@@ -134,9 +134,9 @@ def look(path: Path) -> None:
 
 def main() -> None:
     """Answer questions, one a line, until there are no more."""
-    from napari_msunet.slide import opening
+    from napari_msunet.slide import slide
 
-    del opening  # imported before the first question comes
+    del slide  # imported before the first question comes
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_pass_on, args=(sys.stdin.buffer, lines), daemon=True).start()
     while True:

@@ -20,10 +20,9 @@ from napari_msunet.geometry import Window, pyramid_shapes
 from napari_msunet.slide import ngff
 from napari_msunet.slide.array_backend import checked_array, is_lazy
 from napari_msunet.slide.backend import Pixels
-from napari_msunet.slide.opening import open_slide, slide_from_array
+from napari_msunet.slide.pixel_size import given_mpp
 from napari_msunet.slide.resample import area_average
-from napari_msunet.slide.slide import Slide
-from napari_msunet.slide.units import given_mpp
+from napari_msunet.slide.slide import Slide, open_slide, slide_from_array
 from napari_msunet.slide.zarr_backend import BACKGROUND, OWN_KEY
 
 BLOCK_BYTES = 64 << 20

@@ -14,17 +14,20 @@ from PIL import Image, UnidentifiedImageError
 from napari_msunet.errors import SlideError
 from napari_msunet.slide.backend import (
     RGB,
+    TAG,
     Backend,
     Level,
     Pixels,
+    Samples,
     SlideInfo,
+    Space,
     default_channels,
+    turn,
+    turn_note,
 )
 from napari_msunet.slide.foreign import jpeg_of_another_kind, not_supported
 from napari_msunet.slide.openslide_backend import damaged
-from napari_msunet.slide.orientation import TAG, turn, turn_note
-from napari_msunet.slide.samples import Samples, Space
-from napari_msunet.slide.units import inches
+from napari_msunet.slide.pixel_size import inches
 
 FORMATS = ("PNG", "JPEG", "BMP")
 LARGEST = 2**30

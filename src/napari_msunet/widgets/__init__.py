@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
-
 __all__ = ["MultiScaleUNet"]
 
 

@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING
 import napari
 from qtpy.QtWidgets import QApplication
 
+from napari_msunet.app.demo import SLIDE, Stage
 from napari_msunet.config import EvaluateJob, ExportJob, Job, PredictJob, TrainJob
-from napari_msunet.demo import SLIDE, Stage
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Event, Message, Result
 from napari_msunet.geometry import Region
 from napari_msunet.labels import LabelStore
 from napari_msunet.widgets.dock.dock import MultiScaleUNet
-from napari_msunet.widgets.dock.options import changed
 from napari_msunet.widgets.jobs import JobHandle
+from napari_msunet.widgets.state import changed
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.pyramid_labels import PyramidLabels
-
+    from napari_msunet.widgets.paint import PyramidLabels
 TITLE = "Multi-scale U-Net"
 
 

@@ -2,33 +2,358 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from napari.layers import Layer
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtGui import QImage, QPixmap
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 from vispy.scene.visuals import Line
 
-from napari_msunet.config import ModelConfig
+from napari_msunet.config import BranchConfig, HRNetConfig, LinkNetConfig, ModelConfig, UNetConfig
 from napari_msunet.errors import MsunetError, SlideError
-from napari_msunet.geometry import Region
+from napari_msunet.geometry import Grid, Region, Resolution, Window, round_up
 from napari_msunet.slide import Slide
-from napari_msunet.widgets.fields import FieldOfView, fields_at
-from napari_msunet.widgets.fields_panel import COLOURS, FieldsPanel
+from napari_msunet.slide.appearance import shows_colours
+from napari_msunet.slide.numbers import is_plain, to_unit, unit_scale
 from napari_msunet.widgets.layer_slides import slide_of
 from napari_msunet.widgets.placement import to_level0, to_world
-from napari_msunet.widgets.thumbnails import ThumbnailReader
 
 if TYPE_CHECKING:
-    from fractions import Fraction
-
     from napari._vispy.mouse_event import NapariMouseEvent
     from napari.components import ViewerModel
     from napari.utils.events import Event
     from napari.viewer import Viewer
     from qtpy.QtWidgets import QDockWidget
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What each scale of a model looks at around a place of a slide: arithmetic and pixels, no window.
+
+THUMBNAIL_PIXELS = 512
+"""A branch's window is shown with at most this many pixels a side."""
+
+
+@dataclass(frozen=True)
+class FieldOfView:
+    """What one scale looks at.
+
+    Attributes
+    ----------
+    name : str
+        Such as "scale 1/2".
+    resolution : Resolution
+        µm per pixel that the branch sees.
+    grid : Grid
+        Of the branch's own pixels.
+    window : Window
+        The branch's training window, on `grid`.
+    context : Region
+        What the prediction at the place depends on, in level-0 pixels.
+    """
+
+    name: str
+    resolution: Resolution
+    grid: Grid
+    window: Window
+    context: Region
+
+    @property
+    def region(self) -> Region:
+        """The training window in level-0 pixels."""
+        return self.grid.region(self.window)
+
+
+def fields_at(slide: Slide, config: ModelConfig, place: tuple[float, float], size: int = 256) -> list[FieldOfView]:
+    """The fields of view of all scales of a model around a place.
+
+    Parameters
+    ----------
+    slide : Slide
+    config : ModelConfig
+        With `field="concentric"` scales below 1 see as many pixels as scale 1, and so more around.
+    place : (y, x)
+        In level-0 pixels.
+    size : int
+        Side of the training window in target pixels; rounded up as training does.
+
+    Raises
+    ------
+    MissingMppError
+        If the slide's µm per pixel is not known.
+    """
+    target = slide.grid(config.resolution)
+    side = round_up(size, config.size_multiple) // config.upscale
+    found = []
+    for ratio, branch in zip(config.ratios, config.branches, strict=True):
+        name = f"scale {ratio}"
+        grid = target.scaled(ratio)
+        concentric = config.field == "concentric" and ratio < 1
+        pixels = side if concentric else max(1, round(side * ratio))
+        corner = [round(p / s - pixels / 2) for p, s in zip(place, grid.pixel, strict=True)]
+        window = Window(corner[0], corner[1], pixels, pixels)
+        found.append(
+            FieldOfView(
+                name, config.resolution.times(1 / float(ratio)), grid, window, _context(grid, place, ratio, branch)
+            )
+        )
+    return found
+
+
+def receptive_reach(branch: BranchConfig) -> int:
+    """Pixels of a branch's own grid on each side that its output at a pixel can depend on, at most; of encoders, about.
+
+    The way of what is outside a window into it: a 3x3 convolution carries it a pixel further, a pooling halves the
+    distance (rounded up), and a step up doubles it.
+    """
+    if isinstance(branch, LinkNetConfig):
+        return int(2 ** (branch.depth + 3)) - 1
+    if isinstance(branch, HRNetConfig):
+        return ceil(branch.stride * (2.5 + 3 * branch.blocks))
+    if not isinstance(branch, UNetConfig):
+        return 8 * branch.stride
+    window = branch.window if branch.attention == "self" else 1
+    reach, skips = 2, [2]
+    for _ in range(branch.depth):
+        reach = -(-reach // 2) + 2
+        skips.append(reach)
+    skips.pop()
+    reach += 4 if branch.context else 0
+    while skips:
+        reach = max(2 * reach, round_up(skips.pop(), window)) + 2 + (branch.up == "resize")
+    return branch.grain * (reach + branch.pyramid)
+
+
+def thumbnail(slide: Slide, field: FieldOfView) -> npt.NDArray[np.generic]:
+    """What a branch sees, `(h, w, c)` in the slide's dtype; of very large windows every n-th pixel."""
+    step = -(-max(field.window.shape) // THUMBNAIL_PIXELS)
+    if step == 1:
+        return slide.read_window(field.grid, field.window)
+    coarse = field.grid.scaled(Fraction(1, step))
+    window = field.window
+    rough = Window(window.y // step, window.x // step, -(-window.height // step), -(-window.width // step))
+    return slide.read_window(coarse, rough)
+
+
+def as_colours(
+    pixels: npt.NDArray[np.generic],
+    colour: bool,
+    value_range: tuple[float, float] = (0, 255),
+    limits: list[tuple[float, float]] | None = None,
+) -> npt.NDArray[np.uint8]:
+    """Pixels as `(h, w, 3)` uint8 to be shown; channels that are no colours are spread from darkest to brightest."""
+    if colour and is_plain(pixels.dtype, value_range):
+        return np.ascontiguousarray(pixels[..., :3])
+    values = pixels[..., :3].astype(np.float32)
+    if colour:
+        values = to_unit(pixels[..., :3], unit_scale(value_range))
+    else:
+        limits = limits or channel_limits(pixels)
+        for channel, (low, high) in zip(range(values.shape[-1]), limits, strict=False):
+            values[..., channel] = (values[..., channel] - low) / max(high - low, 1e-9)
+    shown = (np.clip(values, 0, 1) * 255).astype(np.uint8)
+    if shown.shape[-1] == 3:
+        return np.ascontiguousarray(shown)
+    if shown.shape[-1] == 1:
+        return np.repeat(shown, 3, axis=-1)
+    return np.concatenate([shown, np.zeros_like(shown[..., :1])], axis=-1)
+
+
+def channel_limits(pixels: npt.NDArray[np.generic]) -> list[tuple[float, float]]:
+    """Darkest and brightest of each of the first three channels, without the extreme thousandth."""
+    return [
+        tuple(float(v) for v in np.percentile(pixels[..., c], (0.1, 99.9))) for c in range(min(3, pixels.shape[-1]))
+    ]
+
+
+def _context(grid: Grid, place: tuple[float, float], ratio: Fraction, branch: UNetConfig) -> Region:
+    """A branch's reach around the pixel at a place; one pixel more where its result is interpolated."""
+    reach = receptive_reach(branch) + (1 if ratio < 1 else 0)
+    corner = [int(np.floor(p / s)) - reach for p, s in zip(place, grid.pixel, strict=True)]
+    return grid.region(Window(corner[0], corner[1], 2 * reach + 1, 2 * reach + 1))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Thumbnails of what each branch of a model sees, side by side.
+
+COLOURS = (
+    (1.0, 0.83, 0.0),
+    (0.0, 0.85, 1.0),
+    (1.0, 0.35, 0.85),
+    (0.35, 1.0, 0.35),
+    (1.0, 0.55, 0.1),
+    (0.65, 0.6, 1.0),
+)
+"""One per scale, on the slide and around its thumbnail."""
+SIDE = 160
+"""Screen pixels of a thumbnail."""
+
+
+class FieldsPanel(QWidget):
+    """One thumbnail per scale, with its name and µm per pixel below."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._row = QHBoxLayout()
+        self._row.setSpacing(12)
+        self._hint = QLabel(
+            "Move the mouse over the slide.<br>Solid: the window a branch is trained on (white: the same for all).<br>"
+            "Dashed: all that its prediction at the cursor can depend on."
+        )
+        self._hint.setWordWrap(True)
+        self._hint.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
+        self._hint.setMinimumWidth(160)
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(8, 8, 8, 8)
+        layout.addLayout(self._row)
+        layout.addSpacing(8)
+        layout.addWidget(self._hint, 1)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
+        self.thumbnails: list[_Thumbnail] = []
+
+    def set_scales(self, scales: list[tuple[str, Resolution]]) -> None:
+        """Show these scales: names, and µm per pixel."""
+        wanted = list(scales)
+        if [(t.scale, t.resolution) for t in self.thumbnails] == wanted:
+            return
+        for old in self.thumbnails:
+            self._row.removeWidget(old)
+            old.deleteLater()
+        self.thumbnails = []
+        for number, (name, resolution) in enumerate(wanted):
+            thumb = _Thumbnail(name, resolution, COLOURS[number % len(COLOURS)])
+            self._row.addWidget(thumb)
+            self.thumbnails.append(thumb)
+
+    def show_pictures(self, pictures: list[tuple[str, npt.NDArray[np.uint8], str]]) -> None:
+        """Show pictures `(scale, (h, w, 3) uint8, its size in words)`; scales that are shown no longer are left out."""
+        by_name = {thumb.scale: thumb for thumb in self.thumbnails}
+        for scale, pixels, text in pictures:
+            if scale in by_name:
+                by_name[scale].set_picture(pixels, text)
+
+    def say(self, text: str) -> None:
+        """Tell why nothing can be shown."""
+        for thumb in self.thumbnails:
+            thumb.clear(text)
+
+
+class _Thumbnail(QWidget):
+    def __init__(self, scale: str, resolution: Resolution, colour: tuple[float, float, float]) -> None:
+        super().__init__()
+        self.scale, self.resolution = scale, resolution
+        self.picture = QLabel()
+        self.picture.setFixedSize(SIDE + 4, SIDE + 4)
+        self.picture.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        red, green, blue = (round(255 * c) for c in colour)
+        self.picture.setStyleSheet(f"QLabel {{ border: 2px solid rgb({red}, {green}, {blue}); }}")
+        self.title = QLabel(f"<b>{scale}</b> · {resolution.short}")
+        self.detail = QLabel(" ")
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        for widget in (self.picture, self.title, self.detail):
+            layout.addWidget(widget)
+        layout.addStretch(1)
+
+    def set_picture(self, pixels: npt.NDArray[np.uint8], text: str) -> None:
+        """Enlarged without smoothing: the pixels are what the branch has."""
+        pixels = np.ascontiguousarray(pixels)
+        height, width = pixels.shape[:2]
+        image = QImage(pixels.data, width, height, 3 * width, QImage.Format.Format_RGB888)
+        smaller = max(height, width) > SIDE
+        mode = Qt.TransformationMode.SmoothTransformation if smaller else Qt.TransformationMode.FastTransformation
+        scaled = QPixmap.fromImage(image).scaled(SIDE, SIDE, Qt.AspectRatioMode.KeepAspectRatio, mode)
+        self.picture.setPixmap(scaled)
+        self.picture.setToolTip(f"{self.scale}: {text}, seen {self.resolution.at}.")
+        self.detail.setText(text)
+
+    def clear(self, text: str) -> None:
+        """No picture, and why in the tooltip."""
+        self.picture.setPixmap(QPixmap())
+        self.picture.setToolTip(text)
+        self.detail.setText(" ")
+
+
+def size_text(shape: tuple[int, int], resolution: Resolution) -> str:
+    """Such as "128 x 128 px, 64 µm", or the length in pixels of the image."""
+    length = shape[0] * resolution.size
+    return f"{shape[0]} x {shape[1]} px, {length:.3g} {'µm' if resolution.unit == 'µm' else 'image pixels'}"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Reads thumbnails in a thread; only the latest request counts.
+
+Request = tuple[Slide, list[FieldOfView]]
+
+
+class ThumbnailReader(QObject):
+    """One thread that reads what was asked for last; `ready` gives `(scale, picture, text)` on the GUI thread."""
+
+    ready = Signal(object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._request: Request | None = None
+        self._closed = False
+        self._condition = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="napari-msunet thumbnails", daemon=True)
+        self._thread.start()
+
+    def ask(self, slide: Slide, fields: list[FieldOfView]) -> None:
+        """Read these next; what was asked before and not begun is dropped."""
+        with self._condition:
+            self._request = (slide, fields)
+            self._condition.notify()
+
+    def close(self) -> None:
+        """End the thread once what it reads now is done."""
+        with self._condition:
+            self._closed, self._request = True, None
+            self._condition.notify()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                while self._request is None and not self._closed:
+                    self._condition.wait()
+                if self._closed:
+                    return
+                request, self._request = self._request, None
+            if request is not None:
+                self._read(request)
+
+    def _read(self, request: Request) -> None:
+        slide, fields = request
+        colour = shows_colours(slide)
+        pictures = []
+        for field in fields:
+            if self._request is not None or self._closed:
+                return
+            try:
+                pixels = as_colours(thumbnail(slide, field), colour, slide.value_range)
+            except (MsunetError, OSError):  # the slide's layer says it, once
+                return
+            pictures.append((field.name, pixels, size_text(field.window.shape, field.resolution)))
+        try:
+            self.ready.emit(pictures)
+        except RuntimeError:  # Qt has gone
+            self._closed = True
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 
 DASHES = 12
 """Dashes on a side of a square."""

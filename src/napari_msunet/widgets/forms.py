@@ -8,11 +8,11 @@ from types import NoneType
 from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel, ValidationError
-from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFormLayout, QLabel, QToolButton, QVBoxLayout, QWidget
 
 from napari_msunet.config import explain
-from napari_msunet.config.option import Field, choices_of, fields_of, kinds_of, limits_of, part_of
+from napari_msunet.config.base import OptionField, choices_of, fields_of, kinds_of, limits_of, part_of
 from napari_msunet.errors import MsunetError
 from napari_msunet.widgets.dock.fields import (
     AnyField,
@@ -66,7 +66,7 @@ class Fold(QWidget):
         self.box.setVisible(is_open)
 
 
-def editor_for(one: Field) -> QWidget:
+def editor_for(one: OptionField) -> QWidget:
     """An editor with `value()`, `setValue()` and `valueChanged` for a field of a config, told by its type."""
     option, info = one.option, one.info
     kinds = [kind for kind in kinds_of(info)[0] if kind is not NoneType]
@@ -145,7 +145,7 @@ class Form(QWidget):
         self._add_all(editors or {}, left_out)
         self._show(value)
 
-    def _options(self) -> Iterable[Field]:
+    def _options(self) -> Iterable[OptionField]:
         """The options that are shown, in their order."""
         return fields_of(type(self._value))
 
@@ -178,7 +178,7 @@ class Form(QWidget):
         self.fold.inside.addWidget(fold)
         return rows
 
-    def _add(self, name: str, one: Field, editor: Any, rows: QFormLayout) -> None:
+    def _add(self, name: str, one: OptionField, editor: Any, rows: QFormLayout) -> None:
         editor.setToolTip(one.help)
         editor.setAccessibleName(one.label)
         if getattr(editor, "OWN_LABEL", False):

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from qtpy.QtCore import QObject, Qt, QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import QApplication
 
 from napari_msunet.config import (
@@ -27,12 +27,11 @@ from napari_msunet.config import (
     TrainJob,
 )
 from napari_msunet.errors import MsunetError
-from napari_msunet.events import Event, Message, Progress, Result
-from napari_msunet.settings import load_settings, worker_command
-from napari_msunet.stopping import Keep, View
+from napari_msunet.events import Event, Keep, Message, Progress, Result, View
+from napari_msunet.jobs.client import WorkerClient, WorkerRequest
+from napari_msunet.jobs.paths import PathMap
+from napari_msunet.jobs.settings import load_settings, worker_command
 from napari_msunet.widgets.dock.background import Background
-from napari_msunet.worker.client import WorkerClient, WorkerRequest
-from napari_msunet.worker.paths import PathMap
 
 if TYPE_CHECKING:
     Found = TypeVar("Found")

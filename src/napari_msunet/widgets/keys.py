@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from napari_msunet.errors import MsunetError
-from napari_msunet.widgets.dock.telling import told
+from napari_msunet.widgets.dock.show_errors import told
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
-
 Where = Literal["labels", "viewer"]
 
 

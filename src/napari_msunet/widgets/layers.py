@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import napari.viewer
     from napari.components import ViewerModel
 
-    from napari_msunet.widgets.pyramid_labels import PyramidLabels
+    from napari_msunet.widgets.paint import PyramidLabels
     from napari_msunet.widgets.state import SlideRecord, State
 
 

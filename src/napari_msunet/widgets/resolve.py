@@ -29,7 +29,7 @@ from napari_msunet.config import (
 from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Region
-from napari_msunet.slide.units import PIXELS
+from napari_msunet.slide.pixel_size import PIXELS
 from napari_msunet.widgets.state import CONFLICTS, OPTIONAL, STEPS, SlideRecord, State, StepName
 
 NO_SLIDE = "Choose a slide: a file, or an image layer that is open."

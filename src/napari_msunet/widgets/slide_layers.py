@@ -12,17 +12,14 @@ from napari.layers import Image, Layer
 from napari_msunet.config import Kind, ValueRange
 from napari_msunet.slide import open_slide
 from napari_msunet.slide.appearance import display_limits, shows_colours
+from napari_msunet.slide.pixel_size import given_mpp
 from napari_msunet.slide.probing import PROBE
-from napari_msunet.slide.units import given_mpp
-from napari_msunet.widgets.layer_slides import KEY, is_slide, open_slide_of, slide_of, slide_path
-from napari_msunet.widgets.overviews import fill
+from napari_msunet.widgets.layer_slides import KEY, as_slide_file, is_slide, open_slide_of, slide_of, slide_path
 from napari_msunet.widgets.placement import MICROMETER, PIXEL, placed, visible_region
-from napari_msunet.widgets.slide_files import as_slide_file
-from napari_msunet.widgets.slide_levels import LAZY_FACTOR, OVERVIEW_SIDE, OpenSlide, Overview, SlideLevel
+from napari_msunet.widgets.slide_levels import LAZY_FACTOR, OVERVIEW_SIDE, OpenSlide, Overview, SlideLevel, fill
 
 if TYPE_CHECKING:
-    from napari_msunet.widgets.pyramid_labels import PyramidLabels
-
+    from napari_msunet.widgets.paint import PyramidLabels
 __all__ = [
     "add_labels",
     "add_slide",
@@ -220,6 +217,6 @@ def _levels(source: OpenSlide, channel: int | None = None) -> list[SlideLevel]:
 
 def add_labels(viewer: ViewerModel, path: str | Path, slide_layer: Layer | None = None) -> PyramidLabels:
     """Show a label store over its slide, editable; see `pyramid_labels.add_labels`."""
-    from napari_msunet.widgets.pyramid_labels import add_labels as add
+    from napari_msunet.widgets.paint import add_labels as add
 
     return add(viewer, path, slide_layer)

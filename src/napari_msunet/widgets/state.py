@@ -5,26 +5,115 @@ What follows from it, such as the jobs that can begin, is in `resolve`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from psygnal import Signal
+from pydantic import BaseModel, ConfigDict, create_model
 
-from napari_msunet.config import ImageSet, Kind, ModelConfig, Role, ValueRange
+from napari_msunet.app.project import Project, Ring, default_folder
+from napari_msunet.config import ImageSet, Kind, ModelConfig, PredictJob, Role, TrainJob, UNetConfig, ValueRange
+from napari_msunet.config.base import option_of
 from napari_msunet.config.prediction import InClasses
 from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import MsunetError
 from napari_msunet.labels import LabelStore, open_labels
-from napari_msunet.labels.tissue import TISSUE
-from napari_msunet.labels.where import Mask, StoreClasses
-from napari_msunet.project import Project, Ring, default_folder
+from napari_msunet.labels.area import TISSUE, Mask, StoreClasses
 from napari_msunet.slide.numbers import Numbers
-from napari_msunet.slide.units import given_mpp
+from napari_msunet.slide.pixel_size import given_mpp
 from napari_msunet.widgets.dock.counts import Counts
-from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
-from napari_msunet.widgets.dock.presets import one_scale
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What a training and a prediction can be told in the dock: the options of the jobs that its forms show.
+
+
+def _taken(name: str, job: type[BaseModel], *more: str) -> type[BaseModel]:
+    """A frozen model with the options of a job: their types, limits and defaults are the job's."""
+    options = {field: option_of(info) for field, info in job.model_fields.items()}
+    fields = [field for field, option in options.items() if (option and option.form) or field in more]
+    parts: Any = {field: (job.model_fields[field].annotation, job.model_fields[field]) for field in fields}
+    return create_model(name, __config__=ConfigDict(frozen=True, extra="forbid"), __doc__=job.__doc__, **parts)
+
+
+if TYPE_CHECKING:
+    Options = TypeVar("Options", bound=BaseModel)
+
+    class TrainOptions(TrainJob):
+        def __init__(self, **options: object) -> None: ...
+
+    class PredictOptions(PredictJob):
+        def __init__(self, **options: object) -> None: ...
+
+else:
+    TrainOptions = _taken("TrainOptions", TrainJob)
+    PredictOptions = _taken("PredictOptions", PredictJob, "channels", "where")  # rows of the Predict step
+
+
+def changed(options: Options, **values: object) -> Options:
+    """The same options with other values, checked by pydantic (`ValidationError` where they cannot be)."""
+    return type(options).model_validate({**dict(options), **values})
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Models to start from, for who does not leave the choice to the recipe.
+
+
+def one_scale(classes: tuple[str, ...], mpp: float | None) -> ModelConfig:
+    """One scale: the least work per step, which decides in the first minutes."""
+    return ModelConfig(classes=classes, mpp=mpp, scales=(1.0,), fusion="mean", branch=UNetConfig(depth=4, width=16))
+
+
+def two_scales(classes: tuple[str, ...], mpp: float | None) -> ModelConfig:
+    """Two scales: detail, and by a smaller network what is around it."""
+    fine = UNetConfig(depth=3, width=16)
+    return ModelConfig(
+        classes=classes,
+        mpp=mpp,
+        scales=(1.0, 0.5),
+        fusion="attention",
+        field="concentric",
+        branch=(fine, fine.model_copy(update={"depth": 2})),
+    )
+
+
+def three_scales(classes: tuple[str, ...], mpp: float | None) -> ModelConfig:
+    """Three scales: for objects that only their surroundings explain."""
+    return ModelConfig(
+        classes=classes, mpp=mpp, scales=(1.0, 0.5, 0.25), fusion="attention", branch=UNetConfig(depth=4, width=16)
+    )
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model to start from: `name`, a `sentence` about it, and what makes it of classes and µm per pixel."""
+
+    name: str
+    sentence: str
+    make: Callable[[tuple[str, ...], float | None], ModelConfig]
+
+    def fits(self, config: ModelConfig) -> bool:
+        """Whether a model is this preset, at whatever resolution and with whatever classes."""
+        made = self.make(config.classes, config.mpp)
+        free = {"channels": made.channels, "pixel": 1.0, "normalisation": None, "trained_on": None}
+        return made == config.model_copy(update=free)
+
+
+RESOLUTIONS = {"Nuclei": 0.5, "Glands": 2.5, "Regions": 4.0}
+"""µm per pixel to start with, by what is looked for."""
+
+AUTOMATIC = "Automatic"
+AUTOMATIC_SENTENCE = "Resolution, network and windows are chosen from your objects and images; the Train step says why."
+
+PRESETS = (
+    Preset("One scale", "The least work per step. A first result in minutes without a graphics card.", one_scale),
+    Preset("Two scales", "Detail, and more surroundings. Each step costs half as much again.", two_scales),
+    Preset("Three scales", "For what only wide surroundings explain. Takes longest.", three_scales),
+)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 
 USUAL_MPP = 0.5
 """Of a model, where no slide says anything."""

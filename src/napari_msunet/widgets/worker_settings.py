@@ -25,9 +25,9 @@ from qtpy.QtWidgets import (
 from napari_msunet.config import explain
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Result
-from napari_msunet.settings import WORKER_VARIABLE, Settings, default_worker, load_settings, save_settings
-from napari_msunet.worker.client import WorkerClient
-from napari_msunet.worker.paths import PathMap
+from napari_msunet.jobs.client import WorkerClient
+from napari_msunet.jobs.paths import PathMap
+from napari_msunet.jobs.settings import WORKER_VARIABLE, Settings, default_worker, load_settings, save_settings
 
 ABOUT = (
     "Training and prediction run in a process of their own. Its command can start it on another machine: "

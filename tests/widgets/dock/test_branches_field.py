@@ -3,7 +3,7 @@
 import pytest
 
 from napari_msunet.config import HRNetConfig, LinkNetConfig, UNetConfig
-from napari_msunet.widgets.dock.branch_form import BranchesField
+from napari_msunet.widgets.dock.model_form import BranchesField
 
 
 @pytest.mark.parametrize(

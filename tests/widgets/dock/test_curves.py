@@ -7,8 +7,8 @@ from qtpy.QtCore import Qt
 
 from napari_msunet.constants import output_colour
 from napari_msunet.events import Metric
-from napari_msunet.train.progress import History
-from napari_msunet.widgets.dock.curves import Curves
+from napari_msunet.training.progress import History
+from napari_msunet.widgets.dock.training_views import Curves
 
 OUTPUTS = ("fused", "scale 1", "scale 1/2")
 

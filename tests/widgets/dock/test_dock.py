@@ -16,11 +16,11 @@ import napari_msunet as ms
 from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import MsunetError
 from napari_msunet.labels import open_labels
-from napari_msunet.widgets import MultiScaleUNet, resolve
-from napari_msunet.widgets.dock.presets import PRESETS
-from napari_msunet.widgets.dock.steps.step import Step
-from napari_msunet.widgets.samples import slide_path
-from napari_msunet.widgets.state import STEPS
+from napari_msunet.widgets import resolve
+from napari_msunet.widgets.dock.dock import MultiScaleUNet
+from napari_msunet.widgets.reader import slide_path
+from napari_msunet.widgets.state import PRESETS, STEPS
+from napari_msunet.widgets.steps.step import Step
 from napari_msunet.widgets.worker_settings import WorkerSettings
 
 LEFT = Qt.MouseButton.LeftButton
@@ -331,7 +331,7 @@ def test_a_new_step_is_a_file_and_a_line(make_napari_viewer, monkeypatch, tmp_pa
         def as_python(self):
             return "# nothing"
 
-    module = ModuleType("napari_msunet.widgets.dock.steps.notes")
+    module = ModuleType("napari_msunet.widgets.steps.notes")
     module.NotesStep = NotesStep
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for room in ("state", "resolve", "dock.dock"):

@@ -16,13 +16,12 @@ from napari_msunet.config import (
     Optimiser,
     UNetConfig,
 )
-from napari_msunet.config.option import Option
-from napari_msunet.config.sampling import Sampling
-from napari_msunet.widgets.dock.branch_form import BranchesField
+from napari_msunet.config.base import Option
+from napari_msunet.config.training import Sampling
 from napari_msunet.widgets.dock.fields import AnyField, CheckField, ChoiceField, NumberField, WholeField
-from napari_msunet.widgets.dock.model_form import ModelForm
-from napari_msunet.widgets.dock.options import TrainOptions
+from napari_msunet.widgets.dock.model_form import BranchesField, ModelForm
 from napari_msunet.widgets.forms import Form
+from napari_msunet.widgets.state import TrainOptions
 
 NETWORKS = (UNetConfig, LinkNetConfig, HRNetConfig, EncoderConfig)
 PARTS = {"loss": LossConfig, "optimiser": Optimiser, "augmentation": Augmentation, "sampling": Sampling}

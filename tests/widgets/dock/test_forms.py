@@ -23,9 +23,9 @@ from napari_msunet.config import (
 )
 from napari_msunet.widgets.dock.fields import OutputsField
 from napari_msunet.widgets.dock.model_form import ModelForm
-from napari_msunet.widgets.dock.options import PredictOptions, TrainOptions
-from napari_msunet.widgets.dock.source_forms import FolderForm, PublishedForm, ShapesForm, TableForm
+from napari_msunet.widgets.dock.sources import FolderForm, PublishedForm, ShapesForm, TableForm
 from napari_msunet.widgets.forms import Form
+from napari_msunet.widgets.state import PredictOptions, TrainOptions
 
 
 def train_form(value):

@@ -7,8 +7,8 @@ from qtpy.QtWidgets import QAbstractSpinBox, QApplication, QLineEdit
 
 from napari_msunet.config import LossConfig
 from napari_msunet.widgets.dock.fields import AnyField, MinutesField, NumberField, NumbersField, WholeField, _Typed
-from napari_msunet.widgets.dock.source_forms import MppField
-from napari_msunet.widgets.objects.filter_row import FilterRow
+from napari_msunet.widgets.dock.sources import MppField
+from napari_msunet.widgets.objects.table import FilterRow
 
 LANGUAGES = ("C", "en_US", "de_DE", "uk_UA", "fr_CH", "ar_EG")
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from napari_msunet.errors import SlideError
 from napari_msunet.widgets import resolve
-from napari_msunet.widgets.dock.memory import recall, remember
+from napari_msunet.widgets.dock.project_sync import recall, remember
 from napari_msunet.widgets.state import State
 
 
@@ -57,7 +57,7 @@ def test_a_size_in_micrometres_takes_their_place_again(dock, photo, qtbot):
 
 
 def test_labelled_images_can_be_in_pixels(dock, qtbot):
-    from napari_msunet.widgets.dock.source_forms import MppField
+    from napari_msunet.widgets.dock.sources import MppField
 
     field = MppField()
     qtbot.addWidget(field)

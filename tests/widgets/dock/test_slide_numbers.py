@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_msunet.project import Project
+from napari_msunet.app.project import Project
 from napari_msunet.widgets.layer_slides import slide_of
 
 

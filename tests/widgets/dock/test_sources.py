@@ -9,12 +9,11 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QApplication, QDialogButtonBox
 
 import napari_msunet as ms
+from napari_msunet.app.project import ProjectNote
 from napari_msunet.config import AutoModel, FolderSource, PublishedSource, ShapesSource, TableSource
-from napari_msunet.project import ProjectNote
 from napari_msunet.widgets import resolve
-from napari_msunet.widgets.dock.presets import PRESETS
-from napari_msunet.widgets.dock.source_forms import FORMS
-from napari_msunet.widgets.dock.sources import SourceDialog
+from napari_msunet.widgets.dock.sources import FORMS, SourceDialog
+from napari_msunet.widgets.state import PRESETS
 
 LEFT = Qt.MouseButton.LeftButton
 

@@ -88,8 +88,8 @@ def test_painting_corrects_it_and_training_follows(row, dock, viewer, qtbot):
 def test_it_is_remembered_and_forgotten(row, dock, viewer, qtbot, slide):
     record = find(row, qtbot)
     path, project = record.tissue, dock.state.project.folder
-    from napari_msunet.project import Project
-    from napari_msunet.widgets.dock.memory import recall, remember
+    from napari_msunet.app.project import Project
+    from napari_msunet.widgets.dock.project_sync import recall, remember
     from napari_msunet.widgets.state import State
 
     remember(dock.state)

@@ -20,7 +20,7 @@ from napari_msunet.data.masks import read_mask
 from napari_msunet.data.published.entry import Contents, Entry, Pixels, files_in, place_of
 from napari_msunet.errors import SourceError
 from napari_msunet.slide import Slide, open_slide, slide_from_array
-from napari_msunet.slide.units import believed
+from napari_msunet.slide.pixel_size import believed
 
 _MASK = re.compile(r"(?P<image>.+)_seg-(?P<name>[A-Za-z0-9]+)(?:-[A-Za-z0-9]+)?$")
 _UNITS = {"mm": 1e3, "um": 1.0, "µm": 1.0, "nm": 1e-3}

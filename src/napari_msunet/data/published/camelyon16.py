@@ -12,8 +12,7 @@ from pathlib import Path
 
 from napari_msunet.annotation.shape_files import DrawnShape, read_shapes
 from napari_msunet.config import PublishedSource
-from napari_msunet.data.published.entry import Contents, Entry, opened, place_of
-from napari_msunet.data.published.outlines import has_outlines, with_outlines
+from napari_msunet.data.published.entry import Contents, Entry, has_outlines, opened, place_of, with_outlines
 
 CLASSES = {1: "tumor"}
 _EXCLUDED = {"_2", "exclusion"}

@@ -9,8 +9,17 @@ from functools import partial
 from pathlib import Path
 
 from napari_msunet.config import PublishedSource
-from napari_msunet.data.published.entry import Contents, Entry, Pixels, opened, place_of, whole_numbers
-from napari_msunet.data.published.matlab import has_labels, paired, read_mat
+from napari_msunet.data.published.entry import (
+    Contents,
+    Entry,
+    Pixels,
+    has_labels,
+    opened,
+    paired,
+    place_of,
+    read_mat,
+    whole_numbers,
+)
 
 CLASSES = {
     1: "other",

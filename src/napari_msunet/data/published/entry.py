@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +13,9 @@ import numpy.typing as npt
 
 from napari_msunet.annotation.shape_files import DrawnShape
 from napari_msunet.config import PublishedSource
+from napari_msunet.errors import SourceError
 from napari_msunet.slide import Slide, open_slide
+from napari_msunet.slide.slide import SLIDES
 
 Pixels = npt.NDArray[Any]
 
@@ -106,3 +109,89 @@ def whole_numbers(values: Any) -> Pixels:
     """Values as integers of their own size."""
     array = np.asarray(values)
     return array if array.dtype.kind in "iu" else array.astype(np.int64)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What CAMELYON16 and MoNuSeg share: images with outlines of the same name beside them or in a folder of their own.
+
+IMAGES = (*SLIDES, ".png")
+_START = 512
+
+
+def has_outlines(folder: Path, tag: bytes) -> bool:
+    """Whether the first XML file below a folder begins with this tag."""
+    first = next(iter(files_in(folder, ".xml")), None)
+    if first is None:
+        return False
+    with first.open("rb") as file:
+        return b"<" + tag in file.read(_START)
+
+
+def with_outlines(folder: Path) -> Iterator[tuple[Path, Path | None]]:
+    """Images below a folder, each with its XML file; masks as images (``*_mask.tif``) are none."""
+    drawn = {p.stem.lower(): p for p in files_in(folder, ".xml")}
+    for image in files_in(folder, *IMAGES):
+        parts = [part.lower() for part in image.relative_to(folder).parts]
+        if not image.stem.lower().endswith("_mask") and not any("mask" in part for part in parts[:-1]):
+            yield image, drawn.get(image.stem.lower())
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What CoNSeP and Lizard share: nuclei as MATLAB files, one beside each image.
+
+
+def read_mat(path: Path, *names: str) -> dict[str, Any]:
+    """Some variables of a MATLAB file.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be read or one is not in it.
+    """
+    from scipy.io import loadmat
+
+    try:
+        found: dict[str, Any] = loadmat(path, variable_names=names)
+    except (OSError, ValueError, NotImplementedError, TypeError) as error:
+        raise SourceError(f"{path} cannot be read as a MATLAB file ({error}); unpack the set again.") from error
+    if missing := [n for n in names if n not in found]:
+        raise SourceError(f"{path} has no variable {missing[0]}; give the set's own label files.")
+    return found
+
+
+@lru_cache(maxsize=64)
+def variables(path: Path) -> frozenset[str]:
+    """Names of the variables in a MATLAB file; none where it is no such file."""
+    from scipy.io import whosmat
+
+    try:
+        return frozenset(name for name, _, _ in whosmat(path))
+    except (OSError, ValueError, NotImplementedError, TypeError):
+        return frozenset()
+
+
+def has_labels(folder: Path, name: str) -> bool:
+    """Whether the first MATLAB file below a folder has a variable of this name."""
+    first = next(iter(files_in(folder, ".mat")), None)
+    return first is not None and {"inst_map", name} <= variables(first)
+
+
+def paired(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Images and their MATLAB files: of one name, and where several have it, with the most of their path in common."""
+    labels: dict[str, list[Path]] = {}
+    for path in files_in(folder, ".mat"):
+        labels.setdefault(path.stem, []).append(path)
+    for image in files_in(folder, ".png", ".tif", ".tiff"):
+        near = labels.get(image.stem)
+        if near and not any("overlay" in part.lower() for part in image.relative_to(folder).parts):
+            yield image, max(near, key=lambda p: sum(a == b for a, b in zip(p.parts, image.parts, strict=False)))
+
+
+def by_class(instances: Pixels, numbers: Any, classes: Any) -> Pixels:
+    """The class of each pixel: that of its object, whose number and class stand at the same place of two lists."""
+    table = np.zeros(int(instances.max(initial=0)) + 1, np.int64)
+    listed = np.asarray(numbers).ravel().astype(np.int64)
+    inside = (listed >= 0) & (listed < len(table))
+    table[listed[inside]] = np.asarray(classes).ravel().astype(np.int64)[inside]
+    table[0] = 0
+    return table[instances.astype(np.int64)]

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from napari_msunet._io import read_csv
 from napari_msunet.config import PublishedSource
 from napari_msunet.data.masks import read_mask
 from napari_msunet.data.published.entry import Contents, Entry, Pixels, files_in, opened, place_of
-from napari_msunet.tables import read_csv
 
 CLASSES = {1: "benign", 2: "malignant"}
 MPP = 0.62

@@ -10,8 +10,18 @@ from functools import partial
 from pathlib import Path
 
 from napari_msunet.config import PublishedSource
-from napari_msunet.data.published.entry import Contents, Entry, Pixels, opened, place_of, whole_numbers
-from napari_msunet.data.published.matlab import by_class, has_labels, paired, read_mat
+from napari_msunet.data.published.entry import (
+    Contents,
+    Entry,
+    Pixels,
+    by_class,
+    has_labels,
+    opened,
+    paired,
+    place_of,
+    read_mat,
+    whole_numbers,
+)
 
 CLASSES = {1: "neutrophil", 2: "epithelial", 3: "lymphocyte", 4: "plasma", 5: "eosinophil", 6: "connective"}
 MPP = 0.5

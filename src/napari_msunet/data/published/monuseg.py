@@ -14,11 +14,10 @@ import numpy as np
 from napari_msunet.annotation.painting import Painting
 from napari_msunet.annotation.shape_files import read_shape_file
 from napari_msunet.config import PublishedSource
-from napari_msunet.data.published.entry import Contents, Entry, Pixels, opened, place_of
-from napari_msunet.data.published.outlines import has_outlines, with_outlines
+from napari_msunet.data.published.entry import Contents, Entry, Pixels, has_outlines, opened, place_of, with_outlines
 from napari_msunet.geometry import Window
 from napari_msunet.slide import open_slide
-from napari_msunet.slide.units import believed_text
+from napari_msunet.slide.pixel_size import believed_text
 
 CLASSES = {1: "nucleus"}
 MPP = 0.25

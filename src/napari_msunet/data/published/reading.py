@@ -4,20 +4,65 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from napari_msunet.config import AnyModel, PublishedSource
+from napari_msunet.constants import IGNORED
 from napari_msunet.data.folders import some
 from napari_msunet.data.items import Item, Say, check_channels
-from napari_msunet.data.masks import IGNORED, Mask
-from napari_msunet.data.published.entry import Contents, Entry, Pixels
-from napari_msunet.data.published.recognising import family, recognised
-from napari_msunet.data.ranges import settle_numbers
-from napari_msunet.data.shape_truth import ShapeTruth
-from napari_msunet.data.truth import Truth, WholeTruth
+from napari_msunet.data.masks import Mask
+from napari_msunet.data.normalising import settle_numbers
+from napari_msunet.data.published.entry import Contents, Entry, Family, Pixels
+from napari_msunet.data.truth import ShapeTruth, Truth, WholeTruth
 from napari_msunet.errors import SlideError, SourceError
 from napari_msunet.slide import Slide
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Which public set lies in a folder, told by its files and their content.
+
+MODULES = {
+    "pannuke": "pannuke",
+    "isbi2012": "isbi2012",
+    "bids": "bids",
+    "glas": "glas",
+    "tupac16": "tupac16",
+    "consep": "consep",
+    "lizard": "lizard",
+    "camelyon16": "camelyon16",
+    "monuseg": "monuseg",
+}
+"""Module of each family, those first that are the quickest to tell."""
+
+
+def family(name: str) -> Family:
+    """The module of a family."""
+    return cast(Family, import_module(f"napari_msunet.data.published.{MODULES[name]}"))
+
+
+def recognised(folder: Path) -> str:
+    """The name of the set in a folder.
+
+    Raises
+    ------
+    SourceError
+        If there is no folder, or none of the known sets is in it.
+    """
+    if not folder.is_dir():
+        raise SourceError(f"There is no folder {folder}; give the folder into which the set was unpacked.")
+    for name in MODULES:
+        if family(name).found(folder):
+            return name
+    raise SourceError(
+        f"{folder} looks like none of the sets {', '.join(sorted(MODULES))}; say which one it is (set=...), give the "
+        "folder into which it was unpacked, or give images and masks as two folders."
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def published_items(source: PublishedSource, config: AnyModel, say: Say) -> list[Item]:
@@ -120,7 +165,7 @@ def _mask(entry: Entry, numbers: dict[int, int] | None) -> Mask:
 
 def _outlined(entry: Entry, slide: Slide, numbers: dict[int, int] | None, source: PublishedSource) -> ShapeTruth:
     """The truth of a slide with outlines, painted window by window."""
-    from napari_msunet.labels.where import where_mask
+    from napari_msunet.labels.area import where_mask
 
     found = entry.shapes() if entry.shapes is not None else []
     numbered = [(1 if numbers is None else numbers.get(v, IGNORED) if v else 0, shape) for v, shape in found]

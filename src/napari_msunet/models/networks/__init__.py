@@ -1,4 +1,4 @@
-"""The branch networks: `build_network` gives the one of a config.
+"""The branch networks: `build_network` gives the one of a config, `Branch` adds its head.
 
 Each is a Module with `features` (channels of its result), `grain` (input pixels a side for one of the result) and
 `forward`: `(B, C, h, w)`, sides multiples of `config.stride`, to `(B, features, h / grain, w / grain)`.
@@ -9,13 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from napari_msunet.config.branches import BranchConfig
 from napari_msunet.models.networks.encoders import EncoderNetwork
 from napari_msunet.models.networks.hrnet import HRNet
 from napari_msunet.models.networks.linknet import LinkNet
 from napari_msunet.models.networks.unet import UNet
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The branch networks: `build_network` gives the one of a config.
+#
+# Each is a Module with `features` (channels of its result), `grain` (input pixels a side for one of the result) and
+# `forward`: `(B, C, h, w)`, sides multiples of `config.stride`, to `(B, features, h / grain, w / grain)`.
 
 __all__ = ["EncoderNetwork", "HRNet", "LinkNet", "Network", "UNet", "build_network"]
 
@@ -54,3 +60,19 @@ def build_network(config: BranchConfig, channels: int) -> Any:
         If it needs a package that is not installed, or an encoder that there is not.
     """
     return cast("Any", NETWORKS[config.kind](config, channels))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class Branch(nn.Module):
+    """One scale's network and its head, a 1x1 convolution from the last features to class logits.
+
+    Where the logits are `detail` times finer than the features, the head gives all
+    sub-pixels' (Shi et al., CVPR 2016).
+    """
+
+    def __init__(self, config: BranchConfig, channels: int, outputs: int, detail: int = 1) -> None:
+        super().__init__()
+        self.network = build_network(config, channels)
+        self.head = nn.Conv2d(self.network.features, outputs * detail**2, kernel_size=1)

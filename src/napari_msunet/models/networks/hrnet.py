@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_msunet.config.branches import HRNetConfig
-from napari_msunet.models.blocks import ConvBlock, ResidualBlock, Style, convolution
-from napari_msunet.models.norms import norm_of
+from napari_msunet.models.blocks import ConvBlock, ResidualBlock, Style, convolution, norm_of
 
 
 class HRNet(nn.Module):

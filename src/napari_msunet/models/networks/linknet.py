@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from napari_msunet.config.branches import LinkNetConfig
-from napari_msunet.models.blocks import ResidualBlock, Style
-from napari_msunet.models.norms import norm_of
+from napari_msunet.models.blocks import ResidualBlock, Style, norm_of
 
 
 class LinkNet(nn.Module):

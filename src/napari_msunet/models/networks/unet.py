@@ -2,16 +2,126 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_msunet.config.branches import UNetConfig
-from napari_msunet.models.attention import PixelAttention, WindowAttention
-from napari_msunet.models.blocks import Style, UpBlock, block
-from napari_msunet.models.networks.context import Context
-from napari_msunet.models.networks.nested import Nested
-from napari_msunet.models.networks.pyramid import Pyramid
+from napari_msunet.models.blocks import PixelAttention, Style, UpBlock, WindowAttention, block, convolution, norm_of
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Context of several widths at once, by dilated convolutions.
+
+RATES = (1, 2, 4)
+
+
+class Context(nn.Module):
+    """Convolutions of several dilations side by side, joined by a 1x1 convolution; the size stays.
+
+    Parameters
+    ----------
+    channels : int
+    style : Style
+
+    References
+    ----------
+    Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017, without its pooling over the
+    whole image, which would make a result depend on the tile.
+    """
+
+    def __init__(self, channels: int, style: Style) -> None:
+        super().__init__()
+        inner = max(1, channels // 4)
+        self.rates = nn.ModuleList(
+            nn.Sequential(*convolution(channels, inner, style, dilation=rate), nn.ReLU(inplace=True)) for rate in RATES
+        )
+        join = nn.Conv2d(inner * len(RATES), channels, kernel_size=1, bias=False)
+        self.join = nn.Sequential(join, norm_of(style.norm, channels), nn.ReLU(inplace=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, h, w)` to the same shape."""
+        joined: Tensor = self.join(torch.cat([rate(x) for rate in self.rates], dim=1))
+        return joined
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Dense skips: between the way down and the way up there is a block at every level and step.
+
+
+class Nested(nn.Module):
+    """The nested way up of U-Net++: block j of a level sees all blocks before it there, and block j - 1 of the next.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Channels of each level, the finest first.
+    style : Style
+    resize, gated : bool
+        See `UpBlock`.
+
+    References
+    ----------
+    Zhou et al., "UNet++: Redesigning Skip Connections to Exploit Multiscale Features in Image Segmentation", IEEE
+    Transactions on Medical Imaging 2020; without its deep supervision.
+    """
+
+    def __init__(self, widths: Sequence[int], style: Style, resize: bool, gated: bool) -> None:
+        super().__init__()
+        self.depth = len(widths) - 1
+        self.steps = nn.ModuleList(
+            nn.ModuleList(
+                UpBlock(widths[level + 1], widths[level], style, resize, gated, skips=step)
+                for level in range(self.depth - step + 1)
+            )
+            for step in range(1, self.depth + 1)
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """The maps of the way down, `(B, widths[l], h / 2**l, w / 2**l)` each, to the last of each level."""
+        rows = [[m] for m in maps]
+        for blocks in self.steps:
+            assert isinstance(blocks, nn.ModuleList)  # for the type checker
+            below = [row[-1] for row in rows]
+            for level, up in enumerate(blocks):
+                rows[level].append(up(below[level + 1], torch.cat(rows[level], dim=1)))
+        return [row[-1] for row in rows]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# A feature pyramid: the result takes part in all resolutions.
+
+
+class Pyramid(nn.Module):
+    """Maps of all resolutions as one at the finest: each is projected, doubled and added to the next finer.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Channels of the maps, the finest first; the result has those of the finest.
+    style : Style
+
+    References
+    ----------
+    Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017; one output, at the finest level.
+    """
+
+    def __init__(self, widths: Sequence[int], style: Style) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(width, widths[0], kernel_size=1) for width in widths)
+        self.smooth = nn.Sequential(*convolution(widths[0], widths[0], style), nn.ReLU(inplace=True))
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """`(B, widths[l], h / 2**l, w / 2**l)` for each level to `(B, widths[0], h, w)`."""
+        total: Tensor = self.lateral[-1](maps[-1])
+        for level in reversed(range(len(maps) - 1)):
+            total = F.interpolate(total, scale_factor=2.0) + self.lateral[level](maps[level])
+        smoothed: Tensor = self.smooth(total)
+        return smoothed
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 class UNet(nn.Module):

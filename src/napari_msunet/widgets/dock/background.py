@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from qtpy.QtCore import QObject, Qt, Signal
 
-from napari_msunet.widgets.dock.telling import tell_error
+from napari_msunet.widgets.dock.show_errors import tell_error
 
 if TYPE_CHECKING:
     Found = TypeVar("Found")

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
+from napari_msunet.constants import CHUNK
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import LabelStore
 from napari_msunet.labels.checks import touched
-from napari_msunet.labels.chunks import CHUNK
 
 _ZERO = np.zeros(256, np.int64)
 

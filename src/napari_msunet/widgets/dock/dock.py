@@ -20,21 +20,22 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_msunet.config import PredictJob
 from napari_msunet.errors import MsunetError
+from napari_msunet.events import View
 from napari_msunet.slide.probing import PROBE
 from napari_msunet.widgets import resolve
-from napari_msunet.widgets.dock import style
+from napari_msunet.widgets.dock.active_slide import Shown
 from napari_msunet.widgets.dock.counting import Counting
-from napari_msunet.widgets.dock.memory import remember
-from napari_msunet.widgets.dock.section import Section
-from napari_msunet.widgets.dock.shown import Shown
-from napari_msunet.widgets.dock.steps.step import Step
-from napari_msunet.widgets.dock.telling import told
-from napari_msunet.widgets.dock.viewport import Viewport
+from napari_msunet.widgets.dock.project_sync import remember
+from napari_msunet.widgets.dock.section import WIDTH, Section, stylesheet
+from napari_msunet.widgets.dock.show_errors import told
 from napari_msunet.widgets.jobs import JobHandle, Jobs
 from napari_msunet.widgets.layers import Layers
+from napari_msunet.widgets.navigation import main_window
+from napari_msunet.widgets.placement import visible_region
 from napari_msunet.widgets.state import STEPS, State, StepName
-from napari_msunet.widgets.viewers import main_window
+from napari_msunet.widgets.steps.step import Step
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -42,8 +43,60 @@ if TYPE_CHECKING:
 
     from napari_msunet.config import ModelConfig
     from napari_msunet.geometry import Region
-    from napari_msunet.widgets.pyramid_labels import PyramidLabels
+    from napari_msunet.widgets.paint import PyramidLabels
 
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What is on the screen, told to predictions that run: it is computed first, also after moving on.
+
+
+def view_of(layers: Layers, slide: Path) -> View | None:
+    """What of a slide is on the screen, in its level-0 pixels; None where nothing of it is."""
+    record = layers.state.slide_at(slide)
+    if record is None:
+        return None
+    try:
+        seen = visible_region(layers.viewer, layers.need_slide(record))
+    except MsunetError:  # it is not in view, or its layer was removed
+        return None
+    return seen.y, seen.x, seen.height, seen.width
+
+
+class Viewport:
+    """Follows the camera of a dock's viewer for as long as the dock lives.
+
+    Parameters
+    ----------
+    jobs : Jobs
+        Hears it, and throttles it.
+    layers : Layers
+    """
+
+    def __init__(self, jobs: Jobs, layers: Layers) -> None:
+        self._layers = layers
+        self._jobs = jobs
+        # before napari 0.9 the camera was the viewer's own
+        self._camera = getattr(layers.viewer, "scene", layers.viewer).camera.events
+        for event in (self._camera.center, self._camera.zoom):
+            event.connect(self._tell)
+        jobs.started.connect(self._tell)
+        jobs.view_of = lambda slide: view_of(layers, slide)
+
+    def close(self) -> None:
+        """Follow no more."""
+        for event in (self._camera.center, self._camera.zoom):
+            event.disconnect(self._tell)
+        self._jobs.started.disconnect(self._tell)
+        self._jobs.view_of = None
+
+    def _tell(self, _: object = None) -> None:
+        """Tell the predictions that run what is seen of their own slide, whichever slide is active."""
+        slides = {handle.job.slide for handle in self._jobs.jobs if isinstance(handle.job, PredictJob)}
+        for slide in slides:
+            self._jobs.look(view_of(self._layers, slide), slide)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 
 WARMING = ("model", "train", "predict", "correct")
 """Steps at whose opening the worker process is started."""
@@ -54,9 +107,9 @@ def _step_classes() -> list[type[Step]]:
     found = []
     for name in STEPS:
         try:
-            module = importlib.import_module(f"napari_msunet.widgets.dock.steps.{name}")
+            module = importlib.import_module(f"napari_msunet.widgets.steps.{name}")
         except ModuleNotFoundError as error:
-            if error.name != f"napari_msunet.widgets.dock.steps.{name}":
+            if error.name != f"napari_msunet.widgets.steps.{name}":
                 raise
             continue
         found.append(getattr(module, f"{name.capitalize()}Step"))
@@ -94,7 +147,7 @@ class MultiScaleUNet(QWidget):
         self._viewport = Viewport(self.jobs, self.layers)
         PROBE.start()
         self.setObjectName("Multi-scale U-Net")
-        self.setMinimumWidth(style.WIDTH)
+        self.setMinimumWidth(WIDTH)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self.steps: dict[str, Step] = {}
         self.sections: dict[str, Section] = {}
@@ -178,7 +231,7 @@ class MultiScaleUNet(QWidget):
         dialog.open()
 
     def _restyle(self, event: object = None) -> None:
-        self.setStyleSheet(style.stylesheet(self.viewer.theme))
+        self.setStyleSheet(stylesheet(self.viewer.theme))
 
     def _toggled(self, name: StepName, opened: bool) -> None:
         if opened:

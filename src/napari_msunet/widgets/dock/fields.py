@@ -32,7 +32,6 @@ from napari_msunet.typed_numbers import read_number, read_numbers
 
 if TYPE_CHECKING:
     from qtpy.QtGui import QWheelEvent
-
 _MOST_DECIMALS = 10
 """Digits behind the point that a typed number keeps."""
 _NUMBERS = re.compile(r"[\d\s.,;+\-e'’]*")

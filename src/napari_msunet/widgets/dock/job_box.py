@@ -10,10 +10,9 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QMenu, QProgressBar, QPushButton
 
 from napari_msunet.config import with_damaged
 from napari_msunet.errors import MsunetError
-from napari_msunet.events import Progress
-from napari_msunet.stopping import Keep
+from napari_msunet.events import Keep, Progress
 from napari_msunet.widgets import resolve
-from napari_msunet.widgets.dock.telling import tell_error, told
+from napari_msunet.widgets.dock.show_errors import tell_error, told
 from napari_msunet.wording import WITHOUT_DAMAGED, duration, in_labels
 
 if TYPE_CHECKING:

@@ -11,16 +11,15 @@ from qtpy.QtCore import QObject, QTimer
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton
 
 from napari_msunet.errors import MsunetError
-from napari_msunet.widgets.dock.telling import told
+from napari_msunet.widgets.dock.show_errors import told
 
 if TYPE_CHECKING:
     from napari._vispy.mouse_event import NapariMouseEvent
     from napari.utils.events import Event
 
     from napari_msunet.widgets.layers import Layers
-    from napari_msunet.widgets.pyramid_labels import PyramidLabels
+    from napari_msunet.widgets.paint import PyramidLabels
     from napari_msunet.widgets.state import State
-
 KEY = "napari_msunet_marks"
 """In a shapes layer's metadata: the annotation it marks."""
 TIP = (

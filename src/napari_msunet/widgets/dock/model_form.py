@@ -2,19 +2,227 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QByteArray, Qt
+from pydantic import ValidationError
+from qtpy.QtCore import QByteArray, Qt, Signal
 from qtpy.QtGui import QPainter, QPixmap
 from qtpy.QtSvg import QSvgRenderer
-from qtpy.QtWidgets import QLabel
+from qtpy.QtWidgets import QFormLayout, QGridLayout, QLabel, QVBoxLayout, QWidget
 
 import napari_msunet
-from napari_msunet.config import FUSIONS, Fusion, ModelConfig
-from napari_msunet.widgets.dock.branch_form import BranchesField
-from napari_msunet.widgets.dock.fields import ResolutionField, ScalesField
-from napari_msunet.widgets.forms import Form
+from napari_msunet.config import FUSIONS, NETWORKS, BranchConfig, Fusion, ModelConfig, UNetConfig
+from napari_msunet.config.base import fields_of
+from napari_msunet.geometry import as_scale
+from napari_msunet.widgets.dock.fields import (
+    CheckField,
+    ChoiceField,
+    NumberField,
+    ResolutionField,
+    ScalesField,
+    WholeField,
+)
+from napari_msunet.widgets.forms import Fold, Form, editor_for
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.dock.fields import Editor
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The editor of the networks: one row for all scales or one for each, and what they are made of.
+
+_SIZES = {one.name: one for one in fields_of(UNetConfig) if one.name in ("depth", "width", "dropout")}
+"""What each scale has of its own in the rows."""
+
+
+class BranchesField(QWidget):
+    """Edits the networks: one row for all scales, or one for each."""
+
+    OWN_LABEL = True
+    valueChanged = Signal(object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scales: tuple[float, ...] = (1.0,)
+        self._rows: list[tuple[WholeField, WholeField, NumberField]] = []
+        self._given: tuple[BranchConfig, ...] = ()
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        self.same = CheckField("The same network size for all scales")
+        self.same.setToolTip("Uncheck to give each scale a depth and width of its own.")
+        self.same.setChecked(True)
+        self.same.valueChanged.connect(self._switch)
+        column.addWidget(self.same)
+        self.grid = QGridLayout()
+        self.grid.setContentsMargins(0, 0, 0, 0)
+        column.addLayout(self.grid)
+        self.kind = ChoiceField({kind: text for kind, (_, text, _) in NETWORKS.items()})
+        self.kind.setToolTip("What the network of each scale is built like. Encoders need the extra encoders.")
+        self.kind.setAccessibleName("Network")
+        self.kind.valueChanged.connect(self._other_kind)
+        row = QFormLayout()
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addRow("Network", self.kind)
+        column.addLayout(row)
+        self.fold = Fold("What it is made of", "Blocks, skips, normalisation: the same for all scales.")
+        self.details = _Details()
+        self.details.edited.connect(self._detail)
+        self.fold.inside.addWidget(self.details)
+        column.addWidget(self.fold)
+        self.setValue(UNetConfig())
+
+    def set_scales(self, scales: tuple[float, ...]) -> None:
+        """How many rows there are, and what they are called."""
+        if scales != self._scales:
+            old = dict(zip(self._scales, self._branches(), strict=False))
+            self._scales = scales
+            if not self.same.isChecked():
+                last = next(iter(old.values()))
+                self._fill(tuple(old.get(s, last) for s in scales))
+
+    def value(self) -> BranchConfig | tuple[BranchConfig, ...]:
+        """One config for all scales, or one for each; options that are not shown stay as they were given."""
+        branches = tuple(_changed(*pair) for pair in zip(self._given, self._rows, strict=True))
+        return branches[0] if self.same.isChecked() else branches
+
+    def setValue(self, value: BranchConfig | tuple[BranchConfig, ...]) -> None:
+        """Show them."""
+        self.same.blockSignals(True)
+        self.same.setChecked(not isinstance(value, tuple))
+        self.same.blockSignals(False)
+        self._fill(value if isinstance(value, tuple) else (value,))
+
+    def _branches(self) -> tuple[BranchConfig, ...]:
+        value = self.value()
+        return value if isinstance(value, tuple) else (value,) * len(self._scales)
+
+    def _switch(self) -> None:
+        first = _changed(self._given[0], self._rows[0])
+        self._fill((first,) if self.same.isChecked() else (first,) * len(self._scales))
+        self.valueChanged.emit(self.value())
+
+    def _fill(self, branches: tuple[BranchConfig, ...]) -> None:
+        self._given = branches
+        if len(branches) != len(self._rows) or len(branches) > 1:
+            self._rebuild(len(branches))
+        for row, branch in zip(self._rows, branches, strict=True):
+            for field, number in zip(row, (branch.depth, branch.width, getattr(branch, "dropout", 0.0)), strict=True):
+                field.blockSignals(True)
+                field.setValue(number)
+                field.blockSignals(False)
+
+        self.kind.blockSignals(True)
+        self.kind.setValue(branches[0].kind)
+        self.kind.blockSignals(False)
+        self.details.show_config(branches[0])
+
+    def _other_kind(self, kind: str) -> None:
+        """Networks of another kind, as deep and wide as they may be and were."""
+        config = NETWORKS[kind][0]
+        changed = tuple(_converted(_changed(*pair), config) for pair in zip(self._given, self._rows, strict=True))
+        self._fill(changed)
+        self.valueChanged.emit(self.value())
+
+    def _detail(self, name: str, value: object) -> None:
+        """An option of all networks."""
+        before = self.value()
+        branches = before if isinstance(before, tuple) else (before,)
+        try:
+            changed = tuple(type(b).model_validate({**dict(b), name: value}) for b in branches)
+        except ValidationError:
+            self.details.show_config(branches[0])
+            return
+        self._fill(changed)
+        self.valueChanged.emit(self.value())
+
+    def _rebuild(self, count: int) -> None:
+        while (item := self.grid.takeAt(0)) is not None:
+            item.widget().hide()
+            item.widget().deleteLater()
+        for column, one in enumerate(_SIZES.values(), 1):
+            heading = QLabel(one.label)
+            heading.setToolTip(one.help)
+            self.grid.addWidget(heading, 0, column)
+        self._rows = []
+        for number in range(count):
+            label = "All scales" if self.same.isChecked() else f"Scale {as_scale(self._scales[number])}"
+            self.grid.addWidget(QLabel(label), number + 1, 0)
+            fields = (WholeField(1, 6), WholeField(1, 256), NumberField(0, 0.9, 0.05))
+            for column, (field, one) in enumerate(zip(fields, _SIZES.values(), strict=True), 1):
+                field.setToolTip(one.help)
+                field.setStyleSheet("min-width: 30px")  # three beside each other fit into a narrow dock
+                field.valueChanged.connect(lambda *_: self.valueChanged.emit(self.value()))
+                self.grid.addWidget(field, number + 1, column)
+            self._rows.append(fields)
+
+
+class _Details(QWidget):
+    """Every option of a network but its size."""
+
+    edited = Signal(str, object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kind: type[BranchConfig] | None = None
+        self.editors: dict[str, Editor] = {}
+        self.column = QVBoxLayout(self)
+        self.column.setContentsMargins(0, 0, 0, 0)
+        self._box: QWidget | None = None
+
+    def show_config(self, config: BranchConfig) -> None:
+        """Show a network's options."""
+        if type(config) is not self._kind:
+            self._build(type(config))
+        for name, editor in self.editors.items():
+            editor.blockSignals(True)
+            editor.setValue(getattr(config, name))
+            editor.blockSignals(False)
+
+    def _build(self, kind: type[BranchConfig]) -> None:
+        """Rows for the options of another kind."""
+        if self._box is not None:
+            self._box.hide()
+            self._box.deleteLater()
+        self._kind, self.editors, self._box = kind, {}, QWidget()
+        rows = QFormLayout(self._box)
+        rows.setContentsMargins(0, 0, 0, 0)
+        rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        for one in fields_of(kind):
+            if one.name in _SIZES:
+                continue
+            editor: Editor = editor_for(one)
+            editor.setToolTip(one.help)
+            editor.setAccessibleName(one.label)
+            editor.valueChanged.connect(lambda *_, n=one.name, e=editor: self.edited.emit(n, e.value()))
+            rows.addRow(editor) if isinstance(editor, CheckField) else rows.addRow(one.label, editor)
+            self.editors[one.name] = editor
+        self.column.addWidget(self._box)
+
+
+def _converted(branch: BranchConfig, kind: type[BranchConfig]) -> BranchConfig:
+    """A network of another kind of about the same size."""
+    for depth in (branch.depth, 3, 4):
+        with suppress(ValidationError):
+            return kind(depth=depth, width=max(8, branch.width))
+    return kind()
+
+
+def _changed(branch: BranchConfig, row: tuple[WholeField, WholeField, NumberField]) -> BranchConfig:
+    """The network with the numbers in its row; those that it cannot have stay as they were."""
+    depth, width, dropout = row
+    given: dict[str, object] = {"depth": depth.value(), "width": width.value()}
+    if "dropout" in type(branch).model_fields:
+        given["dropout"] = round(dropout.value(), 4)
+    try:
+        return type(branch).model_validate({**dict(branch), **given})
+    except ValidationError:
+        return branch
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 
 DRAWINGS = Path(napari_msunet.__file__).parent / "widgets" / "drawings"
 

@@ -13,7 +13,6 @@ from napari_msunet.geometry import Region
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
 WIDTH = 100
 VERBS = {
     "train": "train",

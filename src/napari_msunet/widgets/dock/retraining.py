@@ -9,20 +9,19 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QLabel, QPushButton, QVBoxLayout, QWidget
 
+from napari_msunet.app.retraining import JOB, MODEL, REPLAY, retraining_job, same_truth
 from napari_msunet.config import ModelConfig, TrainJob
-from napari_msunet.config.architecture import architecture_differences
+from napari_msunet.config.model import architecture_differences
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Result
-from napari_msunet.retraining import JOB, MODEL, REPLAY, retraining_job, same_truth
 from napari_msunet.widgets import resolve
-from napari_msunet.widgets.dock.options import TrainOptions
-from napari_msunet.widgets.dock.telling import told
-from napari_msunet.widgets.dock.weights import model_config
+from napari_msunet.widgets.dock.model_card import model_config
+from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.state import TrainOptions
 
 if TYPE_CHECKING:
     from napari_msunet.config import AnyModel
     from napari_msunet.widgets.state import State
-
 _TIP = (
     "Training begins with the weights of the model that predicts now, instead of random ones: a few minutes are often "
     "enough. Classes are matched by name; its normalisation is kept."

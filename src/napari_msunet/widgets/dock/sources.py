@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
-from qtpy.QtCore import QSize
+from pydantic import ValidationError
+from qtpy.QtCore import QSize, Signal
 from qtpy.QtWidgets import (
+    QCheckBox,
     QDialog,
     QDialogButtonBox,
+    QFileDialog,
     QFormLayout,
     QGridLayout,
+    QHBoxLayout,
+    QLineEdit,
     QPushButton,
     QSizePolicy,
     QStackedWidget,
@@ -19,16 +25,240 @@ from qtpy.QtWidgets import (
 )
 from superqt import QElidingLabel
 
-from napari_msunet.config import FolderSource, ImageSet, Role
-from napari_msunet.config.option import fields_of
+from napari_msunet.config import FolderSource, ImageSet, PublishedSource, Role, ShapesSource, TableSource, explain
+from napari_msunet.config.base import OptionField, fields_of
+from napari_msunet.config.sources import SETS
 from napari_msunet.errors import MsunetError
-from napari_msunet.widgets.dock.fields import ChoiceField
-from napari_msunet.widgets.dock.source_forms import FORMS, SourceForm, name_of
-from napari_msunet.widgets.forms import editor_for
+from napari_msunet.slide.pixel_size import PIXELS
+from napari_msunet.widgets.dock.fields import ChoiceField, NumberField, TextField
+from napari_msunet.widgets.forms import Form, editor_for
 from napari_msunet.widgets.state import State
 
-if TYPE_CHECKING:
-    from pathlib import Path
+# ----------------------------------------------------------------------------------------------------------------------
+# Forms of labelled images from elsewhere: folders, tables, outlines of another program, public data sets.
+
+TABLES, SHAPES = "Tables (*.csv *.tsv *.txt)", "Outlines (*.geojson *.json *.xml)"
+
+
+class PathField(QWidget):
+    """A path with a button that asks for it; empty is None. `files` says which files; without it, a folder."""
+
+    valueChanged = Signal(object)
+
+    def __init__(self, title: str, files: str | None = None) -> None:
+        super().__init__()
+        self._title, self._files = title, files
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        self.line = QLineEdit()
+        self.line.editingFinished.connect(lambda: self.valueChanged.emit(self.value()))
+        self.button = QPushButton("…")
+        self.button.setFixedWidth(32)
+        self.button.setToolTip(title)
+        self.button.clicked.connect(self._ask)
+        row.addWidget(self.line, 1)
+        row.addWidget(self.button)
+
+    def value(self) -> Path | None:
+        return Path(self.line.text().strip()) if self.line.text().strip() else None
+
+    def setValue(self, value: Path | None) -> None:
+        self.line.setText("" if value is None or value == Path() else str(value))
+
+    def _ask(self) -> None:
+        start = self.line.text() or str(Path.home())
+        if self._files is None:
+            chosen = QFileDialog.getExistingDirectory(self, self._title, start)
+        else:
+            chosen, _ = QFileDialog.getOpenFileName(self, self._title, start, self._files)
+        if chosen:
+            self.line.setText(chosen)
+            self.valueChanged.emit(self.value())
+
+
+class MppField(QWidget):
+    """µm per pixel, "px" for images that are used in their own pixels, or None for what the files say."""
+
+    valueChanged = Signal(object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = NumberField(0, 1000, 0.05, 4, "µm")
+        self.number.setSpecialValueText("from the files")
+        self.pixels = QCheckBox("pixels")
+        self.pixels.setToolTip(
+            "The images have no size in µm, or it is not to count: they are used in their own pixels."
+        )
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.number, 1)
+        row.addWidget(self.pixels)
+        self.setFocusProxy(self.number)
+        self._pair: tuple[float, float] | None = None
+        self.pixels.toggled.connect(self.number.setDisabled)
+        self.pixels.toggled.connect(lambda *_: self.valueChanged.emit(self.value()))
+        self.number.valueChanged.connect(lambda *_: self.valueChanged.emit(self.value()))
+
+    def value(self) -> float | tuple[float, float] | str | None:
+        if self.pixels.isChecked():
+            return PIXELS
+        number = self.number.value()
+        if self._pair is not None and abs(self._pair[0] - number) < 1e-9:
+            return self._pair
+        return number if number > 0 else None
+
+    def setValue(self, value: float | tuple[float, float] | str | None) -> None:
+        self._pair = value if isinstance(value, tuple) else None
+        self.pixels.setChecked(value == PIXELS)
+        self.number.setValue(0 if value == PIXELS or not value else value[0] if isinstance(value, tuple) else value)
+
+
+class ValuesField(TextField):
+    """What values or names mean: a word, or pairs such as ``1=gland, 2=stroma``; `number` is what stands before "="."""
+
+    def __init__(self, placeholder: str, number: type = int) -> None:
+        super().__init__(placeholder)
+        self._number = number
+        self._usual = placeholder
+
+    def value(self) -> str | dict[int, str] | dict[str, str]:
+        text = self.text().strip()
+        if "=" not in text:
+            return text or self._usual
+        try:
+            pairs = [part.split("=") for part in text.replace(";", ",").split(",") if part.strip()]
+            return {self._number(k.strip()): v.strip() for k, v in pairs}
+        except ValueError:
+            example = "classes, instances, or 1=gland, 2=stroma" if self._number is int else "classes, or Tumour=tumour"
+            raise MsunetError(f"{text!r} does not say what the values mean; write {example}.") from None
+
+    def setValue(self, value: str | dict[int, str] | dict[str, str]) -> None:
+        self.setText(", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else value)
+
+
+class SourceForm(Form):
+    """Edits a source; `what` it is called in sentences."""
+
+    what = "This source"
+
+    def __init__(self, value: ImageSet, editors: dict[str, QWidget]) -> None:
+        super().__init__(value, {"mpp": MppField(), **editors}, folded="More: what the numbers of the images mean")
+
+    def _options(self) -> Iterable[OptionField]:
+        own = type(self._value).__annotations__  # before what all sources have
+        return sorted(super()._options(), key=lambda one: one.name not in own or one.name == "group")
+
+    def finished(self) -> ImageSet:
+        """The source as it stands in the fields; `MsunetError` where something is missing."""
+        try:
+            source: ImageSet = self._read()
+        except ValidationError as error:
+            raise explain(error, self.what) from error
+        self._check(source)
+        return source
+
+    def _check(self, source: ImageSet) -> None:
+        """`MsunetError` where files are missing."""
+
+
+class FolderForm(SourceForm):
+    """Edits a `FolderSource`."""
+
+    what = "This folder"
+
+    def __init__(self, value: FolderSource | None = None) -> None:
+        editors = {
+            "images": PathField("Folder of images"),
+            "masks": PathField("Folder of masks"),
+            "mask_suffix": TextField("none", ""),
+            "values": ValuesField("classes"),
+            "table": PathField("Table of the images", TABLES),
+        }
+        super().__init__(value or FolderSource(images=Path(), masks=Path()), editors)
+
+    def _check(self, source: FolderSource) -> None:
+        for folder, what in ((source.images, "images"), (source.masks, "masks")):
+            _needed(folder, f"a folder of {what}", Path.is_dir)
+
+
+class TableForm(SourceForm):
+    """Edits a `TableSource`."""
+
+    what = "This table"
+
+    def __init__(self, value: TableSource | None = None) -> None:
+        editors = {"table": PathField("Table of images and masks", TABLES), "values": ValuesField("classes")}
+        super().__init__(value or TableSource(table=Path()), editors)
+
+    def _check(self, source: TableSource) -> None:
+        _needed(source.table, "a table", Path.is_file)
+
+
+class ShapesForm(SourceForm):
+    """Edits a `ShapesSource`."""
+
+    what = "This slide with outlines"
+
+    def __init__(self, value: ShapesSource | None = None) -> None:
+        editors = {
+            "slide": PathField("The slide", "Slides (*)"),
+            "shapes": PathField("The outlines", SHAPES),
+            "values": ValuesField("classes", str),
+        }
+        super().__init__(value or ShapesSource(slide=Path(), shapes=Path()), editors)
+
+    def _check(self, source: ShapesSource) -> None:
+        _needed(source.slide, "a slide", Path.exists)
+        _needed(source.shapes, "a file of outlines", Path.is_file)
+
+
+class PublishedForm(SourceForm):
+    """Edits a `PublishedSource`."""
+
+    what = "This data set"
+
+    def __init__(self, value: PublishedSource | None = None) -> None:
+        editors = {
+            "folder": PathField("Folder of the data set"),
+            "part": TextField("all", ""),
+            "values": ValuesField("classes", str),
+        }
+        super().__init__(value or PublishedSource(folder=Path()), editors)
+
+    def _check(self, source: PublishedSource) -> None:
+        _needed(source.folder, "the folder of the set", Path.is_dir)
+        if source.set == "auto":
+            from napari_msunet.data.published.reading import recognised
+
+            recognised(source.folder)
+
+
+def _needed(path: Path, what: str, there: Callable[[Path], bool]) -> None:
+    if path == Path() or not there(path):
+        raise MsunetError(f"Give {what} that exists{'' if path == Path() else f', not {path}'}.")
+
+
+FORMS: dict[str, tuple[str, type[SourceForm]]] = {
+    "folder": ("Folders of images and masks", FolderForm),
+    "table": ("Table of images and masks", TableForm),
+    "shapes": ("Slide with outlines of another program", ShapesForm),
+    "published": ("Public data set as published", PublishedForm),
+}
+"""Title and form of each kind of source."""
+
+
+def name_of(source: ImageSet) -> tuple[str, str]:
+    """What a source is called in a list, and its paths in full."""
+    if isinstance(source, FolderSource):
+        return f"{source.images.parent.name}/{source.images.name}", f"{source.images}\n{source.masks}"
+    if isinstance(source, TableSource):
+        return f"{source.table.name} (table)", str(source.table)
+    if isinstance(source, ShapesSource):
+        return f"{source.slide.name} (outlines)", f"{source.slide}\n{source.shapes}"
+    return f"{source.folder.name} (public set)", f"{source.folder}\n{SETS[source.set]}"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 
 _ROLE = next(one for one in fields_of(FolderSource) if one.name == "role")
 

@@ -15,15 +15,14 @@ from napari_msunet.labels import open_labels, tissue_labels
 from napari_msunet.slide import open_slide, tissue_mask
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.python_lines import call, literal
-from napari_msunet.widgets.dock.telling import tell_error, told
+from napari_msunet.widgets.dock.show_errors import tell_error, told
 
 if TYPE_CHECKING:
     from napari.utils.events import Event
 
     from napari_msunet.widgets.layers import Layers
-    from napari_msunet.widgets.pyramid_labels import PyramidLabels
+    from napari_msunet.widgets.paint import PyramidLabels
     from napari_msunet.widgets.state import SlideRecord, State
-
 NO_SLIDE = "Open a slide first: tissue is found on one."
 NO_MPP = "Give the pixel size first: what is too small to be tissue is said in µm."
 OPACITY = 0.35

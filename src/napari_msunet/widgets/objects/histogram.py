@@ -10,11 +10,10 @@ from napari.utils.theme import get_theme
 from qtpy.QtWidgets import QComboBox, QVBoxLayout, QWidget
 
 from napari_msunet.labels import LabelStore
-from napari_msunet.widgets.objects.model import ObjectModel
+from napari_msunet.widgets.objects.table import ObjectModel
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
 BINS = 40
 MEASURES = {"Area": 1, "Perimeter": 2, "Roundness": 3}
 """The columns of `ObjectModel` that can be shown."""

@@ -9,33 +9,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from napari.utils.notifications import show_info
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import (
-    QFileDialog,
-    QHBoxLayout,
-    QLabel,
-    QMenu,
-    QPushButton,
-    QSplitter,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QMenu, QPushButton, QSplitter, QVBoxLayout, QWidget
 
-from napari_msunet.annotation.objects import object_at, object_mask, set_objects
-from napari_msunet.annotation.polygons import label_polygons
 from napari_msunet.errors import MsunetError, OutputError
 from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import LabelStore
-from napari_msunet.widgets.dock import style
+from napari_msunet.objects.polygons import label_polygons
+from napari_msunet.objects.table import object_at, object_mask, set_objects
+from napari_msunet.widgets.dock import section
 from napari_msunet.widgets.dock.background import Background
-from napari_msunet.widgets.dock.telling import told
-from napari_msunet.widgets.objects.filter_row import FilterRow
+from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.navigation import Outline, go_to
 from napari_msunet.widgets.objects.histogram import Histogram
 from napari_msunet.widgets.objects.measuring import Measuring
-from napari_msunet.widgets.objects.model import Filter, ObjectModel
-from napari_msunet.widgets.objects.rows_file import write_rows
-from napari_msunet.widgets.objects.table import ObjectTableView
-from napari_msunet.widgets.objects.words import area_text
-from napari_msunet.widgets.places import Outline, go_to
+from napari_msunet.widgets.objects.table import Filter, FilterRow, ObjectModel, ObjectTableView, area_text, write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,10 +32,8 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
     from shapely import Polygon
 
-    from napari_msunet.annotation.objects import FoundObject
-    from napari_msunet.labels.objects import ObjectTable
-    from napari_msunet.widgets.pyramid_labels import PyramidLabels
-
+    from napari_msunet.objects.table import FoundObject, ObjectTable
+    from napari_msunet.widgets.paint import PyramidLabels
 _OUTLINE = (1.0, 0.85, 0.2)
 _LEAST = 96
 """Pixels of the store that are shown around a small object at least."""
@@ -142,7 +127,7 @@ class ObjectsPanel(QWidget):
         column.addLayout(bottom)
 
     def _restyle(self, event: object = None) -> None:
-        self.setStyleSheet(style.stylesheet(self.viewer.theme))
+        self.setStyleSheet(section.stylesheet(self.viewer.theme))
         self.histogram.set_theme(self.viewer.theme)
 
     # -------------------------------------------------------------------------------------------------------- showing

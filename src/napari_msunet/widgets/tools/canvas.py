@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from napari.layers import Layer
     from napari.viewer import Viewer
     from qtpy.QtGui import QPaintEvent
-
 COLOUR = QColor("#ffd84d")
 _SHADE = (255, 216, 77, 120)
 _MOST = 1024

@@ -15,9 +15,9 @@ from napari_msunet.geometry import Region
 from napari_msunet.slide import Slide
 from napari_msunet.widgets import keys
 from napari_msunet.widgets.dock.background import Background
-from napari_msunet.widgets.dock.telling import tell_error
+from napari_msunet.widgets.dock.show_errors import tell_error
 from napari_msunet.widgets.placement import to_level0
-from napari_msunet.widgets.tools import objects, outline, wands
+from napari_msunet.widgets.tools import object_tools, wands
 from napari_msunet.widgets.tools.canvas import Sketch
 from napari_msunet.widgets.tools.tool import Change, Drawn, Tool
 
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from napari._vispy.mouse_event import NapariMouseEvent
     from napari.viewer import Viewer
 
-    from napari_msunet.widgets.pyramid_labels import PyramidLabels
-
+    from napari_msunet.widgets.paint import PyramidLabels
 CLICK = 4
 """A click moves the mouse by at most so many pixels of the canvas; more is a move of the view."""
 
@@ -44,7 +43,7 @@ PATIENCE = 0.03
 
 def all_tools() -> tuple[Tool, ...]:
     """All tools, in the order of the row."""
-    return (*objects.TOOLS, *outline.TOOLS, *wands.TOOLS)
+    return (*object_tools.TOOLS, *object_tools.OUTLINE_TOOLS, *wands.TOOLS)
 
 
 for _tool in all_tools():

@@ -9,11 +9,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore
-from napari_msunet.labels.edits import LIMIT, Edit
-from napari_msunet.labels.metadata import ANNOTATED_BACKGROUND
+from napari_msunet.objects import LIMIT, Edit
 from napari_msunet.slide import Slide
 
 Gesture = Literal["click", "drag", "line", "lasso"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from napari_msunet import objects
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Grid, Window
-from napari_msunet.labels import LabelStore, Run, edits
+from napari_msunet.labels import LabelStore, Run
 from napari_msunet.widgets.tools.tool import Amount, Change, Drawn, Tool
 
 SIDE = 512
@@ -40,8 +41,8 @@ def _painted(drawn: Drawn, fine: Window, area: npt.NDArray[np.bool_], level: int
     mask = area.repeat(1 << level, 0).repeat(1 << level, 1)[: fine.height, : fine.width]
     before = drawn.store.read(fine)
     if drawn.store.info.instances:
-        return drawn.change(fine, edits.new_object(before, mask, edits.new_numbers(drawn.store, 1)[0]))
-    return drawn.change(fine, edits.change_class(before, mask, drawn.label))
+        return drawn.change(fine, objects.new_object(before, mask, objects.new_numbers(drawn.store, 1)[0]))
+    return drawn.change(fine, objects.change_class(before, mask, drawn.label))
 
 
 def image_wand(drawn: Drawn) -> Change | None:
@@ -53,7 +54,7 @@ def image_wand(drawn: Drawn) -> Change | None:
     image = drawn.slide.read_window(grid, coarse)
     y, x = drawn.place
     seed = (int(np.floor(y)) >> level) - coarse.y, (int(np.floor(x)) >> level) - coarse.x
-    area = edits.wand_area(edits.wand_cost(image, seed), seed, drawn.amount, edits.RIM)
+    area = objects.wand_area(objects.wand_cost(image, seed), seed, drawn.amount, objects.RIM)
     return _painted(drawn, fine, area, level)
 
 
@@ -99,7 +100,7 @@ def probability_wand(drawn: Drawn) -> Change | None:
     channel = _channel(run, drawn.store, drawn.label)
     before = drawn.store.read(fine)
     planes = _probabilities(run, fine)
-    edit = edits.probability_wand(before, planes, drawn.seed(fine), drawn.amount, channel, drawn.label)
+    edit = objects.probability_wand(before, planes, drawn.seed(fine), drawn.amount, channel, drawn.label)
     return drawn.change(fine, edit)
 
 
@@ -115,8 +116,8 @@ def snap(drawn: Drawn) -> Change | None:
     for number, name in enumerate(run.classes, 1):
         if name in drawn.store.classes:
             in_store[drawn.store.classes.index(name) + 1] = planes[number]
-    lasso = edits.inside_polygon(window.shape, drawn.local(window))
-    return drawn.change(window, edits.snap(drawn.store.read(window), in_store, lasso, drawn.label, drawn.amount))
+    lasso = objects.inside_polygon(window.shape, drawn.local(window))
+    return drawn.change(window, objects.snap(drawn.store.read(window), in_store, lasso, drawn.label, drawn.amount))
 
 
 TOOLS = (

@@ -1,0 +1,108 @@
+"""The verbs `model split`, `model combine` and `model scales`: models taken apart, put together, with other scales."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cyclopts import App
+
+from napari_msunet.cli.options import parse_scales
+from napari_msunet.cli.running import app
+from napari_msunet.config import Fusion
+from napari_msunet.errors import OutputError
+
+if TYPE_CHECKING:
+    from napari_msunet.models import MSUNet
+model = App(name="model", help="Take models apart, put them together, change their scales; weights are kept.")
+app.command(model)
+
+
+@model.command
+def split(file: Path, out: Path, *, json: bool = False) -> None:
+    """Write each branch of a model that has an output of its own as a one-scale model.
+
+    Parameters
+    ----------
+    file : Path
+        A model file.
+    out : Path
+        Folder for `scale-1.safetensors`, `scale-1-2.safetensors` and so on.
+    json : bool
+        Print the result as JSON.
+    """
+    from napari_msunet.models import branch_model, load_model
+
+    given = load_model(file)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"The folder {out} cannot be made: {error.strerror}; give another.") from error
+    written = {}
+    for i in given.config.own or (0,):  # of a model without such branches, say why
+        name = f"scale-{str(given.config.ratios[i]).replace('/', '-')}.safetensors"
+        written[out / name] = branch_model(given, i)
+    _written(written, json)
+
+
+@model.command
+def combine(
+    files: Sequence[Path], *, out: Path, fusion: Fusion = "mean", mpp: float | None = None, json: bool = False
+) -> None:
+    """Put one-scale models together; train what the fusion has to learn afterwards, with `train --start`.
+
+    Parameters
+    ----------
+    files : Path
+        Models of one scale each, of the same classes.
+    out : Path
+        The new model file.
+    fusion : str
+        How their outputs are combined; "mean" and "max" have nothing to learn.
+    mpp : float
+        µm per pixel of the new model; without it the finest of the models'.
+    json : bool
+        Print the result as JSON.
+    """
+    from napari_msunet.models import combine_models, load_model
+
+    _written({out: combine_models([load_model(file) for file in files], fusion, mpp)}, json)
+
+
+@model.command
+def scales(file: Path, scales: str, *, out: Path, fusion: Fusion | None = None, json: bool = False) -> None:
+    """Give a model other scales: those it has keep their weights, new ones begin with random weights.
+
+    Parameters
+    ----------
+    file : Path
+        A model file.
+    scales : str
+        The scales of the new model, such as 1,1/2,1/4.
+    out : Path
+        The new model file.
+    fusion : str
+        Another fusion; without it, the same.
+    json : bool
+        Print the result as JSON.
+    """
+    from napari_msunet.models import load_model, with_scales
+
+    _written({out: with_scales(load_model(file), parse_scales(scales), fusion)}, json)
+
+
+def _written(models: dict[Path, MSUNet], json: bool) -> None:
+    """Save models and say what they are."""
+    from napari_msunet.models import save_model
+
+    values: list[dict[str, Any]] = []
+    for path, made in models.items():
+        save_model(made, path)
+        values.append({"path": str(path), "scales": [str(r) for r in made.config.ratios], "fusion": made.config.fusion})
+    if json:
+        print(jsonlib.dumps({"models": values}))  # noqa: T201 (it is what was asked for)
+        return
+    for value in values:
+        print(f"{value['path']}: scales {', '.join(value['scales'])}, fusion {value['fusion']}")  # noqa: T201

@@ -1,0 +1,359 @@
+"""How training makes it small: the optimiser, its schedule, averages of weights, and when to stop."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self, TypeAlias
+
+from pydantic import Field, model_validator
+
+from napari_msunet.config.base import Frozen, Option, Positive, Share
+from napari_msunet.errors import ModelError
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Where training windows are taken.
+
+_WINDOWS = "Windows"
+
+
+class Sampling(Frozen):
+    """Where training windows are taken. What is left of the shares goes to all images as their size has it."""
+
+    balance: Annotated[Share, Option("Balanced classes", _WINDOWS)] = 0.0
+    """Share (0 to 1) of the windows that lie on a place of a class drawn at random, each class and background as often
+    as the others: for rare classes and sparse annotations."""
+    hard: Annotated[Share, Option("Hard examples", _WINDOWS)] = 0.0
+    """Share (0 to 1) of the windows that are taken again near places where the loss was high. Leave it at 0 where the
+    truth has errors: they have the highest loss."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if self.balance + self.hard > 1:
+            raise ValueError(f"balance {self.balance:g} and hard {self.hard:g} are shares: together at most 1")
+        return self
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Random changes of training windows.
+
+Half = Annotated[float, Field(ge=0, le=0.5)]
+
+_CHANGES = "Random changes"
+
+
+class Augmentation(Frozen):
+    """Random changes of training windows, one transform shared by all scales; what is 0 is left out and costs nothing.
+
+    Where it is given as text, such as ``"elastic=8,flip=no"``, what is not named stays as usual; ``"none"`` is no
+    change, and ``"none,blur=1"`` is that one alone.
+    """
+
+    flip: Annotated[bool, Option("Mirror and turn by quarters", _CHANGES)] = True
+    """Mirror windows and turn them by quarters at random. Off only where up and down differ."""
+    rotate: Annotated[float, Field(ge=0, le=180), Option(group=_CHANGES, unit="°", step=5)] = 180.0
+    """Largest random rotation in degrees."""
+    scale: Annotated[float, Field(ge=0, le=1), Option("Zoom", _CHANGES, flag="--zoom")] = 0.2
+    """Largest random change of size: 0.2 draws from 1/1.2 to 1.2."""
+    shift: Annotated[Half, Option(group=_CHANGES)] = 0.0
+    """Largest random shift, as a share of the window's side."""
+    shear: Annotated[float, Field(ge=0, le=45), Option(group=_CHANGES, unit="°", step=1)] = 0.0
+    """Largest random shear in degrees."""
+    elastic: Annotated[float, Field(ge=0, le=64), Option(group=_CHANGES, unit="px", step=1)] = 0.0
+    """Largest local displacement in target pixels, smooth over several times as many."""
+    perspective: Annotated[Half, Option(group=_CHANGES)] = 0.0
+    """Largest change of size from the window's middle to its edge, as if it were seen at a slant."""
+    brightness: Annotated[Share, Option(group=_CHANGES)] = 0.1
+    """Largest relative change of brightness, 0 to 1. Raise it for uneven scanners."""
+    contrast: Annotated[Share, Option(group=_CHANGES)] = 0.1
+    """Largest relative change of contrast, 0 to 1. Raise it for uneven scanners."""
+    saturation: Annotated[Share, Option(group=_CHANGES)] = 0.0
+    """Largest relative change of how colourful the image is (RGB only)."""
+    stain: Annotated[Share, Option(group=_CHANGES)] = 0.1
+    """Largest relative change of haematoxylin, eosin and residual in optical density (RGB only), 0 to 1. Raise it for
+    slides of other laboratories."""
+    blur: Annotated[float, Field(ge=0, le=8), Option(group=_CHANGES, unit="px")] = 0.0
+    """Largest standard deviation of a Gaussian blur, in target pixels."""
+    noise: Annotated[Half, Option(group=_CHANGES)] = 0.0
+    """Largest standard deviation of added Gaussian noise, where white is 1."""
+    jpeg: Annotated[Share, Option("JPEG", _CHANGES)] = 0.0
+    """Strongest JPEG compression: 0.5 goes down to quality 50, 1 to quality 1."""
+    cutout: Annotated[Half, Option("Cut-out", _CHANGES)] = 0.0
+    """Largest side of a square that is hidden and carries no loss, as a share of the window's side."""
+    cutmix: Annotated[Share, Option("CutMix", _CHANGES)] = 0.0
+    """How often a rectangle of a window, with its truth, is replaced by that of another window of the batch."""
+    mixup: Annotated[Half, Option("MixUp", _CHANGES)] = 0.0
+    """Largest share of another window of the batch that is blended in; the loss counts both truths by their shares."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, given: Any) -> Any:
+        return parse_augmentation(given) if isinstance(given, str) else given
+
+    @classmethod
+    def none(cls) -> Augmentation:
+        """No change at all."""
+        return cls(flip=False, rotate=0, scale=0, brightness=0, contrast=0, stain=0)
+
+
+def parse_augmentation(text: str) -> dict[str, Any]:
+    """Changes from ``"elastic=8,flip=no"``, ``"none"`` or ``"none,blur=1"``.
+
+    Raises
+    ------
+    ValueError
+        If a part of it names no change.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    found: dict[str, Any] = Augmentation.none().model_dump() if parts[:1] == ["none"] else {}
+    for part in parts[1:] if found else parts:
+        name, equals, value = (p.strip() for p in part.partition("="))
+        if name not in Augmentation.model_fields or not equals:
+            raise ValueError(
+                f"{part!r} cannot be used; give name=value with one of the names {', '.join(Augmentation.model_fields)}"
+            )
+        found[name] = value
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What training makes small.
+
+Weight: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+TERMS = ("cross_entropy", "bce", "dice", "jaccard", "tversky", "focal", "boundary", "edge")
+"""The losses that can be mixed; each is a field of `LossConfig`: its weight."""
+
+_SHORT = {"ce": "cross_entropy"}
+_PART = re.compile(r"(?:([0-9.]+(?:e-?[0-9]+)?)\s*\*?\s*)?([a-z_]+)")
+
+_LOSS = "Loss"
+
+
+class LossConfig(Frozen):
+    """A weighted sum of losses on the fused output, and a weight on each branch's own.
+
+    In a job file a sum may stand as text: ``"bce+dice"``, ``"bce+jaccard+dice"``, ``"0.5*focal+tversky"``.
+    """
+
+    cross_entropy: Annotated[Weight, Option("Cross-entropy", _LOSS, step=0.1)] = 1.0
+    """Weight of the cross-entropy, the loss that counts each pixel."""
+    bce: Annotated[Weight, Option("Binary CE", _LOSS, step=0.1)] = 0.0
+    """Weight of the binary cross-entropy: each class against all others."""
+    dice: Annotated[Weight, Option("Dice", _LOSS, step=0.1)] = 1.0
+    """Weight of 1 - Dice, the loss that counts overlap. Raise it for rare, small objects."""
+    jaccard: Annotated[Weight, Option(group=_LOSS, step=0.1)] = 0.0
+    """Weight of 1 - Jaccard."""
+    tversky: Annotated[Weight, Option(group=_LOSS, step=0.1)] = 0.0
+    """Weight of 1 - Tversky, the overlap that counts false and missed pixels differently."""
+    tversky_alpha: Annotated[Share, Option(group=_LOSS)] = 0.3
+    """How much false pixels count in the Tversky overlap."""
+    tversky_beta: Annotated[Share, Option(group=_LOSS)] = 0.7
+    """How much missed pixels count in the Tversky overlap."""
+    focal: Annotated[Weight, Option(group=_LOSS, step=0.1)] = 0.0
+    """Weight of the focal loss: cross-entropy that looks away from easy pixels."""
+    focal_gamma: Annotated[Weight, Option(group=_LOSS, step=0.1)] = 2.0
+    """How much the focal loss looks away from easy pixels; 0: not at all."""
+    boundary: Annotated[Weight, Option(group=_LOSS, step=0.01)] = 0.0
+    """Weight of the boundary loss: probability times the signed distance (pixels) from the true outline. It goes below
+    zero and has no own optimum for empty classes: mix it with an overlap; 0.01 is a usual weight."""
+    edge: Annotated[Weight, Option(group=_LOSS, step=0.1)] = 0.0
+    """Weight of the edge loss: how much the probabilities' steps between neighbours differ from the truth's."""
+    border: Annotated[Weight, Option("Border weight", _LOSS, flag="--border-weight", step=1)] = 0.0
+    """How much more background between two near objects weighs (the U-Net paper has 10); 0: no more."""
+    border_sigma: Annotated[Positive, Option("Border width", _LOSS, unit="px", step=1)] = 5.0
+    """How near is near, in pixels of the loss's grid."""
+    class_weights: Annotated[
+        Literal["balanced"] | tuple[Weight, ...] | None,
+        Option(group=_LOSS, example="balanced, or numbers with commas, such as 1,0.5"),
+    ] = None
+    """How much background and each class count: numbers with commas, or balanced: the rarer in the training images, the
+    more. Without it all count the same."""
+    branch: Annotated[
+        Weight | tuple[Weight, ...],
+        Option("Loss per scale", _LOSS, flag="--branch-loss", example="numbers with commas, such as 1,0.5"),
+    ] = 0.4
+    """Weight of each scale's own loss beside the fused one's: one number for all, or one for each scale. At 0 a scale's
+    own output still learns, but only from features that it does not change."""
+    own_grid: Annotated[bool, Option("On the finest scale's own grid", _LOSS)] = False
+    """Where all scales are below 1, compute the loss on the grid of the finest one instead of the model's: faster."""
+
+    def branch_weights(self, scales: int) -> tuple[float, ...]:
+        """The weight of each of so many scales' own loss; `ModelError` where there are not as many."""
+        weights = self.branch if isinstance(self.branch, tuple) else (self.branch,) * scales
+        if len(weights) != scales:
+            raise ModelError(
+                f"The loss has {len(weights)} branch weights for {scales} scales; give one for all, or one per scale."
+            )
+        return weights
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, given: Any) -> Any:
+        return parse_loss(given) if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.terms:
+            raise ValueError(
+                f"all loss weights are zero: give one of {', '.join(TERMS)} a weight above zero",
+            )
+        if set(self.terms) <= {"boundary", "edge"}:
+            raise ValueError(
+                "boundary and edge alone cannot train a network: mix them with another loss, such as "
+                '"dice+0.01*boundary"'
+            )
+        if self.border and not (self.cross_entropy or self.bce or self.focal):
+            raise ValueError("the border weight acts on cross_entropy, bce or focal: give one of them a weight")
+        if self.tversky and not self.tversky_alpha + self.tversky_beta:
+            raise ValueError("tversky_alpha and tversky_beta are both zero: give one of them a value above zero")
+        if isinstance(self.class_weights, tuple) and not any(self.class_weights):
+            raise ValueError("all class weights are zero: give one of them a value above zero")
+        return self
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """The losses that are summed, with their weights."""
+        return {name: getattr(self, name) for name in TERMS if getattr(self, name) > 0}
+
+    @property
+    def description(self) -> str:
+        """The sum as text that can be read back: ``"cross_entropy + dice"``."""
+        return " + ".join(name if weight == 1 else f"{weight:g}*{name}" for name, weight in self.terms.items())
+
+
+def parse_loss(text: str) -> dict[str, Any]:
+    """The weights in a sum such as ``"bce+jaccard+dice"`` or ``"0.5*focal+tversky"``; those not named are zero.
+
+    The star may be left out, as command-line help does.
+
+    Raises
+    ------
+    ValueError
+        If it is no such sum.
+    """
+    weights: dict[str, Any] = dict.fromkeys(TERMS, 0.0)
+    for part in text.lower().split("+"):
+        found = _PART.fullmatch(part.strip())
+        name = _SHORT.get(found[2], found[2]) if found else ""
+        if not found or name not in TERMS:
+            raise ValueError(f"the loss {text!r} cannot be read: give a sum such as bce+dice of {', '.join(TERMS)}")
+        try:
+            weights[name] += float(found[1] or 1)
+        except ValueError:
+            raise ValueError(f"{found[1]!r} in the loss {text!r} is no number: write such as 0.5*focal") from None
+    return weights
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+OptimiserKind: TypeAlias = Literal["adamw", "adam", "sgd", "rmsprop", "adagrad", "lbfgs"]
+Schedule: TypeAlias = Literal["plateau", "cosine", "constant", "restarts", "one_cycle"]
+Watched: TypeAlias = Literal["loss", "iou"]
+Precision: TypeAlias = Literal["32", "bf16", "16"]
+Averaging: TypeAlias = Literal["none", "ema", "swa"]
+
+_Decay: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+
+_LEARNING, _WEIGHTS = "Learning", "Which weights are kept"
+
+
+class Optimiser(Frozen):
+    """An optimiser with a schedule, and when to stop early."""
+
+    kind: Annotated[OptimiserKind, Option("Optimiser", _LEARNING, flag="--optimiser")] = "adamw"
+    """What turns gradients into changes of the weights. lbfgs is for very small sets and networks."""
+    learning_rate: Annotated[Positive, Option(group=_LEARNING, step=1e-3)] = 3e-3
+    """Size of a learning step, after the warm-up; of one_cycle the highest. Lower it (to a third) when the loss jumps;
+    raise it when it hardly falls."""
+    branch_rates: Annotated[
+        tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None,
+        Option("Rate per scale", _LEARNING, example="numbers with commas, such as 1,0.5"),
+    ] = None
+    """What the learning rate is multiplied with for each scale's network, such as 1,0.1; 0: it stays as it is, all 0:
+    only the fusion learns."""
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False), Option(group=_LEARNING, step=0.01)] = 1e-2
+    """Pull of convolution weights towards zero, against learning by heart. Raise it with very little data."""
+    momentum: Annotated[_Decay | None, Option(group=_LEARNING, none="automatic")] = None
+    """Momentum of sgd (0.9 without it) and rmsprop (0 without it)."""
+    nesterov: Annotated[bool, Option("Nesterov's momentum", _LEARNING)] = False
+    """Nesterov's momentum, for sgd."""
+    betas: Annotated[
+        tuple[_Decay, _Decay], Option("Adam's betas", _LEARNING, example="two numbers, such as 0.9,0.999")
+    ] = (
+        0.9,
+        0.999,
+    )
+    """Of adam and adamw: how long the means of gradients and of their squares remember."""
+    iterations: Annotated[int, Option("L-BFGS iterations", _LEARNING, flag="--lbfgs-iterations")] = Field(4, ge=1)
+    """Of lbfgs: iterations on each batch."""
+    schedule: Annotated[
+        Schedule,
+        Option(
+            group=_LEARNING,
+            words={
+                "plateau": "lower when it stalls",
+                "cosine": "fall slowly to zero",
+                "restarts": "fall, again and again",
+                "one_cycle": "rise, then fall",
+                "constant": "constant",
+            },
+        ),
+    ] = "cosine"
+    """How the learning rate falls: plateau lowers it when the validation stalls; restarts are cosines, one after the
+    other; one_cycle rises, then falls."""
+    factor: Annotated[float, Field(gt=0, lt=1), Option("Plateau factor", _LEARNING)] = 0.5
+    """Of plateau: what the learning rate is multiplied with after the patience is over."""
+    patience: Annotated[int, Field(ge=1), Option("Stalled after", _LEARNING, unit="epochs")] = 8
+    """Of plateau: epochs without a better validation before the learning rate is lowered."""
+    threshold: Annotated[float, Field(ge=0), Option("Plateau threshold", _LEARNING, flag="--plateau-threshold")] = 1e-4
+    """Of plateau: by how much the validation must get better to count, relatively for the loss, absolutely for the
+    IoU."""
+    monitor: Annotated[Watched, Option("Plateau watches", _LEARNING)] = "loss"
+    """What plateau watches of the validation."""
+    restart_epochs: Annotated[int, Option(group=_LEARNING, unit="epochs")] = Field(10, ge=1)
+    """Of restarts: epochs to the first restart."""
+    restart_factor: Annotated[int, Option(group=_LEARNING)] = Field(2, ge=1)
+    """Of restarts: how many times as long each period is as the one before."""
+    rise: Annotated[float, Field(gt=0, lt=1), Option("One-cycle rise", _LEARNING)] = 0.3
+    """Of one_cycle: share of the training in which the learning rate rises."""
+    warmup: Annotated[int, Option(group=_LEARNING, unit="steps")] = Field(0, ge=0)
+    """Steps in which the learning rate rises from nearly zero, with any schedule."""
+    clip: Annotated[Positive | None, Option("Clip gradient", _LEARNING)] = None
+    """Largest norm of the gradient; a larger one is scaled down."""
+    accumulate: Annotated[int, Option(group=_LEARNING, unit="batches")] = Field(1, ge=1)
+    """Batches whose gradients are added up for one step of the optimiser."""
+    precision: Annotated[Precision, Option(group=_LEARNING)] = "32"
+    """32, or mixed precision: bf16 or 16 (bfloat16 on a processor)."""
+    average: Annotated[Averaging, Option(group=_WEIGHTS)] = "ema"
+    """Which weights are validated and kept: those of the last step (none), their exponential moving average (ema), or
+    the mean over the ends of the last epochs (swa)."""
+    average_decay: Annotated[_Decay, Option(group=_WEIGHTS)] = 0.99
+    """Of ema: how much of the average stays at each step; less in the first steps."""
+    average_from: Annotated[Share, Option(group=_WEIGHTS)] = 0.75
+    """Of swa: share of the training after which averaging begins."""
+    recalibrate: Annotated[bool, Option("Re-estimate batch norm", _WEIGHTS)] = False
+    """Re-estimate batch-norm statistics on training windows before each validation, also without averages (averages
+    always are)."""
+    stop_after: Annotated[
+        Annotated[int, Field(ge=1)] | None, Option("Stop after", _WEIGHTS, unit="epochs", none="automatic")
+    ] = None
+    """Epochs without a better validation before training ends; without it never where there is a time limit, else
+    25."""
+    stop_metric: Annotated[Watched, Option(group=_WEIGHTS)] = "iou"
+    """What early stopping looks at."""
+    min_delta: Annotated[float, Field(ge=0), Option("Least gain", _WEIGHTS)] = 1e-4
+    """By how much the validation must get better to count."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.nesterov and (self.kind != "sgd" or self.momentum == 0):
+            raise ValueError('Nesterov\'s momentum is of kind "sgd" with a momentum above zero')
+        if self.kind == "lbfgs":
+            if self.precision == "16":
+                raise ValueError('L-BFGS cannot be scaled for 16-bit gradients: give precision "32" or "bf16"')
+            if self.branch_rates is not None or self.accumulate > 1:
+                raise ValueError(
+                    "L-BFGS has one learning rate and sees one batch at a time: leave branch_rates and "
+                    "accumulate as they are"
+                )
+        return self

@@ -1,0 +1,266 @@
+"""How much goes through a network at once: what the memory allows, and of that what is measured to be fastest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import platformdirs
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from napari_msunet import events
+from napari_msunet.config import ModelConfig
+from napari_msunet.errors import ModelError
+from napari_msunet.geometry import Window
+from napari_msunet.inference.engine import AHEAD
+from napari_msunet.inference.network import Network
+from napari_msunet.models import MSUNet, build_model
+from napari_msunet.models.strip_inference import folded
+
+FIXED = 850e6
+"""Bytes beside the tiles: the slide's cache, chunks being written, coarse pieces that wait."""
+
+SLACK = 1.46
+"""What the allocator takes for each byte that is in use: blocks of other sizes leave holes."""
+
+SLACK_WHOLE = 1.45
+"""The same for ONNX Runtime, which also keeps copies in a layout of its own: 730 bytes where 524 were counted."""
+
+LARGEST = 4096 * 4096
+"""Pixels of a tile at most: a cancel waits for one."""
+
+PROBE = 1408
+"""Side of the tile whose memory is counted."""
+
+SIDES = (512, 1024, 2048)
+"""Of the tiles whose speed is measured."""
+
+FRESH = 86_400.0
+"""Seconds for which a measured speed is believed."""
+
+LONG = 3e7
+"""Pixels from which on it is worth to measure speeds first."""
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of all tensors alive, and the most there were."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.most = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                number, size = storage._cdata, storage.nbytes()
+                if number not in self._known:
+                    self._known.add(number)
+                    self.now += size
+                    self.most = max(self.most, self.now)
+                    weakref.finalize(storage, self._gone, number, size)
+        return out
+
+    def _gone(self, number: int, size: int) -> None:
+        self._known.discard(number)
+        self.now -= size
+
+
+def bytes_per_pixel(config: ModelConfig, margin: int = 96, whole: bool = False) -> float:
+    """Bytes that the most demanding branch has in use for each pixel of its input, counted without computing.
+
+    `whole`: in an engine that makes all of a window's maps as a whole, not in strips.
+    """
+    return _counted(config.model_dump_json(), margin, whole)
+
+
+@cache
+def _counted(text: str, margin: int, whole: bool) -> float:
+    config = ModelConfig.model_validate_json(text)
+    with torch.device("meta"):
+        model = build_model(config.model_copy(update={"shared": False}))
+    model = folded(model.to("meta"))
+    if config.joint:
+        side = max(PROBE // config.size_multiple, 2) * config.size_multiple
+        edge = side // 4 // config.size_multiple * config.size_multiple
+        with torch.inference_mode(), _Live() as live:
+            keep = Window(edge, edge, side - 2 * edge, side - 2 * edge)
+            z = model.run_joint(_empty(config, side, "meta"), keep)
+            del z
+        return float(live.most / side**2)
+    most = 0.0
+    known = set()
+    for i, branch in enumerate(config.branches):
+        if branch in known:
+            continue
+        known.add(branch)
+        side = max(PROBE // branch.stride, 1) * branch.stride
+        edge = min(margin, side // 4)
+        with torch.set_grad_enabled(whole), _Live() as live:  # with gradients, a branch makes no strips
+            x = torch.empty((1, config.channels, side, side), device="meta")
+            z = model.run_branch(i, x, Window(edge, edge, side - 2 * edge, side - 2 * edge))
+            del z
+        most = max(most, live.most / side**2)
+    return most
+
+
+def _empty(config: ModelConfig, side: int, device: str) -> list[torch.Tensor]:
+    """Inputs of a joint model for a square of the target grid."""
+    sides = [int(side * ratio) for ratio in config.input_ratios]
+    return [torch.empty((1, config.channels, n, n), device=device) for n in sides]
+
+
+def limit_for(
+    configs: Sequence[ModelConfig], memory: float, variants: int, device: torch.device, whole: bool = False
+) -> int:
+    """Pixels, margins included, that may go through a network at once.
+
+    Parameters
+    ----------
+    memory : float
+        Bytes that the prediction may take beyond the bare process. On a GPU its own free memory counts instead.
+    whole : bool
+        See `bytes_per_pixel`.
+
+    Raises
+    ------
+    ModelError
+        If it is too little for any tile.
+    """
+    finest = max((float(r) for c in configs for r in c.ratios), default=1.0)
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0] * 0.6
+        fixed = 0.0
+    else:
+        free, fixed = memory, FIXED
+    each = tile_bytes(configs, variants, finest, whole)
+    limit = int((free - fixed) / each)
+    smallest = 4 * max(c.size_multiple for c in configs) ** 2
+    if limit < smallest:
+        need = (fixed + smallest * each) / 1e9
+        raise ModelError(f"{memory / 1e9:g} GB are too little for this model; allow at least {need:.1f} GB (memory).")
+    return min(limit, LARGEST)
+
+
+def tile_bytes(configs: Sequence[ModelConfig], variants: int, finest: float = 1.0, whole: bool = False) -> float:
+    """Bytes for each pixel of a tile: in the network, read ahead, and on the way to the disk."""
+    network = max(bytes_per_pixel(c, whole=whole) for c in configs) * (SLACK_WHOLE if whole else SLACK)
+    outputs = max(len(c.classes) for c in configs) + 1
+    held = sum(12 + outputs for c in configs for _ in c.ratios) * 4 * max(0, variants * len(configs) - 1) / 2
+    inputs = (AHEAD + 1) * 4 * max(c.channels for c in configs)
+    waiting = 2 * 4 * (outputs + 1) / finest**2
+    return network + inputs + waiting + held
+
+
+def planned_memory(configs: Sequence[ModelConfig], limit: int, variants: int, whole: bool = False) -> float:
+    """Bytes that a prediction with tiles of up to `limit` pixels is expected to take beyond the bare process."""
+    return FIXED + limit * tile_bytes(configs, variants, whole=whole)
+
+
+# ------------------------------------------------------------------------------------------------------------- speed
+
+
+class Speeds:
+    """Measured pixels per second of a network by the side of its tile; kept between processes.
+
+    Parameters
+    ----------
+    network : Network
+    model : MSUNet
+    device : torch.device
+    threads : int
+    what : str
+        Whatever else changes the speed, such as the precision.
+    """
+
+    def __init__(self, network: Network, model: MSUNet, device: torch.device, threads: int, what: str) -> None:
+        self.network = network
+        self.config = model.config
+        self.branch, self.stride = 0, model.config.size_multiple
+        if not self.config.joint:
+            self.branch = max(range(len(model.config.scales)), key=lambda i: model.config.scales[i])
+            self.stride = model.config.branches[self.branch].stride
+        machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.node()
+        shape = model.config.model_dump_json(include={"branch", "channels", "fusion", "scales"})
+        text = json.dumps([shape, machine, str(device), threads, what, torch.__version__])
+        self.file = _folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        self.known: dict[int, float] = _load(self.file)
+
+    def measure(self, sides: Sequence[int], limit: int) -> dict[int, float]:
+        """The speeds at these sides, the unknown ones measured now (the better of two passes)."""
+        for side in sides:
+            if side in self.known or (side * side > limit and side != min(sides)):
+                continue
+            pixels = max(side // self.stride, 1) * self.stride
+            keep = Window(0, 0, pixels, pixels)
+            best = float("inf")
+            for _ in range(2):
+                events.check()
+                started = time.perf_counter()
+                with torch.inference_mode():
+                    self._run(pixels, keep)
+                best = min(best, time.perf_counter() - started)
+            self.known[side] = pixels * pixels / best
+        _save(self.file, self.known)
+        return {side: self.known[side] for side in sides if side in self.known}
+
+    def _run(self, side: int, keep: Window) -> None:
+        if self.config.joint:
+            self.network.run_joint([x.fill_(0.5) for x in _empty(self.config, side, "cpu")], keep).cpu()
+        else:
+            x = torch.full((1, self.config.channels, side, side), 0.5)
+            self.network.run(self.branch, x, keep).cpu()
+
+    def best_limit(self, limit: int, margin: int) -> int:
+        """Pixels of the tile that gives the most useful pixels per second, of those that the memory allows."""
+        speeds = self.measure([s for s in SIDES if s * s <= limit] or [int(limit**0.5)], limit)
+        largest = int(limit**0.5)
+        sides = {**speeds, largest: speeds[max(speeds)]}
+
+        def useful(side: int) -> float:
+            return sides[side] * max(side - 2 * margin, 1) ** 2 / side**2
+
+        best = max(sides, key=useful)
+        return limit if best == largest else best * best
+
+    @property
+    def rate(self) -> float:
+        """Pixels per second through the network, of the largest tile that was measured; 0 where none was."""
+        return self.known[max(self.known)] if self.known else 0.0
+
+
+def _folder() -> Path:
+    return Path(platformdirs.user_cache_path("napari-msunet", appauthor=False)) / "speed"
+
+
+def _load(file: Path) -> dict[int, float]:
+    """What was measured lately: the machine may have been busy with something else then."""
+    try:
+        if time.time() - file.stat().st_mtime > FRESH:
+            return {}
+        return {int(k): float(v) for k, v in json.loads(file.read_text()).items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _save(file: Path, known: dict[int, float]) -> None:
+    """Keep what was measured; without a writable folder it is measured again."""
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        aside = file.with_name(f".{uuid4().hex[:8]}.part")
+        aside.write_text(json.dumps(known))
+        os.replace(aside, file)

@@ -1,0 +1,121 @@
+"""The seam meter: how much labels depend on where the tiles lie, where a margin is not the exact one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_msunet.geometry import Window, round_up
+from napari_msunet.inference.network import VARIANTS
+from napari_msunet.inference.plan import Plan, Request, make_plan
+from napari_msunet.inference.postprocess import decide
+from napari_msunet.inference.setup import Setup, margins_of
+from napari_msunet.labels import Run
+
+NEAR = 16
+"""Target pixels from a border that count as near."""
+
+PLACES = 6
+"""Corners of tiles that are looked at, evenly over the plan."""
+
+SIDE = 1024
+"""Largest side of what is computed again around a corner."""
+
+
+def seam_meter(run: Run, setup: Setup, plan: Plan) -> dict[str, float]:
+    """Labels that change when the tiles are shifted, near the borders of tiles and elsewhere.
+
+    Around some corners where tiles meet, the same model with the same margin is run on tiles whose middle lies there.
+
+    Returns
+    -------
+    dict
+        "near": share of the labels within 16 target pixels of a border of the run's tiles that differ; "elsewhere":
+        of the others that are as far from the borders of the shifted tiles.
+    """
+    differ, counts = np.zeros(2), np.zeros(2)
+    for window in _around_corners(plan):
+        shifted = _labels(setup, plan, window)
+        known = run.read(window, output="raw" if "raw" in run.outputs else "labels")
+        near = _near_borders(plan, window)
+        inner = np.zeros(window.shape, bool)
+        inner[2 * NEAR : -2 * NEAR, 2 * NEAR : -2 * NEAR] = True
+        if setup.mask is not None:
+            inner &= setup.mask.on(setup.grid, window)
+        for n, where in enumerate((near & inner, ~near & inner)):
+            differ[n] += np.count_nonzero((shifted != known) & where)
+            counts[n] += np.count_nonzero(where)
+    shares = differ / np.maximum(counts, 1)
+    return {"near": float(shares[0]), "elsewhere": float(shares[1])}
+
+
+def _tiles(plan: Plan) -> list[Window]:
+    """The tiles, or of a blended network the squares that are blended, in target pixels."""
+    for s, stream in enumerate(plan.streams):
+        if stream.blended:
+            found = [Window(*box) for unit in plan.units for box in unit.pieces[s]]
+            half = stream.overlap // 2
+            inner = (Window(w.y + half, w.x + half, w.height - 2 * half, w.width - 2 * half) for w in found)
+            return [w.times(1 / stream.ratio).intersection(plan.target) for w in inner]
+    return [Window(*box) for unit in plan.units for box in unit.tiles]
+
+
+def _around_corners(plan: Plan) -> list[Window]:
+    """Windows whose middle is a tile's lower right corner, where the wanted window goes on."""
+    tiles = [tile for tile in _tiles(plan) if not tile.empty]
+    largest = max((tile.shape for tile in tiles), key=min, default=(0, 0))
+    side = round_up(max(8 * NEAR, min(SIDE, min(largest))), 2 * plan.alignment)
+    found = []
+    for tile in tiles:
+        y, x = (v // plan.alignment * plan.alignment for v in tile.stop)
+        window = Window(y - side // 2, x - side // 2, side, side).intersection(plan.target)
+        if window.height > 6 * NEAR and window.width > 6 * NEAR and tile.stop != plan.target.stop:
+            found.append(window)
+    return found[:: max(1, len(found) // PLACES)][:PLACES]
+
+
+def _labels(setup: Setup, plan: Plan, window: Window) -> npt.NDArray[np.uint8]:
+    """Labels of a window, computed in tiles of its own."""
+    request = Request(
+        configs=[model.config for model in setup.models],
+        exact_margins=[margins_of(model) for model in setup.models],
+        grid=setup.grid,
+        window=window,
+        margin=setup.options.margin,
+        tile=max(window.shape),
+        variants=len(VARIANTS[setup.options.tta]),
+        limit=plan.limit,
+        device=plan.device,
+        threads=plan.threads,
+        origin=(window.y, window.x),
+    )
+    single = replace(setup, window=window, mask=None)
+    again = make_plan(request)
+    out = np.zeros(window.shape, np.uint8)
+    work = single.passes(again, setup.devices[0])
+    for results in work.run(work.works(None, ())):
+        for result in results:
+            part = result.tile.window.intersection(window)
+            if result.maps is not None:
+                source = part.slices((result.tile.window.y, result.tile.window.x))
+                values = decide(result.maps.probabilities[(slice(None), *source)], setup.thresholds)
+                out[part.slices((window.y, window.x))] = values
+    return out
+
+
+def _near_borders(plan: Plan, window: Window) -> npt.NDArray[np.bool_]:
+    """Which pixels of a window lie near a border of the plan's tiles."""
+    near = np.zeros(window.shape, bool)
+    for tile in _tiles(plan):
+        around = tile.padded(NEAR).intersection(window)
+        if around.empty:
+            continue
+        inner = Window(tile.y + NEAR, tile.x + NEAR, tile.height - 2 * NEAR, tile.width - 2 * NEAR)
+        ring = np.ones(around.shape, bool)
+        part = inner.intersection(around)
+        if not part.empty:
+            ring[part.slices((around.y, around.x))] = False
+        near[around.slices((window.y, window.x))] |= ring
+    return near

@@ -1,0 +1,333 @@
+"""A prediction before its first tile: does the model fit the slide, where to compute, on what, in which tiles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import inf
+from typing import Any
+
+import torch
+
+from napari_msunet.config import PredictOptions
+from napari_msunet.errors import ModelError, MsunetError
+from napari_msunet.geometry import Grid, Region, Window, round_up
+from napari_msunet.inference.budget import LONG, Speeds, limit_for, planned_memory
+from napari_msunet.inference.engine import Pass, Wanted
+from napari_msunet.inference.network import VARIANTS, Network, TorchNetwork, pick_devices
+from napari_msunet.inference.plan import UNIT, Plan, Request, make_plan
+from napari_msunet.inference.postprocess import threshold_array
+from napari_msunet.inference.slide_statistics import Statistics, adapted, fit_statistics, layers_of
+from napari_msunet.labels.area import Mask, where_mask
+from napari_msunet.models import MSUNet
+from napari_msunet.own_process import resident
+from napari_msunet.slide import Slide
+from napari_msunet.slide.appearance import Seen, legacy_scale, seen_by
+from napari_msunet.slide.numbers import Scale
+
+SMALL = 2_500_000
+"""Target pixels up to which nothing is counted or measured first: what is in view is to come at once."""
+
+SMALL_LIMIT = 4_000_000
+
+GUESS = {"cpu": 1e6, "cuda": 50e6, "mps": 10e6}
+"""Pixels per second through a network, where nothing was measured."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that a prediction was asked, checked.
+
+    Attributes
+    ----------
+    models : tuple of MSUNet
+        The ensemble.
+    grid : Grid
+        The target grid.
+    window : Window
+        Target pixels that are wanted.
+    mask : Mask, optional
+        What is wanted of them.
+    devices : tuple of torch.device
+    channels : tuple of int, optional
+        The slide's channels that become the models'; None: all, in their order.
+    kept : sequence, optional
+        For each model, statistics of the slide that were fitted before; None: fitted when first needed.
+    seen : tuple of Seen
+        For each model, how it sees the slide's values.
+    bare : int
+        Bytes that the process had before anything was done for this prediction.
+    """
+
+    slide: Slide
+    models: tuple[MSUNet, ...]
+    options: PredictOptions
+    grid: Grid
+    window: Window
+    mask: Mask | None
+    devices: tuple[torch.device, ...]
+    channels: tuple[int, ...] | None
+    kept: Sequence[Statistics | None] | None = None
+    seen: tuple[Seen, ...] = ()
+    bare: int = field(default_factory=resident)
+
+    def key(self) -> tuple[str, dict[str, Any]]:
+        """The name of the run of these options, and what it is the hash of: all that can change a byte."""
+        options = self.options
+        own = {"tta", "precision", "engine", "compile", "margin", "tile", "batch_size"}
+        asked: dict[str, Any] = {
+            "slide": self.slide.identity,
+            "slide_mpp": self.slide.mpp,
+            "models": [model.fingerprint for model in self.models],
+            "window": (self.window.y, self.window.x, self.window.height, self.window.width),
+            "where": None if self.mask is None else self.mask.key,
+            "outputs": sorted({"labels", *options.outputs}),
+            "probability_dtype": options.probability_dtype if "probabilities" in options.outputs else None,
+            "device": sorted({device.type for device in self.devices}),
+            "channels": self.channels,
+            "postprocess": options.postprocess.model_dump(mode="json"),
+            **{name: getattr(options, name) for name in sorted(own)},
+        }
+        before, slide = legacy_scale(self.slide.dtype), self.slide
+        if any(s.scale[:2] != before[:2] for s in self.seen) or "person" in (
+            slide.numbers.kind_from,
+            slide.numbers.range_from,
+        ):
+            asked["values"] = [[*s.scale[:2]] for s in self.seen], slide.background.tolist()
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16], asked
+
+    @property
+    def wanted(self) -> Wanted:
+        """Which maps the tiles give."""
+        return Wanted(disagreement="disagreement" in self.options.outputs, entropy="entropy" in self.options.outputs)
+
+    @cached_property
+    def thresholds(self) -> Any:
+        """For each class, as `decide` takes them."""
+        return threshold_array(self.options.postprocess.thresholds, self.models[0].config.classes)
+
+    @cached_property
+    def statistics(self) -> tuple[Statistics | None, ...] | None:
+        """For each model with slide normalisation the slide's statistics; None if no model has it."""
+        if self.kept is not None:
+            return tuple(self.kept)
+        found = [
+            fit_statistics(m, [self.slide], self.channels, scale) if layers_of(m) else None
+            for m, scale in zip(self.models, self.scales, strict=True)
+        ]
+        return tuple(found) if any(found) else None
+
+    def networks(self, device: torch.device) -> tuple[Network, ...]:
+        """The models made ready on a device, for this slide."""
+        known = self.statistics or (None,) * len(self.models)
+        fitting = [m if s is None else adapted(m, s) for m, s in zip(self.models, known, strict=True)]
+        return tuple(network_for(model, device, self.options) for model in fitting)
+
+    def passes(self, plan: Plan, device: torch.device) -> Pass:
+        """The engine on a device."""
+        variants = VARIANTS[self.options.tta]
+        networks = self.networks(device)
+        return Pass(networks, self.slide, plan, self.grid, self.wanted, variants, self.channels, self.bare, self.scales)
+
+    @property
+    def scales(self) -> list[Scale]:
+        """For each model, how it sees the slide's values as 0..1."""
+        return [seen.scale for seen in self.seen]
+
+    @property
+    def doubts(self) -> list[str]:
+        """What may be wrong with what the slide's numbers were taken for, a sentence each."""
+        return list(dict.fromkeys(text for seen in self.seen for text in seen.doubts))
+
+
+def network_for(model: MSUNet, device: torch.device, options: PredictOptions) -> Network:
+    """A model made ready for prediction in the engine that the options name."""
+    if options.engine == "onnx":
+        from napari_msunet.inference.network import OnnxNetwork
+
+        return OnnxNetwork(model, device)
+    return TorchNetwork(model, device, options.precision, options.compile)
+
+
+def set_up(slide: Slide, models: Sequence[MSUNet], options: PredictOptions) -> Setup:
+    """Check what a prediction is asked.
+
+    Raises
+    ------
+    ModelError
+        If the models do not agree with each other or with the slide, or a device is not there.
+    MissingMppError
+        If the slide's µm per pixel are not known.
+    MsunetError
+        If the region holds no pixel of the slide.
+    """
+    bare = resident()
+    check_ensemble(models)
+    config = models[0].config
+    channels = matched_channels(models[0], slide, options.channels)
+    grid = slide.grid(config.target)
+    window = wanted_window(slide, grid, options.region)
+    if "disagreement" in options.outputs and max(m.config.voices for m in models) <= 1:
+        raise ModelError(
+            "This model has one scale or one output only, so its scales cannot disagree; ask for entropy instead."
+        )
+    devices = pick_devices(options.device)
+    if options.engine == "onnx":
+        from napari_msunet.inference.network import check_onnx
+
+        check_onnx(models, options, devices)
+    mask = where_mask(slide, options.where)
+    seen = tuple(seen_by(model.config.trained_on, slide) for model in models)
+    setup = Setup(slide, tuple(models), options, grid, window, mask, devices, channels, seen=seen, bare=bare)
+    _ = setup.thresholds  # names that are no class are an error now
+    return setup
+
+
+def check_ensemble(models: Sequence[MSUNet]) -> None:
+    """Models of an ensemble agree on classes, µm per pixel and channels, or `ModelError`."""
+    first = models[0].config
+    for other in (model.config for model in models[1:]):
+        for name in ("classes", "mpp", "pixel", "channels"):
+            if getattr(other, name) != getattr(first, name):
+                raise ModelError(
+                    f"The models of an ensemble differ in {name}: {getattr(first, name)} and {getattr(other, name)}; "
+                    "give models that were trained for the same."
+                )
+
+
+def matched_channels(model: MSUNet, slide: Slide, asked: Sequence[str | int] | None = None) -> tuple[int, ...] | None:
+    """Which of the slide's channels are the model's: those asked for, else those of the same names, else all.
+
+    Raises
+    ------
+    ModelError
+        If there is no such channel, or there are too few or too many.
+    """
+    count, names = model.config.channels, list(slide.channels)
+    has = f"the slide {slide.path or ''} has {slide.shape[2]} channels ({', '.join(names)})"
+    if asked is not None:
+        found = []
+        for channel in asked:
+            if isinstance(channel, str) and channel in names:
+                found.append(names.index(channel))
+            elif isinstance(channel, int) and 0 <= channel < slide.shape[2]:
+                found.append(channel)
+            else:
+                raise ModelError(f"There is no channel {channel!r}: {has}; name them, or count from 0.")
+        if len(found) != count:
+            raise ModelError(f"{len(found)} channels were given for a model of {count}; give {count} of: {names}.")
+        return tuple(found)
+    wanted = model.config.channel_names
+    if wanted is not None and set(wanted) <= set(names) and len(set(names)) == len(names):
+        order = tuple(names.index(name) for name in wanted)
+        return None if order == tuple(range(slide.shape[2])) else order
+    if slide.shape[2] != count:
+        called = f" ({', '.join(wanted)})" if wanted else ""
+        raise ModelError(
+            f"The model expects {count} channels{called}, but {has}; say which are the model's with channels=(...), by "
+            "name or number, or take another model."
+        )
+    return None
+
+
+def wanted_window(slide: Slide, grid: Grid, region: tuple[float, float, float, float] | None) -> Window:
+    """The target pixels asked for, clipped to the slide."""
+    if region is None:
+        return grid.whole
+    window = grid.centres(Region(*region)).intersection(grid.whole)
+    if window.empty:
+        raise MsunetError(
+            f"The region {region} (y, x, height, width in level-0 pixels) holds no pixel of the slide, which is "
+            f"{slide.shape[0]} x {slide.shape[1]} level-0 pixels; give one that overlaps it."
+        )
+    return window
+
+
+def margins_of(model: MSUNet) -> tuple[int | None, ...]:
+    """What `streams_of` takes: for each branch, or for a joint model, its margin; None where there is none."""
+    if model.config.joint:
+        return (model.joint_margin if model.exact else None,)
+    if model.exact:
+        return model.branch_margins
+    pairs = zip(model.reaches, model.config.ratios, model.config.branches, strict=True)
+    needs = [(reach.aligned + (ratio < 1), branch.stride) for reach, ratio, branch in pairs]
+    return tuple(None if need == inf else round_up(need, stride) for need, stride in needs)
+
+
+def plan_for(setup: Setup, unit: int | None = None, halvings: int = 0) -> Plan:
+    """The plan of a prediction.
+
+    Parameters
+    ----------
+    unit : int, optional
+        Largest side of a unit in target pixels.
+    halvings : int
+        How often a device had too little memory for what was planned before.
+    """
+    options, configs = setup.options, [model.config for model in setup.models]
+    variants = len(VARIANTS[options.tta])
+    memory = options.memory * 1e9
+    small = setup.window.height * setup.window.width <= SMALL
+    counted = not small or memory < 2e9
+    whole = options.engine == "onnx"
+    limit = limit_for(configs, memory, variants, setup.devices[0], whole) if counted else SMALL_LIMIT
+    batch = max(1, options.batch_size >> halvings)
+    limit >>= max(0, halvings - (options.batch_size.bit_length() - 1))
+    if setup.window.height * setup.window.width > LONG and options.tile is None and halvings == 0:
+        limit = _fastest(setup, limit)
+    return make_plan(
+        Request(
+            configs=configs,
+            exact_margins=[margins_of(model) for model in setup.models],
+            grid=setup.grid,
+            window=setup.window,
+            mask=setup.mask,
+            margin=options.margin,
+            tile=options.tile if halvings == 0 else _smaller(options.tile, halvings),
+            batch=batch,
+            variants=variants,
+            limit=limit * batch,
+            memory=0.0 if small else planned_memory(configs, limit * batch, variants, whole),
+            device=str(setup.devices[0]),
+            threads=torch.get_num_threads(),
+            generation=halvings,
+            unit=unit or UNIT,
+        )
+    )
+
+
+def _smaller(tile: int | None, halvings: int) -> int | None:
+    return None if tile is None else max(1, int(tile / 2 ** (halvings / 2)))
+
+
+def _speeds(setup: Setup) -> Speeds:
+    model, options = setup.models[0], setup.options
+    network = network_for(model, setup.devices[0], options)
+    what = f"{options.precision} {options.engine} {options.compile}"
+    return Speeds(network, model, setup.devices[0], torch.get_num_threads(), what)
+
+
+def _fastest(setup: Setup, limit: int) -> int:
+    """Of the tiles that the memory allows, the one with the most useful pixels per second, as measured."""
+    speeds = _speeds(setup)
+    margins, options = margins_of(setup.models[0]), setup.options
+    finest = margins[speeds.branch]
+    if finest is None:
+        return limit  # the squares of a blended network have a size of their own
+    margin = finest if options.margin == "exact" else finest // 2
+    if not isinstance(options.margin, str):
+        margin = int(
+            options.margin * (1 if setup.models[0].config.joint else setup.models[0].config.scales[speeds.branch])
+        )
+    return speeds.best_limit(limit, margin)
+
+
+def estimate(setup: Setup, plan: Plan) -> float:
+    """Seconds that a plan should take, from measured speeds."""
+    speeds = _speeds(setup)
+    speeds.measure([min(1024, int(plan.limit**0.5))], plan.limit)
+    rate = speeds.rate or GUESS[setup.devices[0].type]
+    return round(plan.through / rate / len(setup.devices), 1)

@@ -1,0 +1,240 @@
+"""What a person gives to be predicted - files, folders, tables, drawn regions - as the parts of a job."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import shapely
+from pydantic import ValidationError
+
+from napari_msunet._io import read_csv
+from napari_msunet.annotation.importing import ClassedShapes
+from napari_msunet.annotation.painting import Painting
+from napari_msunet.annotation.shape_files import KINDS, ShapeFileError, read_shape_file
+from napari_msunet.config import Drawn, GivenSlide, InClasses, Where, explain
+from napari_msunet.errors import MsunetError, SlideError
+from napari_msunet.names import true_path
+from napari_msunet.slide.numbers import checked_kind, parse_range
+from napari_msunet.slide.pixel_size import parse_mpp
+from napari_msunet.slide.slide import DOUBLE, READABLE
+
+TABLES = frozenset((".csv", ".tsv", ".txt"))
+STORE = ".ome.zarr"
+_OUTLINES = (".geojson", ".json", ".xml", ".annotations")
+
+
+def slides_given(given: Sequence[Path], out: Path) -> tuple[GivenSlide, ...]:
+    """The slides among files, folders and tables, each with its label store below a folder.
+
+    Parameters
+    ----------
+    given : sequence of Path
+        Slides; folders, in which all readable files are taken, and those of folders below (label stores are none);
+        ``.csv`` or ``.tsv`` tables with a column `slide` and, if wanted, `mpp`, `kind`, `value_range`,
+        `out`, `where` and `group`; ``.txt`` files with one slide on each line. Paths in them are relative to them.
+    out : Path
+        Folder of the label stores: a slide of a folder keeps its place below that folder.
+
+    Raises
+    ------
+    MsunetError
+        If there is nothing, a table cannot be used, or two slides would share a store.
+    """
+    found: list[tuple[Path, dict[str, Any]]] = []
+    for path in given:
+        found += [(below, {**row, "slide": slide}) for slide, below, row in _one_given(path)]
+    names = _names([(entry["slide"], below) for below, entry in found])
+    slides = []
+    for (_, entry), name in zip(found, names, strict=True):
+        entry.setdefault("out", out / f"{name}{STORE}")
+        try:
+            slides.append(GivenSlide(**entry))
+        except ValidationError as error:
+            raise explain(error, f"What is given for {entry['slide']}") from error
+    if not slides:
+        raise MsunetError(
+            f"No slide was found in {', '.join(map(str, given))}; give slides, a folder of slides, or a CSV."
+        )
+    return tuple(slides)
+
+
+def is_many(given: Sequence[Path]) -> bool:
+    """Whether this stands for several slides: more than one path, a folder of files, or a table."""
+    first = given[0]
+    table = first.suffix.lower() in TABLES and first.is_file()
+    return len(given) > 1 or table or (first.is_dir() and not _is_zarr(first))
+
+
+def _one_given(path: Path) -> Iterator[tuple[Path, Path, dict[str, Any]]]:
+    """`slide, its name below what was given, what else is known` of each slide in a thing that was given."""
+    if path.suffix.lower() in TABLES and path.is_file():
+        yield from ((slide, Path(slide.name), row) for slide, row in _rows(path))
+    elif path.is_dir() and not _is_zarr(path):
+        yield from ((slide, slide.relative_to(path), {}) for slide in _walk(path))
+    else:
+        yield path, Path(path.name), {}
+
+
+def _is_zarr(path: Path) -> bool:
+    return any((path / name).is_file() for name in ("zarr.json", ".zattrs", ".zgroup"))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Readable files below a folder, by name; zarr folders that hold no labels are slides, too."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise MsunetError(f"The folder {folder} cannot be read ({error.strerror}); check its permissions.") from error
+    files = {entry.stem for entry in entries if entry.suffix.lower() == ".mrxs"}
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if _is_zarr(entry):
+                if not (entry / "edited").exists() and not (entry / "runs").exists():
+                    yield entry
+            elif entry.name not in files:  # the data of an MRXS file
+                yield from _walk(entry)
+        elif entry.suffix.lower() in READABLE:
+            yield entry
+
+
+def _names(slides: list[tuple[Path, Path]]) -> list[str]:
+    """A name for each slide's store: its own without the suffix, with it where two would have the same."""
+    short = [_without_suffix(below) for _, below in slides]
+    often = Counter(short)
+    names = [name if often[name] == 1 else below.as_posix() for name, (_, below) in zip(short, slides, strict=True)]
+    first: dict[str, Path] = {}
+    for name, (slide, _) in zip(names, slides, strict=True):
+        other = first.setdefault(name, slide)
+        if other is not slide:
+            raise MsunetError(
+                f"{other} and {slide} have the same name; give a CSV with the columns slide and out, so that each has "
+                "a label store of its own."
+            )
+    return names
+
+
+def _without_suffix(below: Path) -> str:
+    name = below.as_posix()
+    for ending in DOUBLE:
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    return below.with_suffix("").as_posix()
+
+
+def _rows(table: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """`slide, what else is known` of each row of a table."""
+    if table.suffix.lower() == ".txt":
+        try:
+            lines = table.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise MsunetError(f"The table {table} cannot be read ({error}); give a list in UTF-8.") from error
+        yield from ((true_path(table.parent / line.strip()), {}) for line in lines if line.strip())
+        return
+    columns, rows = read_csv(table)
+    if "slide" not in columns:
+        raise MsunetError(
+            f"The table {table} has the columns {', '.join(columns) or 'none'}; one called slide is needed, and mpp, "
+            "kind, value_range, out, where and group are understood."
+        )
+    for row in rows:
+        if not row["slide"]:
+            raise MsunetError(f"Row {row.number} of {table} names no slide; fill the column slide or remove the row.")
+        yield true_path(table.parent / row["slide"]), _row_fields(table, row.number, row)
+
+
+def _row_fields(table: Path, number: int, values: dict[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    mpp = values.get("mpp") or values.get("slide_mpp")
+    if mpp:
+        found["mpp"] = parse_mpp(mpp, f"Row {number} of {table}")
+    if values.get("out"):
+        found["out"] = table.parent / values["out"]
+    try:
+        if values.get("kind"):
+            found["kind"] = checked_kind(values["kind"].lower())
+        if values.get("value_range"):
+            found["value_range"] = parse_range(values["value_range"])
+    except SlideError as error:
+        raise MsunetError(f"Row {number} of {table}: {error}") from error
+    if values.get("group"):
+        found["group"] = values["group"]
+    if values.get("where"):
+        found["where"] = parse_where(values["where"], table.parent)
+    return found
+
+
+def parse_where(text: str, folder: Path = Path()) -> Where:
+    """The part of a slide: ``"all"``, ``"tissue"``, a file of outlines, or a label store: ``labels.ome.zarr:gland``.
+
+    Parameters
+    ----------
+    text : str
+    folder : Path
+        What a relative path is relative to.
+
+    Raises
+    ------
+    MsunetError
+        If it is none of these.
+    """
+    if text == "all" or text == "tissue":
+        return text  # type: ignore[return-value]  # mypy does not narrow to the literals
+    if (folder / text).is_file() or text.lower().endswith(_OUTLINES):
+        return drawn(folder / text)
+    store, colon, names = text.rpartition(":")
+    if not colon or (folder / text).exists() or not store:
+        store, names = text, ""
+    if not (folder / store).is_dir():
+        raise MsunetError(
+            f"--where {text!r} is none of: tissue, a file of outlines that is there ({KINDS}), or a label store "
+            "that is there (labels.ome.zarr, or labels.ome.zarr:gland,stroma for some of its classes)."
+        )
+    classes = tuple(name.strip() for name in names.split(",") if name.strip())
+    return InClasses(labels=folder / store, classes=classes or None)
+
+
+def drawn(path: Path) -> Drawn:
+    """The areas in a file of outlines, read as `import` and training read them; of whatever class.
+
+    Raises
+    ------
+    ShapeFileError
+        If it cannot be read or holds no area.
+    """
+    file = read_shape_file(path)
+    areas = ClassedShapes(file, [(1, s) for s in file.shapes if s.areal], {})
+    painting = Painting(areas.numbered)
+    report = areas.report(None, painting)
+    solid = [p for s in sorted(painting.shapes) for p in _without_holes(s.geometry)]
+    if not solid:
+        why = f" {report.losses()}" if report.lost else ""
+        raise ShapeFileError(
+            f"{path} holds no area.{why} Draw the part that is wanted as a polygon, and export it again."
+        )
+    polygons = tuple(tuple((y, x) for x, y in piece.exterior.coords[:-1]) for piece in solid)
+    lost = [f for f in report.fates if f.fate == "left out" or f.repaired]
+    return Drawn(polygons=polygons, left_out=f"{path.name}: {report.losses()}" if lost else "")
+
+
+def _without_holes(area: Any) -> list[Any]:
+    """The same area as polygons without holes: cut through a hole until there is none."""
+    pieces: list[Any] = []
+    waiting = [area]
+    while waiting:
+        part = waiting.pop()
+        if part.geom_type in ("MultiPolygon", "GeometryCollection"):
+            waiting += list(part.geoms)
+        elif part.geom_type == "Polygon" and part.area and not part.interiors:
+            pieces.append(part)
+        elif part.geom_type == "Polygon" and part.area:
+            left, _, right, _ = part.interiors[0].bounds
+            middle = left + 0.4871 * (right - left)  # no pixel's centre is likely to lie there
+            x0, y0, x1, y1 = part.bounds
+            boxes = (shapely.box(x0 - 1, y0 - 1, middle, y1 + 1), shapely.box(middle, y0 - 1, x1 + 1, y1 + 1))
+            waiting += [shapely.intersection(part, box) for box in boxes]
+    return pieces

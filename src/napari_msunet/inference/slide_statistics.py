@@ -1,0 +1,198 @@
+"""Slide normalisation: its statistics, taken once for each slide from a fixed sample of its tissue.
+
+The sample depends on the slide and the model only, never on the region or the tiles that are wanted, and what was found
+is kept with a run, so that the prediction is one function of the whole slide.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import OrderedDict
+from collections.abc import Sequence
+from copy import deepcopy
+from math import ceil
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from napari_msunet.config import ModelConfig
+from napari_msunet.errors import ModelError, SlideError
+from napari_msunet.geometry import Grid, Window, round_up
+from napari_msunet.inference.engine import as_input
+from napari_msunet.models import MSUNet, input_windows
+from napari_msunet.models.blocks import SlideNorm
+from napari_msunet.models.windows import window_multiple
+from napari_msunet.slide import Slide
+from napari_msunet.slide.appearance import seen_by
+from napari_msunet.slide.numbers import Scale
+from napari_msunet.slide.tissue import found_tissue
+
+SAMPLE = 8
+"""Windows of the sample."""
+
+LARGEST = 256
+"""Their side in target pixels at most, unless the model needs more: in training they had so many, or fewer."""
+
+_KEPT = 8
+
+Statistics = dict[str, str]
+"""For each layer of slide normalisation its means, then its variances: little-endian float32, as base64."""
+
+_found: OrderedDict[tuple[Any, ...], Statistics] = OrderedDict()
+
+
+def layers_of(model: MSUNet) -> dict[str, SlideNorm]:
+    """The layers of slide normalisation, by name; empty for models without."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, SlideNorm)}
+
+
+def fit_statistics(
+    model: MSUNet, slides: Sequence[Slide], channels: Sequence[int] | None = None, scale: Scale | None = None
+) -> Statistics:
+    """The statistics of a slide, or of several that belong together.
+
+    A sample of windows goes through the network as one batch, whose statistics each layer uses and keeps, as in
+    training. On the CPU in float32, so the same on any device.
+
+    Parameters
+    ----------
+    model : MSUNet
+        It is not changed.
+    slides : sequence of Slide
+    channels : sequence of int, optional
+        The slides' channels that are the model's; None: all.
+    scale : Scale, optional
+        How the model sees the slides' values; None: as it sees each of them.
+
+    Returns
+    -------
+    dict
+        For `adapted`; plain JSON values.
+
+    Raises
+    ------
+    MissingMppError
+        If the µm per pixel of a slide are not known.
+    SlideError
+        If a slide cannot be read.
+    """
+    scales = [scale or seen_by(model.config.trained_on, slide).scale for slide in slides]
+    key = _key(model, slides, channels, scales)
+    if key is not None and key in _found:
+        _found.move_to_end(key)
+        return _found[key]
+    copy = deepcopy(model).cpu().eval()
+    layers = layers_of(copy)
+    for layer in layers.values():
+        layer.reset_running_stats()
+        layer.momentum = None  # the mean over calls; where scales share a network there are several
+        layer.train()
+    inputs = _sample(copy.config, slides, _side(copy), channels, scales)
+    with torch.no_grad():
+        copy.outputs(inputs, field=copy.config.field)
+    found = {name: _packed(layer) for name, layer in layers.items()}
+    if key is not None:
+        _found[key] = found
+        while len(_found) > _KEPT:
+            _found.popitem(last=False)
+    return found
+
+
+def _key(
+    model: MSUNet, slides: Sequence[Slide], channels: Sequence[int] | None, scales: Sequence[Scale]
+) -> tuple[Any, ...] | None:
+    """What tells these statistics from others; None for images in memory, which cannot be told apart."""
+    try:
+        known = [(slide.identity, slide.mpp, slide.kind, scale) for slide, scale in zip(slides, scales, strict=True)]
+    except SlideError:
+        return None
+    return (model.fingerprint, channels and tuple(channels), *known)
+
+
+def adapted(model: MSUNet, statistics: Statistics) -> MSUNet:
+    """A copy of a model for the slide that these statistics are of.
+
+    Raises
+    ------
+    ModelError
+        If they are another model's.
+    """
+    copy = deepcopy(model)
+    layers = layers_of(copy)
+    if layers.keys() != statistics.keys():
+        raise ModelError(
+            f"The statistics of {len(statistics)} layers were given for a model with {len(layers)} layers of slide "
+            "normalisation; predict again into a new output."
+        )
+    for name, layer in layers.items():
+        values = np.frombuffer(base64.b64decode(statistics[name]), "<f4")
+        if values.size != 2 * layer.num_features:
+            raise ModelError(f"The statistics of the layer {name} are another model's; predict into a new output.")
+        mean, var = torch.from_numpy(values.copy()).chunk(2)
+        for buffer, new in ((layer.running_mean, mean), (layer.running_var, var)):
+            assert buffer is not None  # for the type checker
+            buffer.copy_(new)
+    return copy
+
+
+def _packed(layer: SlideNorm) -> str:
+    assert layer.running_mean is not None  # this and the next for the type checker
+    assert layer.running_var is not None
+    values = torch.cat((layer.running_mean, layer.running_var)).numpy().astype("<f4")
+    return base64.b64encode(values.tobytes()).decode()
+
+
+def _side(model: MSUNet) -> int:
+    """Side of a window of the sample: as in training, in target pixels."""
+    trained = int(model.summary.get("size", LARGEST))
+    return round_up(min(trained, LARGEST), window_multiple(model.config))
+
+
+def _sample(
+    config: ModelConfig, slides: Sequence[Slide], side: int, channels: Sequence[int] | None, scales: Sequence[Scale]
+) -> list[Tensor]:
+    """One batch `(n, C, h, w)` for each scale, 0..1."""
+    pairs = list(zip(slides, scales, strict=True))
+    if len(pairs) > SAMPLE:
+        pairs = [pairs[n * len(pairs) // SAMPLE] for n in range(SAMPLE)]
+    batches: list[list[npt.NDArray[np.float32]]] = [[] for _ in config.scales]
+    for slide, scale in pairs:
+        grid = slide.grid(config.target)
+        grids = [grid.scaled(ratio) for ratio in config.input_ratios]
+        for window in sample_windows(slide, grid, side, ceil(SAMPLE / len(pairs)), config.size_multiple):
+            for batch, own, part in zip(batches, grids, input_windows(config, window), strict=True):
+                pixels = slide.read_window(own, part)
+                batch.append(as_input(pixels if channels is None else pixels[..., list(channels)], scale))
+    return [torch.from_numpy(np.stack(batch)) for batch in batches]
+
+
+def sample_windows(slide: Slide, grid: Grid, side: int, count: int, step: int) -> list[Window]:
+    """Windows spread evenly over the tissue of a slide, or over all of it where no tissue is found.
+
+    Parameters
+    ----------
+    grid : Grid
+        That the windows are on.
+    side, step : int
+        Their side, and what their corners are multiples of; inside the slide where it is large enough.
+    count : int
+    """
+    if max(grid.shape) <= side:
+        return [Window(0, 0, side, side)]
+    tissue = found_tissue(slide)
+    places = np.argwhere(tissue.mask if tissue.mask.any() else np.ones_like(tissue.mask))
+    picked = places[[(2 * n + 1) * len(places) // (2 * count) for n in range(count)]]
+    windows = []
+    for y, x in (picked + 0.5) * (np.asarray(tissue.grid.pixel) / np.asarray(grid.pixel)):
+        top, left = (_corner(float(at), side, length, step) for at, length in zip((y, x), grid.shape, strict=True))
+        windows.append(Window(top, left, side, side))
+    return windows
+
+
+def _corner(middle: float, side: int, length: int, step: int) -> int:
+    """Where a window around a place begins: on a multiple of `step`, inside the slide if that is large enough."""
+    last = max(0, (length - side) // step * step)
+    return min(max(round((middle - side / 2) / step) * step, 0), last)

@@ -1,0 +1,290 @@
+"""Run a job: the one door to everything that takes long, for the command line, Python and the dock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from napari_msunet.config import (
+    CrossValidateJob,
+    EvaluateJob,
+    ExperimentJob,
+    ExportJob,
+    Job,
+    MeasureJob,
+    PlanJob,
+    PostprocessJob,
+    PredictJob,
+    PredictManyJob,
+    PreviewAugmentationJob,
+    PreviewJob,
+    PyramidJob,
+    TrainJob,
+    explain,
+)
+from napari_msunet.errors import MsunetError, as_path
+from napari_msunet.events import Event, Message, Result, reported
+from napari_msunet.names import loaded_again
+
+_JOBS: TypeAdapter[Any] = TypeAdapter(Job)
+
+Listener = Callable[[Event], None]
+
+
+def run(job: Job) -> Iterator[Event]:
+    """Run a job.
+
+    Parameters
+    ----------
+    job : TrainJob, PredictJob, PredictManyJob, or another job of `napari_msunet.config`
+
+    Yields
+    ------
+    Event
+        What happens; the last one of a job that came to its end is a `Result`. Closing the iterator stops the job,
+        which keeps what its documentation promises (the best model so far, the finished tiles) and leaves nothing
+        half-written.
+
+    Raises
+    ------
+    MsunetError
+        When something given cannot be used, in one sentence.
+    """
+    # Imported here, because a job that measures must not wait for torch.
+    if isinstance(job, TrainJob):
+        from napari_msunet.training.fit import train_events
+
+        yield from train_events(job)
+    elif isinstance(job, EvaluateJob):
+        from napari_msunet.training.evaluate import evaluate_events
+
+        yield from evaluate_events(job)
+    elif isinstance(job, CrossValidateJob):
+        from napari_msunet.training.cross_validation import crossval_events
+
+        yield from crossval_events(job)
+    elif isinstance(job, ExperimentJob):
+        from napari_msunet.training.experiments import experiment_events
+
+        yield from experiment_events(job)
+    elif isinstance(job, PreviewAugmentationJob):
+        from napari_msunet.training.augmentation_preview import augmentation_preview_events
+
+        yield from augmentation_preview_events(job)
+    elif isinstance(job, PredictJob):
+        from napari_msunet.inference.many import one_events
+
+        yield from one_events(job)
+    elif isinstance(job, PredictManyJob):
+        from napari_msunet.inference.many import predict_many_events
+
+        yield from predict_many_events(job)
+    elif isinstance(job, PlanJob):
+        from napari_msunet.inference.predict import describe_plan
+
+        yield Result(values=describe_plan(job.prediction))
+    elif isinstance(job, PostprocessJob):
+        from napari_msunet.inference.postprocess import postprocess_events
+
+        yield from postprocess_events(job)
+    elif isinstance(job, PreviewJob):
+        from napari_msunet.inference.image import preview_events
+
+        yield from preview_events(job)
+    elif isinstance(job, MeasureJob):
+        from napari_msunet.annotation import measure_events
+
+        yield from measure_events(job)
+    elif isinstance(job, ExportJob):
+        from napari_msunet.annotation import export_events
+
+        yield from export_events(job)
+    elif isinstance(job, PyramidJob):
+        yield from _pyramid_events(job)
+    else:
+        raise MsunetError(f"{job!r} is no job; give a TrainJob, PredictJob or another job of napari_msunet.config.")
+
+
+def _pyramid_events(job: PyramidJob) -> Iterator[Event]:
+    from napari_msunet.slide import build_pyramid, open_slide
+
+    with open_slide(job.image, job.mpp, job.image_kind, job.value_range) as slide:
+        if slide.mpp_note:
+            yield Message(level="warning", text=f"{job.image.name}: {slide.mpp_note} The pyramid has no size in µm.")
+
+        def work(report: Callable[[int, int], None]) -> Path:
+            return build_pyramid(slide, job.out, progress=report)
+
+        path = yield from reported(work, "blocks")
+    yield Result(files={"pyramid": str(path)})
+
+
+def parse_job(text: str | bytes, what: str = "The job") -> Job:
+    """The job in a piece of JSON.
+
+    Parameters
+    ----------
+    text : str or bytes
+        As `job.model_dump_json()` writes it.
+    what : str
+        How an error calls it.
+
+    Raises
+    ------
+    MsunetError
+        If it is no job; the sentence names each field that cannot be used.
+    """
+    try:
+        try:
+            job: Job = _JOBS.validate_json(text)
+        except ValidationError as error:
+            job = _JOBS.validate_python(loaded_again(text, error))
+    except ValidationError as error:
+        raise explain(error, what) from error
+    return job
+
+
+def job_from_json(path: str | Path) -> Job:
+    """The job in a JSON file; `MsunetError` where there is none."""
+    try:
+        text = as_path(path, "a job file").read_bytes()
+    except OSError as error:
+        raise MsunetError(
+            f"The job file {path} cannot be read ({error.strerror}); give a JSON file of a job."
+        ) from error
+    return parse_job(text, f"The job file {path}")
+
+
+def _finish(job: Job, on_event: Listener | None) -> Result:
+    """Run a job to its end and give its result."""
+    result = None
+    for event in run(job):
+        if on_event is not None:
+            on_event(event)
+        if isinstance(event, Result):
+            result = event
+    if result is None:
+        raise MsunetError(f"The {job.job} job ended without a result; read its messages for the reason.")
+    return result
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training gives.
+
+    Attributes
+    ----------
+    folder : Path
+        The folder of the run.
+    model_path : Path
+        The best model; `load_model` reads it.
+    metrics : dict
+        Numbers of the best epoch and of the training, as plain values.
+    files : dict of str to Path
+        All files it wrote, by what they are.
+    """
+
+    folder: Path
+    model_path: Path
+    metrics: dict[str, Any]
+    files: dict[str, Path]
+
+    @property
+    def chosen_path(self) -> Path:
+        """The model to go on with: the best one, unless it replaces another and did worse on frozen test images."""
+        guard = self.metrics.get("guard") or {}
+        return Path(guard["old_model"]) if guard.get("keep") == "old" else self.model_path
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """What an evaluation gives: `scores` as plain values (pooled, per image, per output and class) and the `files`."""
+
+    scores: dict[str, Any]
+    files: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class CrossValidateResult:
+    """What a cross-validation gives: `scores` as plain values (each fold, mean and std), `models` and the `files`."""
+
+    scores: dict[str, Any]
+    models: tuple[Path, ...]
+    files: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class ExperimentResult:
+    """What an experiment gives: `report` as plain values (variants, differences, trials), and the `files`."""
+
+    report: dict[str, Any]
+    files: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class MeasureResult:
+    """What measuring gives: one row of `classes` per class (area in µm²), and the CSV `files` it wrote."""
+
+    classes: list[dict[str, Any]]
+    files: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export gives: the `path` it wrote."""
+
+    path: Path
+
+
+def _paths(result: Result) -> dict[str, Path]:
+    return {name: Path(path) for name, path in result.files.items()}
+
+
+def train(job: TrainJob, on_event: Listener | None = None) -> TrainResult:
+    """Train a model and wait for it.
+
+    Parameters
+    ----------
+    job : TrainJob
+    on_event : callable, optional
+        Called with each event.
+    """
+    result = _finish(job, on_event)
+    files = _paths(result)
+    return TrainResult(job.out, files.get("model", job.out / "model.safetensors"), result.values, files)
+
+
+def evaluate(job: EvaluateJob, on_event: Listener | None = None) -> EvaluateResult:
+    """Score a model against masks, and wait for it; `on_event` is called with each event."""
+    result = _finish(job, on_event)
+    return EvaluateResult(result.values, _paths(result))
+
+
+def cross_validate(job: CrossValidateJob, on_event: Listener | None = None) -> CrossValidateResult:
+    """Train and score a model once for each fold, and wait for it; `on_event` is called with each event."""
+    result = _finish(job, on_event)
+    files = _paths(result)
+    models = tuple(files[f"model{n}"] for n in range(1, job.folds + 1))
+    return CrossValidateResult(result.values, models, files)
+
+
+def experiment(job: ExperimentJob, on_event: Listener | None = None) -> ExperimentResult:
+    """Compare variants of a training, and wait for it; `on_event` is called with each event."""
+    result = _finish(job, on_event)
+    return ExperimentResult(result.values, _paths(result))
+
+
+def measure(job: MeasureJob, on_event: Listener | None = None) -> MeasureResult:
+    """Measure the classes and objects of a label store, and wait for it; `on_event` is called with each event."""
+    result = _finish(job, on_event)
+    return MeasureResult(result.values["classes"], _paths(result))
+
+
+def export(job: ExportJob, on_event: Listener | None = None) -> ExportResult:
+    """Write labels in another format, and wait for it; `on_event` is called with each event."""
+    _finish(job, on_event)
+    return ExportResult(job.out)

@@ -1,0 +1,429 @@
+"""How the branches are combined: rules at each pixel, attention over scales, or inside a network."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from math import log, log2
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from napari_msunet.config import Fusion as FusionName
+from napari_msunet.config import ModelConfig
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Where the branches of a joint model meet inside a network: at which level, and how their grids relate there.
+
+
+class Meeting(NamedTuple):
+    """Where one scale meets the finest scale's network.
+
+    Attributes
+    ----------
+    level : int
+        Of its own way up for ``fusion="inject"``, of the finest scale's way down for ``"pyramid"``.
+    ratio : Fraction
+        Its pixels per pixel of the finest scale's network, where they meet.
+    step : int
+        Pixels of its own grid that are one pixel of what it brings there.
+    """
+
+    level: int
+    ratio: Fraction
+    step: int
+
+
+def meetings(config: ModelConfig) -> list[Meeting | None]:
+    """For each scale where it meets the finest one's network; None for that one, and for other fusions."""
+    meet = {"inject": _at_bottleneck, "pyramid": _at_level}.get(config.fusion)
+    if meet is None:
+        return [None] * len(config.scales)
+    return [None if i == config.finest else meet(config, i) for i in range(len(config.scales))]
+
+
+def _at_bottleneck(config: ModelConfig, i: int) -> Meeting:
+    """The coarsest level of a branch's way up whose pixels are not larger than those of the finest's bottleneck."""
+    deepest = config.branches[config.finest].depth
+    bottleneck = config.ratios[config.finest] / (grain_of(config, config.finest) * 2**deepest)
+    grain = grain_of(config, i)
+    levels = range(config.branches[i].depth + 1)
+    fitting = [level for level in levels if config.ratios[i] / (grain * 2**level) >= bottleneck]
+    level = fitting[-1] if fitting else 0
+    return Meeting(level, config.ratios[i] / (grain * 2**level) / bottleneck, grain * 2**level)
+
+
+def _at_level(config: ModelConfig, i: int) -> Meeting:
+    """The level of the way down whose pixels are nearest in size to the scale's; never the finest one."""
+    finest, grain = config.ratios[config.finest], grain_of(config, config.finest)
+    wanted = round(log2(finest / grain / config.ratios[i]))
+    level = min(max(1, wanted), config.branches[config.finest].depth)
+    return Meeting(level, config.ratios[i] * grain * 2**level / finest, 1)
+
+
+def grain_of(config: ModelConfig, i: int) -> int:
+    """Pixels a side of a branch's own grid that are one pixel of its network's finest features."""
+    return int(getattr(config.branches[i], "grain", 1))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# How the branches are combined at each target pixel: rules that are all cheap, none of them over space.
+#
+# Linear maps commute with upsampling, so whatever a fusion needs of a branch's features is projected to a few
+# channels on the branch's own grid; only those are brought to the target grid, behind the branch's class logits.
+
+HIDDEN = 8
+"""Channels in which attention compares the branches."""
+
+
+class Fusion(nn.Module):
+    """What all fusions share.
+
+    Parameters
+    ----------
+    features : sequence of int
+        Channels of each branch's last features.
+    outputs : int
+        Classes and background: K + 1.
+    details : sequence of int, optional
+        For each branch, how many times finer than its features its `z` is, by sub-pixel channels; None: all 1.
+    """
+
+    per_scale: tuple[str, ...] = ()
+    """Parameters with a row for each scale."""
+
+    def __init__(self, features: Sequence[int], outputs: int, details: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.scales = len(features)
+        self.outputs = outputs
+        self.details = tuple(details or (1,) * self.scales)
+        self.projections: nn.ModuleList | None = None
+        """For each branch a 1x1 convolution without bias, from its features to what the fusion needs of them; each
+        channel ``detail ** 2`` times, one for each sub-pixel."""
+
+    def _project(self, features: Sequence[int], channels: int) -> None:
+        self.projections = nn.ModuleList(
+            nn.Conv2d(f, channels * d**2, kernel_size=1, bias=False)
+            for f, d in zip(features, self.details, strict=True)
+        )
+        for projection in self.projections:
+            # As one convolution over the features of all branches together would be initialised.
+            nn.init.normal_(projection.weight, std=sum(features) ** -0.5)  # type: ignore[arg-type]
+
+    def classes(self, z: Tensor) -> Tensor:
+        """The class logits `(B, K+1, H, W)` of a branch's `z`."""
+        return z[:, : self.outputs]
+
+    def rest(self, z: Tensor) -> Tensor:
+        """What the fusion asked for: the channels of `z` behind the class logits."""
+        return z[:, self.outputs :]
+
+    def forward(self, zs: Sequence[Tensor]) -> Tensor:
+        """Fused logits `(B, K+1, H, W)` of the branches' `z`, all on the target grid."""
+        raise NotImplementedError
+
+    def weights(self, zs: Sequence[Tensor]) -> Tensor | None:
+        """Share of each branch at each pixel, `(B, k, H, W)` with sum 1; None where the rule has no such shares."""
+        return None
+
+    def _log_probabilities(self, zs: Sequence[Tensor]) -> Tensor:
+        return torch.stack([F.log_softmax(self.classes(z), dim=1) for z in zs])
+
+
+class Mean(Fusion):
+    """The mean of the branches' probabilities, as a logarithm."""
+
+    def forward(self, zs: Sequence[Tensor]) -> Tensor:
+        """Fused logits `(B, K+1, H, W)`."""
+        return torch.logsumexp(self._log_probabilities(zs), dim=0) - log(self.scales)
+
+
+class Weighted(Fusion):
+    """The mean of probabilities, weighted by the softmax of one learned number per scale."""
+
+    per_scale = ("scores",)
+
+    def __init__(self, features: Sequence[int], outputs: int, details: Sequence[int] | None = None) -> None:
+        super().__init__(features, outputs, details)
+        self.scores = nn.Parameter(torch.zeros(self.scales))
+
+    def forward(self, zs: Sequence[Tensor]) -> Tensor:
+        """Fused logits `(B, K+1, H, W)`."""
+        shares = F.log_softmax(self.scores, dim=0).view(-1, 1, 1, 1, 1)
+        return torch.logsumexp(self._log_probabilities(zs) + shares, dim=0)
+
+    def weights(self, zs: Sequence[Tensor]) -> Tensor:
+        """The same shares at every pixel, `(B, k, H, W)`."""
+        batch, _, height, width = zs[0].shape
+        return torch.softmax(self.scores, dim=0).view(1, -1, 1, 1).expand(batch, -1, height, width)
+
+
+class Maximum(Fusion):
+    """The largest probability any branch gives to a class, made to sum to 1 again."""
+
+    def forward(self, zs: Sequence[Tensor]) -> Tensor:
+        """Fused logits `(B, K+1, H, W)`."""
+        return F.log_softmax(self._log_probabilities(zs).amax(dim=0), dim=1)
+
+
+class Concat(Fusion):
+    """A 1x1 convolution over all branches' last features, as the sum of one projection of each, and one bias."""
+
+    def __init__(self, features: Sequence[int], outputs: int, details: Sequence[int] | None = None) -> None:
+        super().__init__(features, outputs, details)
+        self._project(features, outputs)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, zs: Sequence[Tensor]) -> Tensor:
+        """Fused logits `(B, K+1, H, W)`."""
+        total = self.rest(zs[0])
+        for z in zs[1:]:
+            total = total + self.rest(z)
+        return total + self.bias.view(1, -1, 1, 1)
+
+
+class Attention(Fusion):
+    """The branches' logits, weighted at each pixel by a softmax over scales.
+
+    The scores of all scales come from all branches' features at that pixel: their projections are summed, and a ReLU
+    and a 1x1 convolution follow.
+
+    References
+    ----------
+    Chen et al., "Attention to Scale: Scale-aware Semantic Image Segmentation", CVPR 2016; here light, and per pixel.
+    """
+
+    per_scale = ("score.weight", "score.bias")
+
+    def __init__(self, features: Sequence[int], outputs: int, details: Sequence[int] | None = None) -> None:
+        super().__init__(features, outputs, details)
+        if self.scales == 1:
+            return  # one branch has all the weight: nothing to learn
+        self._project(features, HIDDEN)
+        self.bias = nn.Parameter(torch.zeros(HIDDEN))
+        self.score = nn.Conv2d(HIDDEN, self.scales, kernel_size=1)
+        nn.init.normal_(self.score.weight, std=0.1)  # begin close to equal shares
+        nn.init.zeros_(self.score.bias)  # type: ignore[arg-type]
+
+    def forward(self, zs: Sequence[Tensor]) -> Tensor:
+        """Fused logits `(B, K+1, H, W)`."""
+        if self.scales == 1:
+            return self.classes(zs[0])
+        shares = self.weights(zs)
+        fused = shares[:, :1] * self.classes(zs[0])
+        for i, z in enumerate(zs[1:], start=1):
+            fused.addcmul_(shares[:, i : i + 1], self.classes(z))  # in place: a backward pass needs none of the sums
+        return fused
+
+    def weights(self, zs: Sequence[Tensor]) -> Tensor:
+        """Share of each branch at each pixel, `(B, k, H, W)`."""
+        if self.scales == 1:
+            return torch.ones_like(zs[0][:, :1])
+        hidden = self.rest(zs[0]) + self.bias.view(1, -1, 1, 1)
+        for z in zs[1:]:
+            hidden += self.rest(z)
+        return torch.softmax(self.score(hidden.relu_()), dim=1)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Multi-head attention over scales at each pixel: the tokens are the scales there, never pixels.
+
+HEADS, DIMENSIONS = 4, 2
+"""Heads, and the channels in which each compares a query with a key."""
+
+
+class MultiHead(Fusion):
+    """Each head weighs the branches' logits by its own softmax over scales; a learned matrix per head, and the sum.
+
+    With features f_i and logits l_i of branch i at a pixel: one query ``q = sum_j Q_j f_j + b``, keys
+    ``k_i = K_i f_i + c_i``, shares of head m ``a_m = softmax_i(q_m . k_mi / sqrt(d))``, and
+    ``fused = sum_m W_m sum_i a_mi l_i``. Q, K are projections on the branch's own grid.
+
+    References
+    ----------
+    Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 3.2.2; here with one query for all tokens, and
+    the branches' logits as values.
+    """
+
+    per_scale = ("places",)
+
+    def __init__(self, features: Sequence[int], outputs: int, details: Sequence[int] | None = None) -> None:
+        super().__init__(features, outputs, details)
+        if self.scales == 1:
+            return  # one branch has all the weight: nothing to learn
+        size = HEADS * DIMENSIONS
+        self._project(features, 2 * size)
+        self.bias = nn.Parameter(torch.zeros(size))
+        self.places = nn.Parameter(torch.randn(self.scales, size) * 0.1)
+        """c_i: which scale a token is."""
+        self.mix = nn.Parameter(torch.eye(outputs).repeat(HEADS, 1, 1) / HEADS)
+        """W_m: at first each head has the same say in each class."""
+
+    def forward(self, zs: Sequence[Tensor]) -> Tensor:
+        """Fused logits `(B, K+1, H, W)`."""
+        if self.scales == 1:
+            return self.classes(zs[0])
+        logits, shares = self._shares(zs)
+        mixed = shares[:, 0, :, None] * logits[0][:, None]
+        for i, own in enumerate(logits[1:], start=1):
+            mixed = torch.addcmul(mixed, shares[:, i, :, None], own[:, None])
+        # sum_m W_m x_m is one 1x1 convolution over what all heads give
+        mix = self.mix.transpose(0, 1).reshape(self.outputs, -1, 1, 1)
+        return F.conv2d(mixed.flatten(1, 2), mix)
+
+    def weights(self, zs: Sequence[Tensor]) -> Tensor:
+        """Share of each branch at each pixel, the mean over heads, `(B, k, H, W)`."""
+        return torch.ones_like(zs[0][:, :1]) if self.scales == 1 else self._shares(zs)[1].mean(dim=2)
+
+    def _shares(self, zs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """The branches' logits, and the share of each scale in each head at each pixel, `(B, k, heads, H, W)`."""
+        size = HEADS * DIMENSIONS
+        # Split at once: one gradient for each z, not one for each part.
+        logits, queries, keys = zip(*(torch.split(z, [self.outputs, size, size], dim=1) for z in zs), strict=True)
+        query = self.bias.view(1, -1, 1, 1) + queries[0]
+        for other in queries[1:]:
+            query = query + other
+        scores = [
+            torch.unflatten(query * (key + place.view(1, -1, 1, 1)), 1, (HEADS, DIMENSIONS)).sum(dim=2)
+            for key, place in zip(keys, self.places, strict=True)
+        ]
+        return list(logits), torch.softmax(torch.stack(scores, dim=1) * DIMENSIONS**-0.5, dim=1)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Fusions inside a network: features of the coarse branches, or copies of the image, enter that of the finest scale.
+
+Aligned = Callable[[int, Tensor, Meeting], Tensor]
+"""Brings what a scale gives, on the grid where it meets the finest scale's network, onto that network's grid there."""
+
+
+class Joined(Fusion):
+    """What both share: the finest scale's network gives the fused logits.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    networks : sequence
+        U-Nets, with `decoded` and `level_features`; one per scale, the same one several times where they share it.
+    """
+
+    def __init__(self, config: ModelConfig, networks: Sequence[Any]) -> None:
+        super().__init__([n.features for n in networks], len(config.classes) + 1)
+        self.finest = config.finest
+        self.meetings = meetings(config)
+        self.entrances = nn.ModuleDict()
+        """By the number of the scale, what brings it into the finest scale's network."""
+        for i, meeting in enumerate(self.meetings):
+            if meeting:
+                self.entrances[str(i)] = self._entrance(config, networks, i, meeting)
+
+    @abstractmethod
+    def _entrance(self, config: ModelConfig, networks: Sequence[Any], i: int, meeting: Meeting) -> nn.Module:
+        """The way in of one scale."""
+
+    @abstractmethod
+    def features_of(self, networks: Sequence[Any], xs: Sequence[Tensor], aligned: Aligned) -> list[Tensor | None]:
+        """The last features of each scale's network on its normalised input; None where it has none of its own."""
+
+    def forward(self, zs: Sequence[Tensor]) -> Tensor:
+        """The finest scale's logits `(B, K+1, H, W)`."""
+        return self.classes(zs[self.finest] if len(zs) > 1 else zs[0])
+
+
+class Inject(Joined):
+    """Features of every coarse branch's way up enter the finest branch's bottleneck, aligned.
+
+    They are taken at the level whose pixels are about as large as the bottleneck's, brought onto its grid, and added by
+    a 1x1 convolution each: the same as one convolution over all of them concatenated.
+
+    References
+    ----------
+    van Rijthoven et al., "HookNet: Multi-resolution convolutional neural networks for semantic segmentation in
+    histopathology whole-slide images", Medical Image Analysis 68, 2021; here for any number of scales.
+    """
+
+    def _entrance(self, config: ModelConfig, networks: Sequence[Any], i: int, meeting: Meeting) -> nn.Module:
+        given, wanted = networks[i].level_features[meeting.level], networks[self.finest].level_features[-1]
+        convolution = nn.Conv2d(given, wanted, kernel_size=1, bias=False)
+        nn.init.normal_(convolution.weight, std=given**-0.5)
+        return convolution
+
+    def features_of(self, networks: Sequence[Any], xs: Sequence[Tensor], aligned: Aligned) -> list[Tensor | None]:
+        """The last features of each scale's network."""
+        found: list[Tensor | None] = [None] * len(xs)
+        deepest: Tensor | None = None
+        for i, meeting in enumerate(self.meetings):
+            if meeting:
+                levels = networks[i].decoded(xs[i])
+                found[i] = levels[0]
+                entering = self.entrances[str(i)](aligned(i, levels[meeting.level], meeting))
+                deepest = entering if deepest is None else deepest + entering
+        found[self.finest] = networks[self.finest].decoded(xs[self.finest], deepest=deepest)[0]
+        return found
+
+
+class Pyramid(Joined):
+    """One network: copies of the image at the coarser scales enter the level of its way down that fits their pixels.
+
+    Each copy passes a convolution of its own on its own grid.
+
+    References
+    ----------
+    Fu et al., "Joint Optic Disc and Cup Segmentation Based on Multi-Label Deep Network and Polar Transformation"
+    (M-Net), IEEE Transactions on Medical Imaging 37(7), 2018, section III-A; there by concatenation, here by addition.
+    """
+
+    def _entrance(self, config: ModelConfig, networks: Sequence[Any], i: int, meeting: Meeting) -> nn.Module:
+        wanted = networks[self.finest].level_features[meeting.level - 1]
+        convolution = nn.Conv2d(config.channels, wanted, kernel_size=3, padding=1, bias=False)
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_in", nonlinearity="relu")
+        return nn.Sequential(convolution, nn.BatchNorm2d(wanted), nn.ReLU(inplace=True))
+
+    def features_of(self, networks: Sequence[Any], xs: Sequence[Tensor], aligned: Aligned) -> list[Tensor | None]:
+        """The last features of the network, at the finest scale's place; the others have none of their own."""
+        entering: dict[int, Tensor] = {}
+        for i, meeting in enumerate(self.meetings):
+            if meeting:
+                x = aligned(i, self.entrances[str(i)](xs[i]), meeting)
+                level = meeting.level
+                entering[level] = torch.add(entering[level], x) if level in entering else x
+        found: list[Tensor | None] = [None] * len(xs)
+        found[self.finest] = networks[self.finest].decoded(xs[self.finest], entering=entering)[0]
+        return found
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+FUSIONS: dict[FusionName, type[Fusion]] = {
+    "mean": Mean,
+    "weighted": Weighted,
+    "max": Maximum,
+    "concat": Concat,
+    "attention": Attention,
+    "multihead": MultiHead,
+}
+"""The class of each rule in `ModelConfig.fusion` that combines what branches give."""
+
+JOINS: dict[FusionName, type[Joined]] = {"inject": Inject, "pyramid": Pyramid}
+"""The class of each that works inside the network."""
+
+
+def build_fusion(config: ModelConfig, networks: Sequence[Any], details: Sequence[int]) -> Fusion:
+    """The fusion of a config.
+
+    Parameters
+    ----------
+    networks : sequence
+        One for each scale, the same one where they share it.
+    details : sequence of int
+        How many times finer than its features each branch's output is.
+    """
+    if config.fusion in JOINS:
+        return JOINS[config.fusion](config, networks)
+    return FUSIONS[config.fusion]([n.features for n in networks], len(config.classes) + 1, details)
+
+
+__all__ = ["FUSIONS", "HIDDEN", "JOINS", "Fusion", "Inject", "Joined", "Pyramid", "build_fusion"]

@@ -1,0 +1,273 @@
+"""What tiles of a model need around them, measured: how far a NaN outside a window gets into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import cache
+from math import inf, nan
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from napari_msunet.config import BranchConfig, ModelConfig
+from napari_msunet.errors import ModelError
+from napari_msunet.geometry import round_up
+from napari_msunet.models.windows import Field, Size
+
+if TYPE_CHECKING:
+    from napari_msunet.models.networks import Branch
+STRIDES = (8, 40)
+"""Half the length of the strips to try, in strides; a network that reaches further counts as seeing the whole tile."""
+
+JOINT_UNITS = (8, 40)
+"""Likewise for joint models, in their size multiples."""
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class Reach(NamedTuple):
+    """Pixels of a branch's grid that what is outside a window reaches into it, the largest number of all sides.
+
+    Attributes
+    ----------
+    aligned : float
+        Into a window that begins and ends on multiples of the stride, as tiles do; `math.inf` if there is no end to it.
+    anywhere : float
+        Into a window that begins and ends at any phase of the stride, as a padded image does.
+    """
+
+    aligned: float
+    anywhere: float
+
+
+def measure_reach(network: nn.Module, channels: int, stride: int) -> Reach:
+    """How far the outside of a window reaches into a network's output.
+
+    Parameters
+    ----------
+    network : Module
+        Maps `(B, channels, h, w)` to `(B, n, h, w)`, or to a grid some whole times as coarse, for sides that are
+        multiples of the stride. It is not changed.
+    channels : int
+        Image channels.
+    stride : int
+        Pixels after which the network repeats its phase.
+
+    Returns
+    -------
+    Reach
+        Whole pixels, or infinite for a network whose output depends on the extent of the tile.
+    """
+    # Float64 on the CPU: no Winograd or FFT convolution, whose sums of products would carry a NaN to pixels that do not
+    # depend on it. Training may have broken a weight; that must not look like an endless reach.
+    probe = _probe(network)
+    with torch.no_grad():
+
+        @cache
+        def clean(phase: int) -> float:
+            return max(_first_clean(probe, channels, stride, phase, dim) for dim in (-2, -1))
+
+        return Reach(clean(0), _furthest(clean, 0, stride, stride))
+
+
+def measure_joint_reach(model: Tiled) -> float:
+    """How far the outside of a window of the target grid reaches into any output of a model, over all scales at once.
+
+    Returns
+    -------
+    float
+        Target pixels into a window that begins and ends on multiples of `config.size_multiple`; infinite for a model
+        whose output depends on the extent of the tile.
+    """
+    probe, config = _probe(model), model.config
+    unit = config.size_multiple
+    with torch.no_grad():
+        for units in JOINT_UNITS:
+            length, worst = 2 * units * unit, 0.0
+            for dim in (-2, -1):
+                inputs = []
+                for ratio in config.input_ratios:
+                    strip = torch.full((1, config.channels, int(length * ratio), int(unit * ratio)), 0.5).double()
+                    edge = int(unit * ratio)
+                    strip[:, :, :edge] = strip[:, :, strip.shape[2] - edge :] = nan
+                    inputs.append(strip if dim == -2 else strip.mT)
+                fused, own = probe.outputs(inputs, field="same")
+                output = torch.cat([fused, *own], dim=1).isfinite().all(dim=1)[0]
+                worst = max(worst, _in_from_ends(output.all(dim=1 if dim == -2 else 0), unit))
+            if worst < inf:
+                return worst
+    return inf
+
+
+def _probe(module: ModuleT) -> ModuleT:
+    """A copy to be measured, without what training may have broken."""
+    probe = deepcopy(module).to("cpu", torch.float64).eval()
+    with torch.no_grad():
+        for tensor in (*probe.parameters(), *probe.buffers()):
+            tensor.nan_to_num_(nan=0.0, posinf=1.0, neginf=-1.0)
+    return probe
+
+
+def _in_from_ends(finite: torch.Tensor, edge: int) -> float:
+    """Pixels of a line, from `edge` in from both its ends, after which all is finite; the larger; infinite if none."""
+    half = len(finite) // 2
+    if not bool(finite[half - 1 : half + 1].all()):
+        return inf
+    ends = (finite[:half], finite[half:].flip(0))
+    return max((int(torch.nonzero(~end).max()) + 1 - edge for end in ends if not end.all()), default=0)
+
+
+def _furthest(clean: Callable[[int], float], low: int, high: int, stride: int) -> float:
+    """Largest reach from an edge at a phase from `low` up to, not with, `high`.
+
+    The further in the edge lies, the further in everything is clean: where both ends of a range of phases agree, all
+    between do, and its first is the worst. So few phases need a measurement.
+    """
+    first = clean(low)
+    last = clean(high) if high < stride else clean(0) + stride
+    if first == last or high - low == 1:
+        return first - low
+    middle = (low + high) // 2
+    return max(_furthest(clean, low, middle, stride), _furthest(clean, middle, high, stride))
+
+
+def _first_clean(probe: nn.Module, channels: int, stride: int, phase: int, dim: int) -> float:
+    """Pixels in from a multiple of the stride where all is finite again, with NaN up to `phase` pixels in.
+
+    Measured from both ends of a strip one stride wide, along one axis; the larger counts.
+    """
+    for strides in STRIDES:
+        length, edge = 2 * strides * stride, stride + phase
+        strip = torch.full((1, channels, length, stride), 0.5, dtype=torch.float64)
+        strip[:, :, :edge] = nan
+        strip[:, :, length - edge :] = nan
+        output = probe(strip if dim == -2 else strip.mT).isfinite().all(dim=1)[0]
+        finite = output.all(dim=1 if dim == -2 else 0)
+        reach = _in_from_ends(finite.repeat_interleave(length // len(finite)), stride)
+        if reach < inf:
+            return reach
+    return inf
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What tiles of a model need around them, measured once.
+
+_MEASURED: dict[tuple[ModelConfig, str], float] = {}
+"""Reaches of joint models of this process, which take seconds to measure."""
+
+
+class Tiled(nn.Module):
+    """A model that knows the margin of its tiles.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self._reaches: tuple[Reach, ...] | None = None
+        self._joint_reach: float | None = None
+
+    def branch(self, i: int) -> Branch:
+        """The network and head of a scale."""
+        raise NotImplementedError
+
+    def outputs(
+        self,
+        inputs: Sequence[Tensor],
+        size: Size | None = None,
+        field: Field | None = None,
+        detach: Sequence[bool] | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Fused logits and each branch's own of a window; see `MSUNet.outputs`."""
+        raise NotImplementedError
+
+    @property
+    def reaches(self) -> tuple[Reach, ...]:
+        """Measured for each scale: how far, in branch pixels, the outside of a window gets into the branch's output."""
+        if self._reaches is None:
+            known: dict[BranchConfig, Reach] = {}
+            for i, config in enumerate(self.config.branches):
+                if config not in known:
+                    known[config] = measure_reach(self.branch(i).network, self.config.channels, config.stride)
+            self._reaches = tuple(known[config] for config in self.config.branches)
+        return self._reaches
+
+    @property
+    def exact(self) -> bool:
+        """Whether tiles with this model's margin give what the whole image gives."""
+        if self.config.joint:
+            return self._reach < inf
+        return all(reach.aligned < inf for reach in self.reaches)
+
+    @property
+    def branch_margins(self) -> tuple[int, ...]:
+        """For each scale, branch pixels that a tile needs on each side; multiples of the branch's stride.
+
+        Raises
+        ------
+        ModelError
+            If no margin is enough, since an output depends on the extent of the tile.
+        """
+        needs = [need.aligned for need in self._needs()]
+        return tuple(round_up(need, c.stride) for need, c in zip(needs, self.config.branches, strict=True))
+
+    @property
+    def margin(self) -> int:
+        """Target pixels that any window needs on each side; a multiple of `config.size_multiple`.
+
+        A tile begins and ends on multiples of each branch's stride and gets by with `branch_margins`. An image with
+        this margin around it may end at any phase of the stride, which takes up to one stride more.
+
+        Raises
+        ------
+        ModelError
+            If no margin is enough, since an output depends on the extent of the tile.
+        """
+        if self.config.joint:
+            return self.joint_margin + self.config.size_multiple
+        needs = [need.anywhere / ratio for need, ratio in zip(self._needs(), self.config.ratios, strict=True)]
+        return round_up(max(needs), self.config.size_multiple)
+
+    @property
+    def border(self) -> int:
+        """Target pixels at each edge of a training window that carry no loss: those that the padding of a branch with
+        ``padding="valid"`` reaches; a multiple of `config.size_multiple`."""
+        return self.margin if any(branch.valid for branch in self.config.branches) else 0
+
+    @property
+    def joint_margin(self) -> int:
+        """Target pixels that a tile of `run_joint` needs on each side; a multiple of `config.size_multiple`.
+
+        Measured for all scales together.
+
+        Raises
+        ------
+        ModelError
+            If no margin is enough, since an output depends on the extent of the tile.
+        """
+        if self._reach == inf:
+            raise ModelError("This model has a layer that sees the whole tile, so no margin makes its tiles exact.")
+        return round_up(self._reach, self.config.size_multiple)
+
+    @property
+    def _reach(self) -> float:
+        """Target pixels that what is outside an aligned window reaches into it, over all scales."""
+        if self._joint_reach is None:
+            # Weights do not count: NaN gets through zeros too; nor does what the images' numbers meant.
+            structure = self.config.model_copy(update={"trained_on": None}), repr(self)
+            if structure not in _MEASURED:
+                _MEASURED[structure] = measure_joint_reach(self)
+            self._joint_reach = _MEASURED[structure]
+        return self._joint_reach
+
+    def _needs(self) -> list[Reach]:
+        """The reaches, with one more pixel for coarse outputs, which are interpolated between pixel centres."""
+        if not self.exact:
+            raise ModelError("This model has a layer that sees the whole tile, so no margin makes its tiles exact.")
+        more = [1 if ratio < 1 else 0 for ratio in self.config.ratios]
+        return [Reach(r.aligned + m, r.anywhere + m) for r, m in zip(self.reaches, more, strict=True)]

@@ -1,0 +1,31 @@
+"""Truth under review: what of an annotation a model contradicts, ranked; nothing of it changes by itself."""
+
+from napari_msunet.review.label_issues import (
+    ConfusionMatrix,
+    TruthPlace,
+    TruthReview,
+    keep_truth,
+    load_kept,
+    place_mask,
+    remove_kept,
+    review_truth,
+    take_answer,
+    write_confusion,
+    write_suspects,
+)
+from napari_msunet.review.truth_comparison import Pair
+
+__all__ = [
+    "ConfusionMatrix",
+    "Pair",
+    "TruthPlace",
+    "TruthReview",
+    "keep_truth",
+    "load_kept",
+    "place_mask",
+    "remove_kept",
+    "review_truth",
+    "take_answer",
+    "write_confusion",
+    "write_suspects",
+]

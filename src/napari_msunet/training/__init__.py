@@ -1,0 +1,1 @@
+"""Training and what surrounds it: checks before it, its records, scores, cross-validation, experiments. No Qt."""

@@ -1,0 +1,413 @@
+"""What looks on while Lightning trains: events, the clock, early stopping, and what is kept on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from napari_msunet.config import SettledTrainJob
+from napari_msunet.constants import output_colour
+from napari_msunet.events import Message, Metric, Progress, Say, Stop
+from napari_msunet.models import save_model
+from napari_msunet.training.module import Training
+from napari_msunet.training.record import Row, RunFolder, column, writing
+from napari_msunet.training.tracking import Tracker
+
+# ----------------------------------------------------------------------------------------------------------------------
+# A picture of a training: loss and IoU by epoch, for the fused output and each scale.
+
+_TITLES = {"loss": "Loss", "iou": "IoU (mean over classes)"}
+
+
+def draw_curves(rows: Sequence[Row], outputs: Sequence[str], path: Path, best: int | None = None) -> None:
+    """Write the curves of a run as a PNG.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        One for each epoch.
+    outputs : sequence of str
+        "fused", then one for each scale.
+    path : Path
+    best : int, optional
+        The epoch whose model was kept; marked.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    figure = Figure(figsize=(11, 4.6), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2)
+    for axes, name in zip(panels, ("loss", "iou"), strict=True):
+        _panel(axes, rows, outputs, name, best)
+    handles = [
+        Line2D([], [], color=output_colour(i), linewidth=2.4 if i == 0 else 1.4, label=output)
+        for i, output in enumerate(outputs)
+    ]
+    handles.append(Line2D([], [], color="#555555", linewidth=1.4, label="validation"))
+    handles.append(Line2D([], [], color="#555555", linewidth=1.4, linestyle=(0, (2, 2)), label="training"))
+    if best is not None:
+        handles.append(Line2D([], [], color="#999999", linewidth=1, linestyle=(0, (6, 3)), label=f"kept: epoch {best}"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+    with writing(path) as aside:
+        figure.savefig(aside, format="png")
+
+
+def _panel(axes: Any, rows: Sequence[Row], outputs: Sequence[str], name: str, best: int | None) -> None:
+    """One number by epoch."""
+    for i, output in enumerate(outputs):
+        for split in ("train", "validation"):
+            key = column(split, name, output)
+            points = [(r["epoch"], r[key]) for r in rows if key in r]
+            if not points:
+                continue
+            solid = split == "validation"
+            axes.plot(
+                *zip(*points, strict=True),
+                color=output_colour(i),
+                linewidth=(2.2 if i == 0 else 1.2) * (1 if solid else 0.8),
+                linestyle="-" if solid else (0, (2, 2)),
+                alpha=1 if solid else 0.65,
+                marker="o" if len(points) < 3 else None,
+                markersize=4,
+                zorder=3 - i / 10 + solid,
+            )
+    if best is not None:
+        axes.axvline(best, color="#999999", linewidth=1, linestyle=(0, (6, 3)), zorder=1)
+    axes.set_title(_TITLES[name], fontsize=11)
+    axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_ylim(bottom=0)
+    if name == "iou":
+        axes.set_ylim(0, 1)
+    axes.grid(color="#e6e6e6", linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+_PROGRESS_SECONDS = 0.5
+_CURVES_SECONDS = 20.0
+_BETTER = 1e-4
+_SMOOTHED = 5
+"""Epochs over which a validation IoU is averaged before it decides: a single one jumps."""
+_COST = 0.02
+"""Largest share of the time that goes into saving."""
+
+
+class Paced:
+    """Something that is done again and again, as often as it takes no more than a small share of the time."""
+
+    def __init__(self) -> None:
+        self._ended, self._seconds = 0.0, 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time again."""
+        return time.monotonic() - self._ended >= self._seconds / _COST
+
+    @contextmanager
+    def doing(self) -> Iterator[None]:
+        """Measure how long it takes."""
+        began = time.monotonic()
+        yield
+        self._ended = time.monotonic()
+        self._seconds = self._ended - began
+
+
+@dataclass
+class Standing:
+    """How a run stands after an epoch; plain values, kept in the checkpoint.
+
+    Attributes
+    ----------
+    best_iou, best_loss : float
+        Of the fused output on the validation images, at the best epoch; means over the last epochs, see `_SMOOTHED`.
+    best_epoch : int
+        0 before the first.
+    epochs, steps : int
+        How many are done.
+    step_seconds : float
+        Time in all steps together.
+    stop_best, stop_epoch : float, int
+        The best of what early stopping looks at, the higher the better, and its epoch.
+    reason : str
+        Why training ended: "epochs", "no better", "time limit"; empty while it runs.
+    """
+
+    best_iou: float = -1.0
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+    epochs: int = 0
+    steps: int = 0
+    step_seconds: float = 0.0
+    stop_best: float | None = None
+    stop_epoch: int = 0
+    reason: str = ""
+
+
+class Watch(pl.Callback):
+    """Looks on.
+
+    Parameters
+    ----------
+    job : TrainJob
+    folder : RunFolder
+    say : callable
+        Takes each event.
+    stop : Stop
+    started : float
+        `time.monotonic` when the job began, from which the time limit counts.
+
+    Attributes
+    ----------
+    finishing_passes : int
+        Batches that go through the network once more after the last step, for which time is kept.
+    """
+
+    def __init__(self, job: SettledTrainJob, folder: RunFolder, say: Say, stop: Stop, started: float) -> None:
+        self.job = job
+        self.folder = folder
+        self.say = say
+        self.stop = stop
+        self.started = started
+        self.standing = Standing()
+        self.summary: dict[str, Any] = {}
+        self.trackers: Sequence[Tracker] = ()
+        self._epoch_began = self._step_ended = 0.0
+        self._validation_seconds = 0.0
+        self._last_progress = self._last_curves = 0.0
+        self._warm_steps, self._warm_seconds = 0, 0.0
+        self._steps_done, self._steps_total = 0, 1
+        self.finishing_passes = 0
+        self._processor_began = time.process_time()
+        self._saving, self._keeping = Paced(), Paced()
+
+    # ------------------------------------------------------------------------------------------------------ the clock
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the job began; of processor time, since the loop did."""
+        if self.job.clock == "processor":
+            return time.process_time() - self._processor_began
+        return time.monotonic() - self.started
+
+    @property
+    def _finishing(self) -> float:
+        """Seconds that what follows the last step takes: passes without a way back, a third of a step each."""
+        return 0.4 * self.finishing_passes * self._warm_seconds / self._warm_steps if self._warm_steps else 0.0
+
+    def fraction(self) -> float:
+        """How much of the training is over, by steps or by time, whichever is further; 0 to 1."""
+        limit = self.job.time_limit
+        by_time = self.elapsed / max(1e-9, limit - self._finishing) if limit else 0.0
+        return min(1.0, max(by_time, self._steps_done / max(1, self._steps_total)))
+
+    def _seconds_left(self) -> float | None:
+        """An upper estimate; early stopping may end it before."""
+        if not self._warm_steps:
+            return None
+        epochs_left = self.job.epochs - self._steps_done * self.job.epochs / self._steps_total
+        by_steps = (self._steps_total - self._steps_done) * self._warm_seconds / self._warm_steps
+        left = by_steps + epochs_left * self._validation_seconds
+        return left if self.job.time_limit is None else max(0.0, min(left, self.job.time_limit - self.elapsed))
+
+    def _steps_expected(self, seconds_left: float | None) -> int:
+        """Steps in all: those of the job, or fewer where its time limit comes first."""
+        if self.job.time_limit is None or seconds_left is None:
+            return self._steps_total
+        pace = self._warm_seconds / self._warm_steps
+        return min(self._steps_total, self._steps_done + max(1, round(seconds_left / pace)))
+
+    # ---------------------------------------------------------------------------------------------- hooks of Lightning
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._steps_total = self.job.epochs * int(trainer.num_training_batches)
+        self._steps_done = self.standing.steps
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Training)  # for the type checker, as below
+        pl_module.restart_tallies()
+        self._epoch_began = self._step_ended = time.monotonic()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.stop.check()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.stop.check()
+        before, self._step_ended = self._step_ended, time.monotonic()
+        seconds = self._step_ended - before  # with the wait for its batch
+        self._steps_done += 1
+        self.standing.steps = self._steps_done
+        self.standing.step_seconds += seconds
+        if batch_idx:  # the first step of an epoch also warms up
+            self._warm_steps += 1
+            self._warm_seconds += seconds
+        if time.monotonic() - self._last_progress >= _PROGRESS_SECONDS:
+            self._last_progress = time.monotonic()
+            left = self._seconds_left()
+            self.say(Progress(done=self._steps_done, total=self._steps_expected(left), unit="steps", seconds_left=left))
+        if self._time_is_up(seconds / 3 * sum(trainer.num_val_batches)):
+            self.standing.reason = "time limit"
+            trainer.should_stop = True
+
+    def _time_is_up(self, guess: float) -> bool:
+        """Whether the time left is just enough to validate, which takes `guess` seconds where it was never done."""
+        needed = self._validation_seconds or guess or self._finishing
+        return self.job.time_limit is not None and self.elapsed + needed >= self.job.time_limit
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validation_began = time.monotonic()
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.stop.check()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validation_seconds = time.monotonic() - self._validation_began
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.stop.check()
+        assert isinstance(pl_module, Training)
+        epoch = self.standing.epochs = trainer.current_epoch + 1
+        rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        row = {"epoch": float(epoch), "seconds": time.monotonic() - self._epoch_began, "learning_rate": rate}
+        self.say(Metric(epoch=epoch, name="learning_rate", split="train", value=rate))
+        for split in ("train", "validation"):
+            for (name, output), value in pl_module.tallies[split].numbers().items():
+                if isfinite(value):
+                    row[column(split, name, output)] = value
+                    self.say(Metric(epoch=epoch, name=name, split=split, output=output, value=value))
+            for label, value in zip(self.job.model.classes, pl_module.tallies[split].class_ious(), strict=True):
+                if isfinite(value):
+                    self.say(Metric(epoch=epoch, name=f"iou {label}", split=split, value=value))
+        self.folder.add(row)
+        for tracker in self.trackers:
+            tracker.add(epoch, row)
+        self._keep_best(pl_module, row)
+        if not self.standing.reason:
+            self._decide(trainer, row)
+        # Several processes save together, so none of them may leave it out.
+        if self._saving.due or self.standing.reason or trainer.world_size > 1:
+            with self._saving.doing(), writing(self.folder.checkpoint) as aside:
+                # with the optimiser's state, to go on from; it is only ever read with weights_only=True
+                trainer.save_checkpoint(aside, weights_only=False)
+        if time.monotonic() - self._last_curves >= _CURVES_SECONDS:
+            self.draw()
+
+    def _keep_best(self, module: Training, row: dict[str, float]) -> None:
+        """Save the model when it validates better than all before, over a few epochs; without validation the last."""
+        standing = self.standing
+        if not isfinite(row.get(column("validation", "loss", "fused"), float("inf"))):
+            if self._keeping.due:
+                with self._keeping.doing():
+                    self._keep(module, row, finished=False)
+            return
+        iou, loss = self._smoothed("iou") or 0.0, self._smoothed("loss") or float("inf")
+        better = iou > standing.best_iou + _BETTER or (iou >= standing.best_iou - _BETTER and loss < standing.best_loss)
+        if better:
+            standing.best_iou, standing.best_loss = iou, loss
+            self.summary["validation_groups"] = module.validation_groups()
+            self._keep(module, row, finished=True)
+
+    def _smoothed(self, name: str) -> float | None:
+        """Mean of a number of the fused output on what validates over the last epochs; None where there is none."""
+        key = column("validation", name, "fused")
+        values = [row[key] for row in self.folder.rows[-_SMOOTHED:] if key in row]
+        return sum(values) / len(values) if values else None
+
+    def _keep(self, module: Training, row: dict[str, float], finished: bool) -> None:
+        """Save the model as it is now; one that is not `finished` without new statistics, which take time."""
+        self.standing.best_epoch = self.standing.epochs
+        self.summary |= {
+            "best_epoch": self.standing.best_epoch,
+            "validation": self.scores("validation", row),
+            "train": self.scores("train", row),
+        }
+        save_model(module.kept() if finished else module.average_now(), self.folder.model, dict(self.summary))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Training)
+        if not trainer.val_dataloaders and self.folder.rows:
+            # New statistics need all processes, and this is the first one's own.
+            self._keep(pl_module, self.folder.rows[-1], finished=trainer.world_size == 1)
+        save_model(pl_module.model, self.folder.last, self.summary | {"kept": "last", "steps": self.standing.steps})
+
+    def cancelled(self, module: Training) -> None:
+        """Keep what the person who stopped it wants: the best, or where nothing validates and for "last" the newest."""
+        if self.stop.keep == "last" and self.standing.steps:
+            summary = self.summary | {"kept": "last", "steps": self.standing.steps}
+            save_model(module.model, self.folder.model, summary)
+        elif self.stop.keep != "none" and self.standing.epochs and not isfinite(self.standing.best_loss):
+            self._keep(module, self.folder.rows[-1], finished=False)
+
+    def scores(self, split: str, row: dict[str, float]) -> dict[str, dict[str, float]]:
+        """An epoch's numbers: for each output its "loss" and "iou"."""
+        named = {
+            output: {n: row[column(split, n, output)] for n in ("loss", "iou") if column(split, n, output) in row}
+            for output in self.job.model.outputs
+        }
+        return {output: numbers for output, numbers in named.items() if numbers}
+
+    def _decide(self, trainer: pl.Trainer, row: dict[str, float]) -> None:
+        """End after the last epoch, or when nothing gets better."""
+        standing, options = self.standing, self.job.optimiser
+        if standing.epochs >= self.job.epochs:
+            standing.reason = "epochs"
+        elif self._time_is_up(0.0):
+            standing.reason = "time limit"
+            trainer.should_stop = True
+        elif options.stop_after is not None and self._stalled(row, options.stop_after):
+            standing.reason = "no better"
+            trainer.should_stop = True
+            name = "IoU" if options.stop_metric == "iou" else "loss"
+            self.say(Message(text=f"No better validation {name} for {options.stop_after} epochs: training ends here."))
+
+    def _stalled(self, row: dict[str, float], patience: int) -> bool:
+        """Whether what early stopping looks at has not got better for long enough; never without validation."""
+        standing, options = self.standing, self.job.optimiser
+        value = self._smoothed(options.stop_metric)
+        if value is None:
+            validated = column("validation", "loss", "fused") in row
+            standing.stop_epoch = standing.stop_epoch if validated else standing.epochs
+        else:
+            height = value if options.stop_metric == "iou" else -value
+            if standing.stop_best is None or height > standing.stop_best + options.min_delta:
+                standing.stop_best, standing.stop_epoch = height, standing.epochs
+        return standing.epochs - standing.stop_epoch >= patience
+
+    def draw(self) -> None:
+        """Write the curves."""
+        self._last_curves = time.monotonic()
+        draw_curves(self.folder.rows, self.folder.outputs, self.folder.curves, self.standing.best_epoch or None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How the run stands, and the summary of the kept model, for the checkpoint."""
+        return {"standing": asdict(self.standing), "summary": self.summary}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.standing = Standing(**state_dict["standing"])
+        self.standing.reason = ""
+        self.summary = dict(state_dict["summary"]) | self.summary  # what is known of this session is newer
+
+
+def device_arguments(device: torch.device) -> dict[str, Any]:
+    """Which device, as Lightning's Trainer wants it."""
+    if device.type == "cuda":
+        return {"accelerator": "gpu", "devices": [device.index or 0]}
+    return {"accelerator": device.type, "devices": 1}

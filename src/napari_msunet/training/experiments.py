@@ -1,0 +1,366 @@
+"""Experiments: variants of a training on the same folds and seeds in equal processor time, compared group by group."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import isfinite
+from pathlib import Path
+from shutil import rmtree
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from napari_msunet.config import ExperimentJob, ModelConfig, SettledTrainJob
+from napari_msunet.data import Item, Split, load_sources, split
+from napari_msunet.data.recipe import settle
+from napari_msunet.errors import MsunetError
+from napari_msunet.events import Event, Message, Result, progress
+from napari_msunet.models import load_model
+from napari_msunet.training.fit import train_events
+from napari_msunet.training.record import begin_folder, write_text
+from napari_msunet.training.scoring import paired_interval, pooled_interval
+from napari_msunet.training.scoring.image import score_item
+from napari_msunet.training.scoring.metrics import Confusion, Matrix, class_scores
+
+_JOB, _TRIAL = "experiment.json", "trial.json"
+_FREE = {"out", "resume", "threads"}
+
+Predict: TypeAlias = Callable[[Item], npt.NDArray[np.uint8]]
+"""From an image to class numbers `(h, w)` at its truth's own resolution."""
+
+Peer: TypeAlias = Callable[[SettledTrainJob, Sequence[Item], float], tuple[Predict, int]]
+"""Another program's training: from a job, the items that train, and seconds of processor time, to what predicts and how
+many steps it took. Only from Python: see `experiment_events`."""
+
+
+class Trial(NamedTuple):
+    """One training: which variant, which fold is held out, which seed."""
+
+    variant: str
+    fold: int
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """Its folder's name."""
+        word = "".join(c if c.isalnum() or c in ".-" else "_" for c in self.variant)
+        return f"{word}-fold{self.fold}-seed{self.seed}"
+
+
+class _Setting:
+    """What all trials of an experiment share: each variant's settled training, and who is held out in each fold."""
+
+    def __init__(self, job: ExperimentJob) -> None:
+        self.job = job
+        self._settled: dict[str, tuple[SettledTrainJob, tuple[str, ...]]] = {}
+
+    def training(self, trial: Trial, out: Path) -> tuple[SettledTrainJob, tuple[str, ...]]:
+        """The training of a trial, and why it is what it is; that of a peer is the first variant's."""
+        name = trial.variant if trial.variant in self.job.variants else next(iter(self.job.variants))
+        limits = {"time_limit": self.job.seconds, "clock": "processor", "validation": 0.0, "test": 0.0, "resume": False}
+        if name not in self._settled:
+            self._settled[name] = settle(self.job.variant(name).model_copy(update=limits))
+        settled, reasons = self._settled[name]
+        own = {"out": out, "seed": trial.seed, "split_seed": self.job.training.seed, "fold": self.fold(trial)}
+        return settled.model_copy(update=own), reasons
+
+    def sides(self, trial: Trial, model: ModelConfig) -> Split:
+        """Who trains and who is held out: the folds are the same for all seeds."""
+        items = load_sources(self.job.training.sources, model)
+        sides = split(items, 0.0, self.job.training.seed, 0.0, self.fold(trial), model.classes)
+        return sides if self.job.folds else sides._replace(validate=sides.test)
+
+    def fold(self, trial: Trial) -> tuple[int, int] | None:
+        """The fold that is held out, and of how many; None where roles say what is."""
+        return (trial.fold, self.job.folds) if self.job.folds else None
+
+    def held_out(self, trial: Trial, model: ModelConfig) -> list[Item]:
+        """The images of the held-out fold with the truth that scores them."""
+        sides = self.sides(trial, model)
+        if self.job.scored is None:
+            return sides.validate
+        names = {item.name for item in sides.validate} - {item.name for item in sides.train}
+        found = [item for item in load_sources(self.job.scored, model) if item.name in names]
+        if not found:
+            raise MsunetError("No image that scores has the name of a held-out image; give them the same names.")
+        return found
+
+
+def experiment_events(job: ExperimentJob, peers: Mapping[str, Peer] | None = None) -> Iterator[Event]:
+    """Run an experiment.
+
+    Trials are taken in turn, one of each variant, so that a busy machine hurts all alike. Closing the iterator keeps
+    what is finished; the same job with `resume` goes on.
+
+    Parameters
+    ----------
+    job : ExperimentJob
+    peers : dict of str to callable, optional
+        More variants, trained by other programs.
+
+    Yields
+    ------
+    Event
+        `Message` and `Progress` (trials), and at the end a `Result` with ``"variants"`` (for each its mean ``"dice"``
+        over folds and seeds, its ``"interval"`` over groups, ``"outputs"``, ``"steps"``), ``"differences"`` (to the
+        first variant: ``"dice"`` and its ``"interval"`` over groups, pair by pair) and ``"trials"``.
+
+    Raises
+    ------
+    SourceError
+        If the images cannot be cut into the folds, or cannot be used.
+    OutputError
+        If `job.out` holds something else, or cannot be written.
+    """
+    begin_folder(job.out / _JOB, job, "an experiment", _comparable)
+    others = dict(peers or {})
+    names = [*job.variants, *others]
+    trials = [Trial(name, fold, seed) for seed in job.seeds for fold in _folds(job) for name in names]
+    setting = _Setting(job)
+    started = time.monotonic()
+    rows: list[dict[str, Any]] = []
+    for number, trial in enumerate(trials, start=1):
+        file = job.out / "trials" / trial.folder / _TRIAL
+        if not file.exists():
+            fold = f", fold {trial.fold} of {job.folds}" if job.folds else ""
+            yield Message(text=f"{trial.variant}{fold}, seed {trial.seed}.")
+            row = yield from _run(setting, trial, others.get(trial.variant))
+            write_text(file, json.dumps(row))
+        rows.append(json.loads(file.read_bytes()))
+        if sentence := rows[-1].get("error"):
+            yield Message(level="warning", text=f"{trial.variant} cannot be trained: {sentence}")
+        report = summarise(rows, names)
+        files = _write(job.out, report)
+        yield progress(number, len(trials), "trials", started)
+    yield Message(text=_sentence(report))
+    yield Result(values=report, files=files)
+
+
+def _folds(job: ExperimentJob) -> Sequence[int]:
+    return job.only_folds or range(1, (job.folds or 1) + 1)
+
+
+def _comparable(job: ExperimentJob) -> dict[str, Any]:
+    """What must stay the same when it goes on."""
+    found: dict[str, Any] = json.loads(job.model_dump_json(exclude=_FREE))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------ a trial
+
+
+def _run(setting: _Setting, trial: Trial, peer: Peer | None) -> Generator[Event, None, dict[str, Any]]:
+    """Train and score; the row is the value. What cannot be trained is a row with its sentence."""
+    row: dict[str, Any] = {"variant": trial.variant, "fold": trial.fold, "seed": trial.seed}
+    job = setting.job
+    out = job.out / "trials" / trial.folder
+    rmtree(out, ignore_errors=True)
+    before = time.process_time()
+    try:
+        with _threads(job.threads):
+            found = yield from (_peer(setting, trial, peer, out) if peer else _ours(setting, trial, out))
+    except MsunetError as error:
+        found = {"error": str(error)}
+    out.mkdir(parents=True, exist_ok=True)
+    return row | found | {"processor_seconds": round(time.process_time() - before, 1)}
+
+
+def _ours(setting: _Setting, trial: Trial, out: Path) -> Generator[Event, None, dict[str, Any]]:
+    training, reasons = setting.training(trial, out)
+    result: dict[str, Any] = {}
+    for event in train_events(training):
+        if isinstance(event, Result):
+            result = event.values
+        elif isinstance(event, Message):
+            yield event
+    model = load_model(out / "model.safetensors")
+    groups: dict[str, dict[str, Confusion]] = {}
+    for item in setting.held_out(trial, training.model):
+        counts = score_item(model, item, training.device).counts
+        own = groups.setdefault(item.group or item.name, {})
+        for name, confusion in counts.items():
+            own.setdefault(name, Confusion(len(model.config.classes) + 1)).merge(confusion)
+        item.release()
+    for file in out.iterdir():  # the model stays, so that any trial can be looked at
+        if file.suffix == ".ckpt" or file.name == "last.safetensors":
+            file.unlink()
+    return {
+        "groups": {group: {name: c.matrix.tolist() for name, c in own.items()} for group, own in groups.items()},
+        "steps": result["steps"],
+        "parameters": result["parameters"],
+        "choices": reasons,
+    }
+
+
+def _peer(setting: _Setting, trial: Trial, peer: Peer, out: Path) -> Generator[Event, None, dict[str, Any]]:
+    training, _ = setting.training(trial, out)
+    predict, steps = peer(training, setting.sides(trial, training.model).train, setting.job.seconds)
+    groups: dict[str, Confusion] = {}
+    for item in setting.held_out(trial, training.model):
+        own = groups.setdefault(item.group or item.name, Confusion(len(training.model.classes) + 1))
+        truth = item.truth.read(item.truth.grid.whole)
+        own.add(torch.from_numpy(predict(item)), torch.from_numpy(truth))
+        item.release()
+    yield Message(text=f"{steps} steps.")
+    return {"groups": {group: {"fused": c.matrix.tolist()} for group, c in groups.items()}, "steps": steps}
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# --------------------------------------------------------------------------------------------------------- the report
+
+
+def mean_dice(matrix: Matrix) -> float:
+    """Dice, mean over classes 1..K that are there."""
+    values = class_scores(matrix)["dice"][1:]
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def summarise(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """Means and intervals of each variant, and its differences to the first over the trials that both have."""
+    counts = {name: _counts([row for row in rows if row["variant"] == name and "groups" in row]) for name in names}
+    variants = {}
+    for name in names:
+        own = [row for row in rows if row["variant"] == name]
+        if own:
+            variants[name] = _described(own, counts[name])
+    first = names[0]
+    differences = {}
+    for name in names[1:]:
+        common = sorted(set(counts[first]) & set(counts[name]))
+        if not common:
+            continue
+        before, after = (_by_group({key: counts[v][key] for key in common}) for v in (first, name))
+        differences[name] = {
+            "dice": mean_dice(after.sum(0)) - mean_dice(before.sum(0)),
+            "interval": paired_interval(before, after, mean_dice),
+            "groups": len(before),
+            "trials": len({key[:2] for key in common}),
+        }
+    trials = [
+        {key: value for key, value in row.items() if key != "groups"}
+        | {"dice": _number(mean_dice(_pooled(row, "fused"))) if "groups" in row else None}
+        for row in rows
+    ]
+    return {"first": first, "variants": variants, "differences": differences, "trials": trials}
+
+
+Key: TypeAlias = tuple[int, int, str]
+
+
+def _counts(rows: Sequence[dict[str, Any]]) -> dict[Key, Matrix]:
+    """Of the fused output, by fold, seed and group."""
+    return {
+        (row["fold"], row["seed"], group): np.asarray(outputs["fused"], np.int64)
+        for row in rows
+        for group, outputs in row["groups"].items()
+    }
+
+
+def _by_group(counts: dict[Key, Matrix]) -> Matrix:
+    """Counts of each group over all its trials, `(groups, K+1, K+1)`, in the order of their names."""
+    groups = sorted({group for _, _, group in counts})
+    return np.stack([np.sum([c for key, c in counts.items() if key[2] == group], axis=0) for group in groups])
+
+
+def _pooled(row: dict[str, Any], output: str) -> Matrix:
+    found = [np.asarray(outputs[output], np.int64) for outputs in row["groups"].values()]
+    return np.asarray(np.sum(found, axis=0), np.int64)
+
+
+def _described(rows: list[dict[str, Any]], counts: dict[Key, Matrix]) -> dict[str, Any]:
+    scored = [row for row in rows if "groups" in row]
+    if not scored:
+        return {"trials": 0, "error": rows[0].get("error")}
+    outputs = list(next(iter(scored[0]["groups"].values())))
+    each = np.array([mean_dice(_pooled(row, "fused")) for row in scored])
+    return {
+        "trials": len(scored),
+        "dice": _number(float(np.nanmean(each))),
+        "deviation": _number(float(np.nanstd(each, ddof=1))) if len(each) > 1 else None,
+        "interval": pooled_interval(_by_group(counts), mean_dice),
+        "outputs": {
+            output: _number(float(np.nanmean([mean_dice(_pooled(row, output)) for row in scored])))
+            for output in outputs
+        },
+        "steps": round(float(np.mean([row["steps"] for row in scored]))),
+        "processor_seconds": round(float(np.mean([row["processor_seconds"] for row in scored]))),
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if isfinite(value) else None
+
+
+def _text(value: float | None, sign: str = "") -> str:
+    return "–" if value is None else f"{value:{sign}.3f}"
+
+
+def _between(interval: Sequence[float] | None, sign: str = "") -> str:
+    return "–" if interval is None else f"{interval[0]:{sign}.3f} to {interval[1]:{sign}.3f}"
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as a table in Markdown."""
+    lines = [
+        "| variant | trials | Dice | its deviation | 95 % over groups | minus the first | 95 % over groups | steps |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, own in report["variants"].items():
+        if not own["trials"]:
+            lines.append(f"| {name} | 0 | {own['error']} | | | | | |")
+            continue
+        difference = report["differences"].get(name, {})
+        cells = [
+            *(name, str(own["trials"]), _text(own["dice"]), _text(own["deviation"]), _between(own["interval"])),
+            *(_text(difference.get("dice"), "+"), _between(difference.get("interval"), "+"), str(own["steps"])),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _write(out: Path, report: dict[str, Any]) -> dict[str, str]:
+    """report.json, report.md, and table.csv with a row for each trial."""
+    text = io.StringIO()
+    columns = ("variant", "fold", "seed", "dice", "steps", "processor_seconds", "error")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(report["trials"])
+    write_text(out / "table.csv", text.getvalue())
+    write_text(out / "report.json", json.dumps(report, indent=1))
+    write_text(out / "report.md", table(report))
+    return {"table": str(out / "table.csv"), "report": str(out / "report.json"), "page": str(out / "report.md")}
+
+
+def _sentence(report: dict[str, Any]) -> str:
+    """The main result as a sentence, which says nothing that lies within the interval."""
+    first = report["first"]
+    parts = []
+    for name, found in report["differences"].items():
+        interval = found["interval"]
+        if interval is None:
+            parts.append(f"{name} {_text(found['dice'], '+')} (one group: nothing is known of its spread)")
+        elif interval[0] <= 0 <= interval[1]:
+            parts.append(f"{name} is not told apart ({_text(found['dice'], '+')}, {_between(interval, '+')})")
+        else:
+            word = "better" if found["dice"] > 0 else "worse"
+            parts.append(f"{name} is {word} by {abs(found['dice']):.3f} ({_between(interval, '+')})")
+    if not parts:
+        return f"{first}: Dice {_text(report['variants'][first].get('dice'))}."
+    return f"Compared with {first}: {'; '.join(parts)}."

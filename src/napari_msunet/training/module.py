@@ -1,0 +1,389 @@
+"""The training step, for Lightning: a batch changed at random, the model's outputs, their loss and their counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from math import ceil, isfinite, nan
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from napari_msunet.config import ModelConfig, Optimiser, SettledTrainJob
+from napari_msunet.constants import IGNORED
+from napari_msunet.data.augmentation import Augmented, Views, augment
+from napari_msunet.data.loader import Batch, as_unit
+from napari_msunet.data.sampling import HardPlaces, window_losses
+from napari_msunet.errors import MsunetError
+from napari_msunet.geometry import Window
+from napari_msunet.models import MSUNet, SegmentationLoss, input_windows
+from napari_msunet.models.blocks import of_the_batch
+from napari_msunet.training.optimisers import Average, decay_of, make_optimiser, make_schedule, recalibrate, warm
+from napari_msunet.training.scoring.metrics import Confusion, class_scores, mean_iou
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What the windows of all scales show of a training window.
+
+
+def window_views(config: ModelConfig, size: int) -> Views:
+    """The views of a square target window of `size` pixels a side."""
+    windows = input_windows(config, Window(0, 0, size, size))
+    ratios = [float(r) for r in config.input_ratios]
+    return Views((size, size), [w.shape for w in windows], ratios)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What a training sees of its images.
+
+    Attributes
+    ----------
+    config : ModelConfig
+        The model's, or (with the loss on the finest branch's own grid) the same with that grid as its target.
+    size, border : int
+        Side of a window, and what carries no loss at its edge, in target pixels of `config`.
+    class_weights : tuple of float, optional
+        For the loss; None: those of the job.
+    calibration : callable
+        Gives batches of unchanged training windows, for the statistics of batch normalisation.
+    hard : HardPlaces, optional
+        Takes note of windows with a high loss.
+    """
+
+    config: ModelConfig
+    size: int
+    border: int = 0
+    class_weights: tuple[float, ...] | None = None
+    calibration: Callable[[], Sequence[Batch]] = tuple
+    hard: HardPlaces | None = None
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# A loss that is no number any more: at which step, and why.
+
+_LOOK_EVERY = 16
+"""On a GPU, looking at each loss would wait for all work under way."""
+
+
+class DivergedError(MsunetError):
+    """The loss is no number any more."""
+
+
+class Guard:
+    """Looks at the loss of each step, and says what is wrong when it is no number.
+
+    Parameters
+    ----------
+    model : nn.Module
+    options : Optimiser
+    """
+
+    def __init__(self, model: nn.Module, options: Optimiser) -> None:
+        self.model = model
+        self.options = options
+        self._waiting: list[tuple[int, Tensor]] = []
+
+    def add(self, step: int, epoch: int, loss: Tensor, inputs: Sequence[Tensor]) -> None:
+        """Look at a step's loss: at once on a CPU, else with the next ones.
+
+        Raises
+        ------
+        DivergedError
+            If it, or one before it, is infinite or no number.
+        """
+        self._waiting.append((step, loss.detach()))
+        if loss.device.type == "cpu" or len(self._waiting) >= _LOOK_EVERY:
+            self.look(epoch, inputs)
+
+    def look(self, epoch: int, inputs: Sequence[Tensor] = ()) -> None:
+        """Look at what waits."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        losses = torch.stack([loss for _, loss in waiting]).cpu()
+        if bool(losses.isfinite().all()):
+            return
+        first = int((~losses.isfinite()).nonzero()[0, 0])
+        raise DivergedError(
+            f"The loss became {float(losses[first])} at step {waiting[first][0]} (epoch {epoch}): {self._why(inputs)}. "
+            "Training stopped, and the best model before is kept."
+        )
+
+    def _why(self, inputs: Sequence[Tensor]) -> str:
+        """The reason and the remedy, as a part of a sentence."""
+        if any(not bool(x.isfinite().all()) for x in inputs):
+            return "an image of this batch holds values that are no numbers; look for damaged images"
+        rate = self.options.learning_rate
+        if any(not bool(p.isfinite().all()) for p in self.model.parameters()):
+            return (
+                "the weights had stopped being numbers in the step before; try a smaller learning rate than "
+                f"{rate:g}, or clip the gradient"
+            )
+        precision = ", or precision 32 or bf16" if self.options.precision == "16" else ""
+        return (
+            "the images and the weights are numbers, but the network's output is too large for them; try a smaller "
+            f"learning rate than {rate:g}{precision}, and look for images unlike the others"
+        )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Loss and counts of an epoch, added up batch by batch, and over the processes that train together.
+
+
+class Tally:
+    """Loss and counts of one split in one epoch, for each output."""
+
+    def __init__(self, names: tuple[str, ...], outputs: int) -> None:
+        self.confusions = {name: Confusion(outputs) for name in names}
+        self._outputs = outputs
+        self._groups: dict[str, dict[str, Confusion]] = {}
+        self._losses: dict[str, Tensor | float] = dict.fromkeys(names, 0.0)
+        self._pixels: Tensor | float = 0.0
+
+    def add(
+        self,
+        losses: dict[str, Tensor],
+        logits: dict[str, Tensor],
+        target: Tensor,
+        groups: Sequence[str] | None = None,
+    ) -> None:
+        """Count a batch; its loss weighs as many pixels as it has that count. `groups`: that of each window."""
+        pixels = (target != IGNORED).sum()
+        self._pixels = self._pixels + pixels
+        for name, confusion in self.confusions.items():
+            self._losses[name] = self._losses[name] + losses[name] * pixels
+            found = logits[name].argmax(1)
+            confusion.add(found, target)
+            for index, group in enumerate(groups or ()):
+                own = self._groups.setdefault(group, {}).setdefault(name, Confusion(self._outputs))
+                own.add(found[index], target[index])
+
+    def gather(self, device: torch.device) -> None:
+        """Add up what all processes counted; each of them must call it once."""
+        for name, confusion in self.confusions.items():
+            total = torch.tensor([float(self._losses[name])], dtype=torch.float64, device=device)
+            counts = torch.from_numpy(confusion.matrix.copy()).to(device)
+            torch.distributed.all_reduce(total)
+            torch.distributed.all_reduce(counts)
+            self._losses[name] = float(total)
+            confusion.replace(counts)
+        pixels = torch.tensor([float(self._pixels)], dtype=torch.float64, device=device)
+        torch.distributed.all_reduce(pixels)
+        self._pixels = float(pixels)
+
+    def numbers(self) -> dict[tuple[str, str], float]:
+        """By ("loss" or "iou", output); NaN where nothing was counted."""
+        values = {}
+        pixels = float(self._pixels)
+        for name, confusion in self.confusions.items():
+            values["loss", name] = float(self._losses[name]) / pixels if pixels else nan
+            values["iou", name] = mean_iou(confusion.matrix)
+        return values
+
+    def group_ious(self) -> dict[str, dict[str, float]]:
+        """For each output, the mean IoU over classes of each group in which it is defined; of this process only."""
+        ious = {
+            name: {group: mean_iou(own[name].matrix) for group, own in sorted(self._groups.items())}
+            for name in self.confusions
+        }
+        return {name: {g: v for g, v in values.items() if isfinite(v)} for name, values in ious.items()}
+
+    def class_ious(self) -> list[float]:
+        """The fused output's IoU of each class 1..K; NaN for one that is neither there nor predicted."""
+        return [float(value) for value in class_scores(self.confusions["fused"].matrix)["iou"][1:]]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class Training(pl.LightningModule):
+    """A model in training.
+
+    Parameters
+    ----------
+    model : MSUNet
+    job : SettledTrainJob
+    windows : Windows
+    fraction : callable
+        How much of the training is over, 0 to 1, for schedules.
+    """
+
+    def __init__(self, model: MSUNet, job: SettledTrainJob, windows: Windows, fraction: Callable[[], float]) -> None:
+        super().__init__()
+        self.model = model
+        self.job = job
+        self.windows = windows
+        self.size = (windows.size, windows.size)
+        self._elsewhere = windows.config != model.config
+        self.fraction = fraction
+        self.loss = SegmentationLoss(job.loss, model.config.ratios, windows.class_weights, model.config.own)
+        self.views = window_views(windows.config, windows.size)
+        self.average = Average(model, job.optimiser) if job.optimiser.average != "none" else None
+        self.watched = f"watched_{job.optimiser.monitor}"
+        self.guard = Guard(model, job.optimiser)
+        self._averaged_at = self._kept_at = -1
+        self._counted: Any = None
+        self._window_losses: list[float] = []
+        self.restart_tallies()
+
+    def restart_tallies(self) -> None:
+        """Begin counting an epoch."""
+        outputs = len(self.model.config.classes) + 1
+        self.tallies = {split: Tally(self.model.config.outputs, outputs) for split in ("train", "validation")}
+
+    # ------------------------------------------------------------------------------------------------------- the step
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """The loss of a batch, after its random changes; L-BFGS asks for it several times."""
+        changed = augment(batch.inputs, batch.target, self.views, self.job.augmentation, batch.seed, batch.brightfield)
+        again, self._counted = self._counted == (self.current_epoch, index), (self.current_epoch, index)
+        loss = self._step(self.model, changed.inputs, changed.target, None if again else "train", changed)
+        if self.windows.hard is not None and batch.places is not None and not again:
+            self.windows.hard.add(batch.places, self._window_losses)
+        step = self.current_epoch * int(self.trainer.num_training_batches) + index + 1
+        self.guard.add(step, self.current_epoch + 1, loss, changed.inputs)
+        return loss + decay_of(self.model.parameters(), self.job.optimiser)
+
+    def loss_of(self, batch: Batch) -> Tensor:
+        """The loss of a batch outside of a training; nothing is counted."""
+        changed = augment(batch.inputs, batch.target, self.views, self.job.augmentation, batch.seed, batch.brightfield)
+        return self._step(self.model, changed.inputs, changed.target, None, changed)
+
+    def on_train_epoch_start(self) -> None:
+        """Branches whose rate is 0 are known only now: they keep their statistics."""
+        self.model.train()
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Count a batch as it is, seen by the weights that would be kept."""
+        model = self.kept()
+        with of_the_batch(model):  # slide normalisation takes each slide as it is, as a prediction does
+            inputs = [as_unit(x) for x in batch.inputs]
+            self._step(model, inputs, batch.target.long(), "validation", groups=batch.groups)
+
+    def _outputs(self, model: MSUNet, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Fused logits and each branch's own on the grid of the loss."""
+        if self._elsewhere:
+            model = copy(model)  # with the same weights
+            model.config = self.windows.config
+        # "same" or "concentric" also in validation: it scores what was trained.
+        return model.outputs(inputs, self.size, model.config.field, self.loss.detach)
+
+    def _bordered(self, target: Tensor) -> Tensor:
+        """The truth without what lies too near the window's edge."""
+        if border := self.windows.border:
+            inner = target[:, border:-border, border:-border].clone()
+            target = torch.full_like(target, IGNORED)
+            target[:, border:-border, border:-border] = inner
+        return target
+
+    def _step(
+        self,
+        model: MSUNet,
+        inputs: list[Tensor],
+        target: Tensor,
+        split: str | None,
+        changed: Augmented | None = None,
+        groups: Sequence[str] | None = None,
+    ) -> Tensor:
+        target = self._bordered(target)
+        fused, own = self._outputs(model, inputs)
+        total, parts = self.loss(fused, own, target)
+        if changed is not None and changed.other is not None:
+            blended, _ = self.loss(fused, own, self._bordered(changed.other))
+            total = (1 - changed.share) * total + changed.share * blended
+        if self.windows.hard is not None and split == "train":
+            self._window_losses = window_losses(fused.detach(), target)
+        if split is not None:
+            logits = dict(zip(self.model.config.outputs, (fused.detach(), *(o.detach() for o in own)), strict=True))
+            self.tallies[split].add(parts, logits, target, groups)
+        return torch.as_tensor(total)
+
+    # ------------------------------------------------------------------------------------------------- what is kept
+
+    def kept(self) -> MSUNet:
+        """The model to validate and to keep: with the weights of the last step, or with their average."""
+        options = self.job.optimiser
+        average, step = self.average, self.trainer.global_step
+        if self._kept_at != step:
+            self._kept_at = step
+            if average is not None and options.average == "swa" and self.fraction() >= options.average_from:
+                average.add(self.model)
+            if options.recalibrate or average is not None:
+                recalibrate(self._chosen, self._calibration(), self._outputs)
+        return self._chosen
+
+    def average_now(self) -> MSUNet:
+        """The same with the statistics as they are: at once."""
+        return self._chosen
+
+    def validation_groups(self) -> dict[str, dict[str, float]]:
+        """For each output the IoU, mean over classes, of each group (patient, slide) that validates."""
+        return self.tallies["validation"].group_ious()
+
+    @property
+    def _chosen(self) -> MSUNet:
+        if self.average is None or not int(self.average.count):
+            return self.model
+        return self.average.model
+
+    def _calibration(self) -> list[list[Tensor]]:
+        return [[as_unit(x.to(self.device)) for x in batch.inputs] for batch in self.windows.calibration()]
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """The moving average follows each step of the optimiser."""
+        step = self.trainer.global_step
+        if self.average is not None and self.job.optimiser.average == "ema" and self._averaged_at != step:
+            self._averaged_at = step
+            self.average.add(self.model)
+
+    # ------------------------------------------------------------------------------------------ optimiser and schedule
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """The warm-up of the schedule that is not a function of the step."""
+        options, step = self.job.optimiser, self.trainer.global_step
+        if options.schedule == "plateau" and step <= options.warmup and options.warmup:
+            for group in self.trainer.optimizers[0].param_groups:
+                group["lr"] = group["initial_lr"] * warm(step, options.warmup)
+
+    def on_validation_epoch_end(self) -> None:
+        """Give the plateau schedule what it watches."""
+        self.gather("validation")
+        self._watch("validation")
+
+    def on_train_epoch_end(self) -> None:
+        """Where nothing validates, the schedule watches the training."""
+        self.guard.look(self.current_epoch + 1)
+        if not self.trainer.val_dataloaders:
+            self._watch("train")
+
+    def _watch(self, split: str) -> None:
+        value = self.tallies[split].numbers()[self.job.optimiser.monitor, "fused"]
+        self.log(self.watched, torch.tensor(value, dtype=torch.float32), batch_size=1)
+
+    def gather(self, split: str) -> None:
+        """Count over all processes that train together."""
+        if self.trainer.world_size > 1:
+            self.tallies[split].gather(self.device)
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser and its schedule, as Lightning wants them."""
+        options = self.job.optimiser
+        optimiser = make_optimiser(self.model, options)
+        for group in optimiser.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        schedule = make_schedule(options, optimiser, self.fraction, self._steps_per_epoch)
+        if schedule is None:
+            return {"optimizer": optimiser}
+        watching = {"monitor": self.watched, "interval": "epoch", "strict": False}
+        how = watching if options.schedule == "plateau" else {"interval": "step"}
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule} | how}
+
+    def _steps_per_epoch(self) -> int:
+        """Of the optimiser."""
+        batches = float(self.trainer.num_training_batches)
+        return (
+            max(1, ceil(batches / self.trainer.accumulate_grad_batches)) if isfinite(batches) else 1
+        )  # before it began

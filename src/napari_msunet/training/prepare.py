@@ -1,0 +1,509 @@
+"""Everything that a training needs before its first step: images, windows, normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache, partial
+from math import ceil, lcm
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import ValidationError
+
+from napari_msunet.config import ModelConfig, Normalisation, SettledTrainJob, TrainJob, check_class_names
+from napari_msunet.constants import IGNORED
+from napari_msunet.data import Item, Split, split
+from napari_msunet.data.loader import Batch, Crops, TrainBatches, ValidationBatches, collate
+from napari_msunet.data.normalising import fit_normalisation, trained_on
+from napari_msunet.data.recipe import settle
+from napari_msunet.data.sampling import Sampler, Spot, validation_spots
+from napari_msunet.errors import MsunetError, SourceError
+from napari_msunet.events import Event, Message
+from napari_msunet.events import check as check_stop
+from napari_msunet.geometry import round_up
+from napari_msunet.inference.network import pick_device
+from napari_msunet.models import input_windows, load_model
+from napari_msunet.models.files import Start, open_start
+from napari_msunet.models.losses import balanced_weights
+from napari_msunet.models.windows import window_multiple
+from napari_msunet.training.distributed import check_devices
+from napari_msunet.training.held_out import Aside, load_items, set_aside
+from napari_msunet.training.module import Windows, window_views
+from napari_msunet.training.record import RunFolder
+
+# ----------------------------------------------------------------------------------------------------------------------
+# How much of each class the images of a side hold: for class weights, and to say what cannot be learned or judged.
+
+Say = Callable[[str, str], None]
+
+
+def class_pixels(item: Item, outputs: int) -> npt.NDArray[np.int64]:
+    """About how many target pixels of background and of classes 1..K an image's truth holds, `(K+1,)`."""
+    values, grid = item.truth.overview()
+    counts = np.bincount(values.ravel(), minlength=IGNORED + 1)[:outputs]
+    item.forget_mask()
+    each = np.prod(grid.pixel) / np.prod(item.grid.pixel)
+    return np.asarray(np.ceil(counts * each), np.int64)
+
+
+def known_only(sides: Split, classes: Sequence[str], say: Say) -> tuple[Split, tuple[int, ...]]:
+    """The split without training images of which nothing is known, and the pixels of each class in the others.
+
+    What a side lacks is said.
+
+    Raises
+    ------
+    SourceError
+        If nothing is known of any training image.
+    """
+    outputs = len(classes) + 1
+    counts = []
+    for item in sides.train:
+        check_stop()
+        counts.append(class_pixels(item, outputs))
+    known = [bool(c.any()) for c in counts]
+    if not any(known):
+        raise SourceError(
+            f"All pixels of the {len(known)} training images are ignored (not annotated, or of no class of this "
+            "model), so there is nothing to learn; annotate some of each class and of background."
+        )
+    if not all(known):
+        names = [item.name for item, k in zip(sides.train, known, strict=True) if not k]
+        say("warning", f"Nothing is annotated in {', '.join(names)}: left out.")
+    train = np.sum(counts, axis=0)
+    validate = np.sum([class_pixels(i, outputs) for i in sides.validate] or [np.zeros(outputs, np.int64)], axis=0)
+    _lacking(train, classes, say, "training images, so it cannot be learned; annotate some, or leave the class out")
+    if sides.validate and train[1:].any():
+        present = [name if train[i] else "" for i, name in enumerate(classes, start=1)]
+        _lacking(validate, present, say, "validation images, so its scores say nothing; choose other groups for them")
+    if not train[0]:
+        say("warning", "No training image has background: the model will see the classes everywhere.")
+    kept = [item for item, k in zip(sides.train, known, strict=True) if k]
+    return sides._replace(train=kept), tuple(int(n) for n in train)
+
+
+def _lacking(counts: npt.NDArray[np.int64], classes: Sequence[str], say: Say, where: str) -> None:
+    for name, count in zip(classes, counts[1:], strict=True):
+        if name and not count:
+            say("warning", f"The class {name} has no pixel in the {where}.")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What a training takes from its job before anything computes: who trains, validates and tests, and which windows.
+#
+# The check before a training and the training itself call the same functions, so they agree. No Qt; torch is imported
+# only where a network must be measured (branches with ``padding="valid"``).
+
+_VALIDATION_WINDOWS = 64
+_LEAST_STEPS = 20
+"""Of an epoch where the time decides when training ends: what is done once an epoch would cost too much else."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything about a training that its job, its images and their truth decide.
+
+    Attributes
+    ----------
+    job : SettledTrainJob
+    config, seen : ModelConfig
+        Of the model, and the same on the grid of the loss: that of its windows.
+    size, border : int
+        Side of a window, and what carries no loss at its edge, in target pixels of `seen`.
+    sides : Split
+        Of the training side only images of which something is known.
+    pixels : tuple of int
+        About how many pixels of background and of classes 1..K train.
+    aside : Aside
+        The test set.
+    sampler : Sampler
+        Draws the training windows.
+    steps : int
+        Of an epoch.
+    spots : list of Spot
+        The windows that validate.
+    start : Start, optional
+        The model whose weights training begins with.
+    """
+
+    job: SettledTrainJob
+    config: ModelConfig
+    seen: ModelConfig
+    size: int
+    border: int
+    sides: Split
+    pixels: tuple[int, ...]
+    aside: Aside
+    sampler: Sampler
+    steps: int
+    spots: list[Spot]
+    start: Start | None
+
+    def words(self) -> str:
+        """What is about to happen, as a sentence without its full stop."""
+        held, test = len(self.sides.validate), len(self.sides.test)
+        if self.spots:
+            others = f"validating on {_count(len(self.spots), 'window')} of {_count(held, 'image')}"
+        else:
+            others = f"holding out {_count(held, 'image')}" if held else "validating on none"
+        return (
+            f"Training on {_count(len(self.sides.train), 'image')} in {_count(self.steps, 'step')} of "
+            f"{_count(self.job.batch_size, 'window')} an epoch, {others}"
+            + (f", with {_count(test, 'image')} set aside for testing" if test else "")
+        )
+
+    def release(self) -> None:
+        """Close all images."""
+        for item in (*self.sides.train, *self.sides.validate, *self.sides.test):
+            item.release()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def settle_training(given: TrainJob, folder: RunFolder, say: Say) -> tuple[SettledTrainJob, tuple[str, ...]]:
+    """The job with all that it leaves open chosen and why, or as the run was begun that goes on.
+
+    Raises
+    ------
+    SourceError, MissingMppError, SlideError
+        If something given cannot be used.
+    """
+    if not given.resume and given.start is None:  # what was begun before the names were checked may go on
+        try:
+            check_class_names(given.model.classes)
+        except ValueError as error:
+            raise SourceError(f"The model's classes cannot be used: {error}.") from None
+    if given.devices * given.nodes > 1 and (given.find_batch_size or given.find_learning_rate):
+        raise MsunetError(
+            "The batch size and the learning rate are found on one device; find them there, then give them to several."
+        )
+    resumed = folder.begun_job(given)
+    if resumed:
+        return resumed, ()
+    job, reasons = settle(given)
+    for reason in reasons:
+        say("info", reason)
+    return job, reasons
+
+
+def prepare_data(job: SettledTrainJob, say: Say, goes_on: bool = False) -> Prepared:
+    """Load and split the sources, and lay out the windows.
+
+    Parameters
+    ----------
+    job : SettledTrainJob
+    say : callable
+        Takes a level ("info" or "warning") and a sentence.
+    goes_on : bool
+        A run that goes on from its checkpoint does not begin with the weights of another model.
+
+    Raises
+    ------
+    SourceError, MissingMppError, SlideError, ModelError
+        If something given cannot be used.
+    """
+    start = None if job.start is None or goes_on else open_start(job.start, job.model)
+    config = start.config if start else job.model
+    seen, size, border = loss_windows(job, config, say)
+    job.loss.branch_weights(len(config.scales))
+    if start:
+        say("info", start.words())
+    items, frozen = load_items(job, seen, say)
+    try:
+        split_seed = job.seed if job.split_seed is None else job.split_seed
+        sides = split(items, job.validation, split_seed, job.test, job.fold, config.classes)
+        for message in sides.messages:
+            say(message.level, message.text)
+        aside = set_aside(job, sides.test, frozen, say)
+        sides, pixels = known_only(sides, config.classes, say)
+        _check_class_weights(job, pixels)
+        if config.trained_on is None and config.normalisation is None:
+            known = {"trained_on": trained_on(items, say)}
+            config, seen = config.model_copy(update=known), seen.model_copy(update=known)
+        step = lcm(*(r.denominator for r in seen.input_ratios))
+        sampler = Sampler(sides.train, size, step, job.seed, job.replay, job.sampling)
+        steps = job.steps or max(
+            _LEAST_STEPS if job.time_limit else 1, sampler.steps(job.batch_size * job.devices * job.nodes)
+        )
+        # With a fold and no validation, the fold's images are held out and take no part in the training at all.
+        held_out = job.fold is not None and not job.validation
+        spots = [] if held_out else validation_spots(sides.validate, size, step, _VALIDATION_WINDOWS)
+    except BaseException:
+        for item in items:
+            item.release()
+        raise
+    return Prepared(job, config, seen, size, border, sides, pixels, aside, sampler, steps, spots, start)
+
+
+def _check_class_weights(job: SettledTrainJob, pixels: tuple[int, ...]) -> None:
+    given = job.loss.class_weights
+    if isinstance(given, tuple) and len(given) != len(pixels):
+        raise MsunetError(
+            f"{len(given)} class weights were given for {len(pixels) - 1} classes; give one for background and one for "
+            "each class, or balanced."
+        )
+
+
+# ------------------------------------------------------------------------------------------------- windows of the loss
+
+
+def loss_windows(job: SettledTrainJob, config: ModelConfig, say: Say) -> tuple[ModelConfig, int, int]:
+    """The config whose target grid is that of the loss, and side and border of a training window in its pixels.
+
+    Raises
+    ------
+    MsunetError
+        If the loss cannot be computed on the wanted grid, or the border leaves nothing of a window.
+    """
+    seen = seen_config(config, job.loss.own_grid, say)
+    return seen, *_window_size(job, config, seen, say)
+
+
+def seen_config(config: ModelConfig, own_grid: bool, say: Say) -> ModelConfig:
+    """The config whose target grid is that of the loss: of the finest branch where that is coarser and wanted.
+
+    With it, windows, truth and outputs are those of the coarser grid; the weights are the same.
+    """
+    finest = max(config.ratios)
+    if not own_grid or finest == 1:
+        return config
+    if finest > 1 or config.joint:
+        raise MsunetError(
+            "The loss cannot be computed on the finest branch's own grid with these scales and this fusion: that is "
+            "for scales of which none is above 1, and branches that are computed one by one; leave own_grid off."
+        )
+    try:
+        scales = [float(r / finest) for r in config.ratios]
+        coarser = config.at(config.resolution.times(1 / float(finest)))
+        seen = ModelConfig.model_validate(config.model_dump() | coarser | {"scales": scales})
+    except (ValidationError, MsunetError) as error:
+        raise MsunetError(
+            f"The scales {', '.join(str(r) for r in config.ratios)} are no ratios of whole numbers up to 8 of each "
+            "other, which own_grid needs; leave it off."
+        ) from error
+    say("info", f"The loss is computed {seen.resolution.at}, the grid of scale {finest}.")
+    return seen
+
+
+def _window_size(job: SettledTrainJob, config: ModelConfig, seen: ModelConfig, say: Say) -> tuple[int, int]:
+    """Side of a window and of its border, in pixels of the grid of the loss."""
+    ratio = Fraction(seen.resolution.size / config.resolution.size).limit_denominator(8)
+    # What the padding of valid convolutions reaches carries no loss, and as much is read more.
+    edge = _padding_reach(seen) if any(branch.valid for branch in seen.branches) else 0
+    size = round_up(ceil(job.size / ratio) + 2 * edge, window_multiple(seen))
+    border = max(ceil(job.border / ratio), edge)
+    if 2 * border >= size:
+        raise MsunetError(
+            f"A border of {job.border} pixels leaves nothing of windows of {round(size * ratio)} pixels; give a "
+            "smaller border or a larger size."
+        )
+    if edge:
+        say(
+            "info",
+            f"Windows have {round(size * ratio)} pixels, of which {round(edge * ratio)} at each edge carry no loss.",
+        )
+    elif size * ratio != job.size:
+        text = f"The window size {job.size} was rounded up to {round(size * ratio)}, which this model needs."
+        say("info", text)
+    return size, border
+
+
+@lru_cache(maxsize=16)
+def _padding_reach(config: ModelConfig) -> int:
+    """How far into a window the padding of valid convolutions reaches: measured, which takes torch."""
+    from napari_msunet.models import MSUNet
+
+    return MSUNet(config).border
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+_NORMALISATION_WINDOWS = 48
+_CALIBRATION_WINDOWS = 64
+
+
+@dataclass
+class Session:
+    """Everything ready to train.
+
+    Attributes
+    ----------
+    job : SettledTrainJob
+    reasons : tuple of str
+        Why what was open in the job is what it is now.
+    config : ModelConfig
+        Of the model.
+    windows : Windows
+        What is seen of the images.
+    accumulate : int
+        Batches for one step of the optimiser.
+    """
+
+    job: SettledTrainJob
+    reasons: tuple[str, ...]
+    config: ModelConfig
+    device: torch.device
+    windows: Windows
+    batches: TrainBatches
+    validation: ValidationBatches | None
+    sides: Split
+    messages: list[Event]
+    start: Start | None
+    aside: Aside
+    calibration: Calibration
+    accumulate: int = 1
+
+    def close(self) -> None:
+        """End reading and close all images."""
+        self.batches.close()
+        if self.validation:
+            self.validation.close()
+        for item in (*self.sides.train, *self.sides.validate, *self.sides.test):
+            item.release()
+
+    def set_batch(self, batch: int) -> None:
+        """Take other batches from now on; an epoch stays about as long."""
+        self.batches.close()
+        if self.job.steps is None:
+            self.batches.steps = self.batches.sampler.steps(batch * self.batches.world)
+        self.regroup(batch)
+
+    def halve(self) -> None:
+        """Take half as many windows at a time, and add up two gradients where one was: the same windows in an epoch."""
+        self.batches.close()
+        self.batches.steps *= 2
+        self.accumulate *= 1 if self.job.optimiser.kind == "lbfgs" else 2
+        self.regroup(self.batches.batch // 2)
+
+    def regroup(self, batch: int) -> None:
+        """Take so many windows at a time, of training and of validation."""
+        self.batches.batch = batch
+        if self.validation:
+            before = self.validation
+            before.close()
+            self.validation = ValidationBatches(
+                before.crops, before.spots, batch, before.rank, before.world, before.together
+            )
+
+
+def prepare(given: TrainJob, folder: RunFolder, rank: int = 0) -> Session:
+    """Choose what the job leaves open, load and split the sources, and fit the model's normalisation.
+
+    `rank` is that of this process among several that train together.
+
+    Raises
+    ------
+    SourceError, MissingMppError, SlideError, ModelError
+        If something given cannot be used.
+    """
+    messages: list[Event] = []
+
+    def say(level: str, text: str) -> None:
+        messages.append(Message(level="warning" if level == "warning" else "info", text=text))
+
+    device = pick_device(given.device)
+    check_devices(given, device)
+    job, reasons = settle_training(given, folder, say)
+    if job.optimiser.precision == "16" and device.type == "cpu":
+        say("info", "A processor has no fast 16-bit floats but bfloat16: training with precision bf16.")
+    prepared = prepare_data(job, say, job.resume and folder.checkpoint.exists())
+    try:
+        if prepared.start:
+            prepared.start.check()
+        session = _session(prepared, reasons, folder, device, rank, messages)
+    except BaseException:
+        prepared.release()
+        raise
+    say("info", f"{prepared.words()}, on {device}.")
+    return session
+
+
+def _session(
+    prepared: Prepared,
+    reasons: tuple[str, ...],
+    folder: RunFolder,
+    device: torch.device,
+    rank: int,
+    messages: list[Event],
+) -> Session:
+    """What reads the windows, and the model's normalisation."""
+    job, config, seen, sampler = prepared.job, prepared.config, prepared.seen, prepared.sampler
+    crops = Crops(seen.input_ratios, partial(input_windows, seen))
+    normalisation = _normalisation(job, config, crops, sampler, folder if job.resume else None)
+    config, seen = (c.model_copy(update={"normalisation": normalisation}) for c in (config, seen))
+    pads, truth_pad = window_views(seen, prepared.size).pads(job.augmentation)
+    world = job.devices * job.nodes
+    batches = TrainBatches(crops, sampler, job.batch_size, prepared.steps, pads, truth_pad)
+    batches.rank, batches.world = rank, world
+    batches.together = any(branch.by_slide for branch in config.branches)
+    spots = prepared.spots
+    validation = ValidationBatches(crops, spots, job.batch_size, rank, world, batches.together) if spots else None
+    hard = sampler.hard if job.sampling.hard else None
+    calibration = Calibration(batches)
+    weights = _class_weights(job, prepared.pixels)
+    windows = Windows(seen, prepared.size, prepared.border, weights, calibration, hard)
+    return Session(
+        *(job, reasons, config, device, windows, batches, validation, prepared.sides, messages, prepared.start),
+        *(prepared.aside, calibration),
+        accumulate=job.optimiser.accumulate,
+    )
+
+
+def _class_weights(job: SettledTrainJob, pixels: tuple[int, ...]) -> tuple[float, ...] | None:
+    """The weights of background and classes, if they are not all the same."""
+    given = job.loss.class_weights
+    if given == "balanced":
+        return balanced_weights(pixels)
+    return given
+
+
+class Calibration:
+    """Batches of unchanged training windows, the same each time, read when first asked for.
+
+    Parameters
+    ----------
+    batches : TrainBatches
+        Whose windows and batch size they have.
+    """
+
+    def __init__(self, batches: TrainBatches) -> None:
+        self._batches = batches
+        self._read: list[Batch] | None = None
+
+    def __len__(self) -> int:
+        return -(-self._windows // self._batches.batch)
+
+    @property
+    def _windows(self) -> int:
+        return min(_CALIBRATION_WINDOWS, len(self._batches) * self._batches.batch)
+
+    def __call__(self) -> list[Batch]:
+        if self._read is None:
+            crops, sampler, size = self._batches.crops, self._batches.sampler, self._batches.batch
+            spots = list(sampler.epoch(2**31 + 1, self._windows))
+            groups = [spots[i : i + size] for i in range(0, len(spots), size)]
+            self._read = [collate([crops.read(s.item, s.window) for s in group], 0) for group in groups]
+        return self._read
+
+
+def _normalisation(
+    job: SettledTrainJob, config: ModelConfig, crops: Crops, sampler: Sampler, resumed: RunFolder | None
+) -> Normalisation | tuple[Normalisation, ...] | None:
+    """What the first layer does, fitted to the training images, unless the config has its own."""
+    if config.normalisation is not None:
+        return config.normalisation
+    if resumed is not None and resumed.model.exists():
+        return load_model(resumed.model).config.normalisation
+
+    def windows() -> Iterator[npt.NDArray[Any]]:
+        for spot in sampler.epoch(2**31, _NORMALISATION_WINDOWS):
+            check_stop()
+            yield crops.read(spot.item, spot.window).inputs[0]
+
+    return fit_normalisation(windows(), job.normalise)

@@ -1,0 +1,199 @@
+"""One image scored at its truth's own resolution, window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from napari_msunet.constants import IGNORED
+from napari_msunet.data import Item
+from napari_msunet.data.sampling import known_cells
+from napari_msunet.data.truth import connected, own_instances
+from napari_msunet.geometry import Grid, Window, round_up
+from napari_msunet.inference.image import predict_image
+from napari_msunet.inference.postprocess.instances import Instances
+from napari_msunet.inference.postprocess.split_touching import Parting
+from napari_msunet.models import MSUNet
+from napari_msunet.objects.components import ArrayPlane, Walk
+from napari_msunet.training.scoring.instances import Overlaps, instance_scores
+from napari_msunet.training.scoring.metrics import Confusion
+from napari_msunet.training.scoring.outlines import outline_scores
+from napari_msunet.training.scoring.uncertainty import Calibration
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Maps of one grid on another over the same slide, bilinearly between pixel centres.
+
+Probabilities = npt.NDArray[np.float32]
+
+
+def target_window(own: Window, own_grid: Grid, grid: Grid) -> Window:
+    """The pixels of `grid` between which the pixels of a window of `own_grid` are interpolated."""
+    first, last = zip(*(_places(own, own_grid, grid, axis)[0][[0, -1]] for axis in (0, 1)), strict=True)
+    stop = [min(int(v) + 2, n) for v, n in zip(last, grid.shape, strict=True)]
+    return Window.between((int(first[0]), int(first[1])), (stop[0], stop[1]))
+
+
+def _places(
+    own: Window, own_grid: Grid, grid: Grid, axis: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """For each pixel of a window along an axis: the grid pixel before its centre, and how far it is from that to the
+    next, 0 to 1. Beyond the first and the last pixel centre of the grid, the outermost pixel counts."""
+    start, count = (own.y, own.height) if axis == 0 else (own.x, own.width)
+    centres = (start + np.arange(count) + 0.5) * own_grid.pixel[axis] / grid.pixel[axis] - 0.5
+    centres = np.clip(centres, 0, grid.shape[axis] - 1)
+    first = np.floor(centres).astype(np.int64)
+    return first, (centres - first).astype(np.float32)
+
+
+def on_grid(maps: Probabilities, window: Window, grid: Grid, own_grid: Grid, own: Window) -> Probabilities:
+    """Bring maps to another grid over the same slide, bilinearly between pixel centres.
+
+    Parameters
+    ----------
+    maps : (K+1, h, w) float32 array
+        In `window` of `grid`, which holds at least `target_window(own, ...)`.
+    own : Window
+        The wanted pixels of `own_grid`.
+
+    Returns
+    -------
+    (K+1, height, width) float32 array
+    """
+    rows, row_share = _places(own, own_grid, grid, 0)
+    columns, column_share = _places(own, own_grid, grid, 1)
+    rows, columns = rows - window.y, columns - window.x
+    below, right = np.minimum(rows + 1, maps.shape[1] - 1), np.minimum(columns + 1, maps.shape[2] - 1)
+    share = row_share[:, None]
+    mixed: npt.NDArray[Any] = maps[:, rows] * (1 - share) + maps[:, below] * share
+    mixed = mixed[:, :, columns] * (1 - column_share) + mixed[:, :, right] * column_share
+    return mixed.astype(np.float32, copy=False)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+_MEMORY = 256e6
+_LARGEST = 2048
+_BAND = 256
+
+WHOLE = 36_000_000
+"""Pixels of an image up to which it is held whole, which outlines and instances need."""
+
+Objects = Literal["connected", "parted"]
+
+
+@dataclass
+class ImageScores:
+    """What was counted of one image.
+
+    Attributes
+    ----------
+    counts : dict of str to Confusion
+        For "fused" and each scale.
+    calibration : Calibration
+        Of the fused output.
+    predicted, truth : (h, w) uint8, optional
+        Class numbers of the fused output and of the truth; None for an image too large to hold.
+    outlines : dict
+        By class, of the fused output.
+    instances : dict
+        Of the fused output; empty where they were not asked for.
+    """
+
+    counts: dict[str, Confusion]
+    calibration: Calibration = field(default_factory=Calibration)
+    predicted: npt.NDArray[np.uint8] | None = None
+    truth: npt.NDArray[np.uint8] | None = None
+    outlines: dict[str, dict[str, float]] = field(default_factory=dict)
+    instances: dict[str, float] = field(default_factory=dict)
+
+
+def score_item(model: MSUNet, item: Item, device: str = "auto", whole: bool = False) -> ImageScores:
+    """Count predicted against true classes where there is truth.
+
+    A large image is done window by window, so memory does not grow with it.
+
+    Parameters
+    ----------
+    model : MSUNet
+    item : Item
+    device : str
+    whole : bool
+        Keep the prediction and the truth of an image that is small enough.
+    """
+    outputs = len(model.config.classes) + 1
+    found = ImageScores({name: Confusion(outputs) for name in model.config.outputs})
+    shape = item.truth.grid.shape
+    if whole and shape[0] * shape[1] <= WHOLE:
+        found.predicted = np.zeros(shape, np.uint8)
+        found.truth = np.full(shape, IGNORED, np.uint8)
+    size = int(min(_LARGEST, (_MEMORY / 4 / outputs / len(found.counts)) ** 0.5))
+    size = min(size, round_up(max(item.grid.shape), 2))
+    for cell in known_cells(item, size):
+        own = item.truth.grid.centres(item.grid.region(cell)).intersection(item.truth.grid.whole)
+        if own.empty:
+            continue
+        truth = item.truth.read(own)
+        if found.truth is not None:
+            found.truth[own.slices()] = truth
+        if (truth == IGNORED).all():
+            continue
+        _score_window(model, item, own, truth, device, found)
+    return found
+
+
+def _score_window(
+    model: MSUNet, item: Item, own: Window, truth: npt.NDArray[np.uint8], device: str, found: ImageScores
+) -> None:
+    """Predict what a window of the truth needs, and count it band by band."""
+    needed = target_window(own, item.truth.grid, item.grid)
+    maps = predict_image(model, item.slide, window=needed, device=device)
+    for name, confusion in found.counts.items():
+        for top in range(0, own.height, _BAND):
+            band = Window(own.y + top, own.x, min(_BAND, own.height - top), own.width)
+            probabilities = on_grid(maps[name], needed, item.grid, item.truth.grid, band)
+            predicted = probabilities.argmax(0)
+            here = truth[top : top + band.height]
+            confusion.add(torch.from_numpy(predicted), torch.from_numpy(here))
+            if name == "fused":
+                found.calibration.add(probabilities, here)
+                if found.predicted is not None:
+                    found.predicted[band.slices()] = predicted
+
+
+def add_shapes(found: ImageScores, item: Item, classes: Sequence[str], objects: Objects | None) -> None:
+    """Outline scores, and on request those of instances, of an image that was kept whole.
+
+    Parameters
+    ----------
+    objects : str, optional
+        How the prediction becomes instances: "connected" pieces, or these "parted" where they touch (watershed).
+    """
+    if found.predicted is None or found.truth is None:
+        return
+    found.outlines = outline_scores(found.truth, found.predicted, classes, pixel_size(item))
+    if objects is not None:
+        predicted = connected(found.predicted) if objects == "connected" else parted(found.predicted)
+        known = found.truth != IGNORED
+        found.instances = instance_scores(Overlaps.of(own_instances(item.truth), predicted, known))
+
+
+def parted(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    """Instances of an image of class numbers: connected pieces, parted where they touch."""
+    out = np.zeros(labels.shape, np.uint32)
+    whole = Window(0, 0, *labels.shape)
+    work = Instances(Walk(labels.shape, [whole]), Parting())
+    for _ in work.steps(ArrayPlane(labels), ArrayPlane(out)):
+        pass
+    return out
+
+
+def pixel_size(item: Item) -> tuple[float, float]:
+    """Size of a pixel of the truth in µm; in pixels of the image where its µm are not known."""
+    mpp: Any = item.slide.mpp or (1.0, 1.0)
+    grid: Grid = item.truth.grid
+    return grid.pixel[0] * mpp[0], grid.pixel[1] * mpp[1]

@@ -1,0 +1,142 @@
+"""Scores from a confusion matrix that is added up window by window, so that no slide is ever held whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite, nan
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from napari_msunet.constants import IGNORED
+
+SCORES = ("dice", "iou", "precision", "recall", "f1", "accuracy")
+
+Matrix = npt.NDArray[np.int64]
+
+
+def confusion(predicted: Tensor, target: Tensor, outputs: int) -> Tensor:
+    """How often each class was predicted as each.
+
+    Parameters
+    ----------
+    predicted, target : Tensor of the same shape, integers
+        Class numbers; pixels whose target is 255 do not count.
+    outputs : int
+        Number of classes with background, K+1.
+
+    Returns
+    -------
+    (K+1, K+1) int64 Tensor
+        Rows: the truth; columns: the prediction.
+    """
+    target = target.flatten().long()
+    cells = torch.where(target == IGNORED, outputs * outputs, target * outputs + predicted.flatten().long())
+    counts = torch.bincount(cells, minlength=outputs * outputs + 1)
+    return counts[:-1].reshape(outputs, outputs)
+
+
+class Confusion:
+    """A confusion matrix that grows with each `add`.
+
+    Parameters
+    ----------
+    outputs : int
+        Number of classes with background, K+1.
+    """
+
+    def __init__(self, outputs: int) -> None:
+        self.outputs = outputs
+        self._counts: Tensor | None = None
+
+    def add(self, predicted: Tensor, target: Tensor) -> None:
+        """Count the pixels of a window; stays on its device."""
+        counts = confusion(predicted, target, self.outputs)
+        self._counts = counts if self._counts is None else self._counts + counts
+
+    def merge(self, other: Confusion) -> None:
+        """Add the counts of another."""
+        if other._counts is not None:
+            self._counts = other._counts if self._counts is None else self._counts + other._counts
+
+    def replace(self, counts: Tensor) -> None:
+        """Put other counts in the place of these, such as those of all processes that train together."""
+        self._counts = counts
+
+    @property
+    def matrix(self) -> Matrix:
+        """`(K+1, K+1)` pixel counts: rows the truth, columns the prediction."""
+        if self._counts is None:
+            return np.zeros((self.outputs, self.outputs), np.int64)
+        return np.asarray(self._counts.cpu().numpy(), np.int64)
+
+
+def class_scores(matrix: Matrix) -> dict[str, npt.NDArray[np.float64]]:
+    """Scores of each class, background first.
+
+    With TP, FP, FN, TN of one class against all others: ``Dice = F1 = 2 TP / (2 TP + FP + FN)``,
+    ``IoU = TP / (TP + FP + FN)``, ``precision = TP / (TP + FP)``, ``recall = TP / (TP + FN)``,
+    ``accuracy = (TP + TN) / all``. NaN where the denominator is zero.
+
+    Parameters
+    ----------
+    matrix : (K+1, K+1) array
+        Rows: the truth; columns: the prediction.
+
+    Returns
+    -------
+    dict of str to (K+1,) float64 array
+        By the names in `SCORES`.
+    """
+    true = np.diag(matrix).astype(np.float64)
+    predicted, actual = matrix.sum(0).astype(np.float64), matrix.sum(1).astype(np.float64)
+    total = float(matrix.sum())
+
+    def ratio(above: npt.NDArray[np.float64], below: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.divide(above, below, out=np.full_like(above, nan), where=below > 0)
+
+    dice = ratio(2 * true, predicted + actual)
+    everything = np.full_like(true, total)
+    return {
+        "dice": dice,
+        "iou": ratio(true, predicted + actual - true),
+        "precision": ratio(true, predicted),
+        "recall": ratio(true, actual),
+        "f1": dice,
+        "accuracy": ratio(total - predicted - actual + 2 * true, everything),
+    }
+
+
+def mean_iou(matrix: Matrix) -> float:
+    """Mean IoU over classes 1..K that are in the truth or the prediction; NaN where none is."""
+    return _mean(class_scores(matrix)["iou"][1:])
+
+
+def report(matrix: Matrix, classes: Sequence[str]) -> dict[str, Any]:
+    """All scores as plain JSON values, None where a score is not defined.
+
+    Returns
+    -------
+    dict
+        The mean of each score over classes 1..K, ``"pixels"``, and under ``"classes"`` the scores by class name.
+    """
+    scores = class_scores(matrix)
+    values: dict[str, Any] = {name: _plain(_mean(scores[name][1:])) for name in SCORES}
+    values["pixels"] = int(matrix.sum())
+    values["classes"] = {
+        label: {name: _plain(float(scores[name][i])) for name in SCORES} for i, label in enumerate(classes, start=1)
+    }
+    return values
+
+
+def _mean(values: npt.NDArray[np.float64]) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else nan
+
+
+def _plain(value: float) -> float | None:
+    """A number that JSON knows."""
+    return value if isfinite(value) else None

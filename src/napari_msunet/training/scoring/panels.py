@@ -1,0 +1,195 @@
+"""Pictures of an evaluation: image, truth and prediction side by side; reliability; the matrix of scales."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_msunet.constants import IGNORED, OUTPUT_COLOURS
+from napari_msunet.data import Item
+from napari_msunet.geometry import Grid, Region, Window
+from napari_msunet.training.record import writing
+
+SIDE = 768
+"""Pixels of a picture's side at most."""
+
+ERROR = (0.9, 0.1, 0.1)
+
+
+def figure_of(width: float, height: float) -> Any:
+    """A figure that needs no screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    with writing(path) as aside:
+        figure.savefig(aside, format="png")
+
+
+Panel = tuple[str, npt.NDArray[Any], npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
+"""Title, image `(h, w, 3)` uint8 or 0..1, truth and prediction `(h, w)`: class numbers, 255 left white in the truth."""
+
+
+def best_median_worst(scores: Sequence[float]) -> list[tuple[str, int]]:
+    """Which of some scores to show, with what to call them; fewer where there are fewer than three numbers."""
+    order = sorted((n for n, score in enumerate(scores) if np.isfinite(score)), key=lambda n: -scores[n])
+    if not order:
+        return []
+    places = dict.fromkeys((0, (len(order) - 1) // 2, len(order) - 1))
+    names = {1: ("only",), 2: ("best", "worst"), 3: ("best", "median", "worst")}[len(places)]
+    return [(name, order[place]) for name, place in zip(names, places, strict=True)]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a picture shows of an image's truth and prediction, packed: some kilobytes, so that all images' can be held.
+
+    Attributes
+    ----------
+    window : Window
+        The part that is shown, on the truth's grid.
+    step : int
+        Every `step`-th pixel of it is shown.
+    shape : tuple of int
+        `(2, h, w)`: truth and prediction.
+    packed : bytes
+        Both, uint8.
+    """
+
+    window: Window
+    step: int
+    shape: tuple[int, ...]
+    packed: bytes
+
+
+def keep(truth: npt.NDArray[np.uint8], predicted: npt.NDArray[np.uint8]) -> Kept:
+    """The truth and prediction `(h, w)` of an image, or of the best known part of a large one."""
+    window = _middle(truth)
+    step = max(1, max(window.shape) // SIDE)
+    both = np.stack([values[window.slices()][::step, ::step] for values in (truth, predicted)])
+    return Kept(window, step, both.shape, zlib.compress(both.tobytes(), level=1))
+
+
+def item_panel(title: str, item: Item, kept: Kept) -> Panel:
+    """An image with what was kept of its truth and prediction."""
+    truth, predicted = np.frombuffer(zlib.decompress(kept.packed), np.uint8).reshape(kept.shape)
+    return title, _image(item, kept.window, kept.step), truth, predicted
+
+
+def draw_panels(path: Path, rows: Sequence[Panel], classes: Sequence[str]) -> None:
+    """Image, truth, prediction and where they differ, one row for each image."""
+    from matplotlib.patches import Patch
+
+    figure = figure_of(11, 2.9 * len(rows) + 0.4)
+    grid = figure.subplots(len(rows), 4, squeeze=False)
+    for axes, (title, image, truth, predicted) in zip(grid, rows, strict=True):
+        wrong = (truth != predicted) & (truth != IGNORED)
+        known = max(1, int((truth != IGNORED).sum()))
+        pictures = [
+            image,
+            _coloured(truth, truth),
+            _coloured(predicted, truth),
+            np.where(wrong[..., None], ERROR, 0.93),
+        ]
+        titles = (title, "truth", "prediction", f"differs: {wrong.sum() / known:.1%}")
+        for ax, picture, text in zip(axes, pictures, titles, strict=True):
+            ax.imshow(picture, interpolation="nearest")
+            ax.set_title(text, fontsize=9)
+            ax.set_axis_off()
+    handles = [Patch(color=class_colour(n), label=name) for n, name in enumerate(classes, start=1)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), frameon=False, fontsize=9)
+    save(figure, path)
+
+
+def class_colour(number: int) -> str:
+    """The colour of class 1, 2, ... in pictures."""
+    return OUTPUT_COLOURS[1 + (number - 1) % (len(OUTPUT_COLOURS) - 1)]
+
+
+def _middle(truth: npt.NDArray[np.uint8]) -> Window:
+    """The part of a large image in which most is known, at most four pictures wide."""
+    side, whole = 2 * SIDE, Window(0, 0, *truth.shape)
+    known = np.argwhere(truth[::16, ::16] != IGNORED)
+    y, x = (known.mean(0) * 16).astype(int) if len(known) else (truth.shape[0] // 2, truth.shape[1] // 2)
+    top, left = (max(0, min(int(c) - side // 2, n - side)) for c, n in zip((y, x), truth.shape, strict=True))
+    return Window(top, left, side, side).intersection(whole)
+
+
+def _image(item: Item, window: Window, step: int) -> npt.NDArray[Any]:
+    """What the slide shows of a window of the truth."""
+    region: Region = item.truth.grid.region(window)
+    each = item.truth.grid.pixel
+    grid = Grid(item.truth.grid.extent, (each[0] * step, each[1] * step))
+    pixels = item.slide.read_window(grid, grid.window(region))
+    return shown(pixels)
+
+
+def shown(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """`(h, w, c)` pixels as a picture: the first three channels, or one as grey; other types than uint8 stretched."""
+    values = pixels[..., :3] if pixels.shape[2] >= 3 else np.repeat(pixels[..., :1], 3, 2)
+    if values.dtype == np.uint8:
+        return values
+    largest = float(np.percentile(values, 99.5)) or 1.0
+    return np.clip(values / largest, 0, 1)
+
+
+def _coloured(values: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Class numbers as colours on light grey; white where nothing is known."""
+    from matplotlib.colors import to_rgb
+
+    table = np.full((256, 3), 0.93)
+    for number in range(1, 255):
+        table[number] = to_rgb(class_colour(number))
+    table[IGNORED] = 1.0
+    coloured = table[values]
+    coloured[truth == IGNORED] = 1.0
+    return coloured
+
+
+def draw_reliability(path: Path, report: dict[str, Any]) -> None:
+    """Accuracy by confidence, beside the diagonal it should lie on."""
+    figure = figure_of(4.6, 4.4)
+    axes = figure.subplots()
+    bins = report["bins"]
+    axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=(0, (6, 3)), label="perfect")
+    axes.plot(
+        [b["confidence"] for b in bins], [b["accuracy"] for b in bins], "o-", color=OUTPUT_COLOURS[1], label="fused"
+    )
+    axes.set(xlabel="probability of the likeliest class", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
+    error = "-" if report["error"] is None else f"{report['error']:.3f}"
+    axes.set_title(f"Expected calibration error {error}", fontsize=10)
+    axes.legend(frameon=False)
+    save(figure, path)
+
+
+def draw_scale_matrix(path: Path, matrix: dict[str, Any]) -> None:
+    """Dice of each output (rows) at each test scale (columns)."""
+    values = np.array([[np.nan if v is None else v for v in row] for row in matrix["dice"]], float)
+    figure = figure_of(1.1 * values.shape[1] + 2.2, 0.55 * values.shape[0] + 1.6)
+    axes = figure.subplots()
+    axes.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    for (y, x), value in np.ndenumerate(values):
+        axes.text(
+            x,
+            y,
+            "-" if np.isnan(value) else f"{value:.2f}",
+            ha="center",
+            va="center",
+            color="w" if value < 0.6 else "k",
+        )
+    axes.set_xticks(range(values.shape[1]), [f"{t:.0%}" for t in matrix["test"]])
+    axes.set_yticks(range(values.shape[0]), matrix["train"])
+    axes.set(xlabel="tested at (100 % is the model's own resolution)", title="Dice by scale")
+    save(figure, path)

@@ -1,0 +1,157 @@
+"""How sure a score is, and a probability: bootstrap intervals over images, and calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import nan
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_msunet.constants import IGNORED
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Does a probability mean what it says? Reliability, counted window by window.
+
+BINS = 15
+
+
+class Calibration:
+    """How often the likeliest class is right, by how likely it is said to be.
+
+    References
+    ----------
+    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017: the expected calibration error is the mean over
+    pixels of the difference between confidence and accuracy in their bin.
+    """
+
+    def __init__(self) -> None:
+        self.pixels = np.zeros(BINS, np.int64)
+        self.right = np.zeros(BINS, np.int64)
+        self.confidence = np.zeros(BINS)
+        self.surprise = 0.0
+
+    def add(self, probabilities: npt.NDArray[np.float32], truth: npt.NDArray[np.uint8]) -> None:
+        """Count a window.
+
+        Parameters
+        ----------
+        probabilities : (K+1, h, w) float32
+        truth : (h, w) uint8
+            255 does not count.
+        """
+        known = truth != IGNORED
+        if not known.any():
+            return
+        picked, actual = probabilities[:, known], truth[known].astype(np.intp)
+        largest, winner = picked.max(0), picked.argmax(0)
+        bins = np.minimum((largest * BINS).astype(np.intp), BINS - 1)
+        self.pixels += np.bincount(bins, minlength=BINS)
+        self.right += np.bincount(bins, winner == actual, BINS).astype(np.int64)
+        self.confidence += np.bincount(bins, largest, BINS)
+        said = np.take_along_axis(picked, actual[None], 0)[0]
+        self.surprise -= float(np.log(np.maximum(said, 1e-12)).sum(dtype=np.float64))
+
+    def merge(self, other: Calibration) -> None:
+        """Add the counts of another."""
+        self.pixels += other.pixels
+        self.right += other.right
+        self.confidence += other.confidence
+        self.surprise += other.surprise
+
+    def report(self) -> dict[str, Any]:
+        """Plain values: "error" (0 is perfect), "log_loss" (mean, nats), "bins" with confidence, accuracy, pixels."""
+        total = int(self.pixels.sum())
+        if not total:
+            return {"error": None, "log_loss": None, "bins": []}
+        used = self.pixels > 0
+        confidence = np.divide(self.confidence, self.pixels, out=np.full(BINS, nan), where=used)
+        accuracy = np.divide(self.right, self.pixels, out=np.full(BINS, nan), where=used)
+        gap = np.abs(confidence - accuracy)[used]
+        return {
+            "error": float((gap * self.pixels[used]).sum() / total),
+            "log_loss": self.surprise / total,
+            "bins": [
+                {"confidence": float(c), "accuracy": float(a), "pixels": int(n)}
+                for c, a, n in zip(confidence[used], accuracy[used], self.pixels[used], strict=True)
+            ],
+        }
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+DRAWS = 2000
+
+Interval = list[float]
+"""Its lower and upper end."""
+
+
+def mean_interval(values: npt.NDArray[np.float64], level: float = 0.95, seed: int = 0) -> Interval | None:
+    """Interval of the mean of one number per image; None for fewer than two that are finite.
+
+    References
+    ----------
+    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993: percentiles of means of images drawn again with
+    replacement.
+    """
+    known = values[np.isfinite(values)]
+    if len(known) < 2:
+        return None
+    means = known[_drawn(len(known), seed)].mean(1)
+    return _ends(means, level)
+
+
+def pooled_interval(
+    counts: npt.NDArray[np.int64],
+    score: Callable[[npt.NDArray[np.int64]], float],
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval | None:
+    """Interval of a score of pooled counts, such as a Dice over all pixels, when images are drawn again.
+
+    Parameters
+    ----------
+    counts : (n, ...) int64
+        Of each image, such as its confusion matrix.
+    score : callable
+        From the sum over images to a number; draws where it is no number are left out.
+    """
+    if len(counts) < 2:
+        return None
+    values = np.array([score(counts[drawn].sum(0)) for drawn in _drawn(len(counts), seed)])
+    values = values[np.isfinite(values)]
+    return _ends(values, level) if len(values) else None
+
+
+def paired_interval(
+    first: npt.NDArray[np.int64],
+    second: npt.NDArray[np.int64],
+    score: Callable[[npt.NDArray[np.int64]], float],
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval | None:
+    """Interval of the difference of a pooled score, second minus first, when groups are drawn again.
+
+    Parameters
+    ----------
+    first, second : (n, ...) int64
+        Counts of the same groups, in the same order.
+    score : callable
+        As of `pooled_interval`.
+    """
+    if len(first) < 2:
+        return None
+    drawn = _drawn(len(first), seed)
+    values = np.array([score(second[one].sum(0)) - score(first[one].sum(0)) for one in drawn])
+    values = values[np.isfinite(values)]
+    return _ends(values, level) if len(values) else None
+
+
+def _drawn(count: int, seed: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng(seed).integers(0, count, (DRAWS, count))
+
+
+def _ends(values: npt.NDArray[np.float64], level: float) -> Interval:
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return [float(low), float(high)]

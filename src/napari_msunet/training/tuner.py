@@ -1,0 +1,188 @@
+"""Short trials before a training: the largest batch that fits, and the rate at which the loss falls fastest."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from math import exp, isfinite, log
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from napari_msunet.config import SettledTrainJob
+from napari_msunet.errors import MsunetError
+from napari_msunet.events import Stop
+from napari_msunet.models import MSUNet
+from napari_msunet.training.module import DivergedError, Training
+from napari_msunet.training.prepare import Session
+
+LARGEST = 64
+"""Windows in a batch that is looked for: more make steps slower and the result no better."""
+
+_LOWEST, _HIGHEST, _STEPS = 1e-6, 1.0, 60
+_SMOOTH = 0.8
+_EXPLODED = 4.0
+_SHARE = 0.5  # of the free memory, for activations and their gradients
+_TRIAL_EPOCH = 2**30  # its windows are those of no real epoch
+
+Build = Callable[[], MSUNet]
+
+
+def find_batch_size(session: Session, build: Build, stop: Stop) -> int:
+    """The largest batch, a power of two up to `LARGEST`, with which a training step fits into the device's memory.
+
+    On a GPU two steps are tried with each; elsewhere what a step keeps for one window is measured, and batches are
+    taken to need as many times as much: half of the free memory may be used.
+
+    Parameters
+    ----------
+    session : Session
+    build : callable
+        Gives the model at the beginning of the training.
+    stop : Stop
+
+    Raises
+    ------
+    MsunetError
+        If not even one window fits.
+    """
+    most = min(LARGEST, session.batches.steps * session.batches.batch)
+    if session.device.type != "cuda":
+        module = Training(build(), _plain(session.job), session.windows, lambda: 0.0).to(session.device)
+        room = psutil.virtual_memory().available * _SHARE / (2 * max(1, kept_bytes(session, module)))
+        most = min(most, int(room))
+    found = 0
+    while max(1, 2 * found) <= most:
+        number = max(1, 2 * found)
+        if session.device.type == "cuda" and not _fits(session, build, stop, number):
+            break
+        found = number
+    if not found:
+        raise MsunetError(
+            f"{session.device} has too little memory for one window of {session.windows.size} pixels; give a smaller "
+            "size, or narrower branches."
+        )
+    return found
+
+
+def _fits(session: Session, build: Build, stop: Stop, number: int) -> bool:
+    """Whether steps with so many windows do not run out of memory."""
+    try:
+        _try(session, build, _plain(session.job), 2, _Trial(stop), number)
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        gc.collect()
+        torch.cuda.empty_cache()
+    return True
+
+
+def kept_bytes(session: Session, module: Training) -> int:
+    """Bytes that one window's step keeps for its gradients."""
+    (batch,) = _batches(session, 1, 1)
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = module.loss_of(batch)
+    kept = sum(seen.values())
+    del loss
+    return kept
+
+
+def find_learning_rate(session: Session, build: Build, stop: Stop) -> float:
+    """The learning rate at which the smoothed loss falls fastest, of a trial in which it rises from step to step.
+
+    References
+    ----------
+    Smith, "Cyclical learning rates for training neural networks", WACV 2017, section 3.3.
+    """
+    trial = _Trial(stop, [_LOWEST * (_HIGHEST / _LOWEST) ** (i / (_STEPS - 1)) for i in range(_STEPS)])
+    with suppress(DivergedError):  # the end of the range
+        _try(session, build, _plain(session.job), _STEPS, trial, session.batches.batch)
+    return steepest(trial.rates[: len(trial.losses)], trial.losses, session.job.optimiser.learning_rate)
+
+
+def steepest(rates: Sequence[float], losses: Sequence[float], otherwise: float) -> float:
+    """Where the losses, smoothed, fall most for a factor of the rate; `otherwise` if they never do."""
+    smoothed, mean = [], 0.0
+    for number, loss in enumerate(losses, start=1):
+        mean = _SMOOTH * mean + (1 - _SMOOTH) * loss
+        smoothed.append(mean / (1 - _SMOOTH**number))
+    if len(smoothed) < 3:
+        return otherwise
+    lowest = int(np.argmin(smoothed))
+    slopes = np.gradient(smoothed, np.log(rates))[: lowest + 1]
+    best = int(np.argmin(slopes))
+    return float(f"{exp(log(rates[best])):.2g}") if slopes[best] < 0 else otherwise
+
+
+class _Trial(pl.Callback):
+    """Sets a learning rate for each step, if there are any, and notes the losses until they explode."""
+
+    def __init__(self, stop: Stop, rates: Sequence[float] = ()) -> None:
+        self.stop = stop
+        self.rates = list(rates)
+        self.losses: list[float] = []
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.stop.check()
+        if self.rates:
+            for group in trainer.optimizers[0].param_groups:
+                group["lr"] = self.rates[min(len(self.losses), len(self.rates) - 1)]
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = float(outputs["loss"])
+        if isfinite(loss):
+            self.losses.append(loss)
+        if self.losses and not loss <= _EXPLODED * max(0.1, min(self.losses)):
+            trainer.should_stop = True
+
+
+def _plain(job: SettledTrainJob) -> SettledTrainJob:
+    """The job with a learning rate that stays, and without averages."""
+    still = {"schedule": "constant", "warmup": 0, "average": "none", "recalibrate": False}
+    return job.model_copy(update={"optimiser": job.optimiser.model_copy(update=still)})
+
+
+def _batches(session: Session, number: int, steps: int) -> Any:
+    """Batches of so many windows, as of an epoch of their own."""
+    batches = session.batches.like(number, steps)
+    batches.epoch = _TRIAL_EPOCH
+    return batches
+
+
+def _try(session: Session, build: Build, job: SettledTrainJob, steps: int, trial: _Trial, number: int) -> None:
+    """Train a model of its own for a few steps."""
+    from napari_msunet.training.callbacks import device_arguments
+
+    module = Training(build(), job, session.windows, lambda: 0.0)
+    batches = _batches(session, number, steps)
+    trainer = pl.Trainer(
+        **device_arguments(session.device),
+        max_epochs=1,
+        min_epochs=0,
+        callbacks=[trial],
+        gradient_clip_val=job.optimiser.clip,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    try:
+        trainer.fit(module, batches)
+    finally:
+        batches.close()

@@ -1,0 +1,172 @@
+"""The dock's state written into its project, and read from it on another day."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from napari.utils.notifications import show_info, show_warning
+from pydantic import BaseModel, ValidationError
+
+from napari_msunet.app.project import FILE, Place, Project, ProjectNote, SlideNote, default_folder
+from napari_msunet.errors import MsunetError
+from napari_msunet.slide import open_slide
+from napari_msunet.slide.identity import path_identity
+from napari_msunet.widgets.state import PredictOptions, SlideRecord, State, TrainOptions
+
+
+def record_of(path: Path, mpp: tuple[float, float] | Literal["px"] | None = None) -> SlideRecord:
+    """A slide's record, from its file.
+
+    Raises
+    ------
+    SlideError
+        If it cannot be read.
+    """
+    with open_slide(path) as own:
+        size, channels, found, numbers = (own.shape[0], own.shape[1]), own.shape[2], own.mpp, own.numbers
+        note = own.mpp_note
+    identity = path_identity(path) if path.is_file() else None
+    record = SlideRecord(path, size, channels, found, numbers=numbers, mpp_note=note, identity=identity)
+    if mpp is not None and mpp != found:
+        record.give_size(mpp)
+    return record
+
+
+def remember(state: State) -> None:
+    """Write the state into its project, if it has one; `OutputError` if the disk refuses."""
+    project = state.project
+    if project is None:
+        return
+
+    def place(path: Path | None) -> Place | None:
+        return None if path is None else project.place(path)
+
+    slides = tuple(
+        SlideNote(
+            path=project.place(record.path),
+            mpp=record.job_mpp,
+            kind=record.kind,
+            value_range=record.value_range,
+            identity=record.identity,
+            role=record.role,
+            annotation=place(record.annotation),
+            labels=place(record.labels),
+            tissue=place(record.tissue),
+            corrections=record.corrections,
+            regions=record.regions,
+        )
+        for record in state.slides
+    )
+    note = ProjectNote(
+        classes=state.classes,
+        slides=slides,
+        sets=tuple(state.sets),
+        model=state.model if state.model_chosen else None,
+        model_path=place(state.model_path),
+        ensemble=tuple(project.place(path) for path in state.ensemble),
+        train=_differences(state.train_options),
+        predict=_differences(state.predict_options),
+    )
+    if note != project.note:
+        project.save(note)
+
+
+def recall(state: State, project: Project) -> list[str]:
+    """Take in what a project knows.
+
+    Returns
+    -------
+    list of str
+        One sentence for each slide that is not where it was, or that cannot be read.
+    """
+    note, problems = project.note, []
+    state.project = project
+    for slide in note.slides:
+        path = project.find(slide.path)
+        try:
+            record = state.slide_at(path) or record_of(path, slide.mpp)
+        except MsunetError as error:
+            problems.append(
+                f"{path.name} is not where it was ({path.parent}): open it from where it is now and its annotation "
+                "comes with it."
+                if not path.exists()
+                else str(error)
+            )
+            continue
+        adopt(state, record, slide)
+        if state.slide_at(path) is None:
+            state.slides.append(record)
+    if note.classes:
+        state.classes = note.classes
+    state.sets = list(note.sets)
+    if note.model is not None:
+        state.set_model(note.model)
+    state.model_path = None if note.model_path is None else project.find(note.model_path)
+    state.ensemble = tuple(path for path in map(project.find, note.ensemble) if path.is_file())
+    for name, kind in (("train", TrainOptions), ("predict", PredictOptions)):
+        try:
+            setattr(state, f"{name}_options", kind.model_validate(getattr(note, name)))
+        except ValidationError:
+            problems.append(f"The options in {project.folder} to {name} cannot be used; the usual ones are taken.")
+    if state.active is None and state.slides:
+        state.activate(state.slides[0])
+    for what in ("project", "slides", "classes", "model", "train", "predict", "results"):
+        state.emit(what)
+    return problems
+
+
+def adopt(state: State, record: SlideRecord, slide: SlideNote) -> None:
+    """Give a slide what the project keeps about it."""
+    project = state.project
+    if project is None:
+        return
+    record.role, record.corrections, record.regions = slide.role, slide.corrections, slide.regions
+    if slide.mpp is not None:
+        record.give_size(slide.mpp)
+    record.kind, record.value_range = slide.kind or record.kind, slide.value_range or record.value_range
+    if slide.annotation is not None:  # also one that is gone: a training must not begin without it unseen
+        record.annotation = project.find(slide.annotation).resolve()
+    record.labels = _existing(project, slide.labels) or record.labels
+    record.tissue = _existing(project, slide.tissue) or record.tissue
+    if record.labels is not None:
+        state.predicted.add(record.labels)
+
+
+def moved(project: Project, record: SlideRecord) -> SlideNote | None:
+    """What a project keeps about a slide: at its place, or one that has its content and has gone from its place."""
+    for slide in project.note.slides:
+        if project.find(slide.path) == record.path:
+            return slide
+    for slide in project.note.slides:
+        if record.identity is not None and slide.identity == record.identity and not project.find(slide.path).exists():
+            return slide
+    return None
+
+
+def known_before(state: State, record: SlideRecord) -> None:
+    """Give a slide what its project keeps about it; the project beside the first slide opens by itself."""
+    folder = state.project_folder() if state.slides or state.project else None
+    if state.project is None:
+        folder = folder or default_folder(record.path)
+        if not (folder / FILE).is_file():
+            return
+        project = Project.open(folder)
+        if moved(project, record) is None:
+            return
+        state.slides.append(record)
+        for problem in recall(state, project):
+            show_warning(problem)
+        show_info(f"The project {project.folder.name} goes on.")
+    note = moved(state.project, record) if state.project else None
+    if note is not None:
+        adopt(state, record, note)
+
+
+def _existing(project: Project, place: Place | None) -> Path | None:
+    path = None if place is None else project.find(place)
+    return path.resolve() if path is not None and path.exists() else None
+
+
+def _differences(options: BaseModel) -> dict[str, object]:
+    return options.model_dump(mode="json", exclude_defaults=True)

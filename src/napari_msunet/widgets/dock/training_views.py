@@ -1,0 +1,389 @@
+"""What is looked at of a training: live curves, and windows, augmentations and examples on request."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyqtgraph as pg
+from napari.utils.theme import get_theme
+from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtGui import QPixmap
+from qtpy.QtWidgets import QDialog, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
+
+from napari_msunet.config import CrossValidateJob, PreviewAugmentationJob, TrainJob
+from napari_msunet.constants import output_colour
+from napari_msunet.events import Metric, Result
+from napari_msunet.training.progress import History
+from napari_msunet.widgets import resolve
+from napari_msunet.widgets.dock.show_errors import tell_error
+
+if TYPE_CHECKING:
+    from napari_msunet.config import Job
+    from napari_msunet.widgets.jobs import JobHandle, Jobs
+    from napari_msunet.widgets.layers import Layers
+    from napari_msunet.widgets.state import State
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Live curves of a training: loss and IoU by epoch, for the fused output and each scale.
+
+_REDRAW_MS = 150
+_TITLES = {"loss": "Loss", "iou": "IoU"}
+_TIPS = {
+    "loss": "Cross-entropy and Dice loss: lower is better. Solid: validation; dashed: training.",
+    "iou": "Overlap with the truth, mean over classes, 0 to 1: higher is better. Solid: validation; dashed: training.",
+}
+
+
+class Curves(QWidget):
+    """Two plots, loss above IoU; training dashed, validation solid, the best epoch marked.
+
+    Numbers are taken in by `add` at no cost; the plots follow a moment later, once for all numbers of an epoch.
+
+    Parameters
+    ----------
+    theme : str
+        napari's theme, whose colours the plots take.
+
+    Attributes
+    ----------
+    outputs : tuple of str
+        "fused", then one for each scale.
+    history : History
+        The numbers.
+    """
+
+    def __init__(self, theme: str = "dark") -> None:
+        super().__init__()
+        self.outputs: tuple[str, ...] = ()
+        self.history = History()
+        self.plots: dict[str, pg.PlotWidget] = {}
+        self.lines: dict[tuple[str, str, str], pg.PlotDataItem] = {}
+        self.best: dict[str, pg.InfiniteLine] = {}
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(_REDRAW_MS)
+        self._timer.timeout.connect(self.redraw)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        self.legend = QLabel()
+        self.legend.setWordWrap(True)
+        self.legend.setTextFormat(Qt.TextFormat.RichText)
+        for name in _TITLES:
+            self.plots[name] = self._plot(name)
+            layout.addWidget(self.plots[name])
+        layout.addWidget(self.legend)
+        self.set_theme(theme)
+
+    def _plot(self, name: str) -> pg.PlotWidget:
+        """An empty plot with its lines."""
+        plot = pg.PlotWidget()
+        plot.setFixedHeight(135)
+        plot.setToolTip(_TIPS[name])
+        plot.setMenuEnabled(False)
+        plot.hideButtons()
+        plot.setMouseEnabled(x=False, y=False)
+        plot.showGrid(x=False, y=True, alpha=0.15)
+        item = plot.getPlotItem()
+        item.getAxis("left").setWidth(34)
+        item.getAxis("bottom").setHeight(20)
+        item.getAxis("bottom").setTickPen(None)
+        if name == "iou":
+            plot.setYRange(0, 1, padding=0.02)
+        else:
+            plot.setLimits(yMin=0)
+        self.best[name] = pg.InfiniteLine(angle=90)
+        self.best[name].hide()
+        plot.addItem(self.best[name])
+        return plot
+
+    def restart(self, outputs: Sequence[str], history: History) -> None:
+        """Show another training, with what is known of it so far."""
+        self.history = history
+        if tuple(outputs) != self.outputs:
+            for (name, _, _), line in self.lines.items():
+                self.plots[name].removeItem(line)
+            self.outputs, self.lines = tuple(outputs), {}
+            for name, plot in self.plots.items():
+                for index, output in enumerate(self.outputs):
+                    for split in ("train", "validation"):
+                        line = pg.PlotDataItem(connect="finite", symbolSize=5, antialias=True)
+                        line.setZValue(10 - index + (split == "validation"))  # the fused one on top
+                        plot.addItem(line)
+                        self.lines[name, split, output] = line
+            self._colour_lines()
+        self.redraw()
+
+    def set_theme(self, theme: str) -> None:
+        """Take the colours of a theme of napari's."""
+        colours = get_theme(theme)
+        ground, text = colours.background.as_hex(), colours.text.as_hex()
+        self._dark = sum(colours.background.as_rgb_tuple()[:3]) < 384
+        for name, plot in self.plots.items():
+            plot.setBackground(ground)
+            for side in ("left", "bottom"):
+                axis = plot.getPlotItem().getAxis(side)
+                axis.setPen(text)
+                axis.setTextPen(text)
+            plot.setTitle(_TITLES[name], color=text, size="9pt")
+            self.best[name].setPen(pg.mkPen("#999999", width=1, style=Qt.PenStyle.DashLine))
+        self._colour_lines()
+        self.redraw()
+
+    def _colour_lines(self) -> None:
+        """The fused output's line is the thickest."""
+        for (_, split, output), line in self.lines.items():
+            index = self.outputs.index(output)
+            dashed = Qt.PenStyle.DashLine if split == "train" else Qt.PenStyle.SolidLine
+            width = (2 if index == 0 else 1.3) * (0.8 if split == "train" else 1)
+            line.setPen(pg.mkPen(output_colour(index, self._dark), width=width, style=dashed))
+
+    def add(self, metric: Metric) -> None:
+        """Take in a number of an epoch."""
+        self.history.add(metric)
+        if not self._timer.isActive():
+            self._timer.start()
+
+    def redraw(self) -> None:
+        """Bring the plots up to date."""
+        for key, line in self.lines.items():
+            points = self.history.series.get(key, [])
+            line.setData([e for e, _ in points], [v for _, v in points])
+            line.setSymbol("o" if len(points) == 1 else None)
+            if len(points) == 1:
+                line.setSymbolBrush(output_colour(self.outputs.index(key[2]), self._dark))
+                line.setSymbolPen(None)
+        best, epochs = self.history.best_epoch, self.history.epochs
+        for name, plot in self.plots.items():
+            plot.setXRange(0.5, max(epochs, 5) + 0.5, padding=0)
+            self.best[name].setVisible(best is not None)
+            if best is not None:
+                self.best[name].setValue(best)
+        self.legend.setText(self._legend(best))
+
+    def _legend(self, best: int | None) -> str:
+        """What the colours and lines mean, in a line or two."""
+        parts = [
+            f'<span style="color:{output_colour(i, self._dark)}">&#9644;</span>&nbsp;{o.replace(" ", "&nbsp;")}'
+            for i, o in enumerate(self.outputs)
+        ]
+        parts += ["&mdash;&nbsp;validation", "&#8209;&#8209;&nbsp;training"]
+        if best is not None:
+            parts.append(f"&#166;&nbsp;best:&nbsp;epoch&nbsp;{best}")
+        return "<small>" + " &nbsp; ".join(parts) + "</small>"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class Asking(QPushButton):
+    """A button that sends a job to the worker and shows its result.
+
+    Parameters
+    ----------
+    state, jobs, layers
+        What is decided, what runs, what is in the viewer.
+    text, waiting : str
+        What it says, and what it says while it waits.
+    title : str
+        Of the window with the result.
+    tip : str
+
+    Attributes
+    ----------
+    shown : Signal()
+        The result is there.
+    dialog : QDialog, optional
+        The last one.
+    """
+
+    shown = Signal()
+
+    def __init__(self, state: State, jobs: Jobs, layers: Layers, text: str, waiting: str, title: str, tip: str) -> None:
+        super().__init__(text)
+        self.setToolTip(tip)
+        self.state, self.jobs, self.layers = state, jobs, layers
+        self.dialog: QDialog | None = None
+        self.busy = False
+        self._texts = text, waiting, title
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._count = 0
+        self._handle: JobHandle | None = None
+
+    def contents(self, result: Result) -> Sequence[QWidget]:
+        """What to show of a result, one below the other."""
+        raise NotImplementedError
+
+    def new_folder(self) -> Path:
+        """Where the next result goes; it goes away with the dock."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="msunet-asking-", ignore_cleanup_errors=True)
+        self._count += 1
+        return Path(self._folder.name) / str(self._count)
+
+    def submit(self, job: Job, flush: Callable[[], None]) -> None:
+        """Send the job once `flush` has run in a thread."""
+        if self.busy or self.layers.closed:
+            return
+        self.busy = True
+        self.setText(self._texts[1])
+        self.setEnabled(False)
+        self._handle = handle = self.jobs.submit(job, before=flush)
+        handle.progress.connect(lambda event: self.setText(f"{self._texts[1]} {event.done} of {event.total}"))
+        handle.result.connect(lambda event: self._show(self.contents(event)))
+        handle.finished.connect(self._ended)
+
+    def _ended(self, outcome: str, text: str | None) -> None:
+        self._handle, self.busy = None, False
+        self.setText(self._texts[0])
+        self.setEnabled(True)
+        if outcome == "error":
+            tell_error(text or "There is no answer.")
+
+    def _show(self, contents: Sequence[QWidget]) -> None:
+        """Open a window with these, one below the other."""
+        dialog = QDialog(self.window())
+        dialog.setWindowTitle(self._texts[2])
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        inside = QWidget()
+        rows = QVBoxLayout(inside)
+        for widget in contents:
+            rows.addWidget(widget)
+        area = QScrollArea()
+        area.setWidget(inside)
+        column = QVBoxLayout(dialog)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addWidget(area)
+        inside.adjustSize()
+        dialog.resize(min(inside.width() + 24, 1100), min(inside.height() + 24, 720))
+        dialog.destroyed.connect(self._forget)
+        dialog.show()
+        self.dialog = dialog
+        self.shown.emit()
+
+    def _forget(self, *_: object) -> None:
+        self.dialog = None
+
+    def closing(self) -> None:
+        """Listen no longer; what is shown goes."""
+        if self._handle is not None:
+            self._handle.blockSignals(True)
+        if self.dialog is not None:
+            self.dialog.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+
+class CrossValidation(Asking):
+    """Scores the way a model was trained: each group is held out once by a training of its own."""
+
+    FOLDS = 3
+
+    def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
+        tip = (
+            "Everything trained, so nothing is left to score this model on. This trains three more models in the "
+            "background, each without a third of the patients or slides, and scores each on what it has not seen."
+        )
+        super().__init__(
+            state,
+            jobs,
+            layers,
+            "Score it by cross-validation…",
+            "Cross-validating…",
+            "Scores of a cross-validation",
+            tip,
+        )
+
+    def ask(self, job: TrainJob, flush: Callable[[], None]) -> None:
+        """Cross-validate a training."""
+        again = job.model_copy(update={"start": None, "replaces": None, "resume": False})
+        self.submit(CrossValidateJob(training=again, folds=self.FOLDS, out=self.new_folder()), flush)
+
+    def contents(self, result: Result) -> Sequence[QWidget]:
+        """Mean and standard deviation over the folds, of the fusion and each scale."""
+        mean, spread = result.values["mean"], result.values["std"]
+        rows = [("", "Dice", "IoU")]
+        for output, scores in mean.items():
+            cells = (
+                f"{scores[n]:.3f} ± {spread[output][n]:.3f}" if scores[n] is not None else "–" for n in ("dice", "iou")
+            )
+            rows.append((escape(output), *cells))
+        cells_of = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+        table = QLabel(
+            f'<table cellpadding="4">{cells_of}</table>Mean ± standard deviation over {self.FOLDS} trainings, each on '
+            "what it had not seen. The model you have learned from all, so it should be about as good or better."
+        )
+        table.setWordWrap(True)
+        table.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        return [table]
+
+
+def picture(path: str | Path, name: str) -> QLabel:
+    """A picture from a file."""
+    label = QLabel()
+    label.setPixmap(QPixmap(str(path)))
+    label.setAccessibleName(name)
+    return label
+
+
+class WindowPreview(Asking):
+    """Shows what each scale will see of some training windows, before anything is trained."""
+
+    def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
+        tip = (
+            "Shows some training windows as each scale will see them, as they are and after the random changes set "
+            "under Advanced. Nothing is trained."
+        )
+        super().__init__(state, jobs, layers, "See the windows…", "Reading windows…", "What each scale will see", tip)
+
+    def ask(self, job: TrainJob, flush: Callable[[], None]) -> None:
+        """Ask for some windows of a training."""
+        self.submit(PreviewAugmentationJob(training=job, count=3, variants=2, out=self.new_folder()), flush)
+
+    def contents(self, result: Result) -> Sequence[QWidget]:
+        """The picture."""
+        path = next(p for p in result.files.values() if str(p).endswith(".png"))
+        return [picture(path, "Training windows")]
+
+
+class Scores(Asking):
+    """Scores the chosen model on the images with the role test, and shows the numbers and the best and worst image."""
+
+    def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
+        tip = (
+            "Scores the model on the slides and folders that have the role test in the Annotate step: numbers for the "
+            "fusion and each scale, the best, the median and the worst image, and whether its probabilities are honest."
+        )
+        super().__init__(state, jobs, layers, "Score on test images…", "Scoring…", "Scores on the test images", tip)
+
+    def ask(self, flush: Callable[[], None]) -> None:
+        """Score the model of the dock."""
+        self.state.count_annotations()
+        self.submit(resolve.evaluate_job(self.state, out=self.new_folder()), flush)
+
+    def contents(self, result: Result) -> Sequence[QWidget]:
+        """A table, then the pictures."""
+        table = QLabel(scores_table(result.values))
+        table.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        pictures = [picture(result.files[n], n) for n in ("panels", "calibration") if n in result.files]
+        return [table, *pictures]
+
+
+def scores_table(values: dict[str, Any]) -> str:
+    """The pooled scores of each output and class as HTML, and the interval of the fused Dice."""
+    columns = ("dice", "iou", "precision", "recall")
+    rows = ["<tr><th align='left'>Output</th><th align='left'>Class</th>" + "".join(f"<th>{c}</th>" for c in columns)]
+    for output, scores in values["pooled"].items():
+        for label, row in scores["classes"].items():
+            cells = "".join(f"<td>{'-' if row[c] is None else format(row[c], '.3f')}</td>" for c in columns)
+            rows.append(f"<tr><td>{escape(output)}</td><td>{escape(label)}</td>{cells}")
+    low_high = values["intervals"]["dice"]["pooled"]
+    count = len(values["images"])
+    sure = f", 95 % of the fused Dice {low_high[0]:.3f} to {low_high[1]:.3f}" if low_high else ""
+    return f"<p>{count} image{'s' * (count != 1)}{sure}</p><table cellspacing='6'>{''.join(rows)}</table>"

@@ -1,0 +1,156 @@
+"""Places of a label store in the view: the camera goes there, a line shows them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from napari.layers import Layer
+from vispy.scene.visuals import Line
+
+from napari_msunet.geometry import Window
+from napari_msunet.widgets.placement import to_world
+
+if TYPE_CHECKING:
+    from napari.components import Camera, ViewerModel
+    from napari.viewer import Viewer
+    from qtpy.QtWidgets import QMainWindow
+    from shapely import Polygon
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# napari's viewers: who shows a layer, their windows and cameras, where napari has no public name for it.
+
+
+def viewers_showing(layer: Layer) -> Iterator[Viewer]:
+    """The open viewers that have this layer."""
+    module = sys.modules.get("napari.viewer")
+    for viewer in list(module.Viewer._instances) if module is not None else ():
+        if any(other is layer for other in viewer.layers):
+            yield viewer
+
+
+def main_window(viewer: Viewer) -> QMainWindow:
+    """The Qt window of a viewer."""
+    return viewer.window._qt_window
+
+
+def linear_map(layer: Layer) -> npt.NDArray[np.float64]:
+    """How a layer turns and stretches a step in its pixels into a step in the world, without its `affine`."""
+    return np.asarray(layer._transforms["data2physical"].linear_matrix, float)
+
+
+def camera(viewer: ViewerModel) -> Camera:
+    """The camera of a viewer: napari moved it to the scene in 0.9."""
+    scene = getattr(viewer, "scene", None)
+    return viewer.camera if scene is None else scene.camera
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+ORDER = 900_000
+"""Drawn after all layers."""
+
+SHARE = 0.55
+"""How much of the canvas's shorter side a place takes when the camera goes there."""
+
+LARGEST_ZOOM = 8.0
+"""Canvas pixels that a pixel of the store gets at most."""
+
+
+MOST_CORNERS = 5000
+"""An outline with more of them loses its holes: far away they would cover the object."""
+
+
+def corners(window: Window) -> npt.NDArray[np.float64]:
+    """The outline of a window, `(5, 2)` of `y, x` in its pixels, closed."""
+    (y0, x0), (y1, x1) = (window.y, window.x), window.stop
+    return np.array([(y0, x0), (y0, x1), (y1, x1), (y1, x0), (y0, x0)], float)
+
+
+def go_to(viewer: ViewerModel, layer: Layer, window: Window, share: float = SHARE, zoom: bool = True) -> None:
+    """Move the camera to a window (level-0 pixels of the layer's data).
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    layer : Layer
+        The labels.
+    window : Window
+    share : float
+        How much of the canvas's shorter side the window gets.
+    zoom : bool
+        False: only move.
+    """
+    world = to_world(viewer, layer, corners(window))
+    low, high = world.min(0), world.max(0)
+    camera = viewer.scene.camera
+    centre = list(camera.center)
+    centre[-2:] = [float(v) for v in (low + high) / 2]
+    camera.center = tuple(centre)
+    if zoom:
+        size = np.asarray(viewer.canvas.size[-2:], float)
+        wanted = share * float(np.min(size / np.maximum(high - low, 1e-9)))
+        pixel = float(np.max((high - low) / np.maximum(window.shape, 1)))
+        camera.zoom = min(wanted, LARGEST_ZOOM / pixel)
+
+
+class Outline:
+    """A line around a place, over all layers: white on black, so that it shows on any stain.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    colour : tuple of float
+        Red, green, blue, 0..1.
+    """
+
+    def __init__(self, viewer: Viewer, colour: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> None:
+        self.viewer, self.colour = viewer, colour
+        self.shown = False
+        self._lines: list[Line] = []
+
+    def show(self, layer: Layer, pieces: list[npt.NDArray[np.float64]]) -> None:
+        """Draw closed outlines, each `(n, 2)` of `y, x` in level-0 pixels of the layer."""
+        if not self._lines:
+            scene = self.viewer.window._qt_viewer.canvas.view.scene
+            for number, width in enumerate((4, 2)):
+                line = Line(
+                    np.zeros((2, 2)), connect="segments", width=width, method="gl", antialias=True, parent=scene
+                )
+                line.order = ORDER + number
+                line.set_gl_state("translucent", depth_test=False)
+                self._lines.append(line)
+        ends = np.concatenate([np.stack([p[:-1], p[1:]], 1).reshape(-1, 2) for p in pieces])
+        world = to_world(self.viewer, layer, ends)[:, ::-1]
+        for line, colour in zip(self._lines, ((0, 0, 0, 0.7), (*self.colour, 1.0)), strict=True):
+            line.set_data(pos=world, color=colour, connect="segments")
+            line.visible = True
+        self.shown = True
+
+    def show_window(self, layer: Layer, window: Window) -> None:
+        """Draw around a window."""
+        self.show(layer, [corners(window)])
+
+    def show_polygon(self, layer: Layer, polygon: Polygon) -> None:
+        """Draw along a shapely polygon, ``x, y``; one with very many corners without its holes."""
+        if shapely.get_num_coordinates(polygon) > MOST_CORNERS:
+            polygon = shapely.polygons(shapely.get_exterior_ring(polygon))
+        self.show(layer, [shapely.get_coordinates(ring)[:, ::-1] for ring in shapely.get_rings([polygon])])
+
+    def hide(self) -> None:
+        """Show nothing."""
+        self.shown = False
+        for line in self._lines:
+            line.visible = False
+
+    def close(self) -> None:
+        """Take the line out of the canvas."""
+        self.shown = False
+        for line in self._lines:
+            line.parent = None
+        self._lines = []

@@ -1,0 +1,170 @@
+"""The shapes of painting: the round brush of any size, and the area that the fill bucket fills."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from napari_msunet.geometry import Window
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The round brush, known by its shape: a huge one is never laid out as one array.
+
+LARGE = 400
+"""A brush wider than this (level-0 pixels) is painted by its shape."""
+
+LARGEST_BRUSH = 16_384
+"""The widest brush, in level-0 pixels."""
+
+
+def reach(centre: tuple[int, int], radius: float, scale: tuple[float, float], bounds: Window) -> Window:
+    """The window that a dab covers; its parameters are those of `Disc`."""
+    y, x = (int(radius / size) for size in scale)
+    return Window(centre[0] - y, centre[1] - x, 2 * y + 1, 2 * x + 1).intersection(bounds)
+
+
+class Disc:
+    """One dab of napari's brush: the pixels within a radius, which is an ellipse where pixels are not square.
+
+    Parameters
+    ----------
+    centre : (y, x)
+        Level-0 pixel.
+    radius : float
+        In pixels of the finer axis, as napari has it: half the brush size rounded down, and a half.
+    scale : (y, x)
+        Sizes of a pixel, the smaller one 1.
+    bounds : Window
+        What there is to be painted on.
+    """
+
+    def __init__(self, centre: tuple[int, int], radius: float, scale: tuple[float, float], bounds: Window) -> None:
+        self._limit = radius**2
+        self.window = reach(centre, radius, scale, bounds)
+        rows, columns = np.arange(self.window.y, self.window.stop[0]), np.arange(self.window.x, self.window.stop[1])
+        self._across, self._along = ((rows - centre[0]) * scale[0]) ** 2, ((columns - centre[1]) * scale[1]) ** 2
+
+    def __getitem__(self, place: tuple[slice, slice]) -> npt.NDArray[np.bool_]:
+        """Its mask in a part of `window`, as an array of the window's shape would give."""
+        window = self.window
+        start = (window.y + place[0].start, window.x + place[1].start)
+        part = Window.between(start, (window.y + place[0].stop, window.x + place[1].stop))
+        mask = self.within(part)
+        return np.ones(part.shape, np.bool_) if mask is None else mask
+
+    def within(self, part: Window) -> npt.NDArray[np.bool_] | None:
+        """Which pixels of a part of `window` it covers; None: all of them."""
+        place = part.slices((self.window.y, self.window.x))
+        across, along = self._across[place[0]], self._along[place[1]]
+        if across.max() + along.max() <= self._limit:
+            return None
+        if across.min() + along.min() > self._limit:
+            return np.zeros(part.shape, np.bool_)
+        return across[:, None] + along[None] <= self._limit
+
+
+Mask = npt.NDArray[np.bool_] | Disc | None
+"""Which pixels of a window: an array, a brush's shape, or all."""
+
+
+def part_of(mask: Mask, window: Window, part: Window) -> npt.NDArray[np.bool_] | None:
+    """What a mask of `window` says about a part of it; None: all of it."""
+    if mask is None or isinstance(mask, Disc):
+        return None if mask is None else mask.within(part)
+    return mask[part.slices((window.y, window.x))]
+
+
+def spans(mask: Mask, level: int) -> bool:
+    """Whether a mask fills a pixel of a level wherever it lies; a line one pixel wide does not, and is voted on."""
+    return isinstance(mask, np.ndarray) and min(mask.shape) >= 2 << level
+
+
+def coarser(
+    window: Window, mask: npt.NDArray[np.bool_], level: int, label: int
+) -> tuple[Window, npt.NDArray[np.bool_]]:
+    """A dab at a coarser level: its pixels of which the mask covers half (a label) or more than half (background).
+
+    That is about how the finer pixels vote, without asking them.
+    """
+    step = 1 << level
+    top, left = window.y % step, window.x % step
+    height, width = -(-(top + window.height) // step), -(-(left + window.width) // step)
+    whole = np.zeros((height * step, width * step), np.uint8)
+    whole[top : top + window.height, left : left + window.width] = mask
+    rows = whole.reshape(height, step, width * step).sum(axis=1, dtype=np.uint16)
+    count = rows.reshape(height, width, step).sum(axis=2, dtype=np.uint32)
+    half = step * step // 2
+    return Window(window.y // step, window.x // step, height, width), count >= half if label else count > half
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+LARGEST_FILL = 4096
+"""A fill is at most this many level-0 pixels high and wide."""
+
+_START = 512
+
+
+BEYOND_VIEW = (
+    "This area goes on beyond what is in view, so nothing was filled; zoom out until all of it is in view, or draw its "
+    "border closer."
+)
+
+
+class FillTooLargeError(Exception):
+    """The area is too large; one sentence says so."""
+
+
+def _too_large(what: str) -> FillTooLargeError:
+    return FillTooLargeError(
+        f"{what} larger than {LARGEST_FILL} x {LARGEST_FILL} pixels, so nothing was filled; draw its border closer "
+        "first, zoom in or use the polygon tool."
+    )
+
+
+def connected(
+    read: Callable[[Window], npt.NDArray[np.integer]], bounds: Window, y: int, x: int
+) -> tuple[Window, npt.NDArray[np.bool_]]:
+    """The pixels around `y, x` of the same value that hang together by their sides.
+
+    Looks at a small window first and at larger ones while the area reaches the window's edge.
+    """
+    side = _START
+    while True:
+        window = Window(y - side // 2, x - side // 2, side, side).intersection(bounds)
+        values = read(window)
+        parts, _ = ndimage.label(values == values[y - window.y, x - window.x])
+        number = parts[y - window.y, x - window.x]
+        box = ndimage.find_objects(parts, max_label=number)[number - 1]
+        found = Window(
+            window.y + box[0].start, window.x + box[1].start, box[0].stop - box[0].start, box[1].stop - box[1].start
+        )
+        if found.height > LARGEST_FILL or found.width > LARGEST_FILL:
+            raise _too_large("This area is")
+        if not _cut_off(found, window, bounds):
+            return found, parts[box] == number
+        if side >= 2 * LARGEST_FILL:
+            raise _too_large("This area is")
+        side *= 2
+
+
+def everywhere(
+    read: Callable[[Window], npt.NDArray[np.integer]], area: Window, y: int, x: int
+) -> tuple[Window, npt.NDArray[np.bool_]]:
+    """The pixels of `area` that have the value at `y, x`."""
+    if area.height > LARGEST_FILL or area.width > LARGEST_FILL:
+        raise _too_large("What is in view is")
+    return area, read(area) == read(Window(y, x, 1, 1))[0, 0]
+
+
+def _cut_off(found: Window, window: Window, bounds: Window) -> bool:
+    """Whether an area reaches an edge of the window that is no edge of the slide."""
+    return (
+        (found.y == window.y > bounds.y)
+        or (found.x == window.x > bounds.x)
+        or (found.stop[0] == window.stop[0] < bounds.stop[0])
+        or (found.stop[1] == window.stop[1] < bounds.stop[1])
+    )

@@ -1,0 +1,55 @@
+"""The colours and names of a store's classes, as a labels layer shows them."""
+
+from __future__ import annotations
+
+import numpy as np
+from napari.utils.colormaps import DirectLabelColormap
+
+from napari_msunet.constants import ANNOTATED_BACKGROUND
+from napari_msunet.labels import LabelStore
+
+GREY = (0.6, 0.6, 0.6, 1.0)
+CLEAR = (0.0, 0.0, 0.0, 0.0)
+
+
+def values(store: LabelStore) -> list[int] | None:
+    """The values one may paint: 0, the classes, and 255 in an annotation; None: any (numbers of objects)."""
+    if store.info.instances:
+        return None
+    return [*range(len(store.classes) + 1), *([ANNOTATED_BACKGROUND] if store.kind == "annotation" else [])]
+
+
+def colormap(store: LabelStore) -> DirectLabelColormap | None:
+    """The classes in their colours, 255 of an annotation grey, all else clear; None for numbers of objects."""
+    if store.info.instances:
+        return None
+    colours: dict[int | None, tuple[float, float, float, float]] = {None: CLEAR, 0: CLEAR}
+    if store.kind == "annotation":
+        colours[ANNOTATED_BACKGROUND] = GREY
+    for number, (red, green, blue) in enumerate(store.colours, 1):
+        colours[number] = (red / 255, green / 255, blue / 255, 1.0)
+    return DirectLabelColormap(color_dict=colours)
+
+
+def features(store: LabelStore) -> dict[str, list[int] | list[str]] | None:
+    """A table that lets napari's status bar say the class under the mouse."""
+    if store.info.instances:
+        return None
+    names = {0: "not annotated" if store.kind == "annotation" else "background"}
+    names |= dict(enumerate(store.classes, 1))
+    if store.kind == "annotation":
+        names[ANNOTATED_BACKGROUND] = "background"
+    return {"index": list(names), "class": list(names.values())}
+
+
+def refusal(store: LabelStore, label: int) -> str | None:
+    """One sentence about a value that cannot be painted; None if it can."""
+    allowed = values(store)
+    if allowed is None:
+        largest = np.iinfo(store.dtype).max
+        return None if 0 <= label <= largest else f"{label} is no number of an object: they go from 1 to {largest:,}."
+    if label in allowed:
+        return None
+    names = ", ".join(f"{number} {name}" for number, name in enumerate(store.classes, 1)) or "no classes yet"
+    also = ", 0 not annotated, 255 background" if store.kind == "annotation" else ", 0 background"
+    return f"{label} is no class of {store.path.name}: it has {names}{also}."

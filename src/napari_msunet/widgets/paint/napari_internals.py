@@ -1,0 +1,345 @@
+"""Everything that painting on a pyramid needs of napari's insides; no other file of this folder touches them.
+
+napari has no public way to paint on a multiscale layer. In 0.9 its tools all end in a few private methods of `Labels`,
+which `PaintHooks` answers with methods of its own (`paint_window` and so on), for `PyramidLabels` to fill in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from napari import __version__ as napari_version
+from napari.layers import Labels
+from napari.layers.labels import _labels_mouse_bindings as mouse_bindings
+from napari.layers.labels._labels_constants import Mode
+
+from napari_msunet.geometry import Window
+from napari_msunet.labels.levels import around
+from napari_msunet.widgets.paint import brush
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari._vispy.mouse_event import NapariMouseEvent
+    from napari.utils.events import Event
+
+    from napari_msunet.labels.chunks import WindowArray
+NEEDED = (
+    "_abort_stroke",
+    "_accumulate_updated_slice",
+    "_commit_staged_history",
+    "_create_brush_mask",
+    "_create_polygon_mask",
+    "_drag_modes",
+    "_draw",
+    "_ensure_int_labels",
+    "_expand_updated_slice_for_contour",
+    "_get_brush_mask_and_bbox",
+    "_get_flood_mask_and_bbox",
+    "_get_preserve_labels_source_label",
+    "_get_shape_and_dims_to_paint",
+    "_paint_region_with_mask",
+    "_partial_labels_refresh",
+    "_reset_editable",
+    "_reset_history",
+    "_reset_thumbnail_level_data",
+    "_slice",
+    "_type_string",
+    "_update_level_and_corners",
+)
+"""What `PaintHooks` replaces or calls."""
+
+
+def missing(labels: type = Labels) -> str | None:
+    """One sentence if this napari's labels layer lacks something that painting needs; None if all is there."""
+    absent = [name for name in NEEDED if not hasattr(labels, name)]
+    if not absent:
+        return None
+    return (
+        f"These labels can be looked at but not painted on: napari {napari_version} has no {', '.join(absent)} in its "
+        "labels layer; install napari 0.9, or a newer napari-msunet."
+    )
+
+
+def pick(layer: Labels, event: NapariMouseEvent) -> None:
+    """Select the label under the mouse, as the displayed level shows it."""
+    found = layer.get_value(
+        event.position, view_direction=event.view_direction, dims_displayed=event.dims_displayed, world=True
+    )
+    layer.selected_label = int((found[1] if isinstance(found, tuple) else found) or 0)
+
+
+def draw(layer: PaintHooks, event: NapariMouseEvent) -> Iterator[None]:
+    """napari's dragging of a brush; meanwhile the layer knows that it is the mouse that paints."""
+    layer.by_mouse = True
+    try:
+        yield from mouse_bindings.draw(layer, event)
+    finally:
+        layer.by_mouse = False
+
+
+class PaintHooks(Labels):
+    """napari's labels layer with its painting led to `paint_window`, `end_stroke`, `drop_stroke` and `flood`.
+
+    They are called in level-0 pixels. `show_soon` and `show_window` bring changed pixels onto the screen.
+
+    Attributes
+    ----------
+    _partial : bool
+        Whether parts of what is shown can be brought up to date by themselves.
+    by_mouse : bool
+        Whether a stroke of the mouse is under way: nobody waits then for the disk.
+    """
+
+    _drag_modes = Labels._drag_modes | {
+        Mode.PICK: pick,
+        **{
+            mode: draw
+            for mode in (Mode.PAINT, Mode.ERASE, Mode.FILL)
+            if Labels._drag_modes[mode] is mouse_bindings.draw
+        },
+    }
+    _unshown: Window | None = None
+    _partial = True
+    by_mouse = False
+
+    # --------------------------------------------------------------------------------------------- what a layer answers
+
+    def paint_window(self, window: Window, mask: brush.Mask, label: int) -> None:
+        """Paint where the mask is true."""
+        raise NotImplementedError
+
+    def end_stroke(self) -> None:
+        """The mouse was released: store what was painted."""
+        raise NotImplementedError
+
+    def drop_stroke(self) -> None:
+        """Forget what was painted since the last `end_stroke`."""
+        raise NotImplementedError
+
+    def flood(self, y: int, x: int, label: int) -> tuple[Window, npt.NDArray[np.bool_]] | None:
+        """What a fill from here covers; None: nothing is to be done."""
+        raise NotImplementedError
+
+    def read_level(self, level: int, window: Window, quick: bool = False) -> npt.NDArray[np.integer]:
+        """Labels of a window of a level, as they are to be shown; `quick`: nearly so, while a stroke is drawn."""
+        raise NotImplementedError
+
+    def can_be_painted(self) -> bool:
+        """Whether painting is possible now; says why, if not."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------------ napari's side: painting
+
+    @property
+    def _type_string(self) -> str:
+        return "labels"
+
+    def _ensure_int_labels(self, data: Sequence[WindowArray]) -> Sequence[WindowArray]:
+        """Labels of a store are whole numbers; napari's look at them would take a pyramid of one level for an image."""
+        return data
+
+    def _reset_editable(self) -> None:
+        self.editable = self.can_be_painted()
+
+    def _paint_region_with_mask(
+        self,
+        slice_key: tuple[slice, ...],
+        mask: npt.NDArray[np.bool_],
+        new_label: int,
+        dims_to_paint: list[int],
+        refresh: bool = True,
+        region_data: npt.NDArray[np.integer] | None = None,
+    ) -> None:
+        y, x = slice_key
+        self.paint_window(Window(y.start, x.start, y.stop - y.start, x.stop - x.start), mask, int(new_label))
+        if not self._block_history:
+            self.end_stroke()
+        if refresh:
+            self._partial_labels_refresh()
+
+    def _get_flood_mask_and_bbox(
+        self, coord: Sequence[float], new_label: int, dims_to_paint: list[int]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int_], npt.NDArray[np.int_], None] | None:
+        found = self.flood(int(np.round(coord[0])), int(np.round(coord[1])), int(new_label))
+        if found is None:
+            return None
+        window, mask = found
+        return mask, np.array([window.y, window.x]), np.array(window.stop), None
+
+    def _get_brush_mask_and_bbox(
+        self, coord: Sequence[float], dims_to_paint: list[int], shape: list[int]
+    ) -> tuple[npt.NDArray[np.bool_] | brush.Disc, npt.NDArray[np.int_], npt.NDArray[np.int_]] | None:
+        sizes = [abs(size) for size in self.scale.tolist()]
+        scale = (sizes[0] / min(sizes), sizes[1] / min(sizes))
+        centre, radius = (int(coord[0]), int(coord[1])), float(self.brush_size // 2 + 0.5)
+        window = brush.reach(centre, radius, scale, Window(0, 0, *shape))
+        if window.empty:
+            return None
+        mask: brush.Mask
+        if self.brush_size > brush.LARGE:
+            mask = brush.Disc(centre, radius, scale, window)
+        else:
+            mask = _brush(window.shape, radius, (centre[0] - window.y, centre[1] - window.x), scale)
+        return None if mask is None else (mask, np.array([window.y, window.x]), np.array(window.stop))
+
+    def preserved(self, label: int) -> int:
+        """The only value that `preserve_labels` lets this label replace."""
+        return int(self._get_preserve_labels_source_label(label))
+
+    def polygon_mask(self, points: npt.ArrayLike, window: Window) -> npt.NDArray[np.bool_]:
+        """Which pixels of a window a polygon covers, as napari draws it."""
+        shifted = np.asarray(points, dtype=int) - (window.y, window.x)
+        return Labels._create_polygon_mask(shifted, list(window.shape))
+
+    # ------------------------------------------------------------------------------------------- napari's side: history
+
+    def _abort_stroke(self) -> None:
+        self._block_history = False
+        self.drop_stroke()
+
+    def _reset_history(self, event: Event | None = None) -> None:
+        self.end_stroke()
+        super()._reset_history(event)
+
+    @property
+    def in_stroke(self) -> bool:
+        """Whether edits are being grouped, as between the press and the release of the mouse."""
+        return bool(self._block_history)
+
+    # ------------------------------------------------------------------------------------------- napari's side: showing
+
+    def _reset_thumbnail_level_data(self) -> None:
+        super()._reset_thumbnail_level_data()
+        self._level_materializer = None  # it would show the coarsest level as it was before it was painted on
+
+    def _update_level_and_corners(
+        self, data_bbox_int: npt.NDArray[np.int_], shape_threshold: Sequence[int], displayed_axes: Sequence[int]
+    ) -> None:
+        if len(displayed_axes) == 2:
+            box = np.empty((2, 2), int)
+            box[:, displayed_axes] = data_bbox_int
+            self._in_view = Window.between(tuple(map(int, box[0])), tuple(map(int, box[1] + 1)))
+        super()._update_level_and_corners(data_bbox_int, shape_threshold, displayed_axes)
+
+    @property
+    def in_view(self) -> Window:
+        """Level-0 pixels of the layer that were in view when it was drawn last; before that, all of it."""
+        whole = Window(0, 0, *map(int, self.level_shapes[0]))
+        box: Window | None = getattr(self, "_in_view", None)
+        return whole if box is None else box.intersection(whole)
+
+    def _expand_updated_slice_for_contour(self, updated_slice: tuple[slice, ...]) -> tuple[slice, ...]:
+        """A contour changes as far as it is thick; here the slices count from the corner of what is shown."""
+        if self.contour < 1:
+            return updated_slice
+        shape = self._in_data_order(self._slice.image.raw).shape
+        return tuple(
+            slice(max(0, s.start - self.contour), min(size, s.stop + self.contour))
+            for s, size in zip(updated_slice, shape, strict=True)
+        )
+
+    def show_soon(self, window: Window) -> None:
+        """Show a window at the next `show_now`: a fast move of the mouse has many dabs, which are shown together."""
+        self._unshown = window if self._unshown is None else around((self._unshown, window))
+
+    def show_paint(self, window: Window, mask: brush.Mask, label: int) -> None:
+        """As `show_soon`, of one label painted where the mask is true: nothing has to be read.
+
+        A coarser level is shown as it will be but for the rim, which `show_window` of the stored stroke puts right.
+        """
+        shown = self._shown() if self._partial and self.contour == 0 else None
+        if shown is None or (shown[0] and not brush.spans(mask, shown[0])):
+            self.show_soon(window)
+            return
+        level, area = shown
+        if level:
+            window, mask = brush.coarser(window, np.asarray(mask), level, label)
+        part = window.intersection(area)
+        if part.empty:
+            return
+        place = part.slices((area.y, area.x))
+        where = brush.part_of(mask, window, part)
+        raw, view = self._slice.image.raw, self._slice.image.view
+        np.copyto(self._in_data_order(raw)[place], label, where=True if where is None else where)
+        if not np.may_share_memory(raw, view):  # they do where labels are their own texture
+            colour = self.colormap._data_to_texture(np.array([label], self.dtype))[0]
+            np.copyto(self._in_data_order(view)[place], colour, where=True if where is None else where)
+        self._accumulate_updated_slice(place)
+
+    def _partial_labels_refresh(self) -> None:
+        if self._unshown is not None:
+            window, self._unshown = self._unshown, None
+            self.show_window(window)
+        super()._partial_labels_refresh()
+
+    def show_window(self, window: Window) -> None:
+        """Bring a window (level 0) of the displayed level up to date; `show_now` sends it to the screen."""
+        if not self._partial:
+            self.refresh(extent=False)
+            return
+        shown = self._shown()
+        if shown is None:
+            return
+        level, area = shown
+        for _ in range(level):
+            window = window.halved()
+        window = window.intersection(area)
+        if window.empty:
+            return
+        values = self.read_level(level, window, quick=True)
+        place = window.slices((area.y, area.x))
+        self._in_data_order(self._slice.image.raw)[place] = values
+        if self.contour == 0:
+            self._in_data_order(self._slice.image.view)[place] = self.colormap._data_to_texture(values)
+        self._accumulate_updated_slice(place)
+
+    def show_now(self) -> None:
+        """Send what `show_window` prepared."""
+        self._partial_labels_refresh()
+
+    def show_thumbnail(self) -> None:
+        """Bring the picture in the layer list up to date."""
+        if not self._partial or self._slice.empty or not self.visible:
+            return
+        raw = self._in_data_order(self._slice.thumbnail.raw)
+        level = len(self.level_shapes) - 1
+        if raw.shape == tuple(self.level_shapes[level]):
+            raw[...] = self.read_level(level, Window(0, 0, *raw.shape))
+            self._update_thumbnail()
+
+    def _shown(self) -> tuple[int, Window] | None:
+        """The displayed level and which of its pixels are loaded."""
+        if not self._slicing_state.loaded or self._slice.empty or not self.visible:
+            return None
+        to_data = self._slice.tile_to_data
+        factors, start = to_data.scale.tolist(), to_data.translate.tolist()
+        known = self._level_factors
+        level = min(range(len(known)), key=lambda n: abs(known[n][0] - factors[0]) + abs(known[n][1] - factors[1]))
+        y, x = (round(value / factor) for value, factor in zip(start, factors, strict=True))
+        return level, Window(y, x, *self._in_data_order(self._slice.image.raw).shape)
+
+    @cached_property
+    def _level_factors(self) -> list[list[float]]:
+        """How much coarser each level is, of a layer whose levels stay."""
+        return [[float(factor) for factor in factors] for factors in self.downsample_factors]
+
+    def _in_data_order(self, image: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """A displayed image with its axes as in the data: a viewer may have swapped or added some."""
+        image = image.reshape(image.shape[-2:])
+        displayed = list(self._slice.slice_input.displayed)
+        return image.T if displayed[-2] > displayed[-1] else image
+
+
+@lru_cache(maxsize=8)
+def _brush(
+    shape: tuple[int, int], radius: float, center: tuple[int, int], scale: tuple[float, float]
+) -> npt.NDArray[np.bool_] | None:
+    """napari's brush, None where it reaches no pixel; a drag has the same one at every dab."""
+    mask = Labels._create_brush_mask(shape, radius, np.array(center), np.array(scale))
+    mask.flags.writeable = False
+    return mask if mask.any() else None

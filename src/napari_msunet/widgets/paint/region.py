@@ -1,0 +1,223 @@
+"""Painting where napari's painting internals are missing: a plain labels layer over the part in view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+from napari.layers import Labels
+from napari.utils.notifications import show_info, show_warning
+from qtpy.QtCore import QTimer
+
+from napari_msunet.geometry import Window
+from napari_msunet.widgets.navigation import camera, linear_map
+from napari_msunet.widgets.paint import class_colours
+from napari_msunet.widgets.paint.napari_internals import napari_version
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from napari.components import ViewerModel
+    from napari.utils.events import Event
+
+    from napari_msunet.widgets.paint.pyramid_labels import PyramidLabels
+SIDE = 4096
+"""The layer is at most this many level-0 pixels high and wide."""
+
+_SETTLE_MS = 150
+
+
+class RegionLabels(Labels):
+    """What is in view of a store, at full resolution, in a layer as napari has always had it.
+
+    Only public parts of napari are used. After each stroke what changed is written into the store; undo and redo are
+    the store's. While nobody paints, the layer follows the view: where more than `SIDE` pixels are in view, it is the
+    middle of it.
+
+    Parameters
+    ----------
+    pyramid : PyramidLabels
+        The labels, which show the whole slide below this layer.
+    """
+
+    def __init__(self, pyramid: PyramidLabels) -> None:
+        self.pyramid = pyramid
+        self._blocks = 0
+        self._loading = True
+        self.window = _inside(pyramid, _middle(Window(0, 0, *pyramid.store.shape)))
+        self._known = self._current()
+        super().__init__(
+            self._known.copy(),
+            name=f"{pyramid.name} (paint here)",
+            colormap=class_colours.colormap(pyramid.store),
+            features=class_colours.features(pyramid.store),
+            scale=pyramid.scale,
+            translate=self._corner(),
+            rotate=pyramid.rotate,
+            shear=pyramid.shear,
+            affine=pyramid.affine,
+            units=pyramid.units,
+        )
+        self.bounding_box.visible = True  # nothing can be painted outside
+        self._loading = False
+        self.events.paint.connect(self._painted)  # the end of a stroke, however it was made
+        self._timer = QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(_SETTLE_MS)
+        self._timer.timeout.connect(self.follow)
+
+    @property
+    def _type_string(self) -> str:
+        return "labels"
+
+    # --------------------------------------------------------------------------------------------------------- painting
+
+    def _painted(self, event: object = None) -> None:
+        """Write what changed since the last time into the store."""
+        if self._loading:
+            return
+        store, data = self.pyramid.store, np.asarray(self.data)
+        changed = data != self._known
+        allowed = class_colours.values(store)
+        if allowed is not None:
+            wrong = changed & ~np.isin(data, allowed)
+            if wrong.any():
+                show_warning(class_colours.refusal(store, int(data[wrong][0])) or "")
+                changed &= ~wrong
+                data[wrong] = self._known[wrong]
+                self.refresh()
+        if changed.any():
+            rows, columns = (np.flatnonzero(changed.any(axis=axis)) for axis in (1, 0))
+            box = Window.between((int(rows[0]), int(columns[0])), (int(rows[-1]) + 1, int(columns[-1]) + 1))
+            place = box.slices()
+            self._known[place] = data[place]
+            window = Window(self.window.y + box.y, self.window.x + box.x, box.height, box.width)
+            self.pyramid.take(window, data[place].copy(), changed[place])
+
+    @contextmanager
+    def block_history(self) -> Iterator[None]:
+        """What is painted inside is one stroke."""
+        self._blocks += 1
+        try:
+            with super().block_history():
+                yield
+        finally:
+            self._blocks -= 1
+        self._changed()
+
+    def paint(self, *arguments: npt.ArrayLike, **options: npt.ArrayLike) -> None:
+        """As napari's; then what changed goes into the store."""
+        super().paint(*arguments, **options)
+        self._changed()
+
+    def fill(self, *arguments: npt.ArrayLike, **options: npt.ArrayLike) -> None:
+        """As napari's; then what changed goes into the store."""
+        super().fill(*arguments, **options)
+        self._changed()
+
+    def data_setitem(self, *arguments: npt.ArrayLike, **options: npt.ArrayLike) -> None:
+        """As napari's; then what changed goes into the store."""
+        super().data_setitem(*arguments, **options)
+        self._changed()
+
+    def paint_polygon(self, *arguments: npt.ArrayLike, **options: npt.ArrayLike) -> None:
+        """As napari's; then what changed goes into the store."""
+        with self.block_history():
+            super().paint_polygon(*arguments, **options)
+
+    def _changed(self) -> None:
+        if not self._blocks:
+            self._painted()
+
+    def undo(self) -> None:
+        """Take the last stroke of the store back."""
+        self.pyramid.undo()
+
+    def redo(self) -> None:
+        """Do the stroke that was undone last again."""
+        self.pyramid.redo()
+
+    # ---------------------------------------------------------------------------------------------------------- showing
+
+    def view_changed(self, event: object = None) -> None:
+        """The view moved: follow it when it has come to rest."""
+        self._timer.start()
+
+    def follow(self) -> None:
+        """Hold what is in view."""
+        if self._blocks:
+            self._timer.start()
+            return
+        seen = _in_view(self.pyramid)
+        wanted = _inside(self.pyramid, _middle(seen))
+        if wanted.empty or wanted.intersection(self.window) == wanted:
+            return
+        self.window = _inside(self.pyramid, _middle(seen.padded(max(seen.shape) // 4)))
+        self.reload()
+
+    def reload(self, changed: Window | None = None) -> None:
+        """Show what the store has now, if `changed` (None: all of it) concerns this layer."""
+        if changed is not None and changed.intersection(self.window).empty:
+            return
+        self._known = self._current()
+        self._loading = True
+        try:
+            self.data = self._known.copy()
+            self.translate = self._corner()
+        finally:
+            self._loading = False
+
+    def _current(self) -> npt.NDArray[np.integer]:
+        return self.pyramid.read_level(0, self.window)
+
+    def _corner(self) -> npt.NDArray[np.float64]:
+        return np.asarray(self.pyramid.translate) + linear_map(self.pyramid)[-2:, -2:] @ (self.window.y, self.window.x)
+
+
+def paint_in_region(viewer: ViewerModel, pyramid: PyramidLabels) -> RegionLabels:
+    """Add the layer that is painted on in place of `pyramid`, and say so."""
+    region = pyramid.region = RegionLabels(pyramid)
+    viewer.add_layer(region)
+    events = camera(viewer).events
+    events.zoom.connect(region.view_changed)
+    events.center.connect(region.view_changed)
+
+    def remove() -> None:
+        if region in viewer.layers:
+            viewer.layers.remove(region)
+
+    def removed(event: Event) -> None:
+        if event.value is pyramid:
+            QTimer.singleShot(0, remove)  # napari is in the middle of removing the other one
+        elif event.value is region:
+            pyramid.region = None
+            events.zoom.disconnect(region.view_changed)
+            events.center.disconnect(region.view_changed)
+            viewer.layers.events.removed.disconnect(removed)
+
+    viewer.layers.events.removed.connect(removed)
+    region.view_changed()
+    show_info(
+        f"napari {napari_version} cannot paint on a whole slide, so paint in the layer '{region.name}': it holds what "
+        f"is in view, up to {SIDE} x {SIDE} pixels, and every stroke is saved into '{pyramid.name}'. napari 0.9 paints "
+        "everywhere."
+    )
+    return region
+
+
+def _in_view(layer: Labels) -> Window:
+    """Level-0 pixels in view."""
+    corners = np.asarray(layer.corner_pixels)[:, -2:] * np.asarray(layer.downsample_factors)[layer.data_level][-2:]
+    (top, left), (bottom, right) = np.floor(corners[0]).astype(int), np.ceil(corners[1]).astype(int) + 1
+    return Window.between((int(top), int(left)), (int(bottom), int(right)))
+
+
+def _middle(window: Window) -> Window:
+    """The window, or its middle where it is larger than the layer may be."""
+    height, width = min(window.height, SIDE), min(window.width, SIDE)
+    return Window(window.y + (window.height - height) // 2, window.x + (window.width - width) // 2, height, width)
+
+
+def _inside(layer: PyramidLabels, window: Window) -> Window:
+    return window.intersection(Window(0, 0, *layer.store.shape))

@@ -1,0 +1,238 @@
+"""The Export step: labels for other programs, measures, and the model file."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QUrl
+from qtpy.QtGui import QDesktopServices
+from qtpy.QtWidgets import QComboBox, QFileDialog, QGridLayout, QHBoxLayout, QLabel, QPushButton
+
+from napari_msunet.errors import MsunetError, OutputError
+from napari_msunet.events import Result
+from napari_msunet.geometry import Region
+from napari_msunet.labels import open_labels
+from napari_msunet.widgets import resolve
+from napari_msunet.widgets.dock.background import Background
+from napari_msunet.widgets.dock.job_box import JobBox
+from napari_msunet.widgets.dock.python_lines import job_lines
+from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.placement import visible_region
+from napari_msunet.widgets.steps.step import Step
+
+if TYPE_CHECKING:
+    from napari_msunet.config import ExportJob, MeasureJob
+    from napari_msunet.widgets.jobs import JobHandle, Jobs
+    from napari_msunet.widgets.layers import Layers
+    from napari_msunet.widgets.state import State
+FORMATS = {
+    ".geojson": ("GeoJSON for QuPath", "An annotation for each object, in pixels of the slide; QuPath opens it."),
+    ".ome.tif": ("OME-TIFF", "A tiled pyramid of class numbers, for ImageJ, QuPath and others."),
+    ".ome.zarr": ("OME-Zarr", "A plain copy of the labels for any reader of OME-Zarr, without the history of edits."),
+    ".png": ("PNG of the view", "Class numbers of what the window shows now, in the classes' colours."),
+}
+
+
+class ExportStep(Step):
+    """Writes the labels of the active slide to files."""
+
+    name = "export"
+    title = "Export"
+    purpose = "Files for other programs: the labels, what is measured on them, and the model."
+
+    def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
+        super().__init__(state, jobs, layers)
+        self.needed = self.note()
+        self.format = QComboBox()
+        for ending, (name, tip) in FORMATS.items():
+            self.format.addItem(f"{name} ({ending})", ending)
+            self.format.setItemData(self.format.count() - 1, tip, 3)  # Qt's ToolTipRole
+        self.format.currentIndexChanged.connect(self._describe)
+        self.about = self.note()
+        self.write = QPushButton("Export…")
+        self.write.setObjectName("primary")
+        self.write.setToolTip("Asks for the file, then writes it.")
+        self.write.clicked.connect(told(lambda *_: self._choose_and_export()))
+        self.measure_button = QPushButton("Measure…")
+        self.measure_button.setToolTip(
+            "Area in µm² of each class, and area, perimeter and place of each object, as two CSV tables."
+        )
+        self.measure_button.clicked.connect(told(lambda *_: self._choose_and_measure()))
+        self.model_button = QPushButton("Copy the model…")
+        self.model_button.setToolTip("Copies the model file, to use it elsewhere or give it away.")
+        self.model_button.clicked.connect(told(lambda *_: self._choose_and_copy()))
+        self.box = JobBox(state, jobs, "export")
+        self.box.ended.connect(self._ended)
+        self.written = QLabel()
+        self.written.setWordWrap(True)
+        self.open_folder = QPushButton("Open its folder")
+        self.open_folder.setToolTip("Shows the file in the file manager.")
+        self.open_folder.clicked.connect(self._open_folder)
+        self.last: Path | None = None
+        self._last_job: ExportJob | MeasureJob | None = None
+        self._background = Background("msunet-copy", self)
+        self._lay_out()
+        self._describe()
+
+    def _lay_out(self) -> None:
+        grid = QGridLayout()
+        grid.setSpacing(6)
+        label = QLabel("Format")
+        label.setBuddy(self.format)
+        grid.addWidget(label, 0, 0)
+        grid.addWidget(self.format, 0, 1)
+        grid.setColumnStretch(1, 1)
+        row = QHBoxLayout()
+        row.addWidget(self.measure_button)
+        row.addWidget(self.model_button)
+        self.body.addWidget(self.needed)
+        self.body.addLayout(grid)
+        self.body.addWidget(self.about)
+        self.body.addWidget(self.write)
+        self.body.addLayout(row)
+        for widget in (self.box, self.written, self.open_folder):
+            self.body.addWidget(widget)
+        self.written.hide()
+        self.open_folder.hide()
+
+    # -------------------------------------------------------------------------------------------------------- showing
+
+    def refresh(self) -> None:
+        missing = self.missing()
+        self.needed.setText(missing or "")
+        self.needed.setVisible(missing is not None)
+        ready = missing is None and resolve.blocked_by(self.state, "export") is None
+        self.write.setEnabled(ready)
+        self.measure_button.setEnabled(ready)
+        path = self.state.model_path
+        self.model_button.setEnabled(path is not None and path.is_file())
+
+    def summary(self) -> str:
+        return self.last.name if self.last else ""
+
+    def _describe(self, *_: object) -> None:
+        self.about.setText(FORMATS[self.format.currentData()][1])
+
+    def _open_folder(self) -> None:
+        if self.last is not None:
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self.last.parent)))
+
+    # ------------------------------------------------------------------------------------------------------- exporting
+
+    def _suggested(self, ending: str) -> str:
+        record = self.state.active
+        name = record.name if record else "labels"
+        folder = record.path.parent if record else Path.home()
+        return str(folder / f"{name}{ending}")
+
+    def _ask(self, title: str, ending: str, kind: str) -> Path | None:
+        """The file to write, with its ending; None if nothing was chosen."""
+        chosen, _kind = QFileDialog.getSaveFileName(self, title, self._suggested(ending), f"{kind} (*{ending})")
+        if not chosen:
+            return None
+        return Path(chosen if chosen.lower().endswith(ending) else f"{chosen}{ending}")
+
+    def _choose_and_export(self) -> None:
+        ending = self.format.currentData()
+        path = self._ask("Export the labels", ending, FORMATS[ending][0])
+        if path is not None:
+            self.export(path)
+
+    def _choose_and_measure(self) -> None:
+        path = self._ask("Measure the labels", ".csv", "Table")
+        if path is not None:
+            self.measure(path)
+
+    def _choose_and_copy(self) -> None:
+        path = self._ask("Copy the model", ".safetensors", "Model")
+        if path is not None:
+            self.copy_model(path)
+
+    def export(self, path: str | Path, region: Region | None = None) -> JobHandle:
+        """Write the labels of the active slide to a file, whose ending says the format; returns at once.
+
+        Parameters
+        ----------
+        path : path
+            ``.geojson``, ``.ome.tif``, ``.ome.zarr`` or ``.png``.
+        region : Region, optional
+            In level-0 pixels of the labels; None: all, for a PNG what is in view.
+        """
+        path = Path(path).absolute()
+        if region is None and path.suffix.lower() == ".png":
+            region = self._view()
+        job = resolve.export_job(self.state, path, region=region)
+        return self._start(job, f"Writing {path.name}.")
+
+    def measure(self, path: str | Path) -> JobHandle:
+        """Measure the labels of the active slide into a CSV; returns at once."""
+        job = resolve.measure_job(self.state, Path(path).absolute())
+        return self._start(job, "Measuring.")
+
+    def _view(self) -> Region:
+        """What is in view, in level-0 pixels of the labels."""
+        if (missing := self.missing()) is not None:
+            raise MsunetError(missing)
+        record = self.state.active
+        seen = visible_region(self.viewer, self.layers.need_slide(record))
+        y, x = open_labels(record.labels).pixel
+        return Region(seen.y / y, seen.x / x, seen.height / y, seen.width / x)
+
+    def _start(self, job: ExportJob | MeasureJob, text: str) -> JobHandle:
+        self.written.hide()
+        self.open_folder.hide()
+        store = open_labels(job.labels)
+        # What was painted is safe in the journal; the worker reads the chunks.
+        handle = self.box.start(job, text, before=store.flush)
+        self._last_job = job
+        return handle
+
+    def _ended(self, outcome: str, result: Result | None) -> None:
+        if outcome != "done" or result is None:
+            return
+        files = [Path(path) for path in result.files.values()]
+        objects = result.values.get("objects")
+        found = f" ({objects:,} objects)" if objects is not None else ""
+        self._wrote(files, found)
+
+    def _wrote(self, files: list[Path], found: str = "") -> None:
+        self.last = files[0]
+        self.state.exported.extend(files)
+        names = " and ".join(path.name for path in files)
+        self.written.setText(f"{names}{found} in {files[0].parent}")
+        self.written.show()
+        self.open_folder.show()
+        self.state.emit("results")
+
+    def copy_model(self, path: str | Path) -> None:
+        """Copy the current model file to `path`; returns at once."""
+        source, target = self.state.model_path, Path(path).absolute()
+        if source is None or not source.is_file():
+            raise MsunetError("There is no model yet: train one, or load a model file.")
+        if target == source:
+            raise MsunetError(f"{target} is the model itself; choose another name.")
+
+        def copy() -> Path:
+            aside = target.with_name(f".{target.name}.{time.time_ns()}.part")
+            try:
+                shutil.copyfile(source, aside)
+                aside.replace(target)
+            except OSError as error:
+                raise OutputError(f"{target} cannot be written ({error.strerror}); choose another folder.") from error
+            finally:
+                aside.unlink(missing_ok=True)
+            return target
+
+        self._background.run(copy, lambda where: self._wrote([where]))
+
+    def as_python(self) -> str:
+        """The last export as Python; before the first, a GeoJSON."""
+        job = self._last_job or resolve.export_job(self.state, Path(self._suggested(self.format.currentData())))
+        return job_lines(job)
+
+    def closing(self) -> None:
+        self.box.closing()
+        self._background.close()

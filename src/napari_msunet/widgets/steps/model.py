@@ -1,0 +1,241 @@
+"""The third step: the model to train, or one from a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qtpy.QtWidgets import QButtonGroup, QFileDialog, QHBoxLayout, QPushButton, QRadioButton, QToolButton
+
+from napari_msunet.config import ModelConfig
+from napari_msunet.data.recipe import WINDOW
+from napari_msunet.errors import ModelError, MsunetError
+from napari_msunet.widgets import resolve
+from napari_msunet.widgets.dock.model_form import ModelForm
+from napari_msunet.widgets.dock.python_lines import lines, literal
+from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.state import AUTOMATIC, AUTOMATIC_SENTENCE, PRESETS, RESOLUTIONS, Preset
+from napari_msunet.widgets.steps.step import Step
+
+if TYPE_CHECKING:
+    from napari_msunet.widgets.fields_of_view import FieldsOfView
+    from napari_msunet.widgets.jobs import Jobs
+    from napari_msunet.widgets.layers import Layers
+    from napari_msunet.widgets.state import State
+HEADER_LIMIT = 100 * 2**20
+
+
+class ModelStep(Step):
+    """Presets, resolution, scales, fusion; what each scale sees; a model from a file."""
+
+    name = "model"
+    title = "Model"
+    purpose = "How large the pixels are that the model looks at, at how many scales, and how these are combined."
+
+    def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
+        super().__init__(state, jobs, layers)
+        self._fields: FieldsOfView | None = None
+        self.body.addWidget(self.note("For the next training:"))
+        self.presets = QButtonGroup(self)
+        self._add_preset(AUTOMATIC, AUTOMATIC_SENTENCE, len(PRESETS), self.state.leave_model_open)
+        for number, preset in enumerate(PRESETS):
+            self._add_preset(preset.name, preset.sentence, number, lambda p=preset: self.use_preset(p))
+        self.form = ModelForm(self.state.model)
+        self.form.valueChanged.connect(self.state.set_model)
+        self.body.addWidget(self.form)
+        self.suggestion = self.note()
+        self.form.rows.insertRow(1, self._resolutions())
+        self.form.rows.insertRow(2, self.suggestion)
+        self.body.addLayout(self._buttons())
+        self.loaded = self.note()
+        self.body.addWidget(self.loaded)
+
+    def _add_preset(self, name: str, text: str, number: int, chosen: Callable[[], object]) -> None:
+        """A choice with its sentence below."""
+        button = QRadioButton(name)
+        button.setToolTip(text)
+        button.clicked.connect(lambda *_: chosen())
+        self.presets.addButton(button, number)
+        self.body.addWidget(button)
+        sentence = self.note(text)
+        sentence.setIndent(22)
+        self.body.addWidget(sentence)
+
+    def _resolutions(self) -> QHBoxLayout:
+        """Resolutions by what is looked for, to click."""
+        row = QHBoxLayout()
+        row.setSpacing(4)
+        for what, mpp in RESOLUTIONS.items():
+            chip = QToolButton()
+            chip.setObjectName("chip")
+            chip.setText(f"{what} {mpp:g}")
+            chip.setToolTip(f"What is usual for {what.lower()}: sets the resolution to {mpp:g} µm/px.")
+            chip.clicked.connect(lambda *_, chosen=mpp: self.use_resolution(chosen))
+            row.addWidget(chip)
+        row.addStretch()
+        return row
+
+    def _buttons(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        self.show_fields = QPushButton("Show what it sees")
+        self.show_fields.setCheckable(True)
+        self.show_fields.setToolTip(
+            "Draws the field of view of each scale at the mouse, and shows what each network is given there."
+        )
+        self.show_fields.toggled.connect(told(self.toggle_fields))
+        self.load = QPushButton("Load model…")
+        self.load.setToolTip("Predicts with a model file (.safetensors) of another day or another person.")
+        self.load.clicked.connect(told(self._choose_model))
+        row.addWidget(self.show_fields)
+        row.addWidget(self.load)
+        return row
+
+    # ------------------------------------------------------------------------------------------------ what buttons do
+
+    def use_preset(self, preset: Preset) -> None:
+        """Start from a preset, at the resolution that is set."""
+        config = preset.make(self.state.model.classes, self.state.model.mpp)
+        self.set_model(config.model_copy(update={"channels": self.state.model.channels}))
+
+    def use_resolution(self, mpp: float) -> None:
+        """Have the model work at this many µm per pixel."""
+        self.set_model(self.state.model.model_copy(update={"mpp": mpp, "pixel": 1.0}))
+
+    def set_model(self, config: ModelConfig) -> None:
+        """Choose the model to train; its classes become those of the table."""
+        self.state.set_model(config)
+        if config.classes != self.state.classes:
+            self.state.set_classes(config.classes)
+        self.refresh()
+
+    def load_model(self, path: str | Path) -> ModelConfig:
+        """Choose a model file that predicts; gives its config.
+
+        Raises
+        ------
+        ModelError
+            If it is no model of napari-msunet.
+        """
+        where = Path(path).absolute()
+        config = read_config(where)
+        self.state.use_model(where)
+        return config
+
+    def toggle_fields(self, shown: bool) -> None:
+        """Show the fields of view of all scales at the mouse, or hide them."""
+        if not shown:
+            if self._fields is not None:
+                self._fields.hide()
+            return
+        layer = self.layers.slide(self.state.active)
+        if layer is None:
+            self._fields_visible(False)
+            raise MsunetError(resolve.NO_SLIDE)
+        from napari_msunet.widgets.fields_of_view import FieldsOfView
+
+        if self._fields is None:
+            self._fields = FieldsOfView(self.viewer, layer, self.state.model, self._window)
+            self._fields.visibleChanged.connect(self._fields_visible)
+        self._fields.set_layer(layer)
+        self._fields.set_model(self.state.model, self._window)
+        self._fields.show()
+
+    @property
+    def _window(self) -> int:
+        """Side of the training window, as far as it is known."""
+        return self.state.train_options.size or WINDOW
+
+    def _fields_visible(self, visible: bool) -> None:
+        """The button says what is, also when the overlay goes by itself, as with its layer."""
+        self.show_fields.blockSignals(True)
+        self.show_fields.setChecked(visible)
+        self.show_fields.blockSignals(False)
+
+    @told
+    def _choose_model(self, *_: object) -> None:
+        project = self.state.project
+        start = str(project.folder if project else Path.home())
+        chosen, _kind = QFileDialog.getOpenFileName(self, "Load a model", start, "Models (*.safetensors)")
+        if chosen:
+            self.load_model(chosen)
+
+    # ----------------------------------------------------------------------------------------------------- what shows
+
+    def summary(self) -> str:
+        """Resolution and scales of the next training in a few words."""
+        if not self.state.model_chosen:
+            return "to train: automatic"
+        config = self.state.model
+        scales = ", ".join(str(ratio) for ratio in config.ratios)
+        return f"to train: {config.resolution.short} · {scales}"
+
+    def refresh(self) -> None:
+        """Show the model as it is now."""
+        config = self.state.model
+        if self.form.value() != config:
+            self.form.blockSignals(True)
+            self.form.setValue(config)
+            self.form.blockSignals(False)
+        size = self._window
+        if self._fields is not None and (self._fields.config, self._fields.size) != (config, size):
+            self._fields.set_model(config, size)
+        automatic = not self.state.model_chosen
+        self.form.setVisible(not automatic)
+        fitting = next((n for n, preset in enumerate(PRESETS) if preset.fits(config)), None)
+        fitting = len(PRESETS) if automatic else fitting  # the number of the automatic one
+        self.presets.setExclusive(False)
+        for button in self.presets.buttons():
+            button.setChecked(self.presets.id(button) == fitting)
+        self.presets.setExclusive(True)
+        self.suggestion.setText(self._resolution_words())
+        self.suggestion.setVisible(bool(self.suggestion.text()))
+        path = self.state.model_path
+        self.loaded.setText("" if path is None else _loaded(path))
+        self.loaded.setToolTip(str(path or ""))
+        self.loaded.setVisible(path is not None)
+
+    def _resolution_words(self) -> str:
+        record = self.state.active
+        if record is None or record.mpp is None or self.state.model.mpp is None:
+            return ""
+        own, mpp = record.mpp[0], self.state.model.mpp
+        if mpp < own * 0.95:
+            return f"Finer than the slide's {own:.3g}: nothing more to see there."
+        return f"The slide has {own:.3g}."
+
+    def as_python(self) -> str:
+        """Makes the config and the network, or loads the model."""
+        made = [f"config = {literal(resolve.wanted_model(self.state))}"]
+        if self.state.model_path is not None:
+            return lines(*made, f"model = ms.load_model({literal(self.state.model_path)})", "print(model.config)")
+        if not self.state.model_chosen:
+            return lines(*made)
+        return lines(*made, "model = ms.build_model(config)", "print(model.margin)")
+
+    def closing(self) -> None:
+        """Take the overlay away."""
+        if self._fields is not None:
+            self._fields.hide()
+            self._fields = None
+
+
+def _loaded(path: Path) -> str:
+    return f"Predictions use {path.name} (in {path.parent.name}) with its own scales, which the Predict step shows."
+
+
+def read_config(path: Path) -> ModelConfig:
+    """The config in a model file, without loading torch; `ModelError` if it is none of ours."""
+    wrong = ModelError(f"{path} is no model of napari-msunet; choose a .safetensors file that a training has written.")
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > HEADER_LIMIT:
+                raise wrong
+            header = json.loads(file.read(length))["__metadata__"]
+        return ModelConfig.model_validate_json(header["config"])
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}); choose another model file.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise wrong from error

@@ -1,0 +1,521 @@
+"""The first step: which slides, how large their pixels are, and where the project is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from weakref import WeakSet
+
+from napari.layers import Image, Layer
+from napari.utils.notifications import show_info, show_warning
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFileDialog,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QListWidget,
+    QListWidgetItem,
+    QPushButton,
+    QSizePolicy,
+)
+from superqt import QElidingLabel
+
+from napari_msunet.app.project import Project
+from napari_msunet.config import Kind, ValueRange
+from napari_msunet.errors import MsunetError, SlideError
+from napari_msunet.slide.numbers import TOLD, parse_range
+from napari_msunet.slide.slide import READABLE
+from napari_msunet.widgets import resolve
+from napari_msunet.widgets.dock.fields import NumberField
+from napari_msunet.widgets.dock.project_sync import known_before, recall, record_of, remember
+from napari_msunet.widgets.dock.python_lines import call, lines
+from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.dock.tissue import TissueRow
+from napari_msunet.widgets.layers import Layers
+from napari_msunet.widgets.reader import chosen
+from napari_msunet.widgets.state import SlideRecord
+from napari_msunet.widgets.steps.step import Step
+
+if TYPE_CHECKING:
+    from napari.utils.events import Event
+
+    from napari_msunet.widgets.jobs import Jobs
+    from napari_msunet.widgets.state import State
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The list of slides in the Slide step.
+
+ROWS = 4
+
+
+class SlideList(QListWidget):
+    """Slides, and below them layers without a file; an item's data is its record or its layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setToolTip(
+            "The slides of this project. The one that is chosen is annotated, predicted and exported; every image "
+            "layer of the viewer is a slide too."
+        )
+        self.setAccessibleName("Slides")
+
+    def thing(self, item: QListWidgetItem | None) -> SlideRecord | Layer | None:
+        """The record or the layer that an item shows."""
+        return None if item is None else item.data(Qt.ItemDataRole.UserRole)
+
+    def show_slides(self, records: Iterable[SlideRecord], waiting: Iterable[Layer], active: SlideRecord | None) -> None:
+        """Show slides and layers that have no file yet, without a signal; the active slide is chosen."""
+        wanted: list[tuple[SlideRecord | Layer, str, str]] = [(r, *_row(r)) for r in records]
+        wanted += [(w, f"{w.name} (layer without a file)", "Choose it to write it as a slide file.") for w in waiting]
+        shown = [(self.thing(self.item(n)), self.item(n).text()) for n in range(self.count())]
+        self.blockSignals(True)
+        if shown != [(thing, text) for thing, text, _ in wanted]:
+            self.clear()
+            for thing, text, tip in wanted:
+                item = QListWidgetItem(text)
+                item.setData(Qt.ItemDataRole.UserRole, thing)
+                item.setToolTip(tip)
+                self.addItem(item)
+        row = next((n for n, (thing, _, _) in enumerate(wanted) if thing is active), -1)
+        self.setCurrentRow(row)
+        self.blockSignals(False)
+        self.setVisible(bool(wanted))
+        self.setFixedHeight(8 + 24 * min(max(len(wanted), 1), ROWS))
+
+
+def _row(record: SlideRecord) -> tuple[str, str]:
+    size = "px" if record.in_pixels else "? µm/px" if record.mpp is None else f"{record.mpp[0]:.3g} µm/px"
+    gone = "" if record.path.exists() else "  (gone)"
+    text = f"{record.path.name}   {record.shape[1]} × {record.shape[0]}   {size}{gone}"
+    return text, str(record.path)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+FILES = (
+    f"Slides and images ({' '.join(f'*{ending}' for ending in READABLE)});;"
+    "OME-Zarr (zarr.json .zattrs .zgroup);;All files (*)"
+)
+"""For the file dialog; an OME-Zarr folder is chosen by its metadata file, see `chosen`."""
+
+
+FOUND = "as the file says"
+
+
+class SlideStep(Step):
+    """Slides, µm per pixel, project folder."""
+
+    name = "slide"
+    title = "Slide"
+    purpose = "Which slides to work on, the size of their pixels, and where results are kept."
+
+    def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
+        super().__init__(state, jobs, layers)
+        self._waiting: set[Layer] = set()
+        self._followed: WeakSet[Layer] = WeakSet()
+        self.body.addLayout(self._buttons())
+        self.list = SlideList()
+        self.list.currentItemChanged.connect(self._chosen)
+        self.body.addWidget(self.list)
+        self.body.addLayout(self._mpp_row())
+        self.mpp_note = self.note()
+        self.body.addWidget(self.mpp_note)
+        self.body.addLayout(self._numbers_row())
+        self.tissue = TissueRow(state, layers)
+        self.body.addWidget(self.tissue)
+        self.body.addLayout(self._project_row())
+        self.viewer.layers.events.inserted.connect(self._inserted)
+        self.viewer.layers.events.removed.connect(self._removed)
+        for layer in list(self.viewer.layers):
+            self._take(layer)
+
+    # --------------------------------------------------------------------------------------------------------- layout
+
+    def _buttons(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        self.choose = QPushButton("Open slide…")
+        self.choose.setObjectName("primary")
+        self.choose.setToolTip(
+            "Whole-slide files (SVS, NDPI, MRXS, SCN, BIF), TIFF and OME-TIFF, OME-Zarr, PNG and JPEG. "
+            "Several files at once work too, and so does dropping them onto the window."
+        )
+        self.choose.clicked.connect(self._choose)
+        self.forget = QPushButton("Remove")
+        self.forget.setToolTip("Takes the chosen slide out of this list and out of the viewer. Its files stay.")
+        self.forget.clicked.connect(self._forget)
+        row.addWidget(self.choose, 1)
+        row.addWidget(self.forget)
+        return row
+
+    def _mpp_row(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        self.mpp = NumberField(0, 1000, 0.05, 4, "µm")
+        self.mpp.setSpecialValueText("unknown")
+        self.mpp.setToolTip(
+            "Size of a pixel of the slide, in µm. It comes from the file; give it where the file has none or a wrong "
+            "one: everything that is measured depends on it."
+        )
+        self.mpp.setAccessibleName("Pixel size in µm")
+        self.mpp.valueChanged.connect(self._mpp_edited)
+        label = QLabel("Pixel size")
+        label.setBuddy(self.mpp)
+        row.addWidget(label)
+        row.addWidget(self.mpp, 1)
+        self.pixels = QCheckBox("pixels")
+        self.pixels.setToolTip(
+            "The slide has no size in µm, or it is not to count: models, labels and measurements are in its own "
+            "pixels. For photographs and X-rays."
+        )
+        self.pixels.toggled.connect(self._pixels_chosen)
+        row.addWidget(self.pixels)
+        return row
+
+    def _numbers_row(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        self.kind = QComboBox()
+        for text, kind in ((FOUND, None), ("bright-field", "brightfield"), ("fluorescence", "fluorescence")):
+            self.kind.addItem(text, kind)
+        self.kind.setToolTip(
+            "Whether the slide is bright-field or fluorescence: tissue, the colour outside the slide and changes of "
+            "stain in training follow it. Choose it where the file does not say it and the guess is wrong."
+        )
+        self.kind.setAccessibleName("Kind of slide")
+        self.kind.activated.connect(self._numbers_edited)
+        self.values = QLineEdit()
+        self.values.setToolTip(
+            "The values that are black and white, such as 0-4095 for a camera of 12 bits. Empty: as the file says, or "
+            "a guess from the largest value. A model sees all slides by it."
+        )
+        self.values.setAccessibleName("Range of values")
+        self.values.setClearButtonEnabled(True)
+        self.values.editingFinished.connect(self._numbers_edited)
+        row.addWidget(QLabel("Kind"))
+        row.addWidget(self.kind, 1)
+        row.addWidget(QLabel("Values"))
+        row.addWidget(self.values, 1)
+        return row
+
+    def _project_row(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        self.folder = QElidingLabel()
+        self.folder.setElideMode(Qt.TextElideMode.ElideMiddle)
+        self.folder.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.change = QPushButton("Change…")
+        self.change.setToolTip(
+            "Chooses another folder for annotations, models and predictions, or opens the project of another day. "
+            "It is made when the first annotation or model is. The folder can be moved as a whole."
+        )
+        self.change.clicked.connect(self._change_project)
+        row.addWidget(QLabel("Project"))
+        row.addWidget(self.folder, 1)
+        row.addWidget(self.change)
+        return row
+
+    # --------------------------------------------------------------------------------------- what buttons and keys do
+
+    def open_slide(self, path: str | Path, mpp: float | tuple[float, float] | Literal["px"] | None = None) -> Image:
+        """Open a slide and make it the active one.
+
+        Parameters
+        ----------
+        path : path
+        mpp : float, (y, x) or "px", optional
+            µm per level-0 pixel, where the file does not say it; "px": it is used in its own pixels.
+
+        Returns
+        -------
+        Image
+            Its layer, the one that was there if it is open already.
+
+        Raises
+        ------
+        SlideError
+            If it cannot be read.
+        """
+        from napari_msunet.widgets.slide_layers import add_slide, set_mpp
+
+        where = Path(path).absolute()
+        record = self.state.slide_at(where)
+        layer = None if record is None else self.layers.slide(record)
+        if layer is None:
+            layer = add_slide(self.viewer, where, mpp)
+            self._take(layer)
+        elif mpp is not None:
+            set_mpp(self.viewer, layer, mpp)
+        record = self.layers.record(layer)
+        if record is not None:
+            if mpp is not None:
+                record.give_size(mpp)
+            self.state.activate(record)
+        return layer
+
+    def open_project(self, folder: str | Path) -> None:
+        """Open a project with its slides and annotations, or make one there; `MsunetError` where that cannot be."""
+        project = Project.create(folder)
+        for problem in recall(self.state, project):
+            show_warning(problem)
+        for record in self.state.slides:
+            if self.layers.slide(record) is None:
+                self._show(record)
+        remember(self.state)
+
+    @told
+    def _choose(self, *_: object) -> None:
+        paths, _kind = QFileDialog.getOpenFileNames(self, "Open slides", self._start(), FILES)
+        for path in paths:
+            self.open_slide(chosen(path))
+
+    @told
+    def _change_project(self, *_: object) -> None:
+        chosen, _kind = QFileDialog.getSaveFileName(
+            self,
+            "Project folder: a new one, or one that is there",
+            str(self.state.project_folder()),
+            "Projects (*.msunet)",
+            options=QFileDialog.Option.DontConfirmOverwrite,
+        )
+        if chosen:
+            self.open_project(chosen if chosen.endswith(".msunet") else f"{chosen}.msunet")
+
+    @told
+    def _forget(self, *_: object) -> None:
+        item = self.list.currentItem()
+        if item is None:
+            return
+        thing = self.list.thing(item)
+        found = self.layers.all_of(thing) if isinstance(thing, SlideRecord) else [thing]
+        if isinstance(thing, SlideRecord):
+            self.state.remove_slide(thing)
+        for layer in found:
+            if layer in self.viewer.layers:
+                self.viewer.layers.remove(layer)
+
+    @told
+    def _mpp_edited(self, value: float) -> None:
+        record = self.state.active
+        if record is None or value <= 0 or (record.mpp is not None and abs(record.mpp[0] - value) < 5e-5):
+            return
+        self.set_mpp(value)
+
+    @told
+    def _pixels_chosen(self, chosen: bool) -> None:
+        record = self.state.active
+        if record is None or record.in_pixels == chosen:
+            return
+        if chosen:
+            self.set_mpp("px")
+            return
+        from napari_msunet.widgets.dock.project_sync import record_of
+
+        record.in_pixels = False  # what the file says counts again
+        own = record_of(record.path)
+        if own.mpp is not None:
+            self.set_mpp(own.mpp)
+        record.mpp, record.mpp_given = own.mpp, False
+        self.state.activate(record)
+
+    def set_mpp(self, mpp: float | tuple[float, float] | Literal["px"]) -> None:
+        """Say how many µm a pixel of the active slide has, or that it is used in its own pixels ("px").
+
+        Raises
+        ------
+        SlideError
+            If it is neither a size above zero nor "px".
+        """
+        from napari_msunet.widgets.slide_layers import set_mpp
+
+        record = self.state.active
+        if record is None:
+            raise MsunetError("Open a slide first: the pixel size belongs to one.")
+        for layer in self.layers.all_of(record):
+            if isinstance(layer, Image):
+                set_mpp(self.viewer, layer, mpp)
+                break
+        record.give_size(mpp)
+        self.state.activate(record)
+
+    @told
+    def _numbers_edited(self, *_: object) -> None:
+        record = self.state.active
+        if record is None:
+            return
+        text = self.values.text().strip()
+        try:
+            self.set_numbers(self.kind.currentData(), parse_range(text) if text else None)
+        except SlideError:
+            self.refresh()
+            raise
+
+    def set_numbers(self, kind: Kind | None, value_range: ValueRange | None) -> None:
+        """Say what the values of the active slide mean; None: as its file says, else as guessed."""
+        from napari_msunet.widgets.slide_layers import set_numbers
+
+        record = self.state.active
+        if record is None:
+            raise MsunetError("Open a slide first: kind and range belong to one.")
+        if (kind, value_range) == (record.kind, record.value_range):
+            return
+        for layer in self.layers.all_of(record):
+            if isinstance(layer, Image):
+                set_numbers(self.viewer, layer, kind, value_range)
+                break
+        record.kind, record.value_range = kind, value_range
+        self.state.activate(record)
+        self.state.emit("slides")
+
+    def _chosen(self, item: QListWidgetItem | None, _before: object = None) -> None:
+        thing = self.list.thing(item)
+        if isinstance(thing, SlideRecord):
+            self.state.activate(thing)
+            if self.layers.slide(thing) is None:
+                self._show(thing)
+        elif isinstance(thing, Image):
+            self._write(thing)
+
+    def _start(self) -> str:
+        return str(self.state.slides[-1].path.parent) if self.state.slides else str(Path.home())
+
+    # ---------------------------------------------------------------------------------------- layers come, layers go
+
+    def _inserted(self, event: Event) -> None:
+        self._take(event.value)
+
+    @told
+    def _take(self, layer: Layer) -> None:
+        """Make an image layer a slide of the dock: it has a file, or can get one."""
+        from napari_msunet.widgets.layer_slides import is_slide, slide_of
+
+        if not is_slide(layer):
+            return
+        if layer not in self._followed:
+            self._followed.add(layer)
+            layer.events.data.connect(self._replaced)
+        slide = slide_of(layer)
+        if slide is None:
+            return
+        if slide.path is None:
+            self._waiting.add(layer)
+            self.state.emit("slides")
+            return
+        self._waiting.discard(layer)
+        record = self.state.slide_at(slide.path)
+        if record is None:
+            record = record_of(Path(slide.path), "px" if slide.in_pixels else slide.mpp)
+            known_before(self.state, record)
+        self.state.add_slide(record)
+
+    @told
+    def _replaced(self, event: Event) -> None:
+        """The pixels of a layer are others now: it shows its file no longer."""
+        from napari_msunet.widgets.layer_slides import slide_of
+
+        layer = event.source
+        if self.layers.closed or layer in self._waiting or layer not in self.viewer.layers:
+            return
+        slide = slide_of(layer)
+        if slide is not None and slide.path is None:
+            self._waiting.add(layer)
+            show_warning(
+                f'"{layer.name}" shows other pixels than its file now, so it is no longer that slide: choose it in the '
+                "list of slides to write it as a file of its own, and annotate that."
+            )
+            self.state.emit("slides")
+
+    def _removed(self, event: Event) -> None:
+        self._waiting.discard(event.value)
+        self.state.emit("slides")
+
+    def _show(self, record: SlideRecord) -> None:
+        from napari_msunet.widgets.slide_layers import add_slide
+
+        try:
+            add_slide(self.viewer, record.path, record.job_mpp)
+        except MsunetError as error:
+            show_warning(str(error))
+
+    @told
+    def _write(self, layer: Image) -> None:
+        """Write a layer without a file as a pyramid into the project; then it is a slide like any other."""
+        from napari_msunet.widgets.layer_slides import as_slide_file
+
+        if layer not in self._waiting:
+            return  # it is being written: a click is both a choice and a change of the choice
+        project = self.state.make_project()
+        worker = as_slide_file(layer, project.folder / "slides")
+        self._waiting.discard(layer)
+        show_info(f'"{layer.name}" has no file yet: it is written into the project {project.name}.')
+        worker.returned.connect(lambda path: path is not None and not self.layers.closed and self._take(layer))
+
+    # ----------------------------------------------------------------------------------------------------- what shows
+
+    def summary(self) -> str:
+        """The active slide's name."""
+        return self.state.active.path.name if self.state.active else ""
+
+    def refresh(self) -> None:
+        """Show the slides as they are now."""
+        waiting = [layer for layer in self.viewer.layers if layer in self._waiting]
+        self.list.show_slides(self.state.slides, waiting, self.state.active)
+        record = self.state.active
+        self.forget.setEnabled(self.list.currentItem() is not None)
+        in_pixels = record is not None and record.in_pixels
+        self.mpp.setEnabled(record is not None and not in_pixels)
+        self.pixels.blockSignals(True)
+        self.pixels.setChecked(in_pixels)
+        self.pixels.blockSignals(False)
+        self.pixels.setEnabled(record is not None)
+        self.mpp.blockSignals(True)
+        self.mpp.setValue(record.mpp[0] if record and record.mpp else 0)
+        self.mpp.blockSignals(False)
+        self.mpp_note.setText(resolve.pixel_size(record))
+        self.mpp_note.setVisible(record is not None)
+        self._show_numbers(record)
+        folder = self.state.project_folder()
+        self.folder.setText(folder.name)
+        exists = "" if self.state.project else " (made when it is needed)"
+        self.folder.setToolTip(f"{folder}{exists}")
+        self.tissue.refresh()
+
+    def _show_numbers(self, record: SlideRecord | None) -> None:
+        """Kind and range as given, beside them what the file says or was guessed."""
+        numbers = None if record is None else record.numbers
+        for field in (self.kind, self.values):
+            field.setEnabled(record is not None)
+        told = "" if numbers is None else f"{resolve.kind(numbers.kind)} ({TOLD[numbers.kind_from]})"
+        self.kind.setItemText(0, told or FOUND)
+        self.kind.setCurrentIndex(max(0, self.kind.findData(None if record is None else record.kind)))
+        given = None if record is None else record.value_range
+        if not self.values.hasFocus():
+            self.values.setText("" if given is None else f"{given[0]:g}-{given[1]:g}")
+        low, high = (0, 0) if numbers is None else numbers.value_range
+        self.values.setPlaceholderText("" if numbers is None else f"{low:g}-{high:g} ({TOLD[numbers.range_from]})")
+
+    def as_python(self) -> str:
+        """Opens each slide."""
+        slides = self.state.slides
+        if not slides:
+            return lines('slide = ms.open_slide("slide.svs")  # the path of a slide')
+        made = [_opening(record) for record in slides]
+        if len(made) == 1:
+            return lines(f"slide = {made[0]}", "print(slide)", *self.tissue.as_python())
+        inner = "".join(f"    {one},\n" for one in made)
+        return lines(f"slides = [\n{inner}]", "print(*slides, sep='\\n')".replace("'", '"'), *self.tissue.as_python())
+
+    def closing(self) -> None:
+        """Let go of the viewer's events."""
+        self.viewer.layers.events.inserted.disconnect(self._inserted)
+        self.viewer.layers.events.removed.disconnect(self._removed)
+        for layer in list(self._followed):
+            layer.events.data.disconnect(self._replaced)
+        self.tissue.closing()
+
+
+def _opening(record: SlideRecord) -> str:
+    from napari_msunet.widgets.dock.python_lines import literal
+
+    return call("ms.open_slide", record.open_options, positional=(literal(record.path),))

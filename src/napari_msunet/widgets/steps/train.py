@@ -1,0 +1,363 @@
+"""The Train step: check, train, watch, stop, go on."""
+
+from __future__ import annotations
+
+import csv
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton
+
+from napari_msunet.config import AutoModel, TrainJob
+from napari_msunet.data.recipe import EPOCHS
+from napari_msunet.errors import MsunetError
+from napari_msunet.events import Metric, Result
+from napari_msunet.training.progress import Finding, History, check_progress, does_context_help, how_sure
+from napari_msunet.widgets import resolve
+from napari_msunet.widgets.dock import section
+from napari_msunet.widgets.dock.background import Background
+from napari_msunet.widgets.dock.job_box import Choice, JobBox
+from napari_msunet.widgets.dock.model_card import model_summary
+from napari_msunet.widgets.dock.python_lines import job_lines
+from napari_msunet.widgets.dock.retraining import GoingOn, Verdict
+from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.dock.training_views import CrossValidation, Curves, Scores, WindowPreview
+from napari_msunet.widgets.forms import Form
+from napari_msunet.widgets.state import changed
+from napari_msunet.widgets.steps.step import Step
+from napari_msunet.wording import in_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari_msunet.events import Event
+    from napari_msunet.widgets.jobs import JobHandle, Jobs
+    from napari_msunet.widgets.layers import Layers
+    from napari_msunet.widgets.state import State
+_CHOICES = (
+    Choice("Stop and keep the best model", "The model of the epoch that validated best.", "best"),
+    Choice("Stop and keep the last model", "The model as it is now.", "last"),
+    Choice("Stop and throw it away", "Nothing of this training is kept.", "none"),
+)
+_CHECK_MS = 600
+_PROBLEM_MS = 300
+_MARKS = {"ok": "✓", "warning": "!", "error": "✗"}
+
+
+class TrainStep(Step):
+    """Trains the model of the Model step on all annotated slides and folders."""
+
+    name = "train"
+    title = "Train"
+    purpose = "The model learns from what you annotated. It runs beside napari: you can go on working."
+
+    def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
+        super().__init__(state, jobs, layers)
+        self.form = Form(self.state.train_options)
+        self.form.valueChanged.connect(self.state.set_train_options)
+        self.needed = self.note()
+        self.checks = QLabel()
+        self.checks.setWordWrap(True)
+        self.checks.setToolTip("What a look at your data and this computer says about this training.")
+        self.going_on = GoingOn(self.state)
+        self.verdict = Verdict()
+        self.verdict.use_wanted.connect(self.state.use_model)
+        self.start = QPushButton("Train")
+        self.start.setObjectName("primary")
+        self.start.clicked.connect(told(lambda *_: self.train()))
+        self.go_on = QPushButton("Go on")
+        self.go_on.clicked.connect(told(lambda *_: self.resume()))
+        self.windows = WindowPreview(state, jobs, layers)
+        self.windows.clicked.connect(
+            told(lambda *_: self.windows.ask(self._job(Path("windows")), self._stores_flusher()))
+        )
+        self.crossval = CrossValidation(state, jobs, layers)
+        self.crossval.clicked.connect(told(lambda *_: self.cross_validate()))
+        self.test = Scores(state, jobs, layers)
+        self.test.clicked.connect(told(lambda *_: self.test.ask(self._stores_flusher())))
+        self.box = JobBox(state, jobs, "train", _CHOICES)
+        self.box.happened.connect(self._happened)
+        self.box.ended.connect(self._ended)
+        self.curves = Curves(self.viewer.theme)
+        self.curves.hide()
+        self.problems = QLabel()
+        self.problems.setObjectName("problem")
+        self.problems.setWordWrap(True)
+        self.scores = QLabel()
+        self.scores.setWordWrap(True)
+        self._lay_out()
+        self._background = Background("msunet-checks", self)
+        self._checked: tuple[object, ...] | None = None
+        self._check_timer = self._timer(_CHECK_MS, self._check)
+        self._problem_timer = self._timer(_PROBLEM_MS, self._look)
+        self.viewer.events.theme.connect(self._restyle)
+
+    def _lay_out(self) -> None:
+        row = QHBoxLayout()
+        row.addWidget(self.start, 2)
+        row.addWidget(self.go_on, 1)
+        self.body.addWidget(self.form)
+        self.body.addWidget(self.windows)
+        self.body.addWidget(self.needed)
+        self.body.addWidget(self.checks)
+        self.body.addWidget(self.going_on)
+        self.body.addLayout(row)
+        for widget in (self.box, self.verdict, self.problems, self.scores, self.crossval, self.curves, self.test):
+            self.body.addWidget(widget)
+        for label in (self.checks, self.problems, self.scores, self.crossval):
+            label.hide()
+
+    def _timer(self, milliseconds: int, method: Callable[[], None]) -> QTimer:
+        timer = QTimer(self)
+        timer.setSingleShot(True)
+        timer.setInterval(milliseconds)
+        timer.timeout.connect(method)
+        return timer
+
+    # -------------------------------------------------------------------------------------------------------- showing
+
+    def refresh(self) -> None:
+        missing = self.missing()
+        if self.form.value() != self.state.train_options:
+            self.form.setValue(self.state.train_options)
+        self.needed.setText(missing or "")
+        self.needed.setVisible(missing is not None)
+        free = resolve.blocked_by(self.state, "train") is None
+        self.going_on.refresh()
+        self.form.setVisible(not self.box.running)  # it cannot be changed now, and the curves need the room
+        self.windows.setVisible(not self.box.running)
+        self.windows.setEnabled(missing is None and free and not self.windows.busy)
+        tested = self.state.model_path is not None and any(s.role == "test" for s in resolve.sources(self.state))
+        self.test.setVisible(tested)
+        self.test.setEnabled(free and not self.test.busy)
+        self.start.setEnabled(missing is None and free)
+        self.start.setToolTip(missing or "Starts the training; what is painted until now counts.")
+        last = None if self.box.running else self.last_run()
+        self.go_on.setEnabled(last is not None and free)
+        self.go_on.setToolTip(
+            f"Goes on with the training of {last.name}, with the time and epochs given above."
+            if last
+            else "Goes on with a training that was stopped or came to its end; there is none yet."
+        )
+        if missing is None and not self.box.running:
+            self._check_timer.start()
+        elif missing is not None:
+            self.checks.hide()
+
+    def summary(self) -> str:
+        return self.box.bar.format() if self.box.running else ""
+
+    def _restyle(self, event: object = None) -> None:
+        self.curves.set_theme(self.viewer.theme)
+        self._checked = None
+
+    def _check(self) -> None:
+        """Look at the data in the background, unless nothing changed since the last look."""
+        if self.box.running or not self.isVisible() or self._background.busy:
+            if self._background.busy:
+                self._check_timer.start()
+            return
+        try:
+            job = self._job(Path("checked"))
+        except MsunetError:
+            return
+        key = (job, tuple((r.path, str(r.counts), r.marked, r.edited) for r in self.state.slides), self.last_run())
+        if key == self._checked:
+            return
+        self._checked = key
+        runs = self.state.project.folder / "runs" if self.state.project else None
+
+        def look() -> list[Finding]:
+            from napari_msunet.training.checks import check  # reading images is imported beside the window
+
+            return check(job, runs, devices=False)
+
+        self._background.run(look, self._show_findings)
+
+    def _show_findings(self, findings: list[Finding]) -> None:
+        colours = section.colours(self.viewer.theme)
+        tints = {"ok": colours["done"], "warning": colours["warning"], "error": colours["warning"]}
+        rows = [
+            f'<tr><td style="color:{tints[f.level]}; padding-right:6px"><b>{_MARKS[f.level]}</b></td>'
+            f"<td>{escape(in_labels(f.text))}</td></tr>"
+            for f in sorted(findings, key=lambda f: ("error", "warning", "ok").index(f.level))
+        ]
+        self.findings = findings
+        self.checks.setText(f'<table cellspacing="0" cellpadding="1">{"".join(rows)}</table>')
+        self.checks.setVisible(not self.box.running)
+
+    # ------------------------------------------------------------------------------------------------------- training
+
+    def _job(self, out: Path | None = None) -> TrainJob:
+        """The training that the button starts."""
+        return self.going_on.job(out)
+
+    def train(self, **options: object) -> JobHandle:
+        """Train on all sources; returns at once, with the `JobHandle`.
+
+        Parameters
+        ----------
+        **options
+            Other values for fields of `state.train_options`, such as ``epochs=20`` or ``time_limit=300``.
+        """
+        if options:
+            self.state.set_train_options(changed(self.state.train_options, **options))
+        return self._begin(self._job(), History())
+
+    def resume(self) -> JobHandle:
+        """Go on with the newest training, with the time limit and epochs of the fields; returns at once."""
+        folder = self.last_run()
+        if folder is None:
+            raise MsunetError("There is no training to go on with; start one with Train.")
+        job = TrainJob.model_validate_json((folder / "job.json").read_bytes())
+        history = read_history(folder, job.model.outputs)
+        options = self.state.train_options
+        epochs = options.epochs
+        if epochs is not None and history.epochs >= epochs:
+            epochs += history.epochs
+        elif epochs is None and options.time_limit is None:
+            epochs = history.epochs + EPOCHS
+        update = {"resume": True, "out": folder, "epochs": epochs, "time_limit": options.time_limit}
+        return self._begin(job.model_copy(update=update), history)
+
+    def _begin(self, job: TrainJob, history: History) -> JobHandle:
+        handle = self.box.start(
+            job, "Preparing: the worker loads images and annotations.", before=self._stores_flusher()
+        )
+        outputs = ("fused", "scale 1") if isinstance(job.model, AutoModel) else job.model.outputs
+        self.curves.restart(outputs, history)
+        self.curves.show()
+        for label in (self.checks, self.verdict, self.problems, self.scores, self.crossval):
+            label.hide()
+        return handle
+
+    def _stores_flusher(self) -> Callable[[], None]:
+        """Each stroke is on disk already, in its journal; before the worker reads, it must be in the chunks too."""
+        from napari_msunet.labels import open_labels
+
+        found = [
+            path
+            for record in self.state.slides
+            for path in (record.annotation, record.labels if record.corrections else None, record.tissue)
+            if path is not None and path.exists()
+        ]
+
+        def flush() -> None:
+            for path in found:
+                open_labels(path).flush()
+
+        return flush
+
+    def cross_validate(self) -> None:
+        """Score the last training by a cross-validation, in the background."""
+        folder = self.last_run()
+        if folder is None:
+            raise MsunetError("There is no training to score; start one with Train.")
+        job = TrainJob.model_validate_json((folder / "job.json").read_bytes())
+        self.crossval.ask(job, self._stores_flusher())
+
+    def last_run(self) -> Path | None:
+        """The newest run of the project that can go on."""
+        if self.state.project is None:
+            return None
+        found = [p.parent for p in (self.state.project.folder / "runs").glob("*/last.ckpt")]
+        return max(found, key=lambda p: (p / "last.ckpt").stat().st_mtime, default=None)
+
+    def _happened(self, event: Event) -> None:
+        if isinstance(event, Metric):
+            self.curves.add(event)
+            if not self._problem_timer.isActive():
+                self._problem_timer.start()
+        elif isinstance(event, Result):
+            self._show_scores(event.values)
+
+    def _look(self) -> None:
+        """Say what is wrong with the training that runs."""
+        if not self.box.running:
+            return
+        found = check_progress(self.curves.history, self.box.job.model.classes)
+        self.problems.setText("\n".join(f.text for f in found))
+        self.problems.setVisible(bool(found))
+
+    def _ended(self, outcome: str, result: Result | None) -> None:
+        model = self.box.job.out / "model.safetensors"
+        thrown = outcome == "cancelled" and self.box.kept == "none"
+        if thrown:
+            self.box.say("The training was thrown away.")
+            self.curves.hide()
+            self.problems.hide()
+        elif model.is_file():
+            if result is None:
+                self._show_scores(model_summary(model))
+            chosen = self.verdict.judge(result, model)
+            self.state.use_model(chosen)
+            if chosen != model:
+                self.box.say("Done: the old model stays the chosen one.")
+            elif outcome in ("done", "cancelled"):
+                last = outcome == "cancelled" and self.box.kept == "last"
+                word = "Done" if outcome == "done" else "Stopped"
+                self.box.say(f"{word}: the {'last' if last else 'best'} model is ready to predict.")
+        self._checked = None
+
+    def _show_scores(self, values: dict[str, Any]) -> None:
+        """The scores of the kept model, fused and per scale."""
+        side = "validation" if values.get("validation") else "train"
+        scores = values.get(side) or {}
+        if not scores:
+            return
+        self.crossval.setVisible(side == "train")
+        if side == "train":
+            self.scores.setText(
+                "<b>Not scored</b>: everything that is annotated trained, so nothing was left to judge by."
+            )
+            self.scores.show()
+            return
+        cells = [(f"{side.capitalize()}, epoch {values.get('best_epoch', '?')}", "IoU", "loss")]
+        for name, numbers in scores.items():
+            shown = f"<b>{escape(name)}</b>" if name == "fused" else escape(name)
+            cells.append((shown, _number(numbers.get("iou")), _number(numbers.get("loss"))))
+        rows = "".join(
+            f'<tr><td>{a}</td><td align="right">{b}</td><td align="right">{c}</td></tr>' for a, b, c in cells
+        )
+        groups = values.get("validation_groups") or {}
+        sentence = f"{how_sure(groups.get('fused', {}))} {does_context_help(scores, groups)}"
+        self.scores.setText(f'<table cellpadding="3" width="100%">{rows}</table>{escape(sentence)}')
+        self.scores.show()
+
+    def as_python(self) -> str:
+        """The training as Python."""
+        return job_lines(self._job(self.state.project_folder() / "runs" / "run 1"))
+
+    def closing(self) -> None:
+        self._check_timer.stop()
+        self._problem_timer.stop()
+        self._background.close()
+        self.box.closing()
+        self.windows.closing()
+        self.test.closing()
+        self.crossval.closing()
+        self.viewer.events.theme.disconnect(self._restyle)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def read_history(folder: Path, outputs: tuple[str, ...]) -> History:
+    """The epochs that a run's metrics.csv holds."""
+    history = History()
+    path = folder / "metrics.csv"
+    if not path.is_file():
+        return history
+    keys = [
+        (split, name, output) for split in ("train", "validation") for name in ("loss", "iou") for output in outputs
+    ]
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            for split, name, output in keys:
+                if value := row.get(f"{split}_{name}_{output}"):
+                    number = int(float(row["epoch"]))
+                    history.add(Metric(epoch=number, name=name, split=split, output=output, value=float(value)))
+    return history

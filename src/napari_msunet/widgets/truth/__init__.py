@@ -1,5 +1,0 @@
-"""Truth under review: likely annotation errors one after the other, and the confusion matrix that leads to places."""
-
-from napari_msunet.widgets.truth.panel import TruthPanel
-
-__all__ = ["TruthPanel"]
