@@ -168,25 +168,171 @@ def _fill(folder: Path, info: StoreInfo) -> None:
     save_checkpoint(folder, Mark(0, 1, 0), MergeLog(), 0 if info.instances else None, {"labels": (), "edited": ()})
 
 
+open_stores: dict[Path, Any] = {}
+"""The stores this process has open, by path."""
+
+opening = threading.RLock()
+"""Held while `open_stores` is looked at and changed."""
+
+
 # ----------------------------------------------------------------------------------------------------------------------
-# The half of a label store that is read: what it is, and its pixels.
+# Looking for corrupt chunks before anything is made of a store or a run.
 
 
-class LabelView:
-    """Reads a label store; `LabelStore` adds writing.
+def check_store(
+    store: LabelStore,
+    damaged: Damaged = "refuse",
+    planes: Sequence[str] = ("labels",),
+    window: Window | None = None,
+) -> str | None:
+    """Look at all chunks that will be read, before anything is made of them.
 
     Parameters
     ----------
-    path : Path
-        The store's folder, which must be whole: metadata and all levels.
+    store : LabelStore
+    damaged : "refuse" or "skip"
+    planes : sequence of str
+        "labels", "edited".
+    window : Window, optional
+        In level-0 pixels of the store; None: all.
+
+    Returns
+    -------
+    str or None
+        What is left out, in a sentence; None: all is whole.
+
+    Raises
+    ------
+    StoreError
+        If something is damaged, which the message names, and `damaged` is "refuse".
+    """
+    found = store.find_damage(planes, window)
+    return settle_damage(told(found, store.path.name, store.shape), damaged) if found else None
+
+
+def check_run(
+    run: RunView, damaged: Damaged = "refuse", outputs: Sequence[str] | None = None, window: Window | None = None
+) -> str | None:
+    """The same of outputs of a run; None: all that it has."""
+    found = run.find_damage(outputs, window)
+    if not found:
+        return None
+    name = f"{run.path.parent.parent.name} (its run {run.key})"
+    return settle_damage(told(found, name, run.info.shape), damaged, AGAIN)
+
+
+def sound_runs(store: LabelStore, damaged: Damaged = "refuse") -> list[Run]:
+    """All runs of a store, where the newest is asked for: one that cannot be opened may be the one that is meant.
+
+    Raises
+    ------
+    StoreError
+        If one is damaged, and `damaged` is "refuse".
+    """
+    runs = store.runs
+    if damaged == "refuse" and store.unreadable_runs:
+        raise StoreError(
+            f'{store.unreadable_runs[0].rstrip(".")}; or name another run, or go on without it (damaged="skip").'
+        )
+    return runs
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+MEMORY = 512 * 2**20
+"""Bytes of chunks a store keeps in memory unless told otherwise."""
+
+
+class LabelStore:
+    """Labels of a slide on disk: a pyramid, people's edits, and the machine's runs.
+
+    Made by `LabelStore.create` and opened by `open_labels`; a process has one object for each path. Coordinates are the
+    store's own level-0 pixels. Reading is always possible; the first write takes the store's lock and keeps it until
+    `close`.
+
+    All methods may be called from any thread. Strokes are made one after the other: two threads that write wait for one
+    another, in no particular order, so an editor sends its strokes from one thread. Reading waits for the change of
+    one chunk at most, never for a stroke or the disk, and may see a stroke that is under way in part; once `write` has
+    returned it is whole, at every level. Changed chunks are written by a thread of the store's own.
 
     Attributes
     ----------
+    path : Path
+    messages : list of str
+        What was found damaged and repaired when the store was opened.
+    on_unsaved : list of callables
+        Each is called with `unsaved` whenever that changes, from any thread.
+    before_flush : list of callables
+        Called by `flush` and `close` first: an editor that sends its strokes from a thread waits for them there.
     shown : bool
         Whether a window shows what is damaged, so that reading need not warn of it.
     """
 
-    def __init__(self, path: Path) -> None:
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        shape: tuple[int, int] | None = None,
+        mpp: float | tuple[float, float] | Literal["px"] | Resolution | None = None,
+        classes: Sequence[str] = (),
+        kind: Kind = "labels",
+        slide: Slide | None = None,
+        *,
+        dtype: str = "uint8",
+        colours: Sequence[Any] | None = None,
+        overwrite: bool = False,
+        check_names: bool = True,
+    ) -> LabelStore:
+        """Make an empty store.
+
+        Parameters
+        ----------
+        path : path
+            The folder to make, such as ``labels.ome.zarr``.
+        shape : (height, width), optional
+            In pixels; not needed with `slide`.
+        mpp : float, (y, x) or "px", optional
+            µm per pixel of level 0; None: the slide's own, or unknown. "px": in the pixels of an image without a size
+            in µm. Or a model's resolution (`ModelConfig.target`).
+        classes : sequence of str
+            Names of classes 1, 2, ...; at most 254.
+        kind : str
+            "labels" (0 is background) or "annotation" (0 is not annotated, 255 is background).
+        slide : Slide, optional
+            The store gets the shape of its grid at `mpp`.
+        dtype : str
+            "uint8" for classes, "uint32" for numbers of objects.
+        colours : sequence, optional
+            One for each class: ``"#rrggbb"`` or three numbers.
+        overwrite : bool
+            Replace a label store that is there already.
+        check_names : bool
+            False: the classes are those of a model, which may be older than the check of names.
+
+        Raises
+        ------
+        OutputError
+            If the path is taken, or the disk refuses; then nothing is left behind.
+        StoreError
+            If shape, classes or colours cannot be used.
+        """
+        where = as_path(path, "the label store to make, such as labels.ome.zarr").resolve()
+        if isinstance(classes, str):
+            raise StoreError(f"{classes!r} is one text; give the names in a tuple, such as ({classes!r},).")
+        if check_names:
+            check_new_classes(classes)
+        with opening:
+            known = open_stores.pop(where, None)
+            if known is not None and not overwrite:
+                open_stores[where] = known
+            elif known is not None:
+                known.close()
+            create_store(
+                where, shape, mpp, tuple(classes), kind, slide, dtype=dtype, colours=colours, overwrite=overwrite
+            )
+            return open_labels(where)
+
+    def __init__(self, path: Path, memory: int) -> None:
         self.path = path
         self._info = load_info(path)
         self._info_time = 0
@@ -202,6 +348,23 @@ class LabelView:
         self.shown = False
         self._news: News | None = None
         self._closed = False
+        load_checkpoint(path)
+        self.messages: list[str] = []
+        self.unreadable_runs: list[str] = []
+        self.on_unsaved: list[Callable[[int], None]] = []
+        self.before_flush: list[Callable[[], None]] = []
+        self._memory = memory
+        self._lock = WriterLock(path, f"The label store {path}")
+        self._mutex = threading.RLock()
+        self._runs: dict[str, Run] = {}
+        self._handed = 0
+        self._wanted = False
+        self._pid = os.getpid()
+        self._inode = path.stat().st_ino
+        self._recover()
+
+    def __repr__(self) -> str:
+        return f"LabelStore({str(self.path)!r}, {self.kind}, {self.shape[0]} x {self.shape[1]}, classes {self.classes})"
 
     # ---------------------------------------------------------------------------------------------------- description
 
@@ -504,52 +667,126 @@ class LabelView:
                 out[outer] = chunk[inner]
         return out
 
+    # ---------------------------------------------------------------------------------------------------------- writing
 
-# ----------------------------------------------------------------------------------------------------------------------
-# The half of a label store that takes the lock, keeps what was written safe, and closes.
+    def write(self, region: Region | Window, values: npt.ArrayLike, mask: npt.NDArray[np.bool_] | None = None) -> int:
+        """One stroke: on disk when this returns.
 
-open_stores: dict[Path, Any] = {}
-"""The stores this process has open, by path."""
+        Parameters
+        ----------
+        region : Region or Window
+            Whole pixels of level 0; what sticks out of the store is left away.
+        values : int or (h, w) array of integers
+        mask : (h, w) bool, optional
+            Which pixels are set (and become `edited`, also where they keep their value); None: all.
 
-opening = threading.RLock()
-"""Held while `open_stores` is looked at and changed."""
+        Returns
+        -------
+        int
+            Number of the stroke; 0 if the mask is empty and nothing was done.
 
+        Raises
+        ------
+        StoreError
+            If the region is outside, or values or mask do not fit.
+        StoreLockedError
+            If somebody else writes into this store.
+        NotSavedError
+            If the disk refuses: the stroke is shown and can be undone, but is in memory only. It is written as soon as
+            the disk takes it; `unsaved` counts such strokes, and `on_unsaved` is called when that changes.
+        OutputError
+            If the disk refuses and no memory is left either; then nothing of the stroke is kept.
+        """
+        return self.write_parts([(region, values, mask)])
 
-class Writer(LabelView):
-    """A label store's lock, session and end; `LabelStore` adds what can be written.
+    def write_parts(self, parts: Iterable[tuple[Region | Window, npt.ArrayLike, npt.NDArray[np.bool_] | None]]) -> int:
+        """One stroke over several regions that do not overlap: each with values and mask as in `write`, which see."""
+        changes = []
+        for region, values, mask in parts:
+            window, array, inner_mask = checks.stroke(self._info, self.path, region, values, mask)
+            given = array if inner_mask is None or np.ndim(array) == 0 else array[inner_mask]
+            checks.values_are_classes(self.info, given)
+            changes.append((window, array.astype(self.dtype), inner_mask))
+        return self._begin().change(Record.STROKE, changes)
 
-    Parameters
-    ----------
-    path : Path
-    memory : int
-        Bytes of chunks kept in memory while writing.
+    def write_shape(self, shape: Shape, value: int, over: int | None = None) -> int:
+        """One stroke over all pixels of a shape: for brushes and polygons of thousands of pixels.
 
-    Attributes
-    ----------
-    messages : list of str
-        What was found damaged and repaired when the store was opened.
-    on_unsaved : list of callables
-        Each is called with `unsaved` whenever that changes, from any thread.
-    before_flush : list of callables
-        Called by `flush` and `close` first: an editor that sends its strokes from a thread waits for them there.
-    """
+        The shape is never held as one mask, and chunks that lie wholly inside it cost next to nothing.
 
-    def __init__(self, path: Path, memory: int) -> None:
-        super().__init__(path)
-        load_checkpoint(path)
-        self.messages: list[str] = []
-        self.unreadable_runs: list[str] = []
-        self.on_unsaved: list[Callable[[int], None]] = []
-        self.before_flush: list[Callable[[], None]] = []
-        self._memory = memory
-        self._lock = WriterLock(path, f"The label store {path}")
-        self._mutex = threading.RLock()
-        self._runs: dict[str, Run] = {}
-        self._handed = 0
-        self._wanted = False
-        self._pid = os.getpid()
-        self._inode = path.stat().st_ino
-        self._recover()
+        Parameters
+        ----------
+        shape : Shape
+            A `Brush`, a `Polygon`, or anything that says the same of itself. At most `LARGEST_SHAPE` pixels a side.
+        value : int
+        over : int, optional
+            Only pixels that have this value now are set.
+
+        Returns
+        -------
+        int
+            Number of the stroke; 0 if there was nothing to set.
+
+        Raises
+        ------
+        StoreError
+            If the shape is outside or too large, or the value does not fit; else as `write`.
+        """
+        window = shape.window
+        if max(window.shape) > LARGEST_SHAPE:
+            raise StoreError(
+                f"This shape is {window.height} x {window.width} pixels large and one stroke can have {LARGEST_SHAPE} "
+                "a side; zoom in, or paint it in parts."
+            )
+        if window.empty:
+            return 0
+        inside, given, _ = checks.stroke(self._info, self.path, window, value, None)
+        checks.values_are_classes(self.info, given)
+        session = self._begin()
+        changes: list[Change] = []
+        for tile in tiles(inside, PART):
+            mask = shape.on(tile)
+            if over is not None and mask is not False:
+                now = session.cache.part("labels", 0, tile)
+                mask = now == over if mask is True else mask & (now == over)
+            if mask is not False:
+                changes.append((tile, int(given), None if mask is True else mask))
+        return session.change(Record.STROKE, changes)
+
+    def next_id(self) -> int:
+        """A number that no object of this store has or had, each time another one; for stores of objects.
+
+        Numbers that were used in a stroke or a merge are never given again, also after a kill.
+
+        Raises
+        ------
+        StoreError
+            If the store holds classes, or no number is left.
+        """
+        if not self._info.instances:
+            raise StoreError(f'{self.path} holds classes; only a store with dtype="uint32" has numbers of objects.')
+        session = self._begin()
+        with self._mutex:
+            number = max(session.highest(), self._handed) + 1
+            if number > np.iinfo(np.uint32).max:
+                raise StoreError(f"{self.path} has no number left for another object; make a new store.")
+            self._handed = number
+        return number
+
+    def release(self, region: Region | Window, mask: npt.NDArray[np.bool_] | None = None) -> int:
+        """Give pixels back to the machine: they show the newest merged run again. Can be undone; returns as `write`."""
+        window, _, inner_mask = checks.stroke(self._info, self.path, region, 0, mask)
+        return self._begin().change(Record.RELEASE, [(window, None, inner_mask)])
+
+    def undo(self) -> Region | None:
+        """Take the last stroke or release back; the region that changed, None if there is nothing left to undo."""
+        return checks.region_of(self._begin().turn(Record.UNDO))
+
+    def redo(self) -> Region | None:
+        """Do the stroke that was undone last again; the region that changed, None if there is none."""
+        return checks.region_of(self._begin().turn(Record.REDO))
+
+    # ---------------------------------------------------------------------------------------- the lock, saving, closing
 
     def hold(self) -> None:
         """Take the right to write now, as an editor does when it opens; otherwise the first write takes it.
@@ -709,13 +946,7 @@ class Writer(LabelView):
         except OSError:
             return self.unsaved > 0  # the disk is away; what it has not taken is here
 
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The classes of a label store, and the regions of an annotation in which everything is annotated.
-
-
-class ClassEditing(Writer):
-    """What a label store says about itself, changed; `LabelStore` adds the pixels."""
+    # ---------------------------------------------------------------------- classes, the slide, fully annotated regions
 
     def add_classes(self, names: Iterable[str]) -> dict[str, int]:
         """Append the classes that are not there yet; the value of each of `names`."""
@@ -824,13 +1055,7 @@ class ClassEditing(Writer):
                 raise StoreError(f"{self.path} has {count} classes; give as many names, not {len(info.classes)}.")
             self._save(info)
 
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The runs of a label store: each prediction as the machine made it, and merging them.
-
-
-class RunKeeping(ClassEditing):
-    """The runs of a label store; `LabelStore` adds what people write."""
+    # ------------------------------------------------------------------------------------------------------------- runs
 
     @property
     def runs(self) -> list[Run]:
@@ -909,280 +1134,6 @@ class RunKeeping(ClassEditing):
         raise StoreError(
             f'{self.path} shows no run that kept probabilities; predict with outputs=("labels", "probabilities").'
         )
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Looking for corrupt chunks before anything is made of a store or a run.
-
-
-def check_store(
-    store: LabelView,
-    damaged: Damaged = "refuse",
-    planes: Sequence[str] = ("labels",),
-    window: Window | None = None,
-) -> str | None:
-    """Look at all chunks that will be read, before anything is made of them.
-
-    Parameters
-    ----------
-    store : LabelView
-    damaged : "refuse" or "skip"
-    planes : sequence of str
-        "labels", "edited".
-    window : Window, optional
-        In level-0 pixels of the store; None: all.
-
-    Returns
-    -------
-    str or None
-        What is left out, in a sentence; None: all is whole.
-
-    Raises
-    ------
-    StoreError
-        If something is damaged, which the message names, and `damaged` is "refuse".
-    """
-    found = store.find_damage(planes, window)
-    return settle_damage(told(found, store.path.name, store.shape), damaged) if found else None
-
-
-def check_run(
-    run: RunView, damaged: Damaged = "refuse", outputs: Sequence[str] | None = None, window: Window | None = None
-) -> str | None:
-    """The same of outputs of a run; None: all that it has."""
-    found = run.find_damage(outputs, window)
-    if not found:
-        return None
-    name = f"{run.path.parent.parent.name} (its run {run.key})"
-    return settle_damage(told(found, name, run.info.shape), damaged, AGAIN)
-
-
-def sound_runs(store: RunKeeping, damaged: Damaged = "refuse") -> list[Run]:
-    """All runs of a store, where the newest is asked for: one that cannot be opened may be the one that is meant.
-
-    Raises
-    ------
-    StoreError
-        If one is damaged, and `damaged` is "refuse".
-    """
-    runs = store.runs
-    if damaged == "refuse" and store.unreadable_runs:
-        raise StoreError(
-            f'{store.unreadable_runs[0].rstrip(".")}; or name another run, or go on without it (damaged="skip").'
-        )
-    return runs
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-
-MEMORY = 512 * 2**20
-"""Bytes of chunks a store keeps in memory unless told otherwise."""
-
-
-class LabelStore(RunKeeping):
-    """Labels of a slide on disk: a pyramid, people's edits, and the machine's runs.
-
-    Made by `LabelStore.create` and opened by `open_labels`; a process has one object for each path. Coordinates are the
-    store's own level-0 pixels. Reading is always possible; the first write takes the store's lock and keeps it until
-    `close`.
-
-    All methods may be called from any thread. Strokes are made one after the other: two threads that write wait for one
-    another, in no particular order, so an editor sends its strokes from one thread. Reading waits for the change of
-    one chunk at most, never for a stroke or the disk, and may see a stroke that is under way in part; once `write` has
-    returned it is whole, at every level. Changed chunks are written by a thread of the store's own.
-
-    Attributes
-    ----------
-    path : Path
-    messages : list of str
-        What was found damaged and repaired when the store was opened.
-    on_unsaved : list of callables
-        Each is called with `unsaved` whenever that changes, from any thread.
-    """
-
-    @classmethod
-    def create(
-        cls,
-        path: str | Path,
-        shape: tuple[int, int] | None = None,
-        mpp: float | tuple[float, float] | Literal["px"] | Resolution | None = None,
-        classes: Sequence[str] = (),
-        kind: Kind = "labels",
-        slide: Slide | None = None,
-        *,
-        dtype: str = "uint8",
-        colours: Sequence[Any] | None = None,
-        overwrite: bool = False,
-        check_names: bool = True,
-    ) -> LabelStore:
-        """Make an empty store.
-
-        Parameters
-        ----------
-        path : path
-            The folder to make, such as ``labels.ome.zarr``.
-        shape : (height, width), optional
-            In pixels; not needed with `slide`.
-        mpp : float, (y, x) or "px", optional
-            µm per pixel of level 0; None: the slide's own, or unknown. "px": in the pixels of an image without a size
-            in µm. Or a model's resolution (`ModelConfig.target`).
-        classes : sequence of str
-            Names of classes 1, 2, ...; at most 254.
-        kind : str
-            "labels" (0 is background) or "annotation" (0 is not annotated, 255 is background).
-        slide : Slide, optional
-            The store gets the shape of its grid at `mpp`.
-        dtype : str
-            "uint8" for classes, "uint32" for numbers of objects.
-        colours : sequence, optional
-            One for each class: ``"#rrggbb"`` or three numbers.
-        overwrite : bool
-            Replace a label store that is there already.
-        check_names : bool
-            False: the classes are those of a model, which may be older than the check of names.
-
-        Raises
-        ------
-        OutputError
-            If the path is taken, or the disk refuses; then nothing is left behind.
-        StoreError
-            If shape, classes or colours cannot be used.
-        """
-        where = as_path(path, "the label store to make, such as labels.ome.zarr").resolve()
-        if isinstance(classes, str):
-            raise StoreError(f"{classes!r} is one text; give the names in a tuple, such as ({classes!r},).")
-        if check_names:
-            check_new_classes(classes)
-        with opening:
-            known = open_stores.pop(where, None)
-            if known is not None and not overwrite:
-                open_stores[where] = known
-            elif known is not None:
-                known.close()
-            create_store(
-                where, shape, mpp, tuple(classes), kind, slide, dtype=dtype, colours=colours, overwrite=overwrite
-            )
-            return open_labels(where)
-
-    def write(self, region: Region | Window, values: npt.ArrayLike, mask: npt.NDArray[np.bool_] | None = None) -> int:
-        """One stroke: on disk when this returns.
-
-        Parameters
-        ----------
-        region : Region or Window
-            Whole pixels of level 0; what sticks out of the store is left away.
-        values : int or (h, w) array of integers
-        mask : (h, w) bool, optional
-            Which pixels are set (and become `edited`, also where they keep their value); None: all.
-
-        Returns
-        -------
-        int
-            Number of the stroke; 0 if the mask is empty and nothing was done.
-
-        Raises
-        ------
-        StoreError
-            If the region is outside, or values or mask do not fit.
-        StoreLockedError
-            If somebody else writes into this store.
-        NotSavedError
-            If the disk refuses: the stroke is shown and can be undone, but is in memory only. It is written as soon as
-            the disk takes it; `unsaved` counts such strokes, and `on_unsaved` is called when that changes.
-        OutputError
-            If the disk refuses and no memory is left either; then nothing of the stroke is kept.
-        """
-        return self.write_parts([(region, values, mask)])
-
-    def write_parts(self, parts: Iterable[tuple[Region | Window, npt.ArrayLike, npt.NDArray[np.bool_] | None]]) -> int:
-        """One stroke over several regions that do not overlap: each with values and mask as in `write`, which see."""
-        changes = []
-        for region, values, mask in parts:
-            window, array, inner_mask = checks.stroke(self._info, self.path, region, values, mask)
-            given = array if inner_mask is None or np.ndim(array) == 0 else array[inner_mask]
-            checks.values_are_classes(self.info, given)
-            changes.append((window, array.astype(self.dtype), inner_mask))
-        return self._begin().change(Record.STROKE, changes)
-
-    def write_shape(self, shape: Shape, value: int, over: int | None = None) -> int:
-        """One stroke over all pixels of a shape: for brushes and polygons of thousands of pixels.
-
-        The shape is never held as one mask, and chunks that lie wholly inside it cost next to nothing.
-
-        Parameters
-        ----------
-        shape : Shape
-            A `Brush`, a `Polygon`, or anything that says the same of itself. At most `LARGEST_SHAPE` pixels a side.
-        value : int
-        over : int, optional
-            Only pixels that have this value now are set.
-
-        Returns
-        -------
-        int
-            Number of the stroke; 0 if there was nothing to set.
-
-        Raises
-        ------
-        StoreError
-            If the shape is outside or too large, or the value does not fit; else as `write`.
-        """
-        window = shape.window
-        if max(window.shape) > LARGEST_SHAPE:
-            raise StoreError(
-                f"This shape is {window.height} x {window.width} pixels large and one stroke can have {LARGEST_SHAPE} "
-                "a side; zoom in, or paint it in parts."
-            )
-        if window.empty:
-            return 0
-        inside, given, _ = checks.stroke(self._info, self.path, window, value, None)
-        checks.values_are_classes(self.info, given)
-        session = self._begin()
-        changes: list[Change] = []
-        for tile in tiles(inside, PART):
-            mask = shape.on(tile)
-            if over is not None and mask is not False:
-                now = session.cache.part("labels", 0, tile)
-                mask = now == over if mask is True else mask & (now == over)
-            if mask is not False:
-                changes.append((tile, int(given), None if mask is True else mask))
-        return session.change(Record.STROKE, changes)
-
-    def next_id(self) -> int:
-        """A number that no object of this store has or had, each time another one; for stores of objects.
-
-        Numbers that were used in a stroke or a merge are never given again, also after a kill.
-
-        Raises
-        ------
-        StoreError
-            If the store holds classes, or no number is left.
-        """
-        if not self._info.instances:
-            raise StoreError(f'{self.path} holds classes; only a store with dtype="uint32" has numbers of objects.')
-        session = self._begin()
-        with self._mutex:
-            number = max(session.highest(), self._handed) + 1
-            if number > np.iinfo(np.uint32).max:
-                raise StoreError(f"{self.path} has no number left for another object; make a new store.")
-            self._handed = number
-        return number
-
-    def release(self, region: Region | Window, mask: npt.NDArray[np.bool_] | None = None) -> int:
-        """Give pixels back to the machine: they show the newest merged run again. Can be undone; returns as `write`."""
-        window, _, inner_mask = checks.stroke(self._info, self.path, region, 0, mask)
-        return self._begin().change(Record.RELEASE, [(window, None, inner_mask)])
-
-    def undo(self) -> Region | None:
-        """Take the last stroke or release back; the region that changed, None if there is nothing left to undo."""
-        return checks.region_of(self._begin().turn(Record.UNDO))
-
-    def redo(self) -> Region | None:
-        """Do the stroke that was undone last again; the region that changed, None if there is none."""
-        return checks.region_of(self._begin().turn(Record.REDO))
-
-    def __repr__(self) -> str:
-        return f"LabelStore({str(self.path)!r}, {self.kind}, {self.shape[0]} x {self.shape[1]}, classes {self.classes})"
 
 
 def open_labels(path: str | Path, memory: int = MEMORY) -> LabelStore:

@@ -12,7 +12,7 @@ from scipy import ndimage
 from napari_msunet.constants import CHUNK
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
-from napari_msunet.labels.store import LabelView
+from napari_msunet.labels import LabelStore
 from napari_msunet.objects.edits import Mask, is_object
 
 LIMIT = 4096
@@ -29,7 +29,7 @@ class ObjectTooLargeError(StoreError):
     """The object is larger than the limit."""
 
 
-def object_at(store: LabelView, place: tuple[float, float], limit: int = LIMIT) -> tuple[Window, Mask]:
+def object_at(store: LabelStore, place: tuple[float, float], limit: int = LIMIT) -> tuple[Window, Mask]:
     """The object under a place: all pixels of its value that hang together with it by their sides.
 
     Reads only the chunks that the object reaches, and stops when it is larger than the limit.
@@ -68,7 +68,7 @@ def object_at(store: LabelView, place: tuple[float, float], limit: int = LIMIT) 
 class _Search:
     """Chunks seen so far: for each its parts, and which of them belong to the object."""
 
-    def __init__(self, store: LabelView, value: Any, limit: int) -> None:
+    def __init__(self, store: LabelStore, value: Any, limit: int) -> None:
         self.store, self.value, self.limit = store, value, limit
         self.bounds = Window(0, 0, *store.shape)
         self.parts: dict[Chunk, npt.NDArray[np.int32]] = {}

@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from napari_msunet.widgets.placement import Place
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# What is painted on a labels layer, and how it gets into the store.
-
 POLYGON_LIMIT = 32_768
 """A polygon is at most this many level-0 pixels high and wide."""
 
@@ -52,16 +49,160 @@ THUMBNAIL_MS = 200
 """How long the picture in the layer list may be behind: with each of many quick strokes it would double their time."""
 
 
-class Painting(PaintHooks):
-    """Strokes: painted on a canvas, stored by the store's writer, taken back and done again."""
+def _show_thumbnail(layer_of: weakref.ref[PyramidLabels]) -> None:
+    layer = layer_of()
+    if layer is not None:
+        layer._thumbnail_due = False
+        with suppress(MsunetError, OSError, RuntimeError):  # the store was closed meanwhile, or the window
+            layer.show_thumbnail()
+
+
+Unit = Literal["data", "screen", "um"]
+
+
+AT_ONCE = 1024
+"""Where the view is at most this many level-0 pixels high and wide, a fill with the mouse is waited for."""
+
+
+TEXTURE_LIMIT = 8192
+"""Side of the largest level that may be locked: napari then draws it whole, as one texture."""
+
+
+class LevelArray(WindowArray):
+    """A level of a canvas as napari slices it; never cached, since it is painted on."""
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Chunks as zarr gives them: napari loads whole ones, so a small move of the view reads nothing."""
+        return (CHUNK, CHUNK)
+
+    @property
+    def size(self) -> int:
+        """Number of pixels."""
+        return self.shape[0] * self.shape[1]
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.integer]]:
+        return (self[row] for row in range(self.shape[0]))
+
+    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[np.integer]:
+        return np.asarray(self[:, :], dtype)
+
+
+class PyramidLabels(PaintHooks):
+    """Labels of a store, painted with napari's tools at every zoom.
+
+    A stroke (from the press of the mouse to its release, or one call of `paint`, `fill` or `paint_polygon`) is one step
+    of undo and is on disk when it ends. Coordinates are the store's level-0 pixels at every zoom.
+
+    Parameters
+    ----------
+    store : LabelStore or path
+    name : str, optional
+        None: the store's name.
+    read_only : bool
+        Only look. (A store that another process writes into opens so by itself, and says who holds it.)
+    warn : bool
+        Say so if this napari lacks what painting needs.
+    **kwargs
+        As for `napari.layers.Labels`; scale, translation, units and colours are the store's unless given.
+
+    Attributes
+    ----------
+    store : LabelStore
+    region : napari layer or None
+        The layer that is painted on instead, where this napari lacks what painting here needs (see `add_labels`).
+    events.stroke
+        After a stroke is stored, undone or redone: `region` (level-0 pixels of the store) and `number` (of the stroke;
+        0 for an undo or redo).
+    events.brush_in
+        After `brush_in` changed.
+    """
 
     store: LabelStore
-    region: Labels | None
     _canvas: Canvas
     _writer: Writer
     _obstacle: str | None
-    _paint_over: int | None
     _thumbnail_due = False
+    _unit: Unit = "data"
+    _on_screen: float | None = None
+    _following = False
+
+    def __init__(
+        self,
+        store: LabelStore | str | Path,
+        name: str | None = None,
+        read_only: bool = False,
+        warn: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self.store = store if isinstance(store, LabelStore) else open_labels(store)
+        self._canvas = Canvas(self.store)
+        self._writer = self._canvas.writer
+        self._writer.refused, self._writer.accepted = _say_unsaved, _say_saved
+        self._paint_over: int | None = None
+        self.region: Labels | None = None
+        self._obstacle = self._hold(read_only)
+        self._partial = missing() is None
+        levels = [
+            LevelArray(shape, self.store.dtype, _reader(self._canvas, n)) for n, shape in enumerate(self._canvas.shapes)
+        ]
+        defaults: dict[str, Any] = {
+            "multiscale": True,
+            "name": name or self.store.info.name,
+            "colormap": class_colours.colormap(self.store),
+            "features": class_colours.features(self.store),
+            **placement(self.store),
+        }
+        super().__init__(levels, **(defaults | kwargs))
+        self.events.add(stroke=Event)
+        self._classes = (self.store.classes, self.store.colours)
+        lifetime.register(self)
+        if self._obstacle is not None and not read_only:
+            show_warning(self._obstacle)
+        elif not self._partial and warn and not read_only:
+            show_warning(missing())
+
+    def _hold(self, read_only: bool) -> str | None:
+        """Take the store's lock; what stands in the way of painting, if something does."""
+        if read_only:
+            return f"{self.store.path.name} was opened to be looked at only; open it without read_only to paint."
+        try:
+            self.store.hold()
+        except MsunetError as error:
+            return f"These labels can be looked at but not painted on: {error}"
+        return None
+
+    # ---------------------------------------------------------------------------------------------------------- showing
+
+    def read_level(self, level: int, window: Window, quick: bool = False) -> npt.NDArray[np.integer]:
+        return self._canvas.read(level, window, quick and not self._canvas.stroke.empty)
+
+    def refresh_window(self, window: Window | Region) -> None:
+        """Show what changed in the store within a window (its level-0 pixels), as after a merge."""
+        if (self.store.classes, self.store.colours) != self._classes:
+            self.refresh_classes()
+        self.show_window(touched(window))
+        self.show_now()
+        self.show_thumbnail_soon()
+        if self.region is not None:
+            self.region.reload(touched(window))
+
+    def refresh_classes(self) -> None:
+        """Take over the store's class names and colours."""
+        self._classes = (self.store.classes, self.store.colours)
+        table, colormap = class_colours.features(self.store), class_colours.colormap(self.store)
+        if table is not None:
+            self.features = table
+            self.colormap = colormap
+
+    def new_colormap(self, seed: int | None = None) -> None:
+        """Shuffle the colours of objects; classes go back to the store's colours."""
+        if self.store.info.instances:
+            super().new_colormap(seed)
+        else:
+            self.refresh_classes()
+
+    # --------------------------------------------------------------------------------------------------------- painting
 
     def can_be_painted(self) -> bool:
         return self._obstacle is None and self._partial
@@ -263,113 +404,7 @@ class Painting(PaintHooks):
         except MsunetError as error:
             show_error(str(error))
 
-
-def _show_thumbnail(layer_of: weakref.ref[Painting]) -> None:
-    layer = layer_of()
-    if layer is not None:
-        layer._thumbnail_due = False
-        with suppress(MsunetError, OSError, RuntimeError):  # the store was closed meanwhile, or the window
-            layer.show_thumbnail()
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The brush's size in pixels of the slide, of the screen, or in µm.
-
-Unit = Literal["data", "screen", "um"]
-
-
-class BrushSize(Labels):
-    """A labels layer whose brush may keep its size on the screen while one zooms.
-
-    Attributes
-    ----------
-    events.brush_in
-        After `brush_in` changed.
-    """
-
-    _unit: Unit = "data"
-    _on_screen: float | None = None
-    _following = False
-
-    @property
-    def brush_in(self) -> str:
-        """What the brush's size is kept in: "data" (level-0 pixels), "screen" (pixels of the screen) or "um" (µm)."""
-        return self._unit
-
-    @brush_in.setter
-    def brush_in(self, unit: Unit) -> None:
-        if unit not in get_args(Unit):
-            raise StoreError(f'A brush is in "data", "screen" or "um", not {unit!r}.')
-        if unit == "um" and self.store.mpp is None:
-            raise StoreError(
-                f"{self.store.path.name} has no µm per pixel, so its brush has no size in µm; give the slide its mpp, "
-                'or use "data" or "screen".'
-            )
-        self._unit = unit
-        self._on_screen = self.brush_size / self._pixels_per("screen") if unit == "screen" else None
-        if "brush_in" not in self.events.emitters:
-            self.events.add(brush_in=Event)
-        self.events.brush_in(value=unit)
-
-    @property
-    def brush_width(self) -> float:
-        """The brush's diameter in the unit of `brush_in`."""
-        if self._on_screen is not None:
-            return self._on_screen
-        return float(self.brush_size / self._pixels_per(self._unit))
-
-    @brush_width.setter
-    def brush_width(self, width: float) -> None:
-        if not width > 0:
-            raise StoreError(f"A brush's width is a number above 0, not {width}.")
-        self._set(width * self._pixels_per(self._unit))
-        if self._unit == "screen":
-            self._on_screen = float(width)
-            self.events.brush_size()
-
-    @property
-    def brush_size(self) -> int:
-        """The brush's diameter in level-0 pixels of the store."""
-        return int(Labels.brush_size.fget(self))
-
-    @brush_size.setter
-    def brush_size(self, size: float) -> None:
-        Labels.brush_size.fset(self, max(1, int(size)))
-        if self._unit == "screen" and not self._following:
-            self._on_screen = self.brush_size / self._pixels_per("screen")
-
-    def follow_zoom(self) -> None:
-        """Keep a brush in pixels of the screen as it was there; called when a viewer that shows the layer zooms."""
-        if self._on_screen is not None:
-            self._set(self._on_screen * self._pixels_per("screen"))
-
-    def _set(self, size: float) -> None:
-        self._following = True
-        try:
-            self.brush_size = max(1, round(size))
-        finally:
-            self._following = False
-
-    def _pixels_per(self, unit: str) -> float:
-        """Level-0 pixels in one unit; the finer axis counts, as for napari's brush."""
-        if unit == "um":
-            return 1 / min(self.store.mpp)
-        if unit == "screen":
-            zoom = next((camera(viewer).zoom for viewer in viewers_showing(self)), 1.0)
-            scale: npt.NDArray[np.float64] = np.abs(np.asarray(self._data_to_world.scale[-2:], float))
-            return float(1 / (zoom * scale.min()))
-        return 1.0
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The fill bucket of a labels layer over a store.
-
-AT_ONCE = 1024
-"""Where the view is at most this many level-0 pixels high and wide, a fill with the mouse is waited for."""
-
-
-class Filling(Painting):
-    """Fills by a call at once, and with the mouse in the background."""
+    # ---------------------------------------------------------------------------------------------------------- filling
 
     def flood(self, y: int, x: int, label: int) -> tuple[Window, npt.NDArray[np.bool_]] | None:
         bounds = Window(0, 0, *self.store.shape)
@@ -439,135 +474,76 @@ class Filling(Painting):
             self.refresh_window(found[0])
             self._tell(*found)
 
-
-# ----------------------------------------------------------------------------------------------------------------------
-
-TEXTURE_LIMIT = 8192
-"""Side of the largest level that may be locked: napari then draws it whole, as one texture."""
-
-
-class LevelArray(WindowArray):
-    """A level of a canvas as napari slices it; never cached, since it is painted on."""
+    # ------------------------------------------------------------------------------------------------- the brush's size
 
     @property
-    def chunks(self) -> tuple[int, ...]:
-        """Chunks as zarr gives them: napari loads whole ones, so a small move of the view reads nothing."""
-        return (CHUNK, CHUNK)
+    def brush_in(self) -> str:
+        """What the brush's size is kept in: "data" (level-0 pixels), "screen" (pixels of the screen) or "um" (µm)."""
+        return self._unit
+
+    @brush_in.setter
+    def brush_in(self, unit: Unit) -> None:
+        if unit not in get_args(Unit):
+            raise StoreError(f'A brush is in "data", "screen" or "um", not {unit!r}.')
+        if unit == "um" and self.store.mpp is None:
+            raise StoreError(
+                f"{self.store.path.name} has no µm per pixel, so its brush has no size in µm; give the slide its mpp, "
+                'or use "data" or "screen".'
+            )
+        self._unit = unit
+        self._on_screen = self.brush_size / self._pixels_per("screen") if unit == "screen" else None
+        if "brush_in" not in self.events.emitters:
+            self.events.add(brush_in=Event)
+        self.events.brush_in(value=unit)
 
     @property
-    def size(self) -> int:
-        """Number of pixels."""
-        return self.shape[0] * self.shape[1]
+    def brush_width(self) -> float:
+        """The brush's diameter in the unit of `brush_in`."""
+        if self._on_screen is not None:
+            return self._on_screen
+        return float(self.brush_size / self._pixels_per(self._unit))
 
-    def __iter__(self) -> Iterator[npt.NDArray[np.integer]]:
-        return (self[row] for row in range(self.shape[0]))
+    @brush_width.setter
+    def brush_width(self, width: float) -> None:
+        if not width > 0:
+            raise StoreError(f"A brush's width is a number above 0, not {width}.")
+        self._set(width * self._pixels_per(self._unit))
+        if self._unit == "screen":
+            self._on_screen = float(width)
+            self.events.brush_size()
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[np.integer]:
-        return np.asarray(self[:, :], dtype)
+    @property
+    def brush_size(self) -> int:
+        """The brush's diameter in level-0 pixels of the store."""
+        return int(Labels.brush_size.fget(self))
 
+    @brush_size.setter
+    def brush_size(self, size: float) -> None:
+        Labels.brush_size.fset(self, max(1, int(size)))
+        if self._unit == "screen" and not self._following:
+            self._on_screen = self.brush_size / self._pixels_per("screen")
 
-class PyramidLabels(BrushSize, Filling):
-    """Labels of a store, painted with napari's tools at every zoom.
+    def follow_zoom(self) -> None:
+        """Keep a brush in pixels of the screen as it was there; called when a viewer that shows the layer zooms."""
+        if self._on_screen is not None:
+            self._set(self._on_screen * self._pixels_per("screen"))
 
-    A stroke (from the press of the mouse to its release, or one call of `paint`, `fill` or `paint_polygon`) is one step
-    of undo and is on disk when it ends. Coordinates are the store's level-0 pixels at every zoom.
-
-    Parameters
-    ----------
-    store : LabelStore or path
-    name : str, optional
-        None: the store's name.
-    read_only : bool
-        Only look. (A store that another process writes into opens so by itself, and says who holds it.)
-    warn : bool
-        Say so if this napari lacks what painting needs.
-    **kwargs
-        As for `napari.layers.Labels`; scale, translation, units and colours are the store's unless given.
-
-    Attributes
-    ----------
-    store : LabelStore
-    region : napari layer or None
-        The layer that is painted on instead, where this napari lacks what painting here needs (see `add_labels`).
-    events.stroke
-        After a stroke is stored, undone or redone: `region` (level-0 pixels of the store) and `number` (of the stroke;
-        0 for an undo or redo).
-    """
-
-    def __init__(
-        self,
-        store: LabelStore | str | Path,
-        name: str | None = None,
-        read_only: bool = False,
-        warn: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        self.store = store if isinstance(store, LabelStore) else open_labels(store)
-        self._canvas = Canvas(self.store)
-        self._writer = self._canvas.writer
-        self._writer.refused, self._writer.accepted = _say_unsaved, _say_saved
-        self._paint_over: int | None = None
-        self.region: Labels | None = None
-        self._obstacle = self._hold(read_only)
-        self._partial = missing() is None
-        levels = [
-            LevelArray(shape, self.store.dtype, _reader(self._canvas, n)) for n, shape in enumerate(self._canvas.shapes)
-        ]
-        defaults: dict[str, Any] = {
-            "multiscale": True,
-            "name": name or self.store.info.name,
-            "colormap": class_colours.colormap(self.store),
-            "features": class_colours.features(self.store),
-            **placement(self.store),
-        }
-        super().__init__(levels, **(defaults | kwargs))
-        self.events.add(stroke=Event)
-        self._classes = (self.store.classes, self.store.colours)
-        lifetime.register(self)
-        if self._obstacle is not None and not read_only:
-            show_warning(self._obstacle)
-        elif not self._partial and warn and not read_only:
-            show_warning(missing())
-
-    def _hold(self, read_only: bool) -> str | None:
-        """Take the store's lock; what stands in the way of painting, if something does."""
-        if read_only:
-            return f"{self.store.path.name} was opened to be looked at only; open it without read_only to paint."
+    def _set(self, size: float) -> None:
+        self._following = True
         try:
-            self.store.hold()
-        except MsunetError as error:
-            return f"These labels can be looked at but not painted on: {error}"
-        return None
+            self.brush_size = max(1, round(size))
+        finally:
+            self._following = False
 
-    # ---------------------------------------------------------------------------------------------------------- showing
-
-    def read_level(self, level: int, window: Window, quick: bool = False) -> npt.NDArray[np.integer]:
-        return self._canvas.read(level, window, quick and not self._canvas.stroke.empty)
-
-    def refresh_window(self, window: Window | Region) -> None:
-        """Show what changed in the store within a window (its level-0 pixels), as after a merge."""
-        if (self.store.classes, self.store.colours) != self._classes:
-            self.refresh_classes()
-        self.show_window(touched(window))
-        self.show_now()
-        self.show_thumbnail_soon()
-        if self.region is not None:
-            self.region.reload(touched(window))
-
-    def refresh_classes(self) -> None:
-        """Take over the store's class names and colours."""
-        self._classes = (self.store.classes, self.store.colours)
-        table, colormap = class_colours.features(self.store), class_colours.colormap(self.store)
-        if table is not None:
-            self.features = table
-            self.colormap = colormap
-
-    def new_colormap(self, seed: int | None = None) -> None:
-        """Shuffle the colours of objects; classes go back to the store's colours."""
-        if self.store.info.instances:
-            super().new_colormap(seed)
-        else:
-            self.refresh_classes()
+    def _pixels_per(self, unit: str) -> float:
+        """Level-0 pixels in one unit; the finer axis counts, as for napari's brush."""
+        if unit == "um":
+            return 1 / min(self.store.mpp)
+        if unit == "screen":
+            zoom = next((camera(viewer).zoom for viewer in viewers_showing(self)), 1.0)
+            scale: npt.NDArray[np.float64] = np.abs(np.asarray(self._data_to_world.scale[-2:], float))
+            return float(1 / (zoom * scale.min()))
+        return 1.0
 
     # --------------------------------------------------------------------------------- napari's properties, with limits
 
