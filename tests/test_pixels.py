@@ -105,10 +105,10 @@ def test_trained_predicted_scored_measured_and_exported(folder, tmp_path):
 
 
 def test_many_are_told_in_pixels(folder, tmp_path):
-    from napari_msunet.inference.slide_inputs import slides_given
+    from napari_msunet.inference.slide_inputs import slide_inputs
 
     settings = {"model": folder / "run/model.safetensors"}
-    slides = slides_given([folder / "images"], tmp_path)[:2]
+    slides = slide_inputs([folder / "images"], tmp_path)[:2]
     result_of(PredictManyJob(slides=slides, out=tmp_path, settings=settings))
     with (tmp_path / "results.csv").open() as file:
         rows = list(csv.DictReader(file))

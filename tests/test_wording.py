@@ -65,10 +65,10 @@ def test_no_python_is_left_in_any_sentence_of_an_error():
 
 def test_the_dock_tells_an_error_in_its_own_words():
     notifications = pytest.importorskip("napari.utils.notifications")
-    from napari_msunet.widgets.dock.show_errors import tell_error
+    from napari_msunet.widgets.dock.show_errors import notify_error
 
     found = []
     notifications.notification_manager.notification_ready.connect(found.append)
-    tell_error('No run kept probabilities; predict with outputs=("labels", "probabilities").')
+    notify_error('No run kept probabilities; predict with outputs=("labels", "probabilities").')
     notifications.notification_manager.notification_ready.disconnect(found.append)
     assert found[0].message == 'No run kept probabilities; predict with "Probabilities" ticked.'

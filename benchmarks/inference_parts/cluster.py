@@ -107,7 +107,7 @@ def workers(slide: str, model: str, out: str, kill: bool) -> dict[str, Any]:
 
 def _load(model: str) -> None:
     """In a worker: what its first task would have to do."""
-    from napari_msunet.inference.model_cache import KEPT
+    from napari_msunet.inference.model_cache import MODEL_CACHE
 
-    KEPT.models, KEPT.slides = 8, 2
-    _ = KEPT.model(Path(model)).branch_margins
+    MODEL_CACHE.models, MODEL_CACHE.slides = 8, 2
+    _ = MODEL_CACHE.model(Path(model)).branch_margins

@@ -148,7 +148,7 @@ def folder_aside(path: Path) -> Iterator[Path]:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-class Row(dict[str, str]):
+class TableRow(dict[str, str]):
     """The fields of a row by `column_key` of their column; `number` is its row in the file, as an editor counts it."""
 
     def __init__(self, fields: dict[str, str], number: int) -> None:
@@ -161,7 +161,7 @@ def column_key(name: str) -> str:
     return same_name(name.strip()).casefold()
 
 
-def read_csv(path: Path) -> tuple[list[str], list[Row]]:
+def read_csv(path: Path) -> tuple[list[str], list[TableRow]]:
     """The columns and rows of a CSV (comma, semicolon or tab); blank rows are left out.
 
     Columns are given by `column_key`.
@@ -197,12 +197,12 @@ def read_csv(path: Path) -> tuple[list[str], list[Row]]:
         columns = [column_key(c) for c in next(reader, [])]
         if twice := next((c for c in columns if c and columns.count(c) > 1), None):
             raise SourceError(f"The table {path} has two columns called {twice}; give each a name of its own.")
-        rows: list[Row] = []
+        rows: list[TableRow] = []
         number = skipped + reader.line_num + 1
         for cells in reader:
             if any(cell.strip() for cell in cells):
                 filled = [*cells, *[""] * len(columns)]
-                rows.append(Row({c: v.strip() for c, v in zip(columns, filled, strict=False) if c}, number))
+                rows.append(TableRow({c: v.strip() for c, v in zip(columns, filled, strict=False) if c}, number))
             number = skipped + reader.line_num + 1
     except csv.Error as error:
         raise SourceError(f"The table {path} cannot be read as a CSV ({error}); save it again as one.") from error

@@ -22,8 +22,6 @@ from napari_msunet.names import AnyNames, loaded_again
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # What a person tells a running job from another thread: to stop, and where they are looking.
 

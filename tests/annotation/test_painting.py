@@ -9,7 +9,7 @@ from shapely.geometry import Point, Polygon, box
 from skimage.draw import polygon2mask
 
 from napari_msunet.annotation import DrawnShape, ShapeFileError, import_shapes
-from napari_msunet.annotation.painting import Painting, class_numbers
+from napari_msunet.annotation.painting import ShapePainter, class_numbers
 from napari_msunet.geometry import Window
 from napari_msunet.objects.polygons import label_polygons
 
@@ -24,7 +24,7 @@ def star(y, x, radius, corners=9):
 
 def test_pixels_by_their_centres():
     shape = star(30.3, 41.7, 20)
-    found = Painting([(3, DrawnShape("a", shape))]).read(WHOLE, 0)
+    found = ShapePainter([(3, DrawnShape("a", shape))]).read(WHOLE, 0)
     y, x = np.mgrid[:60, :80] + 0.5
     assert np.array_equal(found == 3, shapely.contains_xy(shape, x, y))
     expected = polygon2mask((60, 80), np.array(shape.exterior.coords)[:, ::-1] - 0.5)
@@ -39,7 +39,7 @@ def test_any_window_is_the_crop_of_the_whole(seed, y, x):
         (int(rng.integers(1, 4)), DrawnShape("a", star(*rng.uniform(0, 70, 2), rng.uniform(3, 30)), hole=i == 5))
         for i in range(6)
     ]
-    painting = Painting(shapes)
+    painting = ShapePainter(shapes)
     large = painting.read(Window(-20, -20, 120, 140), 255)
     window = Window(y, x, 17, 23)
     assert np.array_equal(painting.read(window, 255), large[window.slices((-20, -20))])
@@ -53,7 +53,7 @@ def test_order_holes_and_other_shapes():
         (2, DrawnShape("b", Point(50, 50))),
         (2, DrawnShape("b", box(60, 0, 70, 10).difference(box(62, 2, 64, 4)))),
     ]
-    found = Painting(shapes).read(WHOLE, 255)
+    found = ShapePainter(shapes).read(WHOLE, 255)
     assert found[0, 0] == 1
     assert found[6, 6] == 2
     assert found[12, 12] == 255  # a hole is cut out of both, also of what comes later in the file
@@ -62,7 +62,7 @@ def test_order_holes_and_other_shapes():
 
 
 def test_small_shapes_are_in_the_overview():
-    painting = Painting([(1, DrawnShape("a", box(103, 207, 106, 210))), (2, DrawnShape("b", box(0, 0, 64, 64)))])
+    painting = ShapePainter([(1, DrawnShape("a", box(103, 207, 106, 210))), (2, DrawnShape("b", box(0, 0, 64, 64)))])
     found = painting.read(Window(0, 0, 20, 20), 255, step=16)
     assert found[208 // 16, 104 // 16] == 1
     assert (found[:4, :4] == 2).all()
@@ -87,7 +87,7 @@ def test_into_a_store_and_back(make_store, kind):
     shapes = [DrawnShape("gland", star(100, 100, 60)), DrawnShape("background", box(200, 200, 220, 230))]
     assert import_shapes([*shapes, DrawnShape("other", box(0, 0, 5, 5))], store).unknown == {"other": 1}
     values = store.read(Window(0, 0, 300, 400))
-    assert np.array_equal(values == 1, Painting([(1, shapes[0])]).read(Window(0, 0, 300, 400), 0) == 1)
+    assert np.array_equal(values == 1, ShapePainter([(1, shapes[0])]).read(Window(0, 0, 300, 400), 0) == 1)
     assert values[210, 210] == (255 if kind == "annotation" else 0)
     assert store.read_edited(Window(200, 200, 30, 20)).all()
     assert not store.read_edited(Window(0, 0, 10, 10)).any()

@@ -16,9 +16,9 @@ from napari_msunet.constants import IGNORED
 from napari_msunet.data.loader import (
     Batch,
     Crops,
-    Sample,
     TrainBatches,
     ValidationBatches,
+    WindowSample,
     as_tensor,
     as_unit,
     collate,
@@ -198,7 +198,7 @@ def threads() -> list[threading.Thread]:
 def test_sixteen_bits_and_mixed_types():
     assert float(as_tensor(np.full((1, 1, 1), 65535, np.uint16))) == 1
     eight, sixteen = (np.full((4, 4, 1), v, t) for v, t in ((255, np.uint8), (65535, np.uint16)))
-    batch = collate([Sample([p], np.zeros((4, 4), np.uint8)) for p in (eight, sixteen)], 0)
+    batch = collate([WindowSample([p], np.zeros((4, 4), np.uint8)) for p in (eight, sixteen)], 0)
     assert batch.inputs[0].dtype == torch.float32
     assert torch.equal(as_unit(batch.inputs[0]), torch.ones(2, 1, 4, 4))
 

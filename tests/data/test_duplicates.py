@@ -93,10 +93,10 @@ def test_roles_by_hand(tmp_path):
 
 
 def test_a_frozen_image_in_another_file(tmp_path):
-    from napari_msunet.training.held_out import freeze
+    from napari_msunet.training.held_out import hold_out
 
     items, _ = loaded(folder(tmp_path, {"a": 0, "b": 1}))
-    frozen = freeze(items[:1], ())
+    frozen = hold_out(items[:1], ())
     assert frozen.known(items[1]) is None
     tifffile.imwrite(tmp_path / "i" / "b.tif", np.asarray(Image.open(tmp_path / "i" / "a.png")))
     (tmp_path / "i" / "b.png").unlink()

@@ -18,7 +18,7 @@ from napari_msunet.data import load_sources
 from napari_msunet.data.folders import pair_files
 from napari_msunet.errors import MsunetError, SourceError
 from napari_msunet.events import Message, parse_event
-from napari_msunet.inference.slide_inputs import slides_given
+from napari_msunet.inference.slide_inputs import slide_inputs
 from napari_msunet.jobs.run import parse_job
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.names import printable, true_path
@@ -68,7 +68,7 @@ def test_accents_in_two_ways(tmp_path, image, mask):
     with open_slide(tmp_path / "i" / f"{mask}.PNG") as slide:
         assert slide.path == file
     table.write_text(f"Slide\ni/{mask}.PNG\n", encoding="utf-8")
-    assert slides_given([table], tmp_path)[0].slide == file
+    assert slide_inputs([table], tmp_path)[0].slide == file
 
 
 def test_two_files_of_one_name(tmp_path):
@@ -106,7 +106,7 @@ def test_tables_that_cannot_be_used(tmp_path):
         read_csv(path)
     path.write_text("slide,mpp\n\na.png,fine\n")
     with pytest.raises(MsunetError, match=r"Row 3 of"):
-        slides_given([path], tmp_path)
+        slide_inputs([path], tmp_path)
 
 
 def test_folders_below_are_said(tmp_path):

@@ -9,7 +9,7 @@ from data.making import ArrayTruth, array_item
 
 from napari_msunet.config import Sampling
 from napari_msunet.constants import IGNORED
-from napari_msunet.data.sampling import ClassPlaces, HardPlaces, Sampler, window_losses
+from napari_msunet.data.sampling import ClassPlaces, HardExamples, Sampler, window_losses
 
 SIZE = 32
 
@@ -93,14 +93,14 @@ def test_hard_places_come_again_and_go_when_learned():
 
 
 def test_hard_places_are_bounded_and_fade():
-    places = HardPlaces(limit=10)
+    places = HardExamples(limit=10)
     for n in range(100):
         places.add([(n, 0, 0)], [1.0 + (n == 50) * 5])
     assert len(places) == 10
     rng = np.random.default_rng(0)
     assert (50, 0, 0) in {places.draw(rng) for _ in range(50)}
     # What was seen long ago counts less than the same loss now.
-    early, late = HardPlaces(), HardPlaces()
+    early, late = HardExamples(), HardExamples()
     for step in range(500):
         early.add([(0, 0, 0)] if step == 0 else [(1, 0, 0)] if step == 499 else [], [1.0] * (step in (0, 499)))
         late.add([], [])
@@ -110,7 +110,7 @@ def test_hard_places_are_bounded_and_fade():
 
 
 def test_no_number_grows_without_end():
-    places = HardPlaces()
+    places = HardExamples()
     for _ in range(60_000):
         places.add([(0, 0, 0)], [1.0])
     assert places._scale < 1e100

@@ -18,7 +18,7 @@ from napari_msunet.config import Drawn, GivenSlide, InClasses, PredictManyJob, P
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Message, Progress, Result
 from napari_msunet.inference.many import ResultsTable, class_areas
-from napari_msunet.inference.slide_inputs import drawn, is_many, parse_where, slides_given
+from napari_msunet.inference.slide_inputs import drawn, is_many, parse_where, slide_inputs
 from napari_msunet.jobs.run import parse_job
 from napari_msunet.labels.store import is_open
 
@@ -49,7 +49,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def job_for(model: Path, slides: Path, out: Path, **settings: object) -> PredictManyJob:
-    given = [s.model_copy(update={"mpp": 1.0}) for s in slides_given([slides], out)]
+    given = [s.model_copy(update={"mpp": 1.0}) for s in slide_inputs([slides], out)]
     return PredictManyJob(slides=given, out=out, settings=PredictSettings(model=model, device="cpu", **settings))
 
 
@@ -158,7 +158,7 @@ def test_folders(slides: Path, tmp_path: Path):
     (slides / ".hidden.png").touch()
     out = tmp_path / "out"
     found = {
-        s.slide.relative_to(slides).as_posix(): s.out.relative_to(out).as_posix() for s in slides_given([slides], out)
+        s.slide.relative_to(slides).as_posix(): s.out.relative_to(out).as_posix() for s in slide_inputs([slides], out)
     }
     assert found == {
         "b/two.png": "b/two.ome.zarr",
@@ -173,17 +173,17 @@ def test_folders(slides: Path, tmp_path: Path):
     assert not is_many([slides / "c.ome.zarr"])
     assert not is_many([slides / "one.png"])
     with pytest.raises(MsunetError, match="No slide was found in"):
-        slides_given([slides / "scan" / "nothing"], out)
+        slide_inputs([slides / "scan" / "nothing"], out)
 
 
 def test_same_names(slides: Path, tmp_path: Path):
     Image.new("RGB", (9, 9)).save(slides / "one.jpg")
-    names = {s.out.name for s in slides_given([slides / "one.png", slides / "one.jpg"], tmp_path)}
+    names = {s.out.name for s in slide_inputs([slides / "one.png", slides / "one.jpg"], tmp_path)}
     assert names == {"one.png.ome.zarr", "one.jpg.ome.zarr"}
     (tmp_path / "other").mkdir()
     shutil.copy(slides / "one.png", tmp_path / "other" / "one.png")
     with pytest.raises(MsunetError, match=r"have the same name; give a CSV with the columns slide and out"):
-        slides_given([slides / "one.png", tmp_path / "other" / "one.png"], tmp_path)
+        slide_inputs([slides / "one.png", tmp_path / "other" / "one.png"], tmp_path)
 
 
 def test_tables_of_slides(slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -192,7 +192,7 @@ def test_tables_of_slides(slides: Path, tmp_path: Path, monkeypatch: pytest.Monk
         "\ufeffslide,Slide_MPP,out,group,where,comment\none.png,0.25,x/one.ome.zarr,p1,tissue,-\nb/two.png,,,p2,,\n"
     )
     monkeypatch.chdir(tmp_path)
-    one, two = slides_given([table], Path("out"))
+    one, two = slide_inputs([table], Path("out"))
     assert (one.slide, one.mpp, one.out) == (slides / "one.png", 0.25, slides / "x" / "one.ome.zarr")
     assert (one.group, one.where) == ("p1", "tissue")
     assert (two.slide, two.mpp, two.out) == (slides / "b/two.png", None, Path("out/two.ome.zarr"))
@@ -204,13 +204,13 @@ def test_tables_of_slides(slides: Path, tmp_path: Path, monkeypatch: pytest.Monk
     ):
         table.write_text(text)
         with pytest.raises(MsunetError, match=words):
-            slides_given([table], tmp_path)
+            slide_inputs([table], tmp_path)
     lines = slides / "list.txt"
     lines.write_text("one.png\n\nb/two.png\n")
-    assert [s.slide for s in slides_given([lines], tmp_path)] == [slides / "one.png", slides / "b/two.png"]
+    assert [s.slide for s in slide_inputs([lines], tmp_path)] == [slides / "one.png", slides / "b/two.png"]
     semicolons = slides / "german.csv"
     semicolons.write_text("slide;mpp\none.png;0.5\n")
-    assert slides_given([semicolons], tmp_path)[0].mpp == 0.5
+    assert slide_inputs([semicolons], tmp_path)[0].mpp == 0.5
 
 
 def test_a_store_for_each(tmp_path: Path):

@@ -9,7 +9,7 @@ from worker_helpers import SLIDE, model_file
 
 from napari_msunet.errors import SlideError
 from napari_msunet.geometry import Region
-from napari_msunet.inference.model_cache import Kept
+from napari_msunet.inference.model_cache import ModelCache
 from napari_msunet.slide import Slide
 
 
@@ -28,7 +28,7 @@ def closed(slide: Slide) -> bool:
 
 def test_models(tmp_path):
     path = model_file(tmp_path)
-    kept = Kept(models=1)
+    kept = ModelCache(models=1)
     model = kept.model(path)
     assert kept.model(path) is model
     touch(path)
@@ -37,12 +37,12 @@ def test_models(tmp_path):
     other = Path(shutil.copy(path, tmp_path / "other.safetensors"))
     kept.model(other)
     assert kept.model(path) is not fresh  # one only is kept
-    assert Kept().model(path) is not Kept().model(path)
+    assert ModelCache().model(path) is not ModelCache().model(path)
 
 
 def test_slides(tmp_path):
     path = Path(shutil.copy(SLIDE, tmp_path / "a.svs"))
-    kept = Kept(slides=1)
+    kept = ModelCache(slides=1)
     with kept.slide(path) as slide:
         pass
     with kept.slide(path) as again:
@@ -60,7 +60,7 @@ def test_slides(tmp_path):
 
 
 def test_a_slide_that_failed_is_not_kept(tmp_path):
-    kept = Kept(slides=1)
+    kept = ModelCache(slides=1)
 
     def fail():
         with kept.slide(SLIDE) as slide:
@@ -74,7 +74,7 @@ def test_a_slide_that_failed_is_not_kept(tmp_path):
 
 
 def test_nothing_is_kept_unless_asked():
-    kept = Kept()
+    kept = ModelCache()
     with kept.slide(SLIDE) as slide:
         assert not closed(slide)
     assert closed(slide)

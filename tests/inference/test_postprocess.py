@@ -14,7 +14,7 @@ from napari_msunet.geometry import Window
 from napari_msunet.inference.postprocess import decide, instances, needs_raw, threshold_array
 from napari_msunet.inference.postprocess.cleaning import Cleaning, pixels_under
 from napari_msunet.inference.postprocess.instances import Instances
-from napari_msunet.inference.postprocess.split_touching import Parting
+from napari_msunet.inference.postprocess.split_touching import SplitTouching
 from napari_msunet.inference.postprocess.threshold import deviations, radius, smooth
 from napari_msunet.objects.components import ArrayPlane, Walk
 
@@ -67,7 +67,7 @@ def plainly_cleaned(values: np.ndarray, smallest: int, holes: int) -> np.ndarray
 def instances_of(values: np.ndarray, side: int, boundary: int = 0, limit: int = 10**9, spacing: float = 0.0):
     out = ArrayPlane(np.zeros(values.shape, np.uint32))
     walk = Walk(values.shape, [Window(0, 0, *values.shape)], side)
-    made = Instances(walk, Parting(spacing), boundary, limit)
+    made = Instances(walk, SplitTouching(spacing), boundary, limit)
     for _ in made.steps(ArrayPlane(values), out):
         pass
     assert made.count == len(np.unique(out.values)) - 1

@@ -14,8 +14,8 @@ from labels.reference import Reference, assert_same
 
 from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import LabelStore, chunks, open_labels
+from napari_msunet.labels import session as autosave
 from napari_msunet.labels import session as compaction
-from napari_msunet.labels import session as keeper
 from napari_msunet.labels.lock import WriterLock
 
 SHAPE = (1301, 700)
@@ -48,9 +48,9 @@ def test_chunks_are_written_a_moment_after_a_stroke(store: LabelStore) -> None:
 
 
 def test_chunks_wait_while_strokes_follow_one_another(store: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "SYNC_SECONDS", 0.02)
-    monkeypatch.setattr(keeper, "QUIET_SECONDS", 5)
-    monkeypatch.setattr(keeper, "CHUNK_SECONDS", 60)
+    monkeypatch.setattr(autosave, "SYNC_SECONDS", 0.02)
+    monkeypatch.setattr(autosave, "QUIET_SECONDS", 5)
+    monkeypatch.setattr(autosave, "CHUNK_SECONDS", 60)
     store.write(Region(0, 0, 50, 50), 1)
     store.flush()
     session, chunk = store._session, store.path / "0" / "c" / "0" / "0"
@@ -61,7 +61,7 @@ def test_chunks_wait_while_strokes_follow_one_another(store: LabelStore, monkeyp
         time.sleep(0.05)
     assert not session.journal.waiting
     assert chunk.stat().st_mtime_ns == written
-    monkeypatch.setattr(keeper, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(autosave, "QUIET_SECONDS", 0.1)
     assert waited(lambda: not session.behind)
     assert chunk.stat().st_mtime_ns > written
 
@@ -92,7 +92,7 @@ def test_a_slow_disk_stops_no_stroke(store: LabelStore, monkeypatch: pytest.Monk
 
 def test_compaction_goes_on_beside_strokes(store: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "COMPACT_BYTES", 2000)
-    monkeypatch.setattr(keeper, "SYNC_SECONDS", 0.01)
+    monkeypatch.setattr(autosave, "SYNC_SECONDS", 0.01)
     reference, rng = Reference(SHAPE), np.random.default_rng(0)
     folder, most = store.path / "journal", 0
     begin = time.monotonic()
@@ -155,7 +155,7 @@ def test_memory_stays_near_its_limit(tmp_path: Path) -> None:
 def test_opening_after_a_kill_shows_everything_and_holds_nothing(
     store: LabelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper, "SYNC_SECONDS", 60)
+    monkeypatch.setattr(autosave, "SYNC_SECONDS", 60)
     for step in range(20):
         store.write(Region(step * 50, 0, 50, 50), 1 + step % 2)
     expected = store.levels[0].compute()

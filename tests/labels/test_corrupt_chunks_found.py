@@ -75,11 +75,11 @@ def test_what_was_never_written_or_erased_is_no_damage(tmp_path: Path) -> None:
         store.write(Region(0, 0, 100, 700), 1)
         store.flush()
         store.write(Region(0, 0, 100, 700), 0)
-        assert not store.find_damage(("labels", "edited"))
+        assert not store.find_corrupt_chunks(("labels", "edited"))
     with open_labels(tmp_path / "labels.ome.zarr") as store:
-        assert not store.find_damage(("labels", "edited"))
+        assert not store.find_corrupt_chunks(("labels", "edited"))
         store.undo()
-        assert not store.find_damage(("labels", "edited"))
+        assert not store.find_corrupt_chunks(("labels", "edited"))
 
 
 def test_many_places_in_few_words(tmp_path: Path) -> None:
@@ -107,13 +107,13 @@ def test_a_store_from_before_there_were_checksums(path: Path) -> None:
     with open_labels(path) as store:
         values = store.read(WHOLE)
         assert values.min() == 1
-        assert not store.find_damage()
+        assert not store.find_corrupt_chunks()
         store.write(Region(10, 10, 5, 5), 1)
     values[10:15, 10:15] = 1
     np.testing.assert_array_equal(zarr.open_array(str(path / "0"), mode="r")[:], values)
     os.unlink(path / "0" / "c" / "0" / "1")  # from the first writing on, files are known
     with open_labels(path) as store:
-        assert [d.window for d in store.find_damage()] == [Window(0, 512, 512, 512)]
+        assert [d.window for d in store.find_corrupt_chunks()] == [Window(0, 512, 512, 512)]
 
 
 def test_any_reader_opens_what_has_checksums(path: Path) -> None:
@@ -130,12 +130,12 @@ def test_a_damaged_chunk_that_is_painted_over_in_part_stays_damaged_where_it_was
     with open_labels(path) as store:
         store.write(Region(600, 100, 20, 20), 2)
         store.flush()
-        (damage,) = store.find_damage()
+        (damage,) = store.find_corrupt_chunks()
         assert "only a part of it was painted over" in damage.message
         edited = store.read_edited(WHOLE)
         assert edited[512:, :512].sum() == 400  # what a person had edited there is lost
         store.write(Region(512, 0, 488, 512), 1)
-        assert not store.find_damage()
+        assert not store.find_corrupt_chunks()
 
 
 def run_of(path: Path) -> Run:

@@ -65,7 +65,7 @@ def pair(tmp_path: Path) -> Iterator[tuple[LabelStore, Other]]:
 def news_of(store: LabelStore) -> list[Region]:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        found = store.news()
+        found = store.external_changes()
         if found:
             return found
         time.sleep(0.02)
@@ -75,7 +75,7 @@ def news_of(store: LabelStore) -> list[Region]:
 def test_the_second_process_sees_finished_strokes_and_where_they_are(pair: tuple[LabelStore, Other]) -> None:
     mine, other = pair
     reference = Reference(SHAPE)
-    assert mine.news() == []
+    assert mine.external_changes() == []
     for step, y in enumerate((10, 600, 1200)):
         other.does(f"store.write(Region({y}, 500, 100, 200), {1 + step % 2})")
         reference.stroke(Window(y, 500, 100, 200), 1 + step % 2, None)
@@ -85,7 +85,7 @@ def test_the_second_process_sees_finished_strokes_and_where_they_are(pair: tuple
     reference.undo()
     assert news_of(mine) == [Region(1200, 500, 100, 200)]
     assert_same(mine, reference)
-    assert mine.news() == []
+    assert mine.external_changes() == []
 
 
 def test_the_second_writes_once_the_first_has_closed(pair: tuple[LabelStore, Other]) -> None:
@@ -99,12 +99,12 @@ def test_the_second_writes_once_the_first_has_closed(pair: tuple[LabelStore, Oth
     mine.write(Region(20, 20, 9, 9), 3)  # a class the other one made
     assert mine.read(Region(0, 0, 9, 9)).min() == 1
     assert [mine.undo(), mine.undo()] == [Region(20, 20, 9, 9), Region(0, 0, 9, 9)]
-    assert mine.news() == []
+    assert mine.external_changes() == []
 
 
 def test_after_a_compaction_everything_may_be_new(pair: tuple[LabelStore, Other]) -> None:
     mine, other = pair
-    mine.news()
+    mine.external_changes()
     other.does("from napari_msunet.labels import session as compaction; compaction.COMPACT_BYTES = 0")
     other.does("store.write(Region(0, 0, 9, 9), 1); store.undo(); store.write(Region(0, 0, 5, 5), 2); store.undo()")
     other.does("store.write(Region(99, 0, 5, 5), 2); store.flush(); store._session.compact(); store.flush()")

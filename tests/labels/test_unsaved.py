@@ -21,15 +21,15 @@ from labels.killed import left_behind
 from napari_msunet.errors import NotSavedError, OutputError
 from napari_msunet.geometry import Region
 from napari_msunet.labels import LabelStore, journal, open_labels, session
-from napari_msunet.labels import session as keeper
+from napari_msunet.labels import session as autosave
 
 SHAPE = (1301, 700)
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "SYNC_SECONDS", 0.02)
-    monkeypatch.setattr(keeper, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(autosave, "SYNC_SECONDS", 0.02)
+    monkeypatch.setattr(autosave, "RETRY_SECONDS", 0.05)
 
 
 def made(folder: Path) -> LabelStore:
@@ -37,7 +37,7 @@ def made(folder: Path) -> LabelStore:
 
 
 def settled(store: LabelStore) -> None:
-    """Wait until the keeper has nothing to do."""
+    """Wait until the autosave has nothing to do."""
     deadline = time.monotonic() + 10
     while store._session is not None and store._session.behind:
         assert time.monotonic() < deadline
@@ -151,7 +151,7 @@ def test_what_the_disk_refuses_can_be_given_up(tmp_path: Path) -> None:
 
 
 def test_strokes_whose_sync_failed_are_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "SYNC_SECONDS", 60)
+    monkeypatch.setattr(autosave, "SYNC_SECONDS", 60)
     store = made(tmp_path)
     store.write(Region(0, 0, 9, 9), 1)
     store.flush()
@@ -331,7 +331,7 @@ def test_unsaved_is_told_from_any_thread(tmp_path: Path) -> None:
     with no_larger_files(10), pytest.raises(NotSavedError):
         store.write(Region(0, 0, 9, 9), 2)
     settled(store)
-    assert threads == {threading.current_thread().name, "label store keeper"}
+    assert threads == {threading.current_thread().name, "label store autosave"}
     store.close()
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from napari_msunet.data.folders import pair_files, read_table
 from napari_msunet.data.published.entry import with_outlines
-from napari_msunet.inference.slide_inputs import slides_given
+from napari_msunet.inference.slide_inputs import slide_inputs
 from napari_msunet.slide.slide import DOUBLE, READABLE, SLIDES
 
 
@@ -26,7 +26,7 @@ def names(folder: Path) -> set[str]:
 
 def test_folders_of_slides_to_predict(folder: Path, tmp_path: Path):
     (folder / "ome-zarr-scan.ome.zarr").unlink()  # a folder, as every zarr
-    found = {given.out.name.removesuffix(".ome.zarr") for given in slides_given([folder], tmp_path)}
+    found = {given.out.name.removesuffix(".ome.zarr") for given in slide_inputs([folder], tmp_path)}
     assert found == names(folder)
 
 

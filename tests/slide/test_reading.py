@@ -12,7 +12,7 @@ from PIL import Image
 from napari_msunet.errors import MissingMppError, SlideError
 from napari_msunet.geometry import Grid, Region, Window
 from napari_msunet.slide import open_slide, slide_from_array
-from napari_msunet.slide.plane import ChunkCache
+from napari_msunet.slide.plane import DecodedChunks
 
 RNG = np.random.default_rng(0)
 FULL = RNG.integers(0, 256, (611, 547, 3), dtype=np.uint8)
@@ -203,7 +203,7 @@ def test_a_closed_slide_says_so():
 
 
 def test_the_cache_keeps_to_its_limit_and_decodes_once():
-    cache = ChunkCache(limit=10_000)
+    cache = DecodedChunks(limit=10_000)
     made = []
 
     def make(name):
@@ -238,7 +238,7 @@ def test_the_cache_keeps_to_its_limit_and_decodes_once():
 
 
 def test_a_chunk_that_fails_is_asked_for_again():
-    cache = ChunkCache()
+    cache = DecodedChunks()
     with pytest.raises(RuntimeError):
         cache.get((0, 0), lambda: (_ for _ in ()).throw(RuntimeError("damaged")))
     assert cache.get((0, 0), lambda: np.ones(3)).sum() == 3

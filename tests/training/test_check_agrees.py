@@ -16,7 +16,7 @@ from napari_msunet.data import load_sources
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Window
 from napari_msunet.training.checks import check
-from napari_msunet.training.held_out import freeze, save_frozen
+from napari_msunet.training.held_out import hold_out, save_held_out
 from napari_msunet.training.prepare import prepare
 from napari_msunet.training.progress import Finding
 from napari_msunet.training.record import RunFolder
@@ -117,7 +117,7 @@ def replaced_model(root: Path) -> TrainJob:
     split = {"train": [f"name{n}" for n in range(7)], "validate": ["name7"]}
     model = ms.save_model(ms.build_model(CONFIG), root / "first" / "model.safetensors", {"split": split})
     frozen = load_sources((tests,), CONFIG)
-    save_frozen(freeze(frozen, (tests,)), model.parent)
+    save_held_out(hold_out(frozen, (tests,)), model.parent)
     (tests.images / "name1.png").unlink()  # the other one is missing
     (tests.masks / "name1.png").unlink()
     return make(root, old, tests.model_copy(update={"role": "train"}), replaces=model, start=model)

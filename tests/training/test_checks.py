@@ -17,7 +17,7 @@ from napari_msunet.training.checks import (
     step_work,
     training_memory,
 )
-from napari_msunet.training.progress import History, check_progress, does_context_help
+from napari_msunet.training.progress import TrainingHistory, check_progress, does_context_help
 
 MODEL = ModelConfig(classes=("disc",), mpp=1.0, scales=(1.0, 0.5), branch=UNetConfig(depth=2, width=4))
 
@@ -32,7 +32,7 @@ def job(tmp_path, **options):
 
 def history(**series):
     """Numbers by "name_split", one for each epoch."""
-    made = History()
+    made = TrainingHistory()
     for key, values in series.items():
         name, split = key.rsplit("_", 1)
         for epoch, value in enumerate(values, 1):

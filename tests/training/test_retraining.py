@@ -16,8 +16,8 @@ from napari_msunet.events import Cancelled, Event, Message, Result, Stop
 from napari_msunet.geometry import Window
 from napari_msunet.review import state
 from napari_msunet.training.fit import train_events
-from napari_msunet.training.held_out import FILE, Aside, load_frozen
-from napari_msunet.training.model_comparison import compare_models, guarded, paired_bootstrap
+from napari_msunet.training.held_out import FILE, HeldOut, load_held_out
+from napari_msunet.training.model_comparison import compare_models, compared, paired_bootstrap
 from napari_msunet.training.prepare import prepare
 from napari_msunet.training.record import RunFolder
 
@@ -210,7 +210,7 @@ def test_validation_images_stay_validation_images(folders, tmp_path):
 
 
 def test_the_test_set_is_frozen_and_handed_on(first, tmp_path):
-    frozen = load_frozen(first.out / "model.safetensors")
+    frozen = load_held_out(first.out / "model.safetensors")
     assert frozen is not None
     assert [i.name for i in frozen.images] == ["test5", "test6", "test7", "test8"]
     job = retraining_job(first.out, [], tmp_path / "next")
@@ -272,14 +272,14 @@ def test_stopping_while_it_scores_keeps_the_training(first, tests, tmp_path):
     from napari_msunet.data import load_sources
 
     model, said, stop = first.out / "model.safetensors", [], Stop()
-    aside = Aside(None, load_sources((source(tests),), CONFIG), model)
+    aside = HeldOut(None, load_sources((source(tests),), CONFIG), model)
     stop.ask()
-    assert guarded(aside, model, torch.device("cpu"), said.append, stop) == {}
+    assert compared(aside, model, torch.device("cpu"), said.append, stop) == {}
     assert "Stopped before" in said[-1].text
     away = Stop()
     away.ask("none")
     with pytest.raises(Cancelled):
-        guarded(aside, model, torch.device("cpu"), said.append, away)
+        compared(aside, model, torch.device("cpu"), said.append, away)
 
 
 def test_a_damaged_list_stops_the_training(first, folders, tmp_path):

@@ -15,7 +15,7 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.events import Metric
 from napari_msunet.models import load_model
 from napari_msunet.training import distributed
-from napari_msunet.training.distributed import Place, check_devices, place_of
+from napari_msunet.training.distributed import Rank, check_devices, rank_of
 from napari_msunet.training.fit import train_events
 
 
@@ -81,12 +81,12 @@ def test_the_parts_of_all_processes_are_the_whole():
 
 def test_who_is_who(tmp_path, monkeypatch):
     job = make(tmp_path, tmp_path / "run")
-    place = place_of(job)
+    place = rank_of(job)
     assert (place.rank, place.world, place.starts_others) == (0, 2, True)
-    assert place_of(make(tmp_path, tmp_path / "run", devices=1)) == Place()
+    assert rank_of(make(tmp_path, tmp_path / "run", devices=1)) == Rank()
     monkeypatch.setenv("NAPARI_MSUNET_RANK", "1")
     monkeypatch.setenv("NAPARI_MSUNET_PORT", "4321")
-    assert place_of(job) == Place(1, 2, 4321)
+    assert rank_of(job) == Rank(1, 2, 4321)
 
 
 def test_more_than_there_is_is_refused(tmp_path):
@@ -103,13 +103,13 @@ def test_more_than_there_is_is_refused(tmp_path):
 def test_several_machines_need_a_launcher(tmp_path, monkeypatch):
     job = make(tmp_path, tmp_path / "run", nodes=2)
     with pytest.raises(MsunetError, match=r"srun --nodes 2 --ntasks-per-node 2 .* run job.json"):
-        place_of(job)
+        rank_of(job)
     for name, value in {
         "SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NODEID": "1", "SLURM_JOB_NAME": "train",
         "SLURM_NTASKS_PER_NODE": "2",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    assert place_of(job) == Place(3, 4, None)
+    assert rank_of(job) == Rank(3, 4, None)
     monkeypatch.setenv("SLURM_NTASKS", "3")
     with pytest.raises(MsunetError, match="3 processes were started; start 4"):
-        place_of(job)
+        rank_of(job)

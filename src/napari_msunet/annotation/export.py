@@ -297,7 +297,7 @@ def export_events(job: ExportJob) -> Iterator[Event]:
     yield Result(values=values, files={"export": str(job.out)})
 
 
-def _filled(write: Writer, hole: int) -> str:
+def _filled(write: Exporter, hole: int) -> str:
     """How the file shows what is damaged."""
     if write is _geojson:
         return 'In the file they are shapes of the class "Ignore*".'
@@ -305,10 +305,10 @@ def _filled(write: Writer, hole: int) -> str:
 
 
 Written = Generator[Progress, None, int | None]
-Writer = Callable[[LabelStore, Window, Objects, Path, str], Written]
+Exporter = Callable[[LabelStore, Window, Objects, Path, str], Written]
 
 
-def _writer(path: Path) -> Writer:
+def _writer(path: Path) -> Exporter:
     name = path.name.lower()
     for ending, writer in WRITERS.items():
         if name.endswith(ending) and name != ending:
@@ -385,7 +385,7 @@ def _png(store: LabelStore, window: Window, objects: Objects, file: Path, name: 
     return None
 
 
-WRITERS: dict[str, Writer] = {
+WRITERS: dict[str, Exporter] = {
     ".geojson": _geojson,
     ".ome.tif": _tiff,
     ".ome.tiff": _tiff,

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from napari_msunet.annotation.painting import Painting, class_numbers
+from napari_msunet.annotation.painting import ShapePainter, class_numbers
 from napari_msunet.annotation.shape_files import DrawnShape, ShapeFile, ShapeFileError, read_shape_file
 from napari_msunet.config import is_no_class
 from napari_msunet.errors import StoreError
@@ -172,12 +172,12 @@ class ClassedShapes:
         file = shapes if isinstance(shapes, ShapeFile) else ShapeFile(tuple(shapes), None, "")
         return cls(file, *class_numbers(file.shapes, classes, names))
 
-    def report(self, extent: tuple[int, int] | None, painting: Painting | None = None) -> ShapeReport:
+    def report(self, extent: tuple[int, int] | None, painting: ShapePainter | None = None) -> ShapeReport:
         """What becomes of each shape on a slide of this extent (level-0 pixels); None: outside is not looked for.
 
         A shape counts as hidden where those over it leave nothing of it.
         """
-        painting = painting or Painting(self.numbered)
+        painting = painting or ShapePainter(self.numbered)
         number_of = {id(shape): k for k, (_, shape) in enumerate(self.numbered)}
         seen = _seen(painting, extent)
         fates: list[tuple[int, ShapeFate]] = []
@@ -243,7 +243,7 @@ def _fate(shape: DrawnShape, index: int | None, seen: Mapping[int, FateName], dr
     return ShapeFate(shape.number, shape.name, fate, repaired=shape.repaired)
 
 
-def _seen(painting: Painting, extent: tuple[int, int] | None) -> dict[int, FateName]:
+def _seen(painting: ShapePainter, extent: tuple[int, int] | None) -> dict[int, FateName]:
     """By a shape's place in what was painted: whether any of it is seen on the slide."""
     if not painting.shapes:
         return {}
@@ -324,7 +324,7 @@ def import_shapes(
     numbered = [
         (255 if n == 0 and store.kind == "annotation" else n, _scaled(s, store.grid.pixel)) for n, s in found.numbered
     ]
-    painting = Painting(numbered)
+    painting = ShapePainter(numbered)
     counted = _paint(painting, store)
     place = {id(shape): k for k, shape in enumerate(_in_order(found.file))}
     pixels = {place[id(found.numbered[s.place][1])]: int(n) for s, n in zip(painting.shapes, counted, strict=True)}
@@ -336,7 +336,7 @@ def _in_order(file: ShapeFile) -> list[Any]:
     return sorted((*file.shapes, *file.left_out), key=lambda shape: shape.number)
 
 
-def _paint(painting: Painting, store: LabelStore) -> npt.NDArray[np.int64]:
+def _paint(painting: ShapePainter, store: LabelStore) -> npt.NDArray[np.int64]:
     """Paint tile by tile, and count the pixels that show each shape."""
     table = np.array([0, *(s.number for s in painting.shapes)], np.uint8)
     counted = np.zeros(len(table), np.int64)
@@ -361,7 +361,7 @@ def _scaled(shape: DrawnShape, pixel: tuple[float, float]) -> DrawnShape:
     return replace(shape, geometry=shapely.transform(shape.geometry, lambda c: c / [pixel[1], pixel[0]]))
 
 
-def _touched(painting: Painting, whole: Window) -> Iterator[Window]:
+def _touched(painting: ShapePainter, whole: Window) -> Iterator[Window]:
     """Tiles of the store that any shape's box touches."""
     rows, columns = -(-whole.height // _TILE), -(-whole.width // _TILE)
     wanted = np.zeros((rows, columns), bool)

@@ -26,7 +26,7 @@ class PlacedShape(NamedTuple):
     geometry: Any
 
 
-class Painting:
+class ShapePainter:
     """Class numbers of the pixels that shapes cover: a smaller shape is over a larger one, holes are cut out of theirs.
 
     A pixel belongs to a shape if its centre lies inside, whatever the window it is asked for in. The order in the file

@@ -10,7 +10,7 @@ from napari_msunet.annotation import read_shape_file
 from napari_msunet.config import Kind, ModelConfig, ValueRange
 from napari_msunet.errors import MsunetError, StoreError
 from napari_msunet.labels import LabelStore, open_labels
-from napari_msunet.labels.corrupt_chunks import told
+from napari_msunet.labels.corrupt_chunks import in_words
 from napari_msunet.labels.metadata import load_info
 from napari_msunet.slide import open_slide
 from napari_msunet.slide.numbers import TOLD
@@ -111,11 +111,11 @@ def _damage(store: LabelStore) -> dict[str, Any]:
     """What of a store and its runs is damaged, in sentences; nothing where all is whole."""
     found = []
     for plane, called in (("labels", "its labels"), ("edited", "its mask of what was edited")):
-        if damages := store.find_damage((plane,)):
-            found.append(told(damages, f"{store.path.name} ({called})", store.shape) + ".")
+        if damages := store.find_corrupt_chunks((plane,)):
+            found.append(in_words(damages, f"{store.path.name} ({called})", store.shape) + ".")
     for run in store.runs:
-        if damages := run.find_damage():
-            found.append(told(damages, f"{store.path.name} (its run {run.key})", store.shape) + ".")
+        if damages := run.find_corrupt_chunks():
+            found.append(in_words(damages, f"{store.path.name} (its run {run.key})", store.shape) + ".")
     found += store.unreadable_runs
     return {"damaged": found} if found else {}
 

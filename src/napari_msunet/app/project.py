@@ -29,7 +29,7 @@ class ProjectError(MsunetError):
 Ring = tuple[tuple[float, float], ...]
 
 
-class Place(BaseModel):
+class FileReference(BaseModel):
     """Where a file is, so that it is found again after the project, or both together, were moved.
 
     Attributes
@@ -57,9 +57,9 @@ class SlideNote(BaseModel):
         What a person said of the meaning of its values.
     identity : str, optional
         Hash of the slide's content, to know it again when it was moved.
-    annotation, labels : Place, optional
+    annotation, labels : FileReference, optional
         Its annotation and its predicted, corrected labels.
-    tissue : Place, optional
+    tissue : FileReference, optional
         Where its tissue is, as a label store.
     corrections : bool
         Whether what was corrected in `labels` counts as truth in training.
@@ -69,15 +69,15 @@ class SlideNote(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    path: Place
+    path: FileReference
     mpp: tuple[Positive, Positive] | Literal["px"] | None = None
     kind: Kind | None = None
     value_range: GivenRange | None = None
     identity: str | None = None
     role: Role = "auto"
-    annotation: Place | None = None
-    labels: Place | None = None
-    tissue: Place | None = None
+    annotation: FileReference | None = None
+    labels: FileReference | None = None
+    tissue: FileReference | None = None
     corrections: bool = False
     regions: tuple[Ring, ...] = ()
 
@@ -92,8 +92,8 @@ class ProjectNote(BaseModel):
     slides: tuple[SlideNote, ...] = ()
     sets: tuple[ImageSet, ...] = Field(default=(), validation_alias=AliasChoices("sets", "folders"))
     model: ModelConfig | None = None
-    model_path: Place | None = None
-    ensemble: tuple[Place, ...] = ()
+    model_path: FileReference | None = None
+    ensemble: tuple[FileReference, ...] = ()
     train: dict[str, Any] = Field(default_factory=dict)
     predict: dict[str, Any] = Field(default_factory=dict)
 
@@ -188,16 +188,16 @@ class Project:
 
     # --------------------------------------------------------------------------------------------------------- places
 
-    def place(self, path: str | Path) -> Place:
+    def place(self, path: str | Path) -> FileReference:
         """How `path` is written down."""
         where = _absolute(path)
         try:
             relative = Path(os.path.relpath(where, self.folder)).as_posix()
         except ValueError:  # another drive
-            return Place(relative="", absolute=str(where))
-        return Place(relative=relative, absolute=None if self.folder in where.parents else str(where))
+            return FileReference(relative="", absolute=str(where))
+        return FileReference(relative=relative, absolute=None if self.folder in where.parents else str(where))
 
-    def find(self, place: Place) -> Path:
+    def find(self, place: FileReference) -> Path:
         """The path of a place: where it is now if it is found, else where it was."""
         absolute = Path(place.absolute) if place.absolute else None
         near = _absolute(self.folder / place.relative) if place.relative else None

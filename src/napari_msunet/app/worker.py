@@ -294,10 +294,10 @@ class Worker:
 
     def _warm(self) -> None:
         from napari_msunet import inference
-        from napari_msunet.inference.model_cache import KEPT
+        from napari_msunet.inference.model_cache import MODEL_CACHE
 
         del inference
-        KEPT.models, KEPT.slides = MODELS, SLIDES
+        MODEL_CACHE.models, MODEL_CACHE.slides = MODELS, SLIDES
         self.say(warm=True)
 
     def _warm_training(self) -> None:

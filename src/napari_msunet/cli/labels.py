@@ -242,7 +242,7 @@ def truth(
         Print the result as JSON.
     """
     from napari_msunet.labels import open_labels
-    from napari_msunet.review import review_truth, write_confusion, write_suspects
+    from napari_msunet.review import review_truth, write_confusion, write_label_issues
 
     store = open_labels(annotation)
     with store, open_labels(labels) as prediction:
@@ -250,7 +250,7 @@ def truth(
             store, prediction, limit, least, edge, doubt, edited_only=not everything, damaged=options.damaged
         )
         warn_of(found.left_out)
-        files = {"suspects": str(write_suspects(found, out, store))}
+        files = {"suspects": str(write_label_issues(found, out, store))}
         if confusion is not None:
             files["confusion"] = str(write_confusion(found.confusion, confusion))
     values = {

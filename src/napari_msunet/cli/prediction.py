@@ -63,7 +63,7 @@ def _job(
     slides: tuple[Path, ...], out: Path, model: Path | tuple[Path, ...], values: dict[str, Any]
 ) -> PredictJob | PredictManyJob:
     """One slide, or many where a folder, a table or several were given."""
-    from napari_msunet.inference.slide_inputs import is_many, slides_given
+    from napari_msunet.inference.slide_inputs import is_many, slide_inputs
     from napari_msunet.slide.pixel_size import given_mpp
 
     try:
@@ -75,7 +75,7 @@ def _job(
     except ValidationError as error:
         raise explain(error, "What was given") from error
     given_mpp(given.get("mpp"))
-    found = slides_given(slides, out)
+    found = slide_inputs(slides, out)
     for name, value in given.items():
         found = tuple(s if getattr(s, name) is not None else s.model_copy(update={name: value}) for s in found)
     return PredictManyJob(slides=found, out=out, settings=settings)

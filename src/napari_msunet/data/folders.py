@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
-from napari_msunet._io import Row, column_key, read_csv
+from napari_msunet._io import TableRow, column_key, read_csv
 from napari_msunet.config import AnyModel, FolderSource, Kind, PixelSize, Role, TableSource, ValueRange
 from napari_msunet.data.items import Item, Say, check_channels
 from napari_msunet.data.normalising import settle_numbers
@@ -103,7 +103,7 @@ def _named(folder: Path) -> dict[str, Path]:
     return files
 
 
-def read_table(path: Path) -> tuple[list[str], dict[str, Row]]:
+def read_table(path: Path) -> tuple[list[str], dict[str, TableRow]]:
     """A CSV as its columns, and its rows by the names in `name` or `image`, with and without endings.
 
     Raises
@@ -117,7 +117,7 @@ def read_table(path: Path) -> tuple[list[str], dict[str, Row]]:
         raise SourceError(
             f"The table {path} has the columns {', '.join(columns)}; it needs one called name (or image)."
         )
-    rows: dict[str, Row] = {}
+    rows: dict[str, TableRow] = {}
     for fields in found:
         name = same_name(fields[key])
         rows[name] = fields
@@ -193,7 +193,7 @@ def table_items(source: TableSource, config: AnyModel, say: Say) -> list[Item]:
             f"The table {source.table} has the columns {', '.join(columns)}; it needs images and masks, with paths "
             "relative to it."
         )
-    rows: dict[str, Row] = {}
+    rows: dict[str, TableRow] = {}
     files: set[Path] = set()
     for row in found:
         if not row["images"] or not row["masks"]:
@@ -295,7 +295,7 @@ def table_numbers(row: Mapping[str, str], where: str) -> tuple[Kind | None, Valu
         raise SourceError(f"{where}: {error}") from error
 
 
-def _grouping(source: Source, columns: list[str], rows: Mapping[str, Row]) -> Callable[[str], str | None]:
+def _grouping(source: Source, columns: list[str], rows: Mapping[str, TableRow]) -> Callable[[str], str | None]:
     """Gives the group of an image by its name."""
     group = source.group
     if group is None:

@@ -37,7 +37,7 @@ Windows = Callable[[Window], Sequence[Window]]
 """From a window of the target grid to the window that each branch reads on its own grid."""
 
 
-class Sample(NamedTuple):
+class WindowSample(NamedTuple):
     """One training window: `(h, w, c)` pixels for each scale, uint8 or float32 in 0..1, and `(h, w)` uint8 truth.
 
     `brightfield` says whether a change of stain makes sense.
@@ -59,11 +59,11 @@ class WholeCache:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.nbytes = 0
-        self._kept: OrderedDict[Hashable, Sample] = OrderedDict()
+        self._kept: OrderedDict[Hashable, WindowSample] = OrderedDict()
         self._lock = threading.Lock()
         self._making: dict[Hashable, threading.Lock] = {}
 
-    def get(self, key: Hashable, make: Callable[[], Sample]) -> Sample:
+    def get(self, key: Hashable, make: Callable[[], WindowSample]) -> WindowSample:
         """The image of `key`, made by `make()` where it is not held; two threads never make the same at once."""
         with self._lock:
             making = self._making.setdefault(key, threading.Lock())
@@ -99,7 +99,7 @@ class Crops:
         self.windows = windows
         self._cache = WholeCache(min(CACHE_BYTES, psutil.virtual_memory().available // 4) if limit is None else limit)
 
-    def read(self, item: Item, window: Window, pads: Sequence[int] = (), truth_pad: int = 0) -> Sample:
+    def read(self, item: Item, window: Window, pads: Sequence[int] = (), truth_pad: int = 0) -> WindowSample:
         """The pixels of all branches, and the truth, of a window of the target grid.
 
         Parameters
@@ -122,7 +122,7 @@ class Crops:
             grids = [item.grid.scaled(r) for r in self.ratios]
             inputs = [item.slide.read_window(g, p) for g, p in zip(grids, parts, strict=True)]
             truth = item.truth_on_target(known)
-        return Sample([seen_pixels(p, item.scale) for p in inputs], truth, item.numbers.kind == "brightfield")
+        return WindowSample([seen_pixels(p, item.scale) for p in inputs], truth, item.numbers.kind == "brightfield")
 
     def _is_small(self, item: Item) -> bool:
         """Whether the image is held whole."""
@@ -131,12 +131,12 @@ class Crops:
         total = sum(float(r) ** 2 * height * width * bytes_per_pixel for r in self.ratios)
         return total <= min(ITEM_BYTES, self._cache.limit)
 
-    def _whole(self, item: Item) -> Sample:
+    def _whole(self, item: Item) -> WindowSample:
         """The whole image at all scales; then its file is closed, so that any number of images can be trained on."""
         grids = [item.grid.scaled(r) for r in self.ratios]
         try:
             inputs = [item.slide.read_window(g, g.whole) for g in grids]
-            return Sample(inputs, item.truth_on_target(item.grid.whole))
+            return WindowSample(inputs, item.truth_on_target(item.grid.whole))
         finally:
             item.release()
 
@@ -193,7 +193,7 @@ class Batch(NamedTuple):
 
 
 def as_tensor(pixels: npt.NDArray[Any]) -> torch.Tensor:
-    """`(h, w, c)` pixels, of a `Sample` uint8 or 0..1, as a `(c, h, w)` tensor: uint8 as it is, others as float32."""
+    """`(h, w, c)` pixels, of a `WindowSample` uint8 or 0..1, as a `(c, h, w)` tensor: uint8 stays, others float32."""
     values = np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
     return torch.from_numpy(values if values.dtype == np.uint8 else to_unit(values, legacy_scale(values.dtype)))
 
@@ -203,7 +203,7 @@ def as_unit(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
 
 
-def collate(samples: Sequence[Sample], seed: int) -> Batch:
+def collate(samples: Sequence[WindowSample], seed: int) -> Batch:
     """Samples of one size as a batch."""
     inputs = []
     for branch in zip(*(s.inputs for s in samples), strict=True):
@@ -215,7 +215,7 @@ def collate(samples: Sequence[Sample], seed: int) -> Batch:
     return Batch(inputs, truth, seed, brightfield=torch.tensor([s.brightfield for s in samples]))
 
 
-def _core_only(sample: Sample, spot: Spot) -> Sample:
+def _core_only(sample: WindowSample, spot: Spot) -> WindowSample:
     """The sample without truth outside the spot's core."""
     if spot.core is None or spot.core == spot.window:
         return sample

@@ -12,7 +12,7 @@ from napari_msunet.config import AnyModel, Kind, ModelConfig, Normalisation, Nor
 from napari_msunet.data.items import Item, Say
 from napari_msunet.data.loader import as_tensor, as_unit
 from napari_msunet.slide.appearance import legacy_scale, seen_as
-from napari_msunet.slide.numbers import Numbers, Sample, decide, kept_of, unit_scale, with_origin
+from napari_msunet.slide.numbers import Numbers, PixelSample, decide, kept_of, unit_scale, with_origin
 
 # ----------------------------------------------------------------------------------------------------------------------
 # What the numbers of a set of images mean: kind and range decided for the set as a whole, and kept with each image.
@@ -80,7 +80,7 @@ def _settle(items: list[Item], config: AnyModel, say: Say, kind: Kind | None, va
         say("warning", text)
 
 
-def _sample(item: Item) -> Sample:
+def _sample(item: Item) -> PixelSample:
     """What is looked at of an image; it is closed again unless it was open."""
     was_open = "slide" in item._kept
     try:

@@ -54,7 +54,7 @@ _LEAST_SIDE = 64  # pixels of an image's shorter side
 
 
 @dataclass(frozen=True)
-class Look:
+class ImageStatistics:
     """What was seen of the images; all lengths in µm, or for a model in pixels in pixels of the images.
 
     Attributes
@@ -155,7 +155,7 @@ def _between(ends: tuple[float, float], share: float) -> float:
 # ---------------------------------------------------------------------------------------------------------- choosing
 
 
-def _model(given: AutoModel, look: Look, reasons: list[str]) -> ModelConfig:
+def _model(given: AutoModel, look: ImageStatistics, reasons: list[str]) -> ModelConfig:
     """One scale at the resolution that the objects ask for; what is given stays."""
     works = given.target
     if works is None:
@@ -170,7 +170,7 @@ def _model(given: AutoModel, look: Look, reasons: list[str]) -> ModelConfig:
     return ModelConfig.model_validate(chosen | given.given)
 
 
-def resolution(look: Look) -> tuple[Resolution, str]:
+def resolution(look: ImageStatistics) -> tuple[Resolution, str]:
     """The coarsest resolution that keeps the masks' outlines and the images' structure, and why it is that."""
     wanted, why = min(
         (look.masks, f"at a coarser one the masks' Dice would fall below {_between(_MASKS, look.effort):.2f}"),
@@ -186,12 +186,12 @@ def resolution(look: Look) -> tuple[Resolution, str]:
     return works, f"The model works {works.at}: {why}."
 
 
-def _depth(look: Look, mpp: float) -> int:
+def _depth(look: ImageStatistics, mpp: float) -> int:
     """Poolings: four, fewer where the images are small."""
     return 4 if look.shorter / mpp >= 64 else 3 if look.shorter / mpp >= 32 else 2
 
 
-def _window(model: ModelConfig, look: Look, reasons: list[str]) -> int:
+def _window(model: ModelConfig, look: ImageStatistics, reasons: list[str]) -> int:
     """Side of a window: no larger than a typical image, whole strides of the network."""
     multiple, pixel = model.size_multiple, model.resolution.size
     fitting = int(look.shorter / pixel) // multiple * multiple
@@ -208,7 +208,7 @@ def _window(model: ModelConfig, look: Look, reasons: list[str]) -> int:
 # ----------------------------------------------------------------------------------------------------------- looking
 
 
-def look_at(sources: Sequence[Source], model: AnyModel, effort: float = 1.0) -> Look:
+def look_at(sources: Sequence[Source], model: AnyModel, effort: float = 1.0) -> ImageStatistics:
     """Look at a sample of the images and of their truth, for a training of this effort.
 
     Raises
@@ -234,7 +234,7 @@ def look_at(sources: Sequence[Source], model: AnyModel, effort: float = 1.0) -> 
         )
     own = float(np.median([look.mpp for look in looks]))
     masks = [look.masks for look in looks if look.masks]
-    return Look(
+    return ImageStatistics(
         mpp=own,
         extents=[extent for look in looks for extent in look.extents],
         channels=channels.pop(),
@@ -251,7 +251,7 @@ def _middle(values: Sequence[float]) -> float:
     return exp(float(np.median([log(value) for value in values])))
 
 
-def _look(item: Item, classes: int, effort: float) -> Look:
+def _look(item: Item, classes: int, effort: float) -> ImageStatistics:
     """One image, about the place where most is annotated; `masks` is 0 where nothing is annotated as a class."""
     slide = item.slide
     sides = slide.mpp or (1.0, 1.0)  # loading refuses images of another unit than the model's
@@ -264,7 +264,7 @@ def _look(item: Item, classes: int, effort: float) -> Look:
     own_mpp = sqrt(grid.pixel[0] * grid.pixel[1]) * mpp
     masks = _masks_limit(item.truth.read(window), own_mpp, classes, _between(_MASKS, effort))
     extent = slide.shape[0] * sides[0], slide.shape[1] * sides[1]
-    return Look(mpp, [extent], slide.shape[2], effort, masks, structure, sharp)
+    return ImageStatistics(mpp, [extent], slide.shape[2], effort, masks, structure, sharp)
 
 
 def _busiest(item: Item) -> Window:

@@ -20,8 +20,6 @@ from napari_msunet.geometry import Window
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Places where the training loss was high, so that they are drawn again: a bounded memory.
 
@@ -31,7 +29,7 @@ Place = tuple[int, int, int]
 _FADES = 0.995  # of what was seen n batches ago counts this to the power of n: the model has learned since
 
 
-class HardPlaces:
+class HardExamples:
     """The windows with the highest losses, at most `limit`.
 
     A window that is drawn again gets the loss it has then, so what was learned goes out by itself.
@@ -184,7 +182,7 @@ class Sampler:
 
     Attributes
     ----------
-    hard : HardPlaces
+    hard : HardExamples
         What the training has found hard.
     """
 
@@ -208,7 +206,7 @@ class Sampler:
         self._replay = replay if corrected.any() and not corrected.all() else None
         self._sorts = self._looks[~corrected], self._looks[corrected]
         self._options = sampling or Sampling()
-        self.hard = HardPlaces()
+        self.hard = HardExamples()
         self._places = ClassPlaces(self.items) if self._options.balance else None
         groups = np.array([f"g{i.group}" if i.group is not None else f"i{n}" for n, i in enumerate(self.items)])
         self._same = {group: self._looks[groups[self._looks] == group] for group in np.unique(groups).tolist()}

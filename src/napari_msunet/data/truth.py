@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import label
 
-from napari_msunet.annotation.painting import Painting, overview_step
+from napari_msunet.annotation.painting import ShapePainter, overview_step
 from napari_msunet.annotation.shape_files import DrawnShape
 from napari_msunet.config import MaskValues
 from napari_msunet.constants import ANNOTATED_BACKGROUND, IGNORED
@@ -393,7 +393,7 @@ class ShapeTruth:
         self.grid = Grid(extent, (1.0, 1.0))
         self._outside = outside
         self._within = within if outside == 0 else None
-        self._painting = Painting(shapes)
+        self._painting = ShapePainter(shapes)
 
     def read(self, window: Window) -> Mask:
         """The truth in a window of the slide's level-0 pixels; 255 outside the slide."""

@@ -25,7 +25,7 @@ from napari_msunet.config import ModelConfig
 from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window
 from napari_msunet.inference.engine import AHEAD
-from napari_msunet.inference.network import Network
+from napari_msunet.inference.network import EngineNetwork
 from napari_msunet.models import MSUNet, build_model
 from napari_msunet.models.strip_inference import folded
 
@@ -179,7 +179,7 @@ class Speeds:
 
     Parameters
     ----------
-    network : Network
+    network : EngineNetwork
     model : MSUNet
     device : torch.device
     threads : int
@@ -187,7 +187,7 @@ class Speeds:
         Whatever else changes the speed, such as the precision.
     """
 
-    def __init__(self, network: Network, model: MSUNet, device: torch.device, threads: int, what: str) -> None:
+    def __init__(self, network: EngineNetwork, model: MSUNet, device: torch.device, threads: int, what: str) -> None:
         self.network = network
         self.config = model.config
         self.branch, self.stride = 0, model.config.size_multiple

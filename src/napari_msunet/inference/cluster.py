@@ -25,7 +25,7 @@ from napari_msunet.constants import CHUNK
 from napari_msunet.errors import MsunetError, failure
 from napari_msunet.events import Cancelled, Event, Message, Progress, RegionDone, Stop, View, event_of, stoppable
 from napari_msunet.geometry import Grid, Region
-from napari_msunet.inference.model_cache import KEPT
+from napari_msunet.inference.model_cache import MODEL_CACHE
 from napari_msunet.inference.network import exact_arithmetic
 from napari_msunet.inference.plan import UNIT, Plan
 from napari_msunet.inference.predict import close_run, merge, open_run, options_of, result_of, unfinished
@@ -235,16 +235,16 @@ def _compute(task: dict[str, Any]) -> int:
     flag = distributed.Event(task["stop"], client=distributed.get_client())
     _check(task)
     _settle(worker.name if task["spread"] else None)
-    from napari_msunet.inference.model_cache import KEPT
+    from napari_msunet.inference.model_cache import MODEL_CACHE
     from napari_msunet.inference.predict import fill, options_of
     from napari_msunet.inference.setup import set_up
     from napari_msunet.labels.runs.run import Run
 
-    KEPT.models, KEPT.slides = 8, 2
+    MODEL_CACHE.models, MODEL_CACHE.slides = 8, 2
     job = PredictJob.model_validate(task["job"])
     stop, looked, tiles = Stop(), time.monotonic(), 0
-    models = tuple(KEPT.model(path) for path in job.models)
-    with stoppable(stop), KEPT.slide(job.slide, job.slide_mpp, job.image_kind, job.value_range) as slide:
+    models = tuple(MODEL_CACHE.model(path) for path in job.models)
+    with stoppable(stop), MODEL_CACHE.slide(job.slide, job.slide_mpp, job.image_kind, job.value_range) as slide:
         run = Run(Path(task["run"]))
         with run.writing(part=part_name(worker.name)):
             for event in fill(run, set_up(slide, models, options_of(job)), task["units"]):
@@ -317,8 +317,8 @@ def predict_on(job: PredictJob, workers: Workers) -> Iterator[Event]:
         What `predict_events` raises; and where a worker does not see the slide, a model or the label store, or has
         another version of napari-msunet.
     """
-    models = [KEPT.model(path) for path in job.models]
-    with KEPT.slide(job.slide, job.slide_mpp, job.image_kind, job.value_range) as slide:
+    models = [MODEL_CACHE.model(path) for path in job.models]
+    with MODEL_CACHE.slide(job.slide, job.slide_mpp, job.image_kind, job.value_range) as slide:
         with exact_arithmetic(workers.threads):  # the plan keeps the number of threads
             setup = set_up(slide, models, options_of(job))
             store, run = open_run(setup, job.out, unit_side(setup, max(1, len(workers.names))))

@@ -18,9 +18,9 @@ from torch import Tensor
 from napari_msunet import events
 from napari_msunet.errors import MsunetError, NotNumbersError
 from napari_msunet.geometry import Grid, Window
-from napari_msunet.inference.network import Network, Variant, exact_arithmetic
+from napari_msunet.inference.network import EngineNetwork, Variant, exact_arithmetic
 from napari_msunet.inference.plan import Plan, Stream, Tile, UnitPlan
-from napari_msunet.inference.viewport import FirstLooks, Look, Piece, Seen, Work, next_batch
+from napari_msunet.inference.viewport import CoarseLook, FirstLooks, Piece, ScreenArea, Work, next_batch
 from napari_msunet.own_process import Ceiling
 from napari_msunet.slide import Slide
 from napari_msunet.slide.appearance import legacy_scale
@@ -36,7 +36,7 @@ Map = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequestedMaps:
     """Which maps a tile gives beside its probabilities."""
 
     branches: bool = False
@@ -77,11 +77,11 @@ class Fused:
 
 
 def fuse(
-    networks: Sequence[Network],
+    networks: Sequence[EngineNetwork],
     streams: Sequence[Stream],
     zs: Sequence[Sequence[Tensor]],
     shape: tuple[int, int],
-    wanted: Wanted,
+    wanted: RequestedMaps,
 ) -> Fused:
     """Bring all branches to the target grid and combine them.
 
@@ -115,12 +115,12 @@ def _number(name: str) -> int:
 
 
 def _strip(
-    networks: Sequence[Network],
+    networks: Sequence[EngineNetwork],
     streams: Sequence[Stream],
     zs: Sequence[Sequence[Tensor]],
     top: int,
     bottom: int,
-    wanted: Wanted,
+    wanted: RequestedMaps,
 ) -> dict[str, Tensor]:
     """The maps of some rows, averaged over models and variants."""
     sums: dict[str, Tensor] = {}
@@ -159,7 +159,7 @@ def _strip(
     return maps if wanted.branches else {k: v for k, v in maps.items() if not k.startswith("scale ")}
 
 
-def _on_target(network: Network, stream: Stream, z: Tensor, top: int, bottom: int) -> Tensor:
+def _on_target(network: EngineNetwork, stream: Stream, z: Tensor, top: int, bottom: int) -> Tensor:
     """Some target rows of a branch's output on the target grid."""
     first, last = int(top * stream.ratio), int(bottom * stream.ratio)
     ring = stream.ring
@@ -211,7 +211,7 @@ class TileResult:
 
 
 @dataclass
-class Step:
+class EngineStep:
     """One thing the network does: a piece (to `look` at by itself), or a batch of tiles; `inputs` are being read."""
 
     work: Work | None
@@ -231,13 +231,13 @@ class Pass:
 
     Parameters
     ----------
-    networks : sequence of Network
+    networks : sequence of EngineNetwork
         Of the ensemble's models, on one device.
     slide : Slide
     plan : Plan
     grid : Grid
         The target grid.
-    wanted : Wanted
+    wanted : RequestedMaps
         Which maps a tile gives.
     variants : sequence of Variant
         Of test-time augmentation.
@@ -251,11 +251,11 @@ class Pass:
 
     def __init__(
         self,
-        networks: Sequence[Network],
+        networks: Sequence[EngineNetwork],
         slide: Slide,
         plan: Plan,
         grid: Grid,
-        wanted: Wanted,
+        wanted: RequestedMaps,
         variants: Sequence[Variant],
         channels: Sequence[int] | None = None,
         bare: int | None = None,
@@ -299,12 +299,12 @@ class Pass:
 
     def run(self, works: list[Work]) -> Iterator[list[TileResult]]:
         """Compute the batches, what somebody looks at first, else in their order."""
-        return (found for found in self.run_with_looks(works, None) if not isinstance(found, Look))
+        return (found for found in self.run_with_looks(works, None) if not isinstance(found, CoarseLook))
 
-    def run_with_looks(self, works: list[Work], looks: FirstLooks | None) -> Iterator[list[TileResult] | Look]:
+    def run_with_looks(self, works: list[Work], looks: FirstLooks | None) -> Iterator[list[TileResult] | CoarseLook]:
         """The same, with first looks at a large view among the results."""
         self._uses.update(piece for work in works for piece in work.pieces)
-        waiting: list[Step] = []
+        waiting: list[EngineStep] = []
         left = OrderedDict((n, work) for n, work in enumerate(works))
         stop = events.current()
         ceiling = Ceiling(self.plan.memory, self.bare)
@@ -314,7 +314,7 @@ class Pass:
         ):
             while left or waiting:
                 while left and len(waiting) < AHEAD + 1:
-                    for step in self._next_steps(left, looks, Seen.of(stop.view, self.pixel), waiting):
+                    for step in self._next_steps(left, looks, ScreenArea.of(stop.view, self.pixel), waiting):
                         step.inputs = reader.submit(self._read, step)
                         waiting.append(step)
                 stop.check()
@@ -332,23 +332,23 @@ class Pass:
                     yield self._look(step.piece)
 
     def _next_steps(
-        self, left: OrderedDict[int, Work], looks: FirstLooks | None, seen: Seen | None, waiting: list[Step]
-    ) -> list[Step]:
+        self, left: OrderedDict[int, Work], looks: FirstLooks | None, seen: ScreenArea | None, waiting: list[EngineStep]
+    ) -> list[EngineStep]:
         """A piece that is to be shown by itself; else, of the next batch, the pieces it still lacks and the batch."""
         known = {*self._held, *(step.piece for step in waiting)}
         if looks is not None and self._held_bytes < HELD // 2:
             look = looks.next(left, seen)
             if look is not None:
-                return [] if look in known else [Step(None, look, self._box(look).shape, look=True)]
+                return [] if look in known else [EngineStep(None, look, self._box(look).shape, look=True)]
         work = left.pop(next_batch(left, seen))
-        pieces = (Step(None, piece, self._box(piece).shape) for piece in work.pieces if piece not in known)
-        return [*pieces, Step(work, None, work.windows[0].shape)]
+        pieces = (EngineStep(None, piece, self._box(piece).shape) for piece in work.pieces if piece not in known)
+        return [*pieces, EngineStep(work, None, work.windows[0].shape)]
 
     def _box(self, piece: Piece) -> Window:
         unit, s, number = piece
         return Window(*self.plan.units[unit].pieces[s][number])
 
-    def _do(self, step: Step) -> list[TileResult] | None:
+    def _do(self, step: EngineStep) -> list[TileResult] | None:
         with torch.inference_mode():
             if step.piece is not None:
                 self._do_piece(step.piece, step)
@@ -373,7 +373,7 @@ class Pass:
             if piece not in self._held:
                 self._hold(piece, self._read_piece(piece))
 
-    def _do_piece(self, piece: Piece, step: Step) -> None:
+    def _do_piece(self, piece: Piece, step: EngineStep) -> None:
         try:
             inputs = step.inputs.result()
         except (MsunetError, OSError):
@@ -392,13 +392,13 @@ class Pass:
     def _held_bytes(self) -> int:
         return sum(z.numel() * z.element_size() for zs in self._held.values() for z in zs)
 
-    def _look(self, piece: Piece) -> Look:
+    def _look(self, piece: Piece) -> CoarseLook:
         """What a piece says by itself."""
         stream, box = self.plan.streams[piece[1]], self._box(piece)
         with torch.inference_mode():
             z = self._held[piece][0][(..., *Window(stream.ring, stream.ring, *box.shape).slices())]
             probabilities = torch.softmax(self.networks[stream.model].class_logits(z).float(), 1)[0]
-        return Look(box, stream.ratio, probabilities.cpu().numpy())
+        return CoarseLook(box, stream.ratio, probabilities.cpu().numpy())
 
     def _release(self, work: Work) -> None:
         for piece in work.pieces:
@@ -408,7 +408,7 @@ class Pass:
 
     # ------------------------------------------------------------------------------------------------------- reading
 
-    def _read(self, step: Step) -> list[list[Tensor]]:
+    def _read(self, step: EngineStep) -> list[list[Tensor]]:
         if step.piece is not None:
             return self._read_piece(step.piece)
         assert step.work is not None  # for the type checker

@@ -17,8 +17,8 @@ from napari_msunet.config import Margin, PredictOptions, PreviewJob
 from napari_msunet.errors import OutputError, SlideError
 from napari_msunet.events import Event, Message, Result
 from napari_msunet.geometry import Grid, Window
-from napari_msunet.inference.engine import Pass, Wanted
-from napari_msunet.inference.model_cache import KEPT
+from napari_msunet.inference.engine import Pass, RequestedMaps
+from napari_msunet.inference.model_cache import MODEL_CACHE
 from napari_msunet.inference.network import VARIANTS
 from napari_msunet.inference.setup import matched_channels, plan_for, set_up, wanted_window
 from napari_msunet.inference.slide_statistics import Statistics
@@ -63,7 +63,7 @@ def predict_image(
     plan = plan_for(replace(setup, window=wanted))
     variants = VARIANTS["none"]
     picked = setup.devices[0]
-    everything = Wanted(branches=True, weights=True)
+    everything = RequestedMaps(branches=True, weights=True)
     work = Pass(
         setup.networks(picked), slide, plan, setup.grid, everything, variants, setup.channels, scales=setup.scales
     )
@@ -92,8 +92,8 @@ LARGEST = 64_000_000
 
 def preview_events(job: PreviewJob) -> Iterator[Event]:
     """Run a preview job; see `napari_msunet.run`."""
-    model = KEPT.model(job.model)
-    with KEPT.slide(job.slide, job.slide_mpp, job.image_kind, job.value_range) as slide:
+    model = MODEL_CACHE.model(job.model)
+    with MODEL_CACHE.slide(job.slide, job.slide_mpp, job.image_kind, job.value_range) as slide:
         matched_channels(model, slide)
         grid = slide.grid(model.config.target)
         window = wanted_window(slide, grid, job.region)

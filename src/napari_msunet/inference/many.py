@@ -25,8 +25,6 @@ from napari_msunet.labels.store import is_open
 
 if TYPE_CHECKING:
     from napari_msunet.inference.cluster import Workers
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # The table of many predictions: a CSV with a row for each slide, whole at any moment.
 

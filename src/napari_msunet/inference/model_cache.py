@@ -28,7 +28,7 @@ def stamp(path: Path) -> Stamp:
     return tuple(found)
 
 
-class Kept:
+class ModelCache:
     """The most recently used models and slides; one whose file has changed is loaded again.
 
     For one job at a time. It keeps nothing until it is told to, because a library must not hold files open.
@@ -83,5 +83,5 @@ class Kept:
             self._slides.popitem()[1].close()
 
 
-KEPT = Kept()
+MODEL_CACHE = ModelCache()
 """What this process keeps: nothing, unless it is a worker."""

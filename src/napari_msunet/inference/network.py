@@ -71,7 +71,7 @@ def exact_arithmetic(threads: int) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before[1:]
 
 
-class Network(Protocol):
+class EngineNetwork(Protocol):
     """What the engine asks of a network, whatever computes it."""
 
     def run(self, branch: int, x: Tensor, keep: Window) -> Tensor:
@@ -123,12 +123,12 @@ class TorchNetwork:
                     module.compile(dynamic=True)
 
     def run(self, branch: int, x: Tensor, keep: Window) -> Tensor:
-        """See `Network`."""
+        """See `EngineNetwork`."""
         with self._arithmetic():
             return self.model.run_branch(branch, x.to(self.device, non_blocking=True), keep).float()
 
     def run_joint(self, inputs: Sequence[Tensor], keep: Window) -> Tensor:
-        """See `Network`."""
+        """See `EngineNetwork`."""
         with self._arithmetic():
             return self.model.run_joint([x.to(self.device, non_blocking=True) for x in inputs], keep).float()
 
@@ -266,7 +266,7 @@ class OnnxNetwork(TorchNetwork):
         self._sessions: dict[tuple[int, int], Any] = {}
 
     def run(self, branch: int, x: Tensor, keep: Window) -> Tensor:
-        """See `Network`."""
+        """See `EngineNetwork`."""
         (found,) = self._session(branch).run(None, {"x": x.contiguous().numpy()})
         # a copy: a view would keep the margins in memory as long as the piece waits for its tiles
         return torch.from_numpy(found)[(..., *keep.slices())].clone().to(self.device)

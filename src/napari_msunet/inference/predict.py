@@ -26,17 +26,17 @@ from napari_msunet.events import Event, FirstLook, Message, Progress, RegionDone
 from napari_msunet.geometry import Region, Window, as_region
 from napari_msunet.inference.budget import planned_memory
 from napari_msunet.inference.engine import Pass, TileResult
-from napari_msunet.inference.model_cache import KEPT
+from napari_msunet.inference.model_cache import MODEL_CACHE
 from napari_msunet.inference.network import is_out_of_memory
 from napari_msunet.inference.plan import GENERATION, Plan, summary
 from napari_msunet.inference.postprocess import decide, finish, needs_raw
 from napari_msunet.inference.seams import seam_meter
 from napari_msunet.inference.setup import Setup, estimate, plan_for, set_up
-from napari_msunet.inference.viewport import FirstLooks, Look, Work
+from napari_msunet.inference.viewport import CoarseLook, FirstLooks, Work
 from napari_msunet.labels import LabelStore, Run, open_labels
 from napari_msunet.labels.area import left_out
 from napari_msunet.labels.checks import same_pixels, size_of
-from napari_msunet.labels.corrupt_chunks import TOLD
+from napari_msunet.labels.corrupt_chunks import NAMED
 from napari_msunet.models import MSUNet, load_model
 from napari_msunet.slide import Slide, open_slide
 
@@ -132,7 +132,7 @@ class _Filling:
         clock = _Clock(total, left)
         failures = 0
         for found in self._written(left):
-            if isinstance(found, Look):
+            if isinstance(found, CoarseLook):
                 yield self._first_look(found)
                 continue
             result, event = found
@@ -146,12 +146,12 @@ class _Filling:
                 yield event
             yield clock.tick(result.tile.index)
 
-    def _written(self, left: dict[int, Window]) -> Iterator[tuple[TileResult, RegionDone | None] | Look]:
+    def _written(self, left: dict[int, Window]) -> Iterator[tuple[TileResult, RegionDone | None] | CoarseLook]:
         """The results once they are on the disk; at most `WAITING` batches wait for it."""
         waiting: deque[tuple[list[TileResult], Future[list[RegionDone | None]]]] = deque()
         with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
             for results in self._computed(left):
-                if isinstance(results, Look):
+                if isinstance(results, CoarseLook):
                     yield results
                     continue
                 waiting.append((results, writer.submit(self._write, results)))
@@ -161,7 +161,7 @@ class _Filling:
             for done, future in waiting:
                 yield from zip(done, future.result(), strict=True)
 
-    def _computed(self, left: dict[int, Window]) -> Iterator[list[TileResult] | Look]:
+    def _computed(self, left: dict[int, Window]) -> Iterator[list[TileResult] | CoarseLook]:
         """The results, from one device or from several at once."""
         done = {n for unit in self.plan.units for n in range(unit.first, unit.first + len(unit.tiles))} - left.keys()
         passes = [self.setup.passes(self.plan, device) for device in self.setup.devices]
@@ -171,7 +171,7 @@ class _Filling:
         else:
             yield from _together(passes, works)
 
-    def _first_look(self, look: Look) -> FirstLook:
+    def _first_look(self, look: CoarseLook) -> FirstLook:
         """The labels of a piece in view, as they are told; the run keeps nothing of it."""
         labels = decide(look.probabilities, self.setup.thresholds)
         if self.setup.mask is not None:
@@ -230,12 +230,12 @@ class _Clock:
         return Progress(done=self.count, total=self.total, unit="tiles", seconds_left=left, rate=rate)
 
 
-def _together(passes: Sequence[Pass], works: list[Work]) -> Iterator[list[TileResult] | Look]:
+def _together(passes: Sequence[Pass], works: list[Work]) -> Iterator[list[TileResult] | CoarseLook]:
     """Several devices side by side, each with its own share of the units."""
-    results: Queue[list[TileResult] | Look | BaseException | None] = Queue(maxsize=2 * len(passes))
+    results: Queue[list[TileResult] | CoarseLook | BaseException | None] = Queue(maxsize=2 * len(passes))
     enough = Flag()
 
-    def put(found: list[TileResult] | Look | BaseException | None) -> None:
+    def put(found: list[TileResult] | CoarseLook | BaseException | None) -> None:
         while not enough.is_set():
             with suppress(Full):
                 results.put(found, timeout=0.1)
@@ -287,8 +287,8 @@ def options_of(job: PredictOptions) -> PredictOptions:
 
 def predict_events(job: PredictJob) -> Iterator[Event]:
     """Run a prediction job; see `napari_msunet.run`."""
-    models = [KEPT.model(path) for path in job.models]
-    with KEPT.slide(job.slide, job.slide_mpp, job.image_kind, job.value_range) as slide:
+    models = [MODEL_CACHE.model(path) for path in job.models]
+    with MODEL_CACHE.slide(job.slide, job.slide_mpp, job.image_kind, job.value_range) as slide:
         yield from prediction(slide, models, job.out, options_of(job))
 
 
@@ -393,9 +393,9 @@ def result_of(run: Run, setup: Setup, out: Path) -> Result:
 
 def lost_text(lost: Mapping[int, Window], run: Run) -> str:
     """Tiles that could not be computed, in words."""
-    texts = [f"y {w.y} to {w.stop[0]}, x {w.x} to {w.stop[1]}" for w in list(lost.values())[:TOLD]]
-    if len(lost) > TOLD:
-        texts.append(f"and {len(lost) - TOLD} more")
+    texts = [f"y {w.y} to {w.stop[0]}, x {w.x} to {w.stop[1]}" for w in list(lost.values())[:NAMED]]
+    if len(lost) > NAMED:
+        texts.append(f"and {len(lost) - NAMED} more")
     why = run.failed[next(iter(lost))].rstrip(".")
     many = f"{len(lost)} tiles" if len(lost) > 1 else "1 tile"
     return f"{many} could not be computed ({'; '.join(texts)} of the labels; {why})"
@@ -469,8 +469,8 @@ def open_run(setup: Setup, out: Path, unit: int | None = None) -> tuple[LabelSto
 
 def describe_plan(job: PredictJob) -> dict[str, Any]:
     """The plan of a prediction in numbers, without predicting: tiles, pixels, memory, estimated seconds."""
-    models = [KEPT.model(path) for path in job.models]
-    with KEPT.slide(job.slide, job.slide_mpp, job.image_kind, job.value_range) as slide:
+    models = [MODEL_CACHE.model(path) for path in job.models]
+    with MODEL_CACHE.slide(job.slide, job.slide_mpp, job.image_kind, job.value_range) as slide:
         setup = set_up(slide, models, options_of(job))
         plan = plan_for(setup)
         found = summary(plan)

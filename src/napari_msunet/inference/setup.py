@@ -16,8 +16,8 @@ from napari_msunet.config import PredictOptions
 from napari_msunet.errors import ModelError, MsunetError
 from napari_msunet.geometry import Grid, Region, Window, round_up
 from napari_msunet.inference.budget import LONG, Speeds, limit_for, planned_memory
-from napari_msunet.inference.engine import Pass, Wanted
-from napari_msunet.inference.network import VARIANTS, Network, TorchNetwork, pick_devices
+from napari_msunet.inference.engine import Pass, RequestedMaps
+from napari_msunet.inference.network import VARIANTS, EngineNetwork, TorchNetwork, pick_devices
 from napari_msunet.inference.plan import UNIT, Plan, Request, make_plan
 from napari_msunet.inference.postprocess import threshold_array
 from napari_msunet.inference.slide_statistics import Statistics, adapted, fit_statistics, layers_of
@@ -25,7 +25,7 @@ from napari_msunet.labels.area import Mask, where_mask
 from napari_msunet.models import MSUNet
 from napari_msunet.own_process import resident
 from napari_msunet.slide import Slide
-from napari_msunet.slide.appearance import Seen, legacy_scale, seen_by
+from napari_msunet.slide.appearance import SeenByModel, legacy_scale, seen_by
 from napari_msunet.slide.numbers import Scale
 
 SMALL = 2_500_000
@@ -56,7 +56,7 @@ class Setup:
         The slide's channels that become the models'; None: all, in their order.
     kept : sequence, optional
         For each model, statistics of the slide that were fitted before; None: fitted when first needed.
-    seen : tuple of Seen
+    seen : tuple of SeenByModel
         For each model, how it sees the slide's values.
     bare : int
         Bytes that the process had before anything was done for this prediction.
@@ -71,7 +71,7 @@ class Setup:
     devices: tuple[torch.device, ...]
     channels: tuple[int, ...] | None
     kept: Sequence[Statistics | None] | None = None
-    seen: tuple[Seen, ...] = ()
+    seen: tuple[SeenByModel, ...] = ()
     bare: int = field(default_factory=resident)
 
     def key(self) -> tuple[str, dict[str, Any]]:
@@ -100,9 +100,11 @@ class Setup:
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16], asked
 
     @property
-    def wanted(self) -> Wanted:
+    def wanted(self) -> RequestedMaps:
         """Which maps the tiles give."""
-        return Wanted(disagreement="disagreement" in self.options.outputs, entropy="entropy" in self.options.outputs)
+        return RequestedMaps(
+            disagreement="disagreement" in self.options.outputs, entropy="entropy" in self.options.outputs
+        )
 
     @cached_property
     def thresholds(self) -> Any:
@@ -120,7 +122,7 @@ class Setup:
         ]
         return tuple(found) if any(found) else None
 
-    def networks(self, device: torch.device) -> tuple[Network, ...]:
+    def networks(self, device: torch.device) -> tuple[EngineNetwork, ...]:
         """The models made ready on a device, for this slide."""
         known = self.statistics or (None,) * len(self.models)
         fitting = [m if s is None else adapted(m, s) for m, s in zip(self.models, known, strict=True)]
@@ -143,7 +145,7 @@ class Setup:
         return list(dict.fromkeys(text for seen in self.seen for text in seen.doubts))
 
 
-def network_for(model: MSUNet, device: torch.device, options: PredictOptions) -> Network:
+def network_for(model: MSUNet, device: torch.device, options: PredictOptions) -> EngineNetwork:
     """A model made ready for prediction in the engine that the options name."""
     if options.engine == "onnx":
         from napari_msunet.inference.network import OnnxNetwork

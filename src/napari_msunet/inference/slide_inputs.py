@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from napari_msunet._io import read_csv
 from napari_msunet.annotation.importing import ClassedShapes
-from napari_msunet.annotation.painting import Painting
+from napari_msunet.annotation.painting import ShapePainter
 from napari_msunet.annotation.shape_files import KINDS, ShapeFileError, read_shape_file
 from napari_msunet.config import Drawn, GivenSlide, InClasses, Where, explain
 from napari_msunet.errors import MsunetError, SlideError
@@ -26,7 +26,7 @@ STORE = ".ome.zarr"
 _OUTLINES = (".geojson", ".json", ".xml", ".annotations")
 
 
-def slides_given(given: Sequence[Path], out: Path) -> tuple[GivenSlide, ...]:
+def slide_inputs(given: Sequence[Path], out: Path) -> tuple[GivenSlide, ...]:
     """The slides among files, folders and tables, each with its label store below a folder.
 
     Parameters
@@ -208,7 +208,7 @@ def drawn(path: Path) -> Drawn:
     """
     file = read_shape_file(path)
     areas = ClassedShapes(file, [(1, s) for s in file.shapes if s.areal], {})
-    painting = Painting(areas.numbered)
+    painting = ShapePainter(areas.numbered)
     report = areas.report(None, painting)
     solid = [p for s in sorted(painting.shapes) for p in _without_holes(s.geometry)]
     if not solid:

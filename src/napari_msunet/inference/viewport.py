@@ -36,7 +36,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Look:
+class CoarseLook:
     """What the coarsest scale alone says of a piece in view.
 
     Attributes
@@ -55,7 +55,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ScreenArea:
     """What is on somebody's screen, in target pixels."""
 
     y: float
@@ -64,7 +64,7 @@ class Seen:
     width: float
 
     @classmethod
-    def of(cls, view: events.View | None, pixel: tuple[float, float]) -> Seen | None:
+    def of(cls, view: events.View | None, pixel: tuple[float, float]) -> ScreenArea | None:
         """Of a view in level-0 pixels of the slide, on a grid whose pixels are so large; None: nobody said."""
         if view is None:
             return None
@@ -85,7 +85,7 @@ class Seen:
         return abs(dy) + abs(dx)
 
 
-def next_batch(left: Mapping[int, Work], seen: Seen | None) -> int:
+def next_batch(left: Mapping[int, Work], seen: ScreenArea | None) -> int:
     """The batch to do next: the one nearest to the middle of what is seen, if any of it is in view, else the first."""
     first = next(iter(left))
     if seen is None:
@@ -110,7 +110,7 @@ class FirstLooks:
         self._stream = min(exact, key=lambda n: plan.streams[n].ratio, default=None)
         self._chosen: set[Piece] = set()
 
-    def next(self, left: Mapping[int, Work], seen: Seen | None) -> Piece | None:
+    def next(self, left: Mapping[int, Work], seen: ScreenArea | None) -> Piece | None:
         """The piece in view, nearest to its middle, to be computed before all tiles; None: go on with these."""
         if seen is None or self._stream is None:
             return None

@@ -17,10 +17,10 @@ from napari_msunet.config.prediction import Drawn, InClasses, Where
 from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import SlideError, StoreError, as_path
 from napari_msunet.geometry import Grid, Resolution, Window
-from napari_msunet.labels.corrupt_chunks import told
+from napari_msunet.labels.corrupt_chunks import in_words
 from napari_msunet.labels.store import LabelStore, open_labels
 from napari_msunet.slide import Slide, TissueMask, tissue_mask
-from napari_msunet.slide.placed import Placed, same_slide
+from napari_msunet.slide.placed import PlacedMask, same_slide
 from napari_msunet.slide.tissue import found_tissue
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -165,15 +165,15 @@ def where_mask(slide: Slide, where: Where) -> Mask | None:
             f"width), but {slide.path or 'the image'} has {slide.shape[0]} x {slide.shape[1]}; give this slide's own."
         )
     store.check_slide(slide)
-    if found := store.find_damage():
+    if found := store.find_corrupt_chunks():
         raise StoreError(
-            f"{told(found, store.path.name, store.shape)}; it says where to compute, so copy it again from where it "
-            "came from, paint over it, or make it anew."
+            f"{in_words(found, store.path.name, store.shape)}; it says where to compute, so copy it again from where "
+            "it came from, paint over it, or make it anew."
         )
     return StoreClasses(store, where)
 
 
-class StoreClasses(Placed):
+class StoreClasses(PlacedMask):
     """Where a label store has some classes, by its own pixels.
 
     Parameters

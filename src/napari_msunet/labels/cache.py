@@ -16,7 +16,7 @@ from napari_msunet._io import output_errors, sync_paths
 from napari_msunet.constants import CHUNK
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
-from napari_msunet.labels.chunks import ChunkFiles, DamagedChunkError
+from napari_msunet.labels.chunks import ChunkFiles, CorruptChunkError
 from napari_msunet.labels.levels import rebuilt
 
 Key = tuple[str, int, int, int]
@@ -274,7 +274,7 @@ class ChunkCache:
         wrong = None
         try:
             data = self._planes[plane][level].read(cy, cx)
-        except DamagedChunkError as error:
+        except CorruptChunkError as error:
             wrong, data = str(error), None
             if level:
                 data = np.zeros((CHUNK, CHUNK), self._planes[plane][level].dtype)

@@ -18,7 +18,7 @@ from napari_msunet.labels.runs.run import Run
 Pair = tuple[float, float]
 
 
-class Placed(Protocol):
+class HasPixelSize(Protocol):
     """What lies on a slide with pixels of a size: a store, its metadata, a grid."""
 
     @property
@@ -103,13 +103,13 @@ def values_are_classes(info: StoreInfo, values: Any) -> None:
         )
 
 
-def size_of(placed: Placed) -> str:
+def size_of(placed: HasPixelSize) -> str:
     """The size of the pixels of a store or grid, in words."""
     unit = "image pixels" if placed.mpp is None else "µm"
     return f"{' x '.join(dict.fromkeys(f'{v:g}' for v in placed.mpp or placed.pixel))} {unit}"
 
 
-def same_pixels(one: Placed, other: Placed) -> bool:
+def same_pixels(one: HasPixelSize, other: HasPixelSize) -> bool:
     """Whether two stores or grids have pixels of the same size, in the same unit."""
     if (one.mpp is None) != (other.mpp is None):
         return False

@@ -23,8 +23,6 @@ from napari_msunet.geometry import Window
 
 if TYPE_CHECKING:
     import dask.array as da
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # The chunk files of a zarr array, one by one.
 #
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
 # batch of them be written aside, synced and renamed, and a damaged one be named.
 
 
-class DamagedChunkError(StoreError):
+class CorruptChunkError(StoreError):
     """A chunk's file does not decode."""
 
 
@@ -138,7 +136,7 @@ class ChunkFiles:
             values = np.frombuffer(_CODEC.decode(self._checked(data)), self.dtype.newbyteorder("<"))
             return values.astype(self.dtype).reshape(CHUNK, CHUNK)
         except (RuntimeError, ValueError, MemoryError) as error:
-            raise DamagedChunkError(
+            raise CorruptChunkError(
                 f"{path} is damaged (cut short?): its pixels read as 0; copy this file again from where it came from, "
                 "or paint over them."
             ) from error

@@ -14,7 +14,7 @@ from napari_msunet.constants import CHUNK
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
 
-TOLD = 4
+NAMED = 4
 """So many places are named in a sentence."""
 
 CURE = "copy it again from where it came from, paint over it in napari, or"
@@ -22,7 +22,7 @@ AGAIN = "predict again to have it computed anew, or"
 
 
 @dataclass(frozen=True)
-class Damage:
+class CorruptChunk:
     """A chunk that cannot be read: it reads as 0, or, at a coarser level, as made again from the finer one.
 
     Attributes
@@ -42,31 +42,31 @@ class Damage:
     message: str
 
 
-def damage_at(path: Path, level: int, cy: int, cx: int, message: str) -> Damage:
+def corrupt_chunk_at(path: Path, level: int, cy: int, cx: int, message: str) -> CorruptChunk:
     """The damage of one chunk."""
     side = CHUNK << level
-    return Damage(path, Window(cy * side, cx * side, side, side), level, message)
+    return CorruptChunk(path, Window(cy * side, cx * side, side, side), level, message)
 
 
-def places(found: Iterable[Damage], shape: tuple[int, int]) -> list[Window]:
+def places(found: Iterable[CorruptChunk], shape: tuple[int, int]) -> list[Window]:
     """Where chunks are damaged, each place once, in reading order, cut to the store."""
     whole = Window(0, 0, *shape)
     windows = {damage.window.intersection(whole) for damage in found}
     return sorted((w for w in windows if not w.empty), key=lambda w: (w.y, w.x))
 
 
-def told(found: Sequence[Damage], name: str, shape: tuple[int, int]) -> str:
+def in_words(found: Sequence[CorruptChunk], name: str, shape: tuple[int, int]) -> str:
     """Damage in words: ``"1 chunk of labels.ome.zarr is damaged: y 0 to 512, x 0 to 512"``."""
     windows = places(found, shape)
-    texts = [f"y {w.y} to {w.stop[0]}, x {w.x} to {w.stop[1]}" for w in windows[:TOLD]]
-    if len(windows) > TOLD:
-        texts.append(f"and {len(windows) - TOLD} more")
+    texts = [f"y {w.y} to {w.stop[0]}, x {w.x} to {w.stop[1]}" for w in windows[:NAMED]]
+    if len(windows) > NAMED:
+        texts.append(f"and {len(windows) - NAMED} more")
     count = len({damage.path for damage in found})
     many = f"{count} chunks of {name} are" if count > 1 else f"1 chunk of {name} is"
     return f"{many} damaged: {'; '.join(texts)}" if texts else f"{many} damaged ({found[0].message.rstrip('.')})"
 
 
-def settle_damage(text: str, damaged: Damaged, cure: str = CURE) -> str:
+def settle(text: str, damaged: Damaged, cure: str = CURE) -> str:
     """The warning about damage that a person said may be left out.
 
     Raises

@@ -217,7 +217,7 @@ Machine = Callable[[Window], npt.NDArray[Any] | int]
 """From a window to what the newest merged runs show there: an array or one value."""
 
 
-class History:
+class UndoHistory:
     """Sequence numbers of strokes and releases: `undo` those that stand, `redo` those taken back, the next one last."""
 
     def __init__(self, undo: Iterable[int] = (), redo: Iterable[int] = ()) -> None:
@@ -293,7 +293,7 @@ class Mark(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Place:
+class RecordPlace:
     """Where a record lies: at a byte of a segment, or (segment 0) of what waits in memory to be written."""
 
     segment: int
@@ -301,7 +301,7 @@ class Place:
     header: Header
 
 
-Records = dict[int, tuple[Place, ...]]
+Records = dict[int, tuple[RecordPlace, ...]]
 """The places of each stroke's parts, by its sequence number."""
 
 
@@ -355,7 +355,7 @@ class Scan:
     folder: Path
     checked_after: int
     records: Records = field(default_factory=dict)
-    history: History = field(default_factory=History)
+    history: UndoHistory = field(default_factory=UndoHistory)
     messages: list[str] = field(default_factory=list)
     damaged: bool = False
     segment: int = 1
@@ -382,7 +382,7 @@ class Scan:
         size = path.stat().st_size
         offset = end = 0
         kept: set[int] = set()
-        parts: list[Place] = []
+        parts: list[RecordPlace] = []
         lost: tuple[int, str] | None = None
         with path.open("rb") as file:
             while offset < size:
@@ -402,7 +402,7 @@ class Scan:
                     continue
                 if parts and parts[0].header.sequence != header.sequence:
                     parts = []
-                parts.append(Place(number, offset, header))
+                parts.append(RecordPlace(number, offset, header))
                 offset += header.size
                 if header.last:
                     self._learn(tuple(parts), file, kept)
@@ -418,12 +418,12 @@ class Scan:
         """Whether the payload at the file's place is as it was written."""
         return header.sequence <= self.checked_after or zlib.crc32(file.read(header.length)) == header.check
 
-    def _learn(self, parts: tuple[Place, ...], file: BinaryIO, kept: set[int]) -> None:
+    def _learn(self, parts: tuple[RecordPlace, ...], file: BinaryIO, kept: set[int]) -> None:
         header = parts[0].header
         if header.kind is Kind.HISTORY:
             file.seek(parts[0].offset + HEADER_SIZE)
             note = unpack_note(file.read(header.length))
-            self.history = History(note["undo"], note["redo"])
+            self.history = UndoHistory(note["undo"], note["redo"])
             kept.update(note["undo"], note["redo"])
             self.history.latest = header.sequence
             return
@@ -476,7 +476,7 @@ class Journal:
 
     Attributes
     ----------
-    history : History
+    history : UndoHistory
         Which strokes can be undone and redone, as the records tell.
     messages : list of str
         What was found damaged and dropped when the journal was opened.
@@ -561,7 +561,9 @@ class Journal:
         os.lseek(self._descriptor, self._end, os.SEEK_SET)
         write_all(self._descriptor, data)
         start, segment = self._end, self._segment
-        self._records[sequence] = tuple(Place(segment, start + p.offset, p.header) for p in self._records[sequence])
+        self._records[sequence] = tuple(
+            RecordPlace(segment, start + p.offset, p.header) for p in self._records[sequence]
+        )
         self._end += len(data)
 
     def _take_up(self) -> None:
@@ -674,7 +676,7 @@ class Journal:
         """The JSON of a merge."""
         return unpack_note(self._payload(sequence, 0)[1])
 
-    def _payload(self, sequence: int, number: int) -> tuple[Place, bytes]:
+    def _payload(self, sequence: int, number: int) -> tuple[RecordPlace, bytes]:
         with self._lock:
             place = self._records[sequence][number]
             start, length = place.offset + HEADER_SIZE, place.header.length
@@ -725,7 +727,7 @@ class Journal:
                 for sequence in sorted({*work.undo, *work.redo}):
                     places = []
                     for place in self._records[sequence]:
-                        places.append(Place(work.number, file.tell(), place.header))
+                        places.append(RecordPlace(work.number, file.tell(), place.header))
                         with segment_file(self._folder, place.segment).open("rb") as old:
                             old.seek(place.offset)
                             file.write(old.read(place.header.size))
@@ -744,14 +746,14 @@ class Journal:
         self.damaged = False
 
 
-def _places(segment: int, offset: int, records: Iterable[bytes]) -> tuple[Place, ...]:
+def _places(segment: int, offset: int, records: Iterable[bytes]) -> tuple[RecordPlace, ...]:
     """Where records lie that are written one after the other."""
     places = []
     for record in records:
         header = parse_header(record[:HEADER_SIZE])
         if header is None:
             raise StoreError("A stroke could not be put into a record.")
-        places.append(Place(segment, offset, header))
+        places.append(RecordPlace(segment, offset, header))
         offset += len(record)
     return tuple(places)
 

@@ -191,8 +191,8 @@ class Pace:
             time.sleep(GIVE_WAY_SECONDS)
 
 
-class Kept(Protocol):
-    """What a keeper keeps."""
+class Autosaved(Protocol):
+    """What a autosave keeps."""
 
     @property
     def behind(self) -> bool: ...
@@ -200,11 +200,11 @@ class Kept(Protocol):
     def keep(self) -> None: ...
 
 
-class Keeper(threading.Thread):
+class Autosave(threading.Thread):
     """Calls `keep` soon after `wake` is set, at once if `hurry` is too, and again and again while the disk refuses."""
 
-    def __init__(self, session: Kept) -> None:
-        super().__init__(name="label store keeper", daemon=True)
+    def __init__(self, session: Autosaved) -> None:
+        super().__init__(name="label store autosave", daemon=True)
         self.wake = threading.Event()
         self.hurry = threading.Event()
         self._ended = threading.Event()
@@ -240,7 +240,7 @@ class Keeper(threading.Thread):
 # What another process has written into a store, for those who only look at it.
 
 
-class News:
+class ExternalChanges:
     """Follows a store's journal up to what is in its chunks.
 
     Parameters
@@ -352,7 +352,7 @@ class Session:
         self.journal.history.latest = max(self.journal.history.latest, self._saved.sequence)
         self._compactor = Compactor(self.journal, self._flushed)
         self._applied = self._saved
-        self._keeper: Keeper | None = None
+        self._autosave: Autosave | None = None
         try:
             self._replay()
         except BaseException:
@@ -364,10 +364,10 @@ class Session:
         """What was found damaged when the journal was opened."""
         return self.journal.messages
 
-    def start_keeper(self) -> None:
+    def start_autosave(self) -> None:
         """Start the thread that brings strokes onto the disk soon after they were made."""
-        self._keeper = Keeper(self)
-        self._keeper.start()
+        self._autosave = Autosave(self)
+        self._autosave.start()
         if self.behind:
             self._wake()
 
@@ -543,19 +543,19 @@ class Session:
         self._saved = mark
 
     def make_room(self) -> None:
-        """Keep the cache near its limit: the keeper writes changed chunks; far above it this waits, or raises."""
+        """Keep the cache near its limit: the autosave writes changed chunks; far above it this waits, or raises."""
         if self.cache.trim():
             return
         self._wake()
         while self.cache.nbytes > self.cache.limit + min(_SLACK, self.cache.limit // 8):
-            if self._keeper is None or self._stuck:
+            if self._autosave is None or self._stuck:
                 try:
                     self.flush()
                 except OutputError as error:
                     raise OutputError(f"{error} Nothing more can be kept in memory until then.") from error
                 self.cache.trim()
                 return
-            self._keeper.hurry.set()
+            self._autosave.hurry.set()
             self._wake()
             time.sleep(0.01)
             self.cache.trim()
@@ -572,8 +572,8 @@ class Session:
                     self.journal.sync()
                 if not lose and self.journal.waiting:
                     raise
-            if self._keeper is not None:
-                self._keeper.stop()
+            if self._autosave is not None:
+                self._autosave.stop()
             try:
                 with suppress(OutputError):
                     self.compact(if_worth_it=True)
@@ -591,7 +591,7 @@ class Session:
         return self._saved.sequence
 
     def keep(self) -> None:
-        """What the keeper does soon after a stroke."""
+        """What the autosave does soon after a stroke."""
         try:
             room = self.cache.nbytes <= self.cache.limit
             self.journal.sync() if room and self._pace.chunks_may_wait else self.flush(gently=room)
@@ -615,5 +615,5 @@ class Session:
             self.told(self._unsaved)
 
     def _wake(self) -> None:
-        if self._keeper is not None:
-            self._keeper.wake.set()
+        if self._autosave is not None:
+            self._autosave.wake.set()

@@ -28,8 +28,8 @@ from napari_msunet.events import check
 from napari_msunet.geometry import Grid, Region, Resolution, Window, snap_ceil
 from napari_msunet.labels import checks, metadata
 from napari_msunet.labels.cache import ChunkCache, Key, pieces
-from napari_msunet.labels.chunks import DamagedChunkError, WindowArray, create_array, open_array
-from napari_msunet.labels.corrupt_chunks import AGAIN, Damage, damage_at, mask_of, settle_damage, told
+from napari_msunet.labels.chunks import CorruptChunkError, WindowArray, create_array, open_array
+from napari_msunet.labels.corrupt_chunks import AGAIN, CorruptChunk, corrupt_chunk_at, in_words, mask_of, settle
 from napari_msunet.labels.journal import Change, Mark
 from napari_msunet.labels.journal import Kind as Record
 from napari_msunet.labels.levels import rebuilt, tiles
@@ -51,7 +51,7 @@ from napari_msunet.labels.runs.merge import MergeLog, Table, value_table
 from napari_msunet.labels.runs.run import Run, RunView
 from napari_msunet.labels.session import (
     PART,
-    News,
+    ExternalChanges,
     Session,
     listed_chunks,
     load_checkpoint,
@@ -66,8 +66,6 @@ from napari_msunet.slide.pixel_size import given_mpp
 
 if TYPE_CHECKING:
     import dask.array as da
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Making the files of a new label store.
 
@@ -206,19 +204,19 @@ def check_store(
     StoreError
         If something is damaged, which the message names, and `damaged` is "refuse".
     """
-    found = store.find_damage(planes, window)
-    return settle_damage(told(found, store.path.name, store.shape), damaged) if found else None
+    found = store.find_corrupt_chunks(planes, window)
+    return settle(in_words(found, store.path.name, store.shape), damaged) if found else None
 
 
 def check_run(
     run: RunView, damaged: Damaged = "refuse", outputs: Sequence[str] | None = None, window: Window | None = None
 ) -> str | None:
     """The same of outputs of a run; None: all that it has."""
-    found = run.find_damage(outputs, window)
+    found = run.find_corrupt_chunks(outputs, window)
     if not found:
         return None
     name = f"{run.path.parent.parent.name} (its run {run.key})"
-    return settle_damage(told(found, name, run.info.shape), damaged, AGAIN)
+    return settle(in_words(found, name, run.info.shape), damaged, AGAIN)
 
 
 def sound_runs(store: LabelStore, damaged: Damaged = "refuse") -> list[Run]:
@@ -346,7 +344,7 @@ class LabelStore:
         self._sound: dict[Key, tuple[int, int]] = {}
         self._told: set[Key] = set()
         self.shown = False
-        self._news: News | None = None
+        self._external_changes: ExternalChanges | None = None
         self._closed = False
         load_checkpoint(path)
         self.messages: list[str] = []
@@ -433,16 +431,20 @@ class LabelStore:
         return [np.array(polygon) for polygon in self.info.fully_annotated]
 
     @property
-    def damaged(self) -> list[Damage]:
+    def damaged(self) -> list[CorruptChunk]:
         """Chunks that were read and do not decode: their pixels read as 0 until they are painted over.
 
         Those of coarser levels are made again from the finer ones. A damaged file that is painted over is put by in the
         store's folder ``damaged``.
         """
         found = self._damaged if self._session is None else self._session.cache.damaged
-        return [damage_at(self._planes[key[0]][key[1]].file(*key[2:]), *key[1:], text) for key, text in found.items()]
+        return [
+            corrupt_chunk_at(self._planes[key[0]][key[1]].file(*key[2:]), *key[1:], text) for key, text in found.items()
+        ]
 
-    def find_damage(self, planes: Sequence[str] = ("labels",), window: Window | None = None) -> list[Damage]:
+    def find_corrupt_chunks(
+        self, planes: Sequence[str] = ("labels",), window: Window | None = None
+    ) -> list[CorruptChunk]:
         """Read all chunks of level 0, or those of a window, and tell which are damaged or gone.
 
         What was found whole before and has not changed is not read again.
@@ -459,7 +461,7 @@ class LabelStore:
                 self._session.flush()
         checkpoint = None if unfinished(self.path) else load_checkpoint(self.path)
         within = Window(0, 0, *self.shape) if window is None else window
-        found: list[Damage] = []
+        found: list[CorruptChunk] = []
         for plane in planes:
             listed = None if checkpoint is None else listed_chunks(checkpoint, plane)
             files = self._planes[plane][0]
@@ -476,7 +478,7 @@ class LabelStore:
                     lost.discard((cy, cx))
                 else:
                     lost.add((cy, cx))
-                    found.append(damage_at(files.file(cy, cx), 0, cy, cx, wrong))
+                    found.append(corrupt_chunk_at(files.file(cy, cx), 0, cy, cx, wrong))
         return found
 
     def _repainted(self) -> dict[tuple[int, int], str]:
@@ -509,14 +511,14 @@ class LabelStore:
                 self._sound[key] = stamp
         except FileNotFoundError:  # it became all zero meanwhile
             return None
-        except DamagedChunkError as error:
+        except CorruptChunkError as error:
             return str(error)
         return None
 
     def lost(self, window: Window) -> npt.NDArray[np.bool_] | None:
         """Which pixels of a window of level 0 lie in damaged chunks of the labels; None: none that is known of.
 
-        Known are those that `find_damage` found, and those that were met when reading.
+        Known are those that `find_corrupt_chunks` found, and those that were met when reading.
         """
         found = self._damaged if self._session is None else self._session.cache.damaged
         met = {key[2:] for key in list(found) if key[:2] == ("labels", 0)}
@@ -545,19 +547,19 @@ class LabelStore:
 
     # -------------------------------------------------------------------------------------------------------- reading
 
-    def news(self) -> list[Region]:
+    def external_changes(self) -> list[Region]:
         """Where another process changed the labels since this was last called (at first: since now).
 
         Cheap enough to be asked every second. What the other process has finished is there within about a second. A
-        store that this process writes into has no news.
+        store that this process writes into has no external changes.
         """
         if self._session is not None:
-            self._news = None
+            self._external_changes = None
             return []
-        if self._news is None:
-            self._news = News(self.path, self.shape)
+        if self._external_changes is None:
+            self._external_changes = ExternalChanges(self.path, self.shape)
             return []
-        return [Region(w.y, w.x, w.height, w.width) for w in self._news.look()]
+        return [Region(w.y, w.x, w.height, w.width) for w in self._external_changes.look()]
 
     @property
     def levels(self) -> list[da.Array]:
@@ -608,8 +610,8 @@ class LabelStore:
         new = [key for key in new if key[2:] not in self._lost[plane]]
         self._told.update(new)
         if new and not self.shown:
-            damages = [damage_at(self._planes[plane][0].file(*key[2:]), *key[1:], found[key]) for key in new]
-            warnings.warn(f"{told(damages, self.path.name, self.shape)}; these pixels read as 0.", stacklevel=3)
+            damages = [corrupt_chunk_at(self._planes[plane][0].file(*key[2:]), *key[1:], found[key]) for key in new]
+            warnings.warn(f"{in_words(damages, self.path.name, self.shape)}; these pixels read as 0.", stacklevel=3)
 
     def truth(self, region: Region | Window) -> npt.NDArray[np.uint8]:
         """What training and scores take as true: 0 background, 1..K classes, 255 ignored; uint8."""
@@ -657,7 +659,7 @@ class LabelStore:
             try:
                 chunk = files.read(cy, cx)
                 self._damaged.pop((plane, level, cy, cx), None)
-            except DamagedChunkError as error:
+            except CorruptChunkError as error:
                 self._damaged[plane, level, cy, cx] = str(error)
                 chunk = None
                 if level:
@@ -883,7 +885,7 @@ class LabelStore:
                 with output_errors(self.path):
                     session = Session(self.path, cache, self.dtype, self._run_and_table)
                 session.told = self._tell_unsaved
-                session.start_keeper()
+                session.start_autosave()
                 self.messages += session.messages
             except BaseException:
                 self._lock.release()

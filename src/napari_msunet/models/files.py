@@ -25,8 +25,6 @@ from napari_msunet.models.msunet import tensors_of
 
 if TYPE_CHECKING:
     from napari_msunet.models.msunet import MSUNet
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # A model as one safetensors file: the weights, and in the header the config and how it was trained. Never a pickle.
 

@@ -19,7 +19,7 @@ from napari_msunet.config import ModelConfig
 # Where the branches of a joint model meet inside a network: at which level, and how their grids relate there.
 
 
-class Meeting(NamedTuple):
+class Alignment(NamedTuple):
     """Where one scale meets the finest scale's network.
 
     Attributes
@@ -37,7 +37,7 @@ class Meeting(NamedTuple):
     step: int
 
 
-def meetings(config: ModelConfig) -> list[Meeting | None]:
+def alignments(config: ModelConfig) -> list[Alignment | None]:
     """For each scale where it meets the finest one's network; None for that one, and for other fusions."""
     meet = {"inject": _at_bottleneck, "pyramid": _at_level}.get(config.fusion)
     if meet is None:
@@ -45,7 +45,7 @@ def meetings(config: ModelConfig) -> list[Meeting | None]:
     return [None if i == config.finest else meet(config, i) for i in range(len(config.scales))]
 
 
-def _at_bottleneck(config: ModelConfig, i: int) -> Meeting:
+def _at_bottleneck(config: ModelConfig, i: int) -> Alignment:
     """The coarsest level of a branch's way up whose pixels are not larger than those of the finest's bottleneck."""
     deepest = config.branches[config.finest].depth
     bottleneck = config.ratios[config.finest] / (grain_of(config, config.finest) * 2**deepest)
@@ -53,15 +53,15 @@ def _at_bottleneck(config: ModelConfig, i: int) -> Meeting:
     levels = range(config.branches[i].depth + 1)
     fitting = [level for level in levels if config.ratios[i] / (grain * 2**level) >= bottleneck]
     level = fitting[-1] if fitting else 0
-    return Meeting(level, config.ratios[i] / (grain * 2**level) / bottleneck, grain * 2**level)
+    return Alignment(level, config.ratios[i] / (grain * 2**level) / bottleneck, grain * 2**level)
 
 
-def _at_level(config: ModelConfig, i: int) -> Meeting:
+def _at_level(config: ModelConfig, i: int) -> Alignment:
     """The level of the way down whose pixels are nearest in size to the scale's; never the finest one."""
     finest, grain = config.ratios[config.finest], grain_of(config, config.finest)
     wanted = round(log2(finest / grain / config.ratios[i]))
     level = min(max(1, wanted), config.branches[config.finest].depth)
-    return Meeting(level, config.ratios[i] * grain * 2**level / finest, 1)
+    return Alignment(level, config.ratios[i] * grain * 2**level / finest, 1)
 
 
 def grain_of(config: ModelConfig, i: int) -> int:
@@ -296,11 +296,11 @@ class MultiHead(Fusion):
 # ----------------------------------------------------------------------------------------------------------------------
 # Fusions inside a network: features of the coarse branches, or copies of the image, enter that of the finest scale.
 
-Aligned = Callable[[int, Tensor, Meeting], Tensor]
+Aligned = Callable[[int, Tensor, Alignment], Tensor]
 """Brings what a scale gives, on the grid where it meets the finest scale's network, onto that network's grid there."""
 
 
-class Joined(Fusion):
+class JointFusion(Fusion):
     """What both share: the finest scale's network gives the fused logits.
 
     Parameters
@@ -313,7 +313,7 @@ class Joined(Fusion):
     def __init__(self, config: ModelConfig, networks: Sequence[Any]) -> None:
         super().__init__([n.features for n in networks], len(config.classes) + 1)
         self.finest = config.finest
-        self.meetings = meetings(config)
+        self.meetings = alignments(config)
         self.entrances = nn.ModuleDict()
         """By the number of the scale, what brings it into the finest scale's network."""
         for i, meeting in enumerate(self.meetings):
@@ -321,7 +321,7 @@ class Joined(Fusion):
                 self.entrances[str(i)] = self._entrance(config, networks, i, meeting)
 
     @abstractmethod
-    def _entrance(self, config: ModelConfig, networks: Sequence[Any], i: int, meeting: Meeting) -> nn.Module:
+    def _entrance(self, config: ModelConfig, networks: Sequence[Any], i: int, meeting: Alignment) -> nn.Module:
         """The way in of one scale."""
 
     @abstractmethod
@@ -333,7 +333,7 @@ class Joined(Fusion):
         return self.classes(zs[self.finest] if len(zs) > 1 else zs[0])
 
 
-class Inject(Joined):
+class Inject(JointFusion):
     """Features of every coarse branch's way up enter the finest branch's bottleneck, aligned.
 
     They are taken at the level whose pixels are about as large as the bottleneck's, brought onto its grid, and added by
@@ -345,7 +345,7 @@ class Inject(Joined):
     histopathology whole-slide images", Medical Image Analysis 68, 2021; here for any number of scales.
     """
 
-    def _entrance(self, config: ModelConfig, networks: Sequence[Any], i: int, meeting: Meeting) -> nn.Module:
+    def _entrance(self, config: ModelConfig, networks: Sequence[Any], i: int, meeting: Alignment) -> nn.Module:
         given, wanted = networks[i].level_features[meeting.level], networks[self.finest].level_features[-1]
         convolution = nn.Conv2d(given, wanted, kernel_size=1, bias=False)
         nn.init.normal_(convolution.weight, std=given**-0.5)
@@ -365,7 +365,7 @@ class Inject(Joined):
         return found
 
 
-class Pyramid(Joined):
+class InputPyramid(JointFusion):
     """One network: copies of the image at the coarser scales enter the level of its way down that fits their pixels.
 
     Each copy passes a convolution of its own on its own grid.
@@ -376,7 +376,7 @@ class Pyramid(Joined):
     (M-Net), IEEE Transactions on Medical Imaging 37(7), 2018, section III-A; there by concatenation, here by addition.
     """
 
-    def _entrance(self, config: ModelConfig, networks: Sequence[Any], i: int, meeting: Meeting) -> nn.Module:
+    def _entrance(self, config: ModelConfig, networks: Sequence[Any], i: int, meeting: Alignment) -> nn.Module:
         wanted = networks[self.finest].level_features[meeting.level - 1]
         convolution = nn.Conv2d(config.channels, wanted, kernel_size=3, padding=1, bias=False)
         nn.init.kaiming_normal_(convolution.weight, mode="fan_in", nonlinearity="relu")
@@ -407,7 +407,7 @@ FUSIONS: dict[FusionName, type[Fusion]] = {
 }
 """The class of each rule in `ModelConfig.fusion` that combines what branches give."""
 
-JOINS: dict[FusionName, type[Joined]] = {"inject": Inject, "pyramid": Pyramid}
+JOINS: dict[FusionName, type[JointFusion]] = {"inject": Inject, "pyramid": InputPyramid}
 """The class of each that works inside the network."""
 
 
@@ -426,4 +426,4 @@ def build_fusion(config: ModelConfig, networks: Sequence[Any], details: Sequence
     return FUSIONS[config.fusion]([n.features for n in networks], len(config.classes) + 1, details)
 
 
-__all__ = ["FUSIONS", "HIDDEN", "JOINS", "Fusion", "Inject", "Joined", "Pyramid", "build_fusion"]
+__all__ = ["FUSIONS", "HIDDEN", "JOINS", "Fusion", "Inject", "InputPyramid", "JointFusion", "build_fusion"]

@@ -22,9 +22,9 @@ from napari_msunet.config import ModelConfig, Normalisation
 from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window, round_up
 from napari_msunet.models.blocks import Normalise, Stem, arrange, initialise
-from napari_msunet.models.fusion import Fusion, Joined, Meeting, build_fusion, grain_of
+from napari_msunet.models.fusion import Alignment, Fusion, JointFusion, build_fusion, grain_of
 from napari_msunet.models.networks import Branch, EncoderNetwork
-from napari_msunet.models.receptive_field import Tiled
+from napari_msunet.models.receptive_field import ReceptiveField
 from napari_msunet.models.resample import part_to_target, to_target
 from napari_msunet.models.strip_inference import run_within
 from napari_msunet.models.windows import Field, Size, checked_size, concentric_offset, input_size, is_concentric
@@ -74,7 +74,7 @@ DEFAULT_MEAN, DEFAULT_STD = 0.5, 0.25
 """Normalisation of every channel until a training fits it to its images."""
 
 
-class MSUNet(Tiled):
+class MSUNet(ReceptiveField):
     """A multi-scale U-Net, made by `build_model` or `load_model`.
 
     Parameters
@@ -299,12 +299,12 @@ class MSUNet(Tiled):
     def _features(self, xs: Sequence[Tensor], size: Size, field: Field) -> list[Tensor | None]:
         """Last features of each branch; None where it has none of its own."""
         networks = [self.branch(i).network for i in range(len(xs))]
-        if not isinstance(self.fusion, Joined):
+        if not isinstance(self.fusion, JointFusion):
             return [network(x) for network, x in zip(networks, xs, strict=True)]
         finest = self.config.finest
         height, width = xs[finest].shape[-2:]
 
-        def aligned(i: int, x: Tensor, meeting: Meeting) -> Tensor:
+        def aligned(i: int, x: Tensor, meeting: Alignment) -> Tensor:
             if not is_concentric(self.config.ratios[i], field):
                 return to_target(x, meeting.ratio)
             y0, x0 = (offset // meeting.step for offset in concentric_offset(self.config, i, size))

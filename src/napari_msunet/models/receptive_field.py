@@ -72,7 +72,7 @@ def measure_reach(network: nn.Module, channels: int, stride: int) -> Reach:
         return Reach(clean(0), _furthest(clean, 0, stride, stride))
 
 
-def measure_joint_reach(model: Tiled) -> float:
+def measure_joint_reach(model: ReceptiveField) -> float:
     """How far the outside of a window of the target grid reaches into any output of a model, over all scales at once.
 
     Returns
@@ -158,7 +158,7 @@ _MEASURED: dict[tuple[ModelConfig, str], float] = {}
 """Reaches of joint models of this process, which take seconds to measure."""
 
 
-class Tiled(nn.Module):
+class ReceptiveField(nn.Module):
     """A model that knows the margin of its tiles.
 
     Parameters

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from napari_msunet.config import ModelConfig
 from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window
-from napari_msunet.models.fusion import meetings
+from napari_msunet.models.fusion import alignments
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ def concentric_multiple(config: ModelConfig) -> int:
 
 def _whole_parts(config: ModelConfig, i: int) -> list[Fraction]:
     """What times a target size must be whole, so that it can be centred in the concentric window of a scale."""
-    ratio, meeting, enlarged = config.ratios[i], meetings(config)[i], config.enlarged[i]
+    ratio, meeting, enlarged = config.ratios[i], alignments(config)[i], config.enlarged[i]
     if ratio >= 1:
         return []
     step = lcm(enlarged, meeting.step) if meeting else enlarged

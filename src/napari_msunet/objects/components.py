@@ -133,7 +133,7 @@ class _Side:
 
 
 @dataclass
-class Joined:
+class ComponentJoiner:
     """Parts at the sides of windows, joined as the windows come in, row by row.
 
     Parameters

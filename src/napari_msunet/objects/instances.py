@@ -287,7 +287,7 @@ def objects_of(
 
 def _whole_objects(store: LabelStore, instances: str | None, window: Window, damaged: Damaged) -> Objects:
     said = check_store(store, damaged, ("labels",), window)
-    lost = places(store.find_damage(("labels",), window), store.shape) if said else []
+    lost = places(store.find_corrupt_chunks(("labels",), window), store.shape) if said else []
     texts = [said] if said else []
     if instances is None:
         if not store.info.instances:
@@ -302,7 +302,7 @@ def _whole_objects(store: LabelStore, instances: str | None, window: Window, dam
     said = check_run(run, damaged, ("instances",), window)
     if said:
         texts.append(said)
-        lost = places(run.find_damage(("instances",), window), store.shape) + lost
+        lost = places(run.find_corrupt_chunks(("instances",), window), store.shape) + lost
         lost = sorted(set(lost), key=lambda w: (w.y, w.x))
     looks = class_looks(store)
     votes = _classes(store, run, window)

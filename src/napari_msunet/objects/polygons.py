@@ -42,7 +42,7 @@ class LabelShape:
 
 
 @dataclass(frozen=True)
-class Step:
+class PolygonStep:
     """What one window added: shapes that are complete now, and how many windows of `total` are done."""
 
     done: int
@@ -64,7 +64,7 @@ def label_polygons(values: Labels, origin: tuple[int, int] = (0, 0)) -> list[Lab
     return [LabelShape(int(n), p) for n, p in zip(numbers, _tidied(faces), strict=True)]
 
 
-def walk_polygons(read: Callable[[Window], Labels], whole: Window, side: int = WINDOW) -> Iterator[Step]:
+def walk_polygons(read: Callable[[Window], Labels], whole: Window, side: int = WINDOW) -> Iterator[PolygonStep]:
     """All objects of a label image of any size, as polygons, in bounded memory.
 
     The result does not depend on `side`: parts of an object in several windows become one polygon. What is held at a
@@ -103,7 +103,7 @@ def walk_polygons(read: Callable[[Window], Labels], whole: Window, side: int = W
             if x == columns[-1]:
                 above = _Edge.chain(below)
                 inner += seams.closed(above if y != rows[-1] else _Edge.blank(0))
-            yield Step(done, len(rows) * len(columns), inner)
+            yield PolygonStep(done, len(rows) * len(columns), inner)
 
 
 @dataclass(frozen=True)

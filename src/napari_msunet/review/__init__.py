@@ -11,7 +11,7 @@ from napari_msunet.review.label_issues import (
     review_truth,
     take_answer,
     write_confusion,
-    write_suspects,
+    write_label_issues,
 )
 from napari_msunet.review.truth_comparison import Pair
 
@@ -27,5 +27,5 @@ __all__ = [
     "review_truth",
     "take_answer",
     "write_confusion",
-    "write_suspects",
+    "write_label_issues",
 ]

@@ -553,7 +553,7 @@ COLUMNS = (
 unknown."""
 
 
-def write_suspects(review: TruthReview, path: str | Path, truth: LabelStore) -> Path:
+def write_label_issues(review: TruthReview, path: str | Path, truth: LabelStore) -> Path:
     """Write the suspects as CSV, a row for each, the likeliest error first.
 
     Parameters
@@ -575,7 +575,7 @@ def write_suspects(review: TruthReview, path: str | Path, truth: LabelStore) -> 
 
 
 def write_confusion(confusion: ConfusionMatrix, path: str | Path) -> Path:
-    """Write a confusion matrix as CSV: a row for each pair of classes; errors as `write_suspects`."""
+    """Write a confusion matrix as CSV: a row for each pair of classes; errors as `write_label_issues`."""
     rows: list[list[object]] = [["truth", "model", "pixels", f"area_{confusion.unit}", "share_of_truth", "places"]]
     shares = confusion.shares
     for row, true in enumerate(confusion.names):

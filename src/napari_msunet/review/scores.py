@@ -20,8 +20,6 @@ from napari_msunet.labels.session import load_checkpoint
 if TYPE_CHECKING:
     from napari_msunet.labels.store import LabelStore
     from napari_msunet.objects.table import ObjectTable
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Windows of one size laid over a label store, and sums over them taken from a coarse level of a pyramid.
 

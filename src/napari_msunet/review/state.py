@@ -24,8 +24,6 @@ from napari_msunet.slide import open_slide
 
 if TYPE_CHECKING:
     from napari_msunet.labels.store import LabelStore
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Which pixels of a label store a prediction covers: those that it computed, not the background around them.
 

@@ -38,7 +38,7 @@ def display_limits(slide: Slide, channel: int | None = None) -> ValueRange:
     return dark, bright if bright > dark else dark + (1 if slide.dtype.kind in "iu" else (high - low) / 255)
 
 
-class Seen(NamedTuple):
+class SeenByModel(NamedTuple):
     """How a model sees a slide: the scale of its values, and sentences about what may be wrong."""
 
     scale: Scale
@@ -50,17 +50,17 @@ def legacy_scale(dtype: np.dtype[Any]) -> Scale:
     return Scale(0.0, float(np.iinfo(dtype).max) if dtype.kind == "u" else 1.0, clip=False)
 
 
-def seen_by(trained: TrainedOn | None, slide: Slide) -> Seen:
+def seen_by(trained: TrainedOn | None, slide: Slide) -> SeenByModel:
     """How the values of a slide are brought to what a model was trained on; see `seen_as`."""
     if trained is None:
         return _seen_without_range(slide)
     seen = seen_as(trained, slide.numbers, slide.dtype, slide.name)
     if slide.numbers.range_from == "guess":
         return seen
-    return Seen(seen.scale, (*seen.doubts, *_cut_off(slide, slide.value_range)))
+    return SeenByModel(seen.scale, (*seen.doubts, *_cut_off(slide, slide.value_range)))
 
 
-def seen_as(trained: TrainedOn, numbers: Numbers, dtype: np.dtype[Any], name: str) -> Seen:
+def seen_as(trained: TrainedOn, numbers: Numbers, dtype: np.dtype[Any], name: str) -> SeenByModel:
     """How values are brought to what a model was trained on.
 
     What a file or a person says is taken. Where the range is a guess, and the model was trained on values of the same
@@ -76,7 +76,7 @@ def seen_as(trained: TrainedOn, numbers: Numbers, dtype: np.dtype[Any], name: st
     known = trained.ranges.get(dtype.name)
     own = numbers.value_range
     if numbers.range_from != "guess" or own == known:
-        return Seen(unit_scale(own), tuple(doubts))
+        return SeenByModel(unit_scale(own), tuple(doubts))
     if known is not None and numbers.kind == "fluorescence" and known[0] <= own[0] and own[1] <= known[1]:
         if own[1] - own[0] < FAINT * (known[1] - known[0]):
             doubts.append(
@@ -84,21 +84,21 @@ def seen_as(trained: TrainedOn, numbers: Numbers, dtype: np.dtype[Any], name: st
                 f"one of {known[0]:g} to {known[1]:g}, which was taken: where that is wrong, give the range "
                 "of its values."
             )
-        return Seen(unit_scale(known), tuple(doubts))
+        return SeenByModel(unit_scale(known), tuple(doubts))
     if numbers.doubt is not None:
         doubts.append(f"{name}: {numbers.doubt}.")
-    return Seen(unit_scale(numbers.value_range), tuple(doubts))
+    return SeenByModel(unit_scale(numbers.value_range), tuple(doubts))
 
 
-def _seen_without_range(slide: Slide) -> Seen:
+def _seen_without_range(slide: Slide) -> SeenByModel:
     """By a model that does not say what it was trained on: as before, unless a person gives the range."""
     numbers, before = slide.numbers, legacy_scale(slide.dtype)
     if numbers.range_from == "person":
-        return Seen(unit_scale(numbers.value_range), _cut_off(slide, numbers.value_range))
+        return SeenByModel(unit_scale(numbers.value_range), _cut_off(slide, numbers.value_range))
     if numbers.value_range == before[:2]:
-        return Seen(before, ())
+        return SeenByModel(before, ())
     low, high = numbers.value_range
-    return Seen(
+    return SeenByModel(
         before,
         (
             f"The model does not say which range of values it was trained on, and those of {slide.name} seem to go "

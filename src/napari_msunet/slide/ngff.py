@@ -21,7 +21,7 @@ Colour = str | Sequence[int]
 
 
 @dataclass(frozen=True)
-class Pyramid:
+class ImageMetadata:
     """What the metadata of one image says.
 
     Attributes
@@ -147,7 +147,7 @@ def label_attributes(
     return {"ome": attributes}
 
 
-def read_pyramid(attributes: Mapping[str, Any], path: Path) -> Pyramid:
+def read_pyramid(attributes: Mapping[str, Any], path: Path) -> ImageMetadata:
     """What the attributes of an image's group say, in OME-Zarr 0.4 or 0.5.
 
     Raises
@@ -182,7 +182,7 @@ def read_pyramid(attributes: Mapping[str, Any], path: Path) -> Pyramid:
     channels = (
         None if image.omero is None else tuple(c.label or f"channel {i}" for i, c in enumerate(image.omero.channels))
     )
-    return Pyramid(
+    return ImageMetadata(
         tuple(dataset.path for dataset in multiscale.datasets),
         axes,
         scales,

@@ -78,7 +78,7 @@ class Numbers:
     doubt: str | None = None
 
 
-class Sample(NamedTuple):
+class PixelSample(NamedTuple):
     """What was looked at of an image.
 
     Attributes
@@ -167,7 +167,7 @@ def is_rgb(channels: Sequence[str]) -> bool:
 # ------------------------------------------------------------------------------------------------------------ looking
 
 
-def look(info: SlideInfo, chunk: Callable[[int, int, int], Pixels]) -> Sample:
+def look(info: SlideInfo, chunk: Callable[[int, int, int], Pixels]) -> PixelSample:
     """A sample of an image: some chunks of its coarsest level, and for the range some of its finest.
 
     Parameters
@@ -186,16 +186,16 @@ def look(info: SlideInfo, chunk: Callable[[int, int, int], Pixels]) -> Sample:
     pixels = np.concatenate(parts) if parts else np.zeros((0, len(info.channels)), info.dtype)
     pixels = pixels[np.isfinite(pixels).all(1)]
     if info.dtype == np.uint8:  # its range is known
-        return Sample(pixels, 0, 255, 0, 255)
+        return PixelSample(pixels, 0, 255, 0, 255)
     found = [_extremes(part) for part in coarse.values()]
     if last > 0 or info.levels[0].chunks[0] * info.levels[0].chunks[1] > LOOKED:
         finest = dict.fromkeys([*_spread(info.levels[0].chunks), *_brightest(info, coarse)])
         found += [_extremes(part) for place in finest if (part := _read(chunk, 0, place)) is not None]
     known = np.array([f for f in found if f is not None], np.float64).reshape(-1, 4)
     if not len(known):
-        return Sample(pixels, *(float("nan"),) * 4)
+        return PixelSample(pixels, *(float("nan"),) * 4)
     low, high, lowest, highest = known[:, 0].min(), known[:, 1].max(), known[:, 2].min(), known[:, 3].max()
-    return Sample(pixels, float(low), float(high), float(lowest), float(highest))
+    return PixelSample(pixels, float(low), float(high), float(lowest), float(highest))
 
 
 def _read(chunk: Callable[[int, int, int], Pixels], level: int, place: tuple[int, int]) -> Pixels | None:
@@ -256,7 +256,7 @@ def _extremes(part: Pixels) -> tuple[float, float, float, float] | None:
 
 def decide(
     infos: Sequence[SlideInfo],
-    samples: Sequence[Sample],
+    samples: Sequence[PixelSample],
     kind: Kind | None = None,
     value_range: ValueRange | None = None,
 ) -> list[Numbers]:
@@ -266,7 +266,7 @@ def decide(
 
     Parameters
     ----------
-    infos, samples : sequence of SlideInfo, sequence of Sample
+    infos, samples : sequence of SlideInfo, sequence of PixelSample
         Of each image.
     kind : str, optional
     value_range : (low, high), optional
@@ -293,7 +293,7 @@ def decide(
     return [numbers for numbers in result if numbers is not None]
 
 
-def _range(infos: list[SlideInfo], samples: list[Sample]) -> tuple[ValueRange, Origin, str | None]:
+def _range(infos: list[SlideInfo], samples: list[PixelSample]) -> tuple[ValueRange, Origin, str | None]:
     """The range of images that say the same of themselves."""
     info = infos[0]
     if info.value_range is not None:

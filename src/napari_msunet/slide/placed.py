@@ -17,7 +17,7 @@ _READ = 1 << 24
 """A mask is read in parts of at most about this many pixels."""
 
 
-class Placed(ABC):
+class PlacedMask(ABC):
     """A mask over a slide: `grid` says where its pixels are, `read` gives them.
 
     A pixel of another grid takes the value of the mask's pixel that its centre lies in; it depends on nothing but its
@@ -114,7 +114,7 @@ class Placed(ABC):
         return used, np.flatnonzero(np.r_[True, np.diff(cells) != 0]), int(cells[0])
 
 
-class Held(Placed):
+class Held(PlacedMask):
     """A mask in memory."""
 
     def __init__(self, grid: Grid, mask: Bools) -> None:

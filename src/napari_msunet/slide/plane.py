@@ -19,7 +19,7 @@ from napari_msunet.slide.backend import Level, Pixels
 CACHE_BYTES = 128 << 20
 
 
-class ChunkCache:
+class DecodedChunks:
     """A thread-safe cache of arrays; a chunk asked for by several threads at once is decoded once.
 
     Parameters
@@ -93,7 +93,7 @@ class ChunkCache:
                     self._bytes -= self._chunks.pop(key).nbytes
 
 
-CHUNKS = ChunkCache()
+CHUNKS = DecodedChunks()
 """The cache that all slides of a process share."""
 
 

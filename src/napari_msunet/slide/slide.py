@@ -25,7 +25,7 @@ from napari_msunet.slide.foreign import START, check_foreign
 from napari_msunet.slide.identity import METADATA, fingerprint, path_identity
 from napari_msunet.slide.numbers import (
     Numbers,
-    Sample,
+    PixelSample,
     check_finite,
     checked_kind,
     checked_range,
@@ -174,7 +174,7 @@ class Slide:
         return self._backend.info
 
     @cached_property
-    def sample(self) -> Sample:
+    def sample(self) -> PixelSample:
         """What was looked at of the slide's pixels to tell what they mean."""
         return look(self.info, self._chunk)
 

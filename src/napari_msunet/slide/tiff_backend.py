@@ -42,8 +42,6 @@ from napari_msunet.slide.pixel_size import both, inches, micrometres
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # µm per pixel and channel names of TIFF files, from OME-XML, ImageJ, QPTIFF or the resolution tags.
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from napari_msunet.errors import MissingMppError, SlideError
 from napari_msunet.geometry import SNAP, Grid, Window
 from napari_msunet.slide.numbers import is_plain, to_unit, type_range, unit_scale
-from napari_msunet.slide.placed import Placed
+from napari_msunet.slide.placed import PlacedMask
 from napari_msunet.slide.slide import Slide
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ _VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
-class TissueMask(Placed):
+class TissueMask(PlacedMask):
     """Tissue, as `tissue_mask` found it.
 
     Attributes

@@ -125,7 +125,7 @@ class Paced:
 
 
 @dataclass
-class Standing:
+class RunProgress:
     """How a run stands after an epoch; plain values, kept in the checkpoint.
 
     Attributes
@@ -155,7 +155,7 @@ class Standing:
     reason: str = ""
 
 
-class Watch(pl.Callback):
+class ProgressCallback(pl.Callback):
     """Looks on.
 
     Parameters
@@ -180,7 +180,7 @@ class Watch(pl.Callback):
         self.say = say
         self.stop = stop
         self.started = started
-        self.standing = Standing()
+        self.standing = RunProgress()
         self.summary: dict[str, Any] = {}
         self.trackers: Sequence[Tracker] = ()
         self._epoch_began = self._step_ended = 0.0
@@ -401,7 +401,7 @@ class Watch(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
-        self.standing = Standing(**state_dict["standing"])
+        self.standing = RunProgress(**state_dict["standing"])
         self.standing.reason = ""
         self.summary = dict(state_dict["summary"]) | self.summary  # what is known of this session is newer
 

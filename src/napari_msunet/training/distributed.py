@@ -39,7 +39,7 @@ _PATIENCE = 30.0
 
 
 @dataclass(frozen=True)
-class Place:
+class Rank:
     """Which of the processes that train together this one is.
 
     Attributes
@@ -60,7 +60,7 @@ class Place:
         return self.world > 1 and self.rank == 0 and self.port is not None
 
 
-def place_of(job: TrainJob) -> Place:
+def rank_of(job: TrainJob) -> Rank:
     """The place of this process in the training of a job.
 
     Raises
@@ -70,9 +70,9 @@ def place_of(job: TrainJob) -> Place:
     """
     world = job.devices * job.nodes
     if world == 1:
-        return Place()
+        return Rank()
     if _RANK in os.environ:
-        return Place(int(os.environ[_RANK]), world, int(os.environ[_PORT]))
+        return Rank(int(os.environ[_RANK]), world, int(os.environ[_PORT]))
     environment = _launched()
     if environment is not None:
         if environment.world_size() != world:
@@ -80,13 +80,13 @@ def place_of(job: TrainJob) -> Place:
                 f"The job asks for {job.nodes} nodes of {job.devices} devices, but {environment.world_size()} "
                 f"processes were started; start {world}, one for each device."
             )
-        return Place(environment.global_rank(), world)
+        return Rank(environment.global_rank(), world)
     if job.nodes > 1:
         raise MsunetError(
             f"The job asks for {job.nodes} nodes; start it on each of them by a launcher, such as: srun --nodes "
             f"{job.nodes} --ntasks-per-node {job.devices} napari-msunet run job.json (or torchrun)."
         )
-    return Place(0, world, _free_port())
+    return Rank(0, world, _free_port())
 
 
 def check_devices(job: TrainJob, device: torch.device) -> None:
@@ -130,7 +130,7 @@ def _free_port() -> int:
 
 
 @contextmanager
-def others(job: TrainJob, place: Place) -> Iterator[None]:
+def others(job: TrainJob, place: Rank) -> Iterator[None]:
     """Start the other processes on this machine, where this one is to, and end them with the block.
 
     Raises
@@ -190,7 +190,7 @@ def _ended(folder: str) -> MsunetError:
     return MsunetError(f"One of the processes that train together has ended: {_last_words(folder)}")
 
 
-def _start(file: Path, rank: int, place: Place) -> subprocess.Popen[bytes]:
+def _start(file: Path, rank: int, place: Rank) -> subprocess.Popen[bytes]:
     """One of the others; what it says on its error stream is kept beside the job file."""
     told = {_RANK: str(rank), _PORT: str(place.port), _READY: str(file.with_name(f"{rank}.ready"))}
     told["OMP_NUM_THREADS"] = str(threads(place))
@@ -213,13 +213,13 @@ def _last_words(folder: str) -> str:
     return "it said nothing"
 
 
-def threads(place: Place) -> int:
+def threads(place: Rank) -> int:
     """CPU threads of each process, so that together they have as many as this one would have alone."""
     return max(1, torch.get_num_threads() // place.world)
 
 
 @contextmanager
-def fewer_threads(place: Place) -> Iterator[None]:
+def fewer_threads(place: Rank) -> Iterator[None]:
     """Leave the other processes their share of the CPU."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads(place) if place.starts_others else before)
@@ -241,7 +241,7 @@ def leave_group() -> None:
 class OnThisMachine(ClusterEnvironment):
     """Tells Lightning who this process is, where `ranks` has started the others."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Rank) -> None:
         super().__init__()
         self.place = place
 
@@ -280,7 +280,7 @@ class OnThisMachine(ClusterEnvironment):
         return 0
 
 
-def many_devices(job: TrainJob, device: torch.device, place: Place) -> dict[str, Any]:
+def many_devices(job: TrainJob, device: torch.device, place: Rank) -> dict[str, Any]:
     """Which devices and how they work together, as Lightning's Trainer wants it."""
     return {
         "accelerator": "gpu" if device.type == "cuda" else device.type,
@@ -292,7 +292,7 @@ def many_devices(job: TrainJob, device: torch.device, place: Place) -> dict[str,
     }
 
 
-class Counting(pl.Callback):
+class SharedCounts(pl.Callback):
     """Adds up the training's counts over all processes before anybody looks at them."""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -300,7 +300,7 @@ class Counting(pl.Callback):
             pl_module.gather("train")
 
 
-class Agreeing(pl.Callback):
+class AgreeingOnStop(pl.Callback):
     """After each step, all take over from the first process whether to stop, and how much of the training is over.
 
     Schedules follow the clock where there is a time limit, and clocks differ.

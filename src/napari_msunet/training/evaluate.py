@@ -28,7 +28,7 @@ from napari_msunet.training.scoring import INSTANCE_SCORES, OUTLINE_SCORES, mean
 from napari_msunet.training.scoring.image import WHOLE, add_shapes, score_item
 from napari_msunet.training.scoring.metrics import SCORES, Confusion, Matrix, class_scores, report
 from napari_msunet.training.scoring.panels import (
-    Kept,
+    PackedPicture,
     Panel,
     best_median_worst,
     draw_panels,
@@ -44,7 +44,7 @@ from napari_msunet.training.scoring.uncertainty import Calibration
 
 
 @dataclass(frozen=True)
-class Row:
+class OutputRow:
     """One output of the model.
 
     Attributes
@@ -62,10 +62,12 @@ class Row:
     scale: float
 
 
-def rows_of(model: MSUNet) -> list[Row]:
+def rows_of(model: MSUNet) -> list[OutputRow]:
     """The fused output and each branch that has an output of its own."""
-    alone = [Row(f"scale {model.config.ratios[i]}", branch_model(model, i), model.config.scales[i]) for i in own(model)]
-    return [Row("fused", model, 1.0), *alone]
+    alone = [
+        OutputRow(f"scale {model.config.ratios[i]}", branch_model(model, i), model.config.scales[i]) for i in own(model)
+    ]
+    return [OutputRow("fused", model, 1.0), *alone]
 
 
 def own(model: MSUNet) -> Sequence[int]:
@@ -73,7 +75,7 @@ def own(model: MSUNet) -> Sequence[int]:
     return model.config.own if len(model.config.scales) > 1 else ()
 
 
-def at_scale(row: Row, scale: float) -> MSUNet:
+def at_scale(row: OutputRow, scale: float) -> MSUNet:
     """The same weights on images of another scale: 0.5 shows them everything half as large as in training."""
     config = row.model.config
     changed = build_model(config.model_copy(update=config.at(config.resolution.times(row.scale / scale))))
@@ -190,7 +192,7 @@ class Evaluation:
         self.calibration = Calibration()
         self.images: list[dict[str, Any]] = []
         self.matrices: list[Matrix] = []
-        self.kept: list[Kept | None] = []
+        self.kept: list[PackedPicture | None] = []
         self.large = 0  # too large to be held whole
 
     def add(self, item: Item) -> None:

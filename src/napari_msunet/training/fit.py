@@ -27,19 +27,17 @@ from napari_msunet.events import Cancelled, Event, Message, Result, Say, Stop, c
 from napari_msunet.models import MSUNet, build_model, load_model
 from napari_msunet.models.files import take_weights
 from napari_msunet.slide.identity import short_hash
-from napari_msunet.training.distributed import Place, fewer_threads, leave_group, others, place_of, tell_ready
-from napari_msunet.training.held_out import save_frozen
-from napari_msunet.training.model_comparison import guarded
-from napari_msunet.training.prepare import Session, prepare
+from napari_msunet.training.distributed import Rank, fewer_threads, leave_group, others, rank_of, tell_ready
+from napari_msunet.training.held_out import save_held_out
+from napari_msunet.training.model_comparison import compared
+from napari_msunet.training.prepare import TrainingSetup, prepare
 from napari_msunet.training.record import RunFolder
 from napari_msunet.training.scoring.metrics import class_scores, confusion
 from napari_msunet.training.scoring.panels import Panel, best_median_worst, draw_panels, shown
 from napari_msunet.training.tracking import Tracker, tracked
 
 if TYPE_CHECKING:
-    from napari_msunet.training.callbacks import Watch
-
-
+    from napari_msunet.training.callbacks import ProgressCallback
 # ----------------------------------------------------------------------------------------------------------------------
 # The pictures of a training run: its best, median and worst validation window.
 
@@ -47,7 +45,7 @@ WINDOWS = 64
 """Validation windows that are looked at, at most."""
 
 
-def draw_run_panels(session: Session, folder: RunFolder) -> None:
+def draw_run_panels(session: TrainingSetup, folder: RunFolder) -> None:
     """Write panels.png of a finished run; nothing where nothing validated."""
     if session.validation is None:
         return
@@ -59,7 +57,7 @@ def draw_run_panels(session: Session, folder: RunFolder) -> None:
         draw_panels(folder.panels, rows, model.config.classes)
 
 
-def _panels(session: Session, model: MSUNet) -> list[tuple[float, Panel]]:
+def _panels(session: TrainingSetup, model: MSUNet) -> list[tuple[float, Panel]]:
     """Mean Dice over the classes of each validation window, and what to show of it."""
     seen = copy(model)  # with the same weights
     seen.config = session.windows.config
@@ -90,7 +88,7 @@ def _panels(session: Session, model: MSUNet) -> list[tuple[float, Panel]]:
 # The loop: Lightning's trainer, run to its end, and what is said of the result.
 
 
-def fit(session: Session, folder: RunFolder, started: float, place: Place, say: Say, stop: Stop) -> None:
+def fit(session: TrainingSetup, folder: RunFolder, started: float, place: Rank, say: Say, stop: Stop) -> None:
     """Run Lightning's loop to its end; in a thread of its own.
 
     Where the device has too little memory, the run goes on from its last whole epoch with half the batch.
@@ -114,7 +112,7 @@ def fit(session: Session, folder: RunFolder, started: float, place: Place, say: 
             resume = _halve(session, folder, say)
         if place.rank == 0:
             values = _result(session, watch, folder)
-            values |= guarded(session.aside, folder.model, session.device, say, stop)
+            values |= compared(session.aside, folder.model, session.device, say, stop)
             draw_run_panels(session, folder)
             folder.finish(values)
             tracking.end(values, folder.files)
@@ -127,11 +125,11 @@ class _Said(NamedTuple):
     started: float
     say: Say
     stop: Stop
-    place: Place
+    place: Rank
     trackers: Sequence[Tracker]
 
 
-def _settle(session: Session, folder: RunFolder, said: _Said, resume: bool) -> None:
+def _settle(session: TrainingSetup, folder: RunFolder, said: _Said, resume: bool) -> None:
     """The batch and the learning rate, where trials are to find them or where the run that goes on has others."""
     job = session.job
     if resume:
@@ -155,7 +153,7 @@ def _settle(session: Session, folder: RunFolder, said: _Said, resume: bool) -> N
             said.say(Message(text=f"The loss falls fastest at a learning rate of {rate:g}: training begins with it."))
 
 
-def _model(session: Session) -> MSUNet:
+def _model(session: TrainingSetup) -> MSUNet:
     """The model at the beginning; the same each time."""
     torch.manual_seed(session.job.seed)
     model = build_model(session.config)
@@ -164,7 +162,7 @@ def _model(session: Session) -> MSUNet:
     return model
 
 
-def _halve(session: Session, folder: RunFolder, say: Say) -> bool:
+def _halve(session: TrainingSetup, folder: RunFolder, say: Say) -> bool:
     """Prepare going on with half the batch; whether there is an epoch to go on from."""
     gc.collect()
     if session.device.type == "cuda":
@@ -184,24 +182,24 @@ def _halve(session: Session, folder: RunFolder, say: Say) -> bool:
     return resume
 
 
-def _attempt(session: Session, folder: RunFolder, said: _Said, resume: bool) -> Watch:
+def _attempt(session: TrainingSetup, folder: RunFolder, said: _Said, resume: bool) -> ProgressCallback:
     """Train from the beginning, or from the last checkpoint, until it ends or the memory does."""
     import lightning.pytorch as pl
 
-    from napari_msunet.training.callbacks import Watch, device_arguments
+    from napari_msunet.training.callbacks import ProgressCallback, device_arguments
     from napari_msunet.training.module import Training
 
     job = session.job
-    watch = Watch(job, folder, said.say, said.stop, said.started)
+    watch = ProgressCallback(job, folder, said.say, said.stop, said.started)
     watch.finishing_passes = len(session.calibration) if session.validation is None else 0
     watch.trackers = said.trackers
     callbacks: list[pl.Callback] = [watch]
     fraction, devices = watch.fraction, device_arguments(session.device)
     if said.place.world > 1:
-        from napari_msunet.training.distributed import Agreeing, Counting, Following, many_devices
+        from napari_msunet.training.distributed import AgreeingOnStop, Following, SharedCounts, many_devices
 
-        agreeing = Agreeing(watch.fraction)
-        callbacks = [Counting(), watch if said.place.rank == 0 else Following(folder), agreeing]
+        agreeing = AgreeingOnStop(watch.fraction)
+        callbacks = [SharedCounts(), watch if said.place.rank == 0 else Following(folder), agreeing]
         fraction, devices = agreeing.fraction, many_devices(job, session.device, said.place)
     with torch.random.fork_rng():
         model = _model(session)
@@ -274,7 +272,7 @@ def quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _summary(session: Session) -> dict[str, Any]:
+def _summary(session: TrainingSetup) -> dict[str, Any]:
     """What a model file says about its training."""
     return {
         "images": len(session.sides.train),
@@ -294,7 +292,7 @@ def _names(items: list[Item]) -> list[str]:
     return [i.name for i in items]
 
 
-def _result(session: Session, watch: Watch, folder: RunFolder) -> dict[str, Any]:
+def _result(session: TrainingSetup, watch: ProgressCallback, folder: RunFolder) -> dict[str, Any]:
     """The numbers of a finished run."""
     standing = watch.standing
     model: MSUNet = load_model(folder.model)
@@ -368,7 +366,7 @@ def train_events(job: TrainJob) -> Iterator[Event]:
         If the loss stops being a number, or the device has too little memory.
     """
     started = time.monotonic()
-    place = place_of(job)
+    place = rank_of(job)
     if place.rank:
         yield from _follow_events(job, place, started)
         return
@@ -384,7 +382,7 @@ def train_events(job: TrainJob) -> Iterator[Event]:
         yield from session.messages
         folder.begin(session.job)
         if session.aside.frozen:
-            save_frozen(session.aside.frozen, folder.path)
+            save_held_out(session.aside.frozen, folder.path)
         under_way = True
         with others(job, place):
             yield from in_background(partial(fit, session, folder, started, place))
@@ -400,7 +398,7 @@ def _finished(done: dict[str, Any], job: TrainJob) -> bool:
     return done.get("stopped") == "no better" or int(done.get("epochs", 0)) >= (job.epochs or UNLIMITED_EPOCHS)
 
 
-def _follow_events(job: TrainJob, place: Place, started: float) -> Iterator[Event]:
+def _follow_events(job: TrainJob, place: Rank, started: float) -> Iterator[Event]:
     """Help the first process to train; it alone tells what happens and writes."""
     folder = RunFolder(job, follows=True)
     session = prepare(job, folder, place.rank)

@@ -25,7 +25,7 @@ FILE = "test_set.json"
 Say = Callable[[str, str], None]
 
 
-class FrozenImage(BaseModel):
+class HeldOutImage(BaseModel):
     """An image of the test set.
 
     Attributes
@@ -48,12 +48,12 @@ class FrozenImage(BaseModel):
     pixels: str = ""
 
 
-class FrozenSet(AnyNames):
+class HeldOutSet(AnyNames):
     """What ``test_set.json`` in the folder of a run holds.
 
     Attributes
     ----------
-    images : tuple of FrozenImage
+    images : tuple of HeldOutImage
     sources : tuple of FolderSource or SlideSource
         Where they were found.
     """
@@ -61,10 +61,10 @@ class FrozenSet(AnyNames):
     model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
-    images: tuple[FrozenImage, ...]
+    images: tuple[HeldOutImage, ...]
     sources: tuple[Source, ...] = ()
 
-    def known(self, item: Item) -> FrozenImage | None:
+    def known(self, item: Item) -> HeldOutImage | None:
         """The entry of an image, by its content."""
         identity, pixels = image_hash(item), item.pixel_key
         return next((i for i in self.images if i.image == identity or (pixels and i.pixels == pixels)), None)
@@ -87,12 +87,12 @@ def truth_hash(item: Item) -> str:
 
 
 @dataclass(frozen=True)
-class Aside:
+class HeldOut:
     """What a training must keep its hands off.
 
     Attributes
     ----------
-    frozen : FrozenSet, optional
+    frozen : HeldOutSet, optional
         To be kept in the folder of the run: the one of the first training, or what has the role "test" now.
     scored : list of Item
         On which old and new model are scored at the end.
@@ -100,12 +100,12 @@ class Aside:
         The old model.
     """
 
-    frozen: FrozenSet | None
+    frozen: HeldOutSet | None
     scored: list[Item]
     replaces: Path | None = None
 
 
-def load_items(job: TrainJob, config: ModelConfig, say: Say) -> tuple[list[Item], FrozenSet | None]:
+def load_items(job: TrainJob, config: ModelConfig, say: Say) -> tuple[list[Item], HeldOutSet | None]:
     """The items of a job, none of which trains on a frozen test image, and the test set that was frozen before.
 
     Raises
@@ -113,7 +113,7 @@ def load_items(job: TrainJob, config: ModelConfig, say: Say) -> tuple[list[Item]
     SourceError, MissingMppError, SlideError, ModelError, StoreError
         If something given cannot be used.
     """
-    frozen = load_frozen(job.replaces)
+    frozen = load_held_out(job.replaces)
     items = load_sources(job.sources, config, say)
     if frozen is not None:
         more = [source for source in frozen.sources if source not in job.sources]
@@ -127,11 +127,11 @@ def load_items(job: TrainJob, config: ModelConfig, say: Say) -> tuple[list[Item]
     return items, frozen
 
 
-def set_aside(job: TrainJob, tests: Sequence[Item], before: FrozenSet | None, say: Say) -> Aside:
+def set_aside(job: TrainJob, tests: Sequence[Item], before: HeldOutSet | None, say: Say) -> HeldOut:
     """What of the test side is frozen, and what the models are scored on at the end."""
-    frozen = before or freeze(tests, job.sources)
+    frozen = before or hold_out(tests, job.sources)
     if frozen is None or job.replaces is None:
-        return Aside(frozen, [], job.replaces)
+        return HeldOut(frozen, [], job.replaces)
     scored = [i for i in tests if frozen.known(i)]
     if missing := len(frozen.images) - len(scored):
         say("warning", f"{missing} of the {len(frozen.images)} frozen test images are not there: they are not scored.")
@@ -140,19 +140,19 @@ def set_aside(job: TrainJob, tests: Sequence[Item], before: FrozenSet | None, sa
         if known := [i.name for i in scored if i.name in trained]:
             say("warning", f"The old model was trained on {known[0]}, a test image now: the models are not compared.")
             scored = []
-    return Aside(frozen, scored, job.replaces)
+    return HeldOut(frozen, scored, job.replaces)
 
 
-def freeze(items: Sequence[Item], sources: Sequence[Source]) -> FrozenSet | None:
+def hold_out(items: Sequence[Item], sources: Sequence[Source]) -> HeldOutSet | None:
     """The test set as it is now; None where nothing has the role "test"."""
     images = tuple(
-        FrozenImage(name=i.name, group=i.group, image=image_hash(i), truth=truth_hash(i), pixels=i.pixel_key)
+        HeldOutImage(name=i.name, group=i.group, image=image_hash(i), truth=truth_hash(i), pixels=i.pixel_key)
         for i in items
     )
-    return FrozenSet(images=images, sources=tuple(s for s in sources if s.role == "test")) if images else None
+    return HeldOutSet(images=images, sources=tuple(s for s in sources if s.role == "test")) if images else None
 
 
-def load_frozen(model: Path | None) -> FrozenSet | None:
+def load_held_out(model: Path | None) -> HeldOutSet | None:
     """The test set that was frozen when a model was trained, from beside it.
 
     Raises
@@ -164,7 +164,7 @@ def load_frozen(model: Path | None) -> FrozenSet | None:
     if path is None or not path.is_file():
         return None
     try:
-        return FrozenSet.model_validate(read_json(path))
+        return HeldOutSet.model_validate(read_json(path))
     except ValidationError as error:
         raise StoreError(
             f"{path}, the list of frozen test images, is damaged; put it back from a copy, or train without "
@@ -172,12 +172,12 @@ def load_frozen(model: Path | None) -> FrozenSet | None:
         ) from error
 
 
-def save_frozen(frozen: FrozenSet, folder: Path) -> None:
+def save_held_out(frozen: HeldOutSet, folder: Path) -> None:
     """Keep the list in the folder of a run; `OutputError` if the disk refuses."""
     write_text(folder / FILE, frozen.model_dump_json(indent=2))
 
 
-def keep_out(items: Sequence[Item], frozen: FrozenSet | None, say: Say) -> list[Item]:
+def keep_out(items: Sequence[Item], frozen: HeldOutSet | None, say: Say) -> list[Item]:
     """The items without what would train on test images, each left out with a sentence.
 
     Frozen images stand on the test side whatever their role says now. Corrections made on a test image neither train
@@ -187,7 +187,7 @@ def keep_out(items: Sequence[Item], frozen: FrozenSet | None, say: Say) -> list[
     ----------
     items : sequence of Item
         As loaded, before the split.
-    frozen : FrozenSet, optional
+    frozen : HeldOutSet, optional
         Of an earlier training; without it, images with the role "test" now are the test images.
     say : callable
         Takes a level and a sentence.

@@ -18,7 +18,7 @@ from napari_msunet.errors import ModelError
 from napari_msunet.events import Cancelled, Message, Progress, Say, Stop
 from napari_msunet.inference.image import predict_image
 from napari_msunet.models import MSUNet, load_model
-from napari_msunet.training.held_out import Aside
+from napari_msunet.training.held_out import HeldOut
 from napari_msunet.training.scoring.image import on_grid, target_window
 from napari_msunet.training.scoring.metrics import Confusion, Matrix
 
@@ -30,7 +30,7 @@ _CELL = 512
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ModelComparison:
     """How a new model stands beside the old one on the frozen test images.
 
     Attributes
@@ -95,7 +95,7 @@ def compare_models(
     items: Sequence[Item],
     device: str = "auto",
     tell: Callable[[int, int], None] = lambda done, total: None,
-) -> Verdict:
+) -> ModelComparison:
     """Score two models on the same images.
 
     Parameters
@@ -134,7 +134,7 @@ def compare_models(
     units = [[_sums(c) if len(items) >= FEW else c for c in of_model] for of_model in counts]
     flat = [np.stack([matrix for image in of_model for matrix in image]) for of_model in units]
     score, low, high = paired_bootstrap(flat[0], flat[1], shared)
-    return Verdict(score[0], score[1], low, high, len(items), len(flat[0]))
+    return ModelComparison(score[0], score[1], low, high, len(items), len(flat[0]))
 
 
 def _sums(matrices: list[Matrix]) -> list[Matrix]:
@@ -198,7 +198,7 @@ def _count(model: MSUNet, item: Item, classes: tuple[str, ...], device: str) -> 
     return found or [np.zeros((len(classes) + 1,) * 2, np.int64)]
 
 
-def guarded(aside: Aside, model: Path, device: torch.device, say: Say, stop: Stop) -> dict[str, Any]:
+def compared(aside: HeldOut, model: Path, device: torch.device, say: Say, stop: Stop) -> dict[str, Any]:
     """The verdict on a trained model for the result of its run, under "guard"; nothing where nothing guards."""
     if aside.replaces is None or not aside.scored:
         return {}

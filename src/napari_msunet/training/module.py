@@ -16,7 +16,7 @@ from napari_msunet.config import ModelConfig, Optimiser, SettledTrainJob
 from napari_msunet.constants import IGNORED
 from napari_msunet.data.augmentation import Augmented, Views, augment
 from napari_msunet.data.loader import Batch, as_unit
-from napari_msunet.data.sampling import HardPlaces, window_losses
+from napari_msunet.data.sampling import HardExamples, window_losses
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Window
 from napari_msunet.models import MSUNet, SegmentationLoss, input_windows
@@ -49,7 +49,7 @@ class Windows:
         For the loss; None: those of the job.
     calibration : callable
         Gives batches of unchanged training windows, for the statistics of batch normalisation.
-    hard : HardPlaces, optional
+    hard : HardExamples, optional
         Takes note of windows with a high loss.
     """
 
@@ -58,7 +58,7 @@ class Windows:
     border: int = 0
     class_weights: tuple[float, ...] | None = None
     calibration: Callable[[], Sequence[Batch]] = tuple
-    hard: HardPlaces | None = None
+    hard: HardExamples | None = None
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from napari_msunet.models.files import Start, open_start
 from napari_msunet.models.losses import balanced_weights
 from napari_msunet.models.windows import window_multiple
 from napari_msunet.training.distributed import check_devices
-from napari_msunet.training.held_out import Aside, load_items, set_aside
+from napari_msunet.training.held_out import HeldOut, load_items, set_aside
 from napari_msunet.training.module import Windows, window_views
 from napari_msunet.training.record import RunFolder
 
@@ -118,7 +118,7 @@ class Prepared:
         Of the training side only images of which something is known.
     pixels : tuple of int
         About how many pixels of background and of classes 1..K train.
-    aside : Aside
+    aside : HeldOut
         The test set.
     sampler : Sampler
         Draws the training windows.
@@ -137,7 +137,7 @@ class Prepared:
     border: int
     sides: Split
     pixels: tuple[int, ...]
-    aside: Aside
+    aside: HeldOut
     sampler: Sampler
     steps: int
     spots: list[Spot]
@@ -329,7 +329,7 @@ _CALIBRATION_WINDOWS = 64
 
 
 @dataclass
-class Session:
+class TrainingSetup:
     """Everything ready to train.
 
     Attributes
@@ -355,8 +355,8 @@ class Session:
     sides: Split
     messages: list[Event]
     start: Start | None
-    aside: Aside
-    calibration: Calibration
+    aside: HeldOut
+    calibration: UnchangedBatches
     accumulate: int = 1
 
     def close(self) -> None:
@@ -392,7 +392,7 @@ class Session:
             )
 
 
-def prepare(given: TrainJob, folder: RunFolder, rank: int = 0) -> Session:
+def prepare(given: TrainJob, folder: RunFolder, rank: int = 0) -> TrainingSetup:
     """Choose what the job leaves open, load and split the sources, and fit the model's normalisation.
 
     `rank` is that of this process among several that train together.
@@ -431,7 +431,7 @@ def _session(
     device: torch.device,
     rank: int,
     messages: list[Event],
-) -> Session:
+) -> TrainingSetup:
     """What reads the windows, and the model's normalisation."""
     job, config, seen, sampler = prepared.job, prepared.config, prepared.seen, prepared.sampler
     crops = Crops(seen.input_ratios, partial(input_windows, seen))
@@ -445,10 +445,10 @@ def _session(
     spots = prepared.spots
     validation = ValidationBatches(crops, spots, job.batch_size, rank, world, batches.together) if spots else None
     hard = sampler.hard if job.sampling.hard else None
-    calibration = Calibration(batches)
+    calibration = UnchangedBatches(batches)
     weights = _class_weights(job, prepared.pixels)
     windows = Windows(seen, prepared.size, prepared.border, weights, calibration, hard)
-    return Session(
+    return TrainingSetup(
         *(job, reasons, config, device, windows, batches, validation, prepared.sides, messages, prepared.start),
         *(prepared.aside, calibration),
         accumulate=job.optimiser.accumulate,
@@ -463,7 +463,7 @@ def _class_weights(job: SettledTrainJob, pixels: tuple[int, ...]) -> tuple[float
     return given
 
 
-class Calibration:
+class UnchangedBatches:
     """Batches of unchanged training windows, the same each time, read when first asked for.
 
     Parameters

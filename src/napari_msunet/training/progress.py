@@ -29,7 +29,7 @@ class Finding:
 
 
 @dataclass
-class History:
+class TrainingHistory:
     """The numbers of a running training: for (name, split, output) the epochs and values so far."""
 
     series: dict[tuple[str, str, str], list[tuple[int, float]]] = field(default_factory=dict)
@@ -57,13 +57,13 @@ class History:
         return -max(values)[1] if values else (self.epochs or None)
 
 
-def check_progress(history: History, classes: Sequence[str]) -> list[Finding]:
+def check_progress(history: TrainingHistory, classes: Sequence[str]) -> list[Finding]:
     """What is wrong with a training that runs, and what to do about each; empty while all is well."""
     checks = (_never_found(history, classes), _flat(history), _overfitted(history))
     return [finding for finding in checks if finding is not None]
 
 
-def _flat(history: History) -> Finding | None:
+def _flat(history: TrainingHistory) -> Finding | None:
     """The training loss has stopped falling."""
     losses = history.last("loss", "train", count=2 * _RECENT)
     if len(losses) < 2 * _RECENT:
@@ -84,7 +84,7 @@ def _flat(history: History) -> Finding | None:
     )
 
 
-def _never_found(history: History, classes: Sequence[str]) -> Finding | None:
+def _never_found(history: TrainingHistory, classes: Sequence[str]) -> Finding | None:
     """Classes of which not one pixel was right in the last epochs."""
     split = "validation" if ("loss", "validation", "fused") in history.series else "train"
     lost = []
@@ -100,7 +100,7 @@ def _never_found(history: History, classes: Sequence[str]) -> Finding | None:
     )
 
 
-def _overfitted(history: History) -> Finding | None:
+def _overfitted(history: TrainingHistory) -> Finding | None:
     """Much better on what it trains on than on what validates."""
     train, other = history.last("iou", "train", count=3), history.last("iou", "validation", count=3)
     if history.epochs < _RECENT or len(train) < 3 or len(other) < 3:

@@ -20,7 +20,7 @@ _OWN = {"out", "resume", "schema_version", "job", "device"}
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """A training run as its folder tells it.
 
     Attributes
@@ -58,7 +58,7 @@ class Run:
         return int(max(scored, key=lambda row: row[name])["epoch"]) if scored else None
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> TrainingRun:
     """A run's folder.
 
     Raises
@@ -76,7 +76,7 @@ def read_run(folder: Path) -> Run:
         raise OutputError(
             f"{folder} is no training run that can be read ({error}); give folders with job.json and metrics.csv."
         ) from error
-    return Run(folder.name, job, result, [row for row in rows if "epoch" in row])
+    return TrainingRun(folder.name, job, result, [row for row in rows if "epoch" in row])
 
 
 def compare(folders: Sequence[str | Path], out: str | Path | None = None) -> list[dict[str, Any]]:
@@ -152,7 +152,7 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _draw(path: Path, runs: Sequence[Run], names: Sequence[str]) -> None:
+def _draw(path: Path, runs: Sequence[TrainingRun], names: Sequence[str]) -> None:
     """Validation loss by epoch, and IoU by epoch and by minutes; training instead where nothing validates."""
     figure = figure_of(14, 4.6)
     panels = figure.subplots(1, 3)

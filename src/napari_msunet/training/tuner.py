@@ -19,7 +19,7 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.events import Stop
 from napari_msunet.models import MSUNet
 from napari_msunet.training.module import DivergedError, Training
-from napari_msunet.training.prepare import Session
+from napari_msunet.training.prepare import TrainingSetup
 
 LARGEST = 64
 """Windows in a batch that is looked for: more make steps slower and the result no better."""
@@ -33,7 +33,7 @@ _TRIAL_EPOCH = 2**30  # its windows are those of no real epoch
 Build = Callable[[], MSUNet]
 
 
-def find_batch_size(session: Session, build: Build, stop: Stop) -> int:
+def find_batch_size(session: TrainingSetup, build: Build, stop: Stop) -> int:
     """The largest batch, a power of two up to `LARGEST`, with which a training step fits into the device's memory.
 
     On a GPU two steps are tried with each; elsewhere what a step keeps for one window is measured, and batches are
@@ -41,7 +41,7 @@ def find_batch_size(session: Session, build: Build, stop: Stop) -> int:
 
     Parameters
     ----------
-    session : Session
+    session : TrainingSetup
     build : callable
         Gives the model at the beginning of the training.
     stop : Stop
@@ -54,7 +54,7 @@ def find_batch_size(session: Session, build: Build, stop: Stop) -> int:
     most = min(LARGEST, session.batches.steps * session.batches.batch)
     if session.device.type != "cuda":
         module = Training(build(), _plain(session.job), session.windows, lambda: 0.0).to(session.device)
-        room = psutil.virtual_memory().available * _SHARE / (2 * max(1, kept_bytes(session, module)))
+        room = psutil.virtual_memory().available * _SHARE / (2 * max(1, activation_bytes(session, module)))
         most = min(most, int(room))
     found = 0
     while max(1, 2 * found) <= most:
@@ -70,7 +70,7 @@ def find_batch_size(session: Session, build: Build, stop: Stop) -> int:
     return found
 
 
-def _fits(session: Session, build: Build, stop: Stop, number: int) -> bool:
+def _fits(session: TrainingSetup, build: Build, stop: Stop, number: int) -> bool:
     """Whether steps with so many windows do not run out of memory."""
     try:
         _try(session, build, _plain(session.job), 2, _Trial(stop), number)
@@ -82,7 +82,7 @@ def _fits(session: Session, build: Build, stop: Stop, number: int) -> bool:
     return True
 
 
-def kept_bytes(session: Session, module: Training) -> int:
+def activation_bytes(session: TrainingSetup, module: Training) -> int:
     """Bytes that one window's step keeps for its gradients."""
     (batch,) = _batches(session, 1, 1)
     seen: dict[int, int] = {}
@@ -99,7 +99,7 @@ def kept_bytes(session: Session, module: Training) -> int:
     return kept
 
 
-def find_learning_rate(session: Session, build: Build, stop: Stop) -> float:
+def find_learning_rate(session: TrainingSetup, build: Build, stop: Stop) -> float:
     """The learning rate at which the smoothed loss falls fastest, of a trial in which it rises from step to step.
 
     References
@@ -158,14 +158,14 @@ def _plain(job: SettledTrainJob) -> SettledTrainJob:
     return job.model_copy(update={"optimiser": job.optimiser.model_copy(update=still)})
 
 
-def _batches(session: Session, number: int, steps: int) -> Any:
+def _batches(session: TrainingSetup, number: int, steps: int) -> Any:
     """Batches of so many windows, as of an epoch of their own."""
     batches = session.batches.like(number, steps)
     batches.epoch = _TRIAL_EPOCH
     return batches
 
 
-def _try(session: Session, build: Build, job: SettledTrainJob, steps: int, trial: _Trial, number: int) -> None:
+def _try(session: TrainingSetup, build: Build, job: SettledTrainJob, steps: int, trial: _Trial, number: int) -> None:
     """Train a model of its own for a few steps."""
     from napari_msunet.training.callbacks import device_arguments
 

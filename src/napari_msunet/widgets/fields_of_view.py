@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from napari.utils.events import Event
     from napari.viewer import Viewer
     from qtpy.QtWidgets import QDockWidget
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # What each scale of a model looks at around a place of a slide: arithmetic and pixels, no window.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from napari_msunet.errors import MsunetError
-from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.dock.show_errors import show_errors
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -111,7 +111,7 @@ def bind(target: Layer | ViewerModel, name: str, action: Callable[[], object]) -
     action : callable
         Without arguments.
     """
-    run = told(action)
+    run = show_errors(action)
 
     def press(_: object) -> None:
         run()

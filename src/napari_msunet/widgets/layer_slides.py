@@ -27,8 +27,6 @@ from napari_msunet.widgets.slide_levels import OpenSlide, SlideLevel
 if TYPE_CHECKING:
     import dask.array as da
     import numpy.typing as npt
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # napari's layers as slides: ours, and any image the user has, whichever plugin opened it.
 

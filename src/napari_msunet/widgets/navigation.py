@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
     from qtpy.QtWidgets import QMainWindow
     from shapely import Polygon
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # napari's viewers: who shows a layer, their windows and cameras, where napari has no public name for it.
 

@@ -20,7 +20,7 @@ from napari_msunet.geometry import Region
 if TYPE_CHECKING:
     from napari.utils.transforms import Affine
 
-    class Place(TypedDict, total=False):
+    class LayerPlacement(TypedDict, total=False):
         """Where a layer lies in the world, as keyword arguments of the layer."""
 
         scale: npt.ArrayLike
@@ -39,7 +39,7 @@ MICROMETER = ("micrometer", "micrometer")
 PIXEL = ("pixel", "pixel")
 
 
-def placed(mpp: Pair | None, pixel: Pair = (1.0, 1.0), corner: Pair = (0.0, 0.0)) -> Place:
+def placed(mpp: Pair | None, pixel: Pair = (1.0, 1.0), corner: Pair = (0.0, 0.0)) -> LayerPlacement:
     """Scale, translate, units and axis labels of a layer that lies exactly over a slide of this µm per pixel.
 
     Parameters
@@ -60,12 +60,12 @@ def placed(mpp: Pair | None, pixel: Pair = (1.0, 1.0), corner: Pair = (0.0, 0.0)
     }
 
 
-def over(layer: Layer, pixel: Pair = (1.0, 1.0), corner: Pair = (0.0, 0.0)) -> Place:
+def over(layer: Layer, pixel: Pair = (1.0, 1.0), corner: Pair = (0.0, 0.0)) -> LayerPlacement:
     """As `placed`, over a slide's layer wherever it was moved, turned or scaled to."""
     linear, origin = _matrix(layer)
     origin = origin + linear @ (np.asarray(corner) + np.asarray(pixel) / 2 - 0.5)
     linear = linear * np.asarray(pixel)
-    place: Place = {"units": tuple(layer.units[-2:]), "axis_labels": AXES}
+    place: LayerPlacement = {"units": tuple(layer.units[-2:]), "axis_labels": AXES}
     straight = linear[0, 1] == linear[1, 0] == 0 and (np.diag(linear) > 0).all()
     if straight:
         return {"scale": tuple(np.diag(linear).tolist()), "translate": tuple(origin.tolist()), **place}

@@ -7,7 +7,7 @@ from qtpy.QtCore import Qt
 
 from napari_msunet.constants import output_colour
 from napari_msunet.events import Metric
-from napari_msunet.training.progress import History
+from napari_msunet.training.progress import TrainingHistory
 from napari_msunet.widgets.dock.training_views import Curves
 
 OUTPUTS = ("fused", "scale 1", "scale 1/2")
@@ -26,7 +26,7 @@ def fill(curves, epochs):
 def curves(qtbot):
     made = Curves("dark")
     qtbot.addWidget(made)
-    made.restart(OUTPUTS, History())
+    made.restart(OUTPUTS, TrainingHistory())
     made.resize(340, 320)
     made.show()
     return made
@@ -56,7 +56,7 @@ def test_training_is_dashed_validation_solid_in_the_outputs_colours(curves):
 
 def test_another_model_gets_other_lines(curves):
     fill(curves, 3)
-    curves.restart(("fused", "scale 1"), History())
+    curves.restart(("fused", "scale 1"), TrainingHistory())
     assert len(curves.lines) == 8
     assert len(curves.plots["loss"].getPlotItem().listDataItems()) == 4
 

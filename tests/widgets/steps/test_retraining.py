@@ -6,7 +6,7 @@ from widgets.dock.making import LONG, click, settle
 from napari_msunet.events import Result
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore
-from napari_msunet.widgets.dock.retraining import Verdict
+from napari_msunet.widgets.dock.retraining import ModelComparisonBox
 from napari_msunet.widgets.state import one_scale
 
 
@@ -74,7 +74,7 @@ def test_the_tick_decides_and_says_why_not(corrected, qtbot):
 
 
 def test_the_verdict_keeps_the_old_model_until_somebody_says_otherwise(qtbot, tmp_path):
-    verdict = Verdict()
+    verdict = ModelComparisonBox()
     qtbot.addWidget(verdict)
     new, old = tmp_path / "new.safetensors", tmp_path / "old.safetensors"
     guard = {"keep": "old", "old_model": str(old), "text": "The new model is worse."}

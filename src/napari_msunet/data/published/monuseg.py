@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_msunet.annotation.painting import Painting
+from napari_msunet.annotation.painting import ShapePainter
 from napari_msunet.annotation.shape_files import read_shape_file
 from napari_msunet.config import PublishedSource
 from napari_msunet.data.published.entry import Contents, Entry, Pixels, has_outlines, opened, place_of, with_outlines
@@ -85,7 +85,7 @@ class _Nuclei:
         with open_slide(self._image) as slide:
             self._extent = (slide.shape[0], slide.shape[1])
         shapes = [(1, shape) for shape in read_shape_file(self._drawn).shapes]
-        return Painting(shapes).read_objects(Window(0, 0, *self._extent))
+        return ShapePainter(shapes).read_objects(Window(0, 0, *self._extent))
 
 
 def _mpp(drawn: Path) -> float | None:

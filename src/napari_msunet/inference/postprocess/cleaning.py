@@ -13,7 +13,7 @@ import numpy.typing as npt
 from napari_msunet.constants import IGNORED
 from napari_msunet.geometry import Window
 from napari_msunet.inference.postprocess.threshold import Labels
-from napari_msunet.objects.components import Joined, Numbers, Plane, Walk, connected
+from napari_msunet.objects.components import ComponentJoiner, Numbers, Plane, Walk, connected
 
 
 def pixels_under(area: float, pixel: float) -> int:
@@ -42,8 +42,8 @@ class Cleaning:
     def __init__(self, walk: Walk, smallest: int, holes: int, classes: int, keep: int = 0) -> None:
         self.walk, self.smallest, self.holes, self.keep = walk, smallest, holes, keep
         self._kinds = classes + 1
-        self._objects = Joined(walk.whole.width)
-        self._gaps = Joined(walk.whole.width, diagonal=True)
+        self._objects = ComponentJoiner(walk.whole.width)
+        self._gaps = ComponentJoiner(walk.whole.width, diagonal=True)
         self._unknown: dict[Window, bytes] = {}
 
     def steps(self, source: Plane, labels: Plane) -> Iterator[Window]:

@@ -19,7 +19,7 @@ from napari_msunet.events import Event, Message, Result, progress
 from napari_msunet.geometry import Window
 from napari_msunet.inference.postprocess.cleaning import Cleaning, pixels_under
 from napari_msunet.inference.postprocess.instances import Instances
-from napari_msunet.inference.postprocess.split_touching import Parting
+from napari_msunet.inference.postprocess.split_touching import SplitTouching
 from napari_msunet.inference.postprocess.threshold import Labels, decide, deviations, radius, smooth, threshold_array
 from napari_msunet.labels import LabelStore, Run, open_labels
 from napari_msunet.labels.corrupt_chunks import places
@@ -127,7 +127,7 @@ def _work(run: Run, settings: Postprocess, walk: Walk) -> tuple[Cleaning, Instan
     if "instances" not in run.outputs:
         return cleaning, None
     shorter = min(pixel)
-    parting = Parting(settings.spacing / shorter, (pixel[0] / shorter, pixel[1] / shorter))
+    parting = SplitTouching(settings.spacing / shorter, (pixel[0] / shorter, pixel[1] / shorter))
     return cleaning, Instances(walk, parting, boundary)
 
 
@@ -163,7 +163,7 @@ def postprocess_events(job: PostprocessJob) -> Iterator[Event]:
         "instances": job.instances,
         "done": len(source.done),
     }
-    lost = places(source.find_damage(("probabilities",)), source.info.shape) if left_out[0] else []
+    lost = places(source.find_corrupt_chunks(("probabilities",)), source.info.shape) if left_out[0] else []
     if lost:
         asked["lost"] = [[w.y, w.x, w.height, w.width] for w in lost]
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]

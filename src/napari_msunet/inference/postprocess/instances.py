@@ -12,8 +12,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from napari_msunet.geometry import Window
-from napari_msunet.inference.postprocess.split_touching import Mask, Parting, Parts, by_markers, in_order
-from napari_msunet.objects.components import Joined, Numbers, Plane, Walk, connected
+from napari_msunet.inference.postprocess.split_touching import Mask, Parts, SplitTouching, by_markers, in_order
+from napari_msunet.objects.components import ComponentJoiner, Numbers, Plane, Walk, connected
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Pieces of foreground too large to be parted as a whole: in cells that lie fast on the slide, with a halo.
@@ -149,13 +149,13 @@ class Instances:
     """Parts foreground into instances.
 
     A piece is what hangs together through pixel sides and has one class, or any class where a boundary class parts
-    them. Each piece is parted by itself (`Parting`), whole windows or not, so neither windows nor chunks have any
+    them. Each piece is parted by itself (`SplitTouching`), whole windows or not, so neither windows nor chunks have any
     influence. Instances are numbered from 1 in the order of their first pixels, row by row.
 
     Parameters
     ----------
     walk : Walk
-    parting : Parting
+    parting : SplitTouching
     boundary : int
         The class that marks boundaries: pieces of the other classes within a piece are the instances, and grow over
         it. 0: none; parted by distance.
@@ -163,11 +163,11 @@ class Instances:
         See `LIMIT`.
     """
 
-    def __init__(self, walk: Walk, parting: Parting, boundary: int = 0, limit: int = LIMIT) -> None:
+    def __init__(self, walk: Walk, parting: SplitTouching, boundary: int = 0, limit: int = LIMIT) -> None:
         self.walk, self.boundary, self.limit = walk, boundary, limit
         self.parting = parting
         self.count = 0
-        self._joined = Joined(walk.whole.width)
+        self._joined = ComponentJoiner(walk.whole.width)
         self._firsts: list[Numbers] = []
         self._made = 0
         self._bases: dict[int, int] = {}

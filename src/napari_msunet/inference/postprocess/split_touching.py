@@ -21,7 +21,7 @@ SOFT = 1.0
 
 
 @dataclass(frozen=True)
-class Parting:
+class SplitTouching:
     """How touching objects are parted.
 
     Attributes

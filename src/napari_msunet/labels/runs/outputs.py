@@ -20,7 +20,7 @@ from napari_msunet.constants import CHUNK
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
 from napari_msunet.labels.cache import pieces
-from napari_msunet.labels.chunks import CHECKSUM, ChunkFiles, DamagedChunkError
+from napari_msunet.labels.chunks import CHECKSUM, ChunkFiles, CorruptChunkError
 from napari_msunet.labels.levels import coarsen
 from napari_msunet.labels.metadata import StoreInfo, save_attributes
 from napari_msunet.labels.runs.ledger import Chunk
@@ -88,7 +88,7 @@ class RunFiles(ChunkFiles):
             values = np.frombuffer(self._codec.decode(packed), self.dtype.newbyteorder("<"))
             return values.astype(self.dtype, copy=False).reshape(CHUNK, CHUNK)
         except (RuntimeError, ValueError, MemoryError) as error:
-            raise DamagedChunkError(
+            raise CorruptChunkError(
                 f"{path} is damaged (cut short?): predict again to have its pixels computed."
             ) from error
 
@@ -265,7 +265,7 @@ class RunChunks:
         files = self.files(output, level)
         try:
             return files.read(*channel, cy, cx)
-        except DamagedChunkError:
+        except CorruptChunkError:
             self.damaged[files.file(*channel, cy, cx)] = self._pixels(level, cy, cx)
             return None
 
@@ -297,7 +297,7 @@ class RunChunks:
         try:
             if files.read(*chunk[1]) is None:
                 return f"{files.file(*chunk[1])} is missing: predict again to have its pixels computed."
-        except DamagedChunkError as error:
+        except CorruptChunkError as error:
             return str(error)
         return None
 

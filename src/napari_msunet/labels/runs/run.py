@@ -20,7 +20,7 @@ from napari_msunet.events import check
 from napari_msunet.geometry import Window
 from napari_msunet.labels.cache import pieces
 from napari_msunet.labels.chunks import WindowArray
-from napari_msunet.labels.corrupt_chunks import Damage, mask_of
+from napari_msunet.labels.corrupt_chunks import CorruptChunk, mask_of
 from napari_msunet.labels.lock import RunLock
 from napari_msunet.labels.metadata import StoreInfo
 from napari_msunet.labels.runs.ledger import Ledgers
@@ -37,8 +37,6 @@ from napari_msunet.labels.runs.outputs import (
 
 if TYPE_CHECKING:
     import dask.array as da
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # What a run shows: its outputs by window, lazily, and what is damaged.
 
@@ -156,7 +154,9 @@ class RunView:
                 found.update(chunks)
         return found
 
-    def find_damage(self, outputs: Sequence[str] | None = None, window: Window | None = None) -> list[Damage]:
+    def find_corrupt_chunks(
+        self, outputs: Sequence[str] | None = None, window: Window | None = None
+    ) -> list[CorruptChunk]:
         """Read all chunks of the finest level of some outputs, or those of a window; what is damaged or gone.
 
         Parameters
@@ -178,11 +178,11 @@ class RunView:
                 check()
                 if (wrong := self._chunks.wrong(chunk)) is not None:
                     self._chunks.damaged[path] = pixels
-                    found.append(Damage(path, pixels, 0, wrong))
+                    found.append(CorruptChunk(path, pixels, 0, wrong))
         lines = self._ledgers.damaged_lines
         if lines and self.complete:
             text = f"{lines} lines of its ledger cannot be read"
-            found.append(Damage(self._ledgers.file(), Window(0, 0, 0, 0), 0, text))
+            found.append(CorruptChunk(self._ledgers.file(), Window(0, 0, 0, 0), 0, text))
         return found
 
     def lost(self, window: Window, outputs: Sequence[str] | None = None) -> npt.NDArray[np.bool_] | None:

@@ -23,10 +23,10 @@ from napari_msunet.models.networks.unet import UNet
 # Each is a Module with `features` (channels of its result), `grain` (input pixels a side for one of the result) and
 # `forward`: `(B, C, h, w)`, sides multiples of `config.stride`, to `(B, features, h / grain, w / grain)`.
 
-__all__ = ["EncoderNetwork", "HRNet", "LinkNet", "Network", "UNet", "build_network"]
+__all__ = ["BranchNetwork", "EncoderNetwork", "HRNet", "LinkNet", "UNet", "build_network"]
 
 
-class Network(Protocol):
+class BranchNetwork(Protocol):
     """What a model asks of a branch's network."""
 
     features: int

@@ -93,7 +93,7 @@ class Nested(nn.Module):
 # A feature pyramid: the result takes part in all resolutions.
 
 
-class Pyramid(nn.Module):
+class FeaturePyramid(nn.Module):
     """Maps of all resolutions as one at the finest: each is projected, doubled and added to the next finer.
 
     Parameters
@@ -167,7 +167,7 @@ class UNet(nn.Module):
         self.nested = Nested(widths, style, resize, config.gates) if config.dense else None
         steps = () if config.dense else zip(widths[-2::-1], widths[:0:-1], strict=True)
         self.up = nn.ModuleList(UpBlock(below, here, style, resize, config.gates) for here, below in steps)
-        self.pyramid = Pyramid(widths, style) if config.pyramid else None
+        self.pyramid = FeaturePyramid(widths, style) if config.pyramid else None
         self.in_parts = not (config.dense or config.pyramid or config.attention == "self")
         """Whether `frugal.run_within` may compute it block by block, in strips."""
 

@@ -17,7 +17,7 @@ from napari_msunet.data.truth import connected, own_instances
 from napari_msunet.geometry import Grid, Window, round_up
 from napari_msunet.inference.image import predict_image
 from napari_msunet.inference.postprocess.instances import Instances
-from napari_msunet.inference.postprocess.split_touching import Parting
+from napari_msunet.inference.postprocess.split_touching import SplitTouching
 from napari_msunet.models import MSUNet
 from napari_msunet.objects.components import ArrayPlane, Walk
 from napari_msunet.training.scoring.instances import Overlaps, instance_scores
@@ -186,7 +186,7 @@ def parted(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
     """Instances of an image of class numbers: connected pieces, parted where they touch."""
     out = np.zeros(labels.shape, np.uint32)
     whole = Window(0, 0, *labels.shape)
-    work = Instances(Walk(labels.shape, [whole]), Parting())
+    work = Instances(Walk(labels.shape, [whole]), SplitTouching())
     for _ in work.steps(ArrayPlane(labels), ArrayPlane(out)):
         pass
     return out

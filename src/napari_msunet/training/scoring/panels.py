@@ -53,7 +53,7 @@ def best_median_worst(scores: Sequence[float]) -> list[tuple[str, int]]:
 
 
 @dataclass(frozen=True)
-class Kept:
+class PackedPicture:
     """What a picture shows of an image's truth and prediction, packed: some kilobytes, so that all images' can be held.
 
     Attributes
@@ -74,15 +74,15 @@ class Kept:
     packed: bytes
 
 
-def keep(truth: npt.NDArray[np.uint8], predicted: npt.NDArray[np.uint8]) -> Kept:
+def keep(truth: npt.NDArray[np.uint8], predicted: npt.NDArray[np.uint8]) -> PackedPicture:
     """The truth and prediction `(h, w)` of an image, or of the best known part of a large one."""
     window = _middle(truth)
     step = max(1, max(window.shape) // SIDE)
     both = np.stack([values[window.slices()][::step, ::step] for values in (truth, predicted)])
-    return Kept(window, step, both.shape, zlib.compress(both.tobytes(), level=1))
+    return PackedPicture(window, step, both.shape, zlib.compress(both.tobytes(), level=1))
 
 
-def item_panel(title: str, item: Item, kept: Kept) -> Panel:
+def item_panel(title: str, item: Item, kept: PackedPicture) -> Panel:
     """An image with what was kept of its truth and prediction."""
     truth, predicted = np.frombuffer(zlib.decompress(kept.packed), np.uint8).reshape(kept.shape)
     return title, _image(item, kept.window, kept.step), truth, predicted

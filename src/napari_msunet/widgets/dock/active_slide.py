@@ -21,7 +21,7 @@ _SHARE = 0.95
 """How much of the canvas a slide gets that is looked at for the first time."""
 
 
-class Shown(QObject):
+class ActiveSlideView(QObject):
     """Shows the slide that is active and hides the others; what a person hid stays hidden.
 
     Two slides lie on top of each other in napari's world. So another slide also means other layers, another part of

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from qtpy.QtCore import QObject, Qt, Signal
 
-from napari_msunet.widgets.dock.show_errors import tell_error
+from napari_msunet.widgets.dock.show_errors import notify_error
 
 if TYPE_CHECKING:
     Found = TypeVar("Found")
@@ -71,7 +71,7 @@ class Background(QObject):
         elif failed is not None:
             failed(error)
         else:
-            tell_error(str(error), "".join(traceback.format_exception(error)))
+            notify_error(str(error), "".join(traceback.format_exception(error)))
 
     def close(self) -> None:
         """Let what runs come to its end and forget what waits."""

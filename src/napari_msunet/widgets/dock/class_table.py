@@ -20,8 +20,6 @@ from napari_msunet.widgets.state import SlideRecord, State
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.paint import PyramidLabels
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Adding, renaming, removing and colouring classes, in the dock and in all annotations at once.
 
@@ -129,7 +127,7 @@ KEYS = 9
 
 
 @dataclass(frozen=True)
-class Row:
+class ClassTableRow:
     """A row: the `name` of a class, its `colour`, its annotated pixels, and whether name and colour are fixed."""
 
     name: str
@@ -158,7 +156,7 @@ class ClassTable(QTableWidget):
 
     def __init__(self) -> None:
         super().__init__(0, 4)
-        self._rows: list[Row] = []
+        self._rows: list[ClassTableRow] = []
         self.setHorizontalHeaderLabels(["", "Class", "Key", "Pixels"])
         tips = (
             "Click a colour to choose another.",
@@ -185,7 +183,7 @@ class ClassTable(QTableWidget):
         self.currentCellChanged.connect(lambda row, *_: row >= 0 and self.picked.emit(row))
         self.itemChanged.connect(self._edited)
 
-    def show_rows(self, rows: list[Row], current: int) -> None:
+    def show_rows(self, rows: list[ClassTableRow], current: int) -> None:
         """Show these rows and mark the one that is painted with; -1: none."""
         if self.state() == QAbstractItemView.State.EditingState:
             return
@@ -201,7 +199,7 @@ class ClassTable(QTableWidget):
             self.setCurrentCell(current, self.NAME) if current >= 0 else self.clearSelection()
         self.blockSignals(False)
 
-    def _fill(self, number: int, row: Row) -> None:
+    def _fill(self, number: int, row: ClassTableRow) -> None:
         key = "0" if row.fixed else str(number + 1) if number < KEYS else ""
         pixels = f"{row.pixels:,}".replace(",", " ") if row.pixels else "none yet"
         for column, text in enumerate(("", row.name, key, pixels)):

@@ -24,7 +24,7 @@ from napari_msunet.widgets.dock.counts import Counts
 from napari_msunet.widgets.state import SlideRecord, State
 
 
-class Counting:
+class AnnotationCounter:
     """Counts the annotations of the slides, and again what a stroke touched; once, what is corrected on each.
 
     Parameters

@@ -25,11 +25,11 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.events import View
 from napari_msunet.slide.probing import PROBE
 from napari_msunet.widgets import resolve
-from napari_msunet.widgets.dock.active_slide import Shown
-from napari_msunet.widgets.dock.counting import Counting
+from napari_msunet.widgets.dock.active_slide import ActiveSlideView
+from napari_msunet.widgets.dock.counting import AnnotationCounter
 from napari_msunet.widgets.dock.project_sync import remember
 from napari_msunet.widgets.dock.section import WIDTH, Section, stylesheet
-from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.jobs import JobHandle, Jobs
 from napari_msunet.widgets.layers import Layers
 from napari_msunet.widgets.navigation import main_window
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from napari_msunet.config import ModelConfig
     from napari_msunet.geometry import Region
     from napari_msunet.widgets.paint import PyramidLabels
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # What is on the screen, told to predictions that run: it is computed first, also after moving on.
 
@@ -141,7 +139,7 @@ class MultiScaleUNet(QWidget):
         self.viewer = viewer = getattr(viewer, "__wrapped__", viewer)
         self.state = State()
         self.layers = Layers(viewer, self.state)
-        self.counting = Counting(self.state, self)
+        self.counting = AnnotationCounter(self.state, self)
         # With parents: else Python may delete them, and their timers, in whichever thread collects its garbage.
         self.jobs = Jobs(self)
         self._viewport = Viewport(self.jobs, self.layers)
@@ -159,17 +157,17 @@ class MultiScaleUNet(QWidget):
         self._saving = QTimer(self)
         self._saving.setSingleShot(True)
         self._saving.setInterval(500)
-        self._saving.timeout.connect(told(self.save_project))
+        self._saving.timeout.connect(show_errors(self.save_project))
         self.state.changed.connect(self._changed)
         self.state.wanted.connect(self.show_step)
-        self.steps["correct"].train_wanted.connect(told(self._train_on_corrections))
+        self.steps["correct"].train_wanted.connect(show_errors(self._train_on_corrections))
         for layer in list(viewer.layers):  # that were there before the dock
             self.steps["annotate"].take(layer)
         self.counting.scan_new()
         viewer.events.theme.connect(self._restyle)
         main_window(viewer).installEventFilter(self)
         self._restyle()
-        self.shown = Shown(self.state, self.layers, self)
+        self.shown = ActiveSlideView(self.state, self.layers, self)
         self.refresh()
         self.show_step(resolve.next_step(self.state))
         QApplication.instance().aboutToQuit.connect(self.shut_down)
@@ -215,7 +213,7 @@ class MultiScaleUNet(QWidget):
         where.setAccessibleName("Where jobs run")
         where.setToolTip("Where jobs run: this computer, or another one over ssh.")
         where.setFixedWidth(28)
-        where.clicked.connect(told(lambda *_: self.edit_worker()))
+        where.clicked.connect(show_errors(lambda *_: self.edit_worker()))
         row.addWidget(self.advice, 1)
         row.addWidget(self.go)
         row.addWidget(where)
@@ -339,7 +337,7 @@ class MultiScaleUNet(QWidget):
             return self.step(name).as_python()
         return "\n\n".join(step.as_python() for step in self.steps.values() if step.missing() is None)
 
-    @told
+    @show_errors
     def copy_python(self, name: StepName) -> None:
         """Put the lines that repeat a step on the clipboard."""
         QApplication.clipboard().setText(self.as_python(name))
@@ -376,7 +374,7 @@ class MultiScaleUNet(QWidget):
         self._refreshing.stop()
         if self._saving.isActive():
             self._saving.stop()
-            told(self.save_project)()
+            show_errors(self.save_project)()
         self.state.changed.disconnect(self._changed)
         self.state.wanted.disconnect(self.show_step)
         self.viewer.events.theme.disconnect(self._restyle)

@@ -12,7 +12,7 @@ from napari_msunet.config import with_damaged
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Keep, Progress
 from napari_msunet.widgets import resolve
-from napari_msunet.widgets.dock.show_errors import tell_error, told
+from napari_msunet.widgets.dock.show_errors import notify_error, show_errors
 from napari_msunet.wording import WITHOUT_DAMAGED, duration, in_labels
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class JobBox(QWidget):
             raise MsunetError(f"{other.capitalize()} is under way: wait until it has ended, or cancel it first.")
         self.kept = "best"
         self.without.hide()
-        self._again = told(lambda: self.start(with_damaged(job, "skip"), text, before, ready))
+        self._again = show_errors(lambda: self.start(with_damaged(job, "skip"), text, before, ready))
         self.bar.setRange(0, 0)
         self.bar.setFormat("")
         self.bar.show()
@@ -187,7 +187,7 @@ class JobBox(QWidget):
         self.stop.hide()
         if outcome in ("error", "lost"):
             text = text or "The worker process ended unexpectedly; what was finished is kept."
-            tell_error(text, handle.details)
+            notify_error(text, handle.details)
         self.without.setVisible(outcome == "error" and 'damaged="skip"' in (text or ""))
         self.say({"done": "", "cancelled": text or "Cancelled."}.get(outcome, in_labels(text or "")))
         self.ended.emit(outcome, handle.value)

@@ -11,7 +11,7 @@ from qtpy.QtCore import QObject, QTimer
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton
 
 from napari_msunet.errors import MsunetError
-from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.dock.show_errors import show_errors
 
 if TYPE_CHECKING:
     from napari._vispy.mouse_event import NapariMouseEvent
@@ -44,7 +44,7 @@ class Marking:
         self._syncing = QTimer(parent)
         self._syncing.setSingleShot(True)
         self._syncing.setInterval(50)
-        self._syncing.timeout.connect(told(self.sync))
+        self._syncing.timeout.connect(show_errors(self.sync))
         self._layers: list[Shapes] = []
         self._pressed = False
 
@@ -56,7 +56,7 @@ class Marking:
         self.rectangle, self.polygon = QPushButton("Rectangle"), QPushButton("Polygon")
         for button, mode in ((self.rectangle, "add_rectangle"), (self.polygon, "add_polygon")):
             button.setToolTip(TIP)
-            button.clicked.connect(told(lambda *_, m=mode: self.draw(m)))
+            button.clicked.connect(show_errors(lambda *_, m=mode: self.draw(m)))
         row.addWidget(label, 1)
         row.addWidget(self.rectangle)
         row.addWidget(self.polygon)

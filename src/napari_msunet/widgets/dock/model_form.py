@@ -29,8 +29,6 @@ from napari_msunet.widgets.forms import Fold, Form, editor_for
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.fields import Editor
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # The editor of the networks: one row for all scales or one for each, and what they are made of.
 

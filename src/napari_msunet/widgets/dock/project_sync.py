@@ -8,7 +8,7 @@ from typing import Literal
 from napari.utils.notifications import show_info, show_warning
 from pydantic import BaseModel, ValidationError
 
-from napari_msunet.app.project import FILE, Place, Project, ProjectNote, SlideNote, default_folder
+from napari_msunet.app.project import FILE, FileReference, Project, ProjectNote, SlideNote, default_folder
 from napari_msunet.errors import MsunetError
 from napari_msunet.slide import open_slide
 from napari_msunet.slide.identity import path_identity
@@ -39,7 +39,7 @@ def remember(state: State) -> None:
     if project is None:
         return
 
-    def place(path: Path | None) -> Place | None:
+    def place(path: Path | None) -> FileReference | None:
         return None if path is None else project.place(path)
 
     slides = tuple(
@@ -163,7 +163,7 @@ def known_before(state: State, record: SlideRecord) -> None:
         adopt(state, record, note)
 
 
-def _existing(project: Project, place: Place | None) -> Path | None:
+def _existing(project: Project, place: FileReference | None) -> Path | None:
     path = None if place is None else project.find(place)
     return path.resolve() if path is not None and path.exists() else None
 

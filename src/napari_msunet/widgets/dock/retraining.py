@@ -16,7 +16,7 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.events import Result
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.model_card import model_config
-from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.state import TrainOptions
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class GoingOn(QWidget):
         return retraining_job(before, plain.sources, plain.out, start=self.on, **options)
 
 
-class Verdict(QWidget):
+class ModelComparisonBox(QWidget):
     """What the frozen test images said about the last training; keeps the old model unless somebody says otherwise."""
 
     use_wanted = Signal(object)
@@ -172,7 +172,7 @@ class Verdict(QWidget):
         self.text.setWordWrap(True)
         self.use = QPushButton("Use the new model all the same")
         self.use.setToolTip("Predicts with the new model from now on, though it did worse on the test images.")
-        self.use.clicked.connect(told(lambda *_: self._use()))
+        self.use.clicked.connect(show_errors(lambda *_: self._use()))
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self.text)

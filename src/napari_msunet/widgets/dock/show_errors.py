@@ -31,7 +31,7 @@ class _WithDetails(ErrorNotification):
         return self.details
 
 
-def tell_error(sentence: str, details: str | None = None) -> None:
+def notify_error(sentence: str, details: str | None = None) -> None:
     """Show an error: its sentence, with a button for the traceback."""
     notification_manager.dispatch(_WithDetails(in_labels(sentence), details or sentence))
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     Answer = TypeVar("Answer")
 
 
-def told(method: Callable[Given, Answer]) -> Callable[Given, Answer | None]:
+def show_errors(method: Callable[Given, Answer]) -> Callable[Given, Answer | None]:
     """A handler of a button: what cannot be done is told as a notification."""
 
     @wraps(method)
@@ -51,7 +51,7 @@ def told(method: Callable[Given, Answer]) -> Callable[Given, Answer | None]:
         try:
             return method(*arguments, **options)
         except MsunetError as error:
-            tell_error(str(error), traceback.format_exc())
+            notify_error(str(error), traceback.format_exc())
             return None
 
     return handler

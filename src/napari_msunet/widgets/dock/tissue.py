@@ -15,7 +15,7 @@ from napari_msunet.labels import open_labels, tissue_labels
 from napari_msunet.slide import open_slide, tissue_mask
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.python_lines import call, literal
-from napari_msunet.widgets.dock.show_errors import tell_error, told
+from napari_msunet.widgets.dock.show_errors import notify_error, show_errors
 
 if TYPE_CHECKING:
     from napari.utils.events import Event
@@ -57,12 +57,12 @@ class TissueRow(QWidget):
         column.setSpacing(6)
         row = QHBoxLayout()
         self.button = QPushButton()
-        self.button.clicked.connect(told(lambda *_: self.find()))
+        self.button.clicked.connect(show_errors(lambda *_: self.find()))
         self.forget_button = QPushButton("Forget")
         self.forget_button.setToolTip(
             "Training and review look at the whole slide again. The file with the tissue stays in the project."
         )
-        self.forget_button.clicked.connect(told(lambda *_: self.forget()))
+        self.forget_button.clicked.connect(show_errors(lambda *_: self.forget()))
         row.addWidget(self.button, 1)
         row.addWidget(self.forget_button)
         column.addLayout(row)
@@ -164,7 +164,7 @@ class TissueRow(QWidget):
     def _failed(self, error: Exception) -> None:
         self._running = None
         if not isinstance(error, _StoppedError):
-            tell_error(str(error))
+            notify_error(str(error))
         self.refresh()
 
     def _measure(self, path: Path) -> None:
@@ -179,7 +179,7 @@ class TissueRow(QWidget):
             self.refresh()
 
         def failed(error: Exception) -> None:
-            tell_error(str(error))
+            notify_error(str(error))
 
         self._background.run(share, known, failed)
 

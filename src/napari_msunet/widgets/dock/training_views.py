@@ -17,17 +17,15 @@ from qtpy.QtWidgets import QDialog, QLabel, QPushButton, QScrollArea, QVBoxLayou
 from napari_msunet.config import CrossValidateJob, PreviewAugmentationJob, TrainJob
 from napari_msunet.constants import output_colour
 from napari_msunet.events import Metric, Result
-from napari_msunet.training.progress import History
+from napari_msunet.training.progress import TrainingHistory
 from napari_msunet.widgets import resolve
-from napari_msunet.widgets.dock.show_errors import tell_error
+from napari_msunet.widgets.dock.show_errors import notify_error
 
 if TYPE_CHECKING:
     from napari_msunet.config import Job
     from napari_msunet.widgets.jobs import JobHandle, Jobs
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import State
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Live curves of a training: loss and IoU by epoch, for the fused output and each scale.
 
@@ -53,14 +51,14 @@ class Curves(QWidget):
     ----------
     outputs : tuple of str
         "fused", then one for each scale.
-    history : History
+    history : TrainingHistory
         The numbers.
     """
 
     def __init__(self, theme: str = "dark") -> None:
         super().__init__()
         self.outputs: tuple[str, ...] = ()
-        self.history = History()
+        self.history = TrainingHistory()
         self.plots: dict[str, pg.PlotWidget] = {}
         self.lines: dict[tuple[str, str, str], pg.PlotDataItem] = {}
         self.best: dict[str, pg.InfiniteLine] = {}
@@ -102,7 +100,7 @@ class Curves(QWidget):
         plot.addItem(self.best[name])
         return plot
 
-    def restart(self, outputs: Sequence[str], history: History) -> None:
+    def restart(self, outputs: Sequence[str], history: TrainingHistory) -> None:
         """Show another training, with what is known of it so far."""
         self.history = history
         if tuple(outputs) != self.outputs:
@@ -243,7 +241,7 @@ class Asking(QPushButton):
         self.setText(self._texts[0])
         self.setEnabled(True)
         if outcome == "error":
-            tell_error(text or "There is no answer.")
+            notify_error(text or "There is no answer.")
 
     def _show(self, contents: Sequence[QWidget]) -> None:
         """Open a window with these, one below the other."""

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from napari_msunet.geometry import Region
     from napari_msunet.widgets.paint import PyramidLabels
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # The object under the mouse: found in a thread, the latest place wins.
 
@@ -110,7 +108,7 @@ SIDE = 512
 _TELL_SECONDS = 0.1
 
 
-class StoppedError(Exception):
+class MeasuringStoppedError(Exception):
     """The measuring was not wanted any more."""
 
 
@@ -172,7 +170,7 @@ class Measuring(QObject):
         parts, told = [], 0.0
         for progress, part in walk_objects(store, side=SIDE):
             if stop.is_set():
-                raise StoppedError
+                raise MeasuringStoppedError
             parts.append(part)
             if time.monotonic() - told > _TELL_SECONDS:
                 told = time.monotonic()
@@ -189,10 +187,10 @@ class Measuring(QObject):
 
     def _failed(self, error: BaseException) -> None:
         self.busy = False
-        if not isinstance(error, StoppedError):
-            from napari_msunet.widgets.dock.show_errors import tell_error
+        if not isinstance(error, MeasuringStoppedError):
+            from napari_msunet.widgets.dock.show_errors import notify_error
 
-            tell_error(str(error))
+            notify_error(str(error))
         self.changed.emit()
 
     def stroked(self, region: Window | Region | None) -> None:

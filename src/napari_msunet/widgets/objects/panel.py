@@ -18,7 +18,7 @@ from napari_msunet.objects.polygons import label_polygons
 from napari_msunet.objects.table import object_at, object_mask, set_objects
 from napari_msunet.widgets.dock import section
 from napari_msunet.widgets.dock.background import Background
-from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.navigation import Outline, go_to
 from napari_msunet.widgets.objects.histogram import Histogram
 from napari_msunet.widgets.objects.measuring import Measuring
@@ -98,10 +98,10 @@ class ObjectsPanel(QWidget):
         self.change.setMenu(self.classes)
         self.delete = QPushButton("Delete")
         self.delete.setToolTip("Makes the selected objects background, as one step of undo.")
-        self.delete.clicked.connect(told(lambda *_: self.set_selected(0)))
+        self.delete.clicked.connect(show_errors(lambda *_: self.set_selected(0)))
         self.save = QPushButton("Save CSV…")
         self.save.setToolTip("Writes the rows that are shown, in this order.")
-        self.save.clicked.connect(told(lambda *_: self._save_clicked()))
+        self.save.clicked.connect(show_errors(lambda *_: self._save_clicked()))
 
     def _lay_out(self) -> None:
         top = QHBoxLayout()
@@ -155,7 +155,7 @@ class ObjectsPanel(QWidget):
         if self.measuring.busy:
             self.measuring.stop()
         else:
-            told(self.start)()
+            show_errors(self.start)()
 
     def _stroked(self, event: Event) -> None:
         self.measuring.stroked(event.region)
@@ -185,7 +185,7 @@ class ObjectsPanel(QWidget):
         if self.filter.offer(names):
             self.classes.clear()
             for value, name in enumerate(names, 1):
-                self.classes.addAction(name, told(partial(self.set_selected, value)))
+                self.classes.addAction(name, show_errors(partial(self.set_selected, value)))
         self.change.setVisible(bool(names))
 
     def _filter(self, wanted: Filter) -> None:

@@ -23,8 +23,6 @@ from napari_msunet.typed_numbers import read_number
 
 if TYPE_CHECKING:
     from qtpy.QtCore import QObject
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Areas and lengths as people write them.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from napari.layers import Layer
     from napari.viewer import Viewer
 
-    from napari_msunet.widgets.placement import Place
+    from napari_msunet.widgets.placement import LayerPlacement
 
 
 def add_labels(
@@ -77,7 +77,7 @@ def _check_shape(store: LabelStore, slide_layer: Layer) -> None:
         )
 
 
-def _beside(store: LabelStore, slide_layer: Layer) -> Place:
+def _beside(store: LabelStore, slide_layer: Layer) -> LayerPlacement:
     """The place of a store over the layer of its slide."""
     pixel = np.asarray(store.pixel, float)
     return {

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
     from napari_msunet.geometry import Region, Window
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # What is looked after once a second: what another process wrote, and what of a store cannot be read.
 
@@ -69,7 +67,7 @@ def look(layers: LayerList, painted: Collection[PaintedLayer]) -> None:
     for layer in [layer for layer in layers if layer in painted]:
         with suppress(MsunetError, OSError, RuntimeError):  # a store that was closed or is changing: next time
             if not layer.can_be_stored():
-                for region in layer.store.news():
+                for region in layer.store.external_changes():
                     layer.refresh_window(region)
             _show_damage(layers, layer)
 

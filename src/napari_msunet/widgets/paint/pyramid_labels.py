@@ -28,14 +28,12 @@ from napari_msunet.widgets.paint import brush, class_colours, lifetime
 from napari_msunet.widgets.paint.canvas import Canvas
 from napari_msunet.widgets.paint.napari_internals import PaintHooks, missing
 from napari_msunet.widgets.paint.stroke import Stroke, cut
-from napari_msunet.widgets.paint.writer import Job, Writer
+from napari_msunet.widgets.paint.writer import Job, StrokeWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from napari_msunet.widgets.placement import Place
-
-
+    from napari_msunet.widgets.placement import LayerPlacement
 POLYGON_LIMIT = 32_768
 """A polygon is at most this many level-0 pixels high and wide."""
 
@@ -120,7 +118,7 @@ class PyramidLabels(PaintHooks):
 
     store: LabelStore
     _canvas: Canvas
-    _writer: Writer
+    _writer: StrokeWriter
     _obstacle: str | None
     _thumbnail_due = False
     _unit: Unit = "data"
@@ -644,7 +642,7 @@ def _reader(canvas: Canvas, level: int) -> Callable[[Window], npt.NDArray[np.int
     return read
 
 
-def placement(store: LabelStore) -> Place:
+def placement(store: LabelStore) -> LayerPlacement:
     """Where a store lies in the world if its slide lies at 0: the centre of the slide's first pixel is the origin."""
     pixel = np.asarray(store.pixel, float)
     if store.mpp is None:

@@ -29,7 +29,7 @@ Values = int | npt.NDArray[np.integer]
 """What is painted: one label, or one for each pixel."""
 
 
-class Tile(NamedTuple):
+class PaintedTile(NamedTuple):
     """Painted values: an array of `TILE` x `TILE` or one value; where they were painted (None: everywhere)."""
 
     values: Values
@@ -68,7 +68,7 @@ class Stroke:
     def __init__(self, shape: tuple[int, int], dtype: np.dtype[np.integer]) -> None:
         self._bounds = Window(0, 0, *shape)
         self._dtype = dtype
-        self._tiles: dict[Key, Tile] = {}
+        self._tiles: dict[Key, PaintedTile] = {}
         self._boxes: dict[Key, Window] = {}
         self._dabs: deque[tuple[Window, Values, Mask]] = deque()
         self._settling = threading.RLock()
@@ -123,10 +123,10 @@ class Stroke:
         """Paint one value into a tile."""
         tile = self._tiles.get(key)
         if (mask is None or mask.all()) and part == self.square(key):
-            self._tiles[key] = Tile(value, None)
+            self._tiles[key] = PaintedTile(value, None)
         elif tile is None or (np.ndim(tile.values) == 0 and tile.values == value):
             if tile is None:
-                tile = self._tiles[key] = Tile(value, np.zeros((TILE, TILE), np.bool_))
+                tile = self._tiles[key] = PaintedTile(value, np.zeros((TILE, TILE), np.bool_))
             if tile.mask is None:
                 return
             inner = self._inner(key, part)
@@ -135,19 +135,19 @@ class Stroke:
             else:
                 tile.mask[inner] |= mask
             if tile.mask[self._inner(key, self.square(key))].all():
-                self._tiles[key] = Tile(value, None)
+                self._tiles[key] = PaintedTile(value, None)
         else:
             self._lay(key, part, value, mask)
 
     def _lay(self, key: Key, part: Window, values: Values, mask: npt.NDArray[np.bool_] | None) -> None:
         """Paint several values into a tile."""
-        tile = self._tiles.get(key, Tile(0, np.zeros((TILE, TILE), np.bool_)))
+        tile = self._tiles.get(key, PaintedTile(0, np.zeros((TILE, TILE), np.bool_)))
         array = tile.values if np.ndim(tile.values) else np.full((TILE, TILE), tile.values, self._dtype)
         marks = np.ones((TILE, TILE), np.bool_) if tile.mask is None else tile.mask
         inner = self._inner(key, part)
         np.copyto(array[inner], values, where=True if mask is None else mask)
         np.copyto(marks[inner], True, where=True if mask is None else mask)
-        self._tiles[key] = Tile(array, marks)
+        self._tiles[key] = PaintedTile(array, marks)
 
     def keys(self, window: Window) -> Iterator[Key]:
         """Tiles inside `window` that were painted on."""
@@ -158,7 +158,7 @@ class Stroke:
         else:
             yield from (key for key, _ in cut(window, TILE) if key in self._tiles)
 
-    def tile(self, key: Key) -> Tile | None:
+    def tile(self, key: Key) -> PaintedTile | None:
         """What was painted into a tile."""
         return self._tiles.get(key)
 
@@ -194,7 +194,7 @@ class Stroke:
         if wide is not None:
             yield wide, value, None
 
-    def _part(self, box: Window, tiles: Iterable[Tile | None]) -> tuple[Window, Values, npt.NDArray[np.bool_]]:
+    def _part(self, box: Window, tiles: Iterable[PaintedTile | None]) -> tuple[Window, Values, npt.NDArray[np.bool_]]:
         """What was painted in a block: one value if all its tiles have the same."""
         tiles = list(tiles)
         found = {tile.values if np.ndim(tile.values) == 0 else None for tile in tiles if tile is not None}

@@ -30,7 +30,7 @@ class Job(NamedTuple):
     stroke: Stroke | None = None
 
 
-class Writer(QObject):
+class StrokeWriter(QObject):
     """Does jobs to one store one after the other in a thread of its own, which goes when there is nothing to do.
 
     Strokes that the disk refuses are kept by the store, which writes them as soon as it can. A stroke that the store
@@ -160,14 +160,14 @@ class Writer(QObject):
             self._news.emit()
 
 
-_writers: WeakKeyDictionary[LabelStore, Writer] = WeakKeyDictionary()
+_writers: WeakKeyDictionary[LabelStore, StrokeWriter] = WeakKeyDictionary()
 
 
-def writer_of(store: LabelStore) -> Writer:
+def writer_of(store: LabelStore) -> StrokeWriter:
     """The writer of a store: one for all its layers."""
     writer = _writers.get(store)
     if writer is None:
-        writer = _writers[store] = Writer()
+        writer = _writers[store] = StrokeWriter()
         store.before_flush.append(writer.settle_all)
         store.on_unsaved.append(writer.unsaved_changed)
     return writer

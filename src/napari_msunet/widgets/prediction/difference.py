@@ -14,7 +14,7 @@ from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.review.differences import Changes, Differences, last_difference
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.background import Background
-from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.layer_slides import KEY
 from napari_msunet.widgets.layers import add_to_look_at
 from napari_msunet.widgets.objects.table import area_text
@@ -111,7 +111,7 @@ class DifferenceRow(QWidget):
             "Colours what the newest prediction labels otherwise than the one before it, by another model where there "
             "is one. Both as the machine made them, without your corrections."
         )
-        self.tick.toggled.connect(told(self._toggled))
+        self.tick.toggled.connect(show_errors(self._toggled))
         self.words = QLabel()
         self.words.setWordWrap(True)
         self.words.hide()

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import SlideRecord
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # The layer that shows at once what the coarsest scale says of a large view, until its tiles are finished.
 

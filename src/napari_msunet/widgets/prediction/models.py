@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QToolB
 
 from napari_msunet.errors import ModelError, MsunetError
 from napari_msunet.widgets.dock.model_card import model_config
-from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.dock.show_errors import show_errors
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.state import State
@@ -39,7 +39,7 @@ class EnsembleRow(QWidget):
         column.addLayout(self._rows)
         self.add_button = QPushButton("Add a model…")
         self.add_button.setToolTip(TIP)
-        self.add_button.clicked.connect(told(lambda *_: self._choose()))
+        self.add_button.clicked.connect(show_errors(lambda *_: self._choose()))
         column.addWidget(self.add_button)
         self._shown: tuple[Path, ...] = ()
 

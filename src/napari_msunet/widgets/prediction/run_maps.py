@@ -22,8 +22,6 @@ from napari_msunet.widgets.placement import over, placed
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Maps of a run as layers: disagreement, entropy and probabilities, lazily from its pyramid, while it fills too.
 

@@ -18,11 +18,15 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Window
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.background import Background
-from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.forms import Fold
 from napari_msunet.widgets.objects.table import area_text
 from napari_msunet.widgets.placement import visible_region
-from napari_msunet.widgets.prediction.threshold_layer import Kept, PreviewLayer, find_kept
+from napari_msunet.widgets.prediction.threshold_layer import (
+    PreviewLayer,
+    RunWithProbabilities,
+    find_run_with_probabilities,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,10 +34,8 @@ if TYPE_CHECKING:
     from napari_msunet.inference.postprocess.threshold import Areas
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.paint import PyramidLabels
-    from napari_msunet.widgets.prediction.threshold_layer import Asked, Previewer, Shown
+    from napari_msunet.widgets.prediction.threshold_layer import Asked, Previewer, ThresholdPreview
     from napari_msunet.widgets.state import State
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # The sliders of thresholds and smoothing, and the area beside each class.
 
@@ -204,7 +206,7 @@ class ThresholdPanel(Fold):
         "Apply" was pressed: the `PostprocessJob`.
     shown : Signal()
         A preview came into view.
-    kept : Kept, optional
+    kept : RunWithProbabilities, optional
         The run it works on.
     """
 
@@ -215,12 +217,12 @@ class ThresholdPanel(Fold):
         super().__init__("Thresholds and smoothing", "Changes what becomes of the probabilities, without the network.")
         self.state, self.layers = state, layers
         self.viewer = layers.viewer
-        self.kept: Kept | None = None
+        self.kept: RunWithProbabilities | None = None
         self.preview = PreviewLayer(self.viewer)
         self._path: Path | None = None
         self._looked: list[tuple[int, str]] | None = None
         self._areas: Areas | None = None
-        self._in_view: Shown | None = None
+        self._in_view: ThresholdPreview | None = None
         self._previewer: Previewer | None = None
         self._working = self._again = self._closed = False
         self._looking = Background("msunet-threshold-runs", self)
@@ -246,7 +248,7 @@ class ThresholdPanel(Fold):
         self.parted.toggled.connect(lambda _: self.refresh())
         self.apply = QPushButton("Apply")
         self.apply.setToolTip("Makes these labels for the whole prediction. What you corrected by hand stays.")
-        self.apply.clicked.connect(told(lambda *_: self.apply_wanted.emit(self.job())))
+        self.apply.clicked.connect(show_errors(lambda *_: self.apply_wanted.emit(self.job())))
         self.back = QPushButton("Put back")
         self.back.setToolTip("Shows the labels as they are again.")
         self.back.clicked.connect(lambda: self.put_back())
@@ -270,16 +272,20 @@ class ThresholdPanel(Fold):
             self._use(None)
         if path is not None and not self._looking.busy:
             before = self._looked
-            self._looking.run(lambda: find_kept(path, before), lambda found: self._found(path, found), lambda _: None)
+            self._looking.run(
+                lambda: find_run_with_probabilities(path, before),
+                lambda found: self._found(path, found),
+                lambda _: None,
+            )
 
-    def _found(self, path: Path, answer: tuple[list[tuple[int, str]], Kept | None] | None) -> None:
+    def _found(self, path: Path, answer: tuple[list[tuple[int, str]], RunWithProbabilities | None] | None) -> None:
         if path != self._path:
             self.look()
         elif answer is not None:  # else: nothing changed since
             self._looked = answer[0]
             self._use(answer[1])
 
-    def _use(self, kept: Kept | None) -> None:
+    def _use(self, kept: RunWithProbabilities | None) -> None:
         """Work on this run from now on."""
         if kept is not None and self.kept is not None and kept.run is self.kept.run:
             return
@@ -388,7 +394,7 @@ class ThresholdPanel(Fold):
             return
         kept = self.kept
 
-        def work() -> Shown:
+        def work() -> ThresholdPreview:
             from napari_msunet.widgets.prediction.threshold_layer import Previewer
 
             if self._previewer is None or self._previewer.run is not kept.run:
@@ -398,7 +404,7 @@ class ThresholdPanel(Fold):
         self._working = True
         self._drawing.run(work, lambda shown: self._drawn(kept, shown), self._failed)
 
-    def _asked(self, kept: Kept) -> Asked:
+    def _asked(self, kept: RunWithProbabilities) -> Asked:
         from napari_msunet.widgets.prediction.threshold_layer import Asked
 
         info = kept.run.info
@@ -413,7 +419,7 @@ class ThresholdPanel(Fold):
         self._working = self._again = False
         self.why.setText(str(error))
 
-    def _drawn(self, kept: Kept, shown: Shown) -> None:
+    def _drawn(self, kept: RunWithProbabilities, shown: ThresholdPreview) -> None:
         self._working = False
         if kept is self.kept and self.sliders.moved:
             record = self.state.active

@@ -25,15 +25,13 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
 
-    from napari_msunet.widgets.placement import Place
-
-
+    from napari_msunet.widgets.placement import LayerPlacement
 # ----------------------------------------------------------------------------------------------------------------------
 # Which run of a label store has probabilities whose thresholds can be changed.
 
 
 @dataclass(frozen=True)
-class Kept:
+class RunWithProbabilities:
     """A complete run with probabilities, of a store, with the colours of its classes."""
 
     store: LabelStore
@@ -46,9 +44,9 @@ class Kept:
         return self.store.path
 
 
-def find_kept(
+def find_run_with_probabilities(
     path: Path, before: list[tuple[int, str]] | None = None
-) -> tuple[list[tuple[int, str]], Kept | None] | None:
+) -> tuple[list[tuple[int, str]], RunWithProbabilities | None] | None:
     """Look for the newest prediction of a store; runs that were made from another one's probabilities do not count.
 
     Parameters
@@ -75,7 +73,9 @@ def find_kept(
         if "probabilities" in run.outputs and run.complete:
             known = dict(zip(store.classes, store.colours, strict=True))
             spare = default_colours(len(run.classes))
-            return notes, Kept(store, run, tuple(known.get(c, spare[n]) for n, c in enumerate(run.classes)))
+            return notes, RunWithProbabilities(
+                store, run, tuple(known.get(c, spare[n]) for n, c in enumerate(run.classes))
+            )
         break
     return notes, None
 
@@ -107,7 +107,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ThresholdPreview:
     """A preview: labels `(h, w)` with the store's values, of `window` of a level; pixels of level 0 per class."""
 
     asked: Asked
@@ -138,7 +138,7 @@ class Previewer:
         self._edited: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
         self._edits: npt.NDArray[np.number] = np.zeros(0)
 
-    def __call__(self, asked: Asked) -> Shown:
+    def __call__(self, asked: Asked) -> ThresholdPreview:
         """The labels: a person's edits as they are, everything else from the probabilities."""
         level = level_of(asked.window, len(self.run.info.shapes))
         window = asked.window
@@ -154,7 +154,7 @@ class Previewer:
         table = value_table(self.run, self.store.classes, False)
         labels = found if table is None else np.asarray(table, np.uint8)[found]
         labels = np.where(self._edited, self._edits, labels).astype(np.uint8)
-        return Shown(asked, labels, window, level, areas)
+        return ThresholdPreview(asked, labels, window, level, areas)
 
     def _read(self, finest: Window, window: Window, level: int, halo: int) -> None:
         place = (finest, level, halo)
@@ -182,9 +182,9 @@ class PreviewLayer(PassingLayer):
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)
         self._hidden: Layer | None = None
-        self._place: Place = {}
+        self._place: LayerPlacement = {}
 
-    def show(self, shown: Shown, store: LabelStore, slide_layer: Layer, labels_layer: Layer | None) -> None:
+    def show(self, shown: ThresholdPreview, store: LabelStore, slide_layer: Layer, labels_layer: Layer | None) -> None:
         """Bring labels into view."""
         size = store.pixel[0] * 2**shown.level, store.pixel[1] * 2**shown.level
         place = over(slide_layer, size, (shown.window.y * size[0], shown.window.x * size[1]))
@@ -205,7 +205,9 @@ class PreviewLayer(PassingLayer):
             self._place = place
         layer.refresh(thumbnail=False, highlight=False, extent=False)
 
-    def _add(self, shown: Shown, store: LabelStore, place: Place, labels_layer: Layer | None) -> None:
+    def _add(
+        self, shown: ThresholdPreview, store: LabelStore, place: LayerPlacement, labels_layer: Layer | None
+    ) -> None:
         self.layer = Labels(
             shown.labels,
             name=NAME,

@@ -17,7 +17,7 @@ from napari_msunet.config import Drawn, InClasses, Where
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Region
 from napari_msunet.widgets.dock.fields import ChoiceField
-from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.layer_slides import KEY
 from napari_msunet.widgets.layers import store_path
 from napari_msunet.widgets.placement import over, to_level0
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import SlideRecord, State
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Drawing one rectangle on a slide.
 
@@ -304,7 +302,7 @@ class WhereRow(QWidget):
     def _tool(self, text: str, tip: str, mode: str) -> QPushButton:
         button = QPushButton(text)
         button.setToolTip(tip)
-        button.clicked.connect(told(lambda *_: self.draw(mode)))
+        button.clicked.connect(show_errors(lambda *_: self.draw(mode)))
         return button
 
     def _lay_out(self) -> None:
@@ -395,7 +393,7 @@ class WhereRow(QWidget):
         self.refresh()
         self.changed.emit()
 
-    @told
+    @show_errors
     def _begin_drawing(self) -> None:
         """What was drawn on another day is shown; where nothing was, the tool is taken at once."""
         record = self.state.active

@@ -30,10 +30,8 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
     from napari_msunet.widgets.layers import Layers
-    from napari_msunet.widgets.placement import Pair, Place
+    from napari_msunet.widgets.placement import LayerPlacement, Pair
     from napari_msunet.widgets.state import State
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # What the machine sees, as layers: the prediction of each scale, the fusion's, and the weights it gives to scales.
 
@@ -164,7 +162,7 @@ def _parts(what: str, classes: Sequence[str], outputs: Sequence[str]) -> list[tu
     return list(enumerate(classes, 1))
 
 
-def _place(slide_layer: Layer | None, slide_mpp: Pair | None, pixel: Pair, corner: Pair) -> Place:
+def _place(slide_layer: Layer | None, slide_mpp: Pair | None, pixel: Pair, corner: Pair) -> LayerPlacement:
     return placed(slide_mpp, pixel, corner) if slide_layer is None else over(slide_layer, pixel, corner)
 
 
@@ -187,7 +185,7 @@ def _add(
     levels: list[npt.NDArray[np.float32] | da.Array],
     what: str,
     part: str,
-    place: Place,
+    place: LayerPlacement,
     about: dict[str, str],
 ) -> Image:
     weight = what == WEIGHTS

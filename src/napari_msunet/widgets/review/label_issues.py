@@ -20,11 +20,11 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import open_labels
 from napari_msunet.labels.checks import touched
-from napari_msunet.review import Pair, TruthPlace, TruthReview, review_truth, write_confusion, write_suspects
+from napari_msunet.review import Pair, TruthPlace, TruthReview, review_truth, write_confusion, write_label_issues
 from napari_msunet.review.scores import merged_runs
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.python_lines import lines, literal
-from napari_msunet.widgets.dock.show_errors import tell_error
+from napari_msunet.widgets.dock.show_errors import notify_error
 from napari_msunet.widgets.review.label_issues_table import PlaceModel
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.paint import PyramidLabels
     from napari_msunet.widgets.state import SlideRecord
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Reviewing a truth beside the GUI thread, and saying what is missing for it.
 
@@ -59,12 +57,12 @@ NOT_COMPARED = "Nothing was compared yet: find suspects first."
 _TELL_SECONDS = 0.05
 
 
-class StoppedError(Exception):
+class ReviewStoppedError(Exception):
     """The review was not wanted any more."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ReviewRequest:
     """The truth and the prediction that are compared: label stores of one slide."""
 
     truth: Path
@@ -87,7 +85,7 @@ class Wanted:
         )
 
 
-class Finding(QObject):
+class TruthReviewer(QObject):
     """Compares a truth with a prediction, in a thread.
 
     Attributes
@@ -115,7 +113,7 @@ class Finding(QObject):
         super().__init__(parent)
         self.pair: Pair | None = None
         self.review: TruthReview | None = None
-        self.wanted: Wanted | None = None
+        self.wanted: ReviewRequest | None = None
         self.lack, self.possible, self.busy, self.stale = NO_SLIDE, False, False, ""
         self._background = Background("msunet-truth", self)
         self._stop = threading.Event()
@@ -133,18 +131,18 @@ class Finding(QObject):
         if labels is None:
             self.forget(NO_PREDICTION)
             return
-        wanted = Wanted(truth, labels)
+        wanted = ReviewRequest(truth, labels)
         if wanted != self.wanted:
             self.forget("")
             self.wanted = wanted
         self._background.run(partial(_lack, labels), partial(self._looked, wanted), partial(self._unlucky, wanted))
 
-    def _looked(self, wanted: Wanted, lack: str) -> None:
+    def _looked(self, wanted: ReviewRequest, lack: str) -> None:
         if wanted == self.wanted:
             self.lack, self.possible = lack, lack != NO_PREDICTION
             self.changed.emit()
 
-    def _unlucky(self, wanted: Wanted, error: BaseException) -> None:
+    def _unlucky(self, wanted: ReviewRequest, error: BaseException) -> None:
         if wanted == self.wanted:
             self.lack, self.possible = str(error), False
             self.changed.emit()
@@ -169,12 +167,12 @@ class Finding(QObject):
             self.stale = why
             self.changed.emit()
 
-    def _work(self, wanted: Wanted, stop: threading.Event) -> tuple[Pair, TruthReview]:
+    def _work(self, wanted: ReviewRequest, stop: threading.Event) -> tuple[Pair, TruthReview]:
         """In the thread."""
 
         def tell(done: int, total: int) -> None:
             if stop.is_set():
-                raise StoppedError
+                raise ReviewStoppedError
             if time.monotonic() - self._told > _TELL_SECONDS:
                 self._told = time.monotonic()
                 self.progressed.emit(done, total)
@@ -192,15 +190,15 @@ class Finding(QObject):
     def _failed(self, stop: threading.Event, error: BaseException) -> None:
         if stop is self._stop:
             self.busy = False
-            if not isinstance(error, StoppedError):
-                tell_error(str(error))
+            if not isinstance(error, ReviewStoppedError):
+                notify_error(str(error))
             self.changed.emit()
 
     def save_csv(self, path: Path) -> str:
         """Write the suspects, and beside them the confusion matrix, as CSV; gives a sentence that says so."""
         if self.review is None or self.pair is None:
             raise MsunetError(NOT_COMPARED)
-        written = write_suspects(self.review, path, self.pair.store)
+        written = write_label_issues(self.review, path, self.pair.store)
         beside = write_confusion(self.review.confusion, path.with_name(f"{path.stem} confusion.csv"))
         count = len(self.review.suspects)
         return f"Wrote {count} suspects to {written} and the confusion matrix to {beside.name}."
@@ -237,7 +235,7 @@ class Decisions(QObject):
 
     Parameters
     ----------
-    finding : Finding
+    finding : TruthReviewer
         What was compared.
     model : PlaceModel
         The places that are shown; their states are kept true.
@@ -253,7 +251,7 @@ class Decisions(QObject):
 
     changed = Signal()
 
-    def __init__(self, finding: Finding, model: PlaceModel, parent: QObject | None = None) -> None:
+    def __init__(self, finding: TruthReviewer, model: PlaceModel, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.finding, self.model = finding, model
         self.layer: PyramidLabels | None = None
@@ -285,7 +283,7 @@ class Decisions(QObject):
         """Write the model's answer into the truth inside a lasso, `(n, 2)` of `y, x`, as one step of undo."""
         low, high = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int)
         window = Window.between((int(low[0]), int(low[1])), (int(high[0]), int(high[1])))
-        self._take(corners, window, layer, lambda error: tell_error(str(error)))
+        self._take(corners, window, layer, lambda error: notify_error(str(error)))
 
     def offer_kept(self) -> None:
         """Forget what was kept, and compare again."""
@@ -329,7 +327,7 @@ class Decisions(QObject):
         """The disk, or another writer, did not let it be kept."""
         self.model.mark(place, None)
         self.changed.emit()
-        tell_error(str(error))
+        notify_error(str(error))
 
     # ------------------------------------------------------------------------------------------------ following strokes
 

@@ -26,12 +26,18 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.review import TruthPlace, TruthReview
 from napari_msunet.widgets import keys
 from napari_msunet.widgets.dock import section
-from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.layers import hide_maps
 from napari_msunet.widgets.navigation import Outline, go_to
 from napari_msunet.widgets.review import label_issues
 from napari_msunet.widgets.review.confusion_matrix import MatrixView, share_text
-from napari_msunet.widgets.review.label_issues import NOT_COMPARED, Decisions, Finding, TruthChoice, layer_of_truth
+from napari_msunet.widgets.review.label_issues import (
+    NOT_COMPARED,
+    Decisions,
+    TruthChoice,
+    TruthReviewer,
+    layer_of_truth,
+)
 from napari_msunet.widgets.review.label_issues_table import PlaceModel
 from napari_msunet.widgets.review.lasso import Lasso
 from napari_msunet.widgets.state import changed
@@ -115,7 +121,7 @@ class TruthPanel(QWidget):
 
     Attributes
     ----------
-    finding : Finding
+    finding : TruthReviewer
         What is compared, and what was found.
     model : PlaceModel
         The table's rows: suspects, or the places of one cell of the matrix.
@@ -128,7 +134,7 @@ class TruthPanel(QWidget):
         self.state, self.layers = state, layers
         self.viewer = layers.viewer
         self.model = PlaceModel(self)
-        self.finding = Finding(self)
+        self.finding = TruthReviewer(self)
         self.outline = Outline(self.viewer, _OUTLINE)
         self.lasso = Lasso(self.viewer, self)
         self.index = -1
@@ -211,20 +217,22 @@ class TruthPanel(QWidget):
 
     def _connect(self) -> None:
         self.choice.activated.connect(lambda *_: self._look())
-        self.find.clicked.connect(told(lambda *_: self.finding.stop() if self.finding.busy else self.start()))
-        self.set_up.clicked.connect(told(lambda *_: self.predict_with_probabilities()))
+        self.find.clicked.connect(show_errors(lambda *_: self.finding.stop() if self.finding.busy else self.start()))
+        self.set_up.clicked.connect(show_errors(lambda *_: self.predict_with_probabilities()))
         self.all.clicked.connect(lambda *_: self.show_suspects())
-        self.again.clicked.connect(told(lambda *_: self.decisions.offer_kept()))
-        self.draw.clicked.connect(told(lambda *_: self.lasso.stop() if self.lasso.active else self.start_lasso()))
-        self.save.clicked.connect(told(lambda *_: self._save_clicked()))
-        self.copy.clicked.connect(told(lambda *_: self._copy()))
+        self.again.clicked.connect(show_errors(lambda *_: self.decisions.offer_kept()))
+        self.draw.clicked.connect(
+            show_errors(lambda *_: self.lasso.stop() if self.lasso.active else self.start_lasso())
+        )
+        self.save.clicked.connect(show_errors(lambda *_: self._save_clicked()))
+        self.copy.clicked.connect(show_errors(lambda *_: self._copy()))
         for name, button in self.buttons.items():
-            button.clicked.connect(told(lambda *_, act=self.actions[name]: act()))
+            button.clicked.connect(show_errors(lambda *_, act=self.actions[name]: act()))
         self.table.selectionModel().currentRowChanged.connect(lambda now, _: self._row_chosen(now.row()))
         self.table.horizontalHeader().sortIndicatorChanged.connect(self._sort)
-        self.table.pressed.connect(told(lambda name: self.actions[name]()))
-        self.matrix.chosen.connect(told(self.show_cell))
-        self.lasso.drawn.connect(told(lambda corners: self.decisions.take_in(corners, self.truth_layer())))
+        self.table.pressed.connect(show_errors(lambda name: self.actions[name]()))
+        self.matrix.chosen.connect(show_errors(self.show_cell))
+        self.lasso.drawn.connect(show_errors(lambda corners: self.decisions.take_in(corners, self.truth_layer())))
         self.lasso.ended.connect(self._enable)
         self.decisions.changed.connect(self._enable)
         self.finding.changed.connect(self._show)
@@ -376,7 +384,7 @@ class TruthPanel(QWidget):
 
     def _row_chosen(self, row: int) -> None:
         if row >= 0 and row != self.index:
-            told(self.go)(row)
+            show_errors(self.go)(row)
 
     def go(self, index: int) -> None:
         """Look at a place of the table: the camera goes there, and its outline shows."""
@@ -471,7 +479,7 @@ class TruthPanel(QWidget):
         for name, action in self.actions.items():
             keys.bind(self.viewer, name, action)
         if self.current is not None:
-            told(self.go)(self.index)
+            show_errors(self.go)(self.index)
 
     def hideEvent(self, event: QHideEvent) -> None:
         super().hideEvent(event)

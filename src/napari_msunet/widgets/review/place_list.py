@@ -11,7 +11,7 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Window
 from napari_msunet.review.queue import Candidate
 from napari_msunet.widgets import keys
-from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.dock.show_errors import show_errors
 
 for _name, _key, _text in (
     ("review.next", ".", "Next place"),
@@ -83,7 +83,7 @@ class PlaceList(QWidget):
         for number, (name, (text, tip)) in enumerate(texts.items()):
             button = QPushButton(text)
             button.setToolTip(keys.hint(tip, name))
-            button.clicked.connect(told(lambda *_, act=self.actions[name]: act()))
+            button.clicked.connect(show_errors(lambda *_, act=self.actions[name]: act()))
             self.buttons[name] = button
             moves.addWidget(button, number // 2, number % 2)
         said = {line.name: f"“{line.shown}”" for line in keys.table()}

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from napari_msunet.labels import LabelStore
     from napari_msunet.objects.table import ObjectTable
     from napari_msunet.review.queue import TissueLike
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # What places to review can be ranked by.
 

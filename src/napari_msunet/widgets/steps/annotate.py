@@ -16,10 +16,10 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.labels import LabelStore
 from napari_msunet.labels.metadata import BACKGROUND_COLOUR, default_colours
 from napari_msunet.slide import open_slide
-from napari_msunet.widgets.dock.class_table import KEYS, ClassEdits, ClassTable, Row
+from napari_msunet.widgets.dock.class_table import KEYS, ClassEdits, ClassTable, ClassTableRow
 from napari_msunet.widgets.dock.marking import Marking
 from napari_msunet.widgets.dock.python_lines import call, lines, literal
-from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.dock.sources import SourcesBox
 from napari_msunet.widgets.forms import Fold
 from napari_msunet.widgets.state import SlideRecord
@@ -52,7 +52,7 @@ class AnnotateStep(Step):
         self.marking = Marking(state, layers, self)
         self.start = QPushButton("Start annotating")
         self.start.setObjectName("primary")
-        self.start.clicked.connect(told(lambda *_: self.start_annotating()))
+        self.start.clicked.connect(show_errors(lambda *_: self.start_annotating()))
         self.body.addWidget(self.start)
         self.table = ClassTable()
         self.table.setToolTip(
@@ -61,7 +61,7 @@ class AnnotateStep(Step):
         )
         self.table.picked.connect(self._picked)
         self.table.renamed.connect(self._renamed)
-        self.table.recoloured.connect(told(lambda row, colour: self.set_colour(self.state.classes[row], colour)))
+        self.table.recoloured.connect(show_errors(lambda row, colour: self.set_colour(self.state.classes[row], colour)))
         self.body.addWidget(self.table)
         self.body.addLayout(self._class_buttons())
         self.help = self.note("Keys: 1–9 class, 0 background, P brush, E eraser, F fill, [ ] brush size.")
@@ -77,7 +77,7 @@ class AnnotateStep(Step):
         row = QHBoxLayout()
         self.add = QPushButton("Add class")
         self.add.setToolTip("A new class below the others; double-click its name to change it.")
-        self.add.clicked.connect(told(lambda *_: self.add_class()))
+        self.add.clicked.connect(show_errors(lambda *_: self.add_class()))
         self.remove = QPushButton("Remove class")
         self.remove.setToolTip("Takes the chosen class out; what was painted of it is erased.")
         self.remove.clicked.connect(self._remove_chosen)
@@ -203,7 +203,7 @@ class AnnotateStep(Step):
             return ANNOTATED_BACKGROUND
         return int(layer.store.add_classes([self.state.classes[row]])[self.state.classes[row]])
 
-    @told
+    @show_errors
     def _picked(self, row: int) -> None:
         layer = self.layers.annotation(self.state.active)
         if layer is not None:
@@ -239,7 +239,7 @@ class AnnotateStep(Step):
         """Show a class in another colour (red, green, blue; 0 to 255)."""
         self.edits.set_colour(name, colour)
 
-    @told
+    @show_errors
     def _renamed(self, row: int, name: str) -> None:
         try:
             if name != self.state.classes[row]:
@@ -247,7 +247,7 @@ class AnnotateStep(Step):
         finally:
             self.state.emit("classes")
 
-    @told
+    @show_errors
     def _remove_chosen(self, *_: object) -> None:
         row = self.table.currentRow()
         if not 0 <= row < len(self.state.classes):
@@ -293,12 +293,18 @@ class AnnotateStep(Step):
         self.marking.refresh(layer)
         self.sources.refresh()
 
-    def _rows(self, layer: PyramidLabels | None) -> list[Row]:
+    def _rows(self, layer: PyramidLabels | None) -> list[ClassTableRow]:
         colours = dict(zip(self.state.classes, default_colours(len(self.state.classes)), strict=True))
         if layer is not None:
             colours |= dict(zip(layer.store.classes, layer.store.colours, strict=True))
-        rows = [Row(name, colours[name], self.state.count(value)) for value, name in enumerate(self.state.classes, 1)]
-        return [*rows, Row("Background", BACKGROUND_COLOUR, self.state.count(ANNOTATED_BACKGROUND), fixed=True)]
+        rows = [
+            ClassTableRow(name, colours[name], self.state.count(value))
+            for value, name in enumerate(self.state.classes, 1)
+        ]
+        return [
+            *rows,
+            ClassTableRow("Background", BACKGROUND_COLOUR, self.state.count(ANNOTATED_BACKGROUND), fixed=True),
+        ]
 
     def _row_of(self, layer: PyramidLabels | None) -> int:
         if layer is None:

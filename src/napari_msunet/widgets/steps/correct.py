@@ -16,7 +16,7 @@ from napari_msunet.widgets.dock import section
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.counting import edited_pixels
 from napari_msunet.widgets.dock.python_lines import lines, literal
-from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.layer_slides import slide_of
 from napari_msunet.widgets.layers import hide_maps
 from napari_msunet.widgets.steps.step import Step
@@ -51,23 +51,23 @@ class CorrectStep(Step):
         self.brush = QPushButton("Correct with the brush")
         self.brush.setObjectName("primary")
         self.brush.setToolTip("Selects the predicted labels and the brush; paint at any zoom.")
-        self.brush.clicked.connect(told(lambda *_: self.start()))
+        self.brush.clicked.connect(show_errors(lambda *_: self.start()))
         self.classes = QGridLayout()
         self.classes.setSpacing(4)
         self.buttons: list[QPushButton] = []
         self.undo = QPushButton("Undo")
         self.undo.setToolTip("Takes the last stroke back (Ctrl+Z). Undo goes back to earlier days, too.")
-        self.undo.clicked.connect(told(lambda *_: self._layer().undo()))
+        self.undo.clicked.connect(show_errors(lambda *_: self._layer().undo()))
         self.redo = QPushButton("Redo")
         self.redo.setToolTip("Does the stroke that was undone last again (Ctrl+Shift+Z).")
-        self.redo.clicked.connect(told(lambda *_: self._layer().redo()))
+        self.redo.clicked.connect(show_errors(lambda *_: self._layer().redo()))
         self.count = self.note()
         self.retrain = QPushButton("Retrain on corrections")
         self.retrain.setToolTip(
             "The model goes on learning from what it had and from every pixel you corrected or accepted, background "
             "too; what you did not touch is not taken as true."
         )
-        self.retrain.clicked.connect(told(lambda *_: self.train_on_corrections()))
+        self.retrain.clicked.connect(show_errors(lambda *_: self.train_on_corrections()))
         self.tools = Tools(layers.viewer, self._slide_of, self)
         self.tool_row = ToolPanel(self.tools)
         self.key_list = KeyList()
@@ -158,7 +158,7 @@ class CorrectStep(Step):
             button.setIcon(_swatch(colour))
             text = f"Paints {name.lower() if value == 0 else name}."
             button.setToolTip(keys.hint(text, keys.choose_class_name(value)) if value <= _KEYS else text)
-            button.clicked.connect(told(partial(self._choose, value)))
+            button.clicked.connect(show_errors(partial(self._choose, value)))
             self.buttons.append(button)
             self.classes.addWidget(button, value // _COLUMNS, value % _COLUMNS)
         self._mark(layer)

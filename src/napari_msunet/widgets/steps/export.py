@@ -19,7 +19,7 @@ from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.job_box import JobBox
 from napari_msunet.widgets.dock.python_lines import job_lines
-from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.placement import visible_region
 from napari_msunet.widgets.steps.step import Step
 
@@ -55,15 +55,15 @@ class ExportStep(Step):
         self.write = QPushButton("Export…")
         self.write.setObjectName("primary")
         self.write.setToolTip("Asks for the file, then writes it.")
-        self.write.clicked.connect(told(lambda *_: self._choose_and_export()))
+        self.write.clicked.connect(show_errors(lambda *_: self._choose_and_export()))
         self.measure_button = QPushButton("Measure…")
         self.measure_button.setToolTip(
             "Area in µm² of each class, and area, perimeter and place of each object, as two CSV tables."
         )
-        self.measure_button.clicked.connect(told(lambda *_: self._choose_and_measure()))
+        self.measure_button.clicked.connect(show_errors(lambda *_: self._choose_and_measure()))
         self.model_button = QPushButton("Copy the model…")
         self.model_button.setToolTip("Copies the model file, to use it elsewhere or give it away.")
-        self.model_button.clicked.connect(told(lambda *_: self._choose_and_copy()))
+        self.model_button.clicked.connect(show_errors(lambda *_: self._choose_and_copy()))
         self.box = JobBox(state, jobs, "export")
         self.box.ended.connect(self._ended)
         self.written = QLabel()

@@ -15,7 +15,7 @@ from napari_msunet.errors import ModelError, MsunetError
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.model_form import ModelForm
 from napari_msunet.widgets.dock.python_lines import lines, literal
-from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.state import AUTOMATIC, AUTOMATIC_SENTENCE, PRESETS, RESOLUTIONS, Preset
 from napari_msunet.widgets.steps.step import Step
 
@@ -84,10 +84,10 @@ class ModelStep(Step):
         self.show_fields.setToolTip(
             "Draws the field of view of each scale at the mouse, and shows what each network is given there."
         )
-        self.show_fields.toggled.connect(told(self.toggle_fields))
+        self.show_fields.toggled.connect(show_errors(self.toggle_fields))
         self.load = QPushButton("Load model…")
         self.load.setToolTip("Predicts with a model file (.safetensors) of another day or another person.")
-        self.load.clicked.connect(told(self._choose_model))
+        self.load.clicked.connect(show_errors(self._choose_model))
         row.addWidget(self.show_fields)
         row.addWidget(self.load)
         return row
@@ -153,7 +153,7 @@ class ModelStep(Step):
         self.show_fields.setChecked(visible)
         self.show_fields.blockSignals(False)
 
-    @told
+    @show_errors
     def _choose_model(self, *_: object) -> None:
         project = self.state.project
         start = str(project.folder if project else Path.home())

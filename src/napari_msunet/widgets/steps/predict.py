@@ -18,7 +18,7 @@ from napari_msunet.widgets.dock.fields import OutputsField
 from napari_msunet.widgets.dock.job_box import JobBox
 from napari_msunet.widgets.dock.model_card import model_config
 from napari_msunet.widgets.dock.python_lines import job_lines
-from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.forms import Fold, Form
 from napari_msunet.widgets.layer_slides import slide_of
 from napari_msunet.widgets.layers import hide_maps
@@ -86,7 +86,7 @@ class PredictStep(Step):
         self.view = self._button("What is in view", "Predicts the part of the slide that the window shows now.", "view")
         self.region = QPushButton("A rectangle…")
         self.region.setToolTip("Then draw a rectangle on the slide: it is predicted as soon as you let go.")
-        self.region.clicked.connect(told(lambda *_: self.draw_region()))
+        self.region.clicked.connect(show_errors(lambda *_: self.draw_region()))
         self.plan = PlanLine(self.state, self.jobs, self.layers)
         self.go_on = GoOnRow(self.state)
         self.box = JobBox(self.state, self.jobs, "predict")
@@ -94,7 +94,7 @@ class PredictStep(Step):
         self.warning.setObjectName("problem")
         self.thresholds = ThresholdPanel(self.state, self.layers)
         self.why = WhyRow(self.state, self.layers)
-        self.why.wanted.connect(told(self.show_maps))
+        self.why.wanted.connect(show_errors(self.show_maps))
         self.difference = DifferenceRow(self.state, self.layers)
         self.drawing = RegionDrawing(self.viewer)
         self.merging = Merging(self)
@@ -105,18 +105,18 @@ class PredictStep(Step):
         self.cleaning.valueChanged.connect(lambda value: self._set(postprocess=value))
         self.channels.changed.connect(lambda value: self._set(channels=value))
         self.where.changed.connect(self.refresh)
-        self.go_on.wanted.connect(told(lambda job: self.start(job)))
+        self.go_on.wanted.connect(show_errors(lambda job: self.start(job)))
         self.box.happened.connect(self._happened)
         self.box.ended.connect(self._ended)
-        self.thresholds.apply_wanted.connect(told(lambda job: self.postprocess(self._whole(job))))
-        self.drawing.drawn.connect(told(lambda region: self.predict(region)))
+        self.thresholds.apply_wanted.connect(show_errors(lambda job: self.postprocess(self._whole(job))))
+        self.drawing.drawn.connect(show_errors(lambda region: self.predict(region)))
         self.merging.idle.connect(self._merged)
         self.state.changed.connect(self._changed)
 
     def _button(self, text: str, tip: str, where: str) -> QPushButton:
         button = QPushButton(text)
         button.setToolTip(tip)
-        button.clicked.connect(told(lambda *_: self.predict(where)))
+        button.clicked.connect(show_errors(lambda *_: self.predict(where)))
         return button
 
     def _lay_out(self) -> None:

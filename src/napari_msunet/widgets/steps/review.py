@@ -19,7 +19,7 @@ from napari_msunet.widgets import keys
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.fields import WholeField
 from napari_msunet.widgets.dock.python_lines import lines, literal
-from napari_msunet.widgets.dock.show_errors import tell_error, told
+from napari_msunet.widgets.dock.show_errors import notify_error, show_errors
 from napari_msunet.widgets.layers import hide_maps
 from napari_msunet.widgets.navigation import Outline, go_to
 from napari_msunet.widgets.objects.measuring import Hover
@@ -128,18 +128,18 @@ class ReviewStep(Step):
         self.csv = _button("Save places…", "Writes the queue as CSV.")
 
     def _connect(self) -> None:
-        self.find.clicked.connect(told(lambda *_: self.find_places()))
-        self.again.clicked.connect(told(lambda *_: self.forget_skipped()))
-        self.objects.clicked.connect(told(lambda *_: self.show_objects()))
-        self.check_truth.clicked.connect(told(lambda *_: self.show_truth()))
-        self.csv.clicked.connect(told(lambda *_: self._save_clicked()))
+        self.find.clicked.connect(show_errors(lambda *_: self.find_places()))
+        self.again.clicked.connect(show_errors(lambda *_: self.forget_skipped()))
+        self.objects.clicked.connect(show_errors(lambda *_: self.show_objects()))
+        self.check_truth.clicked.connect(show_errors(lambda *_: self.show_truth()))
+        self.csv.clicked.connect(show_errors(lambda *_: self._save_clicked()))
         self._surveyor.progressed.connect(self._progress)
         self._surveyor.found.connect(self._found)
         self._surveyor.counted.connect(self._show_progress)
         self._surveyor.failed.connect(self._failed)
-        self.queue.shown.connect(told(self._go))
-        self.queue.accept_wanted.connect(told(self.accept))
-        self.queue.skip_wanted.connect(told(self.skip))
+        self.queue.shown.connect(show_errors(self._go))
+        self.queue.accept_wanted.connect(show_errors(self.accept))
+        self.queue.skip_wanted.connect(show_errors(self.skip))
         self.queue.left.connect(lambda n: self.state.set_to_review(self._layer and self._layer.store.path, n))
         self.state.changed.connect(self._changed)
 
@@ -269,7 +269,7 @@ class ReviewStep(Step):
     def _failed(self, error: BaseException) -> None:
         self.bar.hide()
         self.find.setEnabled(True)
-        tell_error(str(error))
+        notify_error(str(error))
 
     def _found(self, by: str, found: Survey) -> None:
         self.bar.hide()
@@ -329,7 +329,7 @@ class ReviewStep(Step):
     def _refused(self, window: Window, error: BaseException) -> None:
         """The disk, or another writer, did not let it be kept."""
         self.queue.reopen(window)
-        tell_error(str(error))
+        notify_error(str(error))
 
     def _accepted(self, layer: PyramidLabels, window: Window, number: review_state.Accepted) -> None:
         self.state.reviewed = True

@@ -33,7 +33,7 @@ from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.fields import NumberField
 from napari_msunet.widgets.dock.project_sync import known_before, recall, record_of, remember
 from napari_msunet.widgets.dock.python_lines import call, lines
-from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.dock.tissue import TissueRow
 from napari_msunet.widgets.layers import Layers
 from napari_msunet.widgets.reader import chosen
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
     from napari_msunet.widgets.jobs import Jobs
     from napari_msunet.widgets.state import State
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # The list of slides in the Slide step.
 
@@ -264,13 +262,13 @@ class SlideStep(Step):
                 self._show(record)
         remember(self.state)
 
-    @told
+    @show_errors
     def _choose(self, *_: object) -> None:
         paths, _kind = QFileDialog.getOpenFileNames(self, "Open slides", self._start(), FILES)
         for path in paths:
             self.open_slide(chosen(path))
 
-    @told
+    @show_errors
     def _change_project(self, *_: object) -> None:
         chosen, _kind = QFileDialog.getSaveFileName(
             self,
@@ -282,7 +280,7 @@ class SlideStep(Step):
         if chosen:
             self.open_project(chosen if chosen.endswith(".msunet") else f"{chosen}.msunet")
 
-    @told
+    @show_errors
     def _forget(self, *_: object) -> None:
         item = self.list.currentItem()
         if item is None:
@@ -295,14 +293,14 @@ class SlideStep(Step):
             if layer in self.viewer.layers:
                 self.viewer.layers.remove(layer)
 
-    @told
+    @show_errors
     def _mpp_edited(self, value: float) -> None:
         record = self.state.active
         if record is None or value <= 0 or (record.mpp is not None and abs(record.mpp[0] - value) < 5e-5):
             return
         self.set_mpp(value)
 
-    @told
+    @show_errors
     def _pixels_chosen(self, chosen: bool) -> None:
         record = self.state.active
         if record is None or record.in_pixels == chosen:
@@ -339,7 +337,7 @@ class SlideStep(Step):
         record.give_size(mpp)
         self.state.activate(record)
 
-    @told
+    @show_errors
     def _numbers_edited(self, *_: object) -> None:
         record = self.state.active
         if record is None:
@@ -385,7 +383,7 @@ class SlideStep(Step):
     def _inserted(self, event: Event) -> None:
         self._take(event.value)
 
-    @told
+    @show_errors
     def _take(self, layer: Layer) -> None:
         """Make an image layer a slide of the dock: it has a file, or can get one."""
         from napari_msunet.widgets.layer_slides import is_slide, slide_of
@@ -409,7 +407,7 @@ class SlideStep(Step):
             known_before(self.state, record)
         self.state.add_slide(record)
 
-    @told
+    @show_errors
     def _replaced(self, event: Event) -> None:
         """The pixels of a layer are others now: it shows its file no longer."""
         from napari_msunet.widgets.layer_slides import slide_of
@@ -438,7 +436,7 @@ class SlideStep(Step):
         except MsunetError as error:
             show_warning(str(error))
 
-    @told
+    @show_errors
     def _write(self, layer: Image) -> None:
         """Write a layer without a file as a pyramid into the project; then it is a slide like any other."""
         from napari_msunet.widgets.layer_slides import as_slide_file
@@ -486,8 +484,8 @@ class SlideStep(Step):
         numbers = None if record is None else record.numbers
         for field in (self.kind, self.values):
             field.setEnabled(record is not None)
-        told = "" if numbers is None else f"{resolve.kind(numbers.kind)} ({TOLD[numbers.kind_from]})"
-        self.kind.setItemText(0, told or FOUND)
+        origin = "" if numbers is None else f"{resolve.kind(numbers.kind)} ({TOLD[numbers.kind_from]})"
+        self.kind.setItemText(0, origin or FOUND)
         self.kind.setCurrentIndex(max(0, self.kind.findData(None if record is None else record.kind)))
         given = None if record is None else record.value_range
         if not self.values.hasFocus():

@@ -14,15 +14,15 @@ from napari_msunet.config import AutoModel, TrainJob
 from napari_msunet.data.recipe import EPOCHS
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Metric, Result
-from napari_msunet.training.progress import Finding, History, check_progress, does_context_help, how_sure
+from napari_msunet.training.progress import Finding, TrainingHistory, check_progress, does_context_help, how_sure
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock import section
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.job_box import Choice, JobBox
 from napari_msunet.widgets.dock.model_card import model_summary
 from napari_msunet.widgets.dock.python_lines import job_lines
-from napari_msunet.widgets.dock.retraining import GoingOn, Verdict
-from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.dock.retraining import GoingOn, ModelComparisonBox
+from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.dock.training_views import CrossValidation, Curves, Scores, WindowPreview
 from napari_msunet.widgets.forms import Form
 from napari_msunet.widgets.state import changed
@@ -62,21 +62,21 @@ class TrainStep(Step):
         self.checks.setWordWrap(True)
         self.checks.setToolTip("What a look at your data and this computer says about this training.")
         self.going_on = GoingOn(self.state)
-        self.verdict = Verdict()
+        self.verdict = ModelComparisonBox()
         self.verdict.use_wanted.connect(self.state.use_model)
         self.start = QPushButton("Train")
         self.start.setObjectName("primary")
-        self.start.clicked.connect(told(lambda *_: self.train()))
+        self.start.clicked.connect(show_errors(lambda *_: self.train()))
         self.go_on = QPushButton("Go on")
-        self.go_on.clicked.connect(told(lambda *_: self.resume()))
+        self.go_on.clicked.connect(show_errors(lambda *_: self.resume()))
         self.windows = WindowPreview(state, jobs, layers)
         self.windows.clicked.connect(
-            told(lambda *_: self.windows.ask(self._job(Path("windows")), self._stores_flusher()))
+            show_errors(lambda *_: self.windows.ask(self._job(Path("windows")), self._stores_flusher()))
         )
         self.crossval = CrossValidation(state, jobs, layers)
-        self.crossval.clicked.connect(told(lambda *_: self.cross_validate()))
+        self.crossval.clicked.connect(show_errors(lambda *_: self.cross_validate()))
         self.test = Scores(state, jobs, layers)
-        self.test.clicked.connect(told(lambda *_: self.test.ask(self._stores_flusher())))
+        self.test.clicked.connect(show_errors(lambda *_: self.test.ask(self._stores_flusher())))
         self.box = JobBox(state, jobs, "train", _CHOICES)
         self.box.happened.connect(self._happened)
         self.box.ended.connect(self._ended)
@@ -204,7 +204,7 @@ class TrainStep(Step):
         """
         if options:
             self.state.set_train_options(changed(self.state.train_options, **options))
-        return self._begin(self._job(), History())
+        return self._begin(self._job(), TrainingHistory())
 
     def resume(self) -> JobHandle:
         """Go on with the newest training, with the time limit and epochs of the fields; returns at once."""
@@ -222,7 +222,7 @@ class TrainStep(Step):
         update = {"resume": True, "out": folder, "epochs": epochs, "time_limit": options.time_limit}
         return self._begin(job.model_copy(update=update), history)
 
-    def _begin(self, job: TrainJob, history: History) -> JobHandle:
+    def _begin(self, job: TrainJob, history: TrainingHistory) -> JobHandle:
         handle = self.box.start(
             job, "Preparing: the worker loads images and annotations.", before=self._stores_flusher()
         )
@@ -345,9 +345,9 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def read_history(folder: Path, outputs: tuple[str, ...]) -> History:
+def read_history(folder: Path, outputs: tuple[str, ...]) -> TrainingHistory:
     """The epochs that a run's metrics.csv holds."""
-    history = History()
+    history = TrainingHistory()
     path = folder / "metrics.csv"
     if not path.is_file():
         return history

@@ -15,11 +15,11 @@ from napari_msunet.geometry import Region
 from napari_msunet.slide import Slide
 from napari_msunet.widgets import keys
 from napari_msunet.widgets.dock.background import Background
-from napari_msunet.widgets.dock.show_errors import tell_error
+from napari_msunet.widgets.dock.show_errors import notify_error
 from napari_msunet.widgets.placement import to_level0
 from napari_msunet.widgets.tools import object_tools, wands
 from napari_msunet.widgets.tools.canvas import Sketch
-from napari_msunet.widgets.tools.tool import Change, Drawn, Tool
+from napari_msunet.widgets.tools.tool import Change, Tool, ToolInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -278,13 +278,13 @@ class Tools(QObject):
         """Level-0 pixels of the labels that are one pixel of the canvas."""
         return 1 / max(float(np.mean(np.abs(self.layer.scale[-2:]))) * self.viewer.scene.camera.zoom, 1e-12)
 
-    def _drawn(self) -> Drawn:
+    def _drawn(self) -> ToolInput:
         store, tool = self.layer.store, self.tool
         finest = int(np.floor(np.log2(max(self._pixel_on_screen(), 1))))
         over = getattr(self.layer, "paint_over", None)
         if over is None and self.layer.preserve_labels:
             over = 0
-        return Drawn(
+        return ToolInput(
             store=store,
             points=np.array(self._points, float),
             label=int(self.layer.selected_label),
@@ -324,7 +324,7 @@ class Tools(QObject):
         if isinstance(error, MsunetError):
             show_warning(str(error))
         else:
-            tell_error(f"This could not be done: {error}")
+            notify_error(f"This could not be done: {error}")
 
     def _store(self) -> None:
         """One stroke of the store, written beside the GUI thread."""

@@ -9,7 +9,7 @@ import numpy as np
 from napari_msunet import objects
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
-from napari_msunet.widgets.tools.tool import Amount, Change, Drawn, Tool
+from napari_msunet.widgets.tools.tool import Amount, Change, Tool, ToolInput
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Tools for whole objects.
@@ -18,7 +18,7 @@ MANY = 64
 """Pieces that one cut may make."""
 
 
-def clicked(drawn: Drawn, margin: int = 0) -> tuple[Window, objects.Edit]:
+def clicked(drawn: ToolInput, margin: int = 0) -> tuple[Window, objects.Edit]:
     """The object under the mouse: the window around it, its labels and its pixels."""
     found, mask = objects.object_at(drawn.store, drawn.place)
     window = drawn.inside(found.padded(margin))
@@ -30,27 +30,27 @@ def clicked(drawn: Drawn, margin: int = 0) -> tuple[Window, objects.Edit]:
     return window, objects.Edit(values, whole)
 
 
-def _need_class(drawn: Drawn) -> int:
+def _need_class(drawn: ToolInput) -> int:
     if drawn.label == 0 and not drawn.store.info.instances:
         raise StoreError("Background is chosen to paint with; choose a class first.")
     return drawn.label
 
 
-def _new_numbers(drawn: Drawn, count: int) -> list[int]:
+def _new_numbers(drawn: ToolInput, count: int) -> list[int]:
     return objects.new_numbers(drawn.store, count) if drawn.store.info.instances else []
 
 
-def delete(drawn: Drawn) -> Change | None:
+def delete(drawn: ToolInput) -> Change | None:
     window, (values, mask) = clicked(drawn)
     return drawn.change(window, objects.delete(values, mask, drawn.background))
 
 
-def change_class(drawn: Drawn) -> Change | None:
+def change_class(drawn: ToolInput) -> Change | None:
     window, (values, mask) = clicked(drawn)
     return drawn.change(window, objects.change_class(values, mask, _need_class(drawn)))
 
 
-def _lassoed(drawn: Drawn) -> tuple[Window, objects.Edit]:
+def _lassoed(drawn: ToolInput) -> tuple[Window, objects.Edit]:
     """The labels around a lasso and what is inside it; half of its size as margin where objects reach out of it."""
     window = drawn.around()
     values = drawn.store.read(window)
@@ -60,7 +60,7 @@ def _lassoed(drawn: Drawn) -> tuple[Window, objects.Edit]:
     return window, objects.Edit(drawn.store.read(window), objects.inside_polygon(window.shape, drawn.local(window)))
 
 
-def change_class_inside(drawn: Drawn) -> Change | None:
+def change_class_inside(drawn: ToolInput) -> Change | None:
     window, (values, lasso) = _lassoed(drawn)
     inside = objects.objects_inside(values, lasso)
     if not inside.any():
@@ -68,7 +68,7 @@ def change_class_inside(drawn: Drawn) -> Change | None:
     return drawn.change(window, objects.change_class(values, inside, _need_class(drawn)))
 
 
-def delete_inside(drawn: Drawn) -> Change | None:
+def delete_inside(drawn: ToolInput) -> Change | None:
     window, (values, lasso) = _lassoed(drawn)
     inside = objects.objects_inside(values, lasso)
     if not inside.any():
@@ -76,12 +76,12 @@ def delete_inside(drawn: Drawn) -> Change | None:
     return drawn.change(window, objects.delete(values, inside, drawn.background))
 
 
-def keep_largest(drawn: Drawn) -> Change | None:
+def keep_largest(drawn: ToolInput) -> Change | None:
     window, (values, lasso) = _lassoed(drawn)
     return drawn.change(window, objects.keep_largest(values, lasso, drawn.background))
 
 
-def merge(drawn: Drawn) -> Change | None:
+def merge(drawn: ToolInput) -> Change | None:
     """Merging changes all pixels of the touched objects, so it looks at each of them whole."""
     line = drawn.around()
     under = objects.line(line.shape, drawn.local(line))
@@ -105,7 +105,7 @@ def merge(drawn: Drawn) -> Change | None:
     return drawn.change(window, objects.merge(drawn.store.read(window), drawn.local(window)))
 
 
-def split(drawn: Drawn) -> Change | None:
+def split(drawn: ToolInput) -> Change | None:
     """The object that the line cuts is the one with most of it."""
     line = drawn.around()
     values = drawn.store.read(line)
@@ -121,7 +121,7 @@ def split(drawn: Drawn) -> Change | None:
     )
 
 
-def watershed(drawn: Drawn) -> Change | None:
+def watershed(drawn: ToolInput) -> Change | None:
     window, (values, mask) = clicked(drawn, margin=1)
     distance = min(objects.radius_in_pixels(drawn.amount, drawn.pixel))
     return drawn.change(
@@ -129,7 +129,7 @@ def watershed(drawn: Drawn) -> Change | None:
     )
 
 
-def new_object(drawn: Drawn) -> Change | None:
+def new_object(drawn: ToolInput) -> Change | None:
     window = drawn.around()
     value = _new_numbers(drawn, 1)[0] if drawn.store.info.instances else _need_class(drawn)
     lasso = objects.inside_polygon(window.shape, drawn.local(window))
@@ -162,13 +162,13 @@ TOOLS = (
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def _radius(drawn: Drawn) -> tuple[float, float]:
+def _radius(drawn: ToolInput) -> tuple[float, float]:
     """The amount in pixels; at least one."""
     ry, rx = objects.radius_in_pixels(drawn.amount, drawn.pixel)
     return max(1.0, ry), max(1.0, rx)
 
 
-def grow(drawn: Drawn) -> Change | None:
+def grow(drawn: ToolInput) -> Change | None:
     radius = _radius(drawn)
     window, (values, mask) = clicked(drawn, math.ceil(max(radius)) + 1)
     found = drawn.change(window, objects.grow(values, mask, radius))
@@ -177,18 +177,18 @@ def grow(drawn: Drawn) -> Change | None:
     return found
 
 
-def shrink(drawn: Drawn) -> Change | None:
+def shrink(drawn: ToolInput) -> Change | None:
     window, (values, mask) = clicked(drawn, 1)
     return drawn.change(window, objects.shrink(values, mask, _radius(drawn), drawn.background))
 
 
-def smooth(drawn: Drawn) -> Change | None:
+def smooth(drawn: ToolInput) -> Change | None:
     radius = min(90, max(1, round(max(_radius(drawn)))))
     window, (values, mask) = clicked(drawn, radius)
     return drawn.change(window, objects.smooth(values, mask, radius, drawn.background))
 
 
-def fill_holes(drawn: Drawn) -> Change | None:
+def fill_holes(drawn: ToolInput) -> Change | None:
     window, (values, mask) = clicked(drawn)
     found = drawn.change(window, objects.fill_holes(values, mask))
     if found is None:

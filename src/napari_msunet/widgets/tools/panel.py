@@ -12,14 +12,12 @@ from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QSizePolicy, QToolB
 
 from napari_msunet.widgets import keys
 from napari_msunet.widgets.dock.fields import NumberField
-from napari_msunet.widgets.dock.show_errors import told
+from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.tools.controller import Tools
 from napari_msunet.widgets.tools.tool import Amount
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.tools.tool import Tool
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # The tools' icons, drawn in the colours of the theme.
 
@@ -238,7 +236,7 @@ class ToolPanel(QWidget):
         button.setIconSize(QSize(_ICON, _ICON))
         button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextUnderIcon)
         button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        button.clicked.connect(told(partial(self._pressed, tool.name)))
+        button.clicked.connect(show_errors(partial(self._pressed, tool.name)))
         return button
 
     def _pressed(self, name: str, *_: object) -> None:

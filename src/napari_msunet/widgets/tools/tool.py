@@ -46,7 +46,7 @@ class Change(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ToolInput:
     """What was drawn, and on what; a tool sees nothing else, so it can run in any thread.
 
     Parameters
@@ -151,7 +151,7 @@ class Tool:
     gesture : str
         "click", "drag" (click, or hold and drag sideways to change the amount), "line" or "lasso".
     work : callable
-        `Drawn` to `Change`, or None where nothing changes; raises StoreError with one sentence where it cannot.
+        `ToolInput` to `Change`, or None where nothing changes; raises StoreError with one sentence where it cannot.
     amount : Amount, optional
     labels : str
         "both", "classes" (uint8) or "objects" (uint32).
@@ -165,7 +165,7 @@ class Tool:
     text: str
     how: str
     gesture: Gesture
-    work: Callable[[Drawn], Change | None]
+    work: Callable[[ToolInput], Change | None]
     amount: Amount | None = None
     labels: Literal["both", "classes", "objects"] = "both"
     group: str = "Objects"

@@ -9,7 +9,7 @@ from napari_msunet import objects
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Grid, Window
 from napari_msunet.labels import LabelStore, Run
-from napari_msunet.widgets.tools.tool import Amount, Change, Drawn, Tool
+from napari_msunet.widgets.tools.tool import Amount, Change, Tool, ToolInput
 
 SIDE = 512
 """A wand sees so many pixels of the level shown, in each direction."""
@@ -20,7 +20,7 @@ COARSEST = 3
 COARSEST_PROBABILITIES = 2
 
 
-def _window(drawn: Drawn, coarsest: int) -> tuple[Window, Window, int]:
+def _window(drawn: ToolInput, coarsest: int) -> tuple[Window, Window, int]:
     """The window a wand looks at: in pixels of its level, in level-0 pixels, and the level."""
     level = drawn.level
     if level > coarsest:
@@ -36,7 +36,7 @@ def _window(drawn: Drawn, coarsest: int) -> tuple[Window, Window, int]:
     return coarse, fine, level
 
 
-def _painted(drawn: Drawn, fine: Window, area: npt.NDArray[np.bool_], level: int) -> Change | None:
+def _painted(drawn: ToolInput, fine: Window, area: npt.NDArray[np.bool_], level: int) -> Change | None:
     """A wand's area in level-0 pixels, painted; never over an instance that is there."""
     mask = area.repeat(1 << level, 0).repeat(1 << level, 1)[: fine.height, : fine.width]
     before = drawn.store.read(fine)
@@ -45,7 +45,7 @@ def _painted(drawn: Drawn, fine: Window, area: npt.NDArray[np.bool_], level: int
     return drawn.change(fine, objects.change_class(before, mask, drawn.label))
 
 
-def image_wand(drawn: Drawn) -> Change | None:
+def image_wand(drawn: ToolInput) -> Change | None:
     if drawn.slide is None:
         raise StoreError("These labels have no slide in the viewer; open it in the Slide step.")
     coarse, fine, level = _window(drawn, COARSEST)
@@ -92,7 +92,7 @@ def _probabilities(run: Run, window: Window) -> npt.NDArray[np.number]:
     return planes
 
 
-def probability_wand(drawn: Drawn) -> Change | None:
+def probability_wand(drawn: ToolInput) -> Change | None:
     _, fine, _ = _window(drawn, COARSEST_PROBABILITIES)
     run = probability_run(drawn.store)
     if drawn.store.info.instances:
@@ -104,7 +104,7 @@ def probability_wand(drawn: Drawn) -> Change | None:
     return drawn.change(fine, edit)
 
 
-def snap(drawn: Drawn) -> Change | None:
+def snap(drawn: ToolInput) -> Change | None:
     if drawn.label == 0:
         raise StoreError("Background is chosen to paint with; choose the class to decide anew.")
     window = drawn.around()
