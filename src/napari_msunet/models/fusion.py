@@ -424,6 +424,3 @@ def build_fusion(config: ModelConfig, networks: Sequence[Any], details: Sequence
     if config.fusion in JOINS:
         return JOINS[config.fusion](config, networks)
     return FUSIONS[config.fusion]([n.features for n in networks], len(config.classes) + 1, details)
-
-
-__all__ = ["FUSIONS", "HIDDEN", "JOINS", "Fusion", "Inject", "InputPyramid", "JointFusion", "build_fusion"]
