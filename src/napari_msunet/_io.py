@@ -146,6 +146,7 @@ def folder_aside(path: Path) -> Iterator[Path]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Tables: CSV files with a header, whatever their separator and encoding.
 
 
 class TableRow(dict[str, str]):

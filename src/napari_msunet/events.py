@@ -317,6 +317,7 @@ def reported(work: Callable[[Callable[[int, int], None]], Value], unit: str) -> 
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# A function that runs in a thread, as an iterator of events.
 
 Say = Callable[[Event], None]
 

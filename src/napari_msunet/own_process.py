@@ -108,6 +108,7 @@ def resident() -> int:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# How the threads of a process of ours wait, and how it ends.
 
 PATIENCE = {"GOMP_SPINCOUNT": "10000"}
 """How often a thread of PyTorch (GNU OpenMP, Linux) looks for work before it sleeps: a fraction of a millisecond.

@@ -247,6 +247,7 @@ def _levels(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The export job: the format is chosen by the ending of the output's name.
 
 MAX_PNG = 100_000_000
 """Most pixels of a PNG, which is held in memory whole by all who read it."""

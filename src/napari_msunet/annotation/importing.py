@@ -284,6 +284,7 @@ def _hidden(geometries: Any, areas: Any) -> list[int]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Importing a file of outlines into a label store, as strokes that can be undone.
 
 Values = npt.NDArray[np.uint8]
 

@@ -144,6 +144,7 @@ def stopped(task: Task) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The worker: its requests, the jobs it runs and its answers.
 
 MODELS, SLIDES = 2, 3
 """How many stay loaded between jobs."""

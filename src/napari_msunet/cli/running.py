@@ -260,6 +260,7 @@ def _plain(value: Any) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The app, its exit codes, and what all verbs share: a job is built, printed or run, and its result shown.
 
 FAILED = 1
 """Exit code when some of many slides failed."""

@@ -234,6 +234,7 @@ def retrain(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The verbs `compare` and `agree`: training runs side by side, and two people's labels.
 
 _DAMAGE = DamageOptions()
 

@@ -205,6 +205,7 @@ def _inside(shape: Sequence[int], box: Tensor, ratio: float, device: torch.devic
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The augmentation of a training window: drawn once, applied at all scales.
 
 
 class Augmented(NamedTuple):

@@ -159,6 +159,7 @@ def cut_pixels(pixels: npt.NDArray[Any], window: Window, background: npt.NDArray
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Batches of windows, read ahead in threads.
 
 _AHEAD = 3
 _THREADS = 2

@@ -248,6 +248,7 @@ def _of_palette(index: Numbers, palette: Numbers, opacity: Numbers | None) -> tu
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The reading that is meant, and its values as class numbers.
 
 
 _TIE = 1e-9

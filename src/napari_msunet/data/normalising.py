@@ -101,6 +101,7 @@ def trained_on(items: Sequence[Item], say: Say) -> TrainedOn:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Normalisation: what the model's first layer subtracts and divides by.
 
 _KEPT = 65536
 """Pixels of a window that percentiles are taken of."""

@@ -142,6 +142,7 @@ def _sample(item: Item, most: int) -> dict[int, npt.NDArray[np.float32]]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The sampler, which draws the places of training windows.
 
 MAX_STEPS = 500
 """An epoch of its own accord has no more steps than this."""

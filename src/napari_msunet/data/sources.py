@@ -117,6 +117,7 @@ def _check_size(slide: Slide, config: AnyModel) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Sources of any kind as items of training data.
 
 
 def load_sources(sources: Sequence[Source], config: AnyModel, say: Say | None = None) -> list[Item]:

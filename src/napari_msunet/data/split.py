@@ -75,6 +75,7 @@ def _badness(shares: Table, side: npt.NDArray[np.int64], wanted: Table) -> float
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The split into training, validation and test.
 
 _MARGIN = 64  # target pixels between the training and the validation part of one slide
 _CUTS = (2, 3, 4, 5)

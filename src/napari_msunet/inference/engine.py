@@ -191,6 +191,7 @@ def divergence(alone: Sequence[Tensor]) -> Tensor:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The engine, which runs the passes of a plan and gives the maps of each tile.
 
 AHEAD = 1
 """Steps whose pixels are read while the network works on an earlier one."""

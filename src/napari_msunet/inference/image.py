@@ -85,6 +85,7 @@ def predict_image(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The preview job, which writes the maps of a region.
 
 LARGEST = 64_000_000
 """Target pixels that a preview may have: it is held in memory."""

@@ -118,6 +118,7 @@ class ResultsTable:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The jobs: the prediction of one slide, and of many.
 
 TABLE = "results.csv"
 

@@ -355,6 +355,7 @@ def coverage(mask: Mask | None, grid: Grid, window: Window, cell: int) -> npt.ND
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The plan of a prediction: its units and tiles, and what they cost.
 
 CELL = 64
 """What is wanted is known in squares of this many target pixels, rounded up to the alignment."""

@@ -274,6 +274,7 @@ def _together(passes: Sequence[Pass], works: list[Work]) -> Iterator[list[TileRe
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The prediction job and `predict`.
 
 
 Models = Sequence[MSUNet]

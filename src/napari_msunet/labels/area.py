@@ -106,6 +106,7 @@ def _blocks(whole: Window) -> list[Window]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The parts of a slide that a prediction or a training keeps to, as masks.
 
 Bools = npt.NDArray[np.bool_]
 Ring = Sequence[tuple[float, float]]

@@ -199,6 +199,7 @@ class ChunkFiles:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# An array behind a function that reads a window of it.
 
 TILE = 2048
 """Side of a dask chunk: a few hundred to a few thousand of them for the largest slides."""

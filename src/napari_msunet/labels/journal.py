@@ -446,6 +446,7 @@ def _next_header(file: BinaryIO, offset: int, size: int) -> int | None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The journal of a store.
 
 SEGMENT_BYTES = 256 * 2**20
 """A new segment begins after one of this size."""

@@ -91,6 +91,7 @@ def _user() -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The lock of a run, which several processes may fill together.
 
 _SECONDS = 60.0  # at most that a writer who comes waits for one who comes just then and looks the run over
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")

@@ -51,6 +51,7 @@ def truth(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The metadata of a label store.
 
 KEY = "napari_msunet"
 """Our one key among a group's attributes."""

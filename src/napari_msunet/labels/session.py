@@ -295,6 +295,7 @@ class ExternalChanges:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The session, through which an open store is changed.
 
 PART = 512
 """A stroke over a larger window is put into the journal in parts of this side: chunks that are uniform stay so."""

@@ -236,6 +236,7 @@ def sound_runs(store: LabelStore, damaged: Damaged = "refuse") -> list[Run]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The label store.
 
 MEMORY = 512 * 2**20
 """Bytes of chunks a store keeps in memory unless told otherwise."""

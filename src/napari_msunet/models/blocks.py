@@ -242,6 +242,7 @@ class WindowAttention(nn.Module):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The convolution blocks of which the networks are made.
 
 FEW = 4
 """Channels up to which convolutions stay whole: there is nothing to save."""

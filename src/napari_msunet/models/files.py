@@ -159,6 +159,7 @@ def _assembled(config: ModelConfig, tensors: dict[str, Tensor], path: Path) -> M
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The model file that a training starts from.
 
 
 @dataclass(frozen=True)

@@ -396,6 +396,7 @@ class InputPyramid(JointFusion):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The fusions by name.
 
 FUSIONS: dict[FusionName, type[Fusion]] = {
     "mean": Mean,

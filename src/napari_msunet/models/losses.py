@@ -452,6 +452,3 @@ class SegmentationLoss(nn.Module):
                     f"The target holds {worst if worst >= fused.shape[1] else int(target.min())}; with "
                     f"{fused.shape[1] - 1} classes it may hold 0 to {fused.shape[1] - 1}, and {IGNORED} for ignored."
                 )
-
-
-# ----------------------------------------------------------------------------------------------------------------------

@@ -69,6 +69,7 @@ def tensors_of(model: MSUNet) -> dict[str, Tensor]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The multi-scale U-Net.
 
 DEFAULT_MEAN, DEFAULT_STD = 0.5, 0.25
 """Normalisation of every channel until a training fits it to its images."""

@@ -106,6 +106,7 @@ class Walk:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Connected components, joined across the windows of a walk.
 
 Numbers = npt.NDArray[np.int64]
 Values = npt.NDArray[Any]

@@ -511,6 +511,7 @@ def _flooded(obj: Mask, distance: float) -> Parts:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Edits of outlines: grow, shrink, smooth, fill holes.
 
 Radius = float | tuple[float, float]
 _ONE = 1 + 1e-9  # a distance that is as large as the radius but for rounding

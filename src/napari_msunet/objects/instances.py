@@ -123,6 +123,7 @@ def _remove(temporary: Path, folders: list[Path]) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# What an export or a measurement reads: labels or instances, window by window.
 
 NEWEST = "newest"
 SIDE = 2048

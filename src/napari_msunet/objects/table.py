@@ -178,6 +178,7 @@ class ObjectTable:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Measuring the objects of a store: all of them, those around an edit, or the one at a place.
 
 UPDATE_LIMIT = 4096
 """Pixels a side around an edit that are measured again at once; more: the table says that it is out of date."""

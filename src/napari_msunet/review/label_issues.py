@@ -544,6 +544,7 @@ def _values(pair: Pair, model: Bytes, mask: Bools) -> Bytes:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The label issues and the confusion matrix as CSV files.
 
 COLUMNS = (
     "rank", "truth", "model", "loss", "confidence", "area_{}", "pixels",

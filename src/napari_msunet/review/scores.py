@@ -144,6 +144,7 @@ class Cells:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Scores of windows, from which a review is ranked.
 
 Tell = Callable[[int, int], None]
 

@@ -133,6 +133,7 @@ def _look(store: LabelStore, run: Run) -> tuple[Mask | None, bool]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Which windows were accepted or skipped, kept beside the labels.
 
 FILE = "review.json"
 

@@ -323,6 +323,7 @@ def _runs(prediction: Predictions) -> list[Run]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The places where truth and prediction differ, found window by window.
 
 LARGEST = 2048
 """Side in pixels of the truth of the largest region: what is larger is told in parts, so that each can be changed."""

@@ -98,6 +98,7 @@ CHUNKS = DecodedChunks()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Windows of one level, put together from its chunks.
 
 Chunks = Callable[[int, int], Pixels]
 

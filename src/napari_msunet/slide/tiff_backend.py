@@ -321,6 +321,7 @@ def _named(space: Space) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The reader of TIFF files.
 
 
 class TiffBackend(Backend):

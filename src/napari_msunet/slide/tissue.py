@@ -190,6 +190,7 @@ def _codes(stain: Floats) -> npt.NDArray[np.uint8]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The tissue mask of a slide.
 
 MPP = 8.0
 """µm per pixel of a mask, unless the slide is so large that a side would have more than `LONGEST` pixels."""

@@ -200,6 +200,7 @@ def _checked_codecs(codecs: Iterable[Codec]) -> list[Codec]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The reader of OME-Zarr and plain zarr.
 
 BACKGROUND = "background"
 OWN_KEY = "napari_msunet"

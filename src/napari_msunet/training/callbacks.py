@@ -94,6 +94,7 @@ def _panel(axes: Any, rows: Sequence[Row], outputs: Sequence[str], name: str, be
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Time limit, checkpoints, early stopping and curves of a training.
 
 _PROGRESS_SECONDS = 0.5
 _CURVES_SECONDS = 20.0

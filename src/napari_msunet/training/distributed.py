@@ -236,6 +236,7 @@ def leave_group() -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# What Lightning is told of processes that this one has started.
 
 
 class OnThisMachine(ClusterEnvironment):

@@ -110,6 +110,7 @@ def scale_matrix(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The evaluation job.
 
 
 def evaluate_events(job: EvaluateJob) -> Iterator[Event]:

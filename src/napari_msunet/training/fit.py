@@ -337,6 +337,7 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The training job.
 
 
 def train_events(job: TrainJob) -> Iterator[Event]:

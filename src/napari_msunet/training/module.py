@@ -197,6 +197,7 @@ class Tally:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The training of a model as a Lightning module.
 
 
 class Training(pl.LightningModule):

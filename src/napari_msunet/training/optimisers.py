@@ -108,6 +108,7 @@ def recalibrate(model: MSUNet, batches: Inputs, run: Callable[[MSUNet, Sequence[
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The optimiser and its learning-rate schedule.
 
 _ONE_CYCLE_START, _ONE_CYCLE_END = 1 / 25, 1 / 250_000
 _LBFGS_HISTORY = 10

@@ -323,6 +323,7 @@ def _padding_reach(config: ModelConfig) -> int:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Everything that a training needs before its first step.
 
 _NORMALISATION_WINDOWS = 48
 _CALIBRATION_WINDOWS = 64

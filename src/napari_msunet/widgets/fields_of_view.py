@@ -352,6 +352,7 @@ class ThumbnailReader(QObject):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The squares at the cursor.
 
 DASHES = 12
 """Dashes on a side of a square."""

@@ -234,6 +234,7 @@ def _as_image(level: npt.ArrayLike, layer: Image) -> npt.NDArray[np.generic] | d
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Layers without a file, written as slides in a thread.
 
 
 class _Signals(WorkerBaseSignals):  # type: ignore[misc]

@@ -49,6 +49,7 @@ def camera(viewer: ViewerModel) -> Camera:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Where the camera goes, and a line around a place.
 
 ORDER = 900_000
 """Drawn after all layers."""

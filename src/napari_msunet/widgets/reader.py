@@ -78,6 +78,7 @@ def _paths(path: str | Sequence[str]) -> list[Path]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Sample data: a slide, with and without an annotation.
 
 SLIDE = "CMU-1-Small-Region.svs"
 CLASSES = ("tissue", "gap")

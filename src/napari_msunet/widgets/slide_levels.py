@@ -209,6 +209,7 @@ class Overview(SlideLevel):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Filling coarse levels in a thread.
 
 REFRESH_SECONDS = 1.0
 

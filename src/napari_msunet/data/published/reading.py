@@ -63,6 +63,7 @@ def recognised(folder: Path) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# A published set as items of training data.
 
 
 def published_items(source: PublishedSource, config: AnyModel, say: Say) -> list[Item]:

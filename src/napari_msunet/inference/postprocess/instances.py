@@ -137,6 +137,7 @@ class HugePieces:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The instances of a whole slide, made from its labels.
 
 LIMIT = 4096 * 4096
 """Pixels of the bounding box up to which a piece is parted as a whole; larger ones in cells, see `HugePieces`."""

@@ -138,6 +138,7 @@ def _blurred(plane: npt.NDArray[np.float32], sigma: tuple[float, float]) -> npt.
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The area of each class at any thresholds, from a histogram of the probabilities.
 
 MAX_BINS = 2**23
 STEPS = {1: 5100, 2: 510}

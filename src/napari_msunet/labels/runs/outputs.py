@@ -403,6 +403,7 @@ class RunChunks:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Which coarser chunks of a run can be made, because all finer ones under them are finished.
 
 Read = Callable[[str, int, tuple[int, ...], int, int], npt.NDArray[Any] | None]
 """From output, level, channel (or nothing), cy, cx to a chunk; None: all zero."""

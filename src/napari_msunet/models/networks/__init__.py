@@ -63,6 +63,7 @@ def build_network(config: BranchConfig, channels: int) -> Any:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# A branch: a network with the head that gives its logits or features.
 
 
 class Branch(nn.Module):

@@ -75,6 +75,7 @@ def on_grid(maps: Probabilities, window: Window, grid: Grid, own_grid: Grid, own
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The scores of one image.
 
 _MEMORY = 256e6
 _LARGEST = 2048

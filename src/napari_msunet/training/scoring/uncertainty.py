@@ -80,6 +80,7 @@ class Calibration:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Confidence intervals: scores of images or groups that are drawn again with replacement.
 
 DRAWS = 2000
 

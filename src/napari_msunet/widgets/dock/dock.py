@@ -95,6 +95,7 @@ class Viewport:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The dock.
 
 WARMING = ("model", "train", "predict", "correct")
 """Steps at whose opening the worker process is started."""

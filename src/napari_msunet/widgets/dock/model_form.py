@@ -221,6 +221,7 @@ def _changed(branch: BranchConfig, row: tuple[WholeField, WholeField, NumberFiel
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The form of a model, with a drawing of its fusion.
 
 DRAWINGS = Path(napari_msunet.__file__).parent / "widgets" / "drawings"
 

@@ -72,6 +72,7 @@ def stylesheet(theme: str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# A section of the dock, which holds one step.
 
 
 class _Header(QPushButton):

@@ -259,6 +259,7 @@ def name_of(source: ImageSet) -> tuple[str, str]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The dialog that edits one source, and the list of all.
 
 _ROLE = next(one for one in fields_of(FolderSource) if one.name == "role")
 

@@ -177,6 +177,7 @@ class Curves(QWidget):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Buttons that run a job and show its result in a dialog.
 
 
 class Asking(QPushButton):

@@ -101,6 +101,7 @@ def _find(store: LabelStore, place: tuple[int, int]) -> FoundObject | None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Measuring all objects of a store in a thread.
 
 SIDE = 512
 """Side of the windows that are measured at once: larger ones are faster, and make the window stutter."""

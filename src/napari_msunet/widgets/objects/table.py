@@ -360,6 +360,7 @@ class FilterRow(QWidget):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The rows of the table as a CSV file.
 
 
 def write_rows(path: Path, headers: list[str], columns: list[Sequence[str] | npt.NDArray[np.number]]) -> None:

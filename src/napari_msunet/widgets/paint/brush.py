@@ -101,6 +101,7 @@ def coarser(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The fill tool.
 
 LARGEST_FILL = 4096
 """A fill is at most this many level-0 pixels high and wide."""

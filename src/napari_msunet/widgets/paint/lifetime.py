@@ -108,6 +108,7 @@ def _show_damage(layers: LayerList, layer: PaintedLayer) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The life of a paintable layer: from when it enters a viewer to when it leaves the last one.
 
 _layers: WeakSet[PaintedLayer] = WeakSet()
 _watched: WeakSet[Viewer] = WeakSet()

@@ -167,6 +167,7 @@ class FirstLookLayer(PassingLayer):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The maps that appear while a prediction runs.
 
 REDRAW = 700
 """Milliseconds between two drawings of what came."""

@@ -58,6 +58,7 @@ def _percent(share: float) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The line that says what a prediction would cost.
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.jobs import JobHandle, Jobs

@@ -254,6 +254,7 @@ def redraw(layer: Image | Labels, whole: bool = False) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The instances of a run as a layer.
 
 
 def add_instances(viewer: ViewerModel, run: Run, slide_layer: Layer | None = None) -> Labels:

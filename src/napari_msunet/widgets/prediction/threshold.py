@@ -189,6 +189,7 @@ class Sliders(QWidget):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The panel of thresholds.
 
 AFTER_MOVING = 120
 """Milliseconds for which the camera must rest before what came into view is computed."""

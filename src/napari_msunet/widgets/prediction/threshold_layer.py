@@ -167,6 +167,7 @@ class Previewer:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The layer that shows the labels for other thresholds.
 
 NAME = "Thresholds (preview)"
 

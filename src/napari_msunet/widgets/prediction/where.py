@@ -241,6 +241,7 @@ def checked(rings: tuple[Ring, ...]) -> tuple[Ring, ...]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The row of the Predict step that chooses where to predict.
 
 PLACES = {
     "all": "the whole slide",

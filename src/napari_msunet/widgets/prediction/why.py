@@ -205,6 +205,7 @@ def _add(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The row of buttons that show and hide these layers.
 
 
 class WhyRow(QWidget):

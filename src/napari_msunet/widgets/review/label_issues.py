@@ -371,6 +371,7 @@ def _is_there(pair: Pair, place: TruthPlace) -> bool:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Which truths a slide has, and the choice between them.
 
 
 def truths_of(record: SlideRecord | None) -> dict[str, Path]:

@@ -64,6 +64,7 @@ class RankingBox(QComboBox):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Ranking the places to review, in a thread.
 
 _SETTLE_MS = 500
 _TELL_SECONDS = 0.05

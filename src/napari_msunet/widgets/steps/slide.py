@@ -94,6 +94,7 @@ def _row(record: SlideRecord) -> tuple[str, str]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The Slide step.
 
 FILES = (
     f"Slides and images ({' '.join(f'*{ending}' for ending in READABLE)});;"

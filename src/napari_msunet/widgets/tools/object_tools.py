@@ -160,6 +160,7 @@ TOOLS = (
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Tools for the outlines of objects.
 
 
 def _radius(drawn: ToolInput) -> tuple[float, float]:
