@@ -1,4 +1,4 @@
-"""What napari opens: files that are dropped or chosen, and sample data."""
+"""napari's readers of slides and label stores, and the sample data."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from napari_msunet.slide import Slide, open_slide
 from napari_msunet.widgets.slide_layers import add_labels, slide_layer_data
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Reader contributions: what napari calls when a file is dropped, opened from the menu or given on the command line.
+# The reader, which napari calls when a file is dropped, opened from the menu or given on the command line.
 
 Reader = Callable[[Any], list[Any]]
 
 
 def get_slide_reader(path: str | Sequence[str]) -> Reader | None:
-    """napari's question whether we read this: a slide, or a label store."""
+    """Answer napari whether these paths can be read: the reader for slides and label stores, or None."""
     paths = _paths(path)
     if not paths or not all(p.exists() for p in paths):
         return None
@@ -31,7 +31,7 @@ def get_slide_reader(path: str | Sequence[str]) -> Reader | None:
 
 
 def read(path: str | Sequence[str]) -> list[Any]:
-    """Layers of the given files; napari adds them to the viewer it was asked in.
+    """The layers of the given files; napari adds them to the viewer.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def read(path: str | Sequence[str]) -> list[Any]:
 
 
 def is_label_store(path: Path) -> bool:
-    """Whether a folder is a label store of ours."""
+    """Whether a folder is a label store."""
     from napari_msunet.errors import StoreError
     from napari_msunet.labels.metadata import load_info
 
@@ -61,13 +61,13 @@ def is_label_store(path: Path) -> bool:
 
 
 def chosen(path: str | Path) -> Path:
-    """What was meant by a file chosen in a dialog: the folder of an OME-Zarr, whose metadata file was picked."""
+    """The path that a person meant in a file dialog: for a metadata file, the folder of its OME-Zarr."""
     where = Path(path)
     return where.parent if where.name in ("zarr.json", ".zattrs", ".zgroup") else where
 
 
 def _labels(path: Path) -> Any:
-    """An editable layer: napari takes whole layers from readers as well as tuples, which could not be of our class."""
+    """An editable layer. Readers may give whole layers instead of tuples, and a tuple could not be of our class."""
     from napari_msunet.widgets.paint import PyramidLabels
 
     return PyramidLabels(path)
@@ -86,7 +86,7 @@ STROKES = {
     1: [((900, 700), (1050, 900)), ((1500, 1300), (1650, 1400)), ((500, 1700), (620, 1850))],
     2: [((300, 400), (330, 520)), ((1900, 600), (1940, 760))],
 }
-"""Strokes of the annotated sample, from and to, in level-0 pixels `(y, x)`."""
+"""Strokes of the annotated sample: their first and last point, in level-0 pixels `(y, x)`."""
 BRUSH = 30
 
 
@@ -109,12 +109,12 @@ def open_annotated_sample() -> list[Any]:
 
 
 def annotated_copy(folder: Path | None = None) -> tuple[Path, Path]:
-    """The slide and an annotation store with a few strokes, copied where they can be written.
+    """The slide and an annotation store with a few strokes, copied into a folder that can be written.
 
     Parameters
     ----------
     folder : Path, optional
-        None: the user's data folder. What is there already stays as the user left it.
+        None: the user's data folder. Files that are there already stay as the user left them.
     """
     from platformdirs import user_data_path
 
@@ -153,7 +153,7 @@ def _stroke(start: tuple[int, int], stop: tuple[int, int]) -> tuple[Any, Any]:
 
 
 def _then_add_labels(levels: Any, annotation: Path) -> None:
-    """Put the labels on the slide's layer once napari has added it: sample data may return plain layer data only."""
+    """Add the labels once napari has added the slide's layer, because sample data may return plain layer data only."""
     import napari
 
     viewer = napari.current_viewer()
@@ -167,4 +167,4 @@ def _then_add_labels(levels: Any, annotation: Path) -> None:
             add_labels(viewer, annotation, layer)
 
     viewer.layers.events.inserted.connect(inserted)
-    open_labels(annotation)  # a damaged store is told before anything is shown
+    open_labels(annotation)  # a damaged store raises here, before anything is shown
