@@ -147,7 +147,7 @@ def stopped(task: Task) -> str:
 # The worker: its requests, the jobs it runs and its answers.
 
 MODELS, SLIDES = 2, 3
-"""How many models stay loaded between jobs."""
+"""How many models and slides stay loaded between jobs."""
 
 IDLE_SECONDS = 1.0
 """After this time without a job, the worker loads what the next job will need, or frees memory."""

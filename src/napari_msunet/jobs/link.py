@@ -134,7 +134,7 @@ class Link:
             self._process.wait()
             self._outbox.put(None)
             writer.join()
-            errors.join(0.5)  # not for ever, because a child of the process may hold the pipe open
+            errors.join(0.5)  # with a limit, because a child of the process may hold the pipe open
             problem = self._obituary(self._process.returncode)
             self._process.stdout.close()  # type: ignore[union-attr]
             if not errors.is_alive():
