@@ -26,7 +26,8 @@ from napari_msunet.models.msunet import tensors_of
 if TYPE_CHECKING:
     from napari_msunet.models.msunet import MSUNet
 # ----------------------------------------------------------------------------------------------------------------------
-# A model as one safetensors file: the weights, and in the header the config and how it was trained. Never a pickle.
+# A model as one safetensors file: the weights, and a header with the config and a summary of the training. Pickles
+# are never used, because loading one can run any code.
 
 
 def save_model(model: MSUNet, path: str | Path, summary: dict[str, Any] | None = None) -> Path:
@@ -35,9 +36,9 @@ def save_model(model: MSUNet, path: str | Path, summary: dict[str, Any] | None =
     Parameters
     ----------
     model : MSUNet
-        In any mode, on any device.
+        The model, in any mode and on any device.
     path : str or Path
-        Of the file, in a folder that exists; an older file is replaced.
+        Path of the file, in a folder that exists; an older file is replaced.
     summary : dict, optional
         Plain JSON values about its training, also set as ``model.summary``; None: the model's own.
 
@@ -51,7 +52,7 @@ def save_model(model: MSUNet, path: str | Path, summary: dict[str, Any] | None =
     OutputError
         If it cannot be written.
     ModelError
-        If the summary holds more than JSON can.
+        If the summary cannot be written as JSON.
     """
     if not hasattr(model, "summary"):
         raise ModelError(f"{model!r} is no model; give one that build_model or load_model made.")
@@ -105,7 +106,7 @@ def load_model(path: str | Path) -> MSUNet:
     Raises
     ------
     ModelError
-        If there is no such file, or it is damaged, not ours, or from a newer version.
+        If there is no such file, or it is damaged, no model of napari-msunet, or from a newer version.
     """
     path = as_path(path, "a model file")
     with opened(path, "pt") as file:
@@ -114,13 +115,13 @@ def load_model(path: str | Path) -> MSUNet:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
     model = _assembled(config, tensors, path)
     model.summary = header_summary(header, path)
-    if header.get("checksum") not in (None, _checksum(header, tensors)):  # files from before it have none
+    if header.get("checksum") not in (None, _checksum(header, tensors)):  # files older than the checksum have none
         raise ModelError(f"{path} is damaged: its checksum is not that of its contents; copy it again, or train again.")
     return model
 
 
 def _checksum(header: dict[str, str], tensors: dict[str, Tensor]) -> str:
-    """CRC32C of all that a file says, as hexadecimal digits."""
+    """CRC32C of all contents of a file, as hexadecimal digits."""
     told = {name: value for name, value in sorted(header.items()) if name != "checksum"}
     crc = google_crc32c.value(json.dumps(told).encode())
     for name, tensor in sorted(tensors.items()):
@@ -137,10 +138,10 @@ def _package_version() -> str:
 
 
 def _assembled(config: ModelConfig, tensors: dict[str, Tensor], path: Path) -> MSUNet:
-    """A model of these weights.
+    """A model with these weights.
 
-    It is laid out without memory first and compared, so that a damaged header cannot ask for more memory than the file
-    has weights, and loading draws no random numbers.
+    It is built on the meta device first and compared with the weights, so that a damaged header cannot request more
+    memory than the file has weights, and loading draws no random numbers.
     """
     from napari_msunet.models.msunet import MSUNet
 
@@ -170,9 +171,10 @@ class Start:
     ----------
     path : Path
     before : ModelConfig
-        What that model is.
+        The config of that model.
     config : ModelConfig
-        Of the model to train: the job's, with the start's normalisation, which its weights are used to.
+        The config of the model to train: that of the job, with the normalisation of the start, to which its weights
+        fit.
     """
 
     path: Path
@@ -181,7 +183,7 @@ class Start:
 
     @cached_property
     def model(self) -> MSUNet:
-        """The model with its weights, read when first asked for; `ModelError` where they are damaged."""
+        """The model with its weights, read at the first use; `ModelError` where they are damaged."""
 
         return load_model(self.path)
 
@@ -191,11 +193,11 @@ class Start:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Classes of the model to train that the start knows already."""
+        """The classes of the model to train that the start knows already."""
         return tuple(name for name in self.config.classes if name in self.before.classes)
 
     def words(self) -> str:
-        """What is taken over, as a sentence."""
+        """A sentence about what is taken over from the start."""
         old = self.before
         parts = [f"Starting from the weights of {self.path}"]
         if new := [name for name in self.config.classes if name not in old.classes]:
@@ -215,8 +217,8 @@ def open_start(path: str | Path, config: ModelConfig) -> Start:
     path : str or Path
         A file written by `save_model`.
     config : ModelConfig
-        Of the model to train. Classes and µm per pixel may differ from the file's; scales, fusion, branches and
-        channels may not.
+        The config of the model to train. Classes and µm per pixel may differ from those of the file; scales, fusion,
+        branches and channels may not.
 
     Raises
     ------
@@ -238,13 +240,13 @@ def open_start(path: str | Path, config: ModelConfig) -> Start:
 def take_weights(model: MSUNet, start: Start) -> None:
     """Put the start's weights into a new model of its architecture.
 
-    Every class both know keeps its rows wherever it stands now; a new one keeps the random rows that the new model
-    was given.
+    A class that both models know keeps its rows, even if its number has changed; a new class keeps the random rows of
+    the new model.
 
     Parameters
     ----------
     model : MSUNet
-        Made by `build_model(start.config)`; changed in place.
+        A model made by `build_model(start.config)`; it is changed in place.
     start : Start
 
     Raises
@@ -274,7 +276,7 @@ def take_weights(model: MSUNet, start: Start) -> None:
 
 
 def _class_axes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Which axes of which weights go with the number of classes: found by laying the model out with more of them."""
+    """The axes of weights that grow with the number of classes, found by building the model with one more class."""
     import torch
 
     from napari_msunet.models.msunet import MSUNet
@@ -295,8 +297,10 @@ _Index: TypeAlias = "tuple[Tensor, ...]"
 def _places(
     target: Tensor, source: Tensor, axes: tuple[int, ...], rows: list[tuple[int, int]], counts: tuple[int, int]
 ) -> tuple[_Index, _Index] | None:
-    """Where a weight's values go, and where they come from; along the axes of classes, each class has a block of one
-    size. None where the shapes do not fit."""
+    """The indices to which a weight's values go, and from which they come; None where the shapes do not fit.
+
+    Along an axis of classes, each class has a block of the same size.
+    """
     import torch
 
     if target.dim() != source.dim():
