@@ -201,7 +201,8 @@ class Start:
         old = self.before
         parts = [f"Starting from the weights of {self.path}"]
         if new := [name for name in self.config.classes if name not in old.classes]:
-            parts.append(f"the class{'es' * (len(new) > 1)} {', '.join(new)} begin{'s' * (len(new) == 1)} anew")
+            many = len(new) > 1
+            parts.append(f"the class{'es' * many} {', '.join(new)} begin{'s' * (not many)} with random weights")
         if gone := [name for name in old.classes if name not in self.config.classes]:
             parts.append(f"{', '.join(gone)} {'is' if len(gone) == 1 else 'are'} left out")
         if old.resolution != self.config.resolution:
@@ -276,7 +277,7 @@ def take_weights(model: MSUNet, start: Start) -> None:
 
 
 def _class_axes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The axes of weights that grow with the number of classes, found by building the model with one more class."""
+    """The axes of weights that grow with the number of classes, found by building the model with more classes."""
     import torch
 
     from napari_msunet.models.msunet import MSUNet

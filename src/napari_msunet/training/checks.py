@@ -1,5 +1,7 @@
-"""What a careful colleague would say before a training, in plain sentences: what the training itself will say, and what
-it will cost. No Qt, and no torch as far as devices are not asked."""
+"""Checks before a training, as plain sentences: the messages that the training itself would give, and its cost.
+
+This module needs no Qt, and torch only to check devices.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +19,17 @@ from napari_msunet.training.progress import Finding
 from napari_msunet.training.record import RunFolder
 from napari_msunet.wording import duration
 
-_BASE_BYTES = 700e6  # torch and Lightning themselves
+_BASE_BYTES = 700e6  # memory of torch and Lightning without a model
 _FEW_PIXELS = 500
 _FEW_STEPS = 100
 
 
 def check(job: TrainJob, runs: Path | None = None, devices: bool = True) -> list[Finding]:
-    """Look at a training before it starts: what it would say, learn from and cost.
+    """Check a training before it starts: its messages, its data and its cost.
 
-    It prepares the data as the training does, by the same functions: what a training refuses is an error, what it warns
-    of is a warning. Reads the sources (each image and mask is opened once), so it belongs into a thread. Weights are
-    not read, and no window of the images.
+    The data are prepared by the same functions as in the training: what a training refuses is an error here, and what
+    it warns about is a warning. All sources are read (each image and mask is opened once), so this should run in a
+    thread. Neither weights nor windows of the images are read.
 
     Parameters
     ----------
@@ -35,8 +37,8 @@ def check(job: TrainJob, runs: Path | None = None, devices: bool = True) -> list
     runs : Path, optional
         Folder of earlier training runs on this machine, from which the time of a step is known.
     devices : bool
-        Whether the job's device must be here. The window leaves that to the worker, which may be on another machine
-        and has torch, which it takes.
+        Whether to check the job's device, which needs torch. The window leaves this to the worker, which may be on
+        another machine.
 
     Returns
     -------
@@ -66,7 +68,7 @@ def check(job: TrainJob, runs: Path | None = None, devices: bool = True) -> list
         findings.append(check_memory(settled))
         findings.append(check_time(settled, steps, measured_rate(runs) if runs else None))
     except MsunetError:
-        pass  # windows that cannot be: said above
+        pass  # the windows are not possible, which is reported above
     return findings
 
 
@@ -78,7 +80,7 @@ def _check_devices(job: TrainJob) -> None:
 
 
 def _about(prepared: Prepared) -> list[Finding]:
-    """What is about to happen, and how much there is to learn from."""
+    """Findings about what the training will do, and how much data it has."""
     findings = [Finding("ok", f"{prepared.words()}."), *check_classes(prepared.config.classes, prepared.pixels)]
     if any(isinstance(source, SlideSource) and source.edited_only for source in prepared.job.sources):
         findings.append(Finding("ok", "Of corrected predictions, only the pixels you changed count as true."))
@@ -86,13 +88,13 @@ def _about(prepared: Prepared) -> list[Finding]:
 
 
 def check_classes(classes: Sequence[str], pixels: Sequence[int]) -> list[Finding]:
-    """Sentences about classes of which there is little; of what lacks wholly, the training itself warns.
+    """Findings about classes with few pixels; about classes without any, the training itself warns.
 
     Parameters
     ----------
     classes : sequence of str
     pixels : sequence of int
-        Of background and of classes 1..K on the training side, at the model's resolution.
+        Pixels of background and of classes 1..K on the training side, at the model's resolution.
     """
     named = list(zip(("background", *classes), pixels, strict=True))
     findings = [
@@ -107,7 +109,7 @@ def check_classes(classes: Sequence[str], pixels: Sequence[int]) -> list[Finding
 
 
 def _short(pixels: float) -> str:
-    """A number of pixels in two figures."""
+    """A number of pixels with two significant digits."""
     for size, name in ((1e6, " M"), (1e3, " k")):
         if pixels >= size:
             return f"{pixels / size:.2g}{name}" if pixels < 100 * size else f"{pixels / size:.0f}{name}"
@@ -121,14 +123,14 @@ def windows_of(job: SettledTrainJob) -> tuple[ModelConfig, int]:
 
 
 def _planes(job: SettledTrainJob) -> list[tuple[Any, float]]:
-    """Each branch's config, and how many pixels its window has."""
+    """The config of each branch, and the number of pixels of its window."""
     model, size = windows_of(job)
     sides = [size if model.field == "concentric" and s < 1 else size * s for s in model.scales]
     return [(branch, side * side) for branch, side in zip(model.branches, sides, strict=True)]
 
 
 def step_work(job: SettledTrainJob) -> float:
-    """Multiplications of one training step, in 1e9: forward and twice as many backward."""
+    """Multiplications of one training step, in 1e9; the backward pass has twice those of the forward pass."""
     total = 0.0
     for branch, pixels in _planes(job):
         widths = branch.widths
@@ -141,13 +143,14 @@ def step_work(job: SettledTrainJob) -> float:
 
 
 def training_memory(job: SettledTrainJob) -> float:
-    """About how many bytes a training needs: what a step keeps for its way back, and the weights with their moments."""
+    """An estimate of the bytes that a training needs: the activations of a step, and the weights with their moments."""
     kept = weights = 0.0
     outputs = len(job.model.classes) + 1
     for branch, pixels in _planes(job):
         widths = branch.widths
         for level, width in enumerate(widths):
-            # Of each convolution its input, of each normalisation its input; on the way up also the joined features.
+            # The backward pass needs the input of each convolution and of each normalisation; on the way up also the
+            # concatenated features.
             kept += pixels / 4**level * width * (10 if level < branch.depth else 4)
             before = widths[level - 1] if level else job.model.channels
             weights += 9 * (before + width) * width + (31 * width * width if level < branch.depth else 0)
@@ -175,7 +178,7 @@ def _gigabytes(size: float) -> str:
 
 
 def measured_rate(runs: Path) -> float | None:
-    """Seconds for 1e9 multiplications, from the newest finished training in a folder of runs; None before the first."""
+    """Seconds for 1e9 multiplications, from the newest finished run in a folder; None where there is none."""
     results = sorted(runs.glob("*/result.json"), key=lambda p: p.stat().st_mtime, reverse=True)
     for path in results:
         try:
@@ -184,12 +187,12 @@ def measured_rate(runs: Path) -> float | None:
             job = job.model_copy(update={"batch_size": values.get("batch_size", job.batch_size)})
             return float(values["seconds_per_step"]) / step_work(job)
         except (OSError, ValueError, KeyError, TypeError, MsunetError):
-            continue  # a damaged run says nothing about the speed
+            continue  # a damaged run is skipped
     return None
 
 
 def check_time(job: SettledTrainJob, steps: int | None, rate: float | None) -> Finding:
-    """How long the training will take at most."""
+    """A finding about how long the training will take at most."""
     limit = f"it ends after {duration(job.time_limit)} at the latest" if job.time_limit else ""
     if steps is None or rate is None:
         text = "How long a step takes on this computer is known after the first one"

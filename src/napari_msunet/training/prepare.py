@@ -36,13 +36,13 @@ from napari_msunet.training.module import Windows, window_views
 from napari_msunet.training.record import RunFolder
 
 # ----------------------------------------------------------------------------------------------------------------------
-# How much of each class the images of a side hold: for class weights, and to say what cannot be learned or judged.
+# The pixels of each class in the images of a side, for class weights, and for warnings about missing classes.
 
 Say = Callable[[str, str], None]
 
 
 def class_pixels(item: Item, outputs: int) -> npt.NDArray[np.int64]:
-    """About how many target pixels of background and of classes 1..K an image's truth holds, `(K+1,)`."""
+    """The approximate number of target pixels of background and of classes 1..K in an image's truth, `(K+1,)`."""
     values, grid = item.truth.overview()
     counts = np.bincount(values.ravel(), minlength=IGNORED + 1)[:outputs]
     item.forget_mask()
@@ -51,14 +51,14 @@ def class_pixels(item: Item, outputs: int) -> npt.NDArray[np.int64]:
 
 
 def known_only(sides: Split, classes: Sequence[str], say: Say) -> tuple[Split, tuple[int, ...]]:
-    """The split without training images of which nothing is known, and the pixels of each class in the others.
+    """The split without training images that have no truth, and the pixels of each class in the others.
 
-    What a side lacks is said.
+    Messages name the classes that a side lacks.
 
     Raises
     ------
     SourceError
-        If nothing is known of any training image.
+        If no training image has any truth.
     """
     outputs = len(classes) + 1
     counts = []
@@ -93,37 +93,37 @@ def _lacking(counts: npt.NDArray[np.int64], classes: Sequence[str], say: Say, wh
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What a training takes from its job before anything computes: who trains, validates and tests, and which windows.
+# The data of a training, before anything is computed: the images that train, validate and test, and their windows.
 #
 # The check before a training and the training itself call the same functions, so they agree. No Qt; torch is imported
 # only where a network must be measured (branches with ``padding="valid"``).
 
 _VALIDATION_WINDOWS = 64
 _LEAST_STEPS = 20
-"""Of an epoch where the time decides when training ends: what is done once an epoch would cost too much else."""
+"""Fewest steps of an epoch where a time limit ends the training; the work after each epoch would take too much else."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything about a training that its job, its images and their truth decide.
+    """Everything about a training that follows from its job, its images and their truth.
 
     Attributes
     ----------
     job : SettledTrainJob
     config, seen : ModelConfig
-        Of the model, and the same on the grid of the loss: that of its windows.
+        The config of the model, and the same on the grid of the loss, which is that of the windows.
     size, border : int
-        Side of a window, and what carries no loss at its edge, in target pixels of `seen`.
+        Side of a window, and the width of the edge that carries no loss, in target pixels of `seen`.
     sides : Split
-        Of the training side only images of which something is known.
+        The split, with training images that have some truth.
     pixels : tuple of int
-        About how many pixels of background and of classes 1..K train.
+        The approximate number of training pixels of background and of classes 1..K.
     aside : HeldOut
         The test set.
     sampler : Sampler
         Draws the training windows.
     steps : int
-        Of an epoch.
+        Steps of an epoch.
     spots : list of Spot
         The windows that validate.
     start : Start, optional
@@ -144,7 +144,7 @@ class Prepared:
     start: Start | None
 
     def words(self) -> str:
-        """What is about to happen, as a sentence without its full stop."""
+        """A sentence about the training, without its full stop."""
         held, test = len(self.sides.validate), len(self.sides.test)
         if self.spots:
             others = f"validating on {_count(len(self.spots), 'window')} of {_count(held, 'image')}"
@@ -167,14 +167,15 @@ def _count(number: int, noun: str) -> str:
 
 
 def settle_training(given: TrainJob, folder: RunFolder, say: Say) -> tuple[SettledTrainJob, tuple[str, ...]]:
-    """The job with all that it leaves open chosen and why, or as the run was begun that goes on.
+    """The job with all open choices made, and the reasons; for a resumed run, the job with which it was begun.
 
     Raises
     ------
     SourceError, MissingMppError, SlideError
         If something given cannot be used.
     """
-    if not given.resume and given.start is None:  # what was begun before the names were checked may go on
+    # runs that were begun before class names were checked can still be resumed
+    if not given.resume and given.start is None:
         try:
             check_class_names(given.model.classes)
         except ValueError as error:
@@ -201,7 +202,7 @@ def prepare_data(job: SettledTrainJob, say: Say, goes_on: bool = False) -> Prepa
     say : callable
         Takes a level ("info" or "warning") and a sentence.
     goes_on : bool
-        A run that goes on from its checkpoint does not begin with the weights of another model.
+        Whether the run continues from its checkpoint, and so does not begin with the weights of another model.
 
     Raises
     ------
@@ -231,7 +232,7 @@ def prepare_data(job: SettledTrainJob, say: Say, goes_on: bool = False) -> Prepa
         steps = job.steps or max(
             _LEAST_STEPS if job.time_limit else 1, sampler.steps(job.batch_size * job.devices * job.nodes)
         )
-        # With a fold and no validation, the fold's images are held out and take no part in the training at all.
+        # With a fold and no validation, the images of the fold are held out and take no part in the training at all.
         held_out = job.fold is not None and not job.validation
         spots = [] if held_out else validation_spots(sides.validate, size, step, _VALIDATION_WINDOWS)
     except BaseException:
@@ -266,9 +267,9 @@ def loss_windows(job: SettledTrainJob, config: ModelConfig, say: Say) -> tuple[M
 
 
 def seen_config(config: ModelConfig, own_grid: bool, say: Say) -> ModelConfig:
-    """The config whose target grid is that of the loss: of the finest branch where that is coarser and wanted.
+    """The config whose target grid is that of the loss: that of the finest branch, where it is coarser and `own_grid`.
 
-    With it, windows, truth and outputs are those of the coarser grid; the weights are the same.
+    With this config, windows, truth and outputs are on the coarser grid; the weights are the same.
     """
     finest = max(config.ratios)
     if not own_grid or finest == 1:
@@ -294,7 +295,7 @@ def seen_config(config: ModelConfig, own_grid: bool, say: Say) -> ModelConfig:
 def _window_size(job: SettledTrainJob, config: ModelConfig, seen: ModelConfig, say: Say) -> tuple[int, int]:
     """Side of a window and of its border, in pixels of the grid of the loss."""
     ratio = Fraction(seen.resolution.size / config.resolution.size).limit_denominator(8)
-    # What the padding of valid convolutions reaches carries no loss, and as much is read more.
+    # Pixels that the padding of valid convolutions reaches carry no loss, and the window is read larger by as many.
     edge = _padding_reach(seen) if any(branch.valid for branch in seen.branches) else 0
     size = round_up(ceil(job.size / ratio) + 2 * edge, window_multiple(seen))
     border = max(ceil(job.border / ratio), edge)
@@ -316,7 +317,7 @@ def _window_size(job: SettledTrainJob, config: ModelConfig, seen: ModelConfig, s
 
 @lru_cache(maxsize=16)
 def _padding_reach(config: ModelConfig) -> int:
-    """How far into a window the padding of valid convolutions reaches: measured, which takes torch."""
+    """How far into a window the padding of valid convolutions reaches; it is measured, which needs torch."""
     from napari_msunet.models import MSUNet
 
     return MSUNet(config).border
@@ -331,17 +332,17 @@ _CALIBRATION_WINDOWS = 64
 
 @dataclass
 class TrainingSetup:
-    """Everything ready to train.
+    """Everything that is ready for a training.
 
     Attributes
     ----------
     job : SettledTrainJob
     reasons : tuple of str
-        Why what was open in the job is what it is now.
+        The reasons for the choices that the job left open.
     config : ModelConfig
-        Of the model.
+        The config of the model.
     windows : Windows
-        What is seen of the images.
+        The windows of the training.
     accumulate : int
         Batches for one step of the optimiser.
     """
@@ -361,7 +362,7 @@ class TrainingSetup:
     accumulate: int = 1
 
     def close(self) -> None:
-        """End reading and close all images."""
+        """Stop reading and close all images."""
         self.batches.close()
         if self.validation:
             self.validation.close()
@@ -369,21 +370,21 @@ class TrainingSetup:
             item.release()
 
     def set_batch(self, batch: int) -> None:
-        """Take other batches from now on; an epoch stays about as long."""
+        """Change the batch size; an epoch keeps about the same number of windows."""
         self.batches.close()
         if self.job.steps is None:
             self.batches.steps = self.batches.sampler.steps(batch * self.batches.world)
         self.regroup(batch)
 
     def halve(self) -> None:
-        """Take half as many windows at a time, and add up two gradients where one was: the same windows in an epoch."""
+        """Halve the batch size and double the accumulated gradients, so that an epoch has the same windows."""
         self.batches.close()
         self.batches.steps *= 2
         self.accumulate *= 1 if self.job.optimiser.kind == "lbfgs" else 2
         self.regroup(self.batches.batch // 2)
 
     def regroup(self, batch: int) -> None:
-        """Take so many windows at a time, of training and of validation."""
+        """Set the number of windows in a batch, for training and validation."""
         self.batches.batch = batch
         if self.validation:
             before = self.validation
@@ -433,7 +434,7 @@ def _session(
     rank: int,
     messages: list[Event],
 ) -> TrainingSetup:
-    """What reads the windows, and the model's normalisation."""
+    """The setup with the readers of windows, and the model's normalisation."""
     job, config, seen, sampler = prepared.job, prepared.config, prepared.seen, prepared.sampler
     crops = Crops(seen.input_ratios, partial(input_windows, seen))
     normalisation = _normalisation(job, config, crops, sampler, folder if job.resume else None)
@@ -457,7 +458,7 @@ def _session(
 
 
 def _class_weights(job: SettledTrainJob, pixels: tuple[int, ...]) -> tuple[float, ...] | None:
-    """The weights of background and classes, if they are not all the same."""
+    """The weights of background and classes; None if all are the same."""
     given = job.loss.class_weights
     if given == "balanced":
         return balanced_weights(pixels)
@@ -465,12 +466,12 @@ def _class_weights(job: SettledTrainJob, pixels: tuple[int, ...]) -> tuple[float
 
 
 class UnchangedBatches:
-    """Batches of unchanged training windows, the same each time, read when first asked for.
+    """Batches of unchanged training windows, the same at each call, read at the first one.
 
     Parameters
     ----------
     batches : TrainBatches
-        Whose windows and batch size they have.
+        The batches whose windows and batch size are used.
     """
 
     def __init__(self, batches: TrainBatches) -> None:
@@ -496,7 +497,7 @@ class UnchangedBatches:
 def _normalisation(
     job: SettledTrainJob, config: ModelConfig, crops: Crops, sampler: Sampler, resumed: RunFolder | None
 ) -> Normalisation | tuple[Normalisation, ...] | None:
-    """What the first layer does, fitted to the training images, unless the config has its own."""
+    """The normalisation of the first layer, fitted to the training images unless the config has one."""
     if config.normalisation is not None:
         return config.normalisation
     if resumed is not None and resumed.model.exists():

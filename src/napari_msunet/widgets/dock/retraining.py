@@ -115,7 +115,8 @@ class GoingOn(QWidget):
         differing = architecture_differences(self._model(job, config), config)
         obstacle = None
         if differing:
-            obstacle = f"The model of the Model step is another one than the last ({differing[0]}): it is trained anew."
+            differs = f"The model of the Model step differs from the last ({differing[0]})"
+            obstacle = f"{differs}: it begins with random weights."
         return _Last(path, config, obstacle, job)
 
     def _model(self, job: TrainJob | None, loaded: ModelConfig) -> AnyModel:
