@@ -1,4 +1,4 @@
-"""Folders and tables of images and masks: which mask is whose, which group an image is of, all checked."""
+"""Folders and tables of images and masks: the mask and the group of each image, all checked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ENDINGS = frozenset((*READABLE, ".npy", ".zarr"))
 _BESIDE = frozenset(
     ("", ".csv", ".tsv", ".txt", ".md", ".json", ".xml", ".geojson", ".xlsx", ".db", ".ini", ".yaml", ".yml")
 )
-"""Endings of what lies beside images and is none."""
+"""Endings of files that often lie beside images and are no images."""
 
 Source: TypeAlias = FolderSource | TableSource
 
@@ -48,7 +48,7 @@ def pair_files(images: Path, masks: Path, suffix: str = "") -> tuple[list[tuple[
     images, masks : Path
         Two folders, or the same one with a `suffix`.
     suffix : str
-        What a mask's name has after its image's name, before the ending.
+        The text in a mask's name between its image's name and the ending.
 
     Returns
     -------

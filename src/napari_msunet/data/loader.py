@@ -237,7 +237,7 @@ def read_ahead(jobs: Iterable[Callable[[], Batch]]) -> Generator[Batch]:
                 yield waiting.popleft().result()
         pool.shutdown(
             wait=False
-        )  # its threads end with the last job, also when nobody asks for more than the last batch
+        )  # its threads end with the last job, also when the caller asks for no more after the last batch
         while waiting:
             yield waiting.popleft().result()
     finally:
@@ -245,7 +245,8 @@ def read_ahead(jobs: Iterable[Callable[[], Batch]]) -> Generator[Batch]:
 
 
 class _Reader:
-    """Ends the threads that read ahead when somebody stops in the middle and keeps the iterator."""
+    """Base of batches that are read ahead: `close` ends its threads when a caller stops midway and keeps the
+    iterator."""
 
     _running: Generator[Batch] | None = None
 
@@ -377,6 +378,7 @@ class ValidationBatches(_Reader):
             size += sum(t.nbytes for t in (*batch.inputs, batch.target))
             if size <= _KEEP_BYTES:
                 kept.append(batch)
-                if len(kept) == len(self.batches):  # now: nobody may ask for more than the last
+                # kept here already: the caller may ask for no more after the last batch
+                if len(kept) == len(self.batches):
                     self._kept = kept
             yield batch

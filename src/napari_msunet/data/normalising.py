@@ -1,4 +1,4 @@
-"""What a model's first layer subtracts and divides by, from a sample of pixels."""
+"""The constants that a model's first layer subtracts and divides by, from a sample of pixels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def settle_numbers(
     value_range: ValueRange | None = None,
     given: dict[str, tuple[Kind | None, ValueRange | None]] | None = None,
 ) -> None:
-    """Decide what the numbers of the images of one source mean, and how the model sees them; kept with the items.
+    """Decide what the numbers of the images of one source mean, and how the model sees them, and keep it with the
+    items.
 
     Parameters
     ----------
@@ -39,9 +40,9 @@ def settle_numbers(
         Of the model that is trained or scored; what a trained one saw is kept to.
     say : callable
     kind, value_range : optional
-        What a person says of all images.
+        What a person gave for all images.
     given : dict, optional
-        The same of single images, by name.
+        The same for single images, by name.
     """
     given = given or {}
     groups: dict[tuple[Kind | None, ValueRange | None], list[Item]] = {}
@@ -55,7 +56,7 @@ def settle_numbers(
 def _settle(items: list[Item], config: AnyModel, say: Say, kind: Kind | None, value_range: ValueRange | None) -> None:
     looked = {n * len(items) // min(MOST, len(items)) for n in range(min(MOST, len(items)))}
     samples = [_sample(item) if n in looked else None for n, item in enumerate(items)]
-    # of the thousands of images of a public set, all are as the first
+    # a public set has thousands of images, and all of them are like the first
     infos = [(item if "facts" in vars(item) or n in looked else items[0]).facts.info for n, item in enumerate(items)]
     blank = next(s for s in samples if s is not None)
     blank = blank._replace(pixels=blank.pixels[:0], low=float("nan"), high=float("nan"))
@@ -69,7 +70,7 @@ def _settle(items: list[Item], config: AnyModel, say: Say, kind: Kind | None, va
         model = config if isinstance(config, ModelConfig) else None
         if model is not None and model.trained_on is not None:
             scale, doubts = seen_as(model.trained_on, numbers, dtype, name)
-        elif model is not None and model.normalisation is not None:  # a model of before
+        elif model is not None and model.normalisation is not None:  # a model of an older version
             scale = legacy_scale(dtype)
         elif numbers.doubt is not None:
             doubts = (f"{name}: {numbers.doubt}.",)
@@ -81,7 +82,7 @@ def _settle(items: list[Item], config: AnyModel, say: Say, kind: Kind | None, va
 
 
 def _sample(item: Item) -> PixelSample:
-    """What is looked at of an image; it is closed again unless it was open."""
+    """The pixels of an image that are looked at; the image is closed again unless it was open."""
     was_open = "slide" in item._kept
     try:
         return item.slide.sample
@@ -91,7 +92,7 @@ def _sample(item: Item) -> PixelSample:
 
 
 def trained_on(items: Sequence[Item], say: Say) -> TrainedOn:
-    """What a model keeps of its training images; said in a sentence."""
+    """What a model keeps about its training images; a message shows it, too."""
     every: list[Numbers] = [item.numbers for item in items]
     words = dict.fromkeys(with_origin(numbers) for numbers in every)
     say("info", f"The images are {'; '.join(list(words)[:3])}.")
@@ -104,10 +105,10 @@ def trained_on(items: Sequence[Item], say: Say) -> TrainedOn:
 # Normalisation: what the model's first layer subtracts and divides by.
 
 _KEPT = 65536
-"""Pixels of a window that percentiles are taken of."""
+"""How many pixels of a window the percentiles are taken from."""
 _LOW, _HIGH = 0.01, 0.99
 _LEAST, _SAME = 1e-3, 2e-5
-"""What a channel is divided by that is the same everywhere: that varies by less than this."""
+"""The divisor of a constant channel, which is one whose values vary by less than this."""
 
 
 def fit_normalisation(windows: Iterable[npt.NDArray[Any]], by: NormaliseBy) -> Normalisation:
@@ -153,7 +154,7 @@ def fit_normalisation(windows: Iterable[npt.NDArray[Any]], by: NormaliseBy) -> N
 
 
 def _not_zero(spread: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """What to divide by: a dim image is no constant one."""
+    """Divisors without zeros: a dim image must not be taken for a constant one."""
     return np.where(spread < _SAME, _LEAST, spread)
 
 

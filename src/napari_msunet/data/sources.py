@@ -67,7 +67,7 @@ def slide_item(source: SlideSource, config: AnyModel, say: Say) -> Item:
         if source.within != "all" and store.kind == "labels":
             raise SourceError(
                 f"Nothing of {source.labels} counts: it has no class anywhere, and the part of {source.slide} that "
-                "`within` names is empty; correct the mask, or leave `within` away."
+                "`within` names is empty; correct the mask, or leave out `within`."
             )
         raise SourceError(
             f"Nothing is annotated in {source.labels}; paint a few examples of each class and of background first."

@@ -1,4 +1,4 @@
-"""Who trains and who validates: by role, by group, or by blocks of the only slide."""
+"""The split of items into training and validation: by role, by group, or by blocks of the only slide."""
 
 from __future__ import annotations
 

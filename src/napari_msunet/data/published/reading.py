@@ -22,7 +22,7 @@ from napari_msunet.errors import SlideError, SourceError
 from napari_msunet.slide import Slide
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Which public set lies in a folder, told by its files and their content.
+# Which public set lies in a folder, recognised by its files and their content.
 
 MODULES = {
     "pannuke": "pannuke",
