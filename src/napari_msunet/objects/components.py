@@ -115,8 +115,8 @@ Values = npt.NDArray[Any]
 def connected(values: Values, diagonal: bool = False) -> npt.NDArray[np.int64]:
     """Number the pieces of equal value, 0 left out, from 1 in the order of their first pixels.
 
-    Objects hang together through pixel sides (4-connectivity), as in measurements and exports; background, so holes,
-    also through corners (`diagonal`), which is the other side of the same rule.
+    Objects are connected by pixel sides (4-connectivity), as in measurements and exports; background, and so holes,
+    also by corners (`diagonal`), which is the other side of the same rule.
     """
     numbers: Numbers = label(values, background=0, connectivity=2 if diagonal else 1)  # type: ignore[no-untyped-call]
     return numbers
@@ -142,7 +142,7 @@ class ComponentJoiner:
     width : int
         Of the whole plane.
     diagonal : bool
-        Whether pixels that share a corner hang together.
+        Whether pixels that share only a corner are connected.
 
     Attributes
     ----------
@@ -181,7 +181,7 @@ class ComponentJoiner:
         numbers : (h, w) int64
             Its pieces (`connected`).
         values : (h, w)
-            Pieces of the same value hang together.
+            Pieces of the same value are connected where they touch.
         *stats : (m + 1,) or (m + 1, k) arrays
             Of each piece by its number; those of the parts are given back by `stats`.
         """

@@ -144,7 +144,7 @@ def new_numbers(store: LabelStore, count: int) -> list[int]:
 
 
 def line(shape: tuple[int, int], points: npt.ArrayLike) -> Mask:
-    """The pixels under a line through points: it separates what hangs together by the sides of pixels.
+    """The pixels under a line through points: it separates pixels that are connected by their sides.
 
     Parameters
     ----------
@@ -276,7 +276,7 @@ def merge(labels: npt.ArrayLike, points: npt.ArrayLike, width: int = 3) -> Edit:
     points : (n, 2) array
         The line, as for `line`: its corners `y, x`.
     width : int
-        Of the bridge, in pixels; at least 3, which hangs together by sides in whatever direction.
+        Of the bridge, in pixels; at least 3, so that it is connected by pixel sides in every direction.
 
     Raises
     ------

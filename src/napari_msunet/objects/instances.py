@@ -187,7 +187,7 @@ class Objects:
     Attributes
     ----------
     image : Image
-        Objects are what hangs together in it and has one value.
+        Its objects are the connected pixels of one value.
     looks : dict
         Name and colour of each class.
     kind : callable
@@ -298,7 +298,7 @@ def _whole_objects(store: LabelStore, instances: str | None, window: Window, dam
         colour = store.colours[0] if len(store.classes) == 1 else default_colours(1)[0]
         return Objects(store, {1: ClassLook(name, colour)}, lambda value: 1, tuple(texts), tuple(lost))
     if store.info.instances:
-        raise StoreError(f"{store.path} holds numbers of objects itself; leave the instances of a run away.")
+        raise StoreError(f"{store.path} holds numbers of objects itself; leave out the instances of a run.")
     run = _run(store, instances, damaged)
     said = check_run(run, damaged, ("instances",), window)
     if said:

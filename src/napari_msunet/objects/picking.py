@@ -16,7 +16,7 @@ from napari_msunet.labels import LabelStore
 from napari_msunet.objects.edits import Mask, is_object
 
 LIMIT = 4096
-"""An object is followed until it is this many level-0 pixels high or wide, unless told otherwise."""
+"""An object is followed until it is this many level-0 pixels high or wide, unless another limit is given."""
 
 Chunk = tuple[int, int]
 
@@ -30,7 +30,7 @@ class ObjectTooLargeError(StoreError):
 
 
 def object_at(store: LabelStore, place: tuple[float, float], limit: int = LIMIT) -> tuple[Window, Mask]:
-    """The object under a place: all pixels of its value that hang together with it by their sides.
+    """The object under a place: all pixels of its value that are connected with it by their sides.
 
     Reads only the chunks that the object reaches, and stops when it is larger than the limit.
 

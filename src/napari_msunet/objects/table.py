@@ -231,7 +231,7 @@ def walk_objects(
 ) -> Iterator[tuple[Progress, ObjectTable]]:
     """Measure all objects of a store, window by window, in bounded memory.
 
-    An object is what `measure` calls one: what hangs together through pixel sides and has one value.
+    An object is the same as for `measure`: pixels of one value that are connected by their sides.
 
     Parameters
     ----------
@@ -415,7 +415,7 @@ def _first_pixels(polygons: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 
 def _parts(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Numbers 1..n of what hangs together through pixel sides and has one value; 0 on background."""
+    """Numbers 1..n of the objects, which are pixels of one value connected by their sides; 0 on background."""
     parts: npt.NDArray[Any] = label(values, background=0, connectivity=1)  # type: ignore[no-untyped-call]
     return parts
 
