@@ -326,7 +326,7 @@ def _runs(prediction: Predictions) -> list[Run]:
 # The places where truth and prediction differ, found window by window.
 
 LARGEST = 2048
-"""Side in pixels of the truth of the largest region: what is larger is told in parts, so that each can be changed."""
+"""Side of the largest region in pixels of the truth: a larger one is shown in parts, so that each can be changed."""
 
 CODE, COUNT, LOSS, SURE, TOP, LEFT, BOTTOM, RIGHT, FIRST = range(9)
 """Columns of a table of regions: class pair, pixels, sums of loss and confidence, box, number of the first pixel."""
@@ -377,7 +377,7 @@ def padded_codes(pair: Pair, window: Window, radius: int) -> tuple[Codes, Compar
 
 
 def connected(codes: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Numbers 1..n of what hangs together by pixel sides and has one code; 0 where the code is 0."""
+    """Numbers 1..n of the pieces of one code that are connected by pixel sides; 0 where the code is 0."""
     from skimage.measure import label
 
     parts: npt.NDArray[np.int64] = label(codes, background=0, connectivity=1)  # type: ignore[no-untyped-call]
