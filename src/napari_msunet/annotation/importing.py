@@ -416,7 +416,7 @@ def import_file(
         if missing := sorted({same_name(c) for c in classes or ()} - {same_name(c) for c in store.classes}):
             raise StoreError(
                 f"{labels} has the classes {', '.join(store.classes) or 'none'}, but not {', '.join(missing)}; leave "
-                "the classes away, or give another label store."
+                "out the classes, or give another label store."
             )
         if held:  # an editor in this process has the store open, and keeps it open
             report = import_shapes(file, store, names)

@@ -341,7 +341,7 @@ def _pixels(slide: Slide, grid: Grid, name: str, area: float | None, default: fl
         if area is not None and area > 0:
             raise MissingMppError(
                 f"{name}={area} is in µm², but {slide.path or 'the image'} does not say how many µm a pixel has; give "
-                f'open_slide(path, mpp=0.5), or "px" there if pixels are meant, or leave {name} away.'
+                f'open_slide(path, mpp=0.5), or "px" there if pixels are meant, or leave out {name}.'
             )
         return UNKNOWN_AREA if area is None else 0
     return (default if area is None else area) / (grid.mpp[0] * grid.mpp[1])
