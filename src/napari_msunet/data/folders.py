@@ -287,7 +287,7 @@ def _table_mpp(source: Source, text: str | None, name: str) -> Any:
 
 
 def table_numbers(row: Mapping[str, str], where: str) -> tuple[Kind | None, ValueRange | None]:
-    """What the columns `kind` and `value_range` of a row say; `SlideError` where that is none."""
+    """The columns `kind` and `value_range` of a row; `SlideError` where one of them cannot be used."""
     kind, text = row.get("kind", "").strip(), row.get("value_range", "").strip()
     try:
         return (checked_kind(kind.lower()) if kind else None), (parse_range(text) if text else None)

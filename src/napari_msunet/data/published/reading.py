@@ -35,7 +35,7 @@ MODULES = {
     "camelyon16": "camelyon16",
     "monuseg": "monuseg",
 }
-"""Module of each family, those first that are the quickest to tell."""
+"""Module of each family; families that are quick to recognise come first."""
 
 
 def family(name: str) -> Family:
@@ -159,7 +159,7 @@ def _mask(entry: Entry, numbers: dict[int, int] | None) -> Mask:
         return np.asarray(values != 0, np.uint8)
     truth = np.zeros(values.shape, np.uint8)
     for value in np.unique(values).tolist():
-        if value != 0:  # what is no class of the model counts neither as background nor as another class
+        if value != 0:  # a class that the model lacks counts neither as background nor as another class
             truth[values == value] = numbers.get(value, IGNORED)
     return truth
 
