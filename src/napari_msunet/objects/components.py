@@ -51,7 +51,7 @@ class ArrayPlane:
 
 
 class Walk:
-    """The windows that hold something, row by row, and what of them was predicted.
+    """The windows that hold labels, row by row, and the part of them that was predicted.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class Walk:
             yield self.at(y, x)
 
     def at(self, y: int, x: int) -> Window:
-        """The window of a row and column, whether there is something or not."""
+        """The window of a row and column, whether it holds labels or not."""
         return Window(y * self.side, x * self.side, self.side, self.side).intersection(self.whole)
 
     def has(self, y: int, x: int) -> bool:
@@ -224,7 +224,7 @@ class ComponentJoiner:
                     self._beside(one, other, straight=shift == 0)
 
     def _beside(self, one: _Side, other: _Side, straight: bool) -> None:
-        """Note what lies beside parts: unknown pixels, and through pixel sides (`straight`) pixels of classes."""
+        """Note the neighbours of parts: unknown pixels, and across pixel sides (`straight`) pixels of classes."""
         self._open.append(np.unique(one.parts[(one.parts >= 0) & (other.values == IGNORED)]))
         if straight:
             touching = (one.parts >= 0) & (other.values > 0) & (other.values != IGNORED)
@@ -246,7 +246,7 @@ class ComponentJoiner:
         return ids, self.component[start : start + len(ids)]
 
     def stats(self, number: int) -> Values:
-        """What was given to `add` about the parts, in the order of `component`."""
+        """The facts about the parts that `add` was given, in the order of `component`."""
         return np.concatenate([s[number] for s in self._stats])
 
     @property

@@ -1,4 +1,4 @@
-"""The object at a place of a store, found chunk by chunk as far as one can wait for."""
+"""The object at a place of a store, found chunk by chunk up to a limit, so that a click never waits for long."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class _Search:
         self.box: Window | None = None
 
     def follow(self, first: Chunk, place: tuple[int, int]) -> None:
-        """Take the part at the place, and whatever touches it across the chunks' edges."""
+        """Take the part at the place, and all parts that touch it across the chunks' edges."""
         window = self._window(first)
         start = int(self._load(first)[place[0] - window.y, place[1] - window.x])
         waiting: deque[tuple[Chunk, set[int]]] = deque([(first, {start})])

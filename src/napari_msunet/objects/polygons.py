@@ -43,7 +43,7 @@ class LabelShape:
 
 @dataclass(frozen=True)
 class PolygonStep:
-    """What one window added: shapes that are complete now, and how many windows of `total` are done."""
+    """The result of one window: shapes that are complete now, and how many windows of `total` are done."""
 
     done: int
     total: int

@@ -24,7 +24,7 @@ from napari_msunet.objects.instances import window_of
 from napari_msunet.objects.polygons import WINDOW, LabelShape, label_polygons, walk_polygons
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What is measured of an object, from the polygon along its pixels' edges.
+# Measures of an object, from the polygon along its pixels' edges.
 
 Numbers = npt.NDArray[np.float64]
 
@@ -290,7 +290,7 @@ def updated(table: ObjectTable, store: LabelStore, window: Window) -> ObjectTabl
     changed = np.zeros(int(parts.max(initial=0)) + 1, np.bool_)
     changed[parts[here]] = True
     changed[0] = False
-    # what lies in the same boxes and does not touch the window is as it was
+    # objects in the same boxes that do not touch the window have not changed
     rows = np.flatnonzero(met)
     y, x = (table.first[rows] - (around.y, around.x)).T
     same = (values[y, x] == table.kind[rows]) & ~changed[parts[y, x]]
@@ -322,7 +322,7 @@ def object_at(store: LabelStore, y: int, x: int) -> FoundObject | None:
     for level in range(1, len(store.info.shapes)):
         found, cut = _component(store, kind, level, (y >> level, x >> level), _SIDES[-1]) or (None, False)
         if found is None or (not cut and (max(found[0].shape) < _LEAST or _thin(found[1]))):
-            break  # a piece of it, or blown up: thin parts are gone on this level, or wider than they are
+            break  # too thin for this level, which would show a piece of it only, or make it wider than it is
         if not cut:
             return _described(store, kind, level, *found, "about")
     return None if seen is None else _described(store, kind, 0, *seen, "more than")

@@ -13,7 +13,7 @@ Cost = npt.NDArray[np.float32]
 _EDGES = 0.5
 
 RIM = 2
-"""The blur takes so many pixels off an area along an edge: they are given back where they cost not much more."""
+"""The blur makes an area narrower by so many pixels along an edge: they are added again where they cost little more."""
 
 RIM_COST = 0.2
 
