@@ -17,9 +17,9 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Window
 from napari_msunet.training.checks import check
 from napari_msunet.training.held_out import hold_out, save_held_out
-from napari_msunet.training.prepare import prepare
 from napari_msunet.training.progress import Finding
 from napari_msunet.training.record import RunFolder
+from napari_msunet.training.setup import prepare
 
 ADVICE = ("annotated pixels", "of memory", "allow about")
 """What the check knows beside: how little there is of a class, memory, time."""
