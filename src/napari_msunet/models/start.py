@@ -38,7 +38,6 @@ class Start:
     @cached_property
     def model(self) -> MSUNet:
         """The model with its weights, read when first asked for; `ModelError` where they are damaged."""
-
         from napari_msunet.models.files import load_model
 
         return load_model(self.path)
@@ -110,6 +109,7 @@ def take_weights(model: MSUNet, start: Start) -> None:
     ModelError
         If the weights do not fit by name and shape.
     """
+    import torch
 
     old, new = start.before.classes, model.config.classes
     axes = {} if old == new else _class_axes(model.config)
@@ -132,6 +132,7 @@ def take_weights(model: MSUNet, start: Start) -> None:
 
 def _class_axes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Which axes of which weights go with the number of classes: found by laying the model out with more of them."""
+    import torch
 
     from napari_msunet.models.msunet import MSUNet
 
@@ -153,6 +154,7 @@ def _places(
 ) -> tuple[_Index, _Index] | None:
     """Where a weight's values go, and where they come from; along the axes of classes, each class has a block of one
     size. None where the shapes do not fit."""
+    import torch
 
     if target.dim() != source.dim():
         return None
