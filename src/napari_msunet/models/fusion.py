@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from napari_msunet.config import Fusion as FusionName
 from napari_msunet.config import ModelConfig
+from napari_msunet.models.alignment import Alignment, alignments
 
 # ----------------------------------------------------------------------------------------------------------------------
 # How the branches are combined at each target pixel: rules that are all cheap, none of them over space.
