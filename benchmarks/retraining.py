@@ -165,7 +165,7 @@ def score(arm: Arm, items: list[Any]) -> None:
         found.append(score_item(model, item, "cpu").counts["fused"].matrix)
         item.release()
     arm.matrices.append(np.stack(found))
-    (dice, _), _, _ = paired_bootstrap(arm.matrices[-1], arm.matrices[-1], [1], draws=1)
+    (dice, _), _, _ = paired_bootstrap(arm.matrices[-1], arm.matrices[-1], [1])
     arm.dice.append(dice)
 
 

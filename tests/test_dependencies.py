@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -158,13 +159,28 @@ def _imports_anywhere(path, modules):
     return found & set(modules)
 
 
-def test_no_import_of_the_window_goes_in_a_circle():
-    folder = SOURCE / "widgets"
-    names = {".".join(path.relative_to(ROOT / "src").with_suffix("").parts): path for path in folder.rglob("*.py")}
+def test_no_import_goes_in_a_circle():
+    names = {".".join(path.relative_to(ROOT / "src").with_suffix("").parts): path for path in SOURCE.rglob("*.py")}
     modules = {name.removesuffix(".__init__"): path for name, path in names.items()}
     left = {name: _imports_anywhere(path, modules) - {name} for name, path in modules.items()}
-    left["napari_msunet.widgets"] = set()  # loads the dock when it is asked for
+    for package in ("napari_msunet", "napari_msunet.widgets"):  # they load what they give when it is asked for
+        left[package] = set()
     while free := [name for name, imported in left.items() if not imported & set(left)]:
         for name in free:
             del left[name]
     assert sorted(left) == []
+
+
+def test_folders_files_and_classes_have_names_of_their_own():
+    files = [path for path in SOURCE.rglob("*.py") if path.name != "__init__.py"]
+    folders = Counter(path.parent for path in SOURCE.rglob("*.py"))
+    assert {str(folder): count for folder, count in folders.items() if count > 20} == {}
+    stems = Counter(path.stem for path in files)
+    assert {stem: count for stem, count in stems.items() if count > 2} == {}
+    classes = Counter(
+        node.name
+        for path in files
+        for node in ast.parse(path.read_text(encoding="utf8")).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert {name: count for name, count in classes.items() if count > 1} == {}

@@ -14,7 +14,7 @@ from napari_msunet.constants import IGNORED
 from napari_msunet.data.duplicates import once
 from napari_msunet.data.folders import folder_items, some, stem, table_items
 from napari_msunet.data.items import Item, Say, check_channels
-from napari_msunet.data.normalising import settle_numbers
+from napari_msunet.data.ranges import settle_numbers
 from napari_msunet.data.truth import ShapeTruth, StoreTruth
 from napari_msunet.errors import SlideError, SourceError
 from napari_msunet.slide import Slide, open_slide

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from fractions import Fraction
-from math import log, log2
-from typing import Any, NamedTuple
+from math import log
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,60 +13,7 @@ from torch import Tensor, nn
 
 from napari_msunet.config import Fusion as FusionName
 from napari_msunet.config import ModelConfig
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The alignment of the branches of a joint model: at which level of the network they meet, and how their grids relate.
-
-
-class Alignment(NamedTuple):
-    """The place at which one scale meets the finest scale's network.
-
-    Attributes
-    ----------
-    level : int
-        The level: of its own way up for ``fusion="inject"``, of the finest scale's way down for ``"pyramid"``.
-    ratio : Fraction
-        Pixels of this scale per pixel of the finest scale's network, where they meet.
-    step : int
-        Pixels of its own grid that make one pixel of its features there.
-    """
-
-    level: int
-    ratio: Fraction
-    step: int
-
-
-def alignments(config: ModelConfig) -> list[Alignment | None]:
-    """For each scale its alignment with the finest scale's network; None for that scale, and for other fusions."""
-    meet = {"inject": _at_bottleneck, "pyramid": _at_level}.get(config.fusion)
-    if meet is None:
-        return [None] * len(config.scales)
-    return [None if i == config.finest else meet(config, i) for i in range(len(config.scales))]
-
-
-def _at_bottleneck(config: ModelConfig, i: int) -> Alignment:
-    """The coarsest level of a branch's way up whose pixels are not larger than those of the finest's bottleneck."""
-    deepest = config.branches[config.finest].depth
-    bottleneck = config.ratios[config.finest] / (grain_of(config, config.finest) * 2**deepest)
-    grain = grain_of(config, i)
-    levels = range(config.branches[i].depth + 1)
-    fitting = [level for level in levels if config.ratios[i] / (grain * 2**level) >= bottleneck]
-    level = fitting[-1] if fitting else 0
-    return Alignment(level, config.ratios[i] / (grain * 2**level) / bottleneck, grain * 2**level)
-
-
-def _at_level(config: ModelConfig, i: int) -> Alignment:
-    """The level of the way down whose pixels are nearest in size to the scale's; never the finest one."""
-    finest, grain = config.ratios[config.finest], grain_of(config, config.finest)
-    wanted = round(log2(finest / grain / config.ratios[i]))
-    level = min(max(1, wanted), config.branches[config.finest].depth)
-    return Alignment(level, config.ratios[i] * grain * 2**level / finest, 1)
-
-
-def grain_of(config: ModelConfig, i: int) -> int:
-    """How many pixels of a branch's own grid, along a side, make one pixel of its network's finest features."""
-    return int(getattr(config.branches[i], "grain", 1))
-
+from napari_msunet.models.alignment import Alignment, alignments
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Fusions at each target pixel. All are cheap, and none looks at neighbouring pixels.
@@ -202,7 +148,7 @@ class Attention(Fusion):
     def __init__(self, features: Sequence[int], outputs: int, details: Sequence[int] | None = None) -> None:
         super().__init__(features, outputs, details)
         if self.scales == 1:
-            return  # a single branch has all the weight: there is nothing to learn
+            return  # one branch has all the weight: nothing to learn
         self._project(features, HIDDEN)
         self.bias = nn.Parameter(torch.zeros(HIDDEN))
         self.score = nn.Conv2d(HIDDEN, self.scales, kernel_size=1)
@@ -216,8 +162,9 @@ class Attention(Fusion):
         shares = self.weights(zs)
         fused = shares[:, :1] * self.classes(zs[0])
         for i, z in enumerate(zs[1:], start=1):
-            # in place, because the backward pass needs none of the sums
-            fused.addcmul_(shares[:, i : i + 1], self.classes(z))
+            fused.addcmul_(
+                shares[:, i : i + 1], self.classes(z)
+            )  # in place, because the backward pass needs none of the sums
         return fused
 
     def weights(self, zs: Sequence[Tensor]) -> Tensor:
@@ -255,7 +202,7 @@ class MultiHead(Fusion):
     def __init__(self, features: Sequence[int], outputs: int, details: Sequence[int] | None = None) -> None:
         super().__init__(features, outputs, details)
         if self.scales == 1:
-            return  # a single branch has all the weight: there is nothing to learn
+            return  # one branch has all the weight: nothing to learn
         size = HEADS * DIMENSIONS
         self._project(features, 2 * size)
         self.bias = nn.Parameter(torch.zeros(size))

@@ -270,7 +270,7 @@ def tissue_mask(
     holes : float, optional
         Holes under this area in µm² are filled, outside fat; None: as `smallest`.
     pen : bool
-        Whether to remove blue, green, red and black ink of at least 0.05 mm² (see `ink_colours`).
+        Take out blue, green, red and black ink of at least 0.05 mm² (`ink_colours` has the rules).
     progress : callable, optional
         Called with the strips done and their number; what it raises ends the search.
 

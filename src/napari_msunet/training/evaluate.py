@@ -26,7 +26,7 @@ from napari_msunet.slide.identity import short_hash
 from napari_msunet.training.record import make_folder, write_text
 from napari_msunet.training.scoring import INSTANCE_SCORES, OUTLINE_SCORES, mean_interval, pooled_interval
 from napari_msunet.training.scoring.image import WHOLE, add_shapes, score_item
-from napari_msunet.training.scoring.metrics import SCORES, Confusion, Matrix, class_scores, report
+from napari_msunet.training.scoring.metrics import SCORES, Confusion, Matrix, class_scores, mean_score, report
 from napari_msunet.training.scoring.panels import (
     PackedPicture,
     Panel,
@@ -247,7 +247,7 @@ class Evaluation:
         for name in ("dice", "iou"):
             each = np.array([_number(image["fused"][name]) for image in self.images])
             found[name] = {
-                "pooled": pooled_interval(counts, partial(_mean_score, name)),
+                "pooled": pooled_interval(counts, partial(mean_score, name)),
                 "mean": mean_interval(each),
             }
         return found
@@ -299,12 +299,6 @@ def training_cost(model: Path) -> dict[str, Any]:
     kept = ("epochs", "seconds_per_step", "peak_memory_mb")
     mean = {"seconds_per_epoch": float(np.mean(seconds))} if seconds else {}
     return {name: result[name] for name in kept if name in result} | mean
-
-
-def _mean_score(name: str, matrix: Matrix) -> float:
-    values = class_scores(matrix)[name][1:]
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if known.size else nan
 
 
 def _mean_of(values: list[float | None]) -> dict[str, Any] | None:

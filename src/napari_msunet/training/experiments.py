@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from shutil import rmtree
@@ -27,7 +28,7 @@ from napari_msunet.training.fit import train_events
 from napari_msunet.training.record import begin_folder, write_text
 from napari_msunet.training.scoring import paired_interval, pooled_interval
 from napari_msunet.training.scoring.image import score_item
-from napari_msunet.training.scoring.metrics import Confusion, Matrix, class_scores
+from napari_msunet.training.scoring.metrics import Confusion, Matrix, mean_score
 
 _JOB, _TRIAL = "experiment.json", "trial.json"
 _FREE = {"out", "resume", "threads"}
@@ -226,11 +227,7 @@ def _threads(count: int | None) -> Iterator[None]:
 # --------------------------------------------------------------------------------------------------------- the report
 
 
-def mean_dice(matrix: Matrix) -> float:
-    """The mean Dice over the classes 1..K that occur."""
-    values = class_scores(matrix)["dice"][1:]
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if known.size else float("nan")
+mean_dice = partial(mean_score, "dice")
 
 
 def summarise(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:

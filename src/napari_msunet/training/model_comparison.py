@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from napari_msunet.inference.image import predict_image
 from napari_msunet.models import MSUNet, load_model
 from napari_msunet.training.held_out import HeldOut
 from napari_msunet.training.scoring.image import on_grid, target_window
-from napari_msunet.training.scoring.metrics import Confusion, Matrix
+from napari_msunet.training.scoring.metrics import Confusion, Matrix, mean_score
+from napari_msunet.training.scoring.uncertainty import paired_interval
 
-DRAWS = 4000
 FEW = 3
 """With fewer test images, the noise between images cannot be estimated, and windows are drawn instead."""
 
@@ -142,7 +143,7 @@ def _sums(matrices: list[Matrix]) -> list[Matrix]:
 
 
 def paired_bootstrap(
-    old: npt.NDArray[Any], new: npt.NDArray[Any], classes: Sequence[int], draws: int = DRAWS, seed: int = 0
+    old: npt.NDArray[Any], new: npt.NDArray[Any], classes: Sequence[int]
 ) -> tuple[tuple[float, float], float, float]:
     """Pooled Dice of two models, and 95 % of the differences when images are drawn again with replacement.
 
@@ -157,26 +158,12 @@ def paired_bootstrap(
     -------
     scores : (old, new)
     low, high : float
-        2.5 and 97.5 percent of new - old (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993).
+        2.5 and 97.5 percent of new - old; of one image, their difference.
     """
-    count = len(old)
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float64)
-
-    def dice(matrices: npt.NDArray[Any], shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        true = shares @ np.diagonal(matrices, axis1=1, axis2=2)[:, list(classes)].astype(np.float64)
-        both = shares @ (matrices.sum(1) + matrices.sum(2))[:, list(classes)].astype(np.float64)
-        found = np.divide(2 * true, both, out=np.full_like(true, np.nan), where=both > 0)
-        present = np.isfinite(found)
-        total = np.where(present, found, 0).sum(1)
-        mean: npt.NDArray[np.float64] = np.divide(total, present.sum(1), out=total * 0, where=present.any(1))
-        return mean
-
-    everything = np.ones((1, count))
-    scores = float(dice(old, everything)[0]), float(dice(new, everything)[0])
-    differences = dice(new, weights) - dice(old, weights)
-    low, high = np.quantile(differences, (0.025, 0.975))
-    return scores, float(low), float(high)
+    dice = partial(mean_score, "dice", classes=classes)
+    scores = dice(old.sum(0)), dice(new.sum(0))
+    low, high = paired_interval(old, new, dice) or [scores[1] - scores[0]] * 2
+    return scores, low, high
 
 
 def _count(model: MSUNet, item: Item, classes: tuple[str, ...], device: str) -> list[Matrix]:

@@ -20,7 +20,6 @@ from napari_msunet.widgets.slide_levels import LAZY_FACTOR, OVERVIEW_SIDE, OpenS
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.paint import PyramidLabels
-
 CHANNEL_COLOURS = ("blue", "green", "red", "yellow", "magenta", "cyan", "gray")
 SHOWN_CHANNELS = 4
 

@@ -115,6 +115,23 @@ def mean_iou(matrix: Matrix) -> float:
     return _mean(class_scores(matrix)["iou"][1:])
 
 
+def mean_score(name: str, matrix: Matrix, classes: Sequence[int] | None = None) -> float:
+    """A score of `class_scores`, mean over the classes that are there (background is none); NaN where none is.
+
+    Parameters
+    ----------
+    name : str
+        Such as "dice" or "iou".
+    matrix : (K+1, K+1) array
+    classes : sequence of int, optional
+        Numbers of the classes that count; None: 1..K.
+    """
+    values = class_scores(matrix)[name]
+    values = values[1:] if classes is None else values[list(classes)]
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
 def report(matrix: Matrix, classes: Sequence[str]) -> dict[str, Any]:
     """All scores as plain JSON values, None where a score is not defined.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from math import nan
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import DegenerateDataWarning, bootstrap
 
 from napari_msunet.constants import IGNORED
 
@@ -97,10 +99,7 @@ def mean_interval(values: npt.NDArray[np.float64], level: float = 0.95, seed: in
     replacement.
     """
     known = values[np.isfinite(values)]
-    if len(known) < 2:
-        return None
-    means = known[_drawn(len(known), seed)].mean(1)
-    return _ends(means, level)
+    return _interval(len(known), lambda drawn: known[drawn].mean(), level, seed)
 
 
 def pooled_interval(
@@ -118,11 +117,7 @@ def pooled_interval(
     score : callable
         From the sum over images to a number; draws that give NaN are left out.
     """
-    if len(counts) < 2:
-        return None
-    values = np.array([score(counts[drawn].sum(0)) for drawn in _drawn(len(counts), seed)])
-    values = values[np.isfinite(values)]
-    return _ends(values, level) if len(values) else None
+    return _interval(len(counts), lambda drawn: score(counts[drawn].sum(0)), level, seed)
 
 
 def paired_interval(
@@ -141,18 +136,26 @@ def paired_interval(
     score : callable
         As for `pooled_interval`.
     """
-    if len(first) < 2:
+    return _interval(len(first), lambda drawn: score(second[drawn].sum(0)) - score(first[drawn].sum(0)), level, seed)
+
+
+def _interval(count: int, value: Callable[[npt.NDArray[np.int64]], float], level: float, seed: int) -> Interval | None:
+    """Percentiles of `value` of images drawn again; it takes their numbers, 0 to `count` - 1."""
+    if count < 2:
         return None
-    drawn = _drawn(len(first), seed)
-    values = np.array([score(second[one].sum(0)) - score(first[one].sum(0)) for one in drawn])
-    values = values[np.isfinite(values)]
-    return _ends(values, level) if len(values) else None
-
-
-def _drawn(count: int, seed: int) -> npt.NDArray[np.int64]:
-    return np.random.default_rng(seed).integers(0, count, (DRAWS, count))
-
-
-def _ends(values: npt.NDArray[np.float64], level: float) -> Interval:
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # of draws without the class, which are left out below
+        drawn = bootstrap(
+            (np.arange(count),),
+            value,
+            vectorized=False,
+            n_resamples=DRAWS,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
+    found = drawn.bootstrap_distribution
+    known = found[np.isfinite(found)]
+    if not len(known):
+        return None
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return [float(low), float(high)]

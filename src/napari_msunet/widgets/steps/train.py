@@ -170,7 +170,7 @@ class TrainStep(Step):
         runs = self.state.project.folder / "runs" if self.state.project else None
 
         def look() -> list[Finding]:
-            from napari_msunet.training.checks import check  # imported in the thread, because the import takes a while
+            from napari_msunet.training.prepare import check  # imported in the thread, because the import takes a while
 
             return check(job, runs, devices=False)
 
