@@ -29,7 +29,7 @@ from napari_msunet.jobs import run
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.slide import open_slide
 
-DATA = Path(__file__).with_name("demo_data")
+DATA = Path(__file__).parents[1] / "demo_data"
 SLIDE = DATA / "CMU-1-Small-Region.svs"
 SECONDS_OF_TRAINING = 130.0
 RADIUS = 60
