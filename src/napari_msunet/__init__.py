@@ -1,7 +1,6 @@
 """Segment large histology images with multi-scale U-Nets: in napari, from Python and from the command line.
 
-Names are loaded when they are first used, so that ``import napari_msunet`` costs nothing: neither torch nor Qt is
-imported.
+Names are loaded when they are first used, so that ``import napari_msunet`` is quick and imports neither torch nor Qt.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m napari_msunet``, and the command `napari-msunet`: here, because it must be ready for Ctrl-C at once."""
+"""The entry point of ``python -m napari_msunet`` and of the command; small, so that it can handle Ctrl-C at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def main() -> None:
         from napari_msunet.cli import run_command
 
         run_command()
-    except BaseException as error:  # while the command itself was being imported
+    except BaseException as error:  # an error while the command itself is imported
         if (code := ENDING.code(error)) is None:
             raise
         ENDING.say()

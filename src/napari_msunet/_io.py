@@ -1,4 +1,4 @@
-"""Files that are whole or absent (written aside, synced, renamed), and the CSV tables that people write."""
+"""Writing files so that they are whole or absent (written aside, synced, renamed), and reading CSV tables."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from napari_msunet.geometry import Region, Window
 from napari_msunet.names import same_name
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Files that are whole or absent: written aside, synced, renamed; and what a failed write says.
+# Writing files so that they are whole or absent, and the errors of a failed write.
 
-_SYNCS = 16  # at once: a file system brings many files onto the disk in little more time than one
+_SYNCS = 16  # files synced at once, because a file system syncs many files in little more time than one
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def output_errors(path: Path) -> Iterator[None]:
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
-    """What an `OSError` while writing below `path` means for the user."""
+    """The error for the user about an `OSError` while writing below `path`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(f"{path} cannot be written: the disk is full; free some space and try again.")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
@@ -45,7 +45,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
 
 
 def not_saved(path: Path, error: OSError | None, sequence: int, window: Window) -> NotSavedError:
-    """What is said of a stroke that the disk refuses for now."""
+    """The error about a stroke that the disk refuses for now."""
     reason = f": {output_error(path, error)}" if error is not None else "."
     return NotSavedError(
         f"This is not saved yet, only kept in memory, and will be written once the disk takes it{reason}",
@@ -55,7 +55,7 @@ def not_saved(path: Path, error: OSError | None, sequence: int, window: Window) 
 
 
 def sync_path(path: Path) -> None:
-    """Bring one file or folder onto the disk; one that is gone by now needs nothing."""
+    """Sync one file or folder to the disk; nothing is done if it no longer exists."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -71,7 +71,7 @@ def sync_path(path: Path) -> None:
 
 
 def sync_paths(paths: Collection[Path]) -> None:
-    """Bring files and folders onto the disk."""
+    """Sync files and folders to the disk."""
     if len(paths) > 2:
         try:
             with ThreadPoolExecutor(min(_SYNCS, len(paths)), "label store sync") as pool:
@@ -93,14 +93,14 @@ def write_aside(aside: Path, data: bytes) -> None:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of `data`, however many calls the system makes of it."""
+    """Write all of `data`, even if the system needs several calls."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Put `data` at `path`: the old file or the new one is there at any time, and the new one on the disk on return."""
+    """Replace the file at `path`: at any time the old or the new file exists, and on return the new one is synced."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         write_aside(aside, data)
@@ -133,7 +133,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def folder_aside(path: Path) -> Iterator[Path]:
-    """A new folder that takes the name `path` when the block ends well, and vanishes when it does not."""
+    """A context with a new folder, which is renamed to `path` at the end, or removed after an error."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         aside.mkdir(parents=True)
@@ -146,10 +146,11 @@ def folder_aside(path: Path) -> Iterator[Path]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Tables: CSV files with a header, whatever their separator and encoding.
 
 
 class TableRow(dict[str, str]):
-    """The fields of a row by `column_key` of their column; `number` is its row in the file, as an editor counts it."""
+    """The fields of a row by `column_key` of their column; `number` is its row in the file, counted as in an editor."""
 
     def __init__(self, fields: dict[str, str], number: int) -> None:
         super().__init__(fields)
@@ -157,7 +158,7 @@ class TableRow(dict[str, str]):
 
 
 def column_key(name: str) -> str:
-    """A column's name as it is compared: whatever its capitals and the writing of its accents."""
+    """A column's name in the form in which names are compared: without regard to case and the encoding of accents."""
     return same_name(name.strip()).casefold()
 
 

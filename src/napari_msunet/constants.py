@@ -1,19 +1,19 @@
-"""Numbers and colours that must be the same everywhere: in stores, in the truth of a training, in every picture."""
+"""Numbers and colours that must be the same everywhere: in stores, in training truth and in pictures."""
 
 from __future__ import annotations
 
 IGNORED = 255
-"""In the truth of a training and in raw predictions: nothing is known of this pixel, it counts in no loss or score."""
+"""The value of pixels in training truth and raw predictions that are unknown and count in no loss or score."""
 
 ANNOTATED_BACKGROUND = 255
-"""In an annotation, where 0 means "not annotated": a person said that this pixel is background."""
+"""The value of background in an annotation, where 0 means "not annotated"."""
 
 CHUNK = 512
 """Side in pixels of the chunks of label stores, of written pyramids and of the units a prediction is computed in: two
 processes that write whole chunks never write the same file."""
 
 OUTPUT_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""The fused output's (on a dark ground: white), then one per scale, told apart with any colour vision.
+"""The colour of the fused output (on a dark background: white), then one per scale, distinct for any colour vision.
 
 References
 ----------

@@ -45,20 +45,22 @@ class OutputError(MsunetError):
 
 
 def as_path(value: Any, what: str) -> Path:
-    """A path that somebody gave; `MsunetError` if it is none. `what` it is the path of, such as "a slide"."""
+    """A path from a caller; `MsunetError` if the value is none. `what` names the thing at the path, such as "a
+    slide"."""
     if not isinstance(value, str | os.PathLike):
         raise MsunetError(f"{value!r} is no path; give the path of {what} as text or a Path.")
     return Path(value)
 
 
 def failure(error: BaseException) -> tuple[str, str | None]:
-    """What went wrong, as one sentence, and the traceback where a developer would want it."""
+    """An error as one sentence, and the traceback where a developer would need it."""
     if isinstance(error, MsunetError):
         return str(error), None
     details = "".join(traceback.format_exception(error))
     if isinstance(error, MemoryError):
         return "There is not enough memory; give a smaller tile, window size or batch size.", details
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which must not be imported for this
+    # an error of torch, which must not be imported only to name its class
+    if type(error).__name__ == "OutOfMemoryError":
         return "The device has not enough memory; give a smaller tile, window size or batch size, or 'cpu'.", details
     if isinstance(error, OSError):
         where = f"{error.filename} cannot be used: " if error.filename else ""
@@ -77,9 +79,9 @@ class NotSavedError(OutputError):
     Attributes
     ----------
     number : int
-        Of the stroke, or of the undo or redo.
+        Number of the stroke, or of the undo or redo.
     region : Region or None
-        What changed, in the store's level-0 pixels.
+        The region that changed, in the store's level-0 pixels.
     """
 
     def __init__(self, message: str, number: int = 0, region: object = None) -> None:

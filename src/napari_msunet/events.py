@@ -1,4 +1,4 @@
-"""What a running job says (events, each one line of JSON), and what it is told: to stop, and what is looked at."""
+"""The events of a running job, each one line of JSON, and the requests to it: to stop, and what is in view."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 # ----------------------------------------------------------------------------------------------------------------------
-# What a person tells a running job from another thread: to stop, and where they are looking.
+# Requests to a running job from another thread: to stop, and what is in view.
 
 Keep = Literal["best", "last", "none"]
 """What a stopped training leaves: its best model, the weights it had reached, or nothing."""
@@ -33,7 +33,7 @@ View = tuple[float, float, float, float]
 
 
 class Cancelled(Exception):  # noqa: N818 (it is no error)
-    """Somebody asked the job to stop."""
+    """The job was asked to stop."""
 
 
 class Interrupted(BaseException):
@@ -42,7 +42,7 @@ class Interrupted(BaseException):
     Attributes
     ----------
     number : int
-        Of the signal.
+        Number of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -51,12 +51,12 @@ class Interrupted(BaseException):
 
 
 class Stop:
-    """Asks a job to stop, and tells it where somebody looks; any thread may.
+    """Asks a job to stop, and tells it what is in view; any thread may use it.
 
     Parameters
     ----------
     outer : Stop, optional
-        Of the job that this one is a part of: what is asked of it is asked of this one too.
+        The `Stop` of the job of which this job is a part; requests to it are requests to this one too.
     """
 
     def __init__(self, outer: Stop | None = None) -> None:
@@ -67,16 +67,16 @@ class Stop:
 
     @property
     def view(self) -> View | None:
-        """What is on somebody's screen: a prediction computes it first. None: nothing was said."""
+        """The part of the slide that is on a screen, which a prediction computes first; None where it is not known."""
         return self._view or (self._outer.view if self._outer is not None else None)
 
     def look(self, view: View | None) -> None:
-        """Tell where somebody looks now."""
+        """Set the view."""
         self._view = view
 
     @property
     def asked(self) -> bool:
-        """Whether somebody did."""
+        """Whether the job was asked to stop."""
         return self._event.is_set() or (self._outer is not None and self._outer.asked)
 
     @property
@@ -85,13 +85,13 @@ class Stop:
         return self._outer.keep if self._outer is not None and self._outer.asked else self._keep
 
     def ask(self, keep: Keep = "best") -> None:
-        """Ask it; the first one who asks decides what is kept."""
+        """Ask the job to stop; the first request decides what is kept."""
         if not self._event.is_set():
             self._keep = keep
         self._event.set()
 
     def check(self) -> None:
-        """Raise `Cancelled` when it was asked."""
+        """Raise `Cancelled` if the job was asked to stop."""
         if self.asked:
             raise Cancelled
 
@@ -101,7 +101,7 @@ _current: ContextVar[Stop | None] = ContextVar("napari_msunet_stop", default=Non
 
 @contextmanager
 def stoppable(stop: Stop) -> Iterator[None]:
-    """Let `stop` end the job that this thread runs inside the block."""
+    """A context in which `stop` ends the job that this thread runs."""
     token = _current.set(stop)
     try:
         yield
@@ -110,17 +110,17 @@ def stoppable(stop: Stop) -> Iterator[None]:
 
 
 def current() -> Stop:
-    """The `Stop` of the job that this thread runs; a new one where nobody can ask."""
+    """The `Stop` of the job that this thread runs; a new one where the thread runs no job."""
     return _current.get() or Stop()
 
 
 def check() -> None:
-    """Raise `Cancelled` when the job that this thread runs was asked to stop: called often by what takes long."""
+    """Raise `Cancelled` if the job of this thread was asked to stop; long computations call this often."""
     current().check()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What a running job says: events, each one line of JSON, the same for the dock, the command line and Python.
+# The events of a running job, the same for the dock, the command line and Python.
 
 
 class _Event(AnyNames):
@@ -128,18 +128,18 @@ class _Event(AnyNames):
 
 
 class Progress(_Event):
-    """How far a job is.
+    """The progress of a job.
 
     Attributes
     ----------
     done, total : float
-        In `unit`; `total` is None while it is not known.
+        Numbers in `unit`; `total` is None while it is not known.
     unit : str
         What is counted: ``"tiles"``, ``"steps"``, ``"images"``.
     seconds_left : float, optional
-        Estimate; None while nothing can be said.
+        An estimate; None while there is none.
     rate : float, optional
-        Of a prediction: finished target pixels per second.
+        For a prediction: finished target pixels per second.
     """
 
     event: Literal["progress"] = "progress"
@@ -183,7 +183,7 @@ class RegionDone(_Event):
 
 
 class FirstLook(_Event):
-    """What the coarsest scale alone says of a part in view, told before its tiles are computed; nothing keeps it.
+    """The answer of the coarsest scale alone for a part in view, before its tiles are computed; it is not stored.
 
     Attributes
     ----------
@@ -191,9 +191,9 @@ class FirstLook(_Event):
     y, x, height, width : int
         The part, in pixels of the run's level 0.
     rows, columns : int
-        Of the labels, which lie evenly over the part.
+        Size of the labels, which cover the part evenly.
     labels : str
-        They, uint8 row by row, compressed (zlib) and in base64; `array` gives them.
+        The labels, uint8 row by row, compressed (zlib) and in base64; `array` decodes them.
     """
 
     event: Literal["first_look"] = "first_look"
@@ -210,7 +210,7 @@ class FirstLook(_Event):
     def of(cls, run: str, window: Window, labels: npt.NDArray[np.uint8]) -> FirstLook:
         """The event for labels `(rows, columns)` over a window."""
         place = {"y": window.y, "x": window.x, "height": window.height, "width": window.width}
-        import numpy as np  # here: the command's help does without it
+        import numpy as np  # imported here, because the command's help does not need it
 
         text = b64encode(zlib.compress(np.ascontiguousarray(labels).tobytes(), 1)).decode()
         return cls(run=run, **place, rows=labels.shape[0], columns=labels.shape[1], labels=text)
@@ -232,7 +232,7 @@ class Message(_Event):
 
 
 class Result(_Event):
-    """The last event of a job that came to its end: its numbers (plain JSON values) and the files it wrote."""
+    """The last event of a finished job: its numbers (plain JSON values) and the files that it wrote."""
 
     event: Literal["result"] = "result"
     values: dict[str, Any] = Field(default_factory=dict)
@@ -240,7 +240,7 @@ class Result(_Event):
 
 
 Event = Annotated[Progress | Metric | RegionDone | FirstLook | Message | Result, Field(discriminator="event")]
-"""Any event."""
+"""The type of any event."""
 
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)
 
@@ -259,7 +259,7 @@ def event_of(values: dict[str, Any]) -> Event:
 
 
 def progress(done: float, total: float, unit: str, started: float) -> Progress:
-    """A `Progress` whose time left follows from the pace since `started` (`time.monotonic()`)."""
+    """A `Progress` with the time left, estimated from the pace since `started` (`time.monotonic()`)."""
     left = (time.monotonic() - started) / done * (total - done) if done else None
     return Progress(done=done, total=total, unit=unit, seconds_left=left)
 
@@ -273,8 +273,8 @@ def reported(work: Callable[[Callable[[int, int], None]], Value], unit: str) -> 
     Parameters
     ----------
     work : callable
-        Takes a function `(done, total)` to report with. It runs in a thread of its own; when the iterator is closed,
-        its next report raises inside it, and closing waits until it has cleaned up.
+        Takes a function `(done, total)` with which it reports. It runs in a thread; when the iterator is closed, its
+        next report raises an error in it, and closing waits until it has cleaned up.
     unit : str
         What is counted.
 
@@ -317,20 +317,21 @@ def reported(work: Callable[[Callable[[int, int], None]], Value], unit: str) -> 
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# A function that runs in a thread, as an iterator of events.
 
 Say = Callable[[Event], None]
 
 
 def in_background(work: Callable[[Say, Stop], None]) -> Iterator[Event]:
-    """The events that `work` says, as they come.
+    """The events of `work`, as they come.
 
-    Closing the iterator, or an interrupt while it waits, asks the work to stop and waits until it has; an exception of
-    the work is raised here, `Cancelled` among them.
+    Closing the iterator, or an interrupt while it waits, asks the work to stop and waits until it has. An exception of
+    the work, such as `Cancelled`, is raised here.
 
     Parameters
     ----------
     work : callable
-        Takes a function to call with each event, and a `Stop` to look at often.
+        Takes a function to call with each event, and a `Stop` to check often.
     """
     events: queue.Queue[Event | BaseException | None] = queue.Queue()
     stop = Stop(outer=current())
@@ -338,7 +339,7 @@ def in_background(work: Callable[[Say, Stop], None]) -> Iterator[Event]:
     def body() -> None:
         try:
             work(events.put, stop)
-        except BaseException as error:  # it travels to the caller; after closing nobody listens
+        except BaseException as error:  # the caller raises it again, unless the iterator is closed
             events.put(error)
         finally:
             events.put(None)

@@ -74,7 +74,7 @@ class Region:
 
 
 def as_region(value: Any) -> Region:
-    """A region that somebody gave: a `Region`, a `Window` of level-0 pixels, or four numbers `y, x, height, width`.
+    """A region from a `Region`, a `Window` of level-0 pixels, or four numbers `y, x, height, width`.
 
     Raises
     ------
@@ -120,7 +120,7 @@ class Window:
 
     @classmethod
     def between(cls, start: tuple[int, int], stop: tuple[int, int]) -> Window:
-        """The window from `start` up to, not with, `stop` (both `(y, x)`); of size zero where they cross."""
+        """The window from `start` up to, but without, `stop` (both `(y, x)`); of size zero where they cross."""
         return cls(start[0], start[1], max(0, stop[0] - start[0]), max(0, stop[1] - start[1]))
 
     def intersection(self, other: Window) -> Window:
@@ -252,7 +252,7 @@ class Resolution:
 
     @property
     def at(self) -> str:
-        """With its preposition, as in "it works at 0.5 µm per pixel"."""
+        """The resolution with its preposition, as in "it works at 0.5 µm per pixel"."""
         return f"{'at' if self.unit == 'µm' else 'in'} {self}"
 
     @property
@@ -291,7 +291,7 @@ def footprints(start: int, count: int, ratio: float) -> tuple[npt.NDArray[np.int
     weights : (count, taps) float64
         Share of source pixel `first + t` in the target pixel; each row sums to 1.
     """
-    import numpy as np  # here: the command's help does without it
+    import numpy as np  # imported here, because the command's help does not need it
 
     edges = (start + np.arange(count + 1, dtype=np.int64)).astype(np.float64) * ratio
     nearest = np.rint(edges)
@@ -329,7 +329,7 @@ def as_scale(value: float | Fraction) -> Fraction:
 
 
 def alignment(scale: Fraction, stride: int) -> int:
-    """Target pixels between two places where a branch of this scale and stride sees the same phase.
+    """Target pixels between two places at which a branch of this scale and stride has the same phase.
 
     The smallest number `a` such that `a * scale` is a whole multiple of `stride`.
     """

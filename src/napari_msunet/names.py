@@ -1,4 +1,4 @@
-"""Names of files, columns and classes as people and systems write them: what is compared, and what can be printed."""
+"""Comparing and printing names of files, columns and classes, which people and systems encode in different ways."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from pydantic_core import PydanticSerializationError
 
 
 def same_name(text: str) -> str:
-    """A name as it is compared: macOS writes an ä as an a and dots (NFD), other systems as one letter (NFC)."""
+    """A name in the form for comparisons: macOS stores an ä as an a and dots (NFD), other systems as one letter
+    (NFC)."""
     return unicodedata.normalize("NFC", text)
 
 
 def printable(text: object) -> str:
-    """Text that any console and file takes: a file's name need not be UTF-8, and its odd bytes are shown as ``\\xe4``.
+    """Text that any console and file accepts: bytes of a file's name that are no UTF-8 are shown as ``\\xe4``.
 
     Python holds such bytes as lone surrogates, which cannot be encoded.
     """
@@ -27,7 +28,7 @@ def printable(text: object) -> str:
 
 
 def true_path(path: Path) -> Path:
-    """The file or folder that is there under this name, however its accents are written; else the path as it is."""
+    """The file or folder with this name, however its accents are encoded; else the unchanged path."""
     if os.path.lexists(path):
         return path
     found = Path(path.anchor)
@@ -41,10 +42,10 @@ def true_path(path: Path) -> Path:
 
 
 class AnyNames(BaseModel):
-    """A model whose JSON can hold names that are no UTF-8: each odd byte as an escape (``\\udce4``), and back."""
+    """A pydantic model whose JSON can hold names that are no UTF-8; each such byte is an escape (``\\udce4``)."""
 
     def model_dump_json(self, **options: Any) -> str:
-        """As pydantic's, which refuses such names."""
+        """As in pydantic, which refuses such names."""
         try:
             return super().model_dump_json(**options)
         except PydanticSerializationError:
@@ -53,7 +54,7 @@ class AnyNames(BaseModel):
 
     @classmethod
     def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
-        """As pydantic's, which refuses such escapes."""
+        """As in pydantic, which refuses such escapes."""
         try:
             return super().model_validate_json(json_data, **options)
         except ValidationError as error:
@@ -61,7 +62,7 @@ class AnyNames(BaseModel):
 
 
 def loaded_again(text: str | bytes | bytearray, error: ValidationError) -> Any:
-    """The values in JSON that pydantic could not read; raises `error` where it was not for such escapes."""
+    """The values in JSON that pydantic could not read; raises `error` where such escapes were not the reason."""
     if b"\\ud" not in (text.encode("utf-8", "replace") if isinstance(text, str) else text).lower():
         raise error
     try:

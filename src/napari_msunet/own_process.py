@@ -1,4 +1,4 @@
-"""What a process of ours decides about itself as a whole, which a library must not: memory, threads, its end."""
+"""Settings of a whole process (memory, threads, its end), for our own processes only: a library must not make them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from types import FrameType
 from napari_msunet.events import Interrupted
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Memory that is given back and asked for again after each layer: on the CPU, half of a network's time.
+# Keeping freed memory. Giving it back and requesting it again after each layer takes half of a network's time on CPUs.
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = -3, -1, -8  # names of glibc's malloc.h
 
@@ -26,8 +26,8 @@ SETTINGS = {
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
     "MALLOC_ARENA_MAX": "1",
 }
-"""What makes glibc keep freed memory: blocks up to 128 MiB are kept, and up to 8 GiB of them, in one place for all
-threads: the places that other threads than the first would get keep no block over 64 MiB."""
+"""Settings with which glibc keeps freed memory: blocks of up to 128 MiB, up to 8 GiB in all, in one arena for all
+threads, because the arenas of other threads than the first keep no block over 64 MiB."""
 
 HINT = (
     "On Linux a network on the CPU is up to twice as fast when freed memory is kept. The command does that by itself; "
@@ -46,14 +46,14 @@ def chosen_by_user() -> bool:
 
 
 def allocator_settings() -> dict[str, str]:
-    """What a process of ours is to find in its environment; empty where nothing applies or the user has chosen."""
+    """The environment of a process of ours; empty on other allocators, and where the user has made settings."""
     return {} if not applies() or chosen_by_user() else dict(SETTINGS)
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory it frees; whether that was done.
+    """Let this process keep the memory that it frees, and return whether that was possible.
 
-    For processes of our own only: it is a choice about a whole process, which a library must not make.
+    Only for our own processes: this affects a whole process, which a library must not do.
     """
     if not applies() or chosen_by_user():
         return False
@@ -63,22 +63,22 @@ def keep_freed_memory() -> bool:
 
 
 TRIMMED, TRIMMED_BEFORE_NEW = 0.88, 0.63
-"""Share of what a process may have that it may reach before freed memory is given back: before work of a size that was
-there before, and before work of a new size, whose blocks may not fit into what others left."""
+"""Share of the allowed memory above which freed memory is given back: before work of a known size, and before work of
+a new size, whose blocks may not fit into the freed ones."""
 
 
 class Ceiling:
-    """Gives freed memory back to the system where it piles up.
+    """Gives freed memory back to the system before it grows too large.
 
-    Blocks of many sizes leave holes, which an allocator that keeps freed memory never returns: without this, a long
-    prediction takes twice what it has in use.
+    Blocks of many sizes leave holes, which an allocator that keeps freed memory never returns. Without this, a long
+    prediction takes twice the memory that it uses.
 
     Parameters
     ----------
     nbytes : float
         Bytes beyond `bare` that the process may have; 0: any number.
     bare : int, optional
-        What the process had (see `resident`) before anything that counts; None: what it has now.
+        The bytes that the process had (see `resident`) before the work; None: those that it has now.
     """
 
     def __init__(self, nbytes: float, bare: int | None = None) -> None:
@@ -90,7 +90,7 @@ class Ceiling:
         self._met: set[Hashable] = set()
 
     def make_room(self, size: Hashable) -> None:
-        """Give freed memory back if work of some size might not find room in it."""
+        """Give freed memory back if work of this size might not fit into it."""
         share = TRIMMED if size in self._met else TRIMMED_BEFORE_NEW
         if self._trim is not None and resident() > self._bare + share * self._nbytes:
             self._trim(0)
@@ -99,7 +99,7 @@ class Ceiling:
 
 
 def resident() -> int:
-    """Bytes of memory that this process has; 0 where the system does not say it quickly."""
+    """Bytes of memory that this process has; 0 where the system has no quick way to find out."""
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -108,22 +108,23 @@ def resident() -> int:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# How the threads of a process of ours wait, and how it ends.
 
 PATIENCE = {"GOMP_SPINCOUNT": "10000"}
-"""How often a thread of PyTorch (GNU OpenMP, Linux) looks for work before it sleeps: a fraction of a millisecond.
+"""How often a thread of PyTorch (GNU OpenMP, Linux) checks for work before it sleeps: for a fraction of a millisecond.
 
-By itself it looks for several milliseconds, after each layer. On an idle machine the same; where something else needs a
-core, as a window that draws does, the thread that has work shares its core with one that waits for it.
+By default it checks for several milliseconds after each layer. On an idle machine this makes no difference. Where
+another program needs a core, such as a window that draws, a thread with work would share its core with a waiting one.
 """
 
 
 def environment() -> dict[str, str]:
-    """What a process of ours is to find in its environment; nothing that the user has chosen."""
+    """The environment of a process of ours, without variables that the user has set."""
     return allocator_settings() | _patience()
 
 
 def settle() -> None:
-    """The same for this process, as far as it can be had after its start; call it before PyTorch is imported."""
+    """Apply these settings to this process, as far as is possible after its start, before PyTorch is imported."""
     keep_freed_memory()
     os.environ.update(_patience())
 
@@ -134,22 +135,22 @@ def _patience() -> dict[str, str]:
 
 
 GRACE = 1.2
-"""Seconds from a signal on that the work under way has for putting its files in order."""
+"""Seconds after a signal that the work under way has to put its files in order."""
 
 
 class Ending:
-    """What Ctrl-C and SIGTERM do with a process of ours: it ends within two seconds, whatever it is doing.
+    """Handles Ctrl-C and SIGTERM, so that a process of ours ends within two seconds, whatever it is doing.
 
     The signal is raised as `Interrupted` in the main thread, so that everything is closed and half-written files are
-    taken away, as after an error. Where that does not come through in time (a library's code that takes long, a thread
-    that is waited for) a thread ends the process: files under their own names are whole at any time.
+    removed, as after an error. Where this takes too long (a library's slow code, a thread that is waited for), a thread
+    ends the process. That is safe, because files under their final names are whole at any time.
 
     Attributes
     ----------
     left : callable
-        What the work under way leaves behind when it is stopped, in a sentence.
+        Gives a sentence about what the work under way leaves when it is stopped.
     told : bool
-        Whether that was said already.
+        Whether this sentence was printed already.
     """
 
     def __init__(self) -> None:
@@ -158,7 +159,7 @@ class Ending:
         self._number = 0
 
     def begin(self) -> None:
-        """Watch for the signals from now on; call it in the main thread, before anything large is imported."""
+        """Handle the signals from now on; to be called in the main thread, before anything large is imported."""
         heard, written = os.pipe()
         os.set_blocking(written, False)
         signal.set_wakeup_fd(written, warn_on_full_buffer=False)
@@ -167,24 +168,24 @@ class Ending:
         threading.Thread(target=self._watch, args=(heard,), name="end", daemon=True).start()
 
     def code(self, error: BaseException) -> int | None:
-        """Exit code where this error comes of a signal; None: of something else.
+        """The exit code where this error comes from a signal; None where it does not.
 
-        Code that a signal breaks into may turn `Interrupted` into an error of its own, as Python itself does while a
-        class is being made.
+        Code that is interrupted by a signal may turn `Interrupted` into another error, as Python itself does while it
+        makes a class.
         """
         if isinstance(error, KeyboardInterrupt):
             return 128 + signal.SIGINT
         return 128 + self._number if self._number else None
 
     def say(self) -> None:
-        """Say once that the work was stopped, and what it leaves."""
+        """Print once that the work was stopped, and what it leaves."""
         if not self.told:
             self.told = True
-            with suppress(Exception):  # nothing may keep the process from its end
+            with suppress(Exception):  # no error may keep the process from ending
                 print(f"Stopped. {self.left()}".rstrip(), file=sys.stderr, flush=True)  # noqa: T201
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
-        if not self._number:  # once is enough: another one would break into what is being closed
+        if not self._number:  # only the first signal, since another one would interrupt the closing
             self._number = number
             raise Interrupted(number)
 
@@ -199,12 +200,12 @@ class Ending:
 
 
 ENDING = Ending()
-"""That of this process."""
+"""The one handler of this process."""
 
 
 def end_children() -> None:
-    """End the processes that this one has started, and theirs."""
-    if Path("/proc/self/stat").exists():  # Linux, at once: importing psutil takes longer than there is time
+    """End the processes that this one has started, and those that they have started."""
+    if Path("/proc/self/stat").exists():  # on Linux from /proc, because importing psutil would take too long here
         parents: dict[int, list[int]] = {}
         for file in Path("/proc").glob("[0-9]*/stat"):
             with suppress(OSError, ValueError, IndexError):

@@ -1,4 +1,4 @@
-"""Numbers as people type and paste them, with a decimal point or a decimal comma, whatever the system's language."""
+"""Reading numbers that people type and paste, with a decimal point or comma, in any language of the system."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import unicodedata
 
 _APART = "\\s'’ʼ`´"
-"""What stands between groups of three digits: any space, and the Swiss apostrophe."""
+"""The separators of groups of three digits: any space, and the Swiss apostrophe."""
 _PLAIN = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?")
 _GROUP = re.compile(r"[1-9]\d{0,2}")
 _SAME = str.maketrans({"\N{MINUS SIGN}": "-", "\u066b": ".", "\u066c": "'", "\N{MICRO SIGN}": "μ"})
@@ -16,19 +16,19 @@ _UNITS = {"μm": _MICROMETRES, "μm/px": ("μm/px", "um/px", "μm/pixel", "um/pi
 
 
 def read_number(text: str, unit: str = "", point: str = ".", whole: bool = False) -> float:
-    """The number that a text says: 0.25 and 0,25 are both a quarter.
+    """The number in a text: 0.25 and 0,25 are both a quarter.
 
     Parameters
     ----------
     text : str
-        As typed or pasted: with spaces, the unit, an exponent, groups of three digits.
+        The typed or pasted text, which may have spaces, the unit, an exponent, and groups of three digits.
     unit : str
-        May stand behind the number.
+        The unit that may follow the number.
     point : str
-        The decimal mark of the person's language: "." or ","; ".," where no thousands are expected. It decides where
-        one mark with three digits behind it could as well part thousands.
+        The decimal mark of the person's language: "." or ","; ".," where no thousands are expected. It decides where a
+        single mark with three digits after it could also separate thousands.
     whole : bool
-        The number is a whole one, so that 1,000 and 1.000 are a thousand.
+        Whether the number is a whole one, so that 1,000 and 1.000 are a thousand.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def read_number(text: str, unit: str = "", point: str = ".", whole: bool = False
     Raises
     ------
     ValueError
-        If it is no number, or one that can be read in two ways; what it says is a sentence.
+        If the text is no number, or one that can be read in two ways; the message is a sentence.
     """
     shown = " ".join(text.split())
     bare = _without_unit(_ascii(text), _ascii(unit))
@@ -51,12 +51,12 @@ def read_number(text: str, unit: str = "", point: str = ".", whole: bool = False
 
 
 def read_numbers(text: str) -> tuple[float, ...]:
-    """One number or several: parted by semicolons or spaces, or by commas where no comma can be a decimal one.
+    """One number or several, separated by semicolons or spaces, or by commas where no comma can be a decimal one.
 
     Raises
     ------
     ValueError
-        If one is no number, or a comma may be a decimal one or part two numbers; what it says is a sentence.
+        If one is no number, or a comma may be a decimal mark or a separator; the message is a sentence.
     """
     text = _ascii(text).rstrip(";, ")
     mixed = f'The commas in "{text}" can be read in two ways; part the numbers by semicolons, such as 0.5; 0.25.'
@@ -78,7 +78,7 @@ def read_numbers(text: str) -> tuple[float, ...]:
 
 
 def _ascii(text: str) -> str:
-    """Digits of other scripts, minus signs and marks as those of ASCII; spaces at the ends off."""
+    """The text with digits, minus signs and marks of other scripts as ASCII, and without spaces at the ends."""
     out = []
     for sign in text.translate(_SAME).strip():
         digit = unicodedata.decimal(sign, None)
@@ -87,7 +87,7 @@ def _ascii(text: str) -> str:
 
 
 def _without_unit(text: str, unit: str) -> str:
-    """What is left without the unit at the end, also where it stands there twice: pasted before the field's own."""
+    """The text without the unit at its end, even if it is there twice, such as after pasting before a field's unit."""
     names = sorted({unit, *_UNITS.get(unit, ())} - {""}, key=len, reverse=True)
     while True:
         name = next((n for n in names if text.lower().endswith(n.lower())), None)
@@ -97,7 +97,7 @@ def _without_unit(text: str, unit: str) -> str:
 
 
 def _two_readings(text: str, point: str, whole: bool) -> tuple[str, str] | None:
-    """What a number such as 1,125 may mean, where the language does not say what its mark is."""
+    """The two meanings of a number such as 1,125, where the language does not decide between them."""
     found = re.fullmatch(r"([+-]?[1-9]\d{0,2})([.,])(\d{3})", text)
     if found is None or whole or found[2] in point:
         return None
@@ -108,7 +108,7 @@ def _read(text: str, whole: bool) -> float | None:
     sign, text = (text[0], text[1:].lstrip()) if text[:1] in ("+", "-") else ("", text)
     mantissa, e, power = text.lower().partition("e")
     marks = {mark for mark in ".," if mark in mantissa}
-    if len(marks) == 2:  # the last one is the decimal one, the others part thousands
+    if len(marks) == 2:  # the last mark is the decimal one, the others separate thousands
         last = max(marks, key=mantissa.rindex)
         plain = _joined(mantissa, (marks - {last}).pop(), last)
     elif marks:
@@ -125,7 +125,8 @@ def _read(text: str, whole: bool) -> float | None:
 
 
 def _joined(text: str, apart: str, decimal: str) -> str:
-    """A number with a decimal point and no groups; what is none of ours where the groups are not of three digits."""
+    """A number with a decimal point and without groups; a text that is no number where groups do not have three
+    digits."""
     before, mark, after = text.partition(decimal) if decimal else (text, "", "")
     groups = re.split(f"[{_APART}{re.escape(apart)}]", before)
     if len(groups) > 1 and not (_GROUP.fullmatch(groups[0]) and all(re.fullmatch(r"\d{3}", g) for g in groups[1:])):

@@ -1,7 +1,7 @@
-"""Sentences in the words of the door at which they are shown: flags on the command line, labels of fields in the dock.
+"""Translating sentences for the place where they are shown: to flags on the command line, to labels in the dock.
 
-The rooms below know neither. They write what to do as a caller of Python does, such as ``device="cpu"``; each door
-turns that into its own words here, and Python shows it as it is.
+Other packages know neither. Their messages use the words of Python, such as ``device="cpu"``; the command line and the
+dock translate these here, and Python shows them unchanged.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _ARGUMENT = re.compile(rf"(?<![\w\"'./?&-])(?:[\w.]+\.)?([a-z][a-z_]*)=({_VALUE}
 _CALL = re.compile(rf"\b(?:\w+\.)*\w+\((?:path, )?([a-z][a-z_]*=(?:{_VALUE}))\)")
 _ANYTHING = ("...", "(...)")
 _IN_SOURCE = ("set", "edited_only", "part", "suffix")
-"""Fields that have no flag of their own."""
+"""Fields without a flag of their own."""
 
 WITHOUT_DAMAGED = "Go on without what is damaged"
-"""The dock's button under a job that met damage."""
+"""The text of the dock's button under a job that has found damage."""
 
 LABELS: Mapping[str, str] = {
     "set": "Which",
@@ -29,7 +29,7 @@ LABELS: Mapping[str, str] = {
     "batch_size": "Batch",
     "own_grid": "On the finest scale's own grid",
 }
-"""Labels of the dock's fields where they are not the name of the field."""
+"""Labels of the dock's fields that differ from the name of the field."""
 
 
 def in_flags(sentence: str) -> str:
@@ -69,7 +69,7 @@ def _turned(sentence: str, words: Callable[[str, str], str]) -> str:
 
 
 def _items(value: str) -> list[str]:
-    """What a literal holds, without quotes: ``("labels", "entropy")`` is labels and entropy."""
+    """The items of a literal, without quotes: ``("labels", "entropy")`` is labels and entropy."""
     inner = value[1:-1] if value[:1] in "([{" else value
     inner = inner.replace(": ", "=") if value.startswith("{") else inner
     return [item.strip().replace('"', "").replace("'", "") for item in inner.split(",") if item.strip()]

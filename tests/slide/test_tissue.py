@@ -252,7 +252,7 @@ def test_progress_counts_and_ends(cmu: Slide):
 
 def test_bad_input(cmu: Slide):
     unknown = slide_from_array(np.zeros((50, 60, 3), np.uint8))
-    with pytest.raises(MissingMppError, match=r"smallest=500 is in µm².*leave smallest away"):
+    with pytest.raises(MissingMppError, match=r"smallest=500 is in µm².*leave out smallest"):
         tissue_mask(unknown, smallest=500)
     for area in (-1, float("nan"), float("inf")):
         with pytest.raises(SlideError, match="no area"):

@@ -1,4 +1,4 @@
-"""Label stores to shapes and back: polygons, measurements, exports, and drawings of other programs."""
+"""Label stores and shapes: exports, measurements, and outlines from other programs."""
 
 from napari_msunet.annotation.export import export_events
 from napari_msunet.annotation.importing import ShapeFate, ShapeReport, import_file, import_shapes

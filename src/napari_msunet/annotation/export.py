@@ -44,7 +44,7 @@ DECIMALS = 4
 
 
 def object_id(name: str, look: ClassLook, shape: LabelShape) -> str:
-    """A UUID that is the same whenever the same object of the store `name` is exported or measured."""
+    """A UUID that is the same each time that the same object of the store `name` is exported or measured."""
     x, y = shape.polygon.exterior.coords[0]
     return str(uuid5(NAMESPACE_URL, f"napari-msunet/{name}/{look.name}/{y:.0f}/{x:.0f}"))
 
@@ -57,15 +57,15 @@ def feature(
     Parameters
     ----------
     shape : LabelShape
-        In pixels of the store.
+        The outline, in pixels of the store.
     look : ClassLook
         Name and colour of its class.
     name : str
-        Of the store; part of the object's id.
+        The name of the store, which is part of the object's id.
     pixel : (y, x)
         Size of the store's pixels in level-0 pixels of the slide.
     extent : (height, width)
-        Of the slide in level-0 pixels. The store's last row and column may stick out of it; the outline does not.
+        Size of the slide in level-0 pixels. The store's last row and column may extend beyond it; the outline does not.
     """
     polygon = orient(shape.polygon)  # outlines anticlockwise in x, y, holes clockwise (RFC 7946)
     rings = [
@@ -83,14 +83,14 @@ def feature(
 
 
 def feature_line(feature: dict[str, Any], first: bool) -> str:
-    """A feature as it stands in the file: on a line of its own, so that a file of any size can be read line by line."""
+    """The text of a feature in the file, on a line of its own, so that a file of any size can be read line by line."""
     return ("\n" if first else ",\n") + json.dumps(feature, ensure_ascii=False, separators=(",", ":"))
 
 
 def _positions(
     corners: npt.NDArray[np.float64], pixel: tuple[float, float], extent: tuple[int, int]
 ) -> list[list[float]]:
-    """Level-0 pixels ``x, y``; whole numbers where they are."""
+    """Positions ``x, y`` in level-0 pixels, as integers where they are whole."""
     places = np.minimum(corners * [pixel[1], pixel[0]], [extent[1], extent[0]])
     nearest = np.rint(places)
     whole = np.abs(places - nearest) <= NEARLY_WHOLE
@@ -101,11 +101,11 @@ def _positions(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Labels of a store, or of a region of it, as plain pyramids: OME-Zarr, and OME-TIFF.
+# The labels of a store, or of a region of it, as plain pyramids in OME-Zarr and OME-TIFF.
 
 BLOCK = 2048
 CLASSIC_TIFF = 2**32 - 2**26
-"""Bytes before compression up to which a classic TIFF is sure to have room; above, it is a BigTIFF."""
+"""Largest size in bytes, before compression, that certainly fits into a classic TIFF; larger ones become BigTIFF."""
 
 Report = Callable[[int, int], None]
 Values = npt.NDArray[Any]
@@ -123,15 +123,15 @@ def write_zarr(
     store : Image
         A label store, or the instances of a run.
     window : Window
-        In the store's level-0 pixels; the pyramid starts at its corner, and its metadata say where that is.
+        A window in the store's level-0 pixels. The pyramid begins at its corner, whose place is in the metadata.
     looks : dict
         Names and colours of the values.
     folder : Path
-        To be made.
+        The folder to make.
     name : str
-        Of the image, in the metadata.
+        Name of the image in the metadata.
     report : callable
-        Called with the number of blocks done and of all.
+        Called with the number of finished blocks and of all blocks.
     """
     shapes = pyramid_shapes(window.shape)
     size = store.mpp or store.pixel
@@ -174,7 +174,7 @@ def write_tiff(
 ) -> None:
     """Write a window of a store as a tiled, pyramidal OME-TIFF (SubIFDs, deflate), tile by tile.
 
-    Parameters are those of `write_zarr`. The class names stand in a map annotation of the OME-XML.
+    The parameters are those of `write_zarr`. The class names are in a map annotation of the OME-XML.
     """
     with _levels(store, window, looks, file) as (shapes, read):
         counts = [len(list(tiles(Window(0, 0, *shape), CHUNK))) for shape in shapes]
@@ -209,7 +209,7 @@ def write_tiff(
 
 
 def _ome(store: LabelImage, looks: dict[int, ClassLook], name: str) -> dict[str, Any]:
-    """What tifffile puts into the OME-XML."""
+    """The metadata that tifffile writes into the OME-XML."""
     metadata: dict[str, Any] = {"axes": "YX", "Name": name}
     if store.mpp is not None:
         metadata |= {
@@ -226,7 +226,7 @@ def _ome(store: LabelImage, looks: dict[int, ClassLook], name: str) -> dict[str,
 def _levels(
     store: LabelImage, window: Window, looks: dict[int, ClassLook], beside: Path
 ) -> Iterator[tuple[list[tuple[int, int]], Callable[[int, Window], Values]]]:
-    """Shapes of the levels, and how to read a window of one. A region's own coarser levels need room on the disk."""
+    """The shapes of the levels, and a function that reads a window of one. A region needs coarser levels of its own."""
     shapes = pyramid_shapes(window.shape)
     if window == Window(0, 0, *store.shape) or len(shapes) == 1:
 
@@ -247,15 +247,16 @@ def _levels(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The export job: the format is chosen by the ending of the output's name.
 
 MAX_PNG = 100_000_000
-"""Most pixels of a PNG, which is held in memory whole by all who read it."""
+"""Most pixels of a PNG, which every program holds in memory whole."""
 
 
 def export_events(job: ExportJob) -> Iterator[Event]:
     """Write labels in another format, in bounded memory (a PNG apart).
 
-    ``.geojson``: an annotation for each object (what hangs together through pixel sides), as QuPath has them, in
+    ``.geojson``: an annotation for each object (pixels connected by their sides), as in QuPath, in
     level-0 pixels of the slide; with `job.instances` for each instance of a run, with its class (`objects_of`).
     ``.ome.tif``, ``.ome.tiff``: tiled and pyramidal. ``.ome.zarr``: a plain OME-Zarr 0.5
     pyramid, without journal and runs. ``.png``: class numbers, shown in the classes' colours. Values are those of the
@@ -298,7 +299,7 @@ def export_events(job: ExportJob) -> Iterator[Event]:
 
 
 def _filled(write: Exporter, hole: int) -> str:
-    """How the file shows what is damaged."""
+    """A sentence about how the file shows damaged parts."""
     if write is _geojson:
         return 'In the file they are shapes of the class "Ignore*".'
     return f"In the file they have the value {hole}." if hole else "In the file they are 0, not annotated."
@@ -317,7 +318,7 @@ def _writer(path: Path) -> Exporter:
 
 
 def _geojson(store: LabelStore, window: Window, objects: Objects, file: Path, name: str) -> Written:
-    """Features, one a line; the value is their number."""
+    """Write features, one per line; the value is their number."""
     started, count = time.monotonic(), 0
     with file.open("w", encoding="utf8") as stream:
         stream.write(HEAD)
@@ -350,7 +351,7 @@ def _ignored(window: Window, pixel: tuple[float, float]) -> dict[str, Any]:
 
 
 def _names(objects: Objects) -> dict[int, ClassLook]:
-    """What the image's values mean; numbers of instances have no names."""
+    """The names and colours of the image's values; numbers of instances have no names."""
     return objects.looks if objects.image.dtype == np.uint8 else {}
 
 
@@ -371,7 +372,7 @@ def _zarr(store: LabelStore, window: Window, objects: Objects, folder: Path, nam
 
 
 def _png(store: LabelStore, window: Window, objects: Objects, file: Path, name: str) -> Written:
-    """Class numbers as the indices of a palette: programs show the colours, and readers of indices get the numbers."""
+    """Write class numbers as indices of a palette: programs show the colours, and code can read the numbers."""
     started = time.monotonic()
     palette = np.zeros((256, 3), np.uint8)
     for value, look in objects.looks.items():

@@ -1,4 +1,4 @@
-"""Outlines into label stores, as strokes of a person."""
+"""Importing outlines into label stores, as strokes of a person."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ from napari_msunet.names import same_name
 from napari_msunet.slide import Slide
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What became of each outline of a file: painted, outside the slide, hidden, mended, or left out and why.
+# The report of an import: which outlines were painted, outside the slide, hidden, repaired, or left out and why.
 
 TOO_SMALL = "too small to hold the centre of a pixel"
 _EDGE = 1.0
-"""Level-0 pixels by which an outline may stick out of the slide without a word: outlines run along pixels' edges."""
+"""Level-0 pixels by which an outline may extend beyond the slide without a warning, because it follows pixel edges."""
 _TINY = 16.0
-"""Level-0 pixels² up to which it is looked at whether a shape holds the centre of a pixel at all."""
+"""Largest area, in level-0 pixels², of a shape that is checked for containing the centre of a pixel."""
 
 FateName = Literal["painted", "partly outside", "outside", "hidden", "hole", "left out"]
 
 
 @dataclass(frozen=True)
 class ShapeFate:
-    """What became of one shape.
+    """The outcome of the import for one shape.
 
     Attributes
     ----------
     number : int
-        Its place in the file, from 1.
+        Its number in the file, from 1.
     name : str
-        What the file calls it.
+        Its name in the file.
     fate : str
         "painted"; "partly outside" the slide, the rest painted; "outside" the slide; "hidden" by shapes over it;
         "hole", cut out of others; "left out".
     why : str
         Why it was left out.
     repaired : str
-        What was wrong with its outline and is mended.
+        What was wrong with its outline and was repaired.
     pixels : int, optional
-        Of the store, that show it; None where they were not counted.
+        The number of pixels of the store that show it; None where they were not counted.
     """
 
     number: int
@@ -65,16 +65,16 @@ class ShapeFate:
 
 @dataclass(frozen=True)
 class ShapeReport:
-    """What became of the shapes of a file.
+    """The outcome of the import for all shapes of a file.
 
     Attributes
     ----------
     fates : tuple of ShapeFate
         In the order of the file.
     unknown : dict of str to int
-        How many have a name that is no class, by name.
+        How many shapes have a name that is no class, by name.
     path : Path
-        The file; empty where shapes came from nowhere.
+        The file; empty where the shapes are from no file.
     """
 
     fates: tuple[ShapeFate, ...]
@@ -83,21 +83,21 @@ class ShapeReport:
 
     @property
     def painted(self) -> int:
-        """How many are seen, whole or in part."""
+        """How many shapes are visible, whole or in part."""
         return sum(f.fate in ("painted", "partly outside") for f in self.fates)
 
     @property
     def pixels(self) -> int:
-        """Pixels that show any of them, where they were counted."""
+        """The number of pixels that show any shape, where they were counted."""
         return sum(f.pixels or 0 for f in self.fates)
 
     @property
     def lost(self) -> bool:
-        """Whether anything of what was drawn is not there."""
+        """Whether any part of the drawing is missing in the labels."""
         return any(f.fate not in ("painted", "hole") or f.repaired for f in self.fates)
 
     def counted(self) -> str:
-        """``"5 of 9 shapes"``, or ``"9 shapes"`` where all are seen; holes count with what they are cut out of."""
+        """``"5 of 9 shapes"``, or ``"9 shapes"`` where all are visible; a hole counts with its shape."""
         total = sum(f.fate != "hole" for f in self.fates)
         return (
             f"{self.painted} shape{'s' * (total != 1)}"
@@ -106,7 +106,7 @@ class ShapeReport:
         )
 
     def losses(self) -> str:
-        """Sentences about all that is not simply painted; empty where there is nothing to say."""
+        """Sentences about all shapes that were not simply painted; empty where there are none."""
         said = []
         for fate, one, several in (
             ("partly outside", "1 lies partly outside the slide", "{} lie partly outside the slide"),
@@ -136,7 +136,7 @@ def _singular(why: str) -> str:
 
 
 def _which(numbers: Sequence[int]) -> str:
-    """Which of the file's shapes, where they have numbers."""
+    """The numbers of shapes of the file, in words, where they have numbers."""
     known = [str(n) for n in sorted(set(numbers)) if n]
     if not known:
         return ""
@@ -146,13 +146,13 @@ def _which(numbers: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class ClassedShapes:
-    """The shapes of a file with the class each has.
+    """The shapes of a file with their classes.
 
     Attributes
     ----------
     file : ShapeFile
     numbered : list of (int, DrawnShape)
-        Areas that have a class, and its number.
+        Areas with a class, each with the number of its class.
     unknown : dict of str to int
         How many areas have a name that is no class.
     """
@@ -173,9 +173,9 @@ class ClassedShapes:
         return cls(file, *class_numbers(file.shapes, classes, names))
 
     def report(self, extent: tuple[int, int] | None, painting: ShapePainter | None = None) -> ShapeReport:
-        """What becomes of each shape on a slide of this extent (level-0 pixels); None: outside is not looked for.
+        """The outcome for each shape on a slide of this extent (level-0 pixels); None: shapes outside are not reported.
 
-        A shape counts as hidden where those over it leave nothing of it.
+        A shape counts as hidden where shapes over it cover it fully.
         """
         painting = painting or ShapePainter(self.numbered)
         number_of = {id(shape): k for k, (_, shape) in enumerate(self.numbered)}
@@ -195,7 +195,7 @@ class ClassedShapes:
         Parameters
         ----------
         whose : str
-            What has the classes, in the sentence: ``"the model"``.
+            The owner of the classes, for the sentence: ``"the model"``.
         """
         if report.painted:
             return
@@ -217,7 +217,7 @@ class ClassedShapes:
 
 
 def with_pixels(report: ShapeReport, pixels: Mapping[int, int]) -> ShapeReport:
-    """A report with the pixels that were counted, by a shape's place in the report."""
+    """The report with counts of pixels, which are given by a shape's index in the report."""
     fates = list(report.fates)
     for k, count in pixels.items():
         fate = fates[k]
@@ -244,7 +244,7 @@ def _fate(shape: DrawnShape, index: int | None, seen: Mapping[int, FateName], dr
 
 
 def _seen(painting: ShapePainter, extent: tuple[int, int] | None) -> dict[int, FateName]:
-    """By a shape's place in what was painted: whether any of it is seen on the slide."""
+    """Whether any part of each painted shape is visible on the slide, by the shape's index."""
     if not painting.shapes:
         return {}
     geometries: Any = np.array([s.geometry for s in painting.shapes], object)
@@ -267,7 +267,7 @@ def _seen(painting: ShapePainter, extent: tuple[int, int] | None) -> dict[int, F
 
 
 def _hidden(geometries: Any, areas: Any) -> list[int]:
-    """Which geometries later ones cover."""
+    """The indices of geometries that later ones cover."""
     tree = shapely.STRtree(geometries)
     under, over = tree.query(geometries, predicate="intersects")
     under, over = under[over > under], over[over > under]
@@ -284,31 +284,34 @@ def _hidden(geometries: Any, areas: Any) -> list[int]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Importing a file of outlines into a label store, as strokes that can be undone.
 
 Values = npt.NDArray[np.uint8]
 
 _TILE = 2048
-_STROKE = 64 << 20  # pixels of tiles that one stroke of an import has at most
+_STROKE = 64 << 20  # most pixels of the tiles of one stroke of an import
 
 
 def import_shapes(
     shapes: Sequence[DrawnShape] | ShapeFile, store: LabelStore, names: Mapping[str, str] | None = None
 ) -> ShapeReport:
-    """Paint drawn shapes into a label store, as a person's strokes: they can be undone, and no prediction changes them.
+    """Paint drawn shapes into a label store as strokes of a person, which can be undone and which no prediction
+    changes.
 
     Parameters
     ----------
     shapes : sequence of DrawnShape, or ShapeFile
-        As `read_shapes` gives them, of the store's slide; a `ShapeFile` tells also of shapes that cannot be read.
+        Shapes on the store's slide, from `read_shapes`; a `ShapeFile` also lists shapes that cannot be read.
     store : LabelStore
     names : mapping, optional
-        The class of each name in the file, also "background" or "ignored"; "nothing" stands for shapes without a class.
-        None: the names themselves; where the store has one class and no shape has any, all shapes are of it.
+        The class of each name in the file, also "background" or "ignored"; "nothing" means shapes without a class.
+        None: the names in the file are those of the classes; where the store has one class and no shape has any, all
+        shapes get this class.
 
     Returns
     -------
     ShapeReport
-        What became of each shape, and the pixels that were painted.
+        The outcome for each shape, and the number of painted pixels.
 
     Raises
     ------
@@ -332,7 +335,7 @@ def import_shapes(
 
 
 def _in_order(file: ShapeFile) -> list[Any]:
-    """Shapes, read or not, in the order of the file: that of a report's fates."""
+    """Shapes, readable or not, in the order of the file, which is that of the fates of a report."""
     return sorted((*file.shapes, *file.left_out), key=lambda shape: shape.number)
 
 
@@ -362,7 +365,7 @@ def _scaled(shape: DrawnShape, pixel: tuple[float, float]) -> DrawnShape:
 
 
 def _touched(painting: ShapePainter, whole: Window) -> Iterator[Window]:
-    """Tiles of the store that any shape's box touches."""
+    """The tiles of the store that the box of any shape touches."""
     rows, columns = -(-whole.height // _TILE), -(-whole.width // _TILE)
     wanted = np.zeros((rows, columns), bool)
     for window in painting.bounds:
@@ -384,7 +387,7 @@ def import_file(
 ) -> ShapeReport:
     """Paint the outlines of a file into a label store, which is made where there is none.
 
-    Where this is refused, nothing is made and nothing is changed.
+    Where this raises an error, nothing is made and nothing is changed.
 
     Parameters
     ----------
@@ -393,13 +396,13 @@ def import_file(
     labels : Path
         The label store.
     slide : Slide, optional
-        The slide that was drawn on; needed for a new store.
+        The slide on which the outlines were drawn; needed for a new store.
     classes : sequence of str, optional
-        Of a new store: classes 1, 2, ...; None: those in `names`, else the names in the file.
+        Classes 1, 2, ... of a new store; None: those in `names`, else the names in the file.
     names : mapping, optional
-        As of `import_shapes`.
+        As for `import_shapes`.
     kind : str
-        Of a new store.
+        The kind of a new store.
 
     Raises
     ------
@@ -413,9 +416,9 @@ def import_file(
         if missing := sorted({same_name(c) for c in classes or ()} - {same_name(c) for c in store.classes}):
             raise StoreError(
                 f"{labels} has the classes {', '.join(store.classes) or 'none'}, but not {', '.join(missing)}; leave "
-                "the classes away, or give another label store."
+                "out the classes, or give another label store."
             )
-        if held:  # by whoever edits it in this process, who goes on
+        if held:  # an editor in this process has the store open, and keeps it open
             report = import_shapes(file, store, names)
             store.flush()
             return report

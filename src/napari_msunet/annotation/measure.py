@@ -1,4 +1,4 @@
-"""The measuring job: one CSV of objects, one of classes."""
+"""The measuring job, which writes one CSV of objects and one of classes."""
 
 from __future__ import annotations
 
@@ -29,35 +29,35 @@ PLACE_COLUMNS = (
     "box_height_px",
     "box_width_px",
 )
-"""In level-0 pixels of the slide."""
+"""Columns in level-0 pixels of the slide."""
 
 DAMAGED = "damaged: not measured"
-"""In the table of classes: the row of what could not be read, which is no part of the measured area."""
+"""The row for damaged parts in the table of classes; they are no part of the measured area."""
 
 
 def object_columns(store: LabelStore) -> tuple[str, ...]:
-    """Columns of the objects of a store: in µm, or in pixels of the slide where its µm are not known."""
+    """The columns of the objects of a store, in µm, or in pixels of the slide where its µm are not known."""
     if store.mpp is None:
         return ("id", "class", "area_px2", "perimeter_px", *PLACE_COLUMNS)
     return ("id", "class", "area_um2", "perimeter_um", "centroid_y_um", "centroid_x_um", *PLACE_COLUMNS)
 
 
 def area_unit(store: LabelStore) -> str:
-    """The unit of areas, as names of columns have it."""
+    """The unit of areas in names of columns."""
     return "px2" if store.mpp is None else "um2"
 
 
 def measure_events(job: MeasureJob) -> Iterator[Event]:
     """Measure a label store, in bounded memory.
 
-    An object is what hangs together through pixel sides (4-connectivity) and has one class, whichever windows it was
-    predicted or read in; with `job.instances`, or in a store of numbers of objects, an instance (`objects_of`). With a
-    region (`y, x, height, width` in the store's level-0 pixels), the part of it inside.
+    An object is a set of pixels of one class that are connected by their sides (4-connectivity), whichever windows it
+    was predicted or read in. With `job.instances`, or in a store of numbers of objects, it is an instance
+    (`objects_of`). With a region (`y, x, height, width` in the store's level-0 pixels), it is the part inside.
     `job.out` gets one row per object: id (the same as in an exported GeoJSON), class, area in µm², perimeter in µm (see
     `napari_msunet.objects.table.perimeters`), centroid in µm and in level-0 pixels of the slide, bounding box in
     level-0 pixels. ``<stem>.classes.csv`` beside it gets one row per class: area in µm², share of the measured area
-    (0..1), number of objects. The result's values hold the same class table under "classes", the measured area
-    as "area_um2", and the number of all "objects". Where the store has no size in µm, areas are in pixels of the slide,
+    (0..1), number of objects. The result's values hold the same class table under "classes", the measured area as
+    "area_um2", and the number of all "objects". Where the store has no size in µm, areas are in pixels of the slide,
     under "area_px2", perimeters likewise, and there are no centroids in µm.
 
     Raises
@@ -99,7 +99,7 @@ def measure_events(job: MeasureJob) -> Iterator[Event]:
 
 
 class _ClassTable:
-    """Sums per class."""
+    """The sums of each class."""
 
     def __init__(self, looks: dict[int, ClassLook], total: float, column: str) -> None:
         self._looks, self.column = looks, column
@@ -120,7 +120,7 @@ class _ClassTable:
 
 
 def _rows(shapes: list[LabelShape], objects: Objects, store: LabelStore, table: _ClassTable) -> Iterator[list[Any]]:
-    """The rows of some objects; their sums go to the table."""
+    """The rows of some objects, whose sums are added to the table."""
     if not shapes:
         return
     found = measure_polygons([shape.polygon for shape in shapes], store.spacing)
@@ -137,7 +137,7 @@ def _rows(shapes: list[LabelShape], objects: Objects, store: LabelStore, table: 
 
 
 def _boxes(windows: list[Window]) -> list[list[int]]:
-    """Windows as plain values: y, x, height, width."""
+    """Windows as lists of y, x, height, width."""
     return [[w.y, w.x, w.height, w.width] for w in windows]
 
 

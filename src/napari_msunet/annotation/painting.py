@@ -1,4 +1,4 @@
-"""Drawn shapes as class numbers, a window at a time: never a whole slide as one array."""
+"""Rasterising drawn shapes to class numbers, window by window, so that no slide is one array."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Values = npt.NDArray[np.uint8]
 
 
 class PlacedShape(NamedTuple):
-    """A shape as it is painted: its place in what was given, its class number, and its geometry with holes cut out."""
+    """A shape to be painted: its index among the given shapes, its class number, and its geometry without holes."""
 
     place: int
     number: int
@@ -27,22 +27,22 @@ class PlacedShape(NamedTuple):
 
 
 class ShapePainter:
-    """Class numbers of the pixels that shapes cover: a smaller shape is over a larger one, holes are cut out of theirs.
+    """Class numbers of the pixels that shapes cover: smaller shapes lie over larger ones, and holes are cut out.
 
-    A pixel belongs to a shape if its centre lies inside, whatever the window it is asked for in. The order in the file
-    does not count, but for shapes of one area: the later is over the earlier.
+    A pixel belongs to a shape if its centre lies inside, in whatever window it is read. The order in the file counts
+    only for shapes of the same area, of which the later lies over the earlier.
 
     Parameters
     ----------
     shapes : sequence of (int, DrawnShape)
-        The class number of each; shapes that are no areas are left out.
+        Shapes with their class numbers; shapes that are no areas are left out.
 
     Attributes
     ----------
     shapes : list of PlacedShape
-        In the order in which they are painted.
+        The shapes in the order in which they are painted.
     dropped : dict of int to str
-        Holes that are in no shape, and shapes that holes take away, by their place in what was given.
+        Holes that are in no shape, and shapes that holes remove, by their index among the given shapes.
     """
 
     def __init__(self, shapes: Sequence[tuple[int, DrawnShape]]) -> None:
@@ -57,19 +57,20 @@ class ShapePainter:
         return [_around(g, 1) for g in self._geometries]
 
     def holds_a_centre(self, place: int) -> bool:
-        """Whether the shape at this place of `shapes` holds the centre of any pixel."""
+        """Whether the shape at this index of `shapes` contains the centre of any pixel."""
         geometry = self._geometries[place]
         inside = self._covered(geometry, _around(geometry, 1), 1)
         return inside is not None and (inside is ... or bool(inside.any()))
 
     def read(self, window: Window, outside: int, step: int = 1) -> Values:
-        """Class numbers `(h, w)` in a window of the grid of every `step`-th level-0 pixel; `outside` of all shapes."""
+        """Class numbers `(h, w)` in a window of the grid of every `step`-th level-0 pixel, with `outside` where no
+        shape is."""
         values = np.full(window.shape, outside, np.uint8)
         self._paint(values, self._numbers, window, step)
         return values
 
     def read_objects(self, window: Window) -> npt.NDArray[np.int32]:
-        """Which of `shapes` is seen at each level-0 pixel of a window, counted from 1; 0: none."""
+        """The number of the visible shape at each level-0 pixel of a window, counted from 1; 0: none."""
         values = np.zeros(window.shape, np.int32)
         self._paint(values, np.arange(1, len(self.shapes) + 1, dtype=np.int32), window, 1)
         return values
@@ -84,7 +85,7 @@ class ShapePainter:
                 values[own.slices((window.y, window.x))][inside] = numbers[index]
 
     def _covered(self, geometry: Any, window: Window, step: int) -> Any:
-        """Which pixels a geometry covers: an index into an array of the window, None for none."""
+        """The pixels that a geometry covers, as an index into an array of the window; None for no pixel."""
         found: Any = None
         for part in shapely.get_parts(geometry):
             inside = self._part(part, window, step)
@@ -102,7 +103,8 @@ class ShapePainter:
                 return False
             if within is not False:
                 inside = ~within & inside
-        if step > 1 and polygon.area < 4 * step**2:  # too small for any pixel's centre, but not to be missed
+        # it may contain no pixel's centre, but must not be lost in an overview
+        if step > 1 and polygon.area < 4 * step**2:
             point = polygon.representative_point()
             y, x = int(point.y // step) - window.y, int(point.x // step) - window.x
             if 0 <= y < window.height and 0 <= x < window.width:
@@ -112,7 +114,7 @@ class ShapePainter:
 
 
 def _arranged(shapes: Sequence[tuple[int, DrawnShape]]) -> tuple[list[PlacedShape], dict[int, str]]:
-    """Shapes in the order in which they are painted, and why others are not."""
+    """The shapes in the order in which they are painted, and the reasons why others are not painted."""
     solid = [PlacedShape(i, n, s.geometry) for i, (n, s) in enumerate(shapes) if s.areal and not s.hole]
     dropped: dict[int, str] = {}
     holes = [(i, s) for i, (_, s) in enumerate(shapes) if s.areal and s.hole]
@@ -125,7 +127,8 @@ def _arranged(shapes: Sequence[tuple[int, DrawnShape]]) -> tuple[list[PlacedShap
 def _cut(
     layers: list[int], solid: list[PlacedShape], holes: list[tuple[int, DrawnShape]], dropped: dict[int, str]
 ) -> list[PlacedShape]:
-    """Shapes without the holes of their layers. What lies inside a hole is an island, which the hole leaves alone."""
+    """Cut the holes of their layers out of shapes. A shape inside a hole is an island, which the hole does not
+    change."""
     tree = shapely.STRtree([s.geometry for s in solid])
     cuts: dict[int, list[Any]] = {}
     for index, hole in holes:
@@ -158,12 +161,12 @@ def _around(geometry: Any, step: int) -> Window:
 
 
 def _ring(ring: Any, window: Window, step: int) -> npt.NDArray[np.bool_] | bool:
-    """Which pixels have their centre inside a ring, by the even-odd rule."""
+    """The pixels whose centre lies inside a ring, by the even-odd rule."""
     return Polygon(shapely.get_coordinates(ring)[:-1, ::-1] / step).on(window)
 
 
 NOTHING = "nothing"
-"""How a shape without a class is named where names are given a meaning."""
+"""The name of shapes without a class, where names are mapped to classes."""
 
 
 def class_numbers(
@@ -175,15 +178,15 @@ def class_numbers(
     ----------
     shapes : sequence of DrawnShape
     classes : sequence of str
-        Names of classes 1..K. Where there is one class and no shape of the file has any, it is the class of all.
+        Names of classes 1..K. Where there is one class and no shape of the file has any, all shapes get this class.
     names : mapping, optional
-        The class of each name in the file, also "background" (0) or "ignored" (255); "nothing" (or "") stands for
-        shapes without a class. None: the names themselves, whatever their case.
+        The class of each name in the file, also "background" (0) or "ignored" (255); "nothing" (or "") means shapes
+        without a class. None: the names in the file are those of the classes, in any case.
 
     Returns
     -------
     numbered : list of (int, DrawnShape)
-        Those that are areas and have a class.
+        The areas that have a class.
     unknown : dict of str to int
         How many areas have a name that is no class; they are not in `numbered`.
     """
@@ -220,7 +223,7 @@ def _folded(name: str) -> str:
 
 
 def _looked_up(numbers: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
-    """Numbers by name as it is compared, and whatever its case (of two that differ in it, the first)."""
+    """Numbers by name, and by name in any case (of two names that differ only in case, the first)."""
     lower: dict[str, int] = {}
     for name, number in numbers.items():
         lower.setdefault(_folded(name), number)
@@ -228,5 +231,5 @@ def _looked_up(numbers: Mapping[str, int]) -> tuple[dict[str, int], dict[str, in
 
 
 def overview_step(extent: tuple[int, int], pixels: int) -> int:
-    """Level-0 pixels between the pixels of an overview of at most about so many."""
+    """Level-0 pixels between the pixels of an overview with at most about `pixels` pixels."""
     return max(1, ceil(sqrt(extent[0] * extent[1] / pixels)))

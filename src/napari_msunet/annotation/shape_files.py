@@ -1,7 +1,7 @@
-"""Shapes that people drew in other programs: QuPath's GeoJSON, the XML of ASAP, ImageScope and HALO, told by content.
+"""Reading shapes that were drawn in other programs: QuPath's GeoJSON, and the XML of ASAP, ImageScope and HALO.
 
-Every door that takes outlines (import, training, prediction, scores) reads them here. What is not an area, and what is
-damaged, does not stop the rest: it is listed in `ShapeFile.left_out` with its reason.
+Import, training, prediction and scores all read outlines here; the format is recognised by the content. Shapes that are
+no areas, or damaged, do not stop the rest: they are listed in `ShapeFile.left_out` with the reason.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KINDS = "a GeoJSON file (QuPath), or the XML of ASAP, Aperio ImageScope or HALO"
 _ELLIPSE_CORNERS = 72
 _LARGEST = 512 << 20
 _BEYOND = 2.0**31
-"""Level-0 pixels: no slide reaches so far."""
+"""Largest coordinate, in level-0 pixels, which no slide reaches."""
 
 NO_NUMBER = "with a coordinate that is no number"
 TOO_FAR = "with a coordinate beyond any slide"
@@ -48,21 +48,21 @@ class DrawnShape:
     Attributes
     ----------
     name : str
-        What the file says it is: its class, group or layer; else what it is called itself; empty where it says nothing.
+        Its class, group or layer in the file, or else its own name; empty where there is none.
     geometry : shapely geometry
         A polygon (perhaps with holes), line, point, or several of them; ``x, y`` in level-0 pixels of the slide.
     hole : bool
-        It is cut out of the larger shapes of its layer instead of being one.
+        Whether it is a hole, which is cut out of the larger shapes of its layer.
     colour : tuple of int, optional
         Red, green, blue.
     number : int
-        Its place among the file's shapes, from 1; 0: it is from no file.
+        Its number among the file's shapes, from 1; 0: it is from no file.
     layer : int
-        The file's layer it is in; holes count in their own.
+        The number of its layer in the file; holes count in their own layer.
     classed : bool
-        Whether `name` is a class; else it is only what somebody called this one shape.
+        Whether `name` is a class, and not only the name of this one shape.
     repaired : str
-        What was wrong with its outline and is mended; empty for most.
+        What was wrong with its outline and was repaired; empty for most shapes.
     """
 
     name: str
@@ -82,7 +82,7 @@ class DrawnShape:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A shape that cannot be read: its place among the file's shapes, its name, and why (``"without an area"``)."""
+    """A shape that cannot be used: its number in the file, its name, and the reason (``"without an area"``)."""
 
     number: int
     name: str
@@ -91,7 +91,8 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class ShapeFile:
-    """All shapes of a file, its µm per level-0 pixel where it says them, its program, and what is not used of it."""
+    """All shapes of a file, its µm per level-0 pixel where it has them, its program, and the shapes that are left
+    out."""
 
     shapes: tuple[DrawnShape, ...]
     mpp: float | None
@@ -107,24 +108,24 @@ def read_shapes(path: str | Path) -> list[DrawnShape]:
     ----------
     path : path
         GeoJSON as QuPath writes it (a collection, a list, or one feature; objects inside others), ASAP XML, Aperio
-        ImageScope XML, HALO's ``.annotations``, or the JSON of CAMELYON16 outlines. Its content tells which, not its
-        name.
+        ImageScope XML, HALO's ``.annotations``, or the JSON of CAMELYON16 outlines. The format is recognised by the
+        content, not by the name.
 
     Returns
     -------
     list of DrawnShape
-        In the order of the file. Areas whose outline crosses itself are made sound (even-odd).
+        The shapes in the order of the file. Areas whose outline crosses itself are repaired (even-odd).
 
     Raises
     ------
     ShapeFileError
-        If it cannot be read, is none of these, or none of its shapes can be used.
+        If the file cannot be read, has none of these formats, or has no shape that can be used.
     """
     return list(read_shape_file(path).shapes)
 
 
 def read_shape_file(path: str | Path) -> ShapeFile:
-    """As `read_shapes`, with what else the file says, and the shapes that are left out."""
+    """As `read_shapes`, with the other information of the file, and the shapes that are left out."""
     path = Path(path)
     try:
         if path.stat().st_size > _LARGEST:
@@ -152,12 +153,12 @@ def read_shape_file(path: str | Path) -> ShapeFile:
 
 
 class _BadRingError(Exception):
-    """A ring that cannot be used, and why."""
+    """A ring cannot be used; the message is the reason."""
 
 
 @dataclass
 class _Found:
-    """What was read of a file so far."""
+    """The shapes of a file that were read so far."""
 
     path: Path
     shapes: list[DrawnShape] = field(default_factory=list)
@@ -190,7 +191,7 @@ class _Found:
             self.leave(name, wrong[0] if wrong else NO_GEOMETRY)
             return
         geometry = parts[0] if len(parts) == 1 else shapely.multipolygons(shapely.get_parts(parts))
-        if len(parts) > 1 and not geometry.is_valid:  # parts over each other are one area
+        if len(parts) > 1 and not geometry.is_valid:  # overlapping parts become one area
             geometry = shapely.union_all(parts)
         self.shapes.append(DrawnShape(name, geometry, number=self.number, repaired=wrong[0] if wrong else "", **look))
 
@@ -214,7 +215,7 @@ class _Found:
 
 
 def _corners(places: Any) -> Corners:
-    """Corners ``x, y`` as numbers; a third number is a plane, and is not used."""
+    """Corners ``x, y`` as numbers; a third number, the plane, is not used."""
     try:
         corners = np.asarray(places, np.float64)
     except (TypeError, ValueError):
@@ -235,7 +236,7 @@ def _corners(places: Any) -> Corners:
 
 
 def _ring(places: Any) -> Corners:
-    """The corners of a ring, the last not the first again."""
+    """The corners of a ring, without the repeated first one at the end."""
     corners = _corners(places)
     while len(corners) > 1 and (corners[0] == corners[-1]).all():
         corners = corners[:-1]
@@ -245,7 +246,7 @@ def _ring(places: Any) -> Corners:
 
 
 def _polygon(rings: Any, wrong: list[str]) -> Any:
-    """A sound polygon, or several; what had to be mended is added to `wrong`."""
+    """A valid polygon, or several; repairs are added to `wrong`."""
     if not isinstance(rings, Sequence) or isinstance(rings, str) or not rings:
         raise _BadRingError(FEW_CORNERS)
     shell = _ring(rings[0])
@@ -268,7 +269,7 @@ def _polygon(rings: Any, wrong: list[str]) -> Any:
 
 
 def _flat(geometry: Any) -> Iterator[Any]:
-    """Simple geometries of a geometry, however deep."""
+    """The simple geometries of a geometry, however deeply nested."""
     for part in shapely.get_parts(geometry):
         if shapely.get_num_geometries(part) > 1 or part.geom_type == "GeometryCollection":
             yield from _flat(part)
@@ -341,7 +342,7 @@ def _feature(item: Any, found: _Found) -> None:
 
 
 def _geometry(geometry: Any, name: str, found: _Found, look: dict[str, Any]) -> None:
-    """One geometry of GeoJSON, as far as it can be read."""
+    """Read one geometry of GeoJSON, as far as possible."""
     if not isinstance(geometry, dict):
         found.leave(name, NO_GEOMETRY)
         return
@@ -373,7 +374,7 @@ def _geometry(geometry: Any, name: str, found: _Found, look: dict[str, Any]) -> 
 
 
 def _areas(members: list[dict[str, Any]]) -> Iterator[Any]:
-    """The polygons of a collection's members, also of collections in it."""
+    """The polygons of a collection's members, including nested collections."""
     for member in members:
         places = member.get("coordinates")
         if member.get("type") == "Polygon":
@@ -385,7 +386,7 @@ def _areas(members: list[dict[str, Any]]) -> Iterator[Any]:
 
 
 def _class_name(properties: dict[str, Any]) -> tuple[str, bool]:
-    """The class of a feature, else its own name, and which of both it is."""
+    """The class of a feature, or else its own name, and whether it is a class."""
     said = properties.get("classification")
     if isinstance(said, dict):
         names = said.get("names")
@@ -397,7 +398,7 @@ def _class_name(properties: dict[str, Any]) -> tuple[str, bool]:
 
 
 def _json_colour(said: Any) -> tuple[int, int, int] | None:
-    """A colour as QuPath writes it: three numbers, in older files one."""
+    """A colour of QuPath: three numbers, or one in older files."""
     if not isinstance(said, dict):
         return None
     colour = said.get("color")
@@ -413,7 +414,7 @@ def _parts(number: int) -> tuple[int, int, int]:
 
 
 def _camelyon(read: dict[str, Any], found: _Found) -> None:
-    """CAMELYON16's outlines as JSON: tumour, and what is cut out of it."""
+    """CAMELYON16's outlines in JSON: tumour, and the holes in it."""
     for key in ("positive", "negative"):
         for item in read[key] if isinstance(read[key], list) else ():
             found.number += 1
@@ -448,7 +449,7 @@ def _number(text: str | None, otherwise: float) -> float:
 
 
 def _asap(root: Any, found: _Found) -> None:
-    """ASAP: the group is the class, an annotation without a group is named by itself."""
+    """ASAP: the group is the class; an annotation without a group has its own name."""
     for item in root.iter("Annotation"):
         found.number += 1
         order = sorted(item.iter("Coordinate"), key=lambda c: _number(c.get("Order"), 0.0))
@@ -474,7 +475,8 @@ def _hex(text: str | None) -> tuple[int, int, int] | None:
 
 
 def _layers(root: Any, found: _Found) -> None:
-    """ImageScope, HALO: a layer has a name or an attribute with one; a negative region is a hole; blue comes first."""
+    """ImageScope and HALO: a layer has a name or an attribute with one, a negative region is a hole, colours are
+    BGR."""
     for number, layer in enumerate(root.iter("Annotation"), start=1):
         attributes = [a.get("Name", "") for a in layer.findall("./Attributes/Attribute")]
         called = layer.get("Name") or next((a for a in attributes if a and a != "Description"), "")
@@ -491,11 +493,11 @@ _REGIONS = {
     **{"0": "polygon", "1": "rectangle", "2": "ellipse", "3": "ruler", "4": "arrow", "5": "pin"},
     **{name: name for name in ("polygon", "rectangle", "ellipse", "ruler", "arrow", "pin")},
 }
-"""ImageScope counts its kinds of regions, HALO names them."""
+"""The kinds of regions, which are numbers in ImageScope and names in HALO."""
 
 
 def _region(region: Any, corners: list[Any], name: str, look: dict[str, Any], found: _Found) -> None:
-    """A region: an ellipse and a rectangle may be given by two corners of their box."""
+    """Read a region; an ellipse or a rectangle may be given by two corners of its box."""
     kind = _REGIONS.get((region.get("Type") or "0").strip().lower())
     if kind is None:
         found.leave(name, f"of the unknown kind {region.get('Type')!r}")
@@ -525,7 +527,7 @@ def _ellipse(corners: list[Any]) -> Any:
     try:
         (left, top), (right, bottom) = np.min(_corners(corners), 0), np.max(_corners(corners), 0)
     except _BadRingError:
-        return corners  # said with the shape
+        return corners  # the error is reported with the shape
     angle = np.linspace(0, 2 * np.pi, _ELLIPSE_CORNERS, endpoint=False)
     x = (left + right) / 2 + (right - left) / 2 * np.cos(angle)
     y = (top + bottom) / 2 + (bottom - top) / 2 * np.sin(angle)

@@ -1,1 +1,1 @@
-"""What ties the rooms together for a person: projects, the worker, the demonstration, the doctor. No Qt."""
+"""What combines the other packages for a user: projects, the worker, the demonstration, the doctor. No Qt."""

@@ -1,4 +1,4 @@
-"""The demonstration: the main job once, end to end, on data that ships with the package."""
+"""The demonstration: training, prediction, correction and export in one go, on data that ships with the package."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DATA = Path(__file__).parents[1] / "demo_data"
 SLIDE = DATA / "CMU-1-Small-Region.svs"
 SECONDS_OF_TRAINING = 130.0
 RADIUS = 60
-"""Of the demonstration's strokes, in pixels of the labels."""
+"""Radius of the demonstration's strokes, in pixels of the labels."""
 
 MODEL = ModelConfig(
     classes=("nucleus",), mpp=0.5, scales=(1.0, 0.5, 0.25), fusion="attention", branch=UNetConfig(depth=3, width=8)
@@ -53,7 +53,7 @@ def nuclei(part: str) -> FolderSource:
 
 
 class Stage:
-    """Where the demonstration happens: here without a window. `widgets.demonstration` has one with napari."""
+    """The place where the demonstration runs, here without a window; `widgets.demonstration` has the one in napari."""
 
     def run(self, job: Job) -> Generator[Event, None, Result]:
         """Run a job: its events pass through, its result is the value of the `yield from`."""
@@ -81,7 +81,7 @@ class Stage:
 def demo_events(
     out: Path, seconds: float = SECONDS_OF_TRAINING, stage: Callable[[Path], Stage] | None = None
 ) -> Iterator[Event]:
-    """Train, evaluate, predict a slide, edit, predict again, export; everything lands in `out`.
+    """Train, evaluate, predict a slide, edit, predict again, export; everything is written to `out`.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def demo_events(
         Folder for model.safetensors, labels.ome.zarr, labels.geojson, report.json and overview.png. A former
         demonstration there is replaced.
     seconds : float
-        How long to train.
+        Seconds to train.
     stage : callable, optional
         Makes the stage for `out`; None: without a window.
     """
@@ -199,7 +199,7 @@ Stroke = tuple[Region, npt.NDArray[np.bool_], int]
 
 
 def paint_strokes(labels: LabelStore, stage: Stage) -> list[Stroke]:
-    """Paint four discs that contradict the machine, undo one of them, and give the three that stand."""
+    """Paint four discs that contradict the prediction, undo one of them, and give the three that are left."""
     height, width = labels.shape
     places = ((0.3, 0.75, 1, False), (0.25, 0.42, 1, True), (0.75, 0.35, 1, True), (0.93, 0.27, 0, True))
     strokes = []
@@ -216,7 +216,7 @@ def paint_strokes(labels: LabelStore, stage: Stage) -> list[Stroke]:
 
 
 def check_strokes(labels: LabelStore, strokes: list[Stroke]) -> dict[str, int]:
-    """Count the pixels of the strokes that still are as painted, against the number painted."""
+    """Count the painted pixels, and those of them that still have the painted value."""
     painted = kept = 0
     for region, mask, value in strokes:
         painted += int(mask.sum())
@@ -225,7 +225,7 @@ def check_strokes(labels: LabelStore, strokes: list[Stroke]) -> dict[str, int]:
 
 
 def draw_overview(labels: LabelStore, strokes: list[Stroke], path: Path) -> None:
-    """The slide, its labels over it, and three close-ups around the strokes, as a picture."""
+    """Draw a picture of the slide with its labels over it, and three close-ups around the strokes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from skimage.segmentation import find_boundaries
@@ -260,7 +260,8 @@ def draw_overview(labels: LabelStore, strokes: list[Stroke], path: Path) -> None
 
 
 def _summarise(report: dict[str, Any]) -> None:
-    """Put what the README promises on top of the report: scores fused and per scale, seconds per step, peak memory."""
+    """Put the numbers of the README at the top of the report: scores fused and per scale, seconds per step, peak
+    memory."""
     pooled = report["evaluation"]["pooled"]
     report["summary"] = {
         "dice": {name: round(scores["dice"], 4) for name, scores in pooled.items()},

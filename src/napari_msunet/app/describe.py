@@ -1,4 +1,4 @@
-"""What a file or folder is: a slide, a label store or a model, in numbers."""
+"""Descriptions of files and folders: what kind they are (slide, label store, model), and their properties."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ OUTLINES = (".geojson", ".json", ".xml", ".annotations")
 
 
 def describe(path: Path, kind: Kind | None = None, value_range: ValueRange | None = None) -> dict[str, Any]:
-    """Tell what is at `path`, as plain values.
+    """Describe what is at `path`, as plain values.
 
     Parameters
     ----------
     path : Path
     kind, value_range : optional
-        Of a slide, as for `open_slide`.
+        For a slide, as in `open_slide`.
 
     Raises
     ------
     MsunetError
-        If there is nothing, or nothing that napari-msunet reads.
+        If nothing is there, or nothing that napari-msunet reads.
     """
     if not path.exists():
         raise MsunetError(f"There is nothing at {path}; give a slide, a label store or a model file.")
@@ -49,7 +49,7 @@ def _is_store(path: Path) -> bool:
         load_info(path)
     except StoreError as error:
         if (path / "edited").is_dir():
-            raise  # one of ours, and damaged: say so instead of showing it as an image
+            raise  # a damaged label store: the error says so, instead of a description of it as an image
         del error
         return False
     return True
@@ -108,7 +108,7 @@ def _store(store: LabelStore) -> dict[str, Any]:
 
 
 def _damage(store: LabelStore) -> dict[str, Any]:
-    """What of a store and its runs is damaged, in sentences; nothing where all is whole."""
+    """Sentences about the damaged parts of a store and its runs; empty where nothing is damaged."""
     found = []
     for plane, called in (("labels", "its labels"), ("edited", "its mask of what was edited")):
         if damages := store.find_corrupt_chunks((plane,)):
@@ -121,7 +121,7 @@ def _damage(store: LabelStore) -> dict[str, Any]:
 
 
 def _trained_on(config: ModelConfig) -> dict[str, Any]:
-    """What the numbers of the training images meant."""
+    """What the pixel values of the training images meant."""
     kept = config.trained_on
     if kept is None:
         return {"trained_on": "unknown: a model of before this was kept, or not trained"}

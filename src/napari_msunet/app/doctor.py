@@ -1,4 +1,4 @@
-"""What is installed and what this machine has, as text to paste into a report."""
+"""A report of what is installed and what this machine has, as text to paste into a bug report."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _openslide() -> str:
         import openslide
 
         return str(openslide.__library_version__)
-    except Exception as error:  # a broken installation raises what it likes, and this is where to hear of it
+    except Exception as error:  # a broken installation can raise any error, and this report is where the user reads it
         return f"cannot be loaded ({error})"
 
 
@@ -115,7 +115,7 @@ def _gpu_sentence() -> str:
 
 
 def _why_no_gpu(built_for: str | None, torch_version: str, driver: bool, hidden: str | None) -> str:
-    """The reason, from what PyTorch was built for and what the machine shows."""
+    """The reason, from what PyTorch was built for and what the machine has."""
     if sys.platform == "darwin":
         return "this Mac, or this build of PyTorch, has no Metal (mps) support."
     if built_for is None and driver:
@@ -136,7 +136,7 @@ def _why_no_gpu(built_for: str | None, torch_version: str, driver: bool, hidden:
 
 
 def _nvidia_driver() -> bool:
-    """Whether an NVIDIA driver is there, without asking PyTorch."""
+    """Whether an NVIDIA driver is installed, found out without PyTorch."""
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
@@ -149,7 +149,7 @@ def _allocator_sentence() -> str:
 
 
 def _settings_folder() -> str:
-    """Where settings are kept, and whether they can be."""
+    """The folder of the settings, and whether it can be written."""
     from platformdirs import user_config_path
 
     folder = user_config_path("napari-msunet", appauthor=False)

@@ -1,4 +1,4 @@
-"""A project: the folder ``NAME.msunet/`` that keeps what is made from some slides, and what was decided about it."""
+"""A project: the folder ``NAME.msunet/`` with everything made from some slides, and the options that were chosen."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ Ring = tuple[tuple[float, float], ...]
 
 
 class FileReference(BaseModel):
-    """Where a file is, so that it is found again after the project, or both together, were moved.
+    """The path of a file, kept so that the file is found again after the project, or both together, were moved.
 
     Attributes
     ----------
     relative : str
-        From the project's folder, with forward slashes; tried first. Empty on another drive.
+        The path from the project's folder, with forward slashes; tried first. Empty for a file on another drive.
     absolute : str, optional
-        None for what lives in the project.
+        The whole path; None for a file inside the project.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -52,19 +52,19 @@ class SlideNote(BaseModel):
     Attributes
     ----------
     mpp : (y, x) or "px", optional
-        µm per pixel that a person gave, because the file does not.
+        µm per pixel that a person gave, because the file has none.
     kind, value_range : optional
-        What a person said of the meaning of its values.
+        What its values mean, where a person gave it.
     identity : str, optional
-        Hash of the slide's content, to know it again when it was moved.
+        Hash of the slide's content, by which it is recognised after it was moved.
     annotation, labels : FileReference, optional
         Its annotation and its predicted, corrected labels.
     tissue : FileReference, optional
-        Where its tissue is, as a label store.
+        The label store of its tissue.
     corrections : bool
-        Whether what was corrected in `labels` counts as truth in training.
+        Whether corrected pixels of `labels` count as truth in training.
     regions : tuple of rings
-        Where to predict, as it was drawn: corners in level-0 pixels, `(y, x)`.
+        The drawn regions in which to predict: corners in level-0 pixels, `(y, x)`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -83,7 +83,7 @@ class SlideNote(BaseModel):
 
 
 class ProjectNote(BaseModel):
-    """What stands in ``project.json``: the slides, the sources and the options; no pixels and no weights."""
+    """The contents of ``project.json``: the slides, the sources and the options; no pixels and no weights."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -108,14 +108,14 @@ class ProjectNote(BaseModel):
 class Project:
     """The folder of a project.
 
-    Made by `Project.create`, opened by `Project.open`.
+    It is made by `Project.create` and opened by `Project.open`.
 
     Attributes
     ----------
     folder : Path
         ``NAME.msunet``.
     note : ProjectNote
-        What `project.json` holds; `save` replaces it.
+        The contents of `project.json`; `save` replaces them.
     """
 
     def __init__(self, folder: Path, note: ProjectNote) -> None:
@@ -129,9 +129,9 @@ class Project:
         Raises
         ------
         ProjectError
-            If there is something else at that place.
+            If there is something else at that path.
         OutputError
-            If it cannot be written.
+            If the folder cannot be written.
         """
         where = _absolute(folder)
         if (where / FILE).exists():
@@ -189,16 +189,16 @@ class Project:
     # --------------------------------------------------------------------------------------------------------- places
 
     def place(self, path: str | Path) -> FileReference:
-        """How `path` is written down."""
+        """The reference to `path` that is kept in the project."""
         where = _absolute(path)
         try:
             relative = Path(os.path.relpath(where, self.folder)).as_posix()
-        except ValueError:  # another drive
+        except ValueError:  # Windows: the file is on another drive
             return FileReference(relative="", absolute=str(where))
         return FileReference(relative=relative, absolute=None if self.folder in where.parents else str(where))
 
     def find(self, place: FileReference) -> Path:
-        """The path of a place: where it is now if it is found, else where it was."""
+        """The present path of a file; where it is not found, the path that it had."""
         absolute = Path(place.absolute) if place.absolute else None
         near = _absolute(self.folder / place.relative) if place.relative else None
         for path in (near, absolute):
@@ -235,9 +235,9 @@ class Project:
 
 
 def default_folder(slide: str | Path | None) -> Path:
-    """Where a project goes unless told otherwise: beside the slide, else in the user's documents.
+    """The default folder of a project: beside the slide, else in the user's documents.
 
-    An existing folder is given as it is: it may be the project of an earlier day.
+    The folder may exist already, and may then be the project of an earlier day.
     """
     if slide is not None:
         path = _absolute(slide)

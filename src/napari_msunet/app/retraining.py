@@ -1,4 +1,4 @@
-"""Retraining: from an earlier run and what was corrected since to the job that makes the next model."""
+"""Retraining: the job that makes the next model, from an earlier run and the corrections made since."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from napari_msunet.config import SlideSource, Source, TrainJob, explain
 from napari_msunet.errors import MsunetError
 
 REPLAY = 0.5
-"""Share of each batch that comes from what was used before: corrections are few, and alone they would soon be all that
-the model knows."""
+"""Share of each batch that comes from the earlier training data. Corrections are few, and a model trained on them alone
+would soon forget everything else."""
 
 JOB, MODEL = "job.json", "model.safetensors"
 
@@ -41,30 +41,31 @@ def retraining_job(
     replay: float | None = REPLAY,
     **changes: Any,
 ) -> TrainJob:
-    """The training that learns from corrections, beside all that the earlier one learned from.
+    """The training that learns from corrections and from all that the earlier one learned from.
 
     Parameters
     ----------
     previous : TrainJob or path
         The earlier training: its job, its folder, or the model file in its folder.
     corrected : sequence of sources
-        Corrected predictions, as `corrections` makes them, and whatever else is new. One that the earlier training had
-        already takes its place.
+        Corrected predictions, as `corrections` makes them, and other new sources. A source that the earlier training
+        used already is replaced.
     out : path
         Folder of the new run.
     classes : sequence of str, optional
-        Other classes; those the earlier model knows keep their weights. None: the same.
+        The classes of the new model; classes that the earlier model knows keep their weights. None: the same classes.
     start : bool
-        Go on from the earlier model's weights (fine-tuning), else begin with random ones.
+        Whether to begin with the earlier model's weights (fine-tuning) instead of random ones.
     replay : float, optional
-        Share of each batch from what is no correction; None: as sizes have it.
+        Share of each batch that does not come from corrections; None: in proportion to the sizes of the sources.
     **changes
         Other fields of the job, such as ``epochs=20`` or ``time_limit=300``.
 
     Returns
     -------
     TrainJob
-        To be run. It replaces the earlier model: frozen test images never train, and judge both at the end.
+        The job, not yet run. It replaces the earlier model: the frozen test images are never trained on, and both
+        models are scored on them at the end.
 
     Raises
     ------
@@ -113,7 +114,7 @@ def _previous(previous: TrainJob | str | Path) -> tuple[TrainJob, Path]:
 
 
 def _unique(sources: Sequence[Source]) -> list[Source]:
-    """Each truth once; of several with the same one, the last."""
+    """Each source once; of several with the same truth, the last."""
     return list({_key(source): source for source in sources}.values())
 
 
@@ -123,14 +124,14 @@ def same_truth(one: Source, other: Source) -> bool:
 
 
 def _key(source: Source) -> str:
-    """What makes two sources the same truth: all that says where it is and how it is read."""
+    """The key of a source's truth: everything about where it is and how it is read."""
     if isinstance(source, SlideSource):
         return f"{source.labels.absolute()} {source.edited_only}"
     return source.model_dump_json(exclude={"role", "mpp", "group", "image_kind", "value_range"})
 
 
 def _as_before(source: Source, job: TrainJob) -> Source:
-    """The source on the side, in the group and with the µm per pixel that its slide had before, where it says none."""
+    """The source with the role, group and µm per pixel that its slide had before, where it has none of its own."""
     if not isinstance(source, SlideSource):
         return source
     same = [s for s in job.sources if isinstance(s, SlideSource) and s.slide.absolute() == source.slide.absolute()]

@@ -1,6 +1,6 @@
 """The worker: a process that runs jobs for the dock, one after another, and keeps torch, models and slides loaded.
 
-It reads requests, one JSON object a line, and answers with events, one JSON object a line; see `Worker`.
+It reads requests, one JSON object per line, and answers with events, one JSON object per line; see `Worker`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from napari_msunet.jobs.run import parse_job, run
 from napari_msunet.own_process import settle
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What waits in the worker, and how the end of a job is told in one sentence.
+# The queue of the worker, and the sentence about a job that was stopped.
 
 
 @dataclass(eq=False)
@@ -36,10 +36,10 @@ class Task:
     Attributes
     ----------
     id : int
-        The asker's number.
+        The number of the request, chosen by the client.
     job : a job or None
     inspect : dict
-        What to look at, where there is no job.
+        What to inspect, where there is no job.
     stop : Stop
     left : tuple of str
         Names of the main files that a training has left.
@@ -53,7 +53,7 @@ class Task:
 
 
 class TaskQueue:
-    """Tasks in their order, one of them under way."""
+    """Tasks in their order, of which one is under way."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -69,22 +69,22 @@ class TaskQueue:
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """How many tasks wait."""
         return len(self._first) + len(self._rest)
 
     def put(self, task: Task, first: bool = False) -> None:
-        """Let a task wait: behind all others, or behind those that go first too."""
+        """Add a task behind all others, or with `first` only behind those that were added with `first` too."""
         with self._changed:
             (self._first if first else self._rest).append(task)
             self._changed.notify_all()
 
     def wait(self, seconds: float | None) -> None:
-        """Wait until there is a task, or the end, or the time is over."""
+        """Wait until there is a task, the queue has ended, or the time is over."""
         with self._changed:
             self._changed.wait_for(lambda: self.waiting or self.ended, seconds)
 
     def next(self, seconds: float | None) -> Task | None:
-        """The next task, which is under way until `finish`; None where none came in time, or at the end."""
+        """The next task, which is under way until `finish`; None where none came in time, or the queue has ended."""
         with self._changed:
             self._changed.wait_for(lambda: self.waiting or self.ended, seconds)
             if self.ended or not self.waiting:
@@ -98,7 +98,7 @@ class TaskQueue:
             self._running = None
 
     def cancel(self, number: int, keep: Keep) -> Task | None:
-        """Take a task out, and give it; where it is under way, ask it to stop instead."""
+        """Remove a waiting task and give it; a task that is under way is asked to stop instead."""
         with self._changed:
             if self._running is not None and self._running.id == number:
                 self._running.stop.ask(keep)
@@ -111,14 +111,14 @@ class TaskQueue:
         return None
 
     def look(self, number: int, view: View | None) -> None:
-        """Tell a task, under way or waiting, where somebody looks; one that has ended needs nothing."""
+        """Set the view of a task, under way or waiting; for a task that has ended nothing is done."""
         with self._changed:
             for task in (*([self._running] if self._running else []), *self._first, *self._rest):
                 if task.id == number:
                     task.stop.look(view)
 
     def end(self) -> None:
-        """Give no more tasks, and ask the one under way to stop."""
+        """End the queue: give no more tasks, and ask the one under way to stop."""
         with self._changed:
             self.ended = True
             if self._running is not None:
@@ -127,7 +127,7 @@ class TaskQueue:
 
 
 def stopped(task: Task) -> str:
-    """What a job that was cancelled has left."""
+    """A sentence about what a cancelled job has left."""
     job, keep = task.job, task.stop.keep
     if isinstance(job, TrainJob):
         if keep == "none" and not job.resume:
@@ -144,12 +144,13 @@ def stopped(task: Task) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The worker: its requests, the jobs it runs and its answers.
 
 MODELS, SLIDES = 2, 3
-"""How many stay loaded between jobs."""
+"""How many models and slides stay loaded between jobs."""
 
 IDLE_SECONDS = 1.0
-"""Without a job for that long, what is large and not needed soon is loaded or given back."""
+"""After this time without a job, the worker loads what the next job will need, or frees memory."""
 
 EXIT_SECONDS = 2.0
 """How long a job under way may take to put its files in order when the worker ends."""
@@ -162,9 +163,9 @@ class Worker:
 
     Requests: ``{"id": n, "run": job}`` (with ``"priority": true`` before those that wait); ``{"id": n, "cancel":
     true}`` (with ``"keep": "best" | "last" | "none"`` for a training); ``{"id": n, "inspect": {"path": ...}}`` or
-    ``{"machine": true}``, which waits for no job; ``{"id": n, "look": [y, x, height, width] or null}``, where somebody
-    looks (level-0 pixels); and ``{"ping": n}``. With ``"expected": {path: name}`` beside a job or an inspection, each
-    path must be there, and an error says what it is called where it was asked.
+    ``{"machine": true}``, which waits for no job; ``{"id": n, "look": [y, x, height, width] or null}``, the view of a
+    person (level-0 pixels); and ``{"ping": n}``. With ``"expected": {path: name}`` beside a job or an inspection, each
+    path must exist, and an error gives its name on the client's machine.
 
     Answers: ``{"ready": {...}}`` once, ``{"warm": true}`` when torch is loaded, ``{"id": n, "started": true}``,
     ``{"id": n, "event": {...}}``, and for each request with an `id` at last ``{"id": n, "end": "done" | "cancelled" |
@@ -204,7 +205,7 @@ class Worker:
             self._close_stores()
 
     def say(self, **answer: Any) -> None:
-        """Write one answer; where nobody reads any more, this process ends."""
+        """Write one answer; where the other end is closed, this process ends."""
         data = json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         self._send(data)
 
@@ -225,7 +226,7 @@ class Worker:
     # ------------------------------------------------------------------------------------------------------- requests
 
     def _take(self, line: bytes) -> None:
-        """Understand one request; whatever it is, the worker goes on."""
+        """Handle one request; a bad one is answered with an error, and the worker continues."""
         number: int | None = None
         try:
             request = json.loads(line)
@@ -266,7 +267,7 @@ class Worker:
             raise ValueError('it has neither "run" nor "cancel" nor "look" nor "inspect"')
 
     def _cancel(self, number: int, keep: Keep) -> None:
-        """End a job that runs, or take one that waits out of the queue; one that has ended needs nothing."""
+        """Stop a job that runs, or remove one that waits; for a job that has ended nothing is done."""
         waiting = self._tasks.cancel(number, keep)
         if waiting is not None:
             self._end(number, "cancelled", "The job was cancelled before it began.")
@@ -274,7 +275,7 @@ class Worker:
     # ----------------------------------------------------------------------------------------------------------- jobs
 
     def _work(self) -> None:
-        """Run jobs in their order; in a thread of its own."""
+        """Run the jobs in their order; the body of a thread."""
         chores = self._chores()
         while not self._tasks.ended:
             task = self._tasks.next(0.0 if chores else None)
@@ -285,11 +286,11 @@ class Worker:
             elif chores:
                 try:
                     chores.pop(0)()
-                except Exception:  # the job that needs it will say it better
+                except Exception:  # the job that needs this import will raise a clearer error
                     traceback.print_exc()
 
     def _chores(self) -> list[Callable[[], None]]:
-        """What is done while nobody wants anything: the heavy imports, one after another."""
+        """What the worker does while it has no job: the heavy imports, one after another."""
         return [self._warm, self._pause, self._warm_training]
 
     def _warm(self) -> None:
@@ -306,17 +307,17 @@ class Worker:
         del callbacks
 
     def _pause(self) -> None:
-        """Wait a little, but not when a job comes."""
+        """Wait a moment, or until a job comes."""
         self._tasks.wait(IDLE_SECONDS)
 
     def _tidy(self) -> None:
-        """Give memory back that the last jobs needed."""
+        """Free the memory that the last jobs needed."""
         self._pause()
         if not self._tasks.waiting:
             give_memory_back()
 
     def _run(self, task: Task, events: Callable[[Task], Iterator[Event]]) -> None:
-        """One job from its start to its end, whatever happens."""
+        """Run one job from its start to its end, whatever it raises."""
         self.say(id=task.id, started=True)
         outcome: tuple[str, str | None, str | None] = ("done", None, None)
         try:
@@ -327,19 +328,20 @@ class Worker:
                         task.stop.check()
         except Cancelled:
             outcome = ("cancelled", stopped(task), None)
-        except BaseException as error:  # SystemExit of a library too: the worker goes on
+        except BaseException as error:  # also SystemExit, which a library may raise: the worker continues
             outcome = ("error", *failure(error))
         self._end(task.id, *outcome)
 
     def _job_events(self, task: Task) -> Iterator[Event]:
-        """The events of a job; its stores are closed before its end is told, since the window may want to write."""
+        """The events of a job; its stores are closed before its end is sent, since the window may want to write to
+        them."""
         job = task.job
         assert job is not None  # for the type checker
         events = run(job)
         try:
             yield from events
         finally:
-            events.close()  # type: ignore[attr-defined]  # it is a generator
+            events.close()  # type: ignore[attr-defined]  # an iterator has no `close`, but this is a generator
             self._close_stores()
             if isinstance(job, TrainJob):
                 task.left = tuple(name for name in ("model.safetensors", "last.ckpt") if (job.out / name).exists())
@@ -353,7 +355,7 @@ class Worker:
     # ---------------------------------------------------------------------------------------------------- inspections
 
     def _inspect(self) -> None:
-        """Tell what files are; beside the jobs, because it is quick."""
+        """Answer inspections; in a thread beside the jobs, because they are quick."""
         while not self._inspections.ended:
             task = self._inspections.next(None)
             if task is not None:
@@ -377,7 +379,7 @@ class Worker:
 
 
 def _view(value: Any) -> View | None:
-    """Where somebody looks, from a request."""
+    """The view in a request."""
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != 4 or not all(isinstance(n, int | float) for n in value):
@@ -387,7 +389,7 @@ def _view(value: Any) -> View | None:
 
 
 def give_memory_back() -> None:
-    """Free what finished jobs have left, here and on the graphics card."""
+    """Free the memory of finished jobs, in this process and on the graphics card."""
     import ctypes
     import gc
 
@@ -402,7 +404,7 @@ def give_memory_back() -> None:
 
 
 def _lower_priority() -> None:
-    """Let the window, and whatever else the person does, go first."""
+    """Lower the priority of this process, so that the window and other programs of the person stay quick."""
     with suppress(OSError, AttributeError):
         if hasattr(os, "nice"):
             os.nice(NICE)
@@ -415,7 +417,8 @@ def _lower_priority() -> None:
 def _follow_parent(seconds: float = 0.5) -> None:
     """End when the process that started this one has ended.
 
-    The end of its input says so too, but not where a process forked by the parent holds the other end of the pipe.
+    The end of the input would show this too, but not where a process forked by the parent still holds the other end of
+    the pipe.
     """
     parent = os.getppid()
 
@@ -429,13 +432,13 @@ def _follow_parent(seconds: float = 0.5) -> None:
 
 
 def main() -> None:
-    """Be the worker of whoever holds the other ends of the standard input and output.
+    """Run the worker on the standard input and output of this process.
 
-    Both are taken away from everything else in this process: what a library prints goes to the standard error.
+    Nothing else in the process can use these two: the prints of libraries go to the standard error.
     """
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in napari's terminal is for napari
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in napari's terminal is meant for napari
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

@@ -1,4 +1,4 @@
-"""The verbs that look, prepare and run: demo, doctor, info, pyramid, run, worker."""
+"""The verbs demo, doctor, info, pyramid, run and worker."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def demo(
     close: bool = False,
     json: bool = False,
 ) -> None:
-    """Show what this does: train on nuclei, predict a slide, correct it, predict again, export.
+    """Show what napari-msunet does: train on nuclei, predict a slide, correct it, predict again, export.
 
     Parameters
     ----------
     out : Path
-        Folder for what it leaves; a former demonstration there is replaced.
+        Folder for the results; a former demonstration there is replaced.
     seconds : float
-        How long to train; a few minutes in all without it.
+        Seconds to train; without it, the demonstration takes a few minutes in all.
     window : bool
-        Do it in napari, with screenshots; without this, where napari and a screen are there.
+        Run it in napari, with screenshots; without this option, it does so where napari and a screen are there.
     close : bool
         Close the window at the end instead of leaving it open.
     json : bool
@@ -49,7 +49,7 @@ def demo(
     stages: list[Any] = []
 
     def stage(folder: Path) -> Stage:
-        # By name: the command must work where napari is not installed.
+        # Imported by name, because the command must work where napari is not installed.
         made: Stage = import_module("napari_msunet.widgets.demonstration").WindowStage(folder)
         stages.append(made)
         return made
@@ -98,9 +98,9 @@ def info(
     path : Path
         The file or folder.
     image_kind : "brightfield" or "fluorescence"
-        What a slide is, where the file does not say it.
+        The kind of a slide, where the file does not give it.
     value_range : float float
-        The values that are black and white, such as 0 4095, where the file does not say it.
+        The values that are black and white, such as 0 4095, where the file does not give them.
     json : bool
         Print it as JSON.
     """
@@ -133,7 +133,7 @@ def pyramid(image: Path, *, out: Path, meaning: PyramidOptions = _PYRAMID, optio
 
 @app.command
 def run(job: Path, *, options: RunOptions = _RUN) -> None:
-    """Run a job from a JSON file, as --print-job of the other verbs prints it.
+    """Run a job from a JSON file, such as the other verbs print with --print-job.
 
     Parameters
     ----------
@@ -149,8 +149,8 @@ def run(job: Path, *, options: RunOptions = _RUN) -> None:
 def worker() -> None:
     """Run jobs for the dock: requests and answers are lines of JSON on the standard input and output.
 
-    The dock starts it by itself. To train on another machine, set the command it starts, such as
-    NAPARI_MSUNET_WORKER="ssh gpu-box napari-msunet worker".
+    The dock starts the worker by itself. To train on another machine, set the command with which the dock starts it,
+    such as NAPARI_MSUNET_WORKER="ssh gpu-box napari-msunet worker".
     """
     from napari_msunet.app.worker import main as serve
 

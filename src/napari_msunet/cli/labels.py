@@ -30,7 +30,7 @@ _RUN, _POST, _MEASURE, _EXPORT = RunOptions(), PostprocessOptions(), MeasureOpti
 
 @app.command
 def postprocess(labels: Path, *, postprocessing: PostprocessOptions = _POST, options: RunOptions = _RUN) -> None:
-    """Make other labels from probabilities that a prediction kept, without the network; what was edited stays.
+    """Make other labels from probabilities that a prediction kept, without the network; edits stay.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def measure(labels: Path, *, out: Path, measuring: MeasureOptions = _MEASURE, op
 
 @app.command
 def export(labels: Path, *, out: Path, exporting: ExportOptions = _EXPORT, options: RunOptions = _RUN) -> None:
-    """Write labels in another format, told by the ending of --out.
+    """Write labels in another format, chosen by the ending of --out.
 
     Parameters
     ----------
@@ -91,19 +91,19 @@ def import_outlines(
     shapes : Path
         The file of outlines.
     labels : Path
-        A label store of the slide; without one there, a new one is made, for which --slide is needed.
+        A label store of the slide. Where there is none at this path, a new one is made, for which --slide is needed.
     slide : Path
-        The slide that was drawn on.
+        The slide on which the outlines were drawn.
     classes : str
-        For a new store: names of classes 1, 2, ... with commas; without it, the names in the file. Where no shape there
-        has a class, one name takes them all.
+        For a new store: names of classes 1, 2, ... with commas; without it, the names in the file. Where no shape in
+        the file has a class, give one name, which becomes the class of all.
     values : str
-        Which name in the file is which class, such as Tumor=gland,Stroma=background; nothing=gland takes shapes without
-        a class. Without it, the names themselves.
+        Which name in the file is which class, such as Tumor=gland,Stroma=background; nothing=gland makes shapes without
+        a class gland. Without this option, the names in the file are those of the classes.
     kind : str
         For a new store: annotation (0 is not annotated) or labels (0 is background).
     mpp : float
-        µm per pixel of the slide, where its file does not say it; px: its own pixels, whatever it says.
+        µm per pixel of the slide, where its file does not give it; px: the slide is used in its own pixels.
     json : bool
         Print the result as JSON.
     """
@@ -166,9 +166,9 @@ def review(
     size : int
         Side of a place in pixels of the label store.
     limit : int
-        At most so many places.
+        Largest number of places.
     tissue : Path
-        The slide, to keep to its tissue; only what was predicted is ranked in any case.
+        The slide; only places in its tissue are ranked then. Places without a prediction are never ranked.
     json : bool
         Print the result as JSON.
     """
@@ -198,6 +198,7 @@ def review(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The verb `truth`: the likely errors in an annotation.
 
 
 @app.command
@@ -225,19 +226,21 @@ def truth(
         The label store with the prediction, made with --outputs labels probabilities; without probabilities places are
         ranked by size.
     out : Path
-        CSV of the suspects, likeliest error first; y, x, height, width in level-0 pixels of the slide.
+        CSV of the suspects, likeliest error first, with y, x, height, width in level-0 pixels of the slide.
     confusion : Path
         CSV of the confusion matrix, in pixels and µm².
     limit : int
-        At most so many suspects.
+        Largest number of suspects.
     least : float
-        Smallest region in µm²; without it 25 pixels of the coarser of truth and prediction.
+        Area in µm² of the smallest region that is listed; without it, 25 pixels of the coarser of truth and prediction.
     edge : float
-        Regions this thin, in the same pixels, are differences of an edge: counted, not listed.
+        Regions of up to this width, in the same pixels, are differences along an edge: they are counted, not listed.
     doubt : float
-        Ranked is the mean loss over the region and so many pixels more without any, so that specks do not come first.
+        Number of pixels without loss that are added to a region before its mean loss is taken, so that specks do not
+        come first.
     everything : bool
-        Of a label store, all pixels are true, not only what a person edited: for a mask made elsewhere.
+        In a label store, take all pixels as true, not only those that a person edited. This is meant for a mask made
+        elsewhere.
     json : bool
         Print the result as JSON.
     """

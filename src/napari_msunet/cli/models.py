@@ -1,4 +1,4 @@
-"""The verbs `model split`, `model combine` and `model scales`: models taken apart, put together, with other scales."""
+"""The verbs `model split`, `model combine` and `model scales`: take models apart, put them together, change scales."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def split(file: Path, out: Path, *, json: bool = False) -> None:
     except OSError as error:
         raise OutputError(f"The folder {out} cannot be made: {error.strerror}; give another.") from error
     written = {}
-    for i in given.config.own or (0,):  # of a model without such branches, say why
+    for i in given.config.own or (0,):  # a model without such branches goes on to the error that says why
         name = f"scale-{str(given.config.ratios[i]).replace('/', '-')}.safetensors"
         written[out / name] = branch_model(given, i)
     _written(written, json)
@@ -51,7 +51,7 @@ def split(file: Path, out: Path, *, json: bool = False) -> None:
 def combine(
     files: Sequence[Path], *, out: Path, fusion: Fusion = "mean", mpp: float | None = None, json: bool = False
 ) -> None:
-    """Put one-scale models together; train what the fusion has to learn afterwards, with `train --start`.
+    """Put one-scale models together. A fusion that has something to learn is trained afterwards, with `train --start`.
 
     Parameters
     ----------
@@ -60,9 +60,9 @@ def combine(
     out : Path
         The new model file.
     fusion : str
-        How their outputs are combined; "mean" and "max" have nothing to learn.
+        How the outputs of the models are combined; "mean" and "max" have nothing to learn.
     mpp : float
-        µm per pixel of the new model; without it the finest of the models'.
+        µm per pixel of the new model; without it, the finest of those of the models.
     json : bool
         Print the result as JSON.
     """
@@ -73,7 +73,7 @@ def combine(
 
 @model.command
 def scales(file: Path, scales: str, *, out: Path, fusion: Fusion | None = None, json: bool = False) -> None:
-    """Give a model other scales: those it has keep their weights, new ones begin with random weights.
+    """Give a model other scales: scales that it has keep their weights, new ones begin with random weights.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def scales(file: Path, scales: str, *, out: Path, fusion: Fusion | None = None, 
     out : Path
         The new model file.
     fusion : str
-        Another fusion; without it, the same.
+        Fusion of the new model; without it, that of the model in the file.
     json : bool
         Print the result as JSON.
     """
@@ -102,7 +102,7 @@ def _written(models: dict[Path, MSUNet], json: bool) -> None:
         save_model(made, path)
         values.append({"path": str(path), "scales": [str(r) for r in made.config.ratios], "fusion": made.config.fusion})
     if json:
-        print(jsonlib.dumps({"models": values}))  # noqa: T201 (it is what was asked for)
+        print(jsonlib.dumps({"models": values}))  # noqa: T201 (the result that --json asks for)
         return
     for value in values:
         print(f"{value['path']}: scales {', '.join(value['scales'])}, fusion {value['fusion']}")  # noqa: T201

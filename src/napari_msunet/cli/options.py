@@ -45,13 +45,13 @@ from napari_msunet.errors import MsunetError
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class DamageOptions:
-    """What to do where something is damaged.
+    """The option that says what to do where something is damaged.
 
     Attributes
     ----------
     damaged : "refuse" or "skip"
-        Where chunks of a label store or a prediction, or tiles of a slide, are damaged: say which and end, or leave
-        their pixels out of the result.
+        Where chunks of a label store or a prediction, or tiles of a slide, are damaged: end with an error that names
+        them, or leave their pixels out of the result.
     """
 
     damaged: Damaged = "refuse"
@@ -60,15 +60,15 @@ class DamageOptions:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(DamageOptions):
-    """What to do with the job.
+    """The options that say what to do with the job.
 
     Attributes
     ----------
     damaged : "refuse" or "skip"
-        Where chunks of a label store or a prediction, or tiles of a slide, are damaged: say which and end, or leave
-        their pixels out of the result.
+        Where chunks of a label store or a prediction, or tiles of a slide, are damaged: end with an error that names
+        them, or leave their pixels out of the result.
     print_job : bool
-        Print the job as JSON instead of running it; `napari-msunet run` takes that.
+        Print the job as JSON instead of running it; `napari-msunet run` runs such a file.
     json : bool
         Print the result as JSON.
     """
@@ -79,13 +79,13 @@ class RunOptions(DamageOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """What was given of the options of a config."""
+    """The options of a config that were given."""
 
     fields: ClassVar[tuple[OptionField, ...]]
     config: ClassVar[type[BaseModel]]
 
     def values(self) -> dict[str, Any]:
-        """What was given, as the config takes it: those of its parts in dictionaries of their own.
+        """The values that were given, as the config takes them: those of its parts in dictionaries of their own.
 
         Raises
         ------
@@ -105,7 +105,7 @@ class Given:
         return found
 
     def _complete(self, found: dict[str, Any]) -> None:
-        """Refuse a part that lacks what makes it one, such as threads of a cluster that was not named."""
+        """Refuse a part whose main option is missing, such as threads of a cluster that was not named."""
         for name, info in self.config.model_fields.items():
             part = part_of(info)
             if part is None or name not in found:
@@ -121,7 +121,7 @@ def _attribute(one: OptionField) -> str:
 
 
 def _read(one: OptionField, value: Any) -> Any:
-    """What a field gets of what was typed."""
+    """The value of a field for what was typed."""
     part = part_of(one.info)
     if part is not None:
         try:
@@ -159,7 +159,7 @@ def _pairs(one: OptionField) -> bool:
 
 
 def _typed(one: OptionField) -> Any:
-    """The type that the command line reads: what needs more than that is text, and read by `read_text`."""
+    """The type that the command line reads. A field of a more complex type is taken as text and read by `read_text`."""
     if _pairs(one):
         return tuple[str, ...]
     if one.option.example or part_of(one.info) is not None:
@@ -204,7 +204,7 @@ def _parameter(one: OptionField, default: str | None = None, text: str | None = 
 
 
 def _made(name: str, base: type[Any], rows: Iterable[tuple[str, Any, Parameter]], **shared: Any) -> Any:
-    """A class of options, each not given at first."""
+    """A class of options, none of which is given at first."""
     parts = [
         (
             attribute,
@@ -227,9 +227,9 @@ def options_of(
     ----------
     config : type of BaseModel
     left_out : collection of str
-        Flags that the verb has itself, or does not have.
+        Flags that the verb defines itself, or does not have.
     values_of : type of BaseModel, optional
-        A config with the same fields that takes the values; nothing is a default then.
+        A config with the same fields that takes the values; no option has a default then.
     """
     fields = tuple(one for one in fields_of(config) if one.flag and one.flag not in left_out)
     if values_of is not None:
@@ -239,17 +239,17 @@ def options_of(
 
 
 def _taken(one: OptionField, config: type[BaseModel]) -> Any:
-    """The field of another config, with the words of this one."""
+    """The same field in another config, with the label and help that it has in this one."""
     info = config.model_fields[one.name]
     return type(info).merge_field_infos(info, description=one.info.description)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Networks:
-    """What was given of the networks: one value for all scales, or one for each."""
+    """The options of the networks that were given: one value for all scales, or one for each."""
 
     def branch(self, count: int) -> BranchConfig | tuple[BranchConfig, ...] | None:
-        """The networks of `count` scales; None where nothing was given of them."""
+        """The configs of the networks of `count` scales; None where no option of them was given."""
         given = {flag: getattr(self, flag) for flag in _network_fields() if getattr(self, flag) is not None}
         kinds = _one_or_each("--network", vars(self)["network"], count) or ("unet",) * count
         if not given and vars(self)["network"] is None:
@@ -311,7 +311,7 @@ def _network_options() -> Any:
     rows: list[tuple[str, Any, Parameter]] = []
     group = _group("Networks")
     kinds = ", ".join(NETWORKS)
-    text = f"What the network of each scale is: {kinds}; one for all, or one for each scale with commas, as below too."
+    text = f"Kind of the network of each scale: {kinds}; one for all, or one for each scale with commas, as below too."
     rows.append(("network", str, Parameter(name="--network", help=text, group=group, show_default=lambda _: "unet")))
     for name, one in _network_fields().items():
         having = [words for config, words, _ in NETWORKS.values() if name in config.model_fields]
@@ -330,7 +330,7 @@ _SOURCES: tuple[type[BaseModel], ...] = (FolderSource, SlideSource, ShapesSource
 
 @dataclass(frozen=True, kw_only=True)
 class _Sources:
-    """What was given of images and their truth."""
+    """The options for images and their truth that were given."""
 
     source: Annotated[
         tuple[str, ...],
@@ -344,7 +344,7 @@ class _Sources:
     ] = ()
 
     def given(self, flag: str | None) -> Any:
-        """What was given of an option."""
+        """The value that was given for an option."""
         return getattr(self, (flag or "").removeprefix("--").replace("-", "_"))
 
     def sources(self) -> tuple[Any, ...]:
@@ -353,7 +353,7 @@ class _Sources:
         Raises
         ------
         MsunetError
-            If nothing is given, or folders and masks, slides and labels do not pair up.
+            If no images are given, or there are not as many masks as folders, or labels as slides.
         """
         shapes, labels = self.given("--shapes"), self.given("--labels")
         self._pair("--images", "--masks")
@@ -405,7 +405,7 @@ def _source_options() -> Any:
 PixelSizeOption: TypeAlias = float | Literal["px"]
 """µm per pixel, or px for an image that is used in its own pixels."""
 
-if TYPE_CHECKING:  # a checker cannot see classes that are made
+if TYPE_CHECKING:  # a type checker cannot see classes that are made at run time
     SourceOptions: TypeAlias = _Sources
     NetworkOptions: TypeAlias = _Networks
     ModelOptions: TypeAlias = Given
@@ -433,7 +433,7 @@ else:
 
 
 def model_of(classes: str, given: Given, networks: _Networks) -> AutoModel:
-    """What is given of the model; `MsunetError` where something cannot be used."""
+    """The model as far as it is given; `MsunetError` where something cannot be used."""
     values = given.values()
     branch = networks.branch(len(values.get("scales", (1.0,))))
     if branch is not None:
@@ -452,7 +452,7 @@ def training_of(
     networks: _Networks,
     training: Given,
 ) -> TrainJob:
-    """The training that the options say; `MsunetError` where something cannot be used."""
+    """The training that the options describe; `MsunetError` where something cannot be used."""
     found, made = sources.sources(), model_of(classes, model, networks)
     try:
         return TrainJob(model=made, sources=found, out=out, **training.values())
@@ -461,7 +461,8 @@ def training_of(
 
 
 def parse_names(text: str) -> Any:
-    """What names of classes mean, from ``"classes"``, ``"instances"`` or ``"Tumor=gland,Stroma=background"``."""
+    """The meaning of the values of a mask, from ``"classes"``, ``"instances"`` or
+    ``"Tumor=gland,Stroma=background"``."""
     if text in ("classes", "instances"):
         return text
     pairs = [part.partition("=") for part in text.split(",")]
@@ -471,7 +472,7 @@ def parse_names(text: str) -> Any:
 
 
 def parse_scales(text: str) -> tuple[float, ...]:
-    """Scales from ``"1,1/2,0.25"``; whether they can be used, `ModelConfig` says."""
+    """Scales from ``"1,1/2,0.25"``; `ModelConfig` checks whether they can be used."""
     scales = next(one for one in fields_of(ModelConfig) if one.name == "scales")
     try:
         return tuple(read_text(scales.info, text))

@@ -1,4 +1,4 @@
-"""The verb `predict`: one slide or thousands, here or on a cluster."""
+"""The verb `predict`: one slide or thousands, on this machine or on a cluster."""
 
 from __future__ import annotations
 
@@ -27,20 +27,21 @@ def predict(
     predicting: PredictOptions = _PREDICTING,
     options: RunOptions = _RUN,
 ) -> int:
-    """Predict a slide, or a part of it, into a label store; or many slides. What was edited there stays.
+    """Predict a slide, a part of it, or many slides, into label stores. Edits in these stay.
 
-    A prediction that was stopped goes on where it stopped when the same command is given again. With many slides, one
-    that fails does not stop the rest: results.csv in the --out folder says what became of each.
+    A prediction that was stopped continues where it stopped when the same command is given again. Where one of many
+    slides fails, the others are still predicted: results.csv in the --out folder has the outcome of each.
 
     Parameters
     ----------
     slides : Path
-        A slide; or several, a folder (with those below it), or a CSV with a column slide and, if wanted, mpp, kind,
-        value_range, out, where and group.
+        A slide; or several slides, a folder (and the folders below it), or a CSV with a column slide and, if wanted,
+        mpp, kind, value_range, out, where and group.
     model : Path
         The model.safetensors file; given several times, the mean of their probabilities.
     out : Path
-        Label store, such as labels.ome.zarr; for many slides a folder: a label store for each, and results.csv.
+        Label store, such as labels.ome.zarr; for many slides a folder, which gets a label store for each and
+        results.csv.
     probabilities : bool
         Keep the probabilities of all classes too: the same as --outputs labels,probabilities.
     plan : bool
@@ -62,7 +63,7 @@ def predict(
 def _job(
     slides: tuple[Path, ...], out: Path, model: Path | tuple[Path, ...], values: dict[str, Any]
 ) -> PredictJob | PredictManyJob:
-    """One slide, or many where a folder, a table or several were given."""
+    """The job for one slide, or for many where a folder, a table or several slides were given."""
     from napari_msunet.inference.slide_inputs import is_many, slide_inputs
     from napari_msunet.slide.pixel_size import given_mpp
 

@@ -1,4 +1,4 @@
-"""How the command runs: the job of a verb printed or run, its events shown, errors in one sentence."""
+"""Running the command: the job of a verb is printed or run, its events are shown, and an error is one sentence."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from napari_msunet.own_process import ENDING, settle
 from napari_msunet.wording import in_flags
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What a running job shows on a terminal: a bar with the time left, numbers per epoch, sentences, and its result.
+# What a running job shows on a terminal: a bar with the time left, scores per epoch, messages, and its result.
 
 PLAIN_SECONDS = 10.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -40,7 +40,7 @@ SHOWN_SCORES = ("dice", "iou", "precision", "recall", "f1", "accuracy")
 def follow(events: Iterator[Event]) -> Result | None:
     """Show the events of a job on the standard error stream and give its result.
 
-    Whatever ends this ends the job: its iterator is closed, and the job has cleaned up.
+    However this function ends, the iterator of the job is closed, so that the job has cleaned up.
     """
     console = Console(stderr=True, highlight=False)
     screen = _Terminal(console) if console.is_terminal else _Lines(console)
@@ -60,7 +60,7 @@ def follow(events: Iterator[Event]) -> Result | None:
 
 
 class _Lines:
-    """Plain lines: for files, pipes and clusters."""
+    """Progress as plain lines, for files, pipes and clusters."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -96,7 +96,7 @@ class _Lines:
             self.say(f"{progress_text(event)}{left_text(left)}")
 
     def finish(self) -> None:
-        """Say the epoch that is complete now."""
+        """Show the scores of the epoch that has ended."""
         if self._epoch:
             self.say(epoch_text(self._epoch))
             self._epoch = []
@@ -110,7 +110,7 @@ class _Left(ProgressColumn):
 
 
 class _Terminal(_Lines):
-    """A bar below the lines."""
+    """Progress as a bar below the lines, for a terminal."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -137,13 +137,13 @@ class _Terminal(_Lines):
 
 
 def progress_text(event: Step) -> str:
-    """How far, as words: ``"12 of 40 tiles"``."""
+    """The progress in words: ``"12 of 40 tiles"``."""
     total = "" if event.total is None else f" of {event.total:g}"
     return f"{event.done:g}{total} {event.unit}".rstrip()
 
 
 def left_text(seconds: float | None) -> str:
-    """The time left, as words."""
+    """The time left, in words."""
     if seconds is None:
         return ""
     minutes, rest = divmod(round(seconds), 60)
@@ -168,7 +168,7 @@ def epoch_text(metrics: list[Metric]) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """What went wrong, on one line."""
+    """An error as one line of text."""
     if isinstance(error, MemoryError):
         return "There is not enough memory; give a smaller --tile, --size or --batch-size."
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which must not be imported for this
@@ -184,7 +184,7 @@ _TYPES = {"float": "a number such as 0.25", "int": "a whole number such as 8", "
 
 
 def _not_read(found: re.Match[str]) -> str:
-    """What cyclopts says of a word that is not of an option's types, in words."""
+    """cyclopts' error about a word that is not of an option's types, in plain words."""
     wanted = (_TYPES.get(kind, kind.removeprefix("Literal[").rstrip("]")) for kind in found[2].split("|"))
     return f"{found[1]} cannot be read; give {' or '.join(filter(None, wanted))}."
 
@@ -237,7 +237,8 @@ def _show_rows(console: Console, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _show_value(console: Console, name: str, value: Any) -> None:
-    """A number or a word on a line, a small table of numbers on one line; lists and deeper things are in the files."""
+    """A number or a word on a line, or a small table of numbers on one line. Lists and nested values are in the
+    files."""
     if isinstance(value, dict):
         inner = {k: v for k, v in value.items() if isinstance(v, int | float | str)}
         if inner and len(inner) == len(value):
@@ -260,6 +261,7 @@ def _plain(value: Any) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The app, its exit codes, and what all verbs share: a job is built, printed or run, and its result shown.
 
 FAILED = 1
 """Exit code when some of many slides failed."""
@@ -268,7 +270,7 @@ BAD_INPUT = 2
 """Exit code when something given cannot be used."""
 
 BAD_INPUT_ERRORS = (MsunetError, CycloptsError, OSError, MemoryError)
-"""What becomes one sentence; any other error is a fault of ours, and shows where it is."""
+"""Errors that are shown as one sentence. Any other error is a bug of napari-msunet and is shown with its traceback."""
 
 
 def _installed_version() -> str:
@@ -278,7 +280,7 @@ def _installed_version() -> str:
 
 
 def _read(kind: Any, tokens: Sequence[Token]) -> Any:
-    """What cyclopts reads of the words of an option; but it rounds 2.5 where a whole number is wanted."""
+    """Read the words of an option as cyclopts does, but refuse 2.5 for a whole number, which cyclopts would round."""
     kinds = {kind, *get_args(kind)}
     for token in tokens if int in kinds and float not in kinds else ():
         if "." in token.value and not token.value.rstrip("0").endswith("."):
@@ -311,7 +313,7 @@ def run_or_print(build: Callable[[], Job], options: RunOptions) -> Result | None
 
 
 def show(events: Iterator[Event], as_json: bool, kept: Callable[[], str]) -> Result | None:
-    """Follow a job to its end, and give its result; after Ctrl-C say what it left."""
+    """Follow a job to its end, and give its result; after Ctrl-C, `kept` says what the job has left."""
 
     settle()
     ENDING.left = kept
@@ -323,13 +325,13 @@ def show(events: Iterator[Event], as_json: bool, kept: Callable[[], str]) -> Res
 
 
 def warn_of(texts: Iterable[str]) -> None:
-    """Say what was left out, as the warnings of a job are said."""
+    """Print warnings in the form of those of a job."""
     for text in texts:
         print(f"Warning: {text}", file=sys.stderr)  # noqa: T201
 
 
 def _kept(job: Job) -> str:
-    """What a stopped job leaves."""
+    """What a stopped job leaves, as a sentence."""
     if isinstance(job, TrainJob):
         best = job.out / "model.safetensors"
         if best.exists():
@@ -345,7 +347,7 @@ def _kept(job: Job) -> str:
 
 
 def _in_todays_names(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the options of earlier versions as they are called now."""
+    """The arguments, in which options of earlier versions have their present names."""
     words = [word for word in arguments if word not in ("--augment", "--no-augment")]
     if "--no-augment" not in arguments:
         return words
@@ -359,14 +361,14 @@ def _in_todays_names(arguments: Sequence[str]) -> list[str]:
 def execute(arguments: list[str]) -> int:
     """Run the command with these arguments and give its exit code.
 
-    0; 1 where some of many slides failed; 2 after one sentence about what was given; 130 and 143 after Ctrl-C and
-    SIGTERM, once all is closed.
+    The code is 0 after success; 1 where some of many slides failed; 2 after one sentence about bad input; 130 and 143
+    after Ctrl-C and SIGTERM, once everything is closed.
     """
     code = 0
     try:
         code = app(_in_todays_names(arguments), exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output has gone, as `| head` does
+    except BrokenPipeError:  # the reader of our output has ended, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except BaseException as error:
         if (ended := ENDING.code(error)) is not None:
@@ -383,8 +385,9 @@ def execute(arguments: list[str]) -> int:
 def run_command() -> None:
     """Run the command with what was given to this process, and end it."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a file's name need not be UTF-8, nor a console know our µ
+        # a file's name need not be UTF-8, and a console may lack the character µ
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # what libraries tell developers; `python -W` brings it back
+        warnings.simplefilter("ignore")  # warnings of libraries are for developers; `python -W` shows them again
     sys.exit(execute(sys.argv[1:]))

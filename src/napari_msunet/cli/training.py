@@ -49,14 +49,14 @@ def train(
 ) -> None:
     """Train a model on folders of images and masks, on slides with painted labels, or on both.
 
-    What is not given of the model is chosen from the images and the time; the reasons are said.
+    Options of the model that are not given are chosen from the images and the time; messages give the reasons.
 
     Parameters
     ----------
     classes : str
         Names of classes 1, 2, ... with commas; background is not one.
     out : Path
-        Folder of the run: the best model (model.safetensors), metrics.csv, curves.png, and what is needed to go on.
+        Folder of the run: the best model (model.safetensors), metrics.csv, curves.png, and the files to continue from.
     """
     run_or_print(lambda: training_of(classes, out, sources, model, networks, training), options)
 
@@ -101,7 +101,7 @@ def crossval(
     classes : str
         Names of classes 1, 2, ... with commas; background is not one.
     out : Path
-        Folder: a training run for each fold, folds.csv and report.json. With --resume, finished folds are kept.
+        Folder for a training run of each fold, folds.csv and report.json. With --resume, finished folds are kept.
     """
 
     def build() -> CrossValidateJob:
@@ -121,9 +121,9 @@ def experiment(file: Path, *, out: Path | None = None, resume: bool = False, opt
     file : Path
         A JSON file: the training (as `train --print-job` prints it), the variants, folds, seeds and seconds.
     out : Path
-        Folder for trials, table.csv, report.json and report.md; without it, the file's.
+        Folder for trials, table.csv, report.json and report.md; without it, the folder that the file names.
     resume : bool
-        Go on with the experiment in the folder where it stopped.
+        Continue the experiment in the folder where it stopped.
     """
     from napari_msunet.jobs.run import job_from_json
 
@@ -167,7 +167,7 @@ def preview(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The verb `retrain`: the next model, from an earlier run and what was corrected since.
+# The verb `retrain`: the next model, from an earlier run and the corrections made since.
 
 
 @app.command
@@ -186,10 +186,10 @@ def retrain(
     learning_rate: float | None = None,
     options: RunOptions = _RUN,
 ) -> None:
-    """Train the next model on corrections, beside all that the earlier one learned from.
+    """Train the next model on corrections and on all that the earlier one learned from.
 
-    Pixels that were edited or accepted in review are true, zeros included. Where the earlier run had test images, they
-    never train, and old and new model are scored on them at the end.
+    Pixels that were edited or accepted in review count as true, zeros included. Test images of the earlier run are
+    never trained on; at the end, the old and the new model are scored on them.
 
     Parameters
     ----------
@@ -200,19 +200,19 @@ def retrain(
     out : Path
         Folder of the new run.
     mpp : float
-        µm per pixel of the slides, when the files do not say it; px: their own pixels, whatever they say.
+        µm per pixel of the slides, when the files do not give it; px: the slides are used in their own pixels.
     classes : str
-        Names of classes with commas, where they are others now; those known already keep their weights.
+        Names of classes with commas, where they have changed; classes that the model knows keep their weights.
     fresh : bool
         Begin with random weights instead of those of the earlier model.
     replay : float
-        Share (0..1) of each batch from what is no correction.
+        Share (0..1) of each batch that does not come from corrections.
     epochs : int
-        Most epochs; without it, as many as before.
+        Largest number of epochs; without it, that of the earlier run.
     time_limit : float
-        Seconds after which training ends with the best model so far; without it, as before.
+        Seconds after which training ends with the best model so far; without it, the limit of the earlier run.
     learning_rate : float
-        Without it, that of before.
+        Learning rate; without it, that of the earlier run.
     """
     if len(slide) != len(labels):
         raise MsunetError(
@@ -234,6 +234,7 @@ def retrain(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The verbs `compare` and `agree`: training runs side by side, and two people's labels.
 
 _DAMAGE = DamageOptions()
 
@@ -286,7 +287,7 @@ def agree(
     one, other : Path
         Two label stores, or annotations.
     region : str
-        y,x,height,width in the stores' pixels; all without it.
+        y,x,height,width in the stores' pixels; without it, the whole stores.
     out : Path
         JSON file for all numbers.
     """

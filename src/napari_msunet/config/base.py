@@ -41,13 +41,13 @@ class Option:
     Attributes
     ----------
     label : str
-        Its name in forms; without it, the field's own.
+        Its name in forms; where it is empty, the field's own name.
     group : str
         The heading that it stands under.
     advanced : bool
         Whether forms fold it away.
     unit : str
-        Of its number, such as "px".
+        The unit of its number, such as "px".
     step : float, optional
         By how much the arrows of a form change it.
     none : str
@@ -55,9 +55,9 @@ class Option:
     words : mapping of value to str
         What a form calls the values that it may have, in this order.
     flag : str or None
-        Its name on the command line; "": the field's own; None: it has none there.
+        Its name on the command line; "" is the field's own name, and None means that it is no option there.
     also : tuple of str
-        Other names that it has there, such as earlier ones.
+        Other names that the command line accepts for it, such as earlier ones.
     form : bool
         False: forms leave it out, because the dock decides it in another way.
     example : str
@@ -117,7 +117,8 @@ class OptionField:
 
     @property
     def default(self) -> str:
-        """What it is where nothing is given, as text; empty where it must be given or is a config of its own."""
+        """The value that is used where none is given, as text; empty where it must be given or is a config of its
+        own."""
         value = self.info.get_default(call_default_factory=True)
         if self.info.is_required() or isinstance(value, BaseModel) or value in (None, (), {}):
             return ""
@@ -147,7 +148,7 @@ def fields_of(config: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[O
 
 
 def kinds_of(info: FieldInfo) -> tuple[list[Any], list[Any]]:
-    """The types that a field may have, annotations and aliases taken off, and the limits beside them."""
+    """The types that a field may have, without their annotations and aliases, and the limits of its values."""
     return _kinds(info.annotation, list(info.metadata))
 
 
@@ -209,7 +210,7 @@ def read_text(info: FieldInfo, text: str) -> Any:
     Raises
     ------
     pydantic.ValidationError
-        If it means none that the field may have; the error is about the text as it stands.
+        If the field cannot have the value that the text means; the error names the text as it was typed.
     """
     kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
     reader: TypeAdapter[Any] = TypeAdapter(kind)
@@ -258,6 +259,7 @@ def options_table(config: type[BaseModel]) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The types of fields that several configs use, and the base classes of all configs.
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -267,7 +269,7 @@ Mpp: TypeAlias = Positive | tuple[Positive, Positive]
 
 
 def _pixel_size(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
-    """One sentence instead of one for each kind of value."""
+    """Raise one error sentence for any bad value, where pydantic would give one for each type of the union."""
     try:
         return check(value)
     except ValidationError:
@@ -277,9 +279,9 @@ def _pixel_size(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 
 
 PixelSize: TypeAlias = Annotated[Mpp | Literal["px"], WrapValidator(_pixel_size)]
-"""µm per pixel of an image, or that it is used in its own pixels."""
+"""µm per pixel of an image, or "px" where the image is used in its own pixels."""
 DEVICES = {"auto": "automatic", "cpu": "processor", "cuda": "graphics card (CUDA)", "mps": "graphics (Apple)"}
-"""What forms offer to compute on; other names, such as cuda:1, can be given too."""
+"""The devices that forms offer; other names, such as cuda:1, can be given too."""
 Device: TypeAlias = Annotated[str, Option("Compute on", "Machine", words=DEVICES)]
 Kind: TypeAlias = Literal["brightfield", "fluorescence"]
 ValueRange: TypeAlias = tuple[float, float]
@@ -293,14 +295,14 @@ def _ordered(given: ValueRange) -> ValueRange:
 
 
 GivenRange: TypeAlias = Annotated[ValueRange, AfterValidator(_ordered)]
-"""A range that a person gives."""
+"""A range that a person gives, checked for its order."""
 Damaged: TypeAlias = Literal["refuse", "skip"]
 """What a job does where chunks of a label store, a run or a slide are damaged: refuse with a sentence that names them,
-or leave their pixels out of the result, never as background."""
+or leave their pixels out of the result. They never count as background."""
 
 
 class Frozen(AnyNames):
-    """A config whose fields are checked when it is made, and stay."""
+    """A config whose fields are checked when it is made, and cannot be changed afterwards."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -322,12 +324,12 @@ class Versioned(Frozen):
 
 
 class TrainedOn(Frozen):
-    """What the numbers of the images meant that a model was trained on.
+    """What the pixel values meant in the images that a model was trained on.
 
     Attributes
     ----------
     kind : "brightfield" or "fluorescence", optional
-        None: of both kinds.
+        None: the model was trained on both kinds.
     ranges : dict of str to (low, high)
         For each type of pixels, such as "uint16": the values that were black and white.
     """
@@ -336,18 +338,18 @@ class TrainedOn(Frozen):
     ranges: dict[str, GivenRange] = Field(default_factory=dict)
 
     def __hash__(self) -> int:
-        # A dict has no hash of its own, and configs are keys of what was measured of a model.
+        # A dict has no hash, but configs are keys of the caches of measured receptive fields.
         return hash((self.kind, tuple(sorted(self.ranges.items()))))
 
 
 def explain(error: Any, what: str) -> MsunetError:
     """A pydantic `ValidationError` as one sentence about `what`."""
     items = error.errors()
-    # A newer file has fields that this version does not know: that it is newer says it all.
+    # A newer file also has fields that this version does not know. Errors about these would only hide the reason.
     newer = [item for item in items if item["loc"] and item["loc"][-1] == "schema_version"]
     parts = []
     for item in newer[:1] or items:
-        # pydantic puts the kinds of a union into the place too ("literal['exact']"): they help nobody
+        # pydantic puts the types of a union into the place too ("literal['exact']"); a user has no use for them
         where = ".".join(str(p) for p in item["loc"] if isinstance(p, int) or p.isidentifier())
         reason = str(item["msg"]).removeprefix("Value error, ").rstrip(".")
         parts.append(f"{where}: {reason}" if where else reason)

@@ -1,4 +1,4 @@
-"""The networks a branch can be: one config for each kind, told apart by its `kind`."""
+"""The networks that a branch can have: one config for each kind, distinguished by its field `kind`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Stem: TypeAlias = Literal["plain", "space_to_depth"]
 Decoder: TypeAlias = Literal["unet", "unetplusplus", "linknet", "fpn", "manet", "deeplabv3plus"]
 
 ENCODER_STRIDE = 32
-"""Of all encoders of timm."""
+"""The poolings of all encoders of timm."""
 
 
 _GROUP = "Networks"
 
 
 class _Network(Frozen):
-    """What all networks have."""
+    """The properties that all networks have."""
 
     kind: str
     depth: int
@@ -28,7 +28,7 @@ class _Network(Frozen):
 
     @property
     def grain(self) -> int:
-        """Branch pixels a side that are one pixel of the network's last features."""
+        """How many branch pixels a side make one pixel of the network's last features."""
         return 2 if getattr(self, "stem", "plain") == "space_to_depth" else 1
 
     @property
@@ -38,12 +38,12 @@ class _Network(Frozen):
 
     @property
     def valid(self) -> bool:
-        """Whether what its padding reaches carries no loss."""
+        """Whether pixels that its padding reaches carry no loss."""
         return getattr(self, "padding", "zero") == "valid"
 
     @property
     def stride(self) -> int:
-        """Branch pixels after which the network repeats its phase."""
+        """The period of the network in branch pixels: shifted by it, the input gives the same output, shifted."""
         return int(self.grain * 2**self.depth)
 
     @property
@@ -53,7 +53,7 @@ class _Network(Frozen):
 
 
 class _Trained(_Network):
-    """What networks that begin with random weights have."""
+    """The options of networks that begin with random weights."""
 
     norm: Annotated[Norm, Option("Normalisation", _GROUP)] = "batch"
     """batch normalisation; renorm: batch renormalisation, for small batches; slide: statistics taken once for each
@@ -68,10 +68,10 @@ class UNetConfig(_Trained):
 
     kind: Literal["unet"] = "unet"
     depth: Annotated[int, Option(group=_GROUP)] = Field(4, ge=1, le=6)
-    """How often the network halves its picture. One more sees twice as far and has four times the weights. Raise it
-    when objects are larger than what it sees."""
+    """How often the network halves its picture. With one more it sees twice as far and has four times the weights.
+    Raise it when objects are larger than what it sees."""
     width: Annotated[int, Option(group=_GROUP)] = Field(16, ge=1, le=256)
-    """Channels at the finest resolution; they double at each halving. Twice as many cost about four times the time.
+    """Channels at the finest resolution; they double at each halving. Twice as many take about four times the time.
     Raise it when training IoU stays low."""
     dropout: Annotated[float, Field(ge=0, lt=1), Option(group=_GROUP)] = 0.0
     """Share (0 to 0.9) of channels switched off at the bottleneck at random while training. Try 0.1 to 0.3 when
@@ -84,28 +84,29 @@ class UNetConfig(_Trained):
     """space_to_depth: each 2 x 2 pixels become one with four times the channels, and the head parts them again, so that
     the details of the full resolution cost a quarter of the pixels."""
     residual: Annotated[bool, Option("Residual blocks", _GROUP)] = False
-    """Blocks add what they find to what they were given."""
+    """Residual blocks: each adds its result to its input."""
     separable: Annotated[bool, Option("Separable convolutions", _GROUP)] = False
-    """Each 3x3 convolution is one of each channel and one of each pixel, with fewer parameters."""
+    """Each 3x3 convolution is replaced by one within each channel and one across the channels of each pixel, which has
+    fewer parameters."""
     gates: Annotated[bool, Option("Attention gates on skips", _GROUP)] = False
-    """Skipped features are weighed at each pixel by what the coarser level found."""
+    """The features of skips are weighted at each pixel by what the coarser level found."""
     attention: Annotated[
         Literal["none", "light", "self"], Option("Skip attention", _GROUP, flag="--skip-attention")
     ] = "none"
-    """In the skips: light (each pixel weighs its own channels) or self (pixels of a window look at each other, on a
-    grid fixed to the slide)."""
+    """Attention in the skips: light (each pixel weights its own channels) or self (pixels of a window look at each
+    other, on a grid fixed to the slide)."""
     window: Annotated[Literal[2, 4, 8, 16], Option("Its window", _GROUP, unit="px", flag="--attention-window")] = 8
     """Side of a window of self-attention, in pixels of the skip's level."""
     dense: Annotated[bool, Option("Nested skips (U-Net++)", _GROUP, flag="--nested-skips")] = False
     """Nested blocks between the way down and the way up, as in U-Net++."""
     pyramid: Annotated[bool, Option("Feature pyramid (FPN)", _GROUP, flag="--feature-pyramid")] = False
-    """The result takes part in all levels of the way up, as in a feature pyramid."""
+    """The result is made from all levels of the way up, as in a feature pyramid."""
     context: Annotated[bool, Option("Dilated context", _GROUP, flag="--dilated-context")] = False
     """Dilated convolutions of several widths at the bottleneck."""
 
     @property
     def stride(self) -> int:
-        """Branch pixels after which the network repeats its phase; windows of self-attention are part of it."""
+        """The period of the network in branch pixels; it includes the windows of self-attention."""
         windows = self.window * 2 ** (self.depth - 1) if self.attention == "self" else 1
         return int(self.grain * max(2**self.depth, windows))
 
@@ -117,7 +118,7 @@ class LinkNetConfig(_Trained):
     depth: Annotated[int, Option(group=_GROUP)] = Field(4, ge=2, le=6)
     """How often the resolution halves; the stride is ``2 ** depth``."""
     width: Annotated[int, Option(group=_GROUP)] = Field(16, ge=4, le=256)
-    """Channels at half the resolution, where it begins; they double from there."""
+    """Channels at half the resolution, where the network begins; they double at each further halving."""
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -126,7 +127,7 @@ class LinkNetConfig(_Trained):
 
 
 class HRNetConfig(_Trained):
-    """An HRNet branch: all resolutions side by side, exchanging what they find; nothing of the finest is ever lost."""
+    """An HRNet branch: all resolutions side by side, exchanging features; the finest resolution is kept throughout."""
 
     kind: Literal["hrnet"] = "hrnet"
     depth: Annotated[int, Option(group=_GROUP)] = Field(3, ge=1, le=5)
@@ -134,7 +135,7 @@ class HRNetConfig(_Trained):
     width: Annotated[int, Option(group=_GROUP)] = Field(16, ge=1, le=256)
     """Channels at the finest resolution; they double at each coarser one."""
     stem: Annotated[Stem, Option(group=_GROUP)] = "space_to_depth"
-    """As of a U-Net: space_to_depth costs a quarter of the pixels."""
+    """As for a U-Net: space_to_depth leaves a quarter of the pixels to compute."""
     blocks: Annotated[int, Option("Blocks each", _GROUP)] = Field(1, ge=1, le=8)
     """Residual blocks of each resolution between two exchanges."""
 
@@ -146,7 +147,8 @@ class EncoderConfig(_Network):
     encoder: Annotated[str, Option(group=_GROUP)] = Field("resnet34", min_length=1)
     """Name of a timm model, such as resnet50, efficientnet_b3, hrnet_w32."""
     decoder: Annotated[Decoder, Option(group=_GROUP)] = "unet"
-    """What makes a picture of its features. Tiles are exact with unet, unetplusplus and linknet."""
+    """The decoder, which makes a picture of the encoder's features. Tiles are exact with unet, unetplusplus and
+    linknet."""
     depth: Annotated[int, Option(group=_GROUP)] = Field(5, ge=3, le=5)
     """How often the resolution halves before the decoder begins."""
     width: Annotated[int, Option(group=_GROUP)] = Field(16, ge=8, le=256)
@@ -159,7 +161,7 @@ class EncoderConfig(_Network):
 
     @property
     def stride(self) -> int:
-        """Branch pixels after which the network repeats its phase: some encoders run to their end at any depth."""
+        """The period of the network in branch pixels; some encoders run to their end at any depth."""
         return ENCODER_STRIDE
 
     @model_validator(mode="after")
@@ -183,7 +185,7 @@ BranchConfig: TypeAlias = Annotated[
     | Annotated[EncoderConfig, Tag("encoder")],
     Discriminator(_kind),
 ]
-"""Any network that a branch can be."""
+"""The config of any network that a branch can have."""
 
 NETWORKS: dict[str, tuple[type[BranchConfig], str, str]] = {
     "unet": (UNetConfig, "U-Net", "The plain one, with whatever is chosen below."),
@@ -191,4 +193,4 @@ NETWORKS: dict[str, tuple[type[BranchConfig], str, str]] = {
     "hrnet": (HRNetConfig, "HRNet", "All resolutions side by side."),
     "encoder": (EncoderConfig, "Known encoder", "A trained encoder by name."),
 }
-"""For each kind its config, what it is called, and what it is like."""
+"""For each kind of network: its config, its name, and a sentence about it."""

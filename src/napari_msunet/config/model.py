@@ -1,4 +1,4 @@
-"""What of a model's config decides what its weights mean, so that another model can go on from them."""
+"""The config of a model, and which of its fields two models must share so that one can continue from the other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from napari_msunet.geometry import Resolution, as_scale, common_alignment
 Fusion: TypeAlias = Literal["mean", "weighted", "max", "concat", "attention", "multihead", "inject", "pyramid"]
 
 JOINED: tuple[Fusion, ...] = ("inject", "pyramid")
-"""Fusions inside the network: their branches cannot be computed one by one."""
+"""Fusions inside the network: the branches cannot be computed one by one."""
 
 FUSIONS: dict[Fusion, tuple[str, str]] = {
     "attention": ("Attention", "At each pixel it learns which scale to trust."),
@@ -43,16 +43,16 @@ NO_CLASSES = frozenset(
         *("not annotated", "unannotated", "not labelled", "not labeled", "unlabelled", "unlabeled", "not known"),
     )
 )
-"""Names, in small letters, that stand for 0 or for what is not known: the background of a mask is never a class."""
+"""Names, in small letters, that mean background or "not known": they can never be names of classes."""
 
 
 def is_no_class(name: str) -> bool:
-    """Whether this names the background or what is not known, in any capitals."""
+    """Whether this name means background or "not known", in any capitals."""
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split()) in NO_CLASSES
 
 
 def check_class_names(names: Sequence[str]) -> None:
-    """Raise `ValueError` where a new class would be called background, ignored, not annotated or the like."""
+    """Raise `ValueError` where a new class has one of the names that mean background or "not known"."""
     if any(is_no_class(name) for name in names):
         raise ValueError(
             f"give 1 to {MAX_CLASSES} different class names (background is not one, nor is what is ignored or not "
@@ -78,25 +78,26 @@ class ModelConfig(Versioned):
         Positive | None,
         Option("Resolution", _GROUP, False, "µm/px", 0.05, "image pixels", flag="--model-mpp", example="µm per pixel"),
     ]
-    """Size of a pixel, in µm, that the model works with: that of scale 1, and of the labels. Smaller shows more detail,
-    sees less far and costs more: half the size is four times the work. px (in Python None): it works in pixels of the
-    images, for images without a size in µm."""
+    """Size in µm of the pixels that the model works with, at scale 1 and in the labels. A smaller size shows more
+    detail but less of the surroundings, and takes longer: half the size is four times the work. px (in Python None):
+    the model works in pixels of the images, for images without a size in µm."""
     scales: Annotated[
         tuple[float, ...], Option(group=_GROUP, advanced=False, example="ratios with commas, such as 1,1/2,1/4")
     ] = (1.0, 0.5, 0.25)
-    """Resolutions of the networks relative to the model's own, such as 1,1/2,1/4; ratios of whole numbers up to 8. 1/2
-    sees pixels twice as large, so twice as far. Add coarser ones when an object is only recognised by what is around
-    it."""
+    """Resolutions of the networks relative to the model's own, such as 1,1/2,1/4; ratios of whole numbers up to 8.
+    Scale 1/2 sees pixels twice as large, so twice as far. Add coarser scales when an object is only recognised by what
+    is around it."""
     fusion: Annotated[
         Fusion, Option(group=_GROUP, advanced=False, words={name: words for name, (words, _) in FUSIONS.items()})
     ] = "attention"
-    """How the scales' answers become one: mean, weighted, max (of probabilities); concat (of features); attention,
-    multihead (weighed at each pixel, by features); inject (coarse features enter the finest network); pyramid (one
-    network, copies of the image enter its levels)."""
+    """How the answers of the scales are combined: mean, weighted, max (of probabilities); concat (of features);
+    attention, multihead (weighted at each pixel, by features); inject (coarse features enter the finest network);
+    pyramid (one network, copies of the image enter its levels)."""
     channels: Annotated[int, Option(group=_GROUP, form=False)] = Field(3, ge=1)
     """Channels of the images."""
     channel_names: tuple[str, ...] | None = None
-    """Of the images it was trained on: a slide's channels are matched by these names. None: by their order."""
+    """Channel names of the training images: a slide's channels are matched by them. None: channels are matched by their
+    order."""
     shared: Annotated[bool, Option("One network for all scales (shared weights)", _GROUP)] = False
     """One network for all scales instead of one each: fewer weights to learn. Try it with little annotation and objects
     that look alike at all scales."""
@@ -111,24 +112,25 @@ class ModelConfig(Versioned):
     upscale: Annotated[
         Literal[1, 2], Option("Output", _GROUP, words={1: "at the resolution", 2: "twice as fine (learned)"})
     ] = 1
-    """2: labels have pixels of half the size, which the network learns to place."""
+    """With 2, the labels have pixels of half the size, which the network learns to place."""
     finest_scale: Annotated[float | None, Option("Read at most at", _GROUP, example="a ratio such as 1 or 1/2")] = None
     """Largest scale that images are read at, such as 1: larger scales are brought up from it inside the network, which
     learns how. Without it each scale reads its own."""
     pixel: Positive = 1.0
-    """Of a model in pixels: how many pixels of the image a pixel of the model is long; 2 looks at half as many a
-    side."""
+    """For a model in pixels: how many pixels of the image a pixel of the model is long. At 2 the image is read at half
+    its size."""
     normalisation: Normalisation | tuple[Normalisation, ...] | None = None
-    """One for all scales, or one per scale (of a model put together from others). None until a training fits it to its
-    images."""
+    """One normalisation for all scales, or one per scale (in a model combined from others). None until a training fits
+    it to its images."""
     trained_on: TrainedOn | None = None
-    """Kind and range of the images' values. None until a training; models of before it was kept have none."""
+    """Kind and range of the images' values. None until a training sets it, and in models that were saved before it was
+    kept."""
 
     def __init__(self, **values: Any) -> None:
-        # Only what a person makes is new: files made before the names were checked still open.
+        # Class names are checked only in configs made by code, so that files older than this check still open.
         self.__pydantic_validator__.validate_python(values, self_instance=self, context={"new": True})
 
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # what is read from a file does not go through it
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # pydantic: configs read from a file skip it
 
     @field_validator("classes")
     @classmethod
@@ -197,7 +199,7 @@ class ModelConfig(Versioned):
 
     @property
     def normalisations(self) -> tuple[Normalisation, ...] | None:
-        """One per scale; None where none was fitted."""
+        """One normalisation per scale; None where none was fitted."""
         if isinstance(self.normalisation, Normalisation):
             return (self.normalisation,) * len(self.scales)
         return self.normalisation
@@ -231,12 +233,12 @@ class ModelConfig(Versioned):
 
     @property
     def resolution(self) -> Resolution:
-        """At which the model works, the size of a pixel of scale 1."""
+        """The resolution at which the model works: the size of a pixel of scale 1."""
         return Resolution(self.pixel, "px") if self.mpp is None else Resolution(self.mpp)
 
     @property
     def unit(self) -> Literal["µm", "px"]:
-        """Of `resolution`."""
+        """The unit of `resolution`."""
         return self.resolution.unit
 
     @property
@@ -255,17 +257,17 @@ class ModelConfig(Versioned):
 
     @property
     def finest(self) -> int:
-        """Which scale is the finest."""
+        """The index of the finest scale."""
         return self.ratios.index(max(self.ratios))
 
     @property
     def joint(self) -> bool:
-        """Whether the branches cannot be computed one by one, each on its own grid; see `MSUNet.run_joint`."""
+        """Whether the branches must be computed together, not each on its own grid; see `MSUNet.run_joint`."""
         return self.fusion in JOINED or self.upscale > 1 or max(self.enlarged) > 1
 
     @property
     def own(self) -> tuple[int, ...]:
-        """The scales that have an output of their own beside the fused one."""
+        """The indices of the scales that have an output of their own beside the fused one."""
         if self.fusion == "pyramid":
             return ()
         return tuple(i for i in range(len(self.scales)) if self.fusion != "inject" or i != self.finest)
@@ -283,7 +285,9 @@ class ModelConfig(Versioned):
     @property
     def size_multiple(self) -> int:
         """Target window sizes that need no padding are multiples of this; it is also the alignment of tiles."""
-        alone = self.fusion == "pyramid"  # only the finest scale goes through the whole network
+        # In an image pyramid, copies of the image enter at lower levels: only the finest scale runs through the whole
+        # network.
+        alone = self.fusion == "pyramid"
         strides = tuple(1 if alone and i != self.finest else b.stride for i, b in enumerate(self.branches))
         inputs = common_alignment(self.input_ratios, (1,) * len(strides))
         return lcm(common_alignment(self.network_ratios, strides), inputs)
@@ -310,12 +314,12 @@ class AutoModel(Versioned):
 
     @property
     def unit(self) -> Literal["µm", "px"]:
-        """In which the model is to work."""
+        """The unit in which the model is to work."""
         return "px" if self.mpp == "px" else "µm"
 
     @property
     def target(self) -> Resolution | None:
-        """As of `ModelConfig`, where it is given."""
+        """The target of `ModelConfig`, where the resolution is given."""
         return None if self.mpp is None or self.mpp == "px" else Resolution(self.mpp)
 
     @property
@@ -323,7 +327,7 @@ class AutoModel(Versioned):
         """The fields of a `ModelConfig` that are fixed."""
         given = {name: value for name, value in self if name != "kind" and value is not None}
         if self.mpp == "px":
-            del given["mpp"]  # how many of the images' pixels a pixel is long is chosen
+            del given["mpp"]  # for a model in pixels, `pixel` is still to be chosen
         return given
 
     @model_validator(mode="after")
@@ -336,16 +340,17 @@ AnyModel: TypeAlias = ModelConfig | AutoModel
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# How two models differ, where one is to continue from the other's weights.
 
 _FREE = {"schema_version", "classes", "mpp", "pixel", "channel_names", "field", "normalisation", "trained_on"}
-"""Fields that a start may change: none of them changes what the weights compute."""
+"""Fields in which a new model may differ from the one it starts from: none changes what the weights compute."""
 
 _TRAINING_ONLY = {"dropout"}
-"""Likewise, of a branch."""
+"""The same for fields of a branch."""
 
 
 def architecture_differences(old: ModelConfig, new: ModelConfig) -> list[str]:
-    """What of the architecture differs, in words such as "scales (1, 0.5) instead of (1)"; empty where nothing does.
+    """The differences in architecture, in words such as "scales (1, 0.5) instead of (1)"; empty where there are none.
 
     Classes, µm per pixel, the field of view in training, normalisation, what it was trained on and dropout may differ.
     """
@@ -358,7 +363,7 @@ def architecture_differences(old: ModelConfig, new: ModelConfig) -> list[str]:
 
 
 def _architecture(config: ModelConfig) -> dict[str, Any]:
-    """What decides what the weights mean; branches one by one."""
+    """The fields that decide what the weights mean; branches one by one."""
     fields = {name: value for name, value in config.model_dump().items() if name not in _FREE | {"branch"}}
     for number, branch in enumerate(config.branches, 1):
         own = {name: value for name, value in branch.model_dump().items() if name not in _TRAINING_ONLY}

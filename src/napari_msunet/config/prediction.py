@@ -22,7 +22,7 @@ from napari_msunet.config.base import (
 )
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Where the work of a prediction is done: this process, or the workers of a Dask cluster.
+# The workers of a Dask cluster, which can compute a prediction in place of this process.
 
 _LOCAL = re.compile(r"local:([1-9]\d*)")
 _SLURM = re.compile(r"slurm(?::([1-9]\d*))?")
@@ -35,19 +35,20 @@ class Cluster(Frozen):
     """The workers of Dask that compute a prediction (extra `cluster`); the result is the same without them."""
 
     at: Annotated[str, Option(group=_GROUP, flag="--cluster", form=False, example="slurm:20")]
-    """Workers of Dask that compute it: local:2 (so many processes on this machine); tcp://host:8786 or tls:// (the
-    scheduler of a cluster that runs already); slurm:20 (so many SLURM jobs, submitted for this prediction)."""
+    """Workers of Dask that compute the prediction: local:2 (two processes on this machine); tcp://host:8786 or tls://
+    (the scheduler of a cluster that runs already); slurm:20 (20 SLURM jobs, submitted for this prediction)."""
     threads: Annotated[
         Annotated[int, Field(ge=1)] | None, Option(group=_GROUP, flag="--cluster-threads", form=False)
     ] = None
-    """CPU threads of each worker's network, part of the plan; without it 1 on this machine, else what a worker has."""
+    """CPU threads of each worker's network, part of the plan; without it, 1 on this machine, elsewhere as many as a
+    worker has."""
     options: Annotated[
         dict[str, str],
         Option(group=_GROUP, flag="--cluster-option", form=False, example="NAME=VALUE, such as queue=gpu"),
     ] = Field(default_factory=dict)
-    """For SLURM, such as queue=gpu; can be given several times: queue, account, walltime, cores, memory, interface,
-    scheduler_port, directives (more #SBATCH lines, with commas) and setup (shell lines before the worker starts, with
-    semicolons). What is not given comes from Dask's own jobqueue.yaml."""
+    """Option of SLURM, such as queue=gpu; can be given several times: queue, account, walltime, cores, memory,
+    interface, scheduler_port, directives (more #SBATCH lines, with commas) and setup (shell lines before the worker
+    starts, with semicolons). What is not given comes from Dask's own jobqueue.yaml."""
 
     @model_validator(mode="before")
     @classmethod
@@ -81,12 +82,13 @@ class Cluster(Frozen):
 
     @property
     def workers(self) -> int:
-        """How many workers are started; 0: none, they are there already."""
+        """How many workers are started; 0: none, because they run already."""
         found = _LOCAL.fullmatch(self.at) or _SLURM.fullmatch(self.at)
         return int(found.group(1) or 1) if found else 0
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The jobs of prediction, and their options.
 
 Margin: TypeAlias = Literal["exact", "fast"] | Annotated[int, Field(ge=0)]
 
@@ -108,10 +110,10 @@ class Drawn(Frozen):
 
     only: Literal["drawn"] = "drawn"
     polygons: tuple[Annotated[tuple[tuple[float, float], ...], Field(min_length=3)], ...] = Field(min_length=1)
-    """Each ring a tuple of `(y, x)` points in level-0 pixels of the slide. Those outside the slide are left out, with a
-    message."""
+    """Each ring is a tuple of `(y, x)` points in level-0 pixels of the slide. Rings outside the slide are left out,
+    with a message."""
     left_out: str = ""
-    """What else stood in the file that the polygons are from, and is not used; it is said when the job begins."""
+    """What else the file of the polygons contained that is not used; a message of the job says so."""
 
 
 class InClasses(Frozen):
@@ -121,7 +123,7 @@ class InClasses(Frozen):
     labels: Path
     """The label store."""
     classes: tuple[str, ...] | None = None
-    """Names of its classes; None: all of them, so everything but background."""
+    """Names of its classes; None: all of them, which is everything but background."""
 
 
 Where: TypeAlias = Literal["all", "tissue"] | Annotated[Drawn | InClasses, Field(discriminator="only")]
@@ -138,8 +140,9 @@ class Postprocess(Frozen):
         dict[str, Annotated[float, Field(gt=0, lt=1)]],
         Option(group=_LABELS, flag="--threshold", form=False, example="NAME=VALUE, such as gland=0.6"),
     ] = Field(default_factory=dict)
-    """NAME=0.6: a class is taken only where its probability reaches this; can be given for several classes. The
-    likeliest of those wins, background where there is none; a class that is not named competes as usual."""
+    """NAME=0.6: a pixel gets this class only where its probability is at least 0.6; can be given for several classes.
+    The likeliest class that reaches its threshold wins, or background where none does; a class without a threshold
+    competes as usual."""
     smallest: Annotated[_Area, Option("Drop objects under", _LABELS, False, "µm²", 10)] = 0.0
     """Objects under this area (µm², or pixels of a model in pixels) become background; 0 keeps all."""
     holes: Annotated[_Area, Option("Fill holes under", _LABELS, False, "µm²", 10)] = 0.0
@@ -151,12 +154,12 @@ class Postprocess(Frozen):
         Literal["distance", "boundary"],
         Option("Part objects by", _LABELS, False, words={"distance": "their shape", "boundary": "a class of edges"}),
     ] = "distance"
-    """How objects that touch are parted, where instances are asked for: at their necks (watershed on the distance to
+    """How objects that touch are separated, where instances are requested: at their necks (watershed on the distance to
     the background), or along a class that was annotated for the edges between them."""
     boundary: Annotated[str | None, Option("Class of edges", _LABELS, False)] = None
-    """Name of the class that marks the edges between objects, for parting by it."""
+    """Name of the class that marks the edges between objects, where they are separated by it."""
     spacing: Annotated[float, Field(ge=0), Option("Centres apart by", _LABELS, False, "µm", 1)] = 0.0
-    """Least distance (µm, or pixels) between the centres of two objects; 0: chosen from their size."""
+    """Smallest distance (µm, or pixels) between the centres of two objects; 0: chosen from their size."""
 
     @model_validator(mode="after")
     def _boundary_named(self) -> Self:
@@ -171,27 +174,29 @@ class Postprocess(Frozen):
 
 
 class PredictOptions(Frozen):
-    """How to predict, whatever the slide and the model."""
+    """How to predict: the options that hold for any slide and any model."""
 
     outputs: Annotated[tuple[Output, ...], Option("Also show", _OUTPUT, False, example=_OUTPUTS)] = ("labels",)
-    """What comes out, with commas: labels, probabilities, disagreement (between the scales), entropy, instances."""
+    """The outputs to keep, with commas: labels, probabilities, disagreement (between the scales), entropy,
+    instances."""
     channels: Annotated[
         tuple[int | str, ...] | None, Option(group=_OUTPUT, form=False, example="names or numbers with commas")
     ] = None
-    """Channels of the slide that become the model's, by name or number, with commas; without it matched by name, else
-    in their order."""
+    """Channels of the slide for the channels of the model, by name or number, with commas; without it, channels are
+    matched by name, or taken in their order."""
     region: Annotated[tuple[float, float, float, float] | None, Option(group=_OUTPUT, form=False, example=REGION)] = (
         None
     )
-    """y,x,height,width in level-0 pixels of the slide; the whole slide without it."""
+    """y,x,height,width in level-0 pixels of the slide; without it, the whole slide."""
     where: Annotated[
         Where, Option(group=_OUTPUT, form=False, example="tissue, a file of outlines, or a label store")
     ] = "all"
     """Only a part; pixels outside become 0: tissue, the areas of a file of outlines (such as .geojson), or the classes
     of a label store: tissue.ome.zarr, or labels.ome.zarr:gland,stroma for some of them."""
     margin: Annotated[Margin, Option(group=_HOW, example="exact, fast, or a number of pixels")] = "exact"
-    """What is read around each tile: exact, as the whole slide in one piece would give; fast is half of it; or a number
-    of pixels of the model. Less than exact may show the tiles, and then says how much."""
+    """How much is read around each tile: exact, so that the result is that of the whole slide in one piece; fast, half
+    of that; or a number of pixels of the model. With less than exact the edges of tiles may be visible; a message
+    then says how large the error is."""
     tta: Annotated[
         Literal["none", "flips", "dihedral"],
         Option(
@@ -210,19 +215,19 @@ class PredictOptions(Frozen):
             words={"float16": "half precision", "float32": "full precision", "uint8": "256 steps"},
         ),
     ] = "float16"
-    """How probabilities are kept, where they are; uint8 takes least space."""
+    """The type in which probabilities are kept, where they are kept; uint8 takes the least space."""
     device: Annotated[
         Device, Option("Compute on", _MACHINE, words={**DEVICES, "cuda:all": "all graphics cards (CUDA)"})
     ] = "auto"
     """Where it computes: auto, cpu, cuda, cuda:1, mps, or several with commas. auto takes a graphics card if there is
     one."""
     memory: Annotated[Positive, Option(group=_MACHINE, unit="GB", step=0.5)] = 2.0
-    """GB that the prediction may take beside the programs themselves. More allows larger tiles, so less work."""
+    """GB that the prediction may use in addition to the program itself. More allows larger tiles, so less work."""
     tile: Annotated[
         Annotated[int, Field(ge=1)] | None, Option(group=_MACHINE, unit="px", step=256, none="automatic")
     ] = None
-    """Useful side of a tile in pixels of the model, rounded up to the alignment; without it the fastest, by measured
-    speed, that the memory allows."""
+    """Side of a tile without its margin, in pixels of the model, rounded up to the alignment; without it, the size that
+    is fastest, by measured speed, of those that the memory allows."""
     batch_size: Annotated[int, Option("Tiles at once", _MACHINE)] = Field(1, ge=1)
     """Tiles computed together. More than one pays on graphics cards only."""
     precision: Annotated[
@@ -232,7 +237,7 @@ class PredictOptions(Frozen):
             words={"float32": "full", "bfloat16": "half (bfloat16)", "float16": "half (float16)"},
         ),
     ] = "float32"
-    """Of the network's arithmetic. The half ones are for graphics cards and no longer exact."""
+    """Precision of the network's arithmetic. The half precisions are for graphics cards; results are then not exact."""
     engine: Annotated[
         Literal["torch", "onnx"], Option(group=_MACHINE, words={"torch": "PyTorch", "onnx": "ONNX Runtime"})
     ] = "torch"
@@ -240,20 +245,20 @@ class PredictOptions(Frozen):
     compile: Annotated[bool, Option("Compile the network first", _MACHINE)] = False
     """Compile the network first: takes a minute at the beginning and pays on long predictions."""
     postprocess: Annotated[Postprocess, Option(flag=None)] = Postprocess()
-    """What becomes of the probabilities."""
+    """How probabilities become labels."""
     damaged: Damaged = "refuse"
-    """Where tiles of the slide cannot be read: end with an error that names them, after all others are done, or leave
-    them out."""
+    """What to do where tiles of the slide cannot be read: end with an error that names them, after all others are done,
+    or leave them out."""
 
 
 class PredictSettings(PredictOptions):
-    """How to predict, whatever the slide."""
+    """How to predict: the options that hold for any slide."""
 
     model: Path | Annotated[tuple[Path, ...], Field(min_length=1)]
-    """The model file. Several are an ensemble: the mean of their probabilities; they agree on classes, mpp and
-    channels."""
+    """The model file. Several files make an ensemble, the mean of their probabilities; their models must have the same
+    classes, mpp and channels."""
     cluster: Annotated[Cluster | None, Option(flag=None, form=False)] = None
-    """Who computes it: ``"local:2"``, ``"tcp://host:8786"``, ``"slurm:20"``; None: this process."""
+    """The cluster that computes it: ``"local:2"``, ``"tcp://host:8786"``, ``"slurm:20"``; None: this process."""
 
     @property
     def models(self) -> tuple[Path, ...]:
@@ -272,15 +277,16 @@ class PredictJob(PredictSettings, Versioned):
     slide_mpp: Annotated[
         PixelSize | None, Option(group=_SLIDE, also=("--mpp",), form=False, example="µm per pixel, or px")
     ] = None
-    """µm per level-0 pixel of the slide, where its file does not say it; px: its own pixels, whatever it says."""
+    """µm per level-0 pixel of the slide, where its file does not give it; px: the slide is used in its own pixels,
+    whatever the file gives."""
     image_kind: Annotated[Kind | None, Option(group=_SLIDE, form=False)] = None
-    """What the slide is, where its file does not say it and a guess would be wrong."""
+    """Whether the slide is bright-field or fluorescence, where its file does not say so and a guess would be wrong."""
     value_range: Annotated[GivenRange | None, Option(group=_SLIDE, form=False)] = None
-    """The values that are black and white, such as 0 4095 for 12 bits in 16, where the file does not say it."""
+    """The values that are black and white, such as 0 4095 for 12 bits in 16, where the file does not give them."""
 
 
 class PlanJob(Versioned):
-    """Say what a prediction would do, without doing it: the `Result` has tiles, pixels, memory, estimated seconds."""
+    """Plan a prediction without running it: the `Result` has tiles, pixels, memory and estimated seconds."""
 
     job: Literal["plan"] = "plan"
     prediction: PredictJob
@@ -293,29 +299,29 @@ class GivenSlide(Frozen):
     out: Path
     """Its label store."""
     mpp: PixelSize | None = None
-    """µm per level-0 pixel, when the file does not give it; "px": what it gives does not count."""
+    """µm per level-0 pixel, when the file does not give it; "px": the slide is used in its own pixels."""
     kind: Kind | None = None
-    """What its numbers mean, as for `open_slide`; likewise `value_range`."""
+    """The kind of the slide, as for `open_slide`, as is `value_range`."""
     value_range: GivenRange | None = None
     where: Where | None = None
     """The part that is computed; None: what the settings say."""
     group: str | None = None
-    """Such as the patient: copied into the results table."""
+    """The group of the slide, such as the patient; it is copied into the results table."""
 
 
 class PredictManyJob(Versioned):
     """Predict many slides, one label store each, with one table of results; a slide that fails stops no other.
 
-    Started again it goes on: what is complete is not computed again.
+    When the job is started again, it continues: what is complete is not computed again.
     """
 
     job: Literal["predict_many"] = "predict_many"
     slides: tuple[GivenSlide, ...] = Field(min_length=1)
     """The slides, each with its label store."""
     out: Path
-    """Folder of ``results.csv``, which is there after each slide."""
+    """Folder of ``results.csv``, which is written after each slide."""
     settings: PredictSettings
-    """Of all slides."""
+    """The settings for all slides."""
 
     @model_validator(mode="after")
     def _own_stores(self) -> Self:
@@ -338,31 +344,32 @@ class PredictManyJob(Versioned):
 class PostprocessJob(Versioned):
     """Turn the probabilities that a run kept into other labels, without running the network.
 
-    The result is a run of its own, merged into the labels as any prediction: edits stay.
+    The result is a run of its own, which is merged into the labels like any prediction: edits stay.
     """
 
     job: Literal["postprocess"] = "postprocess"
     labels: Path
     """The label store."""
     run: Annotated[str | None, Option(group=_LABELS)] = None
-    """Key of a run with probabilities; the newest one without it."""
+    """Key of a run with probabilities; without it, the newest one."""
     instances: Annotated[bool, Option(group=_LABELS, flag="--part")] = False
-    """Make instances, too."""
+    """Make instances too."""
     postprocess: Annotated[Postprocess, Option(flag=None)] = Postprocess()
-    """What becomes of the probabilities."""
+    """How probabilities become labels."""
     damaged: Damaged = "refuse"
     """Where chunks of the probabilities are damaged: refuse, or leave the labels there as they are."""
 
 
 class PreviewJob(Versioned):
-    """What each scale and the fusion see in a region, as maps in a folder: nothing is merged into any labels."""
+    """Write what each scale and the fusion see in a region, as maps in a folder; no labels are changed."""
 
     job: Literal["preview"] = "preview"
     slide: Path
     model: Path
     out: Path
     """A zarr group with float16 arrays "fused" and "scale 1/2" ... `(K+1, h, w)` of probabilities, and "weights" `(k,
-    h, w)`: what the fusion gives to each scale at each pixel, where it has such weights. Replaced if there."""
+    h, w)`: the weight that the fusion gives to each scale at each pixel, where it has such weights. A group that is
+    there already is replaced."""
     slide_mpp: PixelSize | None = None
     image_kind: Kind | None = None
     value_range: GivenRange | None = None

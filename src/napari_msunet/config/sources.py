@@ -21,15 +21,16 @@ _NUMBERS = "classes, instances, or pairs such as 1=gland,2=stroma"
 
 class _Source(Frozen):
     role: Annotated[Role, Option("For", _WHAT, False)] = "auto"
-    """What the images are for. auto: shares of the groups validate and test. train: only learned from. validate: only
-    measure while training. test: kept aside for the final score."""
+    """What the images are for. auto: shares of the groups validate and test. train: they are only learned from.
+    validate: they only measure the model during training. test: they are set aside for the final score."""
     mpp: Annotated[PixelSize | None, Option("Pixel size", _WHAT, False, example="µm per pixel, or px")] = None
-    """µm per pixel of the images, when neither the files nor a table say it; px: their own pixels, whatever they say
-    (for a model that works in pixels)."""
+    """µm per pixel of the images, when neither the files nor a table give it; px: the images are used in their own
+    pixels, whatever the files give (for a model that works in pixels)."""
     image_kind: Annotated[Kind | None, Option(group=_WHAT)] = None
-    """What the images are, where their files do not say it and a guess for the set as a whole would be wrong."""
+    """Whether the images are bright-field or fluorescence, where their files do not say so and a guess for the whole
+    set would be wrong."""
     value_range: Annotated[GivenRange | None, Option(group=_WHAT)] = None
-    """The values that are black and white, such as 0 4095 for 12 bits in 16, where the files do not say it."""
+    """The values that are black and white, such as 0 4095 for 12 bits in 16, where the files do not give them."""
 
 
 class FolderSource(_Source):
@@ -39,9 +40,9 @@ class FolderSource(_Source):
     images: Annotated[Path, Option(group=_WHERE, advanced=False)]
     """Folder of images; can be given several times, each with its masks."""
     masks: Annotated[Path, Option(group=_WHERE, advanced=False)]
-    """Folder of masks, paired with the images by name; may be the same one with a mask suffix."""
+    """Folder of masks, paired with the images by name; with a mask suffix it may be the folder of the images."""
     mask_suffix: Annotated[str, Option(group=_WHERE, advanced=False)] = ""
-    """What a mask's name has after the image's name, such as _mask."""
+    """What follows the image's name in a mask's name, such as _mask."""
     values: Annotated[MaskValues, Option("Mask values", _WHAT, False, example=_NUMBERS)] = "classes"
     """What the truth's values mean: classes (numbers 1..K, or names), instances (objects of the first class), or pairs
     such as 1=gland,2=stroma,0=background or Tumor=gland,Stroma=background. With one class, 0/255 is read as 0/1."""
@@ -65,13 +66,13 @@ class SlideSource(_Source):
     """Column of the table, or a regular expression over the image's name whose first group (or whole match) is the
     group: images of one group (a patient, a slide) never stand on both sides of a split."""
     edited_only: Annotated[bool, Option(group=_WHAT)] = False
-    """Of label stores: only pixels that a person changed are true, all others are ignored: for a corrected
-    prediction."""
+    """For label stores: only pixels that a person changed are true, and all others are ignored. This is meant for a
+    corrected prediction."""
     within: Annotated[Where, Option(group=_WHAT, flag=None)] = "all"
-    """Where pixels that nobody marked can be background: outside they are ignored, so windows come from tissue, and
-    empty glass neither teaches nor scores. What a person marked counts wherever it is."""
+    """Where pixels without a mark can be background. Outside this area they are ignored, so that windows come from
+    tissue, and empty glass takes no part in training and scores. What a person marked counts everywhere."""
     damaged: Damaged = "refuse"
-    """Where chunks of the labels are damaged: refuse, or take their pixels as not annotated."""
+    """What to do where chunks of the labels are damaged: refuse, or take their pixels as not annotated."""
 
 
 class TableSource(_Source):
@@ -100,14 +101,14 @@ class ShapesSource(_Source):
     class."""
     values: Annotated[Literal["classes"] | dict[str, str], Option("Names", _WHAT, False, example=_NAMES)] = "classes"
     """classes: the names in the file are those of the classes; or pairs such as Tumor=tumour,Artefact=ignored, where
-    "background" and "ignored" are classes too. Shapes of other names are left out."""
+    "background" and "ignored" can be given as classes too. Shapes with other names are left out."""
     outside: Annotated[
         Literal["background", "ignored"],
         Option("Outside is", _WHAT, False, words={"background": "background", "ignored": "not known"}),
     ] = "background"
-    """Of outlines: what pixels are that no shape covers; ignored where not everything was outlined."""
+    """For outlines: what pixels are that no shape covers. Choose ignored where not everything was outlined."""
     within: Annotated[Where, Option(group=_WHAT, flag=None)] = "all"
-    """Where pixels outside all shapes can be background, as of a `SlideSource`."""
+    """Where pixels outside all shapes can be background, as in a `SlideSource`."""
     group: Annotated[str | None, Option(group=_WHAT, advanced=False, none="each image by itself")] = None
     """Column of the table, or a regular expression over the image's name whose first group (or whole match) is the
     group: images of one group (a patient, a slide) never stand on both sides of a split."""
@@ -125,36 +126,37 @@ SETS = {
     "pannuke": "PanNuke",
     "tupac16": "TUPAC16",
 }
-"""What the public sets are called."""
+"""The names of the public sets."""
 
 SetName = Literal["auto", "bids", "camelyon16", "consep", "glas", "isbi2012", "lizard", "monuseg", "pannuke", "tupac16"]
 
 
 class PublishedSource(_Source):
-    """A public data set in its folder as it was published."""
+    """A public data set, in a folder as it was published."""
 
     kind: Literal["published"] = "published"
     folder: Annotated[Path, Option(group=_WHERE, advanced=False, flag="--published")]
     """Folder of a public set as it was published: PanNuke, Lizard, CoNSeP, GlaS, MoNuSeg, CAMELYON16, TUPAC16, ISBI
     2012, or a microscopy set in BIDS; --values instances or neoplastic=tumour says what its classes are."""
     set: Annotated[SetName, Option("Which", _WHERE, False, words=SETS)] = "auto"
-    """Which public set it is; auto tells it by what lies in the folder."""
+    """Which public set it is; auto recognises it by the files in the folder."""
     part: Annotated[str, Option(group=_WHERE, advanced=False, none="all")] = ""
-    """Only images of a public set in whose path this occurs, such as Train, testA or Fold 1."""
+    """Only images of a public set whose path contains this text, such as Train, testA or Fold 1."""
     values: Annotated[
         Literal["classes", "instances"] | dict[str, str], Option("Its classes", _WHAT, False, example=_NAMES)
     ] = "classes"
     """classes: the set's own names are those of the classes; instances: all its objects are the first class; or pairs
-    such as Neoplastic=tumour,Dead=ignored, where "background" and "ignored" are classes too."""
+    such as Neoplastic=tumour,Dead=ignored, where "background" and "ignored" can be given as classes too."""
     within: Annotated[Where, Option(group=_WHAT, flag=None)] = "tissue"
     """On whole slides: where pixels outside all outlines can be background."""
     radius: Annotated[float, Field(gt=0, le=100), Option(group=_WHAT, advanced=False, unit="µm", step=0.5)] = 5.0
-    """In public sets that give only points: µm (pixels with ``mpp="px"``) around a point that are its class."""
+    """In public sets that give only points: the radius in µm (in pixels with ``mpp="px"``) of the disc around a point
+    that gets its class."""
 
 
 _ImageSet = FolderSource | TableSource | ShapesSource | PublishedSource
 
 ImageSet = Annotated[_ImageSet, Field(discriminator="kind")]
-"""Labelled images that were not painted here."""
+"""Labelled images that were not annotated in napari-msunet."""
 
 Source = Annotated[SlideSource | _ImageSet, Field(discriminator="kind")]

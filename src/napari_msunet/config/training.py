@@ -1,4 +1,4 @@
-"""How training makes it small: the optimiser, its schedule, averages of weights, and when to stop."""
+"""Options of a training: its windows, their random changes, the loss, and the optimiser."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ _WINDOWS = "Windows"
 
 
 class Sampling(Frozen):
-    """Where training windows are taken. What is left of the shares goes to all images as their size has it."""
+    """Where training windows are taken. Windows of neither share are drawn from all images in proportion to their
+    size."""
 
     balance: Annotated[Share, Option("Balanced classes", _WINDOWS)] = 0.0
-    """Share (0 to 1) of the windows that lie on a place of a class drawn at random, each class and background as often
-    as the others: for rare classes and sparse annotations."""
+    """Share (0 to 1) of the windows that are placed on a pixel of a class drawn at random, where each class and
+    background is equally likely. Raise it for rare classes and sparse annotations."""
     hard: Annotated[Share, Option("Hard examples", _WINDOWS)] = 0.0
-    """Share (0 to 1) of the windows that are taken again near places where the loss was high. Leave it at 0 where the
-    truth has errors: they have the highest loss."""
+    """Share (0 to 1) of the windows that are taken near places where the loss was high before. Leave it at 0 where the
+    truth has errors, because these have the highest loss."""
 
     @model_validator(mode="after")
     def _shares(self) -> Self:
@@ -42,24 +43,24 @@ _CHANGES = "Random changes"
 
 
 class Augmentation(Frozen):
-    """Random changes of training windows, one transform shared by all scales; what is 0 is left out and costs nothing.
+    """Random changes of training windows, one transform shared by all scales; a change of 0 is left out.
 
-    Where it is given as text, such as ``"elastic=8,flip=no"``, what is not named stays as usual; ``"none"`` is no
-    change, and ``"none,blur=1"`` is that one alone.
+    Where it is given as text, such as ``"elastic=8,flip=no"``, changes that are not named keep their defaults.
+    ``"none"`` means no change, and ``"none,blur=1"`` only that one.
     """
 
     flip: Annotated[bool, Option("Mirror and turn by quarters", _CHANGES)] = True
-    """Mirror windows and turn them by quarters at random. Off only where up and down differ."""
+    """Mirror windows and turn them by quarters at random. Switch it off only where up and down differ in meaning."""
     rotate: Annotated[float, Field(ge=0, le=180), Option(group=_CHANGES, unit="°", step=5)] = 180.0
     """Largest random rotation in degrees."""
     scale: Annotated[float, Field(ge=0, le=1), Option("Zoom", _CHANGES, flag="--zoom")] = 0.2
-    """Largest random change of size: 0.2 draws from 1/1.2 to 1.2."""
+    """Largest random change of size: with 0.2 factors are drawn from 1/1.2 to 1.2."""
     shift: Annotated[Half, Option(group=_CHANGES)] = 0.0
     """Largest random shift, as a share of the window's side."""
     shear: Annotated[float, Field(ge=0, le=45), Option(group=_CHANGES, unit="°", step=1)] = 0.0
     """Largest random shear in degrees."""
     elastic: Annotated[float, Field(ge=0, le=64), Option(group=_CHANGES, unit="px", step=1)] = 0.0
-    """Largest local displacement in target pixels, smooth over several times as many."""
+    """Largest local displacement in target pixels; it varies smoothly, over several times that length."""
     perspective: Annotated[Half, Option(group=_CHANGES)] = 0.0
     """Largest change of size from the window's middle to its edge, as if it were seen at a slant."""
     brightness: Annotated[Share, Option(group=_CHANGES)] = 0.1
@@ -101,7 +102,7 @@ def parse_augmentation(text: str) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If a part of it names no change.
+        If a part of the text names no change.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     found: dict[str, Any] = Augmentation.none().model_dump() if parts[:1] == ["none"] else {}
@@ -116,7 +117,7 @@ def parse_augmentation(text: str) -> dict[str, Any]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What training makes small.
+# The loss, which training minimises.
 
 Weight: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -136,49 +137,50 @@ class LossConfig(Frozen):
     """
 
     cross_entropy: Annotated[Weight, Option("Cross-entropy", _LOSS, step=0.1)] = 1.0
-    """Weight of the cross-entropy, the loss that counts each pixel."""
+    """Weight of the cross-entropy, a loss of each pixel."""
     bce: Annotated[Weight, Option("Binary CE", _LOSS, step=0.1)] = 0.0
     """Weight of the binary cross-entropy: each class against all others."""
     dice: Annotated[Weight, Option("Dice", _LOSS, step=0.1)] = 1.0
-    """Weight of 1 - Dice, the loss that counts overlap. Raise it for rare, small objects."""
+    """Weight of 1 - Dice, a loss of the overlap. Raise it for rare, small objects."""
     jaccard: Annotated[Weight, Option(group=_LOSS, step=0.1)] = 0.0
     """Weight of 1 - Jaccard."""
     tversky: Annotated[Weight, Option(group=_LOSS, step=0.1)] = 0.0
-    """Weight of 1 - Tversky, the overlap that counts false and missed pixels differently."""
+    """Weight of 1 - Tversky, an overlap that weights false and missed pixels differently."""
     tversky_alpha: Annotated[Share, Option(group=_LOSS)] = 0.3
     """How much false pixels count in the Tversky overlap."""
     tversky_beta: Annotated[Share, Option(group=_LOSS)] = 0.7
     """How much missed pixels count in the Tversky overlap."""
     focal: Annotated[Weight, Option(group=_LOSS, step=0.1)] = 0.0
-    """Weight of the focal loss: cross-entropy that looks away from easy pixels."""
+    """Weight of the focal loss: cross-entropy in which easy pixels count less."""
     focal_gamma: Annotated[Weight, Option(group=_LOSS, step=0.1)] = 2.0
-    """How much the focal loss looks away from easy pixels; 0: not at all."""
+    """How much less easy pixels count in the focal loss; 0: all count the same."""
     boundary: Annotated[Weight, Option(group=_LOSS, step=0.01)] = 0.0
     """Weight of the boundary loss: probability times the signed distance (pixels) from the true outline. It goes below
-    zero and has no own optimum for empty classes: mix it with an overlap; 0.01 is a usual weight."""
+    zero and has no optimum of its own for empty classes: combine it with an overlap. 0.01 is a usual weight."""
     edge: Annotated[Weight, Option(group=_LOSS, step=0.1)] = 0.0
-    """Weight of the edge loss: how much the probabilities' steps between neighbours differ from the truth's."""
+    """Weight of the edge loss: the difference between the steps of the probabilities from pixel to pixel and the
+    truth's."""
     border: Annotated[Weight, Option("Border weight", _LOSS, flag="--border-weight", step=1)] = 0.0
-    """How much more background between two near objects weighs (the U-Net paper has 10); 0: no more."""
+    """How much more weight background between two near objects gets (10 in the U-Net paper); 0: no more."""
     border_sigma: Annotated[Positive, Option("Border width", _LOSS, unit="px", step=1)] = 5.0
-    """How near is near, in pixels of the loss's grid."""
+    """The distance at which two objects are near, in pixels of the loss's grid."""
     class_weights: Annotated[
         Literal["balanced"] | tuple[Weight, ...] | None,
         Option(group=_LOSS, example="balanced, or numbers with commas, such as 1,0.5"),
     ] = None
-    """How much background and each class count: numbers with commas, or balanced: the rarer in the training images, the
-    more. Without it all count the same."""
+    """How much background and each class count: numbers with commas, or balanced, so that classes that are rare in the
+    training images count more. Without it, all count the same."""
     branch: Annotated[
         Weight | tuple[Weight, ...],
         Option("Loss per scale", _LOSS, flag="--branch-loss", example="numbers with commas, such as 1,0.5"),
     ] = 0.4
-    """Weight of each scale's own loss beside the fused one's: one number for all, or one for each scale. At 0 a scale's
-    own output still learns, but only from features that it does not change."""
+    """Weight of each scale's own loss, in addition to the fused output's: one number for all, or one for each scale. At
+    0 a scale's own output still learns, but its loss does not change the features below it."""
     own_grid: Annotated[bool, Option("On the finest scale's own grid", _LOSS)] = False
     """Where all scales are below 1, compute the loss on the grid of the finest one instead of the model's: faster."""
 
     def branch_weights(self, scales: int) -> tuple[float, ...]:
-        """The weight of each of so many scales' own loss; `ModelError` where there are not as many."""
+        """The weight of each scale's own loss; `ModelError` where their number does not fit."""
         weights = self.branch if isinstance(self.branch, tuple) else (self.branch,) * scales
         if len(weights) != scales:
             raise ModelError(
@@ -222,14 +224,14 @@ class LossConfig(Frozen):
 
 
 def parse_loss(text: str) -> dict[str, Any]:
-    """The weights in a sum such as ``"bce+jaccard+dice"`` or ``"0.5*focal+tversky"``; those not named are zero.
+    """The weights in a sum such as ``"bce+jaccard+dice"`` or ``"0.5*focal+tversky"``; losses not named get zero.
 
-    The star may be left out, as command-line help does.
+    The star may be left out, as in the help of the command line.
 
     Raises
     ------
     ValueError
-        If it is no such sum.
+        If the text is no such sum.
     """
     weights: dict[str, Any] = dict.fromkeys(TERMS, 0.0)
     for part in text.lower().split("+"):
@@ -245,6 +247,7 @@ def parse_loss(text: str) -> dict[str, Any]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The optimiser, its learning rates, and which weights are kept.
 
 OptimiserKind: TypeAlias = Literal["adamw", "adam", "sgd", "rmsprop", "adagrad", "lbfgs"]
 Schedule: TypeAlias = Literal["plateau", "cosine", "constant", "restarts", "one_cycle"]
@@ -261,18 +264,18 @@ class Optimiser(Frozen):
     """An optimiser with a schedule, and when to stop early."""
 
     kind: Annotated[OptimiserKind, Option("Optimiser", _LEARNING, flag="--optimiser")] = "adamw"
-    """What turns gradients into changes of the weights. lbfgs is for very small sets and networks."""
+    """The algorithm that changes the weights from their gradients. lbfgs is for very small sets and networks."""
     learning_rate: Annotated[Positive, Option(group=_LEARNING, step=1e-3)] = 3e-3
-    """Size of a learning step, after the warm-up; of one_cycle the highest. Lower it (to a third) when the loss jumps;
-    raise it when it hardly falls."""
+    """Size of a learning step after the warm-up; for one_cycle the highest one. Lower it (to a third) when the loss
+    jumps; raise it when the loss hardly falls."""
     branch_rates: Annotated[
         tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None,
         Option("Rate per scale", _LEARNING, example="numbers with commas, such as 1,0.5"),
     ] = None
-    """What the learning rate is multiplied with for each scale's network, such as 1,0.1; 0: it stays as it is, all 0:
-    only the fusion learns."""
+    """Factor on the learning rate of each scale's network, such as 1,0.1. A network with 0 stays as it is; with 0 for
+    all, only the fusion learns."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False), Option(group=_LEARNING, step=0.01)] = 1e-2
-    """Pull of convolution weights towards zero, against learning by heart. Raise it with very little data."""
+    """Pull of convolution weights towards zero, against overfitting. Raise it with very little data."""
     momentum: Annotated[_Decay | None, Option(group=_LEARNING, none="automatic")] = None
     """Momentum of sgd (0.9 without it) and rmsprop (0 without it)."""
     nesterov: Annotated[bool, Option("Nesterov's momentum", _LEARNING)] = False
@@ -283,9 +286,9 @@ class Optimiser(Frozen):
         0.9,
         0.999,
     )
-    """Of adam and adamw: how long the means of gradients and of their squares remember."""
+    """For adam and adamw: the decay of the running means of the gradients and of their squares."""
     iterations: Annotated[int, Option("L-BFGS iterations", _LEARNING, flag="--lbfgs-iterations")] = Field(4, ge=1)
-    """Of lbfgs: iterations on each batch."""
+    """For lbfgs: iterations on each batch."""
     schedule: Annotated[
         Schedule,
         Option(
@@ -302,20 +305,20 @@ class Optimiser(Frozen):
     """How the learning rate falls: plateau lowers it when the validation stalls; restarts are cosines, one after the
     other; one_cycle rises, then falls."""
     factor: Annotated[float, Field(gt=0, lt=1), Option("Plateau factor", _LEARNING)] = 0.5
-    """Of plateau: what the learning rate is multiplied with after the patience is over."""
+    """For plateau: the factor on the learning rate once the patience is over."""
     patience: Annotated[int, Field(ge=1), Option("Stalled after", _LEARNING, unit="epochs")] = 8
-    """Of plateau: epochs without a better validation before the learning rate is lowered."""
+    """For plateau: epochs without a better validation before the learning rate is lowered."""
     threshold: Annotated[float, Field(ge=0), Option("Plateau threshold", _LEARNING, flag="--plateau-threshold")] = 1e-4
-    """Of plateau: by how much the validation must get better to count, relatively for the loss, absolutely for the
+    """For plateau: by how much the validation must get better to count, relatively for the loss, absolutely for the
     IoU."""
     monitor: Annotated[Watched, Option("Plateau watches", _LEARNING)] = "loss"
-    """What plateau watches of the validation."""
+    """For plateau: the validation score that it watches."""
     restart_epochs: Annotated[int, Option(group=_LEARNING, unit="epochs")] = Field(10, ge=1)
-    """Of restarts: epochs to the first restart."""
+    """For restarts: epochs to the first restart."""
     restart_factor: Annotated[int, Option(group=_LEARNING)] = Field(2, ge=1)
-    """Of restarts: how many times as long each period is as the one before."""
+    """For restarts: how many times as long each period is as the one before."""
     rise: Annotated[float, Field(gt=0, lt=1), Option("One-cycle rise", _LEARNING)] = 0.3
-    """Of one_cycle: share of the training in which the learning rate rises."""
+    """For one_cycle: share of the training in which the learning rate rises."""
     warmup: Annotated[int, Option(group=_LEARNING, unit="steps")] = Field(0, ge=0)
     """Steps in which the learning rate rises from nearly zero, with any schedule."""
     clip: Annotated[Positive | None, Option("Clip gradient", _LEARNING)] = None
@@ -328,19 +331,19 @@ class Optimiser(Frozen):
     """Which weights are validated and kept: those of the last step (none), their exponential moving average (ema), or
     the mean over the ends of the last epochs (swa)."""
     average_decay: Annotated[_Decay, Option(group=_WEIGHTS)] = 0.99
-    """Of ema: how much of the average stays at each step; less in the first steps."""
+    """For ema: how much of the average stays at each step; less in the first steps."""
     average_from: Annotated[Share, Option(group=_WEIGHTS)] = 0.75
-    """Of swa: share of the training after which averaging begins."""
+    """For swa: share of the training after which averaging begins."""
     recalibrate: Annotated[bool, Option("Re-estimate batch norm", _WEIGHTS)] = False
-    """Re-estimate batch-norm statistics on training windows before each validation, also without averages (averages
-    always are)."""
+    """Re-estimate batch-norm statistics on training windows before each validation. For averaged weights this is always
+    done."""
     stop_after: Annotated[
         Annotated[int, Field(ge=1)] | None, Option("Stop after", _WEIGHTS, unit="epochs", none="automatic")
     ] = None
-    """Epochs without a better validation before training ends; without it never where there is a time limit, else
-    25."""
+    """Epochs without a better validation before training ends; without it, 25, or with a time limit no number of them
+    ends it."""
     stop_metric: Annotated[Watched, Option(group=_WEIGHTS)] = "iou"
-    """What early stopping looks at."""
+    """The validation score that early stopping watches."""
     min_delta: Annotated[float, Field(ge=0), Option("Least gain", _WEIGHTS)] = 1e-4
     """By how much the validation must get better to count."""
 

@@ -32,7 +32,7 @@ class Colours:
     brightness, contrast : (B,)
         Factors.
     stain : (B, 3, 3)
-        What to multiply optical densities with.
+        Matrices that optical densities are multiplied with.
     saturation : (B,), optional
         Factors.
     """
@@ -43,7 +43,7 @@ class Colours:
     saturation: Tensor | None = None
 
     def only_for(self, brightfield: Tensor) -> Colours:
-        """The same, but stain and saturation stay where a window is no bright field."""
+        """The same numbers, but windows that are not bright field keep their stain and saturation."""
         stain = torch.where(brightfield.cpu()[:, None, None], self.stain, torch.eye(3))
         saturation = self.saturation
         if saturation is not None:
@@ -65,7 +65,7 @@ def draw_colours(count: int, options: Augmentation, generator: torch.Generator) 
 
 
 def _stains() -> Tensor:
-    """Optical densities of haematoxylin, eosin and what is left over, a row each (Ruifrok and Johnston 2001)."""
+    """Optical densities of haematoxylin, eosin and the residual, a row each (Ruifrok and Johnston 2001)."""
     stains = torch.tensor([_HAEMATOXYLIN, _EOSIN, (0.0, 0.0, 0.0)])
     stains[2] = torch.linalg.cross(stains[0], stains[1])
     lengths: Tensor = torch.linalg.vector_norm(stains, dim=1, keepdim=True)
@@ -110,7 +110,7 @@ def _stained(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What takes parts of windows away or puts those of others in: cut-out, CutMix, MixUp.
+# Changes that remove parts of windows or replace them by parts of others: cut-out, CutMix, MixUp.
 
 _LEAST, _MOST = 0.2, 0.7
 """Sides of the rectangle of a CutMix, as shares of the window's."""
@@ -118,8 +118,8 @@ _LEAST, _MOST = 0.2, 0.7
 
 @dataclass(frozen=True)
 class Mix:
-    """Random numbers of a batch, None for what is off. Boxes are `(B, 4)`: y, x, y2, x2 about the windows' centre, in
-    target pixels; one of no size for a window that stays as it is.
+    """Random numbers of a batch, None for a change that is off. Boxes are `(B, 4)`: y, x, y2, x2 about the windows'
+    centre, in target pixels; a window that stays as it is has a box without size.
 
     Attributes
     ----------
@@ -135,7 +135,7 @@ class Mix:
 
 
 def draw_mix(count: int, options: Augmentation, generator: torch.Generator, size: tuple[int, int]) -> Mix | None:
-    """Random numbers for `count` windows of a size in target pixels; None where nothing of it is on."""
+    """Random numbers for `count` windows of a size in target pixels; None where all these changes are off."""
     if not (options.cutout or options.cutmix or options.mixup):
         return None
 
@@ -205,6 +205,7 @@ def _inside(shape: Sequence[int], box: Tensor, ratio: float, device: torch.devic
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The augmentation of a training window: drawn once, applied at all scales.
 
 
 class Augmented(NamedTuple):
@@ -217,7 +218,7 @@ class Augmented(NamedTuple):
     other : (B, H, W) int64 tensor, optional
         The truth of the windows blended in, None where there are none.
     share : float
-        How much of each window is the one blended in: its truth has this share of the loss.
+        Share of the window that was blended in; its truth has this share of the loss.
     """
 
     inputs: list[Tensor]
@@ -228,7 +229,7 @@ class Augmented(NamedTuple):
 
 @dataclass(frozen=True)
 class Draw:
-    """One batch's random numbers; None for what is off."""
+    """One batch's random numbers; None for a change that is off."""
 
     warp: Warp
     colours: Colours
@@ -238,7 +239,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Views:
-    """What the windows of all scales show of a target window.
+    """The geometry of the windows of all scales around a target window.
 
     Attributes
     ----------
@@ -302,7 +303,7 @@ def augment(
     options : Augmentation
     seed : int
     brightfield : (B,) bool tensor, optional
-        Whose stain and saturation may change; None: all. Fluorescence has no stain that absorbs light.
+        Windows whose stain and saturation may change; None: all. Fluorescence has no stain that absorbs light.
 
     Returns
     -------

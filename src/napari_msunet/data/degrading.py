@@ -1,4 +1,4 @@
-"""What makes images worse at random: blur, noise and compression, as they would reach every scale."""
+"""Random degradation of images: blur, noise and compression, as they would reach every scale."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _YCC = ((0.299, 0.587, 0.114), (-0.168735892, -0.331264108, 0.5), (0.5, -0.41868
 
 @dataclass(frozen=True)
 class Degradation:
-    """Random numbers of a batch, None for what is off.
+    """Random numbers of a batch, None for a change that is off.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Degradation:
 
 
 def draw_degradation(count: int, options: Augmentation, generator: torch.Generator) -> Degradation | None:
-    """Random numbers for `count` windows; None where nothing of it is on."""
+    """Random numbers for `count` windows; None where all these changes are off."""
     if not (options.blur or options.noise or options.jpeg):
         return None
 
@@ -137,7 +137,7 @@ def _edged(x: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def compressed(x: Tensor, quality: Tensor) -> Tensor:
-    """What a JPEG of a quality (1 to 100, for each window) leaves of images: ITU-T T.81 without subsampling of colour.
+    """Images as a JPEG of a quality (1 to 100, for each window) shows them: ITU-T T.81 without subsampling of colour.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""An image that is given twice, known by its pixels whatever it is called: it never stands on both sides of a split."""
+"""Images that are given twice, recognised by their pixels: the same image never stands on both sides of a split."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from napari_msunet.errors import MsunetError, SourceError
 from napari_msunet.geometry import Region
 
 _HASHED = 36_000_000
-"""Level-0 pixels of an image up to which all of them are compared; of larger ones places all over it."""
+"""Level-0 pixels of an image up to which all of them are compared; of a larger image only places all over it are."""
 
 
 def once(items: Sequence[Item], say: Say) -> list[Item]:
-    """Items of which none stands on two sides by having been given twice.
+    """The items without repeated ones, so that no image stands on two sides of the split.
 
     The same image with the same truth counts once. With another truth (of a second person, of another class) both are
     kept, in one group, so that they come onto one side.
@@ -71,7 +71,7 @@ def _same(items: Sequence[Item]) -> list[list[Item]]:
 
 
 def _hash(item: Item) -> str | None:
-    """Of all pixels; for large images empty, so that the places decide; None where it cannot be read."""
+    """A hash of all pixels; empty for large images, so that the places decide; None where the image cannot be read."""
     height, width = item.slide.shape[:2]
     try:
         if height * width > _HASHED:

@@ -1,4 +1,4 @@
-"""Folders and tables of images and masks: which mask is whose, which group an image is of, all checked."""
+"""Folders and tables of images and masks: the mask and the group of each image, all checked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ENDINGS = frozenset((*READABLE, ".npy", ".zarr"))
 _BESIDE = frozenset(
     ("", ".csv", ".tsv", ".txt", ".md", ".json", ".xml", ".geojson", ".xlsx", ".db", ".ini", ".yaml", ".yml")
 )
-"""Endings of what lies beside images and is none."""
+"""Endings of files that often lie beside images and are no images."""
 
 Source: TypeAlias = FolderSource | TableSource
 
@@ -48,7 +48,7 @@ def pair_files(images: Path, masks: Path, suffix: str = "") -> tuple[list[tuple[
     images, masks : Path
         Two folders, or the same one with a `suffix`.
     suffix : str
-        What a mask's name has after its image's name, before the ending.
+        The text in a mask's name between its image's name and the ending.
 
     Returns
     -------
@@ -287,7 +287,7 @@ def _table_mpp(source: Source, text: str | None, name: str) -> Any:
 
 
 def table_numbers(row: Mapping[str, str], where: str) -> tuple[Kind | None, ValueRange | None]:
-    """What the columns `kind` and `value_range` of a row say; `SlideError` where that is none."""
+    """The columns `kind` and `value_range` of a row; `SlideError` where one of them cannot be used."""
     kind, text = row.get("kind", "").strip(), row.get("value_range", "").strip()
     try:
         return (checked_kind(kind.lower()) if kind else None), (parse_range(text) if text else None)

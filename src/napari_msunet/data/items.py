@@ -28,7 +28,8 @@ Say = Callable[[str, str], None]
 
 
 class Facts(NamedTuple):
-    """An image's target grid, number of channels, dtype, what its file says, and what its pixels are known by."""
+    """An image's target grid, number of channels, dtype, the numbers its file gives, and the fingerprint of its
+    pixels."""
 
     grid: Grid
     channels: int
@@ -54,9 +55,9 @@ class Item:
         Images of one group never stand on both sides of a split.
     role : str
     path : Path, optional
-        The image's file, by whose content a frozen test image is known again.
+        The image's file, by whose content a frozen test image is recognised.
     corrected : bool
-        Whether its truth is what a person corrected in a prediction (`SlideSource.edited_only`).
+        Whether its truth is a prediction's pixels that a person corrected (`SlideSource.edited_only`).
     """
 
     name: str
@@ -83,7 +84,7 @@ class Item:
 
     @property
     def numbers(self) -> Numbers:
-        """What the image's numbers mean: as decided for its set, else for itself."""
+        """The meaning of the image's numbers, as decided for its set, else for the image alone."""
         if "numbers" not in self.decided:
             was_open = "slide" in self._kept
             self.decided["numbers"] = self.slide.numbers
@@ -100,12 +101,12 @@ class Item:
 
     @property
     def background(self) -> npt.NDArray[Any]:
-        """Colour outside."""
+        """The colour outside the image."""
         return default_background(self.facts.info, self.numbers)
 
     @property
     def facts(self) -> Facts:
-        """What is needed of the image after it was closed again."""
+        """The facts that are needed about the image after it was closed again."""
         if "facts" not in self._known:
             slide = self.slide
             pixels = ((slide.shape[0], slide.shape[1]), slide.fingerprint)
@@ -119,7 +120,7 @@ class Item:
 
     @property
     def pixel_key(self) -> str:
-        """The image's size and fingerprint as text: the same under whatever name it is."""
+        """The image's size and fingerprint as text, which do not depend on its name."""
         (height, width), fingerprint = self.facts.pixels
         return f"{height} {width} {fingerprint}"
 
@@ -130,7 +131,7 @@ class Item:
 
     @cached_property
     def places(self) -> dict[int, npt.NDArray[np.float64]]:
-        """For each class that is there, background included: places `(n, 2)` in level-0 pixels where it is."""
+        """Places `(n, 2)` in level-0 pixels of each class that is present, background included."""
         values, grid = self.truth.overview()
         places = {}
         for value in np.unique(values[values != IGNORED]).tolist():
@@ -152,11 +153,11 @@ class Item:
         return truth_window(self.truth, self.grid, window)
 
     def part(self, keep: Region | None = None, drop: Region | None = None) -> Item:
-        """The same image of whose truth only a part counts (level-0 pixels)."""
+        """The same image, but only a part of its truth counts (in level-0 pixels)."""
         return replace(self, truth=Part(self.truth, keep, drop))
 
     def release(self) -> None:
-        """Close the image and forget what can be read again."""
+        """Close the image and forget the data that can be read again."""
         if "slide" in self._kept:
             self._kept.pop("slide").close()
         self.forget_mask()
@@ -169,7 +170,7 @@ class Item:
 
 
 def check_channels(item: Item, channels: int | None) -> None:
-    """Raise `SourceError` where the image has other channels than the model; None: any."""
+    """Raise `SourceError` where the image has another number of channels than the model; None: any number is fine."""
     if channels is None:
         return
     found = item.facts.channels

@@ -29,7 +29,7 @@ from napari_msunet.slide.numbers import Scale, is_plain, to_unit
 # Reading windows of images at all scales, with their truth, from memory where the images are small.
 
 ITEM_BYTES = 64 << 20
-"""An image that takes no more than this at all scales together is held whole."""
+"""An image that takes at most so many bytes at all scales together is held whole."""
 
 CACHE_BYTES = 4 << 30
 
@@ -89,7 +89,7 @@ class Crops:
     ratios : sequence of Fraction
         The scales.
     windows : callable
-        Which window each branch reads for a target window, as `models.input_windows` says.
+        Gives the window that each branch reads for a target window, as `models.input_windows` does.
     limit : int, optional
         Bytes of images held in memory; None: a quarter of what is free, at most 4 GiB.
     """
@@ -159,6 +159,7 @@ def cut_pixels(pixels: npt.NDArray[Any], window: Window, background: npt.NDArray
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Batches of windows, read ahead in threads.
 
 _AHEAD = 3
 _THREADS = 2
@@ -193,7 +194,7 @@ class Batch(NamedTuple):
 
 
 def as_tensor(pixels: npt.NDArray[Any]) -> torch.Tensor:
-    """`(h, w, c)` pixels, of a `WindowSample` uint8 or 0..1, as a `(c, h, w)` tensor: uint8 stays, others float32."""
+    """`(h, w, c)` pixels of a `WindowSample` as a `(c, h, w)` tensor: uint8 stays uint8, others become float32."""
     values = np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
     return torch.from_numpy(values if values.dtype == np.uint8 else to_unit(values, legacy_scale(values.dtype)))
 
@@ -236,7 +237,7 @@ def read_ahead(jobs: Iterable[Callable[[], Batch]]) -> Generator[Batch]:
                 yield waiting.popleft().result()
         pool.shutdown(
             wait=False
-        )  # its threads end with the last job, also when nobody asks for more than the last batch
+        )  # its threads end with the last job, also when the caller asks for no more after the last batch
         while waiting:
             yield waiting.popleft().result()
     finally:
@@ -244,7 +245,8 @@ def read_ahead(jobs: Iterable[Callable[[], Batch]]) -> Generator[Batch]:
 
 
 class _Reader:
-    """Ends the threads that read ahead when somebody stops in the middle and keeps the iterator."""
+    """Base of batches that are read ahead: `close` ends its threads when a caller stops midway and keeps the
+    iterator."""
 
     _running: Generator[Batch] | None = None
 
@@ -276,7 +278,7 @@ class TrainBatches(_Reader):
     together : bool
         Whether the windows of a batch come from one group, else from one image: for slide normalisation.
     rank, world : int
-        Of several processes that train together, which one this is: each takes its own part of the same windows.
+        The number of this process and of all that train together: each takes its own part of the same windows.
     """
 
     def __init__(
@@ -327,8 +329,8 @@ class TrainBatches(_Reader):
 class ValidationBatches(_Reader):
     """The validation windows, the same in each epoch; held in memory when they are not too many.
 
-    Of several processes that validate together, each has its own part, and all as many batches: the last of some is one
-    that others have, of which nothing counts.
+    Of several processes that validate together, each has its own part, and all have the same number of batches: where
+    one has too few, its last batch repeats windows of another process and does not count.
     """
 
     def __init__(
@@ -376,6 +378,7 @@ class ValidationBatches(_Reader):
             size += sum(t.nbytes for t in (*batch.inputs, batch.target))
             if size <= _KEEP_BYTES:
                 kept.append(batch)
-                if len(kept) == len(self.batches):  # now: nobody may ask for more than the last
+                # kept here already: the caller may ask for no more after the last batch
+                if len(kept) == len(self.batches):
                     self._kept = kept
             yield batch

@@ -137,7 +137,7 @@ def _array(path: Path) -> Numbers:
 
 
 def _pixels(backend: Backend) -> Numbers:
-    """All of level 0 as it is stored, `(h, w, samples)`."""
+    """All pixels of level 0 as they are stored, `(h, w, samples)`."""
     level = backend.info.levels[0]
     rows = [
         np.concatenate([backend.read_stored(0, cy, cx) for cx in range(level.chunks[1])], axis=1)
@@ -248,6 +248,7 @@ def _of_palette(index: Numbers, palette: Numbers, opacity: Numbers | None) -> tu
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The reading that is meant, and its values as class numbers.
 
 
 _TIE = 1e-9
@@ -280,7 +281,7 @@ class ChosenMask(NamedTuple):
 
 
 def choose_reading(file: MaskFile, values: MaskValues, classes: tuple[str, ...], name: str) -> ChosenMask:
-    """The reading of a mask that fits what its values are said to mean, and the doubt where another one fits, too.
+    """The reading of a mask that fits the given meaning of its values, and the doubt where another reading fits, too.
 
     Raises
     ------
@@ -323,7 +324,7 @@ def class_numbers(
     classes: tuple[str, ...],
     name: str,
 ) -> tuple[Mask, bool]:
-    """A mask's values as class numbers.
+    """The class numbers that a mask's values stand for.
 
     Parameters
     ----------
@@ -379,7 +380,7 @@ def _numbers(values: Mapping[int, str], classes: tuple[str, ...]) -> dict[int, i
 
 
 def _mapped(mask: npt.NDArray[Any], found: npt.NDArray[Any], numbers: dict[int, int], name: str) -> Mask:
-    """The mask with each value replaced; 0 is background unless said otherwise."""
+    """The mask with each value replaced; 0 is background unless `numbers` has it as something else."""
     numbers = {0: 0} | numbers
     wrong = [int(v) for v in found if int(v) not in numbers]
     if wrong:
@@ -401,7 +402,7 @@ def _listed(values: list[int]) -> str:
 def majority(read: Callable[[Window], Mask], own: Grid, grid: Grid, window: Window) -> Mask:
     """Class numbers of a window of another grid over the same slide: for each pixel what covers most of its footprint.
 
-    A tie goes to a class before background, then to the lower number. Ignored pixels do not vote; where nobody votes,
+    A tie goes to a class before background, then to the lower number. Ignored pixels do not vote; where no pixel votes,
     the pixel is ignored.
 
     Parameters

@@ -1,4 +1,4 @@
-"""What a model's first layer subtracts and divides by, from a sample of pixels."""
+"""The constants that a model's first layer subtracts and divides by, from a sample of pixels."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from napari_msunet.config import Normalisation, NormaliseBy
 from napari_msunet.data.loader import as_tensor, as_unit
 
 _KEPT = 65536
-"""Pixels of a window that percentiles are taken of."""
+"""How many pixels of a window the percentiles are taken from."""
 _LOW, _HIGH = 0.01, 0.99
 _LEAST, _SAME = 1e-3, 2e-5
-"""What a channel is divided by that is the same everywhere: that varies by less than this."""
+"""The divisor of a constant channel, which is one whose values vary by less than this."""
 
 
 def fit_normalisation(windows: Iterable[npt.NDArray[Any]], by: NormaliseBy) -> Normalisation:
@@ -61,7 +61,7 @@ def fit_normalisation(windows: Iterable[npt.NDArray[Any]], by: NormaliseBy) -> N
 
 
 def _not_zero(spread: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """What to divide by: a dim image is no constant one."""
+    """Divisors without zeros: a dim image must not be taken for a constant one."""
     return np.where(spread < _SAME, _LEAST, spread)
 
 

@@ -1,4 +1,4 @@
-"""The recipe: what a training takes where the person left a choice open, from the images, their truth and the time.
+"""The recipe: the options of a training that a person left open, chosen from the images, their truth and the time.
 
 The rules were found by `benchmarks/defaults.py`; `docs/defaults.md` has what was measured.
 """
@@ -41,8 +41,8 @@ STOP_AFTER = 25
 _IMAGES = 24  # how many are looked at
 _SIDE = 1024  # pixels of each that are looked at, about its middle
 _FACTORS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-_ODD = (3, 5, 9, 15, 25)  # of odd factors there are no ties between two classes
-_FURTHER = 2.0  # how far beyond what was tried a limit may lie
+_ODD = (3, 5, 9, 15, 25)  # with odd factors two classes can never tie
+_FURTHER = 2.0  # how far beyond the factors that were tried a limit may lie
 _SHORT, _LONG = 60.0, 800.0  # processor seconds between which a training goes from coarse and narrow to fine and wide
 _GPU = 50  # processor seconds that a second of a graphics card is worth, at least
 _MASKS = 0.95, 0.97  # Dice that masks keep at the chosen resolution, at least: of a short and of a long training
@@ -55,7 +55,7 @@ _LEAST_SIDE = 64  # pixels of an image's shorter side
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """What was seen of the images; all lengths in µm, or for a model in pixels in pixels of the images.
+    """Measures of the images; all lengths in µm, or in pixels of the images for a model in pixels.
 
     Attributes
     ----------
@@ -91,7 +91,7 @@ class ImageStatistics:
 
 
 def settle(job: TrainJob) -> tuple[SettledTrainJob, tuple[str, ...]]:
-    """Choose what a job leaves open.
+    """Choose the options that a job leaves open.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def _between(ends: tuple[float, float], share: float) -> float:
 
 
 def _model(given: AutoModel, look: ImageStatistics, reasons: list[str]) -> ModelConfig:
-    """One scale at the resolution that the objects ask for; what is given stays."""
+    """One scale at the resolution that the objects need; options that are given stay."""
     works = given.target
     if works is None:
         works, reason = resolution(look)
@@ -171,7 +171,7 @@ def _model(given: AutoModel, look: ImageStatistics, reasons: list[str]) -> Model
 
 
 def resolution(look: ImageStatistics) -> tuple[Resolution, str]:
-    """The coarsest resolution that keeps the masks' outlines and the images' structure, and why it is that."""
+    """The coarsest resolution that keeps the masks' outlines and the images' structure, and the reason for it."""
     wanted, why = min(
         (look.masks, f"at a coarser one the masks' Dice would fall below {_between(_MASKS, look.effort):.2f}"),
         (
@@ -307,7 +307,8 @@ def _blocks(grey: npt.NDArray[np.float32], factor: int) -> npt.NDArray[np.float3
 
 
 def _crossing(kept: dict[int, float], least: float) -> float:
-    """The factor at which what is kept falls below `least`, between the factors that were tried; the last if never."""
+    """The factor, interpolated between the tried ones, at which the kept share falls below `least`; the last if
+    never."""
     factors = sorted(kept)
     for before, after in pairwise(factors):
         if kept[after] < least:

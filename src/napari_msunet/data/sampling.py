@@ -142,9 +142,10 @@ def _sample(item: Item, most: int) -> dict[int, npt.NDArray[np.float32]]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The sampler, which draws the places of training windows.
 
 MAX_STEPS = 500
-"""An epoch of its own accord has no more steps than this."""
+"""An epoch has no more steps than this unless a person gives their number."""
 
 _DENSE = 0.5
 _BORDER_SHARE = 8  # windows of dense images stick out by up to this fraction of their size

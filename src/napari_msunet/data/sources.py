@@ -67,7 +67,7 @@ def slide_item(source: SlideSource, config: AnyModel, say: Say) -> Item:
         if source.within != "all" and store.kind == "labels":
             raise SourceError(
                 f"Nothing of {source.labels} counts: it has no class anywhere, and the part of {source.slide} that "
-                "`within` names is empty; correct the mask, or leave `within` away."
+                "`within` names is empty; correct the mask, or leave out `within`."
             )
         raise SourceError(
             f"Nothing is annotated in {source.labels}; paint a few examples of each class and of background first."
@@ -117,6 +117,7 @@ def _check_size(slide: Slide, config: AnyModel) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Sources of any kind as items of training data.
 
 
 def load_sources(sources: Sequence[Source], config: AnyModel, say: Say | None = None) -> list[Item]:

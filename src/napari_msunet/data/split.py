@@ -1,4 +1,4 @@
-"""Who trains and who validates: by role, by group, or by blocks of the only slide."""
+"""The split of items into training and validation: by role, by group, or by blocks of the only slide."""
 
 from __future__ import annotations
 
@@ -75,6 +75,7 @@ def _badness(shares: Table, side: npt.NDArray[np.int64], wanted: Table) -> float
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The split into training, validation and test.
 
 _MARGIN = 64  # target pixels between the training and the validation part of one slide
 _CUTS = (2, 3, 4, 5)

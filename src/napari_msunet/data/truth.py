@@ -67,7 +67,7 @@ def cut_out(values: Mask, window: Window) -> Mask:
 
 
 def connected(values: Mask) -> npt.NDArray[np.int64]:
-    """Number the pieces of equal values above 0 that hang together through pixel sides."""
+    """Number the pieces of equal values above 0 that are connected by their pixel sides."""
     numbers = np.zeros(values.shape, np.int64)
     for value in np.unique(values[values > 0]):
         pieces, _ = label(values == value)
@@ -219,8 +219,8 @@ class MaskTruth(WholeTruth):
 class StoreTruth:
     """The truth of a label store: an annotation (0 not annotated, 255 background) or labels (0 background).
 
-    With `edited_only`, only where a person changed it: a prediction must not become truth by being looked at. With
-    `within`, what nobody marked is background only inside that mask: see `SlideSource`.
+    With `edited_only`, only pixels that a person changed count: a prediction must not become truth by being seen. With
+    `within`, an unmarked pixel is background only inside that mask: see `SlideSource`.
     """
 
     def __init__(
@@ -283,7 +283,7 @@ class StoreTruth:
         return Grid(self.grid.extent, (self.grid.pixel[0] * 2**level, self.grid.pixel[1] * 2**level))
 
     def _leave_out(self, values: Mask, stored: Mask, grid: Grid, window: Window) -> None:
-        """Ignore, in place, background that nobody marked (0 in the store) where it lies outside `within`."""
+        """Ignore, in place, background that was not marked (0 in the store) where it lies outside `within`."""
         if self._within is not None:
             values[(stored == 0) & ~self._within.on(grid, window)] = IGNORED
 

@@ -1,4 +1,4 @@
-"""How much goes through a network at once: what the memory allows, and of that what is measured to be fastest."""
+"""The size of tiles: the largest that the memory allows, and of those the one that is fastest by measurement."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ from napari_msunet.models import MSUNet, build_model
 from napari_msunet.models.strip_inference import folded
 
 FIXED = 850e6
-"""Bytes beside the tiles: the slide's cache, chunks being written, coarse pieces that wait."""
+"""Bytes in addition to the tiles: the slide's cache, chunks being written, coarse pieces that wait."""
 
 SLACK = 1.46
-"""What the allocator takes for each byte that is in use: blocks of other sizes leave holes."""
+"""Bytes that the allocator takes for each byte in use, since blocks of different sizes leave holes."""
 
 SLACK_WHOLE = 1.45
 """The same for ONNX Runtime, which also keeps copies in a layout of its own: 730 bytes where 524 were counted."""
 
 LARGEST = 4096 * 4096
-"""Pixels of a tile at most: a cancel waits for one."""
+"""Most pixels of a tile, because a cancellation waits for a tile."""
 
 PROBE = 1408
 """Side of the tile whose memory is counted."""
 
 SIDES = (512, 1024, 2048)
-"""Of the tiles whose speed is measured."""
+"""Sides of the tiles whose speed is measured."""
 
 FRESH = 86_400.0
-"""Seconds for which a measured speed is believed."""
+"""Seconds for which a measured speed is used."""
 
 LONG = 3e7
-"""Pixels from which on it is worth to measure speeds first."""
+"""Fewest pixels of a prediction for which speeds are measured first."""
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all tensors alive, and the most there were."""
+    """Counts the bytes of all living tensors, and their maximum."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -81,9 +81,9 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def bytes_per_pixel(config: ModelConfig, margin: int = 96, whole: bool = False) -> float:
-    """Bytes that the most demanding branch has in use for each pixel of its input, counted without computing.
+    """Bytes that the most demanding branch uses for each pixel of its input, counted without computing.
 
-    `whole`: in an engine that makes all of a window's maps as a whole, not in strips.
+    `whole` is for an engine that makes all maps of a window as a whole, not in strips.
     """
     return _counted(config.model_dump_json(), margin, whole)
 
@@ -110,7 +110,7 @@ def _counted(text: str, margin: int, whole: bool) -> float:
         known.add(branch)
         side = max(PROBE // branch.stride, 1) * branch.stride
         edge = min(margin, side // 4)
-        with torch.set_grad_enabled(whole), _Live() as live:  # with gradients, a branch makes no strips
+        with torch.set_grad_enabled(whole), _Live() as live:  # with gradients, a branch does not work in strips
             x = torch.empty((1, config.channels, side, side), device="meta")
             z = model.run_branch(i, x, Window(edge, edge, side - 2 * edge, side - 2 * edge))
             del z
@@ -132,14 +132,14 @@ def limit_for(
     Parameters
     ----------
     memory : float
-        Bytes that the prediction may take beyond the bare process. On a GPU its own free memory counts instead.
+        Bytes that the prediction may take in addition to the process. On a GPU, its free memory counts instead.
     whole : bool
         See `bytes_per_pixel`.
 
     Raises
     ------
     ModelError
-        If it is too little for any tile.
+        If the memory is too small for any tile.
     """
     finest = max((float(r) for c in configs for r in c.ratios), default=1.0)
     if device.type == "cuda":
@@ -167,7 +167,7 @@ def tile_bytes(configs: Sequence[ModelConfig], variants: int, finest: float = 1.
 
 
 def planned_memory(configs: Sequence[ModelConfig], limit: int, variants: int, whole: bool = False) -> float:
-    """Bytes that a prediction with tiles of up to `limit` pixels is expected to take beyond the bare process."""
+    """Bytes that a prediction with tiles of up to `limit` pixels should take in addition to the process."""
     return FIXED + limit * tile_bytes(configs, variants, whole=whole)
 
 
@@ -184,7 +184,7 @@ class Speeds:
     device : torch.device
     threads : int
     what : str
-        Whatever else changes the speed, such as the precision.
+        Anything else that changes the speed, such as the precision.
     """
 
     def __init__(self, network: EngineNetwork, model: MSUNet, device: torch.device, threads: int, what: str) -> None:
@@ -201,7 +201,7 @@ class Speeds:
         self.known: dict[int, float] = _load(self.file)
 
     def measure(self, sides: Sequence[int], limit: int) -> dict[int, float]:
-        """The speeds at these sides, the unknown ones measured now (the better of two passes)."""
+        """The speeds at these sides; unknown ones are measured (the better of two passes)."""
         for side in sides:
             if side in self.known or (side * side > limit and side != min(sides)):
                 continue
@@ -226,7 +226,7 @@ class Speeds:
             self.network.run(self.branch, x, keep).cpu()
 
     def best_limit(self, limit: int, margin: int) -> int:
-        """Pixels of the tile that gives the most useful pixels per second, of those that the memory allows."""
+        """Pixels of the tile with the most useful pixels per second, of the tiles that the memory allows."""
         speeds = self.measure([s for s in SIDES if s * s <= limit] or [int(limit**0.5)], limit)
         largest = int(limit**0.5)
         sides = {**speeds, largest: speeds[max(speeds)]}
@@ -239,7 +239,7 @@ class Speeds:
 
     @property
     def rate(self) -> float:
-        """Pixels per second through the network, of the largest tile that was measured; 0 where none was."""
+        """Pixels per second through the network, for the largest tile that was measured; 0 where none was."""
         return self.known[max(self.known)] if self.known else 0.0
 
 
@@ -248,7 +248,7 @@ def _folder() -> Path:
 
 
 def _load(file: Path) -> dict[int, float]:
-    """What was measured lately: the machine may have been busy with something else then."""
+    """The recent measurements; older ones are dropped, since the machine may have been busy then."""
     try:
         if time.time() - file.stat().st_mtime > FRESH:
             return {}
@@ -258,7 +258,7 @@ def _load(file: Path) -> dict[int, float]:
 
 
 def _save(file: Path, known: dict[int, float]) -> None:
-    """Keep what was measured; without a writable folder it is measured again."""
+    """Keep the measurements; without a writable folder they are made again."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         aside = file.with_name(f".{uuid4().hex[:8]}.part")

@@ -1,4 +1,4 @@
-"""A prediction on the workers of a Dask cluster (extra `cluster`): connecting, the work, who asks for it."""
+"""A prediction on the workers of a Dask cluster (extra `cluster`): connection, work of a worker, and the client."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from napari_msunet.labels import Run
 from napari_msunet.own_process import environment
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Connecting to the workers of a Dask cluster, and starting them: processes here, or jobs of SLURM.
+# Connecting to the workers of a Dask cluster, and starting them as local processes or jobs of SLURM.
 
 CONNECT_SECONDS = 20.0
-"""How long the scheduler at an address may take to answer."""
+"""Seconds that the scheduler at an address may take to answer."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Workers:
     threads : int
         CPU threads of each worker's network.
     spread : bool
-        Whether each worker takes a GPU of its own, by its number: workers started here, on one machine.
+        Whether each worker takes a GPU of its own, by its number; so for workers started on this machine.
     """
 
     client: Any
@@ -60,13 +60,13 @@ class Workers:
 
     @property
     def names(self) -> list[str]:
-        """Addresses of the workers there are now."""
+        """Addresses of the present workers."""
         return list(self.client.scheduler_info(n_workers=-1)["workers"])
 
 
 @contextmanager
 def workers_of(cluster: Cluster) -> Iterator[Workers]:
-    """Connect to a cluster, started for this where it is local or of SLURM.
+    """Connect to a cluster; a local one or one of SLURM is started first.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def workers_of(cluster: Cluster) -> Iterator[Workers]:
 
 
 def extra(module: str) -> Any:
-    """A module of the extra `cluster`, which nothing imports unless it is asked for.
+    """A module of the extra `cluster`, which is only imported where a cluster is used.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def extra(module: str) -> Any:
 
 @contextmanager
 def _started(cluster: Cluster) -> Iterator[Any]:
-    """What a client connects to; what was started for it ends with it."""
+    """A context with what a client connects to; a cluster that was started for it ends with it."""
     if cluster.kind == "address":
         yield cluster.at
         return
@@ -125,21 +125,21 @@ def local_cluster(cluster: Cluster) -> Any:
     """Processes on this machine, each with one task at a time."""
     threads = str(cluster.threads or 1)
     given = {**environment(), **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)}
-    distributed = extra("distributed")  # before its settings are changed
+    distributed = extra("distributed")  # imported before its settings are changed
     with extra("dask").config.set({"distributed.nanny.pre-spawn-environ": given}):
         return distributed.LocalCluster(
             n_workers=cluster.workers,
             threads_per_worker=1,
             processes=True,
-            memory_limit=0,  # Dask would kill a worker that it thinks too large; the plan has a limit of its own
+            memory_limit=0,  # no limit, because Dask would kill large workers, and the plan has a limit of its own
             dashboard_address=None,
-            silence_logs="ERROR",  # what goes wrong comes back as a sentence
+            silence_logs="ERROR",  # errors come back as sentences
         )
 
 
 @contextmanager
 def _environment_kept() -> Iterator[None]:
-    """Dask leaves what it sets for its workers in this process's environment, for good."""
+    """A context that restores the environment, in which Dask leaves the variables that it sets for its workers."""
     before = dict(os.environ)
     try:
         yield
@@ -152,12 +152,12 @@ def _environment_kept() -> Iterator[None]:
 
 
 def slurm_cluster(cluster: Cluster) -> Any:
-    """A Dask cluster whose workers are SLURM jobs, none of them submitted yet; `job_script()` shows what will be.
+    """A Dask cluster whose workers are SLURM jobs, none of them submitted yet; `job_script()` shows their script.
 
     Raises
     ------
     MsunetError
-        If dask-jobqueue is not installed, or needs more than was given.
+        If dask-jobqueue is not installed, or needs an option that was not given.
     """
     made = extra("dask_jobqueue").SLURMCluster
     options = dict(cluster.options)
@@ -184,23 +184,23 @@ def slurm_cluster(cluster: Cluster) -> Any:
 
 
 def _threads(cluster: Cluster, client: Any) -> int:
-    """CPU threads for a network on each worker, where nothing was said."""
+    """CPU threads for a network on each worker, where none are given."""
     if cluster.kind == "address":
         return min(client.nthreads().values(), default=1)
     return int(cluster.options.get("cores", 1))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What a worker of a cluster does: it computes units of a run. It is asked with JSON text and answers with it.
+# The work of a worker: it computes units of a run. Requests and answers are JSON text.
 
 STOP_SECONDS = 1.0
-"""Between two looks whether the client wants the tasks to end."""
+"""Seconds between two checks whether the client wants the tasks to end."""
 
-_ONE = threading.Lock()  # a network takes all threads it was given, so one task at a time
+_ONE = threading.Lock()  # one task at a time, since a network uses all threads of the worker
 
 
 def version() -> str:
-    """This napari-msunet's."""
+    """The version of this napari-msunet."""
     return str(import_module("napari_msunet").__version__)
 
 
@@ -265,7 +265,7 @@ def part_name(worker: Any) -> str:
 
 
 def _check(task: dict[str, Any]) -> None:
-    """Whether this machine sees the files, and has the same napari-msunet."""
+    """Raise where this machine does not see the files, or has another version of napari-msunet."""
     if task["version"] != version():
         raise MsunetError(
             f"it has napari-msunet {version()}, the client has {task['version']}; install the same on both."
@@ -278,7 +278,7 @@ def _check(task: dict[str, Any]) -> None:
 
 
 def _settle(number: Any) -> None:
-    """Once in a process: memory stays with it, and of several GPUs it takes one."""
+    """Set up the process, once: it keeps freed memory, and takes one of several GPUs."""
     from napari_msunet.own_process import settle
 
     settle()
@@ -299,23 +299,23 @@ def _settle(number: Any) -> None:
 # ``docs/cluster.md``.
 
 WAITING_SECONDS = 60.0
-"""Between two messages that no worker has come yet."""
+"""Seconds between two messages that no worker has come yet."""
 
 UNITS_EACH, SMALLEST_UNIT = 4, 1024
-"""Units for each worker, where a slide is large enough; smaller ones would compute too many margins twice."""
+"""Units for each worker, where a slide is large enough; with smaller units, too many margins are computed twice."""
 
 AHEAD = 1
-"""Tasks that wait at the scheduler for each worker; more would come too late when somebody looks elsewhere."""
+"""Tasks that wait at the scheduler for each worker; with more, a change of the view would have effect too late."""
 
 
 def predict_on(job: PredictJob, workers: Workers) -> Iterator[Event]:
-    """Run a prediction on workers: the plan is made here once, they compute its units, the rest is done here.
+    """Run a prediction on workers: this process makes the plan, they compute its units, and this process does the rest.
 
     Raises
     ------
     MsunetError
-        What `predict_events` raises; and where a worker does not see the slide, a model or the label store, or has
-        another version of napari-msunet.
+        As in `predict_events`; and where a worker does not see the slide, a model or the label store, or has another
+        version of napari-msunet.
     """
     models = [MODEL_CACHE.model(path) for path in job.models]
     with MODEL_CACHE.slide(job.slide, job.slide_mpp, job.image_kind, job.value_range) as slide:
@@ -334,13 +334,13 @@ def predict_on(job: PredictJob, workers: Workers) -> Iterator[Event]:
 
 
 def unit_side(setup: Setup, workers: int) -> int:
-    """Side of a unit in target pixels: some for each worker, so that none is idle for long at the end."""
+    """Side of a unit in target pixels, with several units for each worker, so that none is idle for long at the end."""
     share = setup.window.height * setup.window.width / (workers * UNITS_EACH)
     return min(UNIT, max(SMALLEST_UNIT, int(share**0.5) // CHUNK * CHUNK))
 
 
 class _Fill:
-    """The units of one run on their way through the workers."""
+    """Sends the units of one run to the workers, and collects the results."""
 
     def __init__(self, job: PredictJob, workers: Workers, run: Run, grid: Grid) -> None:
         self._workers = workers
@@ -363,7 +363,7 @@ class _Fill:
         self._pixels = 0
 
     def events(self) -> Iterator[Event]:
-        """Fill the run; the units that are nearest to where somebody looks first."""
+        """Fill the run, beginning with the units nearest to the view."""
         client = self._workers.client
         total, left = self._plan.tiles, unfinished(self._run, self._plan)
         first = total - len(left)
@@ -395,7 +395,7 @@ class _Fill:
                 self._wait_for_end()
 
     def _unheard(self, places: dict[tuple[int, int], int]) -> Iterator[RegionDone]:
-        """The tiles that are in the ledgers, but whose worker died before it said so."""
+        """The tiles that are in the ledgers, but whose worker died before it reported them."""
         done = self._run.done
         for number in places.values():
             if number in done:
@@ -403,7 +403,7 @@ class _Fill:
                 yield RegionDone(run=self._run.key, y=window.y, x=window.x, height=window.height, width=window.width)
 
     def _new_region(self, values: dict[str, Any], places: dict[tuple[int, int], int]) -> RegionDone | None:
-        """A finished tile of this run; the tiles of a killed worker's batch come twice, and count once."""
+        """A finished tile of this run; None for one that was reported before, such as of a killed worker's batch."""
         event = event_of(values)
         if not isinstance(event, RegionDone) or event.run != self._run.key or (event.y, event.x) not in places:
             return None
@@ -423,7 +423,7 @@ class _Fill:
             future.add_done_callback(lambda f: self._news.put(("done", f)))
 
     def _heard(self) -> Iterator[tuple[str, Any]]:
-        """What has been said since; waits a little for the first."""
+        """The messages since the last call; waits a moment for the first."""
         try:
             yield self._news.get(timeout=0.2)
             while True:
@@ -432,7 +432,7 @@ class _Fill:
             return
 
     def _outcome(self, future: Any) -> None:
-        """Raise what went wrong in a task."""
+        """Raise the error of a failed task."""
         if future.status == "cancelled":
             raise MsunetError("The cluster has dropped a task, so the prediction stopped; start it again, it goes on.")
         if future.status == "error":
@@ -445,7 +445,7 @@ class _Fill:
             raise MsunetError(outcome["error"])
 
     def _wait(self) -> Iterator[Event]:
-        """Until there is a worker; a queue of SLURM may take hours."""
+        """Wait until there is a worker; a queue of SLURM may take hours."""
         told = -WAITING_SECONDS
         while not self._workers.names:
             events.check()
@@ -455,7 +455,7 @@ class _Fill:
             time.sleep(0.3)
 
     def _wait_for_end(self, seconds: float = 10.0) -> None:
-        """Give tasks under way the time to finish their tile and to leave the run to others."""
+        """Give tasks under way the time to finish their tile and to release the run."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and any(self._workers.client.processing().values()):
             time.sleep(0.1)
@@ -484,6 +484,3 @@ class _Fill:
             )
 
         return min(waiting, key=away)
-
-
-# ----------------------------------------------------------------------------------------------------------------------

@@ -27,10 +27,10 @@ from napari_msunet.slide.appearance import legacy_scale
 from napari_msunet.slide.numbers import Scale, to_unit
 
 # ----------------------------------------------------------------------------------------------------------------------
-# From the branches' outputs to a tile's maps: probabilities, each scale alone, weights, disagreement, entropy.
+# Fusing the outputs of branches to the maps of a tile: probabilities, each scale, weights, disagreement, entropy.
 
 ROWS = 128
-"""Target rows fused at once on the CPU, so that no branch's channels exist as a whole at full resolution."""
+"""Target rows fused at once on the CPU, so that the channels of a branch never exist whole at full resolution."""
 
 Map = npt.NDArray[np.float32]
 
@@ -53,9 +53,9 @@ class Fused:
     ----------
     probabilities : (K+1, h, w)
     branches : tuple of (K+1, h, w)
-        Of each scale alone, the mean over an ensemble's models and the variants.
+        The probabilities of each scale alone, the mean over an ensemble's models and the variants.
     weights : (k, h, w), optional
-        What the fusion gives to each scale; None where it has no such weights.
+        The weights that the fusion gives to the scales; None where it has no such weights.
     disagreement, entropy : (h, w), optional
         0..1.
     """
@@ -88,7 +88,7 @@ def fuse(
     Parameters
     ----------
     zs : for each stream, for each variant a (B, Z, h, w) Tensor
-        On the stream's own grid; a coarse one with its ring.
+        Outputs on the stream's own grid; those of a coarse stream with its ring.
     shape : tuple of int
         Height and width of the tiles in target pixels.
     """
@@ -145,7 +145,7 @@ def _strip(
                 alone = [torch.softmax(z.float(), 1) for z in branches]
                 for i, probabilities in enumerate(alone):
                     add(f"scale {i}", probabilities)
-                # where the others are injected into it, the finest scale has no output but the fused one
+                # with injection, the fused output is the only one of the finest scale
                 every = bool(up) or len(alone) == len(own[0][0].read)
                 votes.append(divergence(alone if every else [torch.softmax(fused.float(), 1), *alone]))
             if wanted.weights and up and (shares := network.fusion_weights(up)) is not None:
@@ -183,7 +183,7 @@ def divergence(alone: Sequence[Tensor]) -> Tensor:
     Lin, "Divergence measures based on the Shannon entropy", IEEE Trans. Inf. Theory 37(1), 1991: the entropy of the
     mean less the mean of the entropies, at most ln(k) for k distributions.
     """
-    if len(alone) == 1:  # one scale agrees with itself
+    if len(alone) == 1:  # a single scale cannot disagree
         return torch.zeros_like(alone[0][:, 0])
     mean = torch.stack(list(alone)).mean(0)
     difference = entropy(mean) - torch.stack([entropy(p) for p in alone]).mean(0)
@@ -191,19 +191,20 @@ def divergence(alone: Sequence[Tensor]) -> Tensor:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The engine, which runs the passes of a plan and gives the maps of each tile.
 
 AHEAD = 1
 """Steps whose pixels are read while the network works on an earlier one."""
 
 HELD = 300_000_000
-"""Bytes of pieces that may wait for their tiles; over it, those that wait longest are computed again later."""
+"""Most bytes of pieces that wait for their tiles; beyond it, the oldest are dropped and computed again later."""
 
 Pixels = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class TileResult:
-    """One computed tile: its maps, or why it could not be computed."""
+    """One computed tile: its maps, or the reason why it could not be computed."""
 
     tile: Tile
     maps: Fused | None
@@ -212,7 +213,8 @@ class TileResult:
 
 @dataclass
 class EngineStep:
-    """One thing the network does: a piece (to `look` at by itself), or a batch of tiles; `inputs` are being read."""
+    """One step of the network: a piece (with `look`, to be shown alone), or a batch of tiles, whose `inputs` are
+    read."""
 
     work: Work | None
     piece: Piece | None
@@ -222,7 +224,7 @@ class EngineStep:
 
 
 def as_input(pixels: Pixels, scale: Scale | None = None) -> npt.NDArray[np.float32]:
-    """`(h, w, c)` pixels as `(c, h, w)` float32 in 0..1; without a scale, as models saw them before they kept one."""
+    """`(h, w, c)` pixels as `(c, h, w)` float32 in 0..1; without a scale, by that of models which keep no range."""
     return to_unit(np.moveaxis(pixels, -1, 0), legacy_scale(pixels.dtype) if scale is None else scale)
 
 
@@ -232,7 +234,7 @@ class Pass:
     Parameters
     ----------
     networks : sequence of EngineNetwork
-        Of the ensemble's models, on one device.
+        The networks of the ensemble's models, on one device.
     slide : Slide
     plan : Plan
     grid : Grid
@@ -240,9 +242,9 @@ class Pass:
     wanted : RequestedMaps
         Which maps a tile gives.
     variants : sequence of Variant
-        Of test-time augmentation.
+        The variants of test-time augmentation.
     channels : sequence of int, optional
-        The slide's channels that are the models'.
+        The slide's channels for the models.
     bare : int, optional
         Bytes that the process had before the prediction began.
     scales : sequence of Scale, optional
@@ -298,11 +300,11 @@ class Pass:
     # ------------------------------------------------------------------------------------------------------ the passes
 
     def run(self, works: list[Work]) -> Iterator[list[TileResult]]:
-        """Compute the batches, what somebody looks at first, else in their order."""
+        """Compute the batches, beginning with those in view, else in their order."""
         return (found for found in self.run_with_looks(works, None) if not isinstance(found, CoarseLook))
 
     def run_with_looks(self, works: list[Work], looks: FirstLooks | None) -> Iterator[list[TileResult] | CoarseLook]:
-        """The same, with first looks at a large view among the results."""
+        """As `run`, with first looks at a large view among the results."""
         self._uses.update(piece for work in works for piece in work.pieces)
         waiting: list[EngineStep] = []
         left = OrderedDict((n, work) for n, work in enumerate(works))
@@ -334,7 +336,8 @@ class Pass:
     def _next_steps(
         self, left: OrderedDict[int, Work], looks: FirstLooks | None, seen: ScreenArea | None, waiting: list[EngineStep]
     ) -> list[EngineStep]:
-        """A piece that is to be shown by itself; else, of the next batch, the pieces it still lacks and the batch."""
+        """The next steps: a piece that is to be shown alone, else the missing pieces of the next batch, and the
+        batch."""
         known = {*self._held, *(step.piece for step in waiting)}
         if looks is not None and self._held_bytes < HELD // 2:
             look = looks.next(left, seen)
@@ -359,7 +362,7 @@ class Pass:
                 inputs = step.inputs.result()
                 self._ensure(work)
             except NotNumbersError:
-                raise  # the image must be mended, not tried again
+                raise  # an image with NaN must be corrected; trying again does not help
             except (MsunetError, OSError) as error:
                 self._release(work)
                 return [TileResult(tile, None, str(error)) for tile in work.tiles]
@@ -368,7 +371,8 @@ class Pass:
             return results
 
     def _ensure(self, work: Work) -> None:
-        """Pieces that could not be read, or were dropped for memory, are tried again: the error is the batch's."""
+        """Compute pieces again that could not be read or were dropped for memory; an error is then that of the
+        batch."""
         for piece in work.pieces:
             if piece not in self._held:
                 self._hold(piece, self._read_piece(piece))
@@ -377,7 +381,7 @@ class Pass:
         try:
             inputs = step.inputs.result()
         except (MsunetError, OSError):
-            return  # the batch that needs it will meet the error
+            return  # the batch that needs the piece will raise the error
         self._hold(piece, inputs)
 
     def _hold(self, piece: Piece, inputs: list[list[Tensor]]) -> None:
@@ -393,7 +397,7 @@ class Pass:
         return sum(z.numel() * z.element_size() for zs in self._held.values() for z in zs)
 
     def _look(self, piece: Piece) -> CoarseLook:
-        """What a piece says by itself."""
+        """The answer of a piece alone."""
         stream, box = self.plan.streams[piece[1]], self._box(piece)
         with torch.inference_mode():
             z = self._held[piece][0][(..., *Window(stream.ring, stream.ring, *box.shape).slices())]
@@ -443,7 +447,7 @@ class Pass:
     def _branch(
         self, stream: Stream, inputs: Sequence[Tensor], shape: tuple[int, int], ring: int
     ) -> tuple[Tensor, ...]:
-        """A stream's output for each variant, without its margin but for the ring."""
+        """A stream's output for each variant, without its margin except for the ring."""
         network, edge = self.networks[stream.model], stream.margin - ring
         keep = Window(edge, edge, shape[0] + 2 * ring, shape[1] + 2 * ring)
         found = []
@@ -466,7 +470,7 @@ class Pass:
         return [TileResult(tile, fused.of(n)) for n, tile in enumerate(work.tiles)]
 
     def _patches(self, s: int, work: Work, variant: int) -> Tensor:
-        """What a stream in pieces says under each tile of a batch, with the ring."""
+        """The output of a stream in pieces under each tile of a batch, with the ring."""
         stream = self.plan.streams[s]
         return torch.stack([self._patch(s, stream, work, window, variant) for window in work.windows])
 
@@ -486,7 +490,7 @@ class Pass:
                 return z[(0, slice(None), *around.slices((ringed.y, ringed.x)))]
         first = found[0][1]
         out = first.new_zeros((first.shape[1], *around.shape))
-        # A pixel belongs to the piece it lies in; in the ring beyond all pieces, to the last that reaches it.
+        # A pixel belongs to the piece in which it lies; in the ring beyond all pieces, to the last one that reaches it.
         for margin in (stream.ring, 0):
             for box, z in found:
                 if margin and box.intersection(own).empty:

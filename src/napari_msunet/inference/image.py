@@ -27,7 +27,7 @@ from napari_msunet.slide import Slide
 from napari_msunet.slide.appearance import seen_by
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Probabilities of an image, or of a window of a slide, in memory: for evaluation, previews and tests.
+# Probabilities of an image, or of a window of a slide, in memory, for evaluation, previews and tests.
 
 
 def predict_image(
@@ -41,7 +41,7 @@ def predict_image(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Probabilities of the fused output and of each scale alone.
 
-    The same exact function of the slide as `predict`, without a store.
+    The result is the same exact function of the slide as that of `predict`, but it needs no store.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def predict_image(
     -------
     dict
         For each of `model.config.outputs` a `(K+1, h, w)` float32 array over the window; and "weights"
-        `(k, h, w)`, what the fusion gives to each scale at each pixel, where it has such weights.
+        `(k, h, w)`, the weight that the fusion gives to each scale at each pixel, where it has such weights.
     """
     options = PredictOptions(device=device, margin=margin, tile=tile)
     setup = set_up(slide, [model], options)
@@ -85,9 +85,10 @@ def predict_image(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The preview job, which writes the maps of a region.
 
 LARGEST = 64_000_000
-"""Target pixels that a preview may have: it is held in memory."""
+"""Most target pixels of a preview, which is held in memory."""
 
 
 def preview_events(job: PreviewJob) -> Iterator[Event]:
@@ -111,7 +112,7 @@ def preview_events(job: PreviewJob) -> Iterator[Event]:
 
 
 def _description(model: MSUNet, grid: Grid, window: Window) -> dict[str, Any]:
-    """What a viewer needs to place and name the maps."""
+    """The description by which a viewer places and names the maps."""
     return {
         "mpp": model.config.target_mpp,
         "pixel": grid.pixel,
@@ -122,12 +123,12 @@ def _description(model: MSUNet, grid: Grid, window: Window) -> dict[str, Any]:
 
 
 def _write(out: Path, maps: dict[str, Any], description: dict[str, Any]) -> None:
-    """Write the maps beside their place, then put them there."""
+    """Write the maps aside, then rename their folder."""
     aside = out.with_name(f".{out.name}.{uuid4().hex[:8]}.part")
     try:
         group = zarr.open_group(aside, mode="w", zarr_format=3, attributes=description)
         for name, values in maps.items():
-            # A slash would make a folder of its own.
+            # A slash in the name would make another folder.
             group.create_array(
                 name.replace("/", ":"), data=values.astype(np.float16), chunks=(1, 512, 512), attributes={"name": name}
             )

@@ -1,4 +1,4 @@
-"""Many slides: one prediction after another, a table of what came out, and no slide that stops the rest."""
+"""Predicting many slides one after another, with a table of results; a slide that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from napari_msunet.labels.store import is_open
 if TYPE_CHECKING:
     from napari_msunet.inference.cluster import Workers
 # ----------------------------------------------------------------------------------------------------------------------
-# The table of many predictions: a CSV with a row for each slide, whole at any moment.
+# The table of results: a CSV with a row for each slide, whole at any moment.
 
 FIRST = ("slide", "group", "status", "labels", "run")
 LAST = ("megapixels", "seconds", "megapixels_per_second", "error")
@@ -38,7 +38,7 @@ Row = dict[str, str]
 
 
 class ResultsTable:
-    """Rows by label store; each `put` writes the file anew, aside, and renames it.
+    """Rows by label store; each `put` writes the whole file aside and renames it.
 
     Columns: slide, group, status ("done", "failed", "skipped": nothing was left to compute), labels (relative to the
     table where it lies below its folder), run, one ``mm2 NAME`` for each class (``px2 NAME`` where slides
@@ -48,12 +48,12 @@ class ResultsTable:
     Parameters
     ----------
     path : Path
-        The CSV; rows that it has already are kept until their slide is told again.
+        The CSV; rows that it has already are kept until their slide has a new result.
 
     Raises
     ------
     MsunetError
-        If there is a file that is no such table.
+        If the file exists and is no such table.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,15 +67,15 @@ class ResultsTable:
 
     @property
     def rows(self) -> list[Row]:
-        """All rows, in the order in which their slides were first told."""
+        """All rows, in the order in which their slides were added."""
         return list(self._rows.values())
 
     def row(self, labels: Path) -> Row | None:
-        """What was told last about a label store."""
+        """The last row of a label store."""
         return self._rows.get(self._name(labels))
 
     def put(self, labels: Path, row: Row) -> None:
-        """Tell about a slide, and write the table."""
+        """Set the row of a slide, and write the table."""
         name = self._name(labels)
         self._rows[name] = {**row, "labels": name}
         with output_errors(self.path.parent):
@@ -91,7 +91,7 @@ class ResultsTable:
         return text.getvalue()
 
     def _name(self, labels: Path) -> str:
-        """A store as the table calls it."""
+        """The name of a store in the table."""
         whole = Path(os.path.abspath(labels))
         try:
             return whole.relative_to(os.path.abspath(self.path.parent)).as_posix()
@@ -118,6 +118,7 @@ class ResultsTable:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The jobs: the prediction of one slide, and of many.
 
 TABLE = "results.csv"
 
@@ -171,7 +172,7 @@ class _Many:
     counts: dict[str, int] = field(default_factory=lambda: {"done": 0, "skipped": 0, "failed": 0})
     _started: float = field(default_factory=time.monotonic)
     _free: float = 0.0
-    """Slides, with fractions, that cost nothing: they tell nothing about the time left."""
+    """Slides, with fractions, that took no time, and so do not count for the estimate of the time left."""
 
     def events(self) -> Iterator[Event]:
         total = len(self.job.slides)
@@ -185,7 +186,7 @@ class _Many:
         yield Result(values=values, files={"results": str(self.table.path)})
 
     def _slide(self, number: int, item: GivenSlide) -> Iterator[Event]:
-        """One slide from its start to its row, whatever happens."""
+        """Predict one slide and write its row, whatever error it raises."""
         started, name = time.monotonic(), item.slide.name
         result: Result | None = None
         editing = is_open(item.out)
@@ -206,7 +207,7 @@ class _Many:
                 row = self._skipped(item, row)
         except Cancelled:
             raise
-        except Exception as error:  # of a library too: the other slides go on
+        except Exception as error:  # also an error of a library: the other slides are still predicted
             text, details = failure(error)
             row = {"status": "failed", "error": text}
             yield Message(level="error", text=f"{name}: {text}")
@@ -222,10 +223,10 @@ class _Many:
         yield self._progress(number + 1)
 
     def _told(self, event: Event, number: int, name: str) -> Event:
-        """An event of one slide as one of all."""
+        """An event of one slide as an event of the whole job."""
         if isinstance(event, Progress):
             share = event.done / event.total if event.total else 0.0
-            # the last hundredth is what comes after the tiles, and the row
+            # the last hundredth is for the work after the tiles, and the row
             return self._progress(number + min(share, 0.99), event.rate)
         if isinstance(event, Message):
             return Message(level=event.level, text=f"{name}: {event.text}")
@@ -237,7 +238,7 @@ class _Many:
         return Progress(done=round(done, 3), total=total, unit="slides", seconds_left=left, rate=rate)
 
     def _skipped(self, item: GivenSlide, row: Row) -> Row:
-        """The row of a slide with nothing left to compute: the pace is that of the time it was computed."""
+        """The row of a slide with nothing left to compute, with the speed of its earlier computation."""
         before = self.table.row(item.out)
         known = before is not None and before.get("run") == row["run"]
         pace = {name: before[name] if known and before else "" for name in ("seconds", "megapixels_per_second")}
@@ -252,13 +253,13 @@ def _complete_runs(out: Path) -> set[str]:
 
 
 def _let_go(out: Path) -> None:
-    """Close a slide's label store: a list of thousands must not keep thousands open, nor their locks."""
+    """Close a slide's label store, since a list of thousands must not keep as many stores and locks open."""
     if is_open(out):
         open_labels(out).close()
 
 
 def _row(run: Run, computed: int, seconds: float) -> Row:
-    """What the table says about a finished prediction, of which so many pixels were computed in so many seconds."""
+    """The row of a finished prediction, of which `computed` pixels took `seconds` seconds."""
     pixels = sum(window.height * window.width for window in run.done.values())
     areas = class_areas(run)
     return {
@@ -280,9 +281,9 @@ def area_fields(run: Run, areas: dict[str, float]) -> Row:
 
 
 def class_areas(run: Run) -> dict[str, float]:
-    """Area of each class of a run, from its label pixels; chunks that hold nothing cost nothing.
+    """The area of each class of a run, from its label pixels; empty chunks are skipped.
 
-    In µm², or in pixels of the slide where the run has no size in µm.
+    Areas are in µm², or in pixels of the slide where the run has no size in µm.
     """
     counts = np.zeros(256, np.int64)
     height, width = run.info.shape

@@ -1,4 +1,4 @@
-"""Models and slides that stay loaded between the jobs of one process, so that a prediction in view begins at once."""
+"""The cache of models and slides between the jobs of one process, so that a prediction of the view begins at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 
 def stamp(path: Path) -> Stamp:
-    """Name, time of change and size of a file, or of a folder and the metadata in it; empty where nothing is."""
+    """Name, modification time and size of a file, or of a folder and its metadata; empty where the path does not
+    exist."""
     parts = [path, path / "zarr.json", path / ".zattrs"] if path.is_dir() else [path]
     found = []
     for part in parts:
@@ -29,14 +30,14 @@ def stamp(path: Path) -> Stamp:
 
 
 class ModelCache:
-    """The most recently used models and slides; one whose file has changed is loaded again.
+    """The most recently used models and slides; those whose file has changed are loaded again.
 
-    For one job at a time. It keeps nothing until it is told to, because a library must not hold files open.
+    It is for one job at a time. By default it keeps nothing, because a library must not hold files open.
 
     Parameters
     ----------
     models, slides : int
-        How many of each.
+        How many of each are kept.
     """
 
     def __init__(self, models: int = 0, slides: int = 0) -> None:
@@ -57,7 +58,7 @@ class ModelCache:
 
     @contextmanager
     def slide(self, path: Path, mpp: Any = None, kind: Any = None, value_range: Any = None) -> Iterator[Slide]:
-        """An open slide; see `open_slide`. Outside the block it may be closed at any time."""
+        """A context with an open slide, see `open_slide`. Outside the context it may be closed at any time."""
         key = (stamp(path), mpp, kind, value_range)
         slide = self._slides.pop(key, None) or open_slide(path, mpp, kind, value_range)
         usable = False
@@ -68,7 +69,7 @@ class ModelCache:
             usable = True
             raise
         finally:
-            # a slide that failed is opened afresh next time
+            # a slide that failed is opened again the next time
             if usable and self.slides and key[0] == stamp(path):
                 self._slides[key] = slide
             else:
@@ -77,11 +78,11 @@ class ModelCache:
                 self._slides.popitem(last=False)[1].close()
 
     def clear(self) -> None:
-        """Let everything go."""
+        """Drop all models and slides."""
         self._models.clear()
         while self._slides:
             self._slides.popitem()[1].close()
 
 
 MODEL_CACHE = ModelCache()
-"""What this process keeps: nothing, unless it is a worker."""
+"""The cache of this process, which keeps nothing unless the process is a worker."""

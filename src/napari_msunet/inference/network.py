@@ -1,4 +1,4 @@
-"""A model made ready for prediction: on its device, folded, in the wanted precision, mirrored copies averaged."""
+"""A model prepared for prediction: on its device, folded, in the wanted precision; and test-time augmentation."""
 
 from __future__ import annotations
 
@@ -57,8 +57,10 @@ def pick_devices(device: str) -> tuple[torch.device, ...]:
 
 @contextmanager
 def exact_arithmetic(threads: int) -> Iterator[None]:
-    """Run torch with this many CPU threads, whose number changes the last bits, and without TF32, whose ten bits of
-    precision would break the exactness of tiles on a GPU."""
+    """A context in which torch uses this many CPU threads, whose number changes the last bits, and no TF32.
+
+    The ten bits of precision of TF32 would break the exactness of tiles on a GPU.
+    """
     before = torch.get_num_threads(), torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if threads != before[0]:
@@ -72,7 +74,7 @@ def exact_arithmetic(threads: int) -> Iterator[None]:
 
 
 class EngineNetwork(Protocol):
-    """What the engine asks of a network, whatever computes it."""
+    """The interface of a network for the engine, in PyTorch or ONNX Runtime."""
 
     def run(self, branch: int, x: Tensor, keep: Window) -> Tensor:
         """`(B, Z, h, w)` float32: the part `keep` of a branch's output for inputs `(B, C, H, W)` on the CPU."""
@@ -105,9 +107,9 @@ class TorchNetwork:
         It is copied, not changed.
     device : torch.device
     precision : str
-        Of the branches' convolutions; the fusion is always float32.
+        Precision of the branches' convolutions; the fusion is always float32.
     compiled : bool
-        Compile the blocks with `torch.compile` at their first use.
+        Whether the blocks are compiled with `torch.compile` at their first use.
     """
 
     def __init__(
@@ -119,7 +121,7 @@ class TorchNetwork:
         if compiled:
             for module in self.model.modules():
                 if isinstance(module, ConvBlock):
-                    # without it, each size of tile would be compiled for itself
+                    # otherwise each size of tile would be compiled again
                     module.compile(dynamic=True)
 
     def run(self, branch: int, x: Tensor, keep: Window) -> Tensor:
@@ -160,7 +162,7 @@ class TorchNetwork:
 
 @dataclass(frozen=True)
 class Variant:
-    """One of the eight symmetries of the square; each is applied to the inputs, and taken back from the output."""
+    """One of the eight symmetries of the square, which is applied to the inputs and undone on the output."""
 
     down: bool = False
     across: bool = False
@@ -173,14 +175,14 @@ class Variant:
         return x.mT if self.turned else x
 
     def undo(self, z: Tensor) -> Tensor:
-        """The output as if nothing had been mirrored."""
+        """The output, mirrored and turned back."""
         if self.turned:
             z = z.mT
         dims = [d for d, wanted in ((-2, self.down), (-1, self.across)) if wanted]
         return z.flip(dims) if dims else z
 
     def window(self, keep: Window) -> Window:
-        """Where a centred window comes to lie."""
+        """The place of a centred window after the symmetry."""
         return Window(keep.x, keep.y, keep.width, keep.height) if self.turned else keep
 
 
@@ -190,7 +192,7 @@ VARIANTS: dict[str, tuple[Variant, ...]] = {
     "flips": _FLIPS,
     "dihedral": (*_FLIPS, *(Variant(v.down, v.across, True) for v in _FLIPS)),
 }
-"""What test-time augmentation averages over. All are about the slide's corner, so tiles stay exact."""
+"""The symmetries over which test-time augmentation averages, all about the slide's corner, so that tiles stay exact."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -207,13 +209,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 # A model whose branches run in ONNX Runtime (extra `onnx`); their fusion stays in PyTorch.
 
 _EXPORTED: OrderedDict[str, tuple[bytes, ...]] = OrderedDict()
-"""Branches by the model's fingerprint: to export them takes seconds, and a worker keeps its models."""
+"""Exported branches by the model's fingerprint, because the export takes seconds and a worker keeps its models."""
 
 _KEPT = 4
 
 
 def check_onnx(models: Sequence[MSUNet], options: PredictOptions, devices: Sequence[torch.device]) -> None:
-    """Whether a prediction can be made in ONNX Runtime.
+    """Raise where a prediction cannot be made in ONNX Runtime.
 
     Raises
     ------
@@ -222,7 +224,7 @@ def check_onnx(models: Sequence[MSUNet], options: PredictOptions, devices: Seque
         one, or the options are for PyTorch.
     """
     if options.precision != "float32" or options.compile:
-        raise ModelError("engine='onnx' computes in float32 and compiles itself; leave precision and compile away.")
+        raise ModelError("engine='onnx' computes in float32 and compiles itself; leave out precision and compile.")
     known = _runtime().get_available_providers()
     for device in devices:
         if _provider(device)[0] not in known:
@@ -242,7 +244,7 @@ def _runtime() -> Any:
 
 
 def _provider(device: torch.device) -> tuple[str, dict[str, Any]]:
-    """The part of ONNX Runtime that computes on a device."""
+    """The execution provider of ONNX Runtime for a device."""
     names = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
     options = {"device_id": device.index or 0} if device.type == "cuda" else {}
     return names.get(device.type, f"{device.type}ExecutionProvider"), options
@@ -268,16 +270,16 @@ class OnnxNetwork(TorchNetwork):
     def run(self, branch: int, x: Tensor, keep: Window) -> Tensor:
         """See `EngineNetwork`."""
         (found,) = self._session(branch).run(None, {"x": x.contiguous().numpy()})
-        # a copy: a view would keep the margins in memory as long as the piece waits for its tiles
+        # a copy, because a view would keep the margins in memory as long as the piece waits for its tiles
         return torch.from_numpy(found)[(..., *keep.slices())].clone().to(self.device)
 
     def _session(self, branch: int) -> Any:
-        """Of a branch and the present number of threads, which changes the last bits."""
+        """The session of a branch for the present number of threads, which changes the last bits."""
         key = branch, torch.get_num_threads()
         if key not in self._sessions:
             options = self._runtime.SessionOptions()
             options.intra_op_num_threads = key[1]
-            options.enable_cpu_mem_arena = False  # it would keep the blocks of every size of tile there was
+            options.enable_cpu_mem_arena = False  # the arena would keep the blocks of every size of tile
             options.enable_mem_pattern = False
             options.log_severity_level = 3
             self._sessions[key] = self._runtime.InferenceSession(
@@ -290,7 +292,7 @@ def exported(model: MSUNet) -> tuple[bytes, ...]:
     """The branches of a model as ONNX."""
     key = model.fingerprint
     if key not in _EXPORTED:
-        # each scale, also where they share their weights: what the fusion needs of them is each scale's own
+        # each scale, even where they share weights, because the fusion has a projection of its own for each
         _EXPORTED[key] = tuple(branch_onnx(model, i) for i in range(len(model.config.scales)))
         while len(_EXPORTED) > _KEPT:
             _EXPORTED.popitem(last=False)

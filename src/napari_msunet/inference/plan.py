@@ -1,9 +1,9 @@
-"""What a prediction will compute, fixed before the first tile: units, tiles, pieces, what shares a batch, margins.
+"""The plan of a prediction, fixed before the first tile: units, tiles, pieces, batches and margins.
 
-The network of each scale is a function of the whole slide, so any set of tiles gives the same answer as long as each
+The network of each scale is a function of the whole slide, so any set of tiles gives the same result as long as each
 has a margin of its receptive field and starts on the network's stride. A **unit** is a square of the target grid that
-one process computes. Its **tiles** cover what is wanted at full resolution; **pieces** cover the same for each coarse
-branch, on that branch's own grid, and serve all the tiles above them.
+one process computes. Its **tiles** cover the wanted pixels at full resolution; **pieces** cover the same area for each
+coarse branch, on that branch's own grid, and are used by all tiles above them.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from napari_msunet.geometry import Grid, Window, round_up
 from napari_msunet.labels.area import Mask
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The streams of a prediction: the networks that are run over the slide, each on a grid of its own, and how they tile.
+# The streams of a prediction: the networks that run over the slide, each on its own grid, and their tiling.
 #
-# A branch with a finite reach tiles exactly with a margin. One whose output depends on the extent of its tile (a sum
-# over space, say) has no such margin: it is run on overlapping squares of one size that lie on a lattice fixed to the
-# slide, and blended where they overlap, so that its result depends on the place only, not on the region that was
-# asked for.
+# A branch with a finite reach tiles exactly with a margin. A branch whose output depends on the extent of its tile
+# (such as by a sum over space) has no such margin. It is run on overlapping squares of one size on a lattice that is
+# fixed to the slide, which are blended where they overlap, so that its result depends on the place only, not on the
+# predicted region.
 
 BLENDED = 1024
 """Largest side of the squares of a network that no margin makes exact, in its own pixels."""
 
 
 class Stream(BaseModel):
-    """One branch of one model of the ensemble, or a model whose branches cannot be parted.
+    """One branch of one model of the ensemble, or a model whose branches cannot be separated.
 
     Attributes
     ----------
@@ -51,9 +51,9 @@ class Stream(BaseModel):
     margin : int
         Pixels of the output read on each side of a tile; a multiple of the stride.
     side, overlap : int
-        Of the squares of a blended stream, in pixels of the output; 0: it is exact, or nearly, by its margin.
+        Sizes of the squares of a blended stream, in pixels of the output; 0: it is exact, or nearly, by its margin.
     origin : tuple of int
-        Where such a square begins.
+        The corner of one such square.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -79,22 +79,23 @@ class Stream(BaseModel):
 
     @property
     def joint(self) -> bool:
-        """Whether it is a whole model, which gives fused logits on the target grid."""
+        """Whether the stream is a whole model, which gives fused logits on the target grid."""
         return bool(self.inputs)
 
     @property
     def blended(self) -> bool:
-        """Whether its tiles overlap and are blended."""
+        """Whether the squares overlap and are blended."""
         return self.side > 0
 
     @property
     def in_pieces(self) -> bool:
-        """Whether it is computed in pieces of its own, which serve several tiles."""
+        """Whether the stream is computed in pieces of its own, which several tiles use."""
         return self.ratio < 1 or self.blended
 
     @property
     def ring(self) -> int:
-        """Branch pixels around a tile for bringing it up: bilinear needs one, whole target pixels the numerator."""
+        """Branch pixels around a tile for its upsampling: bilinear needs one, whole target pixels need the
+        numerator."""
         return self.ratio.numerator if self.ratio < 1 else 0
 
     @property
@@ -109,11 +110,11 @@ class Stream(BaseModel):
 
     @property
     def share(self) -> float:
-        """Pixels through the network for each target pixel, were no margin needed."""
+        """Pixels through the network for each target pixel, without margins."""
         return float(sum(s**2 for s in self.read))
 
     def squares(self, wanted: Sequence[Window]) -> list[Window]:
-        """The squares of a blended stream's lattice that touch what is wanted (or its ring), row by row."""
+        """The squares of a blended stream's lattice that touch the wanted windows (or their ring), row by row."""
         step = self.side - self.overlap
         found = set()
         for window in wanted:
@@ -140,9 +141,9 @@ def streams_of(
     Parameters
     ----------
     exact_margins : for each model, for each branch
-        The measured margin in branch pixels (of a joint model one, in target pixels); None: there is none.
+        The measured margin in branch pixels (one for a joint model, in target pixels); None: there is none.
     margin : Margin
-        What was asked for.
+        The margin in the options.
     limit : int
         Pixels that may go through a network at once.
     origin : tuple of int
@@ -168,7 +169,7 @@ def streams_of(
 
 
 def margin_of(margin: Margin, exact: int, scale: Fraction, stride: int) -> int:
-    """Branch pixels to read on each side of a branch's tile for the margin asked for."""
+    """Branch pixels to read on each side of a branch's tile for the margin in the options."""
     if margin == "exact":
         pixels = float(exact)
     elif margin == "fast":
@@ -180,24 +181,24 @@ def margin_of(margin: Margin, exact: int, scale: Fraction, stride: int) -> int:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Rectangles that cover what is wanted of a grid, at the least cost for a network that needs a margin around each.
+# Covering the wanted cells of a grid by rectangles, at the lowest cost for a network that needs a margin around each.
 
 Cells = npt.NDArray[np.bool_]
 
 PER_TILE = 20_000
-"""Pixels through the network that take as long as whatever a tile costs beside its pixels."""
+"""The fixed cost of a tile, in pixels through the network that take as long."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a rectangle costs.
+    """The cost of a rectangle.
 
     Attributes
     ----------
     cell : int
         Side of a cell in pixels of the branch.
     margin : int
-        Pixels around the rectangle that the network sees, too.
+        Pixels around the rectangle that the network reads too.
     limit : int
         Pixels, margins included, that may go through the network at once.
     """
@@ -207,15 +208,15 @@ class Cost:
     limit: int
 
     def one(self, rows: float, columns: float) -> float:
-        """Pixels through the network for one rectangle of this many cells, or those that would take as long."""
+        """The cost of one rectangle of this many cells, in pixels through the network."""
         return (rows * self.cell + 2 * self.margin) * (columns * self.cell + 2 * self.margin) + PER_TILE
 
     def fits(self, rows: int, columns: int) -> bool:
-        """Whether so many cells may be one rectangle."""
+        """Whether this many cells may be one rectangle."""
         return rows * columns == 1 or self.one(rows, columns) - PER_TILE <= self.limit
 
     def split(self, rows: int, columns: int) -> tuple[int, int]:
-        """Into how many equal parts, down and across, to cut a full rectangle."""
+        """The numbers of equal parts, down and across, into which a full rectangle is cut."""
         if self.fits(rows, columns):
             return 1, 1
         best, found = (rows, columns), float("inf")
@@ -240,7 +241,7 @@ class Cost:
         return ceil(columns / width)
 
     def bounding(self, cells: Cells) -> float:
-        """Of everything within the bounding box, cut where it must be."""
+        """The cost of everything in the bounding box, cut where necessary."""
         if cells.size == 0:
             return 0.0
         down, across = self.split(*cells.shape)
@@ -250,7 +251,7 @@ class Cost:
 def cover(cells: Cells, cost: Cost) -> list[Window]:
     """Disjoint rectangles over all true cells.
 
-    Cut in two, again and again, wherever the two bounding boxes cost less than the one around both.
+    The cells are cut in two, again and again, wherever the two bounding boxes cost less than the one around both.
 
     Parameters
     ----------
@@ -260,7 +261,7 @@ def cover(cells: Cells, cost: Cost) -> list[Window]:
     Returns
     -------
     list of Window
-        In cells, row by row of their corners.
+        The rectangles in cells, in the order of their corners.
     """
     return sorted(_pieces(cells, 0, 0, cost), key=lambda w: (w.y, w.x))
 
@@ -288,7 +289,7 @@ def _pieces(cells: Cells, y: int, x: int, cost: Cost) -> Iterator[Window]:
 
 
 def _best_cut(cells: Cells, cost: Cost) -> tuple[Cells, Cells, int, int] | None:
-    """The cut after which both bounding boxes cost least; None where that is not less than one around both."""
+    """The cut with the lowest cost of both bounding boxes; None where that is not less than one around both."""
     least, best = cost.bounding(cells) * 0.999, None
     for axis in (0, 1):
         for at in range(1, cells.shape[axis]):
@@ -314,13 +315,13 @@ def _parts(length: int, count: int) -> list[tuple[int, int]]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Where a prediction is computed: the mask of what is wanted, and which tiles it touches.
+# The cells that a mask touches, so that tiles are computed only there.
 
 
 def coverage(mask: Mask | None, grid: Grid, window: Window, cell: int) -> npt.NDArray[np.bool_]:
-    """Which cells of a window hold any pixel that is wanted.
+    """Which cells of a window contain any wanted pixel.
 
-    It says the same as `mask.on` for each cell, without a value for each pixel, so a tissue mask over
+    The result is that of `mask.on` for each cell, but without a value for each pixel, so that a tissue mask over
     100,000 x 100,000 pixels takes well under a second and a few MB.
 
     Parameters
@@ -330,7 +331,7 @@ def coverage(mask: Mask | None, grid: Grid, window: Window, cell: int) -> npt.ND
     grid : Grid
         Over the mask's slide.
     window : Window
-        In pixels of `grid`; it may stick out of the slide, where nothing is wanted.
+        A window in pixels of `grid`; parts of it outside the slide are not wanted.
     cell : int
         Side of a cell in pixels of `grid`; the first begins at the window's corner, the last may be cut.
 
@@ -355,18 +356,19 @@ def coverage(mask: Mask | None, grid: Grid, window: Window, cell: int) -> npt.ND
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The plan of a prediction: its units and tiles, and what they cost.
 
 CELL = 64
-"""What is wanted is known in squares of this many target pixels, rounded up to the alignment."""
+"""Side of the squares in which the wanted area is described, in target pixels, rounded up to the alignment."""
 
 MOST_TILES = 2_000_000
-"""More are no plan: each is written down."""
+"""Most tiles of a plan, in which each tile is listed."""
 
 UNIT = 4096
-"""Side of a unit in target pixels, where nothing asks for smaller ones."""
+"""Side of a unit in target pixels, where no smaller one is requested."""
 
 GENERATION = 1_000_000
-"""Tiles of a plan made anew within a run are numbered from a multiple of this."""
+"""Tiles of a plan that is made again within a run are numbered from a multiple of this."""
 
 Box = tuple[int, int, int, int]
 
@@ -413,7 +415,7 @@ class Plan(BaseModel):
     threads : int
         Number of CPU threads: the same number gives the same bytes.
     generation : int
-        How often the run was planned anew, for want of memory.
+        How often the run was planned again, because memory was too small.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -448,7 +450,7 @@ class Plan(BaseModel):
         return max((box[2:] for unit in self.units for box in unit.tiles), key=lambda s: s[0] * s[1], default=(0, 0))
 
     def batches(self, unit: UnitPlan) -> list[tuple[Tile, ...]]:
-        """What shares a batch: up to `batch` tiles of one size, in their order."""
+        """The batches of a unit: up to `batch` tiles of one size each, in their order."""
         tiles = [Tile(unit.first + n, Window(*box)) for n, box in enumerate(unit.tiles)]
         found: list[tuple[Tile, ...]] = []
         for _, same in groupby(tiles, key=lambda t: t.window.shape):
@@ -476,29 +478,29 @@ class Plan(BaseModel):
 
     @cached_property
     def margin_free(self) -> float:
-        """Pixels that would go through the branches if no margin was needed and nothing but the wanted was covered."""
+        """Pixels that would go through the branches without margins, for the wanted pixels alone."""
         return self.useful * self.variants * sum(stream.share for stream in self.streams)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a plan is made for.
+    """The request for a plan.
 
     Attributes
     ----------
     configs : sequence of ModelConfig
-        Of the ensemble's models.
+        The configs of the ensemble's models.
     exact_margins : for each model, for each branch int or None
         The measured margins, as `streams_of` takes them.
     grid : Grid
         The target grid.
     window : Window
-        What is wanted of it.
+        The wanted pixels of the grid.
     mask : Mask, optional
-        What is wanted within the window.
+        The wanted part of the window.
     margin : Margin
     tile : int, optional
-        Useful side in target pixels, rounded up to the alignment; None: rectangles as large as `limit` allows.
+        Side without margins in target pixels, rounded up to the alignment; None: rectangles as large as `limit` allows.
     batch, variants, limit, memory, device, threads, generation
         As in `Plan`.
     unit : int
@@ -579,7 +581,7 @@ def cut(window: Window, size: int) -> list[Window]:
 def _unit(
     request: Request, streams: tuple[Stream, ...], window: Window, cell: int, tile: int | None, first: int
 ) -> UnitPlan:
-    """Tiles and pieces over what is wanted of a unit's window."""
+    """The tiles and pieces that cover the wanted part of a unit's window."""
     if request.mask is None:
         cells = np.ones((ceil(window.height / cell), ceil(window.width / cell)), bool)
     else:
@@ -621,7 +623,7 @@ def box_of(window: Window) -> Box:
 
 
 def summary(plan: Plan) -> dict[str, Any]:
-    """The plan in numbers, for people."""
+    """The plan as a dictionary of numbers, for people."""
     return {
         "tiles": plan.tiles,
         "units": len(plan.units),

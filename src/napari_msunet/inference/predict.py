@@ -1,4 +1,4 @@
-"""Predict a slide into a run of a label store, resumably, and merge the run into the labels."""
+"""Predicting a slide into a run of a label store, resumably, and merging the run into the labels."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ from napari_msunet.models import MSUNet, load_model
 from napari_msunet.slide import Slide, open_slide
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The tiles of a run computed and written: reading, network, fusion and writing overlap.
+# Computing and writing the tiles of a run; reading, network, fusion and writing overlap in time.
 
 WAITING = 2
-"""Batches that may wait to be written while the network goes on."""
+"""Most batches that wait to be written while the network continues."""
 
 HOPELESS = 8
-"""Tiles that fail one after the other until the slide counts as unreadable."""
+"""Consecutive failed tiles after which the slide counts as unreadable."""
 
 MOST_HALVINGS = 8
 
@@ -58,21 +58,21 @@ def fill(run: Run, setup: Setup, units: Collection[int] | None = None) -> Iterat
     Parameters
     ----------
     run : Run
-        Its description holds the plan, and the statistics of the slide where a model needs them.
+        The run, whose description has the plan, and the statistics of the slide where a model needs them.
     setup : Setup
-        Of the same key as the run.
+        The setup with the same key as the run.
     units : collection of int, optional
-        Which units of the plan; None: all.
+        The units of the plan to compute; None: all.
 
     Yields
     ------
     Event
-        `RegionDone` for each tile that is on the disk, and `Progress`.
+        `RegionDone` for each tile that is on disk, and `Progress`.
 
     Raises
     ------
     SlideError
-        If the slide cannot be read any more; what was finished stays.
+        If the slide cannot be read any more; finished tiles stay.
     """
     setup = replace(setup, kept=run.description.get("statistics"))
     while True:
@@ -111,7 +111,7 @@ def _covered(window: Window, others: Sequence[Window]) -> bool:
 
 @dataclass
 class _Filling:
-    """One pass over what is left of a plan."""
+    """One pass over the unfinished tiles of a plan."""
 
     run: Run
     setup: Setup
@@ -119,7 +119,7 @@ class _Filling:
     units: Collection[int] | None
 
     def events(self) -> Iterator[Event]:
-        """Compute, write, tell."""
+        """Compute and write the tiles, and give events."""
         left = unfinished(self.run, self.plan, self.units)
         total = sum(len(unit.tiles) for n, unit in enumerate(self.plan.units) if self.units is None or n in self.units)
         if len(left) < total:
@@ -147,7 +147,7 @@ class _Filling:
             yield clock.tick(result.tile.index)
 
     def _written(self, left: dict[int, Window]) -> Iterator[tuple[TileResult, RegionDone | None] | CoarseLook]:
-        """The results once they are on the disk; at most `WAITING` batches wait for it."""
+        """The results, once they are on disk; at most `WAITING` batches wait for it."""
         waiting: deque[tuple[list[TileResult], Future[list[RegionDone | None]]]] = deque()
         with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
             for results in self._computed(left):
@@ -172,7 +172,7 @@ class _Filling:
             yield from _together(passes, works)
 
     def _first_look(self, look: CoarseLook) -> FirstLook:
-        """The labels of a piece in view, as they are told; the run keeps nothing of it."""
+        """The event with the labels of a piece in view, which the run does not keep."""
         labels = decide(look.probabilities, self.setup.thresholds)
         if self.setup.mask is not None:
             labels = np.where(self.setup.mask.on(self.setup.grid.scaled(look.scale), look.piece), labels, 0)
@@ -182,7 +182,7 @@ class _Filling:
         return [self._write_tile(result) for result in results]
 
     def _write_tile(self, result: TileResult) -> RegionDone | None:
-        """Put a tile's wanted pixels on the disk and into the ledger."""
+        """Write a tile's wanted pixels to disk, and note it in the ledger."""
         tile = result.tile.window
         part = tile.intersection(self.plan.target)
         if result.maps is None:
@@ -196,7 +196,8 @@ class _Filling:
             if (found := getattr(result.maps, name)) is not None:
                 values[name] = found[inside]
         values = {name: array for name, array in values.items() if name in self.run.outputs}
-        if self.run.outputs.get("probabilities") == "float16":  # the same rounding as NumPy's, which is slow at it
+        # torch rounds like NumPy, which is slow at this conversion
+        if self.run.outputs.get("probabilities") == "float16":
             values["probabilities"] = torch.from_numpy(probabilities).half().numpy()
         if self.setup.mask is not None:
             outside = ~self.setup.mask.on(self.setup.grid, part)
@@ -210,7 +211,7 @@ class _Filling:
 
 
 class _Clock:
-    """How much is done, how fast, how long it will take: by pixels, since tiles differ in size."""
+    """Progress, speed and time left, counted in pixels, since tiles differ in size."""
 
     def __init__(self, total: int, left: dict[int, Window]) -> None:
         self.total = total
@@ -221,7 +222,7 @@ class _Clock:
         self.started = time.monotonic()
 
     def tick(self, tile: int) -> Progress:
-        """One more tile is done."""
+        """Count one more finished tile."""
         size = self.sizes.get(tile, 0)
         self.computed += size
         self.count += tile in self.sizes
@@ -231,7 +232,7 @@ class _Clock:
 
 
 def _together(passes: Sequence[Pass], works: list[Work]) -> Iterator[list[TileResult] | CoarseLook]:
-    """Several devices side by side, each with its own share of the units."""
+    """Run several devices side by side, each with its own share of the units."""
     results: Queue[list[TileResult] | CoarseLook | BaseException | None] = Queue(maxsize=2 * len(passes))
     enough = Flag()
 
@@ -248,7 +249,7 @@ def _together(passes: Sequence[Pass], works: list[Work]) -> Iterator[list[TileRe
                 if enough.is_set():
                     return
             put(None)
-        except BaseException as error:  # it is raised again where the results are taken
+        except BaseException as error:  # raised again in the thread that takes the results
             put(error)
 
     numbers = sorted({work.unit for work in works})
@@ -274,13 +275,14 @@ def _together(passes: Sequence[Pass], works: list[Work]) -> Iterator[list[TileRe
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The prediction job and `predict`.
 
 
 Models = Sequence[MSUNet]
 
 
 def options_of(job: PredictOptions) -> PredictOptions:
-    """What a job says about how to predict."""
+    """The options of a job that say how to predict."""
     return PredictOptions(**{name: getattr(job, name) for name in PredictOptions.model_fields})
 
 
@@ -301,9 +303,8 @@ def predict(
     """Predict a slide, or a part of it, into a label store.
 
     The result equals the network run over the whole slide in one piece (the slide padded with its background by the
-    model's margin), whatever the tile size. Called again with the same slide, model and options, a prediction that
-    was stopped goes on where it stopped, and one that is complete returns at once. What a person has edited in `out`
-    stays.
+    model's margin), whatever the tile size. A second call with the same slide, model and options continues a prediction
+    that was stopped, and returns at once where it is complete. Edits of a person in `out` stay.
 
     Parameters
     ----------
@@ -311,9 +312,9 @@ def predict(
     model : MSUNet or path of a model file, or several
         Several are an ensemble: the mean of their probabilities.
     out : path
-        Label store (OME-Zarr), made when it is not there.
+        The label store (OME-Zarr), which is made where it does not exist.
     region : Region, or y, x, height, width; optional
-        In level-0 pixels: the pixels whose centre lies inside are computed. None: the whole slide.
+        A region in level-0 pixels; pixels whose centre lies inside are computed. None: the whole slide.
     **options
         The fields of `PredictOptions`: `outputs=("labels",)` (also "probabilities", "disagreement", "entropy",
         "instances"), `where="all"` ("tissue", `Drawn`, `InClasses`), `margin="exact"` ("fast", or target pixels),
@@ -357,7 +358,7 @@ def predict(
 
 
 def prediction(slide: Slide, models: Models, out: Path, options: PredictOptions) -> Iterator[Event]:
-    """Fill the run of these options in `out`, then merge it, saying what happens."""
+    """Fill the run of these options in `out`, then merge it, and give the events."""
     setup = set_up(slide, models, options)
     store, run = open_run(setup, out)
     yield from (Message(level="warning", text=text) for text in left_out(options.where, setup.mask))
@@ -374,7 +375,7 @@ def prediction(slide: Slide, models: Models, out: Path, options: PredictOptions)
 
 
 def result_of(run: Run, setup: Setup, out: Path) -> Result:
-    """The last event of a prediction; an error where tiles are missing and nobody said that they may be."""
+    """The last event of a prediction; an error where tiles are missing and the options do not allow that."""
     plan = Plan(**run.description["plan"])
     lost = {number: window for number, window in unfinished(run, plan).items() if number in run.failed}
     if lost and setup.options.damaged == "refuse":
@@ -401,7 +402,7 @@ def lost_text(lost: Mapping[int, Window], run: Run) -> str:
 
 
 def close_run(run: Run, setup: Setup) -> Iterator[Event]:
-    """What comes after the last tile, in a run opened for writing: post-processing, the seam meter, the pyramid."""
+    """Finish a run that is open for writing, after its last tile: post-processing, seam meter, pyramid."""
     plan = Plan(**run.description["plan"])
     yield from finish(run, setup.options.postprocess)
     blended = any(stream.blended for stream in plan.streams)
@@ -434,7 +435,7 @@ def seam_text(seam: dict[str, float], blended: bool = False) -> str:
 
 
 def open_run(setup: Setup, out: Path, unit: int | None = None) -> tuple[LabelStore, Run]:
-    """The label store at `out` and in it the run of these options: found by its key, or made with a plan of its own.
+    """The label store at `out`, and its run of these options, which is found by its key or made with a new plan.
 
     Parameters
     ----------
@@ -473,7 +474,7 @@ def describe_plan(job: PredictJob) -> dict[str, Any]:
         setup = set_up(slide, models, options_of(job))
         plan = plan_for(setup)
         found = summary(plan)
-        if plan.tiles and not plan.memory:  # a small prediction is begun without counting
+        if plan.tiles and not plan.memory:  # small predictions are planned without counting memory
             most = min(plan.limit, plan.through)
             needed = planned_memory([model.config for model in models], most, plan.variants)
             found["memory_gb"] = round(needed / 1e9, 2)
@@ -481,7 +482,7 @@ def describe_plan(job: PredictJob) -> dict[str, Any]:
 
 
 def _store(out: Path, setup: Setup) -> LabelStore:
-    """The label store at `out`, made if need be; another mpp or shape is refused."""
+    """The label store at `out`, which is made where it does not exist; a store of another mpp or shape is refused."""
     config, grid = setup.models[0].config, setup.grid
     if not out.exists():
         return LabelStore.create(out, mpp=config.target, classes=config.classes, slide=setup.slide, check_names=False)
@@ -499,7 +500,7 @@ def _store(out: Path, setup: Setup) -> LabelStore:
 
 
 def merge(store: LabelStore, run: Run) -> Iterator[Event]:
-    """Bring the run into the labels, unless another process edits them: then that one merges it."""
+    """Merge the run into the labels, unless another process edits them, which then merges it."""
     try:
         store.merge(run)
     except StoreLockedError as error:

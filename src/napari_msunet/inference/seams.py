@@ -1,4 +1,4 @@
-"""The seam meter: how much labels depend on where the tiles lie, where a margin is not the exact one."""
+"""The seam meter: how much labels depend on the places of tiles, where the margin is not exact."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from napari_msunet.inference.setup import Setup, margins_of
 from napari_msunet.labels import Run
 
 NEAR = 16
-"""Target pixels from a border that count as near."""
+"""Largest distance from a border that counts as near, in target pixels."""
 
 PLACES = 6
-"""Corners of tiles that are looked at, evenly over the plan."""
+"""Number of corners of tiles that are examined, spread evenly over the plan."""
 
 SIDE = 1024
-"""Largest side of what is computed again around a corner."""
+"""Largest side of a window that is computed again around a corner."""
 
 
 def seam_meter(run: Run, setup: Setup, plan: Plan) -> dict[str, float]:
@@ -32,8 +32,8 @@ def seam_meter(run: Run, setup: Setup, plan: Plan) -> dict[str, float]:
     Returns
     -------
     dict
-        "near": share of the labels within 16 target pixels of a border of the run's tiles that differ; "elsewhere":
-        of the others that are as far from the borders of the shifted tiles.
+        "near": the share of labels that differ within 16 target pixels of a border of the run's tiles; "elsewhere":
+        the share of the others that are as far from the borders of the shifted tiles.
     """
     differ, counts = np.zeros(2), np.zeros(2)
     for window in _around_corners(plan):
@@ -52,7 +52,7 @@ def seam_meter(run: Run, setup: Setup, plan: Plan) -> dict[str, float]:
 
 
 def _tiles(plan: Plan) -> list[Window]:
-    """The tiles, or of a blended network the squares that are blended, in target pixels."""
+    """The tiles, or the blended squares of a blended network, in target pixels."""
     for s, stream in enumerate(plan.streams):
         if stream.blended:
             found = [Window(*box) for unit in plan.units for box in unit.pieces[s]]
@@ -63,7 +63,7 @@ def _tiles(plan: Plan) -> list[Window]:
 
 
 def _around_corners(plan: Plan) -> list[Window]:
-    """Windows whose middle is a tile's lower right corner, where the wanted window goes on."""
+    """Windows around the lower right corner of tiles, where the wanted window extends beyond it."""
     tiles = [tile for tile in _tiles(plan) if not tile.empty]
     largest = max((tile.shape for tile in tiles), key=min, default=(0, 0))
     side = round_up(max(8 * NEAR, min(SIDE, min(largest))), 2 * plan.alignment)
@@ -106,7 +106,7 @@ def _labels(setup: Setup, plan: Plan, window: Window) -> npt.NDArray[np.uint8]:
 
 
 def _near_borders(plan: Plan, window: Window) -> npt.NDArray[np.bool_]:
-    """Which pixels of a window lie near a border of the plan's tiles."""
+    """The pixels of a window near a border of the plan's tiles."""
     near = np.zeros(window.shape, bool)
     for tile in _tiles(plan):
         around = tile.padded(NEAR).intersection(window)

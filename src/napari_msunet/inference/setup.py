@@ -1,4 +1,4 @@
-"""A prediction before its first tile: does the model fit the slide, where to compute, on what, in which tiles."""
+"""Preparing a prediction: checks of model and slide, the area, the devices and the plan."""
 
 from __future__ import annotations
 
@@ -29,17 +29,18 @@ from napari_msunet.slide.appearance import SeenByModel, legacy_scale, seen_by
 from napari_msunet.slide.numbers import Scale
 
 SMALL = 2_500_000
-"""Target pixels up to which nothing is counted or measured first: what is in view is to come at once."""
+"""Largest prediction, in target pixels, for which nothing is counted or measured first, so that a view comes at
+once."""
 
 SMALL_LIMIT = 4_000_000
 
 GUESS = {"cpu": 1e6, "cuda": 50e6, "mps": 10e6}
-"""Pixels per second through a network, where nothing was measured."""
+"""Assumed pixels per second through a network, where no speed was measured."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """All that a prediction was asked, checked.
+    """All that a prediction needs, checked.
 
     Attributes
     ----------
@@ -48,18 +49,18 @@ class Setup:
     grid : Grid
         The target grid.
     window : Window
-        Target pixels that are wanted.
+        The wanted target pixels.
     mask : Mask, optional
-        What is wanted of them.
+        The wanted part of the window.
     devices : tuple of torch.device
     channels : tuple of int, optional
-        The slide's channels that become the models'; None: all, in their order.
+        The slide's channels for the models; None: all, in their order.
     kept : sequence, optional
-        For each model, statistics of the slide that were fitted before; None: fitted when first needed.
+        For each model, statistics of the slide that were fitted before; None: they are fitted at the first use.
     seen : tuple of SeenByModel
         For each model, how it sees the slide's values.
     bare : int
-        Bytes that the process had before anything was done for this prediction.
+        Bytes that the process had before this prediction.
     """
 
     slide: Slide
@@ -75,7 +76,8 @@ class Setup:
     bare: int = field(default_factory=resident)
 
     def key(self) -> tuple[str, dict[str, Any]]:
-        """The name of the run of these options, and what it is the hash of: all that can change a byte."""
+        """The key of the run of these options, and the values of which it is the hash: all that can change the
+        result."""
         options = self.options
         own = {"tta", "precision", "engine", "compile", "margin", "tile", "batch_size"}
         asked: dict[str, Any] = {
@@ -101,19 +103,19 @@ class Setup:
 
     @property
     def wanted(self) -> RequestedMaps:
-        """Which maps the tiles give."""
+        """The maps that the tiles give."""
         return RequestedMaps(
             disagreement="disagreement" in self.options.outputs, entropy="entropy" in self.options.outputs
         )
 
     @cached_property
     def thresholds(self) -> Any:
-        """For each class, as `decide` takes them."""
+        """The threshold of each class, as `decide` takes them."""
         return threshold_array(self.options.postprocess.thresholds, self.models[0].config.classes)
 
     @cached_property
     def statistics(self) -> tuple[Statistics | None, ...] | None:
-        """For each model with slide normalisation the slide's statistics; None if no model has it."""
+        """The slide's statistics for each model with slide normalisation; None if no model has it."""
         if self.kept is not None:
             return tuple(self.kept)
         found = [
@@ -123,7 +125,7 @@ class Setup:
         return tuple(found) if any(found) else None
 
     def networks(self, device: torch.device) -> tuple[EngineNetwork, ...]:
-        """The models made ready on a device, for this slide."""
+        """The models prepared for this slide, on a device."""
         known = self.statistics or (None,) * len(self.models)
         fitting = [m if s is None else adapted(m, s) for m, s in zip(self.models, known, strict=True)]
         return tuple(network_for(model, device, self.options) for model in fitting)
@@ -141,12 +143,12 @@ class Setup:
 
     @property
     def doubts(self) -> list[str]:
-        """What may be wrong with what the slide's numbers were taken for, a sentence each."""
+        """Sentences about doubts in the meaning of the slide's numbers."""
         return list(dict.fromkeys(text for seen in self.seen for text in seen.doubts))
 
 
 def network_for(model: MSUNet, device: torch.device, options: PredictOptions) -> EngineNetwork:
-    """A model made ready for prediction in the engine that the options name."""
+    """A model prepared for prediction in the engine that the options name."""
     if options.engine == "onnx":
         from napari_msunet.inference.network import OnnxNetwork
 
@@ -155,12 +157,12 @@ def network_for(model: MSUNet, device: torch.device, options: PredictOptions) ->
 
 
 def set_up(slide: Slide, models: Sequence[MSUNet], options: PredictOptions) -> Setup:
-    """Check what a prediction is asked.
+    """Check everything about a prediction.
 
     Raises
     ------
     ModelError
-        If the models do not agree with each other or with the slide, or a device is not there.
+        If the models do not fit each other or the slide, or a device does not exist.
     MissingMppError
         If the slide's µm per pixel are not known.
     MsunetError
@@ -184,12 +186,12 @@ def set_up(slide: Slide, models: Sequence[MSUNet], options: PredictOptions) -> S
     mask = where_mask(slide, options.where)
     seen = tuple(seen_by(model.config.trained_on, slide) for model in models)
     setup = Setup(slide, tuple(models), options, grid, window, mask, devices, channels, seen=seen, bare=bare)
-    _ = setup.thresholds  # names that are no class are an error now
+    _ = setup.thresholds  # raises now for names that are no class
     return setup
 
 
 def check_ensemble(models: Sequence[MSUNet]) -> None:
-    """Models of an ensemble agree on classes, µm per pixel and channels, or `ModelError`."""
+    """Raise `ModelError` where models of an ensemble differ in classes, µm per pixel or channels."""
     first = models[0].config
     for other in (model.config for model in models[1:]):
         for name in ("classes", "mpp", "pixel", "channels"):
@@ -201,7 +203,7 @@ def check_ensemble(models: Sequence[MSUNet]) -> None:
 
 
 def matched_channels(model: MSUNet, slide: Slide, asked: Sequence[str | int] | None = None) -> tuple[int, ...] | None:
-    """Which of the slide's channels are the model's: those asked for, else those of the same names, else all.
+    """The slide's channels for the model: those in the options, else those of the same names, else all.
 
     Raises
     ------
@@ -236,7 +238,7 @@ def matched_channels(model: MSUNet, slide: Slide, asked: Sequence[str | int] | N
 
 
 def wanted_window(slide: Slide, grid: Grid, region: tuple[float, float, float, float] | None) -> Window:
-    """The target pixels asked for, clipped to the slide."""
+    """The wanted target pixels, clipped to the slide."""
     if region is None:
         return grid.whole
     window = grid.centres(Region(*region)).intersection(grid.whole)
@@ -249,7 +251,7 @@ def wanted_window(slide: Slide, grid: Grid, region: tuple[float, float, float, f
 
 
 def margins_of(model: MSUNet) -> tuple[int | None, ...]:
-    """What `streams_of` takes: for each branch, or for a joint model, its margin; None where there is none."""
+    """The margin of each branch, or of a joint model, for `streams_of`; None where there is none."""
     if model.config.joint:
         return (model.joint_margin if model.exact else None,)
     if model.exact:
@@ -267,7 +269,7 @@ def plan_for(setup: Setup, unit: int | None = None, halvings: int = 0) -> Plan:
     unit : int, optional
         Largest side of a unit in target pixels.
     halvings : int
-        How often a device had too little memory for what was planned before.
+        How often a device had too little memory for an earlier plan.
     """
     options, configs = setup.options, [model.config for model in setup.models]
     variants = len(VARIANTS[options.tta])
@@ -313,12 +315,13 @@ def _speeds(setup: Setup) -> Speeds:
 
 
 def _fastest(setup: Setup, limit: int) -> int:
-    """Of the tiles that the memory allows, the one with the most useful pixels per second, as measured."""
+    """The pixels of the tile with the most useful pixels per second, by measurement, of those that fit into the
+    memory."""
     speeds = _speeds(setup)
     margins, options = margins_of(setup.models[0]), setup.options
     finest = margins[speeds.branch]
     if finest is None:
-        return limit  # the squares of a blended network have a size of their own
+        return limit  # the squares of a blended network have a fixed size
     margin = finest if options.margin == "exact" else finest // 2
     if not isinstance(options.margin, str):
         margin = int(
@@ -328,7 +331,7 @@ def _fastest(setup: Setup, limit: int) -> int:
 
 
 def estimate(setup: Setup, plan: Plan) -> float:
-    """Seconds that a plan should take, from measured speeds."""
+    """The seconds that a plan should take, from measured speeds."""
     speeds = _speeds(setup)
     speeds.measure([min(1024, int(plan.limit**0.5))], plan.limit)
     rate = speeds.rate or GUESS[setup.devices[0].type]

@@ -1,4 +1,4 @@
-"""What a person gives to be predicted - files, folders, tables, drawn regions - as the parts of a job."""
+"""Turning the files, folders, tables and outlines that a person gives into the parts of a prediction job."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def slide_inputs(given: Sequence[Path], out: Path) -> tuple[GivenSlide, ...]:
     Parameters
     ----------
     given : sequence of Path
-        Slides; folders, in which all readable files are taken, and those of folders below (label stores are none);
+        Slides; folders, of which all readable files are used, including those in folders below (but no label stores);
         ``.csv`` or ``.tsv`` tables with a column `slide` and, if wanted, `mpp`, `kind`, `value_range`,
         `out`, `where` and `group`; ``.txt`` files with one slide on each line. Paths in them are relative to them.
     out : Path
-        Folder of the label stores: a slide of a folder keeps its place below that folder.
+        Folder of the label stores; the stores of slides in a folder have the same subfolders.
 
     Raises
     ------
     MsunetError
-        If there is nothing, a table cannot be used, or two slides would share a store.
+        If there is no slide, a table cannot be used, or two slides would share a store.
     """
     found: list[tuple[Path, dict[str, Any]]] = []
     for path in given:
@@ -62,14 +62,14 @@ def slide_inputs(given: Sequence[Path], out: Path) -> tuple[GivenSlide, ...]:
 
 
 def is_many(given: Sequence[Path]) -> bool:
-    """Whether this stands for several slides: more than one path, a folder of files, or a table."""
+    """Whether these paths mean several slides: more than one path, a folder of files, or a table."""
     first = given[0]
     table = first.suffix.lower() in TABLES and first.is_file()
     return len(given) > 1 or table or (first.is_dir() and not _is_zarr(first))
 
 
 def _one_given(path: Path) -> Iterator[tuple[Path, Path, dict[str, Any]]]:
-    """`slide, its name below what was given, what else is known` of each slide in a thing that was given."""
+    """`slide, its name below the path, its other fields` for each slide in a given path."""
     if path.suffix.lower() in TABLES and path.is_file():
         yield from ((slide, Path(slide.name), row) for slide, row in _rows(path))
     elif path.is_dir() and not _is_zarr(path):
@@ -83,7 +83,7 @@ def _is_zarr(path: Path) -> bool:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Readable files below a folder, by name; zarr folders that hold no labels are slides, too."""
+    """The readable files below a folder, by name; zarr folders without labels are slides too."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -96,14 +96,14 @@ def _walk(folder: Path) -> Iterator[Path]:
             if _is_zarr(entry):
                 if not (entry / "edited").exists() and not (entry / "runs").exists():
                     yield entry
-            elif entry.name not in files:  # the data of an MRXS file
+            elif entry.name not in files:  # a folder with the name of a file holds the data of an MRXS file
                 yield from _walk(entry)
         elif entry.suffix.lower() in READABLE:
             yield entry
 
 
 def _names(slides: list[tuple[Path, Path]]) -> list[str]:
-    """A name for each slide's store: its own without the suffix, with it where two would have the same."""
+    """A name for the store of each slide: its own without the suffix, or with it where two would be the same."""
     short = [_without_suffix(below) for _, below in slides]
     often = Counter(short)
     names = [name if often[name] == 1 else below.as_posix() for name, (_, below) in zip(short, slides, strict=True)]
@@ -127,7 +127,7 @@ def _without_suffix(below: Path) -> str:
 
 
 def _rows(table: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """`slide, what else is known` of each row of a table."""
+    """`slide, its other fields` for each row of a table."""
     if table.suffix.lower() == ".txt":
         try:
             lines = table.read_text(encoding="utf-8-sig").splitlines()
@@ -175,12 +175,12 @@ def parse_where(text: str, folder: Path = Path()) -> Where:
     ----------
     text : str
     folder : Path
-        What a relative path is relative to.
+        The folder to which a relative path is relative.
 
     Raises
     ------
     MsunetError
-        If it is none of these.
+        If the text is none of these.
     """
     if text == "all" or text == "tissue":
         return text  # type: ignore[return-value]  # mypy does not narrow to the literals
@@ -199,7 +199,7 @@ def parse_where(text: str, folder: Path = Path()) -> Where:
 
 
 def drawn(path: Path) -> Drawn:
-    """The areas in a file of outlines, read as `import` and training read them; of whatever class.
+    """The areas of any class in a file of outlines, which is read as in `import` and training.
 
     Raises
     ------
@@ -222,7 +222,7 @@ def drawn(path: Path) -> Drawn:
 
 
 def _without_holes(area: Any) -> list[Any]:
-    """The same area as polygons without holes: cut through a hole until there is none."""
+    """The same area as polygons without holes, by cuts through each hole."""
     pieces: list[Any] = []
     waiting = [area]
     while waiting:
@@ -233,7 +233,8 @@ def _without_holes(area: Any) -> list[Any]:
             pieces.append(part)
         elif part.geom_type == "Polygon" and part.area:
             left, _, right, _ = part.interiors[0].bounds
-            middle = left + 0.4871 * (right - left)  # no pixel's centre is likely to lie there
+            # an odd fraction, so that hardly any pixel's centre lies on the cut
+            middle = left + 0.4871 * (right - left)
             x0, y0, x1, y1 = part.bounds
             boxes = (shapely.box(x0 - 1, y0 - 1, middle, y1 + 1), shapely.box(middle, y0 - 1, x1 + 1, y1 + 1))
             waiting += [shapely.intersection(part, box) for box in boxes]

@@ -1,7 +1,7 @@
-"""Slide normalisation: its statistics, taken once for each slide from a fixed sample of its tissue.
+"""The statistics of slide normalisation, taken once for each slide from a fixed sample of its tissue.
 
-The sample depends on the slide and the model only, never on the region or the tiles that are wanted, and what was found
-is kept with a run, so that the prediction is one function of the whole slide.
+The sample depends on the slide and the model only, never on the predicted region or the tiles, and the statistics are
+kept with a run, so that the prediction is one function of the whole slide.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from napari_msunet.slide.numbers import Scale
 from napari_msunet.slide.tissue import found_tissue
 
 SAMPLE = 8
-"""Windows of the sample."""
+"""Number of windows in the sample."""
 
 LARGEST = 256
-"""Their side in target pixels at most, unless the model needs more: in training they had so many, or fewer."""
+"""Largest side of the windows in target pixels, unless the model needs more; training windows are about as large."""
 
 _KEPT = 8
 
 Statistics = dict[str, str]
-"""For each layer of slide normalisation its means, then its variances: little-endian float32, as base64."""
+"""For each layer of slide normalisation its means and variances, as little-endian float32 in base64."""
 
 _found: OrderedDict[tuple[Any, ...], Statistics] = OrderedDict()
 
@@ -55,7 +55,7 @@ def fit_statistics(
     """The statistics of a slide, or of several that belong together.
 
     A sample of windows goes through the network as one batch, whose statistics each layer uses and keeps, as in
-    training. On the CPU in float32, so the same on any device.
+    training. This runs on the CPU in float32, so that the result is the same on any device.
 
     Parameters
     ----------
@@ -63,14 +63,14 @@ def fit_statistics(
         It is not changed.
     slides : sequence of Slide
     channels : sequence of int, optional
-        The slides' channels that are the model's; None: all.
+        The slides' channels for the model; None: all.
     scale : Scale, optional
         How the model sees the slides' values; None: as it sees each of them.
 
     Returns
     -------
     dict
-        For `adapted`; plain JSON values.
+        The statistics for `adapted`, as plain JSON values.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def fit_statistics(
     layers = layers_of(copy)
     for layer in layers.values():
         layer.reset_running_stats()
-        layer.momentum = None  # the mean over calls; where scales share a network there are several
+        layer.momentum = None  # the mean over calls, of which there are several where scales share a network
         layer.train()
     inputs = _sample(copy.config, slides, _side(copy), channels, scales)
     with torch.no_grad():
@@ -104,7 +104,7 @@ def fit_statistics(
 def _key(
     model: MSUNet, slides: Sequence[Slide], channels: Sequence[int] | None, scales: Sequence[Scale]
 ) -> tuple[Any, ...] | None:
-    """What tells these statistics from others; None for images in memory, which cannot be told apart."""
+    """The key of these statistics in the cache; None for images in memory, which cannot be recognised."""
     try:
         known = [(slide.identity, slide.mpp, slide.kind, scale) for slide, scale in zip(slides, scales, strict=True)]
     except SlideError:
@@ -113,12 +113,12 @@ def _key(
 
 
 def adapted(model: MSUNet, statistics: Statistics) -> MSUNet:
-    """A copy of a model for the slide that these statistics are of.
+    """A copy of a model for the slide of these statistics.
 
     Raises
     ------
     ModelError
-        If they are another model's.
+        If the statistics are those of another model.
     """
     copy = deepcopy(model)
     layers = layers_of(copy)
@@ -146,7 +146,7 @@ def _packed(layer: SlideNorm) -> str:
 
 
 def _side(model: MSUNet) -> int:
-    """Side of a window of the sample: as in training, in target pixels."""
+    """Side of a window of the sample in target pixels, as in training."""
     trained = int(model.summary.get("size", LARGEST))
     return round_up(min(trained, LARGEST), window_multiple(model.config))
 
@@ -175,9 +175,10 @@ def sample_windows(slide: Slide, grid: Grid, side: int, count: int, step: int) -
     Parameters
     ----------
     grid : Grid
-        That the windows are on.
+        The grid of the windows.
     side, step : int
-        Their side, and what their corners are multiples of; inside the slide where it is large enough.
+        Side of the windows, and the number of which their corners are multiples; they lie inside a slide that is large
+        enough.
     count : int
     """
     if max(grid.shape) <= side:
@@ -193,6 +194,6 @@ def sample_windows(slide: Slide, grid: Grid, side: int, count: int, step: int) -
 
 
 def _corner(middle: float, side: int, length: int, step: int) -> int:
-    """Where a window around a place begins: on a multiple of `step`, inside the slide if that is large enough."""
+    """The start of a window around a place, on a multiple of `step`, and inside a slide that is large enough."""
     last = max(0, (length - side) // step * step)
     return min(max(round((middle - side / 2) / step) * step, 0), last)

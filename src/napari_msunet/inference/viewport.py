@@ -1,4 +1,5 @@
-"""What somebody looks at comes first: which batch is next, and of a large view first what its coarsest scale says."""
+"""Computing first what is in view: the choice of the next batch, and for a large view a first look at its coarsest
+scale."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from napari_msunet.geometry import Window
 from napari_msunet.inference.plan import Plan, Tile
 
 LARGE = 4_000_000
-"""Target pixels left in view from which on the coarsest scale goes first: less than that is finished in seconds."""
+"""Fewest unfinished target pixels in view for which the coarsest scale goes first; fewer are finished in seconds."""
 
 Piece = tuple[int, int, int]
 """Unit, stream and number of a piece of a coarse branch."""
@@ -23,7 +24,7 @@ Piece = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Work:
-    """A batch of tiles and the pieces of coarse branches that it stands on."""
+    """A batch of tiles and the pieces of coarse branches that it needs."""
 
     unit: int
     tiles: tuple[Tile, ...]
@@ -31,22 +32,22 @@ class Work:
 
     @cached_property
     def windows(self) -> list[Window]:
-        """Of its tiles."""
+        """The windows of its tiles."""
         return [tile.window for tile in self.tiles]
 
 
 @dataclass(frozen=True)
 class CoarseLook:
-    """What the coarsest scale alone says of a piece in view.
+    """The answer of the coarsest scale alone for a piece in view.
 
     Attributes
     ----------
     piece : Window
-        In pixels of that scale.
+        The piece in pixels of that scale.
     scale : Fraction
-        Its pixels per target pixel and side.
+        Pixels of that scale per target pixel and side.
     probabilities : (K+1, h, w) float32
-        Of the piece.
+        Probabilities of the piece.
     """
 
     piece: Window
@@ -56,7 +57,7 @@ class CoarseLook:
 
 @dataclass(frozen=True)
 class ScreenArea:
-    """What is on somebody's screen, in target pixels."""
+    """The part of the slide that is on a screen, in target pixels."""
 
     y: float
     x: float
@@ -65,19 +66,20 @@ class ScreenArea:
 
     @classmethod
     def of(cls, view: events.View | None, pixel: tuple[float, float]) -> ScreenArea | None:
-        """Of a view in level-0 pixels of the slide, on a grid whose pixels are so large; None: nobody said."""
+        """The area of a view in level-0 pixels of the slide, on a grid with pixels of this size; None without a
+        view."""
         if view is None:
             return None
         return cls(view[0] / pixel[0], view[1] / pixel[1], view[2] / pixel[0], view[3] / pixel[1])
 
     def area(self, window: Window) -> float:
-        """How many of a window's pixels are in view."""
+        """The number of a window's pixels that are in view."""
         height = min(window.stop[0], self.y + self.height) - max(window.y, self.y)
         width = min(window.stop[1], self.x + self.width) - max(window.x, self.x)
         return max(0.0, height) * max(0.0, width)
 
     def distance(self, window: Window) -> float:
-        """From the middle of the view to that of a window; infinite where no pixel of it is in view."""
+        """The distance from the middle of the view to that of a window; infinite where no pixel of it is in view."""
         if not self.area(window):
             return float("inf")
         dy = window.y + window.height / 2 - self.y - self.height / 2
@@ -86,7 +88,7 @@ class ScreenArea:
 
 
 def next_batch(left: Mapping[int, Work], seen: ScreenArea | None) -> int:
-    """The batch to do next: the one nearest to the middle of what is seen, if any of it is in view, else the first."""
+    """The batch to compute next: the one nearest to the middle of the view, if any is in view, else the first."""
     first = next(iter(left))
     if seen is None:
         return first
@@ -95,9 +97,9 @@ def next_batch(left: Mapping[int, Work], seen: ScreenArea | None) -> int:
 
 
 class FirstLooks:
-    """Chooses the pieces of the coarsest branch that are computed ahead, since they show a large view at once.
+    """Chooses the pieces of the coarsest branch that are computed first, since they show a large view at once.
 
-    Its tiles need them in any case, and they are kept until then: the work is done in another order, it is not more.
+    The tiles need these pieces in any case, and they are kept until then, so only the order of the work changes.
 
     Parameters
     ----------
@@ -111,7 +113,8 @@ class FirstLooks:
         self._chosen: set[Piece] = set()
 
     def next(self, left: Mapping[int, Work], seen: ScreenArea | None) -> Piece | None:
-        """The piece in view, nearest to its middle, to be computed before all tiles; None: go on with these."""
+        """The piece nearest to the middle of the view, to be computed before all tiles; None: continue with the
+        tiles."""
         if seen is None or self._stream is None:
             return None
         works = [work for work in left.values() if any(map(seen.area, work.windows))]

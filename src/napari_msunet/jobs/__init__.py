@@ -1,1 +1,1 @@
-"""Running jobs: here with `run`, or in a worker process, on this machine or another, through its client."""
+"""Running jobs: in this process with `run`, or in a worker process, on this machine or another, through its client."""

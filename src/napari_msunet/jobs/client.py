@@ -1,4 +1,4 @@
-"""The worker as its client sees it: jobs go in, events come out, and the process starts by itself when it is needed."""
+"""The client of a worker process: it sends jobs, receives events, and starts the process when it is needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from napari_msunet.jobs.settings import default_worker
 Outcome = Literal["done", "cancelled", "error", "lost"]
 
 CLOSE_SECONDS = 0.5
-"""How long closing lets the process put its files in order; what is on disk is whole at any time."""
+"""Seconds that closing gives the process to put its files in order. Files on disk are whole at any time."""
 
 
 class WorkerRequest:
@@ -29,7 +29,8 @@ class WorkerRequest:
     state : str
         "queued", "running" or "ended".
     outcome, text, details : str or None
-        How it ended, why in one sentence, and the traceback or the process's last lines; set before `on_end` is called.
+        How the job ended, the reason in one sentence, and the traceback or the last lines of the process; set before
+        `on_end` is called.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class WorkerRequest:
         if self._link is not None and self.state != "ended":
             self._link.send({"id": self.id, "look": view})
 
-    # What the link's thread calls:
+    # Called by the link's thread:
 
     def started(self) -> None:
         """The worker has begun."""
@@ -79,7 +80,7 @@ class WorkerRequest:
             self._on_event(event)
 
     def end(self, outcome: Outcome, text: str | None, details: str | None) -> None:
-        """It is over; only the first time counts, and nothing is held after it."""
+        """Note that the job has ended. Only the first call counts, and the callbacks are dropped after it."""
         with self._lock:
             if self.state == "ended":
                 return
@@ -97,9 +98,9 @@ class WorkerClient:
     Parameters
     ----------
     command : sequence of str, or callable that gives one, optional
-        What to start; None: this Python on this machine. A callable is asked each time that a process starts.
+        The command that starts the process; None: this Python on this machine. A callable is called at each start.
     paths : PathMap, or callable that gives one, optional
-        What paths are called where it runs; None: the same.
+        The names of paths on the worker's machine; None: the same names.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class WorkerClient:
 
     @property
     def pid(self) -> int | None:
-        """Number of the process that was started; None while there is none."""
+        """Id of the process that was started; None while there is none."""
         link = self._link
         return None if link is None else link.pid
 
@@ -153,7 +154,7 @@ class WorkerClient:
         return 0 if link is None else link.jobs
 
     def start(self) -> None:
-        """Start the process, if none runs; returns at once, the process warms up by itself."""
+        """Start the process, if none runs; returns at once, while the process loads torch."""
         with self._lock:
             link = self._usable()
             if not link.begun:
@@ -186,9 +187,9 @@ class WorkerClient:
             Called once with the outcome ("done", "cancelled", "error", or "lost" when the process ended or could not
             be started), one sentence or None, and details for developers or None.
         on_start : callable, optional
-            Called when the job's turn has come.
+            Called when the worker begins the job.
         priority : bool
-            Before all jobs that wait.
+            Whether the job goes before all jobs that wait.
 
         Returns
         -------
@@ -206,7 +207,7 @@ class WorkerClient:
     ) -> WorkerRequest:
         """Ask what a file is (``{"path": ...}``) or what the worker's machine has (``{"machine": True}``).
 
-        It waits for no job. The answer is the `values` of a `Result`.
+        The request waits for no job. The answer is the `values` of a `Result`.
         """
         return self._give({"inspect": asked}, WorkerRequest(next(self._numbers), asked, on_event, on_end, None))
 
@@ -217,7 +218,7 @@ class WorkerClient:
             if not link.add(handle, request):  # the process has ended just now
                 link = handle._link = self._usable()
                 link.add(handle, request)
-            # only now: a command that cannot be started fails at once, and this job is the one to be told
+            # begun after the job was added: a command that cannot be started fails at once, and this job gets the error
             if not link.begun:
                 link.begin()
         return handle
@@ -230,7 +231,7 @@ class WorkerClient:
             link.stop("The worker was stopped; what was finished is kept.", 0.0)
 
     def renew(self) -> None:
-        """Let the next job start a new process; returns at once. Jobs of the present one end as "lost"."""
+        """Let the next job start a new process; returns at once. Jobs of the present process end as "lost"."""
         with self._lock:
             link, self._link = self._link, None
         if link is not None:
@@ -238,12 +239,12 @@ class WorkerClient:
             threading.Thread(target=link.stop, args=(reason, CLOSE_SECONDS), name="msunet-renew", daemon=True).start()
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """End the process and all threads; unfinished jobs end as "lost". Can be called again.
+        """End the process and all threads; unfinished jobs end as "lost". It can be called more than once.
 
         Parameters
         ----------
         seconds : float
-            How long the process may put its files in order before it is killed.
+            How long the process may take to put its files in order before it is killed.
         """
         with self._lock:
             self._closed = True

@@ -24,17 +24,17 @@ from napari_msunet.jobs.settings import WORKER_VARIABLE
 from napari_msunet.own_process import environment
 
 READY_SECONDS = 60.0
-"""How long a command may take to say that it is a worker: also over a slow network."""
+"""Seconds that a command may take to report that it is a worker, also over a slow network."""
 
 SSH_FAILED = 255
-"""What ssh ends with when the connection breaks or the other side's process is killed."""
+"""The exit code of ssh when the connection breaks or the process on the other side is killed."""
 
 _TAIL = 40
 _WHERE = f"(environment variable {WORKER_VARIABLE}, or `worker` in the settings)"
 
 
 class Receiver(Protocol):
-    """What a link tells the jobs."""
+    """The methods of a job that a link calls."""
 
     id: int
 
@@ -46,14 +46,14 @@ class Receiver(Protocol):
 
 
 class Link:
-    """A worker process.
+    """The link to a worker process.
 
     Parameters
     ----------
     command : callable
-        Gives the words to start; called in a thread of the link, as everything that may take time.
+        Gives the command as words; called in a thread of the link, as everything is that may take time.
     paths : callable
-        Gives what paths are called where the process runs; called likewise.
+        Gives the names of paths on the machine of the process; called in the same thread.
     """
 
     def __init__(self, command: Callable[[], Sequence[str]], paths: Callable[[], PathMap] = PathMap) -> None:
@@ -87,7 +87,7 @@ class Link:
 
     @property
     def jobs(self) -> int:
-        """How many have not ended."""
+        """How many jobs have not ended."""
         return len(self._jobs)
 
     def add(self, job: Receiver, request: dict[str, Any]) -> bool:
@@ -100,11 +100,12 @@ class Link:
         return True
 
     def send(self, request: dict[str, Any]) -> None:
-        """Send a request that has no answers of its own."""
+        """Send a request that is not answered."""
         self._outbox.put(request)
 
     def stop(self, reason: str, seconds: float) -> None:
-        """End the process: its input is closed, and after some seconds it is killed. Waits until all threads ended."""
+        """End the process: its input is closed, and after `seconds` it is killed. Waits until all threads have
+        ended."""
         with self._lock:
             self._reason = self._reason or reason
             self._asked_to_end = True
@@ -121,7 +122,7 @@ class Link:
     # -------------------------------------------------------------------------------------------------- the link's own
 
     def _live(self) -> None:
-        """The life of the process; in a thread of its own."""
+        """Start the process, read from it and wait for its end; the body of a thread."""
         problem = self._start()
         if problem is None:
             assert self._process is not None  # for the type checker
@@ -133,7 +134,7 @@ class Link:
             self._process.wait()
             self._outbox.put(None)
             writer.join()
-            errors.join(0.5)  # a grandchild may hold the pipe
+            errors.join(0.5)  # with a limit, because a child of the process may hold the pipe open
             problem = self._obituary(self._process.returncode)
             self._process.stdout.close()  # type: ignore[union-attr]
             if not errors.is_alive():
@@ -147,7 +148,7 @@ class Link:
             job.end("lost", self._reason or problem, details)
 
     def _start(self) -> str | None:
-        """Start the process; where that fails, the sentence that says why."""
+        """Start the process; where that fails, return a sentence with the reason."""
         try:
             self._words = tuple(self._command())
             self._paths = self._ask_paths()
@@ -173,7 +174,8 @@ class Link:
         return None
 
     def _write(self, process: subprocess.Popen[bytes]) -> None:
-        """Send requests, once the process has said that it is a worker; in a thread, because a pipe can be full."""
+        """Send requests, once the process has reported that it is a worker; in a thread, because writing to a full pipe
+        blocks."""
         assert process.stdin is not None
         deadline = time.monotonic() + READY_SECONDS
         while not self._ready.wait(0.2):
@@ -186,7 +188,7 @@ class Link:
                 )
                 self._kill(process)
                 break
-        with suppress(OSError):  # a process that has gone: the reading thread says so
+        with suppress(OSError):  # the process has ended, which the reading thread reports
             while (request := self._outbox.get()) is not None:
                 sent = self._paths.request(request)
                 process.stdin.write(json.dumps(sent, ensure_ascii=False).encode() + b"\n")
@@ -195,14 +197,14 @@ class Link:
             process.stdin.close()
 
     def _read_errors(self, process: subprocess.Popen[bytes]) -> None:
-        """Keep the last lines that the process and its libraries print."""
+        """Keep the last lines that the process and its libraries print, for error messages."""
         assert process.stderr is not None
         with suppress(OSError, ValueError):
             for line in process.stderr:
                 self._tail.append(line.decode(errors="replace").rstrip())
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
-        """Hand each answer to its job, until there are no more."""
+        """Hand each answer to its job, until the process closes its output."""
         assert process.stdout is not None
         with suppress(OSError, ValueError):
             for line in process.stdout:
@@ -211,11 +213,11 @@ class Link:
                 except ValueError:
                     answer = None
                 if not isinstance(answer, dict) or (not self._ready.is_set() and "ready" not in answer):
-                    self._tail.append(line.decode(errors="replace").rstrip())  # a greeting of ssh, say
+                    self._tail.append(line.decode(errors="replace").rstrip())  # not JSON, such as a greeting of ssh
                     continue
                 try:
                     self._dispatch(answer)
-                except Exception as error:  # of a callback: the other jobs go on
+                except Exception as error:  # an error in a callback of one job, which must not stop the others
                     self._tail.append(f"{type(error).__name__} in the client: {error}")
 
     def _dispatch(self, answer: dict[str, Any]) -> None:
@@ -240,7 +242,7 @@ class Link:
             job.end(answer["end"], self._paths.here(text) if text else text, answer.get("details"))
 
     def _kill(self, process: subprocess.Popen[bytes]) -> None:
-        """End the process, and what it may have started, at once."""
+        """Kill the process and the processes that it has started."""
         if process.poll() is not None:
             return
         with suppress(OSError):
@@ -271,7 +273,7 @@ class Link:
 
 
 def _of_its_own() -> dict[str, Any]:
-    """Away from this terminal's Ctrl-C, and without a window."""
+    """Options of `Popen` that protect the process from Ctrl-C in this terminal and give it no console window."""
     if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.BELOW_NORMAL_PRIORITY_CLASS}
     return {"start_new_session": True}

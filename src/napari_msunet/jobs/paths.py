@@ -1,4 +1,4 @@
-"""Paths of a job on a worker's own machine: the same files under other names."""
+"""The paths of a job on the worker's machine, where the same files have other names."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from napari_msunet.events import Event, Message, Result, event_of
 
 
 class PathMap:
-    """Prefixes of paths here and what they are called where the worker runs; of several that fit, the longest counts.
+    """Prefixes of paths on this machine and on the worker's; where several fit, the longest counts.
 
     Parameters
     ----------
     pairs : sequence of (here, there)
-        Absolute folders, such as ``("/data/slides", "/mnt/slides")``. None: all paths are the same on both sides.
+        Absolute folders, such as ``("/data/slides", "/mnt/slides")``. Without any, all paths are the same on both
+        sides.
     """
 
     def __init__(self, pairs: Sequence[tuple[str, str]] = ()) -> None:
@@ -31,7 +32,7 @@ class PathMap:
         self._there = re.compile(rf"(?<![\w/\\.-])({'|'.join(map(re.escape, ordered))}){edge}") if ordered else None
 
     def there(self, path: Path) -> str:
-        """A path as the worker's machine calls it."""
+        """The name of a path on the worker's machine."""
         name = path.absolute().as_posix()
         for here, there in self._pairs:
             if name == here or name.startswith(here.rstrip("/") + "/"):
@@ -41,13 +42,14 @@ class PathMap:
         return name
 
     def here(self, text: str) -> str:
-        """A text of the worker with its paths as this machine calls them."""
+        """A text of the worker, with its paths as on this machine."""
         return text if self._there is None else self._there.sub(lambda found: self._back[found.group(1)], text)
 
     # ------------------------------------------------------------------------------------------------------- requests
 
     def request(self, request: dict[str, Any]) -> dict[str, Any]:
-        """A request as it is sent: its paths as they are there, and what must exist there, with its name here."""
+        """A request as it is sent: with the worker's paths, and with the paths that must exist there and their names
+        here."""
         out = dict(request)
         if isinstance(job := request.get("run"), BaseModel):
             out["run"] = self._mapped(job.model_dump(mode="json"), job)
@@ -59,7 +61,7 @@ class PathMap:
         return out
 
     def _mapped(self, plain: Any, value: Any) -> Any:
-        """`plain` (the JSON of `value`) with each path as it is there."""
+        """`plain` (the JSON of `value`) with the worker's paths."""
         if isinstance(value, Path):
             return self.there(value)
         if isinstance(value, BaseModel):
@@ -71,7 +73,7 @@ class PathMap:
         return plain
 
     def _seen(self, paths: Sequence[Path]) -> dict[str, str]:
-        """For each path what of it is here (itself, or the nearest folder above): `{name there: name here}`."""
+        """For each path the part that exists here (itself, or the nearest folder above): `{name there: name here}`."""
         found = {}
         for path in paths:
             whole = path.absolute()
@@ -83,7 +85,7 @@ class PathMap:
     # -------------------------------------------------------------------------------------------------------- answers
 
     def event(self, values: dict[str, Any]) -> list[Event]:
-        """An event with its paths as they are here, and a warning where a file that was written is not seen here."""
+        """An event with the paths of this machine, and a warning where a file that was written is not visible here."""
         if values.get("event") not in ("message", "result"):
             return [event_of(values)]
         event = event_of(self._texts(values))
@@ -105,7 +107,7 @@ class PathMap:
 
 
 def missing_here(expected: dict[str, str]) -> str | None:
-    """On the worker's side: the sentence about the first path that the asker has and this machine has not."""
+    """The sentence about the first path that the client's machine has and this one lacks; called by the worker."""
     for there, here in expected.items():
         if not os.path.exists(there):
             import socket

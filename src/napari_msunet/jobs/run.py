@@ -1,4 +1,4 @@
-"""Run a job: the one door to everything that takes long, for the command line, Python and the dock."""
+"""Running a job in this process, with the same function for the command line, Python and the dock's worker."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ def run(job: Job) -> Iterator[Event]:
     Yields
     ------
     Event
-        What happens; the last one of a job that came to its end is a `Result`. Closing the iterator stops the job,
-        which keeps what its documentation promises (the best model so far, the finished tiles) and leaves nothing
+        What the job reports; the last event of a job that was not stopped is a `Result`. Closing the iterator stops the
+        job, which keeps what its documentation promises (the best model so far, the finished tiles) and leaves no file
         half-written.
 
     Raises
     ------
     MsunetError
-        When something given cannot be used, in one sentence.
+        When something in the job cannot be used; the error is one sentence.
     """
-    # Imported here, because a job that measures must not wait for torch.
+    # Imported here, because a job that only measures must not wait for torch.
     if isinstance(job, TrainJob):
         from napari_msunet.training.fit import train_events
 
@@ -129,14 +129,14 @@ def parse_job(text: str | bytes, what: str = "The job") -> Job:
     Parameters
     ----------
     text : str or bytes
-        As `job.model_dump_json()` writes it.
+        The text that `job.model_dump_json()` writes.
     what : str
-        How an error calls it.
+        The name of the job in errors.
 
     Raises
     ------
     MsunetError
-        If it is no job; the sentence names each field that cannot be used.
+        If the text is no job; the sentence names each field that cannot be used.
     """
     try:
         try:
@@ -174,7 +174,7 @@ def _finish(job: Job, on_event: Listener | None) -> Result:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training gives.
+    """The result of a training.
 
     Attributes
     ----------
@@ -185,7 +185,7 @@ class TrainResult:
     metrics : dict
         Numbers of the best epoch and of the training, as plain values.
     files : dict of str to Path
-        All files it wrote, by what they are.
+        All files that it wrote, by their kind.
     """
 
     folder: Path
@@ -195,14 +195,15 @@ class TrainResult:
 
     @property
     def chosen_path(self) -> Path:
-        """The model to go on with: the best one, unless it replaces another and did worse on frozen test images."""
+        """The model to use: the new one, unless it was to replace another and did worse on the frozen test images."""
         guard = self.metrics.get("guard") or {}
         return Path(guard["old_model"]) if guard.get("keep") == "old" else self.model_path
 
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """What an evaluation gives: `scores` as plain values (pooled, per image, per output and class) and the `files`."""
+    """The result of an evaluation: `scores` as plain values (pooled, per image, per output and class) and the
+    `files`."""
 
     scores: dict[str, Any]
     files: dict[str, Path]
@@ -210,7 +211,8 @@ class EvaluateResult:
 
 @dataclass(frozen=True)
 class CrossValidateResult:
-    """What a cross-validation gives: `scores` as plain values (each fold, mean and std), `models` and the `files`."""
+    """The result of a cross-validation: `scores` as plain values (each fold, mean and std), `models` and the
+    `files`."""
 
     scores: dict[str, Any]
     models: tuple[Path, ...]
@@ -219,7 +221,7 @@ class CrossValidateResult:
 
 @dataclass(frozen=True)
 class ExperimentResult:
-    """What an experiment gives: `report` as plain values (variants, differences, trials), and the `files`."""
+    """The result of an experiment: `report` as plain values (variants, differences, trials), and the `files`."""
 
     report: dict[str, Any]
     files: dict[str, Path]
@@ -227,7 +229,7 @@ class ExperimentResult:
 
 @dataclass(frozen=True)
 class MeasureResult:
-    """What measuring gives: one row of `classes` per class (area in µm²), and the CSV `files` it wrote."""
+    """The result of a measurement: one row of `classes` per class (area in µm²), and the CSV `files` that it wrote."""
 
     classes: list[dict[str, Any]]
     files: dict[str, Path]
@@ -235,7 +237,7 @@ class MeasureResult:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What an export gives: the `path` it wrote."""
+    """The result of an export: the `path` that it wrote."""
 
     path: Path
 

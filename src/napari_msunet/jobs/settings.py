@@ -1,4 +1,4 @@
-"""What holds for all projects of a person: a small file in the configuration folder."""
+"""The settings for all projects of a person, in a small file in the configuration folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from napari_msunet.errors import MsunetError, OutputError
 
 WORKER_VARIABLE = "NAPARI_MSUNET_WORKER"
-"""Environment variable that is stronger than the file's `worker`."""
+"""Environment variable that overrides `worker` in the file."""
 
 
 def split_command(value: object) -> tuple[str, ...]:
@@ -24,12 +24,12 @@ def split_command(value: object) -> tuple[str, ...]:
     Parameters
     ----------
     value : str or sequence of str
-        Words, or a line quoted as for a shell, or a JSON list of words. No shell ever sees it.
+        Words, or a line quoted as for a shell, or a JSON list of words. The command is run without a shell.
 
     Raises
     ------
     ValueError
-        If it is none of these, or empty.
+        If the value is none of these, or empty.
     """
     words: object = value
     if isinstance(value, str):
@@ -47,21 +47,22 @@ def split_command(value: object) -> tuple[str, ...]:
 def _split_line(line: str) -> list[str]:
     if os.name != "nt":
         return shlex.split(line)
-    return [word.strip('"') for word in shlex.split(line, posix=False)]  # a backslash is part of a path there
+    # on Windows a backslash is part of a path, not an escape
+    return [word.strip('"') for word in shlex.split(line, posix=False)]
 
 
 class Settings(BaseModel):
-    """What a person has set.
+    """The settings of a person.
 
     Attributes
     ----------
     worker : tuple of str, optional
         The command that starts the worker process; None: this Python on this machine.
     path_map : tuple of (here, there)
-        Folders of this computer and what they are called on the worker's; of several that fit, the longest counts.
+        Folders of this computer and their names on the worker's machine; where several fit, the longest counts.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow")  # what a newer version has written stays
+    model_config = ConfigDict(frozen=True, extra="allow")  # settings that a newer version has written are kept
 
     worker: tuple[str, ...] | None = None
     path_map: tuple[tuple[str, str], ...] = ()
@@ -82,7 +83,7 @@ class Settings(BaseModel):
 
 
 def settings_file() -> Path:
-    """Where the settings are."""
+    """The path of the settings file."""
     return Path(platformdirs.user_config_path("napari-msunet", appauthor=False)) / "settings.json"
 
 
@@ -114,7 +115,7 @@ def save_settings(settings: Settings) -> Path:
     Raises
     ------
     OutputError
-        If they cannot be written.
+        If the file cannot be written.
     """
     path = settings_file()
     aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
@@ -134,17 +135,17 @@ def save_settings(settings: Settings) -> Path:
 
 def default_worker() -> tuple[str, ...]:
     """The command of a worker on this machine: this Python."""
-    # -P: what lies in the working folder must not take the place of an installed module
+    # -P: a file in the working folder must not be imported in place of an installed module
     return (sys.executable, "-P", "-m", "napari_msunet", "worker")
 
 
 def worker_command() -> tuple[str, ...]:
-    """The command that starts the worker: of the environment, else of the settings, else this Python.
+    """The command that starts the worker: from the environment, else from the settings, else with this Python.
 
     Raises
     ------
     MsunetError
-        If what is set cannot be used.
+        If the command cannot be used.
     """
     value = os.environ.get(WORKER_VARIABLE, "")
     if not value.strip():

@@ -1,4 +1,4 @@
-"""Label stores: pyramids of labels on disk that keep every edit, and the machine's runs beside them."""
+"""Label stores: pyramids of labels on disk that keep every edit, and the runs of predictions beside them."""
 
 from napari_msunet.labels.area import tissue_labels
 from napari_msunet.labels.runs.run import Run

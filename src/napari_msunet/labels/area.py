@@ -1,4 +1,4 @@
-"""The part of a slide that counts: tissue, polygons, or classes of a label store."""
+"""The part of a slide to which work is limited: tissue, polygons, or classes of a label store."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _BLOCK = 2048
 def tissue_labels(slide: Slide, out: str | Path, mask: TissueMask | None = None) -> LabelStore:
     """Write the tissue of a slide as a label store, to be corrected with the brush.
 
-    Training and prediction keep to it with ``InClasses(labels=out)`` as their `within` or `where`. The mask is the
-    machine's part of the store: what a person corrected stays when it is found and written again.
+    Training and prediction are limited to it with ``InClasses(labels=out)`` as their `within` or `where`. The mask is
+    written as a run of the store, so corrections of a person stay when the tissue is found and written again.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def tissue_labels(slide: Slide, out: str | Path, mask: TissueMask | None = None)
 
 
 def _digest(mask: TissueMask) -> str:
-    """Tells masks apart by their pixels, too: a mask may have been changed by hand."""
+    """A hash of a mask's settings and pixels, since a mask may have been changed by hand."""
     digest = hashlib.sha256(json.dumps(mask.key, sort_keys=True).encode())
     digest.update(np.packbits(mask.mask).tobytes())
     return digest.hexdigest()[:16]
@@ -106,16 +106,17 @@ def _blocks(whole: Window) -> list[Window]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The parts of a slide that a prediction or a training keeps to, as masks.
 
 Bools = npt.NDArray[np.bool_]
 Ring = Sequence[tuple[float, float]]
 
 HELD = 1 << 26
-"""The labels of a store of up to so many pixels are read once, when first looked at; later edits do not count."""
+"""Largest store, in pixels, whose labels are read once, at the first use; later edits then have no effect."""
 _HAIR = 1e-6
-"""Pixels: a line so near to a pixel's centre may count on either side of it."""
+"""Distance in pixels from a pixel's centre within which a line may count on either side of it."""
 _AT_ONCE = 1024
-"""Pixels that are looked for on all edges of a ring at once."""
+"""Number of pixels that are tested against all edges of a ring at once."""
 
 
 class Mask(Protocol):
@@ -123,7 +124,7 @@ class Mask(Protocol):
 
     @property
     def key(self) -> dict[str, Any]:
-        """What tells this mask from others of the same slide; plain JSON values."""
+        """The key that distinguishes this mask from others of the same slide; plain JSON values."""
 
     def on(self, grid: Grid, window: Window) -> Bools:
         """The mask `(height, width)` in a window of a grid; a pixel depends on its place only, False off the slide."""
@@ -168,13 +169,13 @@ def where_mask(slide: Slide, where: Where) -> Mask | None:
     if found := store.find_corrupt_chunks():
         raise StoreError(
             f"{in_words(found, store.path.name, store.shape)}; it says where to compute, so copy it again from where "
-            "it came from, paint over it, or make it anew."
+            "it came from, paint over it, or make it again."
         )
     return StoreClasses(store, where)
 
 
 class StoreClasses(PlacedMask):
-    """Where a label store has some classes, by its own pixels.
+    """The pixels of a label store that have some classes, as a mask.
 
     Parameters
     ----------
@@ -236,8 +237,8 @@ def _values(store: LabelStore, names: tuple[str, ...] | None) -> Bools | None:
         if names is None:
             return None
         raise StoreError(
-            f"{store.path} holds numbers of objects, not classes, so it has no {', '.join(names)}; leave the classes "
-            "away to take all objects."
+            f"{store.path} holds numbers of objects, not classes, so it has no {', '.join(names)}; leave out the "
+            "classes to take all objects."
         )
     table = np.zeros(256, np.bool_)
     if names is None:
@@ -337,8 +338,8 @@ class Polygons:
     def cells(self, grid: Grid, window: Window, cell: int) -> Bools:
         """Which squares hold a true pixel; see `Mask`.
 
-        Squares are looked at four by four: those wholly inside or outside are decided by their rectangle of pixel
-        centres, so that only what a line crosses is filled pixel by pixel.
+        Squares are tested four by four. Those that are fully inside or outside are decided by their rectangle of pixel
+        centres, so that only squares that a line crosses are filled pixel by pixel.
         """
         same_slide(self._slide, grid)
         counts = -(-max(0, window.height) // cell), -(-max(0, window.width) // cell)
@@ -356,7 +357,7 @@ class Polygons:
             boxes = shapely.box(first[:, 1], first[:, 0], last[:, 1], last[:, 0])
             crossed = np.zeros(len(boxes), np.bool_)
             crossed[self._lines.query(boxes, predicate="intersects")[0]] = True
-            full = ~crossed  # where no line is, one pixel says it for all
+            full = ~crossed  # where no line crosses, one pixel decides for all
             full[full] = self._inside(grid, starts[full])
             for start, stop in zip(
                 starts[full] - (window.y, window.x), stops[full] - (window.y, window.x), strict=True
@@ -423,7 +424,7 @@ def _outside(ring: npt.NDArray[np.float64], extent: tuple[int, int]) -> bool:
 
 
 def left_out(where: Where, mask: Mask | None) -> list[str]:
-    """Sentences about drawn areas that are not used."""
+    """Warnings about drawn areas that are not used."""
     said = [where.left_out] if isinstance(where, Drawn) and where.left_out else []
     if isinstance(mask, Polygons) and mask.outside:
         count = len(mask.outside)

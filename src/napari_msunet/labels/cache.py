@@ -62,15 +62,15 @@ def _pieces(start: int, length: int) -> list[tuple[int, slice, slice]]:
 class ChunkCache:
     """A write-back cache over pyramids of one shape.
 
-    Whoever changes a window and its coarser levels holds `lock` meanwhile. Who reads needs no lock: that waits for the
-    change of one chunk at most, and neither reading nor changing waits for files that are being written.
+    Code that changes a window and its coarser levels holds `lock` meanwhile. Code that reads needs no lock: it waits
+    for the change of one chunk at most. Neither reading nor changing waits for files that are being written.
 
     Parameters
     ----------
     planes : mapping of str to list of ChunkFiles
         The pyramids by name, finest level first.
     limit : int
-        Bytes of chunks to keep. Changed chunks stay until they are written: `trim` may have to be followed by `flush`.
+        Bytes of chunks to keep. Changed chunks stay until they are written, so `trim` may need a `flush` after it.
     aside : Path
         Folder on the same disk for files under way.
 
@@ -82,7 +82,7 @@ class ChunkCache:
     highest : int
         The largest label that was assigned to level 0, if labels are numbers of objects.
     present : dict
-        For each plane, which chunks of level 0 have files; where nobody noted it before, those that have them now.
+        For each plane, the chunks of level 0 that have files; where no list was kept, those that have files now.
     """
 
     def __init__(self, planes: Mapping[str, list[ChunkFiles]], limit: int, aside: Path) -> None:
@@ -123,13 +123,14 @@ class ChunkCache:
         return self.read(plane, level, window)
 
     def know(self, plane: str, listed: set[tuple[int, int]] | None) -> None:
-        """Begin with the list of a plane's files, or with those that are there."""
+        """Begin with the list of a plane's files, or with the files that exist."""
         if listed is None:
             listed = {(key[0], key[1]) for key in self._planes[plane][0].present()}
         self.present[plane] = listed
 
     def forget_edited(self, window: Window) -> None:
-        """Where chunks of the labels are damaged, and not yet painted over, nothing is edited: its values are lost."""
+        """Mark pixels as not edited in damaged chunks of the labels, unless painted over, because their values are
+        lost."""
         for cy, cx, _, _ in pieces(window):
             with self._guard:
                 chunk = self._get(("labels", 0, cy, cx))
@@ -139,11 +140,11 @@ class ChunkCache:
                     self.assign("edited", 0, whole, False)
 
     def put_by(self, cy: int, cx: int) -> Path:
-        """Where the file of a damaged chunk of the labels is put when it is painted over."""
+        """The path to which the file of a damaged chunk of the labels is moved when it is painted over."""
         return self._aside.with_name("damaged") / "labels" / f"0-c-{cy}-{cx}"
 
     def made_anew(self, cy: int, cx: int) -> None:
-        """Note that all of a chunk that was damaged has values again."""
+        """Note that a damaged chunk has values everywhere again."""
         path = self.put_by(cy, cx)
         with suppress(OSError):
             path.rename(path.with_name(f"{path.name}.replaced"))
@@ -154,7 +155,7 @@ class ChunkCache:
         return int(rows.stop * columns.stop)
 
     def count(self) -> None:
-        """Take what the files of level 0 hold, those that decode, into `highest`."""
+        """Update `highest` from the files of level 0 that can be decoded."""
         files = self._planes["labels"][0]
         for path in sorted(files.path.glob("c/*/*")):
             with suppress(StoreError, ValueError):
@@ -202,7 +203,7 @@ class ChunkCache:
             np.copyto(data[inner], part, where=mask)
 
     def trim(self) -> bool:
-        """Let go of chunks that are on disk, oldest first, until the limit holds; False if changed ones fill it."""
+        """Drop chunks that are on disk, oldest first, until the limit holds; False if changed chunks exceed it."""
         with self._guard:
             if self.nbytes <= self.limit:
                 return True
@@ -217,8 +218,9 @@ class ChunkCache:
     def flush(self, ready: Callable[[], None] | None = None, between: Callable[[], None] | None = None) -> None:
         """Write all changed chunks aside, sync them, rename them.
 
-        Chunks that change meanwhile are written as they were, at least as new as when this began, and stay changed.
-        `ready` is called before chunks get their names; it raises if they may not. `between` is called after each.
+        Chunks that change meanwhile are written in a state at least as new as at the beginning, and stay changed.
+        `ready` is called before the files are renamed, and raises if they must not be. `between` is called after each
+        chunk.
         """
         with self._writing, output_errors(self._aside.parent):
             with self._guard:

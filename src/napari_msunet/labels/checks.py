@@ -1,4 +1,4 @@
-"""What is given to a label store, checked: each refusal is one sentence."""
+"""Checks of the arguments of a label store; each error is one sentence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Pair = tuple[float, float]
 
 
 class HasPixelSize(Protocol):
-    """What lies on a slide with pixels of a size: a store, its metadata, a grid."""
+    """Anything on a slide whose pixels have a size: a store, its metadata, a grid."""
 
     @property
     def mpp(self) -> Pair | None: ...
@@ -82,7 +82,7 @@ def stroke(info: StoreInfo, path: Path, region: Region | Window, values: Any, ma
 
 
 def values_are_classes(info: StoreInfo, values: Any) -> None:
-    """Refuse values that mean nothing in this store."""
+    """Refuse values that have no meaning in this store."""
     values = np.asarray(values)
     if values.size == 0:
         return

@@ -1,4 +1,4 @@
-"""The chunk files of a zarr array, one by one, and arrays over them that are read when they are needed."""
+"""Reading and writing the chunk files of a zarr array one by one, and lazy arrays over them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 # ----------------------------------------------------------------------------------------------------------------------
 # The chunk files of a zarr array, one by one.
 #
-# zarr makes the arrays and any zarr reader opens them. Their chunks are read and written here, because only so can a
-# batch of them be written aside, synced and renamed, and a damaged one be named.
+# zarr makes the arrays, and any zarr reader can open them. Their chunks are read and written here, because only this
+# allows to write a batch of them aside, to sync and rename it, and to name a damaged chunk.
 
 
 class CorruptChunkError(StoreError):
-    """A chunk's file does not decode."""
+    """A chunk's file cannot be decoded."""
 
 
 CHECKSUM = 4
@@ -78,7 +78,7 @@ def open_array(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Chun
         codecs = [type(codec) for codec in array.compressors]
     except Exception as error:
         raise StoreError(f"{metadata} is damaged: copy the store again from where it came from.") from error
-    files.checksum = Crc32cCodec in codecs  # stores made before it have none
+    files.checksum = Crc32cCodec in codecs  # stores made before there were checksums have none
     found = (array.shape, array.chunks, array.dtype, codecs[:1], array.shards)
     if found != (shape, files.chunk_shape, files.dtype, [ZstdCodec], None):
         raise StoreError(
@@ -120,7 +120,7 @@ class ChunkFiles:
         return -(-self.shape[-2] // CHUNK), -(-self.shape[-1] // CHUNK)
 
     def file(self, *key: int) -> Path:
-        """Where a chunk lies."""
+        """The path of a chunk's file."""
         return self.path.joinpath("c", *map(str, key))
 
     def read(self, *key: int) -> npt.NDArray[Any] | None:
@@ -142,7 +142,7 @@ class ChunkFiles:
             ) from error
 
     def _checked(self, data: bytes) -> bytes:
-        """A chunk's bytes without the checksum, which is looked at."""
+        """A chunk's bytes without the checksum, which is checked."""
         if not self.checksum:
             return data
         packed, told = data[:-CHECKSUM], data[-CHECKSUM:]
@@ -164,7 +164,7 @@ class ChunkFiles:
         return found
 
     def encode(self, values: npt.NDArray[Any]) -> bytes:
-        """A chunk as its file's bytes: none for a chunk of zeros."""
+        """The bytes of a chunk's file; empty for a chunk of zeros, which has no file."""
         if not values.any():
             return b""
         return self._sealed(bytes(_CODEC.encode(np.ascontiguousarray(values, self.dtype.newbyteorder("<")))))
@@ -179,7 +179,7 @@ class ChunkFiles:
         return aside
 
     def put_by(self, folder: Path, *key: int) -> None:
-        """Move a damaged chunk into a folder, where it is out of the way and not lost."""
+        """Move the file of a damaged chunk into a folder, where it is kept."""
         path = self.file(*key)
         if path.exists():
             folder.mkdir(parents=True, exist_ok=True)
@@ -199,6 +199,7 @@ class ChunkFiles:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# An array behind a function that reads a window of it.
 
 TILE = 2048
 """Side of a dask chunk: a few hundred to a few thousand of them for the largest slides."""
@@ -238,7 +239,7 @@ class WindowArray:
     def dask(self) -> da.Array:
         """The same as a lazy dask array in chunks of `TILE` pixels, all channels in one."""
         chunks = (TILE, TILE, *self.shape[2:])
-        import dask.array as da  # takes a second: not before it is needed
+        import dask.array as da  # importing it takes a second, so only where it is needed
 
         array: da.Array = da.from_array(self, chunks, name=False, asarray=False, lock=False)  # type: ignore[no-untyped-call]
         return array

@@ -1,4 +1,7 @@
-"""What of a label store or a run cannot be read, and what is done about it: nothing of it may count as background."""
+"""Damaged chunks of label stores and runs: their description, and the choice to refuse or to skip them.
+
+Damaged pixels must never count as background.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,15 @@ from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
 
 NAMED = 4
-"""So many places are named in a sentence."""
+"""Most places that are named in a sentence."""
 
 CURE = "copy it again from where it came from, paint over it in napari, or"
-AGAIN = "predict again to have it computed anew, or"
+AGAIN = "predict again to have it computed again, or"
 
 
 @dataclass(frozen=True)
 class CorruptChunk:
-    """A chunk that cannot be read: it reads as 0, or, at a coarser level, as made again from the finer one.
+    """A chunk that cannot be read. It reads as 0, or at a coarser level as made again from the finer one.
 
     Attributes
     ----------
@@ -49,7 +52,7 @@ def corrupt_chunk_at(path: Path, level: int, cy: int, cx: int, message: str) -> 
 
 
 def places(found: Iterable[CorruptChunk], shape: tuple[int, int]) -> list[Window]:
-    """Where chunks are damaged, each place once, in reading order, cut to the store."""
+    """The windows of damaged chunks, each once, in reading order, cut to the store."""
     whole = Window(0, 0, *shape)
     windows = {damage.window.intersection(whole) for damage in found}
     return sorted((w for w in windows if not w.empty), key=lambda w: (w.y, w.x))
@@ -67,12 +70,12 @@ def in_words(found: Sequence[CorruptChunk], name: str, shape: tuple[int, int]) -
 
 
 def settle(text: str, damaged: Damaged, cure: str = CURE) -> str:
-    """The warning about damage that a person said may be left out.
+    """The warning about damage that is to be skipped; `StoreError` where it is to be refused.
 
     Raises
     ------
     StoreError
-        If nobody said so.
+        If `damaged` is "refuse".
     """
     if damaged == "refuse":
         raise StoreError(f'{text}; {cure} go on without these pixels (damaged="skip").')

@@ -1,7 +1,7 @@
-"""The append-only journal of a label store: what makes a stroke safe before its pixels reach the chunks.
+"""The append-only journal of a label store, which makes a stroke safe before its pixels reach the chunks.
 
-Records to and from bytes, the files they lie in, the history of strokes they make up, and the journal that writes them
-are one file, since no record means anything without the other three.
+Records, their files, the history of strokes and the journal itself are in one module, since none of them can be
+understood without the others.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _CODEC = Zstd(level=1)
 
 
 class Kind(IntEnum):
-    """What a record tells."""
+    """The kinds of records."""
 
     STROKE = 1
     RELEASE = 2
@@ -72,16 +72,16 @@ class Header:
 
 @dataclass(frozen=True)
 class Patch:
-    """A change of the pixels of a window, and what was there.
+    """A change of the pixels of a window, with the values before it.
 
     Attributes
     ----------
     values, edited : array of the window's shape, or one value
-        What the pixels and their `edited` become.
+        The new values of the pixels and of their `edited`.
     mask : (h, w) bool, optional
         Which pixels change; None: all.
     before, edited_before : array, one value or None
-        What they were; not kept for an undo or redo.
+        The values before; not kept for an undo or redo.
     """
 
     window: Window
@@ -186,10 +186,10 @@ def _unpack_plane(data: memoryview, shape: tuple[int, int], dtype: np.dtype[Any]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What a stroke changes, cut into parts for the journal.
+# Cutting the change of a stroke into parts for the journal.
 
 Change = tuple[Window, Any, npt.NDArray[np.bool_] | None]
-"""A window, its values (None: what the machine shows) and which of its pixels change."""
+"""A window, its values (None: those of the merged runs) and a mask of the pixels that change."""
 
 
 def cut(window: Window, values: Any, mask: npt.NDArray[np.bool_] | None, side: int) -> Iterator[Change]:
@@ -211,14 +211,15 @@ def cut(window: Window, values: Any, mask: npt.NDArray[np.bool_] | None, side: i
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Which strokes can be undone and redone: linear, unlimited, over sessions.
+# The history of undo and redo, which is linear, unlimited and kept over sessions.
 
 Machine = Callable[[Window], npt.NDArray[Any] | int]
-"""From a window to what the newest merged runs show there: an array or one value."""
+"""A function from a window to the values of the newest merged runs there: an array or one value."""
 
 
 class UndoHistory:
-    """Sequence numbers of strokes and releases: `undo` those that stand, `redo` those taken back, the next one last."""
+    """Sequence numbers of strokes and releases: `undo` those that can be undone, `redo` those undone, the next one
+    last."""
 
     def __init__(self, undo: Iterable[int] = (), redo: Iterable[int] = ()) -> None:
         self.undo = list(undo)
@@ -241,7 +242,7 @@ class UndoHistory:
         self.redo = [s for s in self.redo if s != sequence]
 
     def follow(self, kind: Kind, sequence: int) -> None:
-        """Take in one record."""
+        """Update the history by one record."""
         self.latest = max(self.latest, sequence)
         if kind in (Kind.STROKE, Kind.RELEASE):
             self.undo.append(sequence)
@@ -253,7 +254,7 @@ class UndoHistory:
 
 
 def done(kind: Kind, part: Change, cache: ChunkCache, machine: Machine) -> Patch:
-    """What a stroke does to one window, or a release (values: None), which gives the machine's value of today."""
+    """The change of one window by a stroke, or by a release (values: None), which shows the merged runs again."""
     window, values, mask = part
     new = machine(window) if values is None else values
     edited = cache.part("edited", 0, window)
@@ -262,7 +263,7 @@ def done(kind: Kind, part: Change, cache: ChunkCache, machine: Machine) -> Patch
 
 
 def undone(patch: Patch, machine: Machine, dtype: np.dtype[Any]) -> Patch:
-    """What taking a stroke back does: edited pixels get what was there, the others the machine's value of today."""
+    """The change by undoing a stroke: edited pixels get their old values, others those of the merged runs."""
     before, edited = patch.before, patch.edited_before
     if before is not None and edited is True:
         return Patch(patch.window, before, True, patch.mask)
@@ -274,14 +275,14 @@ def undone(patch: Patch, machine: Machine, dtype: np.dtype[Any]) -> Patch:
 
 
 def redone(kind: Kind, patch: Patch, machine: Machine) -> Patch:
-    """What doing a stroke again does; a release gives the machine's value of today."""
+    """The change by redoing a stroke; a release shows the merged runs again."""
     if kind is Kind.RELEASE:
         return Patch(patch.window, machine(patch.window), False, patch.mask)
     return Patch(patch.window, patch.values, True, patch.mask)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The files of a journal: where its records lie in them, and what of them is damaged.
+# The files of a journal: the places of its records in them, and damaged records.
 
 
 class Mark(NamedTuple):
@@ -294,7 +295,7 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordPlace:
-    """Where a record lies: at a byte of a segment, or (segment 0) of what waits in memory to be written."""
+    """The place of a record: a byte of a segment, or (segment 0) of the records that wait in memory."""
 
     segment: int
     offset: int
@@ -306,7 +307,7 @@ Records = dict[int, tuple[RecordPlace, ...]]
 
 
 def segment_file(folder: Path, number: int) -> Path:
-    """Where a segment lies."""
+    """The path of a segment."""
     return folder / f"{number:08d}.log"
 
 
@@ -334,20 +335,20 @@ def described(header: Header) -> str:
 
 @dataclass
 class Scan:
-    """What the segments of a journal hold.
+    """The records in the segments of a journal.
 
     Parameters
     ----------
     folder : Path
     checked_after : int
-        The check sums of records with higher sequence numbers are looked at.
+        The checksums of records with higher sequence numbers are checked.
 
     Attributes
     ----------
     segment, end : int
         The last segment, and where its last whole stroke ends.
     outdated : list of int
-        Segments that a compaction replaced and did not get to remove.
+        Segments that a compaction has replaced but not removed.
     damaged : bool
         Whether more than the end of the last segment is damaged.
     """
@@ -377,7 +378,7 @@ class Scan:
         return header is not None and header.kind is Kind.HISTORY
 
     def _scan(self, number: int) -> int:
-        """Learn where the records of a segment lie; return the end of its last whole stroke."""
+        """Find the places of the records of a segment; return the end of its last whole stroke."""
         path = segment_file(self.folder, number)
         size = path.stat().st_size
         offset = end = 0
@@ -433,7 +434,7 @@ class Scan:
 
 
 def _next_header(file: BinaryIO, offset: int, size: int) -> int | None:
-    """Where the next whole record begins after a damaged one."""
+    """The start of the next whole record after a damaged one."""
     file.seek(offset)
     data = file.read(size - offset)
     at = data.find(MAGIC)
@@ -446,13 +447,14 @@ def _next_header(file: BinaryIO, offset: int, size: int) -> int | None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The journal of a store.
 
 SEGMENT_BYTES = 256 * 2**20
-"""A new segment begins after one of this size."""
+"""Size of a segment after which a new one begins."""
 
 
 class Compaction(NamedTuple):
-    """A compaction under way: the segment it makes and what goes into it."""
+    """A compaction under way: the segment that it makes and the records for it."""
 
     number: int
     latest: int
@@ -472,18 +474,18 @@ class Journal:
     dtype : numpy.dtype
         Type of the store's labels.
     checked_after : int
-        The check sums of records with higher sequence numbers are looked at: a power cut can leave any of them torn.
+        The checksums of records with higher sequence numbers are checked, since a power cut can tear any of them.
 
     Attributes
     ----------
     history : UndoHistory
-        Which strokes can be undone and redone, as the records tell.
+        The strokes that can be undone and redone.
     messages : list of str
-        What was found damaged and dropped when the journal was opened.
+        Sentences about damaged records that were dropped when the journal was opened.
     damaged : bool
-        Whether that was more than the end; a compaction leaves it behind.
+        Whether more than the end was damaged; a compaction removes the damage.
     failure : OSError, optional
-        Why the disk refused the last record that waits.
+        The error of the disk for the last record that waits.
     """
 
     def __init__(self, folder: Path, dtype: np.dtype[Any], checked_after: int = 0) -> None:
@@ -521,13 +523,13 @@ class Journal:
     @property
     def waiting(self) -> int:
         """Number of strokes that the disk refused and that are in memory only."""
-        # One that is just being written is in memory, too, but nothing has refused it.
+        # A record that is being written is in memory too, but was not refused.
         return len(self._waiting) if self.failure is not None else 0
 
     def append(self, kind: Kind, sequence: int, records: Iterable[bytes]) -> Mark:
         """Write the records of one stroke, whole or not at all; if the disk refuses, it waits in memory.
 
-        On return it survives the end of this process, unless it waits; `sync` brings it onto the disk.
+        On return it survives a crash of this process, unless it waits; `sync` brings it to the disk.
         """
         pieces = list(records)
         with self._lock:
@@ -540,7 +542,7 @@ class Journal:
             return self.mark
 
     def _drain(self) -> None:
-        """Write what waits."""
+        """Write the records that wait."""
         try:
             for sequence in list(self._waiting):
                 self._put(sequence, self._waiting[sequence])
@@ -567,7 +569,7 @@ class Journal:
         self._end += len(data)
 
     def _take_up(self) -> None:
-        """Open the last segment again after a failure: by its name, as the disk may have been away."""
+        """Open the last segment again after a failure, by its name, since the disk may have been disconnected."""
         descriptor = os.open(segment_file(self._folder, self._segment), os.O_RDWR)
         try:
             if os.fstat(descriptor).st_size < self._end:
@@ -600,7 +602,7 @@ class Journal:
         Raises
         ------
         OutputError
-            If the disk refuses; then what is not on it waits in memory.
+            If the disk refuses; records that are not on it then wait in memory.
         """
         with self._syncing:
             with self._lock:
@@ -626,7 +628,7 @@ class Journal:
                     self._unsynced.pop(sequence, None)
 
     def _take_back(self, error: OSError) -> None:
-        """What was written since the last sync may be lost: let it wait and be written again."""
+        """Let records wait and be written again that were written since the last sync, because they may be lost."""
         with self._lock:
             self.failure = error
             self._waiting = dict(sorted({**self._unsynced, **self._waiting}.items()))
@@ -637,7 +639,7 @@ class Journal:
             self._let_go()
 
     def close(self, lose: bool = False) -> None:
-        """Sync and let go of the file; with `lose`, what the disk refuses is given up."""
+        """Sync and close the file; with `lose`, records that the disk refuses are given up."""
         try:
             self.sync()
         except OutputError:
@@ -651,7 +653,7 @@ class Journal:
     # ------------------------------------------------------------------------------------------------------- reading
 
     def kind(self, sequence: int) -> Kind:
-        """What a stroke was."""
+        """The kind of a stroke."""
         return self._records[sequence][0].header.kind
 
     def waits(self, sequence: int) -> bool:
@@ -705,7 +707,7 @@ class Journal:
             return self.size - needed
 
     def begin_compaction(self) -> Compaction | None:
-        """Let new records go into another segment, so that those before it can be replaced; None if some wait."""
+        """Begin another segment for new records, so that the earlier segments can be replaced; None if records wait."""
         with self._lock, output_errors(self._folder):
             if self._waiting or self._descriptor < 0:
                 return None
@@ -714,7 +716,7 @@ class Journal:
             return Compaction(number, self.history.latest, list(self.history.undo), list(self.history.redo))
 
     def finish_compaction(self, work: Compaction) -> None:
-        """Keep only what undo and redo need of the records up to `work.latest`.
+        """Keep only the records up to `work.latest` that undo and redo need.
 
         All of them must be in the chunks, and the checkpoint must say so. Strokes are appended meanwhile.
         """

@@ -1,4 +1,4 @@
-"""Coarser levels: 2 x 2 pixels to one.
+"""Coarser levels, of which each pixel is made of 2 x 2 finer ones.
 
 The most frequent value wins; a tie goes to a class before background, then to the lower number. In an annotation the
 order is classes, then 255 (background), then 0 (not annotated).
@@ -40,7 +40,7 @@ def coarsen(values: npt.NDArray[Label]) -> npt.NDArray[Label]:
     (ceil(h / 2), ceil(w / 2)) array of the same type
     """
     one = values.dtype.type(1)
-    # minus one, wrapping round: classes come first, then 255 of an annotation, then 0; now the lower number wins
+    # minus one, with wrap-around: classes come first, then 255 of an annotation, then 0, and the lower number wins
     a, b, c, d = (quarter - one for quarter in _quarters(values))
     low, high = np.minimum(a, b), np.maximum(a, b)
     other_low, other_high = np.minimum(c, d), np.maximum(c, d)
@@ -98,7 +98,7 @@ def update_coarser(planes: Planes, *windows: Window) -> None:
             plain: dict[tuple[int, int], list[tuple[Window, int]]] = {}
             for parent, source in sources:
                 values = planes.part(plane, level - 1, source)
-                if isinstance(values, int):  # one value stays that value, whatever the rule
+                if isinstance(values, int):  # a uniform area keeps its value under any rule
                     plain.setdefault((parent.y // CHUNK, parent.x // CHUNK), []).append((parent, values))
                 else:
                     planes.assign(plane, level, parent, rule(values))
@@ -109,7 +109,7 @@ def update_coarser(planes: Planes, *windows: Window) -> None:
 
 
 def _joined(parts: list[tuple[Window, int]]) -> list[tuple[Window, int]]:
-    """Windows of one value each; one window where they fill it with one value, so that a chunk may stay that value."""
+    """Windows of one value each, joined where they fill a window with one value, so that a chunk can stay uniform."""
     if len(parts) == 1 or len({value for _, value in parts}) > 1:
         return parts
     whole = around([window for window, _ in parts])

@@ -1,4 +1,4 @@
-"""Locks: one writer of a store at a time, and who may fill a run."""
+"""Locks: one writer of a store at a time, and the processes that may fill a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from napari_msunet._io import output_errors
 from napari_msunet.errors import StoreError, StoreLockedError
 
 # ----------------------------------------------------------------------------------------------------------------------
-# One writer at a time: a lock of the system, which a dead process cannot keep, and a note of who holds it.
+# One writer at a time, by a lock of the system, which a dead process cannot keep, and a note about its holder.
 
 
 class WriterLock:
@@ -29,7 +29,7 @@ class WriterLock:
     folder : Path
         Holds ``writer.lock`` and, while it is held, ``writer.json``.
     what : str
-        How messages call it.
+        The name of it in messages.
     """
 
     def __init__(self, folder: Path, what: str) -> None:
@@ -40,11 +40,11 @@ class WriterLock:
 
     @property
     def held(self) -> bool:
-        """Whether this object, in this process, holds it."""
+        """Whether this object, in this process, holds the lock."""
         return self._pid == os.getpid()
 
     def acquire(self) -> None:
-        """Take the lock or raise `StoreLockedError`, which names who holds it."""
+        """Take the lock or raise `StoreLockedError`, which names the holder."""
         if self._pid is not None and not self.held:
             raise StoreLockedError(
                 f"{self._what} was opened by process {self._pid}, of which this is a copy (fork); open it again here, "
@@ -69,7 +69,7 @@ class WriterLock:
             os.replace(aside, self._note)
 
     def release(self) -> None:
-        """Give it back; does nothing when it is not held."""
+        """Release the lock; does nothing when it is not held."""
         if self.held:
             self._note.unlink(missing_ok=True)
             self._lock.release()
@@ -91,8 +91,9 @@ def _user() -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The lock of a run, which several processes may fill together.
 
-_SECONDS = 60.0  # at most that a writer who comes waits for one who comes just then and looks the run over
+_SECONDS = 60.0  # longest wait for another writer that is being admitted and checks the run
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -102,9 +103,9 @@ class RunLock:
     Parameters
     ----------
     folder : Path
-        The run's.
+        The folder of the run.
     what : str
-        How messages call it.
+        The name of it in messages.
     """
 
     def __init__(self, folder: Path, what: str) -> None:
@@ -115,12 +116,12 @@ class RunLock:
 
     @property
     def held(self) -> bool:
-        """Whether this object, in this process, holds it."""
+        """Whether this object, in this process, holds the lock."""
         return self._held is not None and self._held.held
 
     @contextmanager
     def gate(self) -> Iterator[None]:
-        """What must not happen twice at once: coming in, and changing ``run.json``."""
+        """A context for work that only one process may do at a time: taking the lock, and changing ``run.json``."""
         lock = FileLock(self._folder / "gate.lock", thread_local=False)
         with output_errors(self._folder):
             try:
@@ -133,12 +134,12 @@ class RunLock:
             lock.release()
 
     def acquire(self, part: str | None) -> bool:
-        """Come in, inside the gate; whether nobody else is in.
+        """Take the lock, inside the gate, and return whether no other process holds a part of it.
 
         Raises
         ------
         StoreLockedError
-            If a sole writer is in, or somebody else with this part, or (for a sole writer) any part.
+            If a sole writer, or another writer of this part, holds it; for a sole writer, if any part is held.
         """
         if part is not None and not _PART.fullmatch(part):
             raise StoreError(f"{part!r} cannot name a part of a run; use up to 64 letters, digits, dashes.")
@@ -164,7 +165,7 @@ class RunLock:
         return not busy
 
     def release(self) -> None:
-        """Go out; does nothing for who is not in."""
+        """Release the lock; does nothing if it is not held."""
         if self._held is not None:
             self._held.release()
         self._held = None

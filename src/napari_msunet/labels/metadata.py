@@ -1,4 +1,4 @@
-"""What a label store knows about itself: kept in its ``zarr.json``, beside the OME-Zarr metadata."""
+"""The metadata of a label store, kept in its ``zarr.json`` beside those of OME-Zarr."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from napari_msunet.geometry import Window, pyramid_shapes
 from napari_msunet.slide.ngff import label_attributes
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Annotations: fully annotated polygons, and what of an annotation counts as true.
+# Annotations: fully annotated polygons, and the pixels that count as true.
 
 
 def checked_polygon(polygon: npt.ArrayLike) -> tuple[tuple[float, float], ...]:
@@ -34,7 +34,7 @@ def inside(window: Window, polygons: Iterable[npt.NDArray[np.float64]]) -> npt.N
     """Which pixels of a window have their centre inside one of the polygons."""
     mask = np.zeros(window.shape, np.bool_)
     for corners in polygons:
-        # skimage has pixel centres on whole numbers, we have them half a pixel further
+        # pixel centres are whole numbers in skimage, and half a pixel further here
         y, x = corners[:, 0] - window.y - 0.5, corners[:, 1] - window.x - 0.5
         rows, columns = fill_polygon(y, x, window.shape)  # type: ignore[no-untyped-call]
         mask[rows, columns] = True
@@ -51,9 +51,10 @@ def truth(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The metadata of a label store.
 
 KEY = "napari_msunet"
-"""Our one key among a group's attributes."""
+"""The key of all our attributes of a zarr group."""
 
 # Green and blue first: red and violet are the colours of the tissue itself in most stains.
 PALETTE = (
@@ -87,7 +88,7 @@ class StoreInfo(BaseModel):
     extent : (height, width)
         Size of the slide in its level-0 pixels.
     fingerprint : str, optional
-        Of the slide: a store belongs to one slide, by its pixels.
+        The fingerprint of the slide: a store belongs to one slide, by its pixels.
     fully_annotated : tuple of polygons
         Each a tuple of `(y, x)` in the store's level-0 pixels; inside, 0 is background.
     """
@@ -183,7 +184,7 @@ def parse_colours(colours: Any, count: int) -> tuple[Colour, ...]:
 
 
 def check_new_classes(names: Iterable[str]) -> None:
-    """Raise `StoreError` where names that a person gives stand for background or for what is not known."""
+    """Raise `StoreError` where names that a person gives mean background or "not known"."""
     try:
         check_class_names(tuple(names))
     except ValueError as error:
@@ -204,7 +205,7 @@ def save_attributes(folder: Path, attributes: dict[str, Any]) -> None:
 
 
 def save_info(folder: Path, info: StoreInfo) -> None:
-    """Write a store's metadata; what other tools put beside it stays."""
+    """Write a store's metadata; attributes of other tools are kept."""
     path = folder / "zarr.json"
     others = read_json(path).get("attributes", {}) if path.exists() else {}
     save_attributes(folder, {**others, **info.ome(), KEY: info.model_dump(mode="json")})

@@ -1,4 +1,4 @@
-"""What an open store does with its files: journal, cache, checkpoint and autosave; and external changes."""
+"""The work of an open store on its files: journal, cache, checkpoint and autosave; and changes by other processes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from napari_msunet.labels.runs.merge import Merge, MergeLog, Table, machine_valu
 from napari_msunet.labels.runs.run import Run
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The checkpoint of a store: how much of its journal is in its chunks.
+# The checkpoint of a store, which says how much of its journal is in its chunks.
 
 Chunk = tuple[int, int]
 """Row and column of a chunk of level 0."""
@@ -84,9 +84,9 @@ def save_checkpoint(
 
 
 def listed_chunks(checkpoint: Mapping[str, Any], plane: str) -> set[Chunk] | None:
-    """Which chunks of level 0 had files; None: a store from before this was noted, or the list is damaged.
+    """The chunks of level 0 that had files; None for a store older than this list, or a damaged list.
 
-    A chunk without a file is all zero: without this list one that was lost would be, too.
+    A chunk without a file is all zero, so without this list a lost chunk would be taken as zero too.
     """
     try:
         count, text = checkpoint["chunks"][plane]
@@ -110,11 +110,11 @@ def unfinished(path: Path) -> bool:
 # When the journal of an open store is compacted.
 
 COMPACT_BYTES = 16 * 2**20
-"""The journal is compacted when this much of it, and half of it, is needed by neither undo nor redo."""
+"""The journal is compacted when at least this much of it, and half of it, is not needed by undo and redo."""
 
 
 class Compactor:
-    """Takes out of a journal what neither undo nor redo needs, while strokes go on.
+    """Removes records from a journal that neither undo nor redo needs, while strokes are made.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ class Compactor:
         self._looked_at = 0
 
     def if_worth_it(self) -> None:
-        """Compact if there is enough to take out; looked at whenever the journal has grown."""
+        """Compact if enough can be removed; called whenever the journal has grown."""
         size = self._journal.size
         if size - self._looked_at < COMPACT_BYTES // 4:
             return
@@ -146,23 +146,23 @@ class Compactor:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The thread that brings an open store onto the disk soon after each stroke.
+# The autosave: a thread that writes an open store to the disk soon after each stroke.
 
 SYNC_SECONDS = 0.4
-"""How long a stroke may wait for the disk (not for a crash of this process: that it survives at once)."""
+"""Seconds that a stroke may wait for the disk; it survives a crash of this process from the beginning."""
 
 QUIET_SECONDS, CHUNK_SECONDS = 0.3, 5.0
-"""While strokes come faster than the first, chunks are written only so often; the journal has them before."""
+"""Seconds between two writes of chunks while strokes come faster than that; the journal has them before."""
 
 GIVE_WAY_SECONDS = 0.004
-"""After each chunk that is written while strokes are made: about what a stroke takes."""
+"""Pause after each chunk that is written while strokes are made: about the time of a stroke."""
 
 RETRY_SECONDS = 1.0
-"""After a failure the disk is tried this often."""
+"""Seconds after which the disk is tried again after a failure."""
 
 
 class Pace:
-    """When changed chunks may wait: while strokes follow one another whoever makes them comes first."""
+    """Decides when changed chunks wait: while strokes follow one another, the thread that makes them comes first."""
 
     def __init__(self) -> None:
         self._stroke = self._written = -CHUNK_SECONDS
@@ -186,13 +186,13 @@ class Pace:
         return self.busy and time.monotonic() - self._written < CHUNK_SECONDS
 
     def give_way(self) -> None:
-        """Between two chunks: leave the interpreter to whoever makes strokes."""
+        """Leave the interpreter to the thread that makes strokes; called between two chunks."""
         if self.busy:
             time.sleep(GIVE_WAY_SECONDS)
 
 
 class Autosaved(Protocol):
-    """What a autosave keeps."""
+    """The interface of a session for the autosave."""
 
     @property
     def behind(self) -> bool: ...
@@ -222,7 +222,7 @@ class Autosave(threading.Thread):
             session = self._session()
             if session is None:
                 return
-            with suppress(MsunetError, OSError):  # `unsaved` tells of it, and the next flush raises it
+            with suppress(MsunetError, OSError):  # `unsaved` counts the stroke, and the next flush raises the error
                 session.keep()
             behind = session.behind
             del session
@@ -237,7 +237,7 @@ class Autosave(threading.Thread):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What another process has written into a store, for those who only look at it.
+# Changes by another process, for a store that is open for reading only.
 
 
 class ExternalChanges:
@@ -267,7 +267,7 @@ class ExternalChanges:
                 return []
             mark = checkpoint_mark(load_checkpoint(self._path))
             windows = self._between(self._seen, mark)
-        except OSError:  # files come and go while the other process compacts its journal
+        except OSError:  # files appear and vanish while the other process compacts its journal
             return [self._whole]
         self._time, self._seen = time, mark
         return [self._whole] if windows is None else windows
@@ -295,20 +295,21 @@ class ExternalChanges:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The session, through which an open store is changed.
 
 PART = 512
-"""A stroke over a larger window is put into the journal in parts of this side: chunks that are uniform stay so."""
+"""Side of the parts in which a larger stroke is put into the journal, so that uniform chunks stay uniform."""
 
 _SLACK = 64 * 2**20  # bytes above the cache's limit at which a stroke waits for the disk
 _GROUP = 64  # parts of a stroke whose coarser levels are made together
 
 
 class Session:
-    """The writing half of a store, from the first write until `close`.
+    """The writing part of a store, from the first write until `close`.
 
-    The order of everything: journal, cache, chunks, checkpoint. The checkpoint names the last record whose pixels are
-    in the chunks; the records after it are done again when the store is opened. They hold values, not differences, so
-    doing them again is right however many of the chunks were written already.
+    The order is always journal, cache, chunks, checkpoint. The checkpoint names the last record whose pixels are in the
+    chunks; the records after it are applied again when the store is opened. They hold values, not differences, so this
+    is right however many of the chunks were written already.
 
     Parameters
     ----------
@@ -361,7 +362,7 @@ class Session:
 
     @property
     def messages(self) -> list[str]:
-        """What was found damaged when the journal was opened."""
+        """Sentences about damage that was found when the journal was opened."""
         return self.journal.messages
 
     def start_autosave(self) -> None:
@@ -417,7 +418,7 @@ class Session:
         return self.cache.highest
 
     def machine(self, window: Window) -> npt.NDArray[Any] | int:
-        """What the newest merged runs show in a window."""
+        """The values of the newest merged runs in a window."""
         return machine_values(self.merges, window, self._dtype, self._run_of)
 
     def _commit(self, kind: Kind, patches: Iterable[Patch], windows: list[Window]) -> int:
@@ -427,7 +428,8 @@ class Session:
         with self._edit:
             sequence = self.journal.history.latest + 1
             kept: list[Patch] = []
-            keep = kind is Kind.STROKE or count <= _GROUP  # a stroke's values are the caller's and take no more memory
+            # the values of a stroke are those of the caller, and take no more memory
+            keep = kind is Kind.STROKE or count <= _GROUP
 
             def records() -> Iterator[bytes]:
                 for number, patch in enumerate(patches, 1):
@@ -439,7 +441,8 @@ class Session:
             try:
                 self._apply_all(kept or self.journal.patches(sequence))
             except BaseException:
-                self._pending.append(self._applied)  # no checkpoint after it: the next opening does it again, whole
+                # no checkpoint covers it, so the next opening applies it again, whole
+                self._pending.append(self._applied)
                 raise
             self._applied = mark
             self._pace.stroke()
@@ -452,7 +455,7 @@ class Session:
         return sequence
 
     def _apply_all(self, patches: Iterable[Patch]) -> None:
-        """Put patches into the cache, some at a time."""
+        """Apply patches to the cache, some at a time."""
         group: list[Patch] = []
         for patch in patches:
             group.append(patch)
@@ -475,7 +478,7 @@ class Session:
     # -------------------------------------------------------------------------------------------------------- merges
 
     def merge(self, run: Run, table: Table, windows: list[Window]) -> None:
-        """Put a run's labels where nobody edited; strokes may be made meanwhile."""
+        """Copy a run's labels to pixels that are not edited; strokes may be made meanwhile."""
         with self._merge:
             with self._edit:
                 before = self._applied
@@ -498,7 +501,7 @@ class Session:
     # ---------------------------------------------------------------------------------------------------- checkpoints
 
     def _replay(self) -> None:
-        """Do the records after the checkpoint again."""
+        """Apply the records after the checkpoint again."""
         for sequence in self.journal.after(self._saved.sequence):
             kind = self.journal.kind(sequence)
             if kind is Kind.MERGE:
@@ -519,9 +522,9 @@ class Session:
             self.compact()
 
     def flush(self, gently: bool = False) -> None:
-        """All records so far into the chunks, and a checkpoint that says so; `gently`: with pauses while strokes go on.
+        """Write all records so far into the chunks, then a checkpoint; `gently`: with pauses while strokes are made.
 
-        No chunk gets its name before everything in it is in the journal and on the disk.
+        No chunk is renamed before everything in it is in the journal and on disk.
         """
         with self._flush:
             self._pace.written()
@@ -543,7 +546,7 @@ class Session:
         self._saved = mark
 
     def make_room(self) -> None:
-        """Keep the cache near its limit: the autosave writes changed chunks; far above it this waits, or raises."""
+        """Keep the cache near its limit, by waking the autosave; far above the limit this waits, or raises."""
         if self.cache.trim():
             return
         self._wake()
@@ -561,7 +564,7 @@ class Session:
             self.cache.trim()
 
     def close(self, lose: bool = False) -> None:
-        """Write everything and let go of the files; unless `lose`, nothing is let go of that is not on the disk."""
+        """Write everything and close the files; unless `lose`, strokes that are not on disk raise an error."""
         with self._merge, self._edit:
             try:
                 self.flush()
@@ -591,25 +594,25 @@ class Session:
         return self._saved.sequence
 
     def keep(self) -> None:
-        """What the autosave does soon after a stroke."""
+        """Save; called by the autosave soon after a stroke."""
         try:
             room = self.cache.nbytes <= self.cache.limit
             self.journal.sync() if room and self._pace.chunks_may_wait else self.flush(gently=room)
             self.tell()
             self._stuck = False
         except BaseException:
-            self._stuck = True  # who waits for room finds out why by flushing
+            self._stuck = True  # a stroke that waits for room finds the reason by flushing
             raise
         self.cache.trim()
         self.compact(if_worth_it=True)
 
     @property
     def behind(self) -> bool:
-        """Whether something still has to be written."""
+        """Whether anything has to be written."""
         return bool(self.journal.waiting or self.cache.dirty)
 
     def tell(self) -> None:
-        """Tell how many strokes are in memory only, if that has changed."""
+        """Report how many strokes are in memory only, if that has changed."""
         if self._unsaved != self.journal.waiting:
             self._unsaved = self.journal.waiting
             self.told(self._unsaved)

@@ -1,4 +1,4 @@
-"""Shapes of any size as masks, a window at a time: a large brush or polygon needs no array of its size.
+"""Shapes of any size as masks, window by window, so that a large brush or polygon needs no array of its size.
 
 Coordinates are the store's level-0 pixels as in a `Region`: the centre of pixel `i` is at `i + 0.5`. A pixel belongs to
 a shape if its centre lies inside, whatever the window it is asked for in.
@@ -17,14 +17,14 @@ from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
 
 LARGEST_SHAPE = 32_768
-"""Side in level-0 pixels of the largest shape that one stroke may have: about a second of work, off the GUI thread."""
+"""Side in level-0 pixels of the largest shape of one stroke, which takes about a second, off the GUI thread."""
 
 Inside = npt.NDArray[np.bool_] | bool
 """Which pixels of a window are inside: an array of its shape, or one value for all."""
 
 
 class Shape(Protocol):
-    """What `LabelStore.write_shape` paints."""
+    """A shape that `LabelStore.write_shape` can paint."""
 
     @property
     def window(self) -> Window:
@@ -37,7 +37,7 @@ class Shape(Protocol):
 
 
 class Brush:
-    """All within `radius` of a line, as a round brush leaves it that was drawn along it.
+    """All pixels within `radius` of a line, as a round brush paints them along it.
 
     Parameters
     ----------

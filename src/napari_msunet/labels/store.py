@@ -1,6 +1,6 @@
-"""The label store: what people see and edit.
+"""The label store, which people see and edit.
 
-It is one file, longer than others, since all of it works on the same files of one store, under one lock.
+This module is longer than others, since all of it works on the same files of one store, under one lock.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _describe(
     if slide is not None:
         grid = slide.grid(size)
         if shape is not None and tuple(shape) != grid.shape:
-            raise StoreError(f"The shape {tuple(shape)} is not the slide's {grid.shape} at this mpp; leave it away.")
+            raise StoreError(f"The shape {tuple(shape)} is not the slide's {grid.shape} at this mpp; leave it out.")
         name = None if slide.path is None else printable(slide.path.name)
         place = {"shape": grid.shape, "mpp": grid.mpp, "pixel": grid.pixel, "extent": grid.extent, "slide": name}
         place["fingerprint"] = slide.fingerprint
@@ -132,7 +132,7 @@ def _describe(
 
 
 def _resolution(mpp: Any) -> tuple[float, float] | Resolution | None:
-    """What is given as the size of a pixel: µm `(y, x)`, pixels of the image, or nothing."""
+    """The given size of a pixel: µm `(y, x)`, pixels of the image, or None."""
     if isinstance(mpp, Resolution):
         return mpp if mpp.mpp is None else (mpp.mpp, mpp.mpp)
     try:
@@ -143,7 +143,7 @@ def _resolution(mpp: Any) -> tuple[float, float] | Resolution | None:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Only a label store that nobody writes into may be replaced; never a folder that holds something else."""
+    """Raise unless the folder is a label store that no process writes into; no other folder may be replaced."""
     try:
         load_info(path)
     except StoreError as error:
@@ -167,14 +167,14 @@ def _fill(folder: Path, info: StoreInfo) -> None:
 
 
 open_stores: dict[Path, Any] = {}
-"""The stores this process has open, by path."""
+"""The stores that this process has open, by path."""
 
 opening = threading.RLock()
-"""Held while `open_stores` is looked at and changed."""
+"""Held while `open_stores` is read and changed."""
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Looking for corrupt chunks before anything is made of a store or a run.
+# Finding corrupt chunks before a store or a run is used.
 
 
 def check_store(
@@ -183,7 +183,7 @@ def check_store(
     planes: Sequence[str] = ("labels",),
     window: Window | None = None,
 ) -> str | None:
-    """Look at all chunks that will be read, before anything is made of them.
+    """Check all chunks that will be read.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ def check_store(
     Returns
     -------
     str or None
-        What is left out, in a sentence; None: all is whole.
+        A sentence about the parts that are left out; None: nothing is damaged.
 
     Raises
     ------
@@ -211,7 +211,7 @@ def check_store(
 def check_run(
     run: RunView, damaged: Damaged = "refuse", outputs: Sequence[str] | None = None, window: Window | None = None
 ) -> str | None:
-    """The same of outputs of a run; None: all that it has."""
+    """As `check_store`, for outputs of a run; None: all that it has."""
     found = run.find_corrupt_chunks(outputs, window)
     if not found:
         return None
@@ -220,7 +220,7 @@ def check_run(
 
 
 def sound_runs(store: LabelStore, damaged: Damaged = "refuse") -> list[Run]:
-    """All runs of a store, where the newest is asked for: one that cannot be opened may be the one that is meant.
+    """All runs of a store, for a request of the newest one; a run that cannot be opened might be that one.
 
     Raises
     ------
@@ -236,17 +236,18 @@ def sound_runs(store: LabelStore, damaged: Damaged = "refuse") -> list[Run]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The label store.
 
 MEMORY = 512 * 2**20
 """Bytes of chunks a store keeps in memory unless told otherwise."""
 
 
 class LabelStore:
-    """Labels of a slide on disk: a pyramid, people's edits, and the machine's runs.
+    """Labels of a slide on disk: a pyramid, people's edits, and the runs of predictions.
 
-    Made by `LabelStore.create` and opened by `open_labels`; a process has one object for each path. Coordinates are the
-    store's own level-0 pixels. Reading is always possible; the first write takes the store's lock and keeps it until
-    `close`.
+    A store is made by `LabelStore.create` and opened by `open_labels`; a process has one object for each path.
+    Coordinates are the store's own level-0 pixels. Reading is always possible; the first write takes the store's lock
+    and keeps it until `close`.
 
     All methods may be called from any thread. Strokes are made one after the other: two threads that write wait for one
     another, in no particular order, so an editor sends its strokes from one thread. Reading waits for the change of
@@ -257,13 +258,13 @@ class LabelStore:
     ----------
     path : Path
     messages : list of str
-        What was found damaged and repaired when the store was opened.
+        Sentences about damage that was found and repaired when the store was opened.
     on_unsaved : list of callables
         Each is called with `unsaved` whenever that changes, from any thread.
     before_flush : list of callables
-        Called by `flush` and `close` first: an editor that sends its strokes from a thread waits for them there.
+        Called first by `flush` and `close`, so that an editor that sends its strokes from a thread can wait for them.
     shown : bool
-        Whether a window shows what is damaged, so that reading need not warn of it.
+        Whether a window shows damage, so that reading does not warn about it.
     """
 
     @classmethod
@@ -434,8 +435,8 @@ class LabelStore:
     def damaged(self) -> list[CorruptChunk]:
         """Chunks that were read and do not decode: their pixels read as 0 until they are painted over.
 
-        Those of coarser levels are made again from the finer ones. A damaged file that is painted over is put by in the
-        store's folder ``damaged``.
+        Damaged chunks of coarser levels are made again from the finer ones. A damaged file that is painted over is
+        moved to the store's folder ``damaged``.
         """
         found = self._damaged if self._session is None else self._session.cache.damaged
         return [
@@ -445,9 +446,9 @@ class LabelStore:
     def find_corrupt_chunks(
         self, planes: Sequence[str] = ("labels",), window: Window | None = None
     ) -> list[CorruptChunk]:
-        """Read all chunks of level 0, or those of a window, and tell which are damaged or gone.
+        """Read all chunks of level 0, or those of a window, and give those that are damaged or missing.
 
-        What was found whole before and has not changed is not read again.
+        Chunks that were found whole before and have not changed are not read again.
 
         Parameters
         ----------
@@ -457,7 +458,7 @@ class LabelStore:
             In level-0 pixels; None: all.
         """
         if self._session is not None:
-            with suppress(OutputError):  # what the disk refuses is in memory, and whole
+            with suppress(OutputError):  # strokes that the disk refuses are in memory, and whole
                 self._session.flush()
         checkpoint = None if unfinished(self.path) else load_checkpoint(self.path)
         within = Window(0, 0, *self.shape) if window is None else window
@@ -482,7 +483,7 @@ class LabelStore:
         return found
 
     def _repainted(self) -> dict[tuple[int, int], str]:
-        """Chunks that were damaged and of which a part was painted over since; with a sentence."""
+        """Damaged chunks of which a part was painted over, each with a sentence."""
         found: dict[tuple[int, int], str] = {}
         for path in sorted((self.path / "damaged" / "labels").glob("0-c-*-*")):
             numbers = path.name.split("-")[2:]
@@ -498,7 +499,7 @@ class LabelStore:
         return found
 
     def _wrong(self, key: Key, gone: bool) -> str | None:
-        """What is wrong with a chunk of level 0, if anything."""
+        """A sentence about what is wrong with a chunk of level 0; None if nothing is."""
         files = self._planes[key[0]][0]
         path = files.file(*key[2:])
         if gone:
@@ -518,7 +519,7 @@ class LabelStore:
     def lost(self, window: Window) -> npt.NDArray[np.bool_] | None:
         """Which pixels of a window of level 0 lie in damaged chunks of the labels; None: none that is known of.
 
-        Known are those that `find_corrupt_chunks` found, and those that were met when reading.
+        Only chunks that `find_corrupt_chunks` or reading has found are known.
         """
         found = self._damaged if self._session is None else self._session.cache.damaged
         met = {key[2:] for key in list(found) if key[:2] == ("labels", 0)}
@@ -532,7 +533,7 @@ class LabelStore:
         extent : (height, width)
             Of the slide, in its level-0 pixels.
         what : str
-            How the message calls the slide.
+            The name of the slide in the message.
 
         Raises
         ------
@@ -550,8 +551,8 @@ class LabelStore:
     def external_changes(self) -> list[Region]:
         """Where another process changed the labels since this was last called (at first: since now).
 
-        Cheap enough to be asked every second. What the other process has finished is there within about a second. A
-        store that this process writes into has no external changes.
+        This is quick enough to be called every second. Finished strokes of the other process appear within about a
+        second. A store that this process writes into has no external changes.
         """
         if self._session is not None:
             self._external_changes = None
@@ -602,7 +603,7 @@ class LabelStore:
         return values
 
     def _warn_of_damage(self, plane: str) -> None:
-        """Say once of each damaged chunk that reading met it; what a job or a window says itself is left out."""
+        """Warn once about each damaged chunk that reading has found, unless a job or a window reports it itself."""
         found = self._damaged if self._session is None else self._session.cache.damaged
         if not found:
             return
@@ -614,7 +615,7 @@ class LabelStore:
             warnings.warn(f"{in_words(damages, self.path.name, self.shape)}; these pixels read as 0.", stacklevel=3)
 
     def truth(self, region: Region | Window) -> npt.NDArray[np.uint8]:
-        """What training and scores take as true: 0 background, 1..K classes, 255 ignored; uint8."""
+        """The truth for training and scores: 0 background, 1..K classes, 255 ignored; uint8."""
         if self._info.instances:
             raise StoreError(f"{self.path} holds numbers of objects; only labels of classes can be a truth.")
         values = self.read(region)
@@ -647,7 +648,8 @@ class LabelStore:
         return out
 
     def _read(self, plane: str, level: int, window: Window) -> npt.NDArray[Any]:
-        """A window inside a level: from memory while this process writes, else from the disk: others may write."""
+        """A window inside a level: from memory while this process writes, else from the disk, since others may
+        write."""
         if self._closed:
             raise StoreError(f"{self.path} was closed; open it again with open_labels.")
         session = self._session
@@ -672,12 +674,12 @@ class LabelStore:
     # ---------------------------------------------------------------------------------------------------------- writing
 
     def write(self, region: Region | Window, values: npt.ArrayLike, mask: npt.NDArray[np.bool_] | None = None) -> int:
-        """One stroke: on disk when this returns.
+        """Make one stroke, which is on disk when this returns.
 
         Parameters
         ----------
         region : Region or Window
-            Whole pixels of level 0; what sticks out of the store is left away.
+            Whole pixels of level 0; parts outside the store are left out.
         values : int or (h, w) array of integers
         mask : (h, w) bool, optional
             Which pixels are set (and become `edited`, also where they keep their value); None: all.
@@ -692,7 +694,7 @@ class LabelStore:
         StoreError
             If the region is outside, or values or mask do not fit.
         StoreLockedError
-            If somebody else writes into this store.
+            If another process writes into this store.
         NotSavedError
             If the disk refuses: the stroke is shown and can be undone, but is in memory only. It is written as soon as
             the disk takes it; `unsaved` counts such strokes, and `on_unsaved` is called when that changes.
@@ -702,7 +704,7 @@ class LabelStore:
         return self.write_parts([(region, values, mask)])
 
     def write_parts(self, parts: Iterable[tuple[Region | Window, npt.ArrayLike, npt.NDArray[np.bool_] | None]]) -> int:
-        """One stroke over several regions that do not overlap: each with values and mask as in `write`, which see."""
+        """Make one stroke over several regions that do not overlap, each with values and mask as in `write`."""
         changes = []
         for region, values, mask in parts:
             window, array, inner_mask = checks.stroke(self._info, self.path, region, values, mask)
@@ -712,14 +714,14 @@ class LabelStore:
         return self._begin().change(Record.STROKE, changes)
 
     def write_shape(self, shape: Shape, value: int, over: int | None = None) -> int:
-        """One stroke over all pixels of a shape: for brushes and polygons of thousands of pixels.
+        """Make one stroke over all pixels of a shape, for brushes and polygons of thousands of pixels.
 
-        The shape is never held as one mask, and chunks that lie wholly inside it cost next to nothing.
+        The shape is never held as one mask, and chunks that lie fully inside it take hardly any time.
 
         Parameters
         ----------
         shape : Shape
-            A `Brush`, a `Polygon`, or anything that says the same of itself. At most `LARGEST_SHAPE` pixels a side.
+            A `Brush`, a `Polygon`, or any other `Shape`, of at most `LARGEST_SHAPE` pixels a side.
         value : int
         over : int, optional
             Only pixels that have this value now are set.
@@ -756,7 +758,7 @@ class LabelStore:
         return session.change(Record.STROKE, changes)
 
     def next_id(self) -> int:
-        """A number that no object of this store has or had, each time another one; for stores of objects.
+        """A new number at each call, which no object of this store has or had; for stores of objects.
 
         Numbers that were used in a stroke or a merge are never given again, also after a kill.
 
@@ -776,16 +778,16 @@ class LabelStore:
         return number
 
     def release(self, region: Region | Window, mask: npt.NDArray[np.bool_] | None = None) -> int:
-        """Give pixels back to the machine: they show the newest merged run again. Can be undone; returns as `write`."""
+        """Let pixels show the newest merged run again. This can be undone; returns as `write`."""
         window, _, inner_mask = checks.stroke(self._info, self.path, region, 0, mask)
         return self._begin().change(Record.RELEASE, [(window, None, inner_mask)])
 
     def undo(self) -> Region | None:
-        """Take the last stroke or release back; the region that changed, None if there is nothing left to undo."""
+        """Undo the last stroke or release; gives the region that changed, or None if there is nothing to undo."""
         return checks.region_of(self._begin().turn(Record.UNDO))
 
     def redo(self) -> Region | None:
-        """Do the stroke that was undone last again; the region that changed, None if there is none."""
+        """Redo the stroke that was undone last; gives the region that changed, or None if there is nothing to redo."""
         return checks.region_of(self._begin().turn(Record.REDO))
 
     # ---------------------------------------------------------------------------------------- the lock, saving, closing
@@ -796,13 +798,13 @@ class LabelStore:
         Raises
         ------
         StoreLockedError
-            If somebody else writes into this store. Once they have closed it, this works.
+            If another process writes into this store. Once it has closed it, this works.
         """
         self._begin()
 
     @property
     def version(self) -> int:
-        """A number that is another after each change of the labels, whoever made it."""
+        """A number that differs after each change of the labels, by any process."""
         if self._session is not None:
             return int(self._session.journal.history.latest)
         return int(load_checkpoint(self.path)["sequence"])
@@ -813,12 +815,12 @@ class LabelStore:
         return 0 if self._session is None else self._session.journal.waiting
 
     def flush(self) -> None:
-        """Write all edits into the chunks now; a moment after each stroke that happens by itself.
+        """Write all edits into the chunks now, which otherwise happens by itself a moment after each stroke.
 
         Raises
         ------
         OutputError
-            If the disk refuses; nothing is lost by that, and it is tried again and again.
+            If the disk refuses; nothing is lost, and the write is tried again and again.
         """
         for call in list(self.before_flush):
             call()
@@ -871,7 +873,7 @@ class LabelStore:
         self.close()
 
     def _begin(self) -> Session:
-        """The session of writing; the first call takes the lock and reads what others did since."""
+        """The session of writing; the first call takes the lock and reads the changes of other processes."""
         with self._mutex:
             if self._closed:
                 raise StoreError(f"{self.path} was closed; open it again with open_labels.")
@@ -898,7 +900,7 @@ class LabelStore:
             callback(unsaved)
 
     def _recover(self) -> None:
-        """Finish what a process that died left in the journal, unless another is at work."""
+        """Apply the records that a dead process left in the journal, unless another process does so."""
         if not unfinished(self.path):
             return
         try:
@@ -912,7 +914,7 @@ class LabelStore:
         threading.Thread(target=self._let_go, args=(session,), name="label store recovery", daemon=True).start()
 
     def _let_go(self, session: Session) -> None:
-        """Bring what was recovered into the chunks and let others write, unless somebody began to write here."""
+        """Write recovered records into the chunks and release the lock, unless a write has begun in this process."""
         try:
             session.flush()
             with self._mutex:
@@ -942,11 +944,11 @@ class LabelStore:
         return run, value_table(run, self._info.classes, self._info.instances)
 
     def _is_current(self) -> bool:
-        """Whether this object still stands for its path in this process."""
+        """Whether this object is still the one of its path in this process."""
         try:
             return not self._closed and self._pid == os.getpid() and self.path.stat().st_ino == self._inode
         except OSError:
-            return self.unsaved > 0  # the disk is away; what it has not taken is here
+            return self.unsaved > 0  # the disk is disconnected, and this object has the unsaved strokes
 
     # ---------------------------------------------------------------------- classes, the slide, fully annotated regions
 
@@ -967,14 +969,14 @@ class LabelStore:
     def check_slide(self, slide: Slide, instead: str = "give the labels of this slide") -> None:
         """Refuse a slide other than the one these labels belong to, by its size and its pixels.
 
-        A copy, a moved file and one of another kind with the same pixels are the same slide. A store that does not know
-        its slide yet (it was made without one) takes this one, and keeps it.
+        A copy, a moved file and a file of another format with the same pixels are the same slide. A store that was made
+        without a slide takes this one, and keeps it.
 
         Parameters
         ----------
         slide : Slide
         instead : str
-            What the message says to do.
+            The advice in the message.
 
         Raises
         ------
@@ -995,7 +997,7 @@ class LabelStore:
             )
 
     def check_same_slide(self, other: StoreInfo, what: str) -> None:
-        """Refuse what is of another slide, as far as both know theirs; `what` is how the message calls it.
+        """Refuse a store of another slide, as far as both know theirs; `what` is its name in the message.
 
         Raises
         ------
@@ -1010,7 +1012,8 @@ class LabelStore:
             )
 
     def _keep_slide(self, slide: Slide) -> None:
-        """Remember whose labels these are; where another process writes, or the disk refuses, the next time."""
+        """Note the slide of these labels; where another process writes, or the disk refuses, this is done the next
+        time."""
         with self._mutex, suppress(StoreLockedError, OutputError):
             held = self._lock.held
             if not held:
@@ -1043,7 +1046,7 @@ class LabelStore:
             self._save(self._info.changed(fully_annotated=corners))
 
     def rename_classes(self, names: Sequence[str] | None = None, colours: Any = None) -> None:
-        """Give the classes that are there other names or colours (as for `create`); their pixels stay as they are."""
+        """Give the classes other names or colours (as for `create`); their pixels stay as they are."""
         check_new_classes(name for name in names or () if name not in self.classes)
         with self._mutex:
             self._begin()
@@ -1061,7 +1064,7 @@ class LabelStore:
 
     @property
     def runs(self) -> list[Run]:
-        """All runs, by key; one that is damaged is left out, and `messages` says so."""
+        """All runs, by key; a damaged run is left out, with a sentence in `messages`."""
         folder = self.path / "runs"
         keys = sorted(path.parent.name for path in folder.glob("*/run.json") if not path.parent.name.startswith("."))
         found = []
@@ -1081,7 +1084,7 @@ class LabelStore:
         Parameters
         ----------
         key : str
-            Names the folder: a hash of what makes the prediction what it is.
+            The name of the folder: a hash of everything that decides the result of the prediction.
         description : dict
             Plain JSON values to keep with it.
         classes : sequence of str
@@ -1093,9 +1096,9 @@ class LabelStore:
         return self.run(key)
 
     def merge(self, run: Run, windows: Iterable[Window] | None = None) -> None:
-        """Show a run's labels wherever nobody edited.
+        """Show a run's labels at all pixels that are not edited.
 
-        This is no stroke and cannot be undone; merging an older run again takes it back.
+        This is no stroke and cannot be undone; merging an older run again reverts it.
 
         Parameters
         ----------
@@ -1116,7 +1119,7 @@ class LabelStore:
         if not parts:
             return
         if windows is None:
-            run.damaged(look=True)  # chunks that are gone say nothing, as those that do not decode
+            run.damaged(look=True)  # missing chunks are not merged, like those that cannot be decoded
         session = self._begin()
         if not self._info.instances:
             self._append_classes(run.classes)

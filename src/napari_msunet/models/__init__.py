@@ -1,6 +1,6 @@
 """Branch networks, fusions, the multi-scale U-Net, its losses and its file.
 
-Names are loaded when they are first used: the window reads what a model file says without torch.
+Names are loaded when they are first used, so that the window can read the header of a model file without torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The pieces branch networks are built from. All are fully convolutional and sit well in channels-last memory."""
+"""The building blocks of the branch networks, all fully convolutional and fast in channels-last memory."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from torch import Tensor, nn
 from napari_msunet.config.branches import Norm
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Normalisation layers: batch, batch renormalisation, slide. All use fixed statistics for inference, so tiles are
-# exact and convolutions can take them up.
+# Normalisation layers: batch, batch renormalisation, slide. All use fixed statistics for inference, so that tiles are
+# exact and the layers can be folded into convolutions.
 
 PLAIN_STEPS = 200
-"""Training steps in which batch renormalisation is batch normalisation."""
+"""Training steps at the beginning in which batch renormalisation is plain batch normalisation."""
 
 RELAXED_STEPS = 1000
-"""Training steps after which its limits are as wide as they get."""
+"""Training steps after which its limits have reached their final width."""
 
 MOST_R, MOST_D = 3.0, 5.0
 
 
 class BatchRenorm(nn.BatchNorm2d):
-    """Batch renormalisation: in training, what the running statistics would give, with the gradients of batch norm.
+    """Batch renormalisation: in training, the result of the running statistics with the gradients of batch norm.
 
     The batch's result is multiplied by r = batch deviation / running deviation and d = (batch mean - running mean) /
     running deviation is added, both without gradient and within limits that widen with the steps.
@@ -35,7 +35,7 @@ class BatchRenorm(nn.BatchNorm2d):
     References
     ----------
     Ioffe, "Batch Renormalization: Towards Reducing Minibatch Dependence in Batch-Normalized Models", NeurIPS 2017;
-    its limits 3 and 5, reached after fewer steps, since our trainings are shorter.
+    its limits 3 and 5, but reached after fewer steps, since trainings here are shorter.
     """
 
     running_mean: Tensor
@@ -43,7 +43,7 @@ class BatchRenorm(nn.BatchNorm2d):
     num_batches_tracked: Tensor
 
     def limits(self) -> tuple[Tensor, Tensor]:
-        """The largest r and d at this step; tensors, so that a GPU need not be waited for."""
+        """The largest r and d at this step; tensors, so that the CPU does not wait for a GPU."""
         share = ((self.num_batches_tracked - PLAIN_STEPS) / (RELAXED_STEPS - PLAIN_STEPS)).clamp(0, 1)
         return 1 + share * (MOST_R - 1), share * MOST_D
 
@@ -66,7 +66,7 @@ class BatchRenorm(nn.BatchNorm2d):
 
 
 class SlideNorm(nn.BatchNorm2d):
-    """Slide normalisation: as instance normalisation, but of a whole slide.
+    """Slide normalisation: like instance normalisation, but with the statistics of a whole slide.
 
     In training the statistics are those of the batch, whose windows come from one slide. For a prediction they are
     taken once from a sample of the slide (`infer.slide_statistics`) and become the running statistics; without a slide,
@@ -74,7 +74,7 @@ class SlideNorm(nn.BatchNorm2d):
     """
 
     borrowed = False
-    """Whether the batch's own statistics are used though nothing is learned: in validation; see `of_the_batch`."""
+    """Whether evaluation mode uses the batch's own statistics, as in validation; see `of_the_batch`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, h, w)`, normalised for each channel."""
@@ -85,7 +85,7 @@ class SlideNorm(nn.BatchNorm2d):
 
 @contextmanager
 def of_the_batch(module: nn.Module) -> Iterator[None]:
-    """Inside, slide normalisation in evaluation mode uses the statistics of each batch and keeps none of them."""
+    """A context in which slide normalisation in evaluation mode uses the statistics of each batch and keeps none."""
     layers = [m for m in module.modules() if isinstance(m, SlideNorm)]
     for layer in layers:
         layer.borrowed = True
@@ -100,7 +100,7 @@ NORMS: dict[Norm, type[nn.BatchNorm2d]] = {"batch": nn.BatchNorm2d, "renorm": Ba
 
 
 def norm_of(name: Norm, channels: int) -> nn.BatchNorm2d:
-    """The layer of this name."""
+    """The normalisation layer of this name."""
     return NORMS[name](channels)
 
 
@@ -118,7 +118,7 @@ class Stem(nn.Module):
     channels : int
         Image channels.
     factor : int
-        Times as many pixels a side.
+        Factor on the number of pixels a side.
 
     References
     ----------
@@ -150,12 +150,12 @@ PER_HEAD = 8
 
 
 class AttentionGate(nn.Module):
-    """Weighs skipped features at each pixel by what the coarser level found there.
+    """Weights skipped features at each pixel by what the coarser level found there.
 
     Parameters
     ----------
     skipped, coarse : int
-        Channels of both, at the same resolution.
+        Channels of the skipped and of the coarse features, which have the same resolution.
     norm : str
 
     References
@@ -177,7 +177,7 @@ class AttentionGate(nn.Module):
 
 
 class PixelAttention(nn.Module):
-    """Each pixel weighs its own channels.
+    """Each pixel weights its own channels.
 
     References
     ----------
@@ -194,7 +194,7 @@ class PixelAttention(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """The pixels of a window look at each other; windows lie on a grid that begins at the map's corner.
+    """Self-attention among the pixels of a window; windows lie on a grid that begins at the map's corner.
 
     Tiles begin and end on multiples of the branch's stride, and that is a multiple of the window, so the grid is the
     same in every tile.
@@ -222,7 +222,7 @@ class WindowAttention(nn.Module):
         self.bias = nn.Parameter(torch.zeros(self.heads, (2 * window - 1) ** 2))
 
     def _positions(self, device: torch.device) -> Tensor:
-        """For each pair of pixels of a window, where its bias stands."""
+        """For each pair of pixels of a window, the index of its bias."""
         place = torch.arange(self.window, device=device)
         y, x = (v.flatten() for v in torch.meshgrid(place, place, indexing="ij"))
         across = 2 * self.window - 1
@@ -242,9 +242,10 @@ class WindowAttention(nn.Module):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The convolution blocks of which the networks are made.
 
 FEW = 4
-"""Channels up to which convolutions stay whole: there is nothing to save."""
+"""Largest number of channels at which convolutions are not split, because nothing would be saved."""
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -289,7 +290,7 @@ class ConvBlock(nn.Sequential):
     """
 
     reach = 2
-    """Pixels around each of its own that it looks at."""
+    """The radius of its receptive field, in pixels."""
 
     def __init__(self, inputs: int, outputs: int, style: Style = PLAIN) -> None:
         layers: list[nn.Module] = []
@@ -300,14 +301,14 @@ class ConvBlock(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """As `ConvBlock`, but what was given is added before the last ReLU.
+    """As `ConvBlock`, but the input is added before the last ReLU.
 
     Parameters
     ----------
     inputs, outputs : int
     style : Style
     stride : int
-        2: at half the resolution.
+        With 2 the result has half the resolution.
 
     References
     ----------
@@ -315,7 +316,7 @@ class ResidualBlock(nn.Module):
     """
 
     reach = 2
-    """Pixels around each of its own that it looks at, with `stride=1`."""
+    """The radius of its receptive field, in pixels, with `stride=1`."""
 
     def __init__(self, inputs: int, outputs: int, style: Style = PLAIN, stride: int = 1) -> None:
         super().__init__()
@@ -329,8 +330,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, inputs, h, w)` to `(B, outputs, h / stride, w / stride)`."""
-        # Taking every other pixel here is what a stride of the 1x1 convolution would do; that one's backward pass ends
-        # the process (torch 2.13 on a CPU, channels-last, 8 channels or fewer).
+        # Every other pixel is taken here instead of by a strided 1x1 convolution, which gives the same: the backward
+        # pass of that convolution crashes the process (torch 2.13 on a CPU, channels-last, 8 channels or fewer).
         kept = x if self._stride == 1 else x[..., :: self._stride, :: self._stride]
         return torch.relu(self.body(x) + self.shortcut(kept))
 
@@ -341,7 +342,7 @@ def block(inputs: int, outputs: int, style: Style) -> nn.Module:
 
 
 class UpBlock(nn.Module):
-    """Doubles the resolution of coarse features, joins those of the way down, and works on both.
+    """Doubles the resolution of coarse features, joins them with those of the way down, and convolves both.
 
     Parameters
     ----------
@@ -352,9 +353,9 @@ class UpBlock(nn.Module):
         Repeat pixels and convolve (Odena et al., "Deconvolution and Checkerboard Artifacts", Distill 2016) instead of
         a transposed convolution.
     gated : bool
-        Weigh the skipped features first.
+        Whether the skipped features are weighted first.
     skips : int
-        How many maps are skipped to it, one behind the other in the channels.
+        How many maps of skipped features there are, concatenated along the channels.
     """
 
     def __init__(
@@ -362,7 +363,7 @@ class UpBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.reach = ConvBlock.reach + int(resize)
-        """Pixels of the result around each of its own that it looks at, and the coarse pixels under them."""
+        """The radius of its receptive field: in pixels of the result, and in coarse pixels below them."""
         self.up: nn.Module = nn.ConvTranspose2d(inputs, outputs, kernel_size=2, stride=2)
         if resize:
             self.up = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(inputs, outputs, kernel_size=3, padding=1))
@@ -381,7 +382,7 @@ class UpBlock(nn.Module):
 class Normalise(nn.Module):
     """The first layer of every model: ``(x - mean) / std`` for each channel.
 
-    The constants live in the config, which is saved with the model, so they are no part of the state dict.
+    The constants are part of the config, which is saved with the model, so they are not in the state dict.
 
     Parameters
     ----------
@@ -395,7 +396,8 @@ class Normalise(nn.Module):
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         for name, values in (("mean", mean), ("std", std)):
-            # On the CPU even while a model without memory is built (see `files`), since nothing would fill it later.
+            # On the CPU even while a model on the meta device is built (see `files`), since nothing would fill it
+            # later.
             tensor = torch.tensor(values, dtype=torch.float32, device="cpu").view(-1, 1, 1)
             self.register_buffer(name, tensor, persistent=False)
 
@@ -412,7 +414,7 @@ def initialise(module: nn.Module) -> None:
     He et al., "Delving Deep into Rectifiers", ICCV 2015.
     """
     if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
-        return  # Without memory there is nothing to fill, and torch would load its compiler to find that out.
+        return  # On the meta device there is nothing to fill, and torch would load its compiler to find that out.
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
     elif isinstance(module, nn.ConvTranspose2d):
@@ -425,6 +427,6 @@ def initialise(module: nn.Module) -> None:
 
 
 def arrange(module: ModuleT) -> ModuleT:
-    """The same module, its weights in channels-last memory, and so all it computes."""
+    """The same module with its weights, and so all its results, in channels-last memory."""
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return module

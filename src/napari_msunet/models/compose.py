@@ -1,4 +1,4 @@
-"""Models taken apart and put together: a branch as a model of its own, one model from several, other scales."""
+"""Taking models apart and putting them together: a branch as a model, one model from several, other scales."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def branch_model(model: MSUNet, i: int) -> MSUNet:
     model : MSUNet
         It is not changed.
     i : int
-        Which of `config.scales`.
+        The index of the scale in `config.scales`.
 
     Returns
     -------
@@ -59,27 +59,27 @@ def branch_model(model: MSUNet, i: int) -> MSUNet:
 def combine_models(models: Sequence[MSUNet], fusion: Fusion = "mean", mpp: float | None = None) -> MSUNet:
     """One multi-scale model from one-scale models, each trained by itself.
 
-    Each branch keeps its weights and its own normalisation. A fusion that learns begins anew: train it alone with
-    ``TrainJob(start=..., optimiser=Optimiser(branch_rates=(0, 0, ...)))``, or train all of it on.
+    Each branch keeps its weights and its own normalisation. A fusion that learns gets random weights: train it alone
+    with ``TrainJob(start=..., optimiser=Optimiser(branch_rates=(0, 0, ...)))``, or train the whole model further.
 
     Parameters
     ----------
     models : sequence of MSUNet
-        Of one scale each, all different in µm per pixel, of the same classes and channels.
+        Models of one scale each, with different µm per pixel and the same classes and channels.
     fusion : str
         As `ModelConfig.fusion`; "mean" and "max" have nothing to learn.
     mpp : float, optional
-        µm per pixel of the new model, to which its scales relate; None: the finest of the models'.
+        µm per pixel of the new model, to which its scales relate; None: the finest of those of the models.
 
     Returns
     -------
     MSUNet
-        In evaluation mode, the scales in the order of the models.
+        The model in evaluation mode, with the scales in the order of the models.
 
     Raises
     ------
     ModelError
-        If the models do not go together.
+        If the models cannot be combined.
     """
     if not models or any(len(m.config.scales) != 1 for m in models):
         raise ModelError(
@@ -123,7 +123,7 @@ def combine_models(models: Sequence[MSUNet], fusion: Fusion = "mean", mpp: float
 
 
 def _trained_on(models: Sequence[MSUNet]) -> TrainedOn | None:
-    """What the numbers meant to all models alike."""
+    """What pixel values mean to all models alike."""
     every = [m.config.trained_on for m in models]
     if all(one == every[0] for one in every):
         return every[0]
@@ -141,16 +141,16 @@ def _trained_on(models: Sequence[MSUNet]) -> TrainedOn | None:
 
 
 def with_scales(model: MSUNet, scales: Sequence[float], fusion: Fusion | None = None) -> MSUNet:
-    """The model with other scales: branches of scales it has keep their weights, others begin anew.
+    """The model with other scales: branches of scales that it has keep their weights, others get random weights.
 
     Parameters
     ----------
     model : MSUNet
         It is not changed.
     scales : sequence of float
-        Relative to the model's µm per pixel. A new one gets the branch config of the nearest it had.
+        The scales relative to the model's µm per pixel. A new one gets the branch config of the nearest old one.
     fusion : str, optional
-        Another fusion; None: the same, whose weights of kept scales are kept too.
+        The fusion of the new model; None: the same one, which keeps its weights of the kept scales.
 
     Returns
     -------
@@ -160,7 +160,7 @@ def with_scales(model: MSUNet, scales: Sequence[float], fusion: Fusion | None = 
     Raises
     ------
     ModelError
-        If a scale is none, or the branches do not fit.
+        If a scale cannot be used, or the branches do not fit.
     """
     old = model.config
     wanted = [as_scale(s) for s in scales]
@@ -192,12 +192,12 @@ def _config(config: ModelConfig, **changes: Any) -> ModelConfig:
 
 
 def _one_or_each(values: Sequence[Any]) -> Any:
-    """One value for all scales where they are the same."""
+    """One value for all scales where all are equal, else the values."""
     return values[0] if all(value == values[0] for value in values) else tuple(values)
 
 
 def _filled(config: ModelConfig, sources: Sequence[_Source | None]) -> MSUNet:
-    """A model whose scales have the weights of branches of others; where there is no source, random ones."""
+    """A model whose scales have the weights of branches of other models, or random ones where there is no source."""
     model = build_model(config).eval()
     state = model.state_dict()
     with torch.no_grad():
@@ -214,7 +214,7 @@ def _filled(config: ModelConfig, sources: Sequence[_Source | None]) -> MSUNet:
 
 
 def _copy_branch(model: MSUNet, i: int, source: MSUNet, j: int) -> None:
-    """A branch's network, head and stem."""
+    """Copy the network, head and stem of a branch."""
     alone = model.config.fusion == "pyramid" or source.config.fusion == "pyramid"
     if not alone or (i == model.config.finest and j == source.config.finest):
         model.branch(i).load_state_dict(source.branch(j).state_dict())
@@ -223,7 +223,7 @@ def _copy_branch(model: MSUNet, i: int, source: MSUNet, j: int) -> None:
 
 
 def _copy_fusion(model: MSUNet, old: MSUNet, places: dict[int, int], state: dict[str, Tensor]) -> None:
-    """What the fusion has learned about the kept scales, given by their new and old numbers."""
+    """Copy the weights of the fusion for the kept scales, which are given by their new and old numbers."""
     given = {name: t for name, t in old.state_dict().items() if name.startswith("fusion.")}
     rows = {f"fusion.{name}" for name in model.fusion.per_scale}
     finest = places.get(model.config.finest) == old.config.finest

@@ -30,9 +30,9 @@ def save_model(model: MSUNet, path: str | Path, summary: dict[str, Any] | None =
     Parameters
     ----------
     model : MSUNet
-        In any mode, on any device.
+        The model, in any mode and on any device.
     path : str or Path
-        Of the file, in a folder that exists; an older file is replaced.
+        Path of the file, in a folder that exists; an older file is replaced.
     summary : dict, optional
         Plain JSON values about its training, also set as ``model.summary``; None: the model's own.
 
@@ -46,7 +46,7 @@ def save_model(model: MSUNet, path: str | Path, summary: dict[str, Any] | None =
     OutputError
         If it cannot be written.
     ModelError
-        If the summary holds more than JSON can.
+        If the summary cannot be written as JSON.
     """
     if not hasattr(model, "summary"):
         raise ModelError(f"{model!r} is no model; give one that build_model or load_model made.")
@@ -100,7 +100,7 @@ def load_model(path: str | Path) -> MSUNet:
     Raises
     ------
     ModelError
-        If there is no such file, or it is damaged, not ours, or from a newer version.
+        If there is no such file, or it is damaged, no model of napari-msunet, or from a newer version.
     """
     path = as_path(path, "a model file")
     with opened(path, "pt") as file:
@@ -109,13 +109,13 @@ def load_model(path: str | Path) -> MSUNet:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
     model = _assembled(config, tensors, path)
     model.summary = header_summary(header, path)
-    if header.get("checksum") not in (None, _checksum(header, tensors)):  # files from before it have none
+    if header.get("checksum") not in (None, _checksum(header, tensors)):  # files older than the checksum have none
         raise ModelError(f"{path} is damaged: its checksum is not that of its contents; copy it again, or train again.")
     return model
 
 
 def _checksum(header: dict[str, str], tensors: dict[str, Tensor]) -> str:
-    """CRC32C of all that a file says, as hexadecimal digits."""
+    """CRC32C of all contents of a file, as hexadecimal digits."""
     told = {name: value for name, value in sorted(header.items()) if name != "checksum"}
     crc = google_crc32c.value(json.dumps(told).encode())
     for name, tensor in sorted(tensors.items()):
@@ -132,10 +132,10 @@ def _package_version() -> str:
 
 
 def _assembled(config: ModelConfig, tensors: dict[str, Tensor], path: Path) -> MSUNet:
-    """A model of these weights.
+    """A model with these weights.
 
-    It is laid out without memory first and compared, so that a damaged header cannot ask for more memory than the file
-    has weights, and loading draws no random numbers.
+    It is built on the meta device first and compared with the weights, so that a damaged header cannot request more
+    memory than the file has weights, and loading draws no random numbers.
     """
     from napari_msunet.models.msunet import MSUNet
 

@@ -1,4 +1,4 @@
-"""How the branches are combined: rules at each pixel, attention over scales, or inside a network."""
+"""The fusions, which combine the branches: by rules at each pixel, by attention over scales, or inside a network."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from napari_msunet.config import ModelConfig
 from napari_msunet.models.alignment import Alignment, alignments
 
 # ----------------------------------------------------------------------------------------------------------------------
-# How the branches are combined at each target pixel: rules that are all cheap, none of them over space.
+# Fusions at each target pixel. All are cheap, and none looks at neighbouring pixels.
 #
 # Linear maps commute with upsampling, so whatever a fusion needs of a branch's features is projected to a few
 # channels on the branch's own grid; only those are brought to the target grid, behind the branch's class logits.
 
 HIDDEN = 8
-"""Channels in which attention compares the branches."""
+"""The number of channels in which attention compares the branches."""
 
 
 class Fusion(nn.Module):
-    """What all fusions share.
+    """The base class of all fusions.
 
     Parameters
     ----------
@@ -35,11 +35,11 @@ class Fusion(nn.Module):
     outputs : int
         Classes and background: K + 1.
     details : sequence of int, optional
-        For each branch, how many times finer than its features its `z` is, by sub-pixel channels; None: all 1.
+        For each branch, how many times finer than its features its `z` is, by sub-pixel channels; None: 1 for all.
     """
 
     per_scale: tuple[str, ...] = ()
-    """Parameters with a row for each scale."""
+    """The names of parameters with a row for each scale."""
 
     def __init__(self, features: Sequence[int], outputs: int, details: Sequence[int] | None = None) -> None:
         super().__init__()
@@ -47,8 +47,8 @@ class Fusion(nn.Module):
         self.outputs = outputs
         self.details = tuple(details or (1,) * self.scales)
         self.projections: nn.ModuleList | None = None
-        """For each branch a 1x1 convolution without bias, from its features to what the fusion needs of them; each
-        channel ``detail ** 2`` times, one for each sub-pixel."""
+        """For each branch a 1x1 convolution without bias, from its features to the channels that the fusion needs, with
+        each channel ``detail ** 2`` times, once for each sub-pixel."""
 
     def _project(self, features: Sequence[int], channels: int) -> None:
         self.projections = nn.ModuleList(
@@ -56,7 +56,7 @@ class Fusion(nn.Module):
             for f, d in zip(features, self.details, strict=True)
         )
         for projection in self.projections:
-            # As one convolution over the features of all branches together would be initialised.
+            # The same initial spread as one convolution over the features of all branches together would have.
             nn.init.normal_(projection.weight, std=sum(features) ** -0.5)  # type: ignore[arg-type]
 
     def classes(self, z: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class Fusion(nn.Module):
         return z[:, : self.outputs]
 
     def rest(self, z: Tensor) -> Tensor:
-        """What the fusion asked for: the channels of `z` behind the class logits."""
+        """The channels of `z` that the fusion needs: those behind the class logits."""
         return z[:, self.outputs :]
 
     def forward(self, zs: Sequence[Tensor]) -> Tensor:
@@ -72,7 +72,8 @@ class Fusion(nn.Module):
         raise NotImplementedError
 
     def weights(self, zs: Sequence[Tensor]) -> Tensor | None:
-        """Share of each branch at each pixel, `(B, k, H, W)` with sum 1; None where the rule has no such shares."""
+        """The weight of each branch at each pixel, `(B, k, H, W)` with sum 1; None for a fusion without such
+        weights."""
         return None
 
     def _log_probabilities(self, zs: Sequence[Tensor]) -> Tensor:
@@ -108,7 +109,7 @@ class Weighted(Fusion):
 
 
 class Maximum(Fusion):
-    """The largest probability any branch gives to a class, made to sum to 1 again."""
+    """The largest probability that any branch gives to a class, normalised to a sum of 1."""
 
     def forward(self, zs: Sequence[Tensor]) -> Tensor:
         """Fused logits `(B, K+1, H, W)`."""
@@ -147,7 +148,7 @@ class Attention(Fusion):
     def __init__(self, features: Sequence[int], outputs: int, details: Sequence[int] | None = None) -> None:
         super().__init__(features, outputs, details)
         if self.scales == 1:
-            return  # one branch has all the weight: nothing to learn
+            return  # a single branch has all the weight: there is nothing to learn
         self._project(features, HIDDEN)
         self.bias = nn.Parameter(torch.zeros(HIDDEN))
         self.score = nn.Conv2d(HIDDEN, self.scales, kernel_size=1)
@@ -161,7 +162,8 @@ class Attention(Fusion):
         shares = self.weights(zs)
         fused = shares[:, :1] * self.classes(zs[0])
         for i, z in enumerate(zs[1:], start=1):
-            fused.addcmul_(shares[:, i : i + 1], self.classes(z))  # in place: a backward pass needs none of the sums
+            # in place, because the backward pass needs none of the sums
+            fused.addcmul_(shares[:, i : i + 1], self.classes(z))
         return fused
 
     def weights(self, zs: Sequence[Tensor]) -> Tensor:
@@ -175,14 +177,14 @@ class Attention(Fusion):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Multi-head attention over scales at each pixel: the tokens are the scales there, never pixels.
+# Multi-head attention over scales at each pixel. Its tokens are the scales, never neighbouring pixels.
 
 HEADS, DIMENSIONS = 4, 2
-"""Heads, and the channels in which each compares a query with a key."""
+"""The number of heads, and of the channels in which each compares a query with a key."""
 
 
 class MultiHead(Fusion):
-    """Each head weighs the branches' logits by its own softmax over scales; a learned matrix per head, and the sum.
+    """Each head weights the branches' logits by its own softmax over scales; the heads are summed by learned matrices.
 
     With features f_i and logits l_i of branch i at a pixel: one query ``q = sum_j Q_j f_j + b``, keys
     ``k_i = K_i f_i + c_i``, shares of head m ``a_m = softmax_i(q_m . k_mi / sqrt(d))``, and
@@ -199,14 +201,14 @@ class MultiHead(Fusion):
     def __init__(self, features: Sequence[int], outputs: int, details: Sequence[int] | None = None) -> None:
         super().__init__(features, outputs, details)
         if self.scales == 1:
-            return  # one branch has all the weight: nothing to learn
+            return  # a single branch has all the weight: there is nothing to learn
         size = HEADS * DIMENSIONS
         self._project(features, 2 * size)
         self.bias = nn.Parameter(torch.zeros(size))
         self.places = nn.Parameter(torch.randn(self.scales, size) * 0.1)
-        """c_i: which scale a token is."""
+        """c_i, by which a token knows its scale."""
         self.mix = nn.Parameter(torch.eye(outputs).repeat(HEADS, 1, 1) / HEADS)
-        """W_m: at first each head has the same say in each class."""
+        """W_m; at the beginning all heads have the same weight in each class."""
 
     def forward(self, zs: Sequence[Tensor]) -> Tensor:
         """Fused logits `(B, K+1, H, W)`."""
@@ -216,7 +218,7 @@ class MultiHead(Fusion):
         mixed = shares[:, 0, :, None] * logits[0][:, None]
         for i, own in enumerate(logits[1:], start=1):
             mixed = torch.addcmul(mixed, shares[:, i, :, None], own[:, None])
-        # sum_m W_m x_m is one 1x1 convolution over what all heads give
+        # sum_m W_m x_m is one 1x1 convolution over the results of all heads
         mix = self.mix.transpose(0, 1).reshape(self.outputs, -1, 1, 1)
         return F.conv2d(mixed.flatten(1, 2), mix)
 
@@ -227,7 +229,7 @@ class MultiHead(Fusion):
     def _shares(self, zs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """The branches' logits, and the share of each scale in each head at each pixel, `(B, k, heads, H, W)`."""
         size = HEADS * DIMENSIONS
-        # Split at once: one gradient for each z, not one for each part.
+        # Split at once, so that the backward pass makes one gradient for each z, not one for each part.
         logits, queries, keys = zip(*(torch.split(z, [self.outputs, size, size], dim=1) for z in zs), strict=True)
         query = self.bias.view(1, -1, 1, 1) + queries[0]
         for other in queries[1:]:
@@ -240,20 +242,20 @@ class MultiHead(Fusion):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Fusions inside a network: features of the coarse branches, or copies of the image, enter that of the finest scale.
+# Fusions inside a network: features of coarse branches, or copies of the image, enter the network of the finest scale.
 
 Aligned = Callable[[int, Tensor, Alignment], Tensor]
-"""Brings what a scale gives, on the grid where it meets the finest scale's network, onto that network's grid there."""
+"""From a scale's features, on its own grid, to the grid of the finest scale's network where they meet."""
 
 
 class JointFusion(Fusion):
-    """What both share: the finest scale's network gives the fused logits.
+    """The base class of both, in which the finest scale's network gives the fused logits.
 
     Parameters
     ----------
     config : ModelConfig
     networks : sequence
-        U-Nets, with `decoded` and `level_features`; one per scale, the same one several times where they share it.
+        U-Nets, with `decoded` and `level_features`; one per scale, or the same one several times where they share it.
     """
 
     def __init__(self, config: ModelConfig, networks: Sequence[Any]) -> None:
@@ -261,18 +263,18 @@ class JointFusion(Fusion):
         self.finest = config.finest
         self.meetings = alignments(config)
         self.entrances = nn.ModuleDict()
-        """By the number of the scale, what brings it into the finest scale's network."""
+        """By the number of the scale, the module through which it enters the finest scale's network."""
         for i, meeting in enumerate(self.meetings):
             if meeting:
                 self.entrances[str(i)] = self._entrance(config, networks, i, meeting)
 
     @abstractmethod
     def _entrance(self, config: ModelConfig, networks: Sequence[Any], i: int, meeting: Alignment) -> nn.Module:
-        """The way in of one scale."""
+        """The module through which one scale enters."""
 
     @abstractmethod
     def features_of(self, networks: Sequence[Any], xs: Sequence[Tensor], aligned: Aligned) -> list[Tensor | None]:
-        """The last features of each scale's network on its normalised input; None where it has none of its own."""
+        """The last features of each scale's network on its normalised input; None for a scale without a network."""
 
     def forward(self, zs: Sequence[Tensor]) -> Tensor:
         """The finest scale's logits `(B, K+1, H, W)`."""
@@ -282,8 +284,8 @@ class JointFusion(Fusion):
 class Inject(JointFusion):
     """Features of every coarse branch's way up enter the finest branch's bottleneck, aligned.
 
-    They are taken at the level whose pixels are about as large as the bottleneck's, brought onto its grid, and added by
-    a 1x1 convolution each: the same as one convolution over all of them concatenated.
+    They are taken at the level whose pixels are about as large as those of the bottleneck, resampled to its grid, and
+    added after a 1x1 convolution each, which is the same as one convolution over all of them concatenated.
 
     References
     ----------
@@ -329,7 +331,7 @@ class InputPyramid(JointFusion):
         return nn.Sequential(convolution, nn.BatchNorm2d(wanted), nn.ReLU(inplace=True))
 
     def features_of(self, networks: Sequence[Any], xs: Sequence[Tensor], aligned: Aligned) -> list[Tensor | None]:
-        """The last features of the network, at the finest scale's place; the others have none of their own."""
+        """The last features of the network, at the place of the finest scale; None for the other scales."""
         entering: dict[int, Tensor] = {}
         for i, meeting in enumerate(self.meetings):
             if meeting:
@@ -342,6 +344,7 @@ class InputPyramid(JointFusion):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The fusions by name.
 
 FUSIONS: dict[FusionName, type[Fusion]] = {
     "mean": Mean,
@@ -351,10 +354,10 @@ FUSIONS: dict[FusionName, type[Fusion]] = {
     "attention": Attention,
     "multihead": MultiHead,
 }
-"""The class of each rule in `ModelConfig.fusion` that combines what branches give."""
+"""The classes of the fusions that combine the outputs of branches, by their name in `ModelConfig.fusion`."""
 
 JOINS: dict[FusionName, type[JointFusion]] = {"inject": Inject, "pyramid": InputPyramid}
-"""The class of each that works inside the network."""
+"""The classes of the fusions inside a network."""
 
 
 def build_fusion(config: ModelConfig, networks: Sequence[Any], details: Sequence[int]) -> Fusion:
@@ -363,7 +366,7 @@ def build_fusion(config: ModelConfig, networks: Sequence[Any], details: Sequence
     Parameters
     ----------
     networks : sequence
-        One for each scale, the same one where they share it.
+        One network for each scale, or the same one several times where they share it.
     details : sequence of int
         How many times finer than its features each branch's output is.
     """

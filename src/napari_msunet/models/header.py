@@ -1,4 +1,4 @@
-"""What a model file says about itself, read without torch: its config, and how it was trained."""
+"""The header of a model file, read without torch: its config, and a summary of its training."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class ModelHeader:
 
 
 def read_header(path: str | Path) -> ModelHeader:
-    """Read what a model file says of itself, not its weights.
+    """Read the header of a model file, but not its weights.
 
     Raises
     ------
     ModelError
-        If there is no such file, or it is cut short, not ours, or from a newer version.
+        If there is no such file, or it is cut short, no model of napari-msunet, or from a newer version.
     """
     path = as_path(path, "a model file")
     with opened(path, "np") as file:
@@ -49,7 +49,7 @@ def read_header(path: str | Path) -> ModelHeader:
 
 @contextmanager
 def opened(path: Path, framework: str) -> Iterator[Any]:
-    """A safetensors file, open for reading; `ModelError` where it is none."""
+    """A safetensors file, open for reading; `ModelError` where the file is none."""
     if not path.is_file():
         raise ModelError(f"There is no model file at {path}; give a .safetensors file that napari-msunet has written.")
     try:
@@ -81,7 +81,7 @@ def header_config(header: dict[str, str], path: Path) -> ModelConfig:
 
 
 def header_summary(header: dict[str, str], path: Path) -> dict[str, Any]:
-    """What a header says of the training."""
+    """The summary of the training in a header."""
     try:
         summary = json.loads(header.get("summary", "{}"))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What training makes small: losses on pixels, on overlaps and on outlines, and their weighted sum."""
+"""The losses, on pixels, overlaps and outlines, and their weighted sum, which training minimises."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from napari_msunet.errors import ModelError
 from napari_msunet.geometry import as_scale
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What all losses look at: probabilities, the truth, and how much each pixel and class counts.
+# The input of all losses: probabilities, the truth, and the weights of pixels and classes.
 
 """Value of target pixels that carry no loss."""
 
 TINY = 1e-6
-"""Keeps a mean over nothing at zero; small against one pixel."""
+"""Added to denominators, so that a mean over no pixels is zero; small against one pixel."""
 
 
 @dataclass
@@ -38,11 +38,11 @@ class Scene:
     target : (B, H, W) int64 Tensor
         Ignored pixels hold 0 here.
     counted : (B, H, W) bool Tensor
-        Where the truth is known.
+        True where the truth is known.
     class_weights : (K+1,) float32 Tensor
-        Ones where all classes count the same.
+        Weights of background and classes; ones where all count the same.
     near : (B, H, W) float32 Tensor, optional
-        The U-Net paper's border map: how much more a pixel weighs than its class.
+        The border map of the U-Net paper: the weight of a pixel in addition to that of its class.
     """
 
     log_probabilities: Tensor
@@ -55,7 +55,7 @@ class Scene:
     def of(
         cls, logits: Tensor, target: Tensor, class_weights: Tensor | None = None, near: Tensor | None = None
     ) -> Scene:
-        """From logits (or log-probabilities: those are the same to it) and a target with ignored pixels."""
+        """From logits (or log-probabilities, which give the same) and a target with ignored pixels."""
         counted = target != IGNORED
         if class_weights is None:
             class_weights = torch.ones(logits.shape[1], device=logits.device)
@@ -87,17 +87,17 @@ class Scene:
         return weights * self.counted
 
     def mean(self, values: Tensor, weights: Tensor) -> Tensor:
-        """Weighted mean of values over the pixels that count; zero with a gradient of zero where none does."""
+        """Weighted mean of values over the pixels that count; zero, with a gradient of zero, where no pixel counts."""
         return torch.where(weights > 0, values * weights, 0.0).sum() / weights.sum().clamp_min(TINY)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The losses by name, each from a `Scene` to a number; all means over the pixels (or pairs of pixels) that count.
+# The losses by name. Each maps a `Scene` to a number, a mean over the pixels (or pairs of pixels) that count.
 #
 # With p_c the probability and t_c the truth (0 or 1) of class c, t the true class, w_c the class's weight.
 
 SMOOTH = 1e-5
-"""Keeps overlaps defined; small against one pixel."""
+"""Added to overlaps, so that they are always defined; small against one pixel."""
 
 
 def cross_entropy(scene: Scene) -> Tensor:
@@ -106,7 +106,7 @@ def cross_entropy(scene: Scene) -> Tensor:
 
 
 def focal(scene: Scene, gamma: float) -> Tensor:
-    """``-(1 - p_t)^gamma log p_t``, weighted as the cross-entropy, which it is at gamma 0.
+    """``-(1 - p_t)^gamma log p_t``, weighted as the cross-entropy, to which it is equal at gamma 0.
 
     References
     ----------
@@ -119,12 +119,12 @@ def focal(scene: Scene, gamma: float) -> Tensor:
 def binary_cross_entropy(scene: Scene) -> Tensor:
     """``-(t_c log p_c + (1 - t_c) log(1 - p_c))``, mean over classes 1..K by their weights.
 
-    With one class it is the cross-entropy.
+    With one class it is equal to the cross-entropy.
     """
     log_p = scene.log_probabilities
     best = log_p.argmax(1, keepdim=True)
     top = torch.zeros_like(log_p, dtype=torch.bool).scatter_(1, best, True)
-    # 1 - p is small only for the largest p; there it is the sum of the others.
+    # 1 - p can be small only for the largest p, where it is computed as the sum of the others, without cancellation.
     others = log_p.masked_fill(top, -torch.inf).logsumexp(1, keepdim=True)
     rest = torch.where(top, others, torch.log1p(-torch.where(top, 0.0, scene.probabilities)))
     losses = -torch.where(scene.one_hot > 0, log_p, rest)[:, 1:]
@@ -134,8 +134,8 @@ def binary_cross_entropy(scene: Scene) -> Tensor:
 def overlap(scene: Scene, alpha: float, beta: float) -> Tensor:
     """1 - Tversky index: ``TP / (TP + alpha FP + beta FN)`` with ``TP = sum p_c t_c`` and so on over the whole batch.
 
-    Its mean by class weights goes over background and those classes that have pixels in the batch. At alpha = beta =
-    1/2 it is Dice, at 1 it is Jaccard.
+    The mean by class weights is over background and the classes that have pixels in the batch. At alpha = beta = 1/2
+    the index is Dice, at 1 it is Jaccard.
 
     References
     ----------
@@ -165,7 +165,7 @@ def boundary(scene: Scene, distances: Tensor) -> Tensor:
 
 
 def edge(scene: Scene) -> Tensor:
-    """``| |p_c(x') - p_c(x)| - |t_c(x') - t_c(x)| |`` over pairs of pixels one below or beside the other.
+    """``| |p_c(x') - p_c(x)| - |t_c(x') - t_c(x)| |`` over all pairs of neighbouring pixels.
 
     References
     ----------
@@ -194,14 +194,14 @@ def _of_classes(scene: Scene, near: Tensor | None = None) -> Tensor:
 # ----------------------------------------------------------------------------------------------------------------------
 # Maps of the truth that some losses need, computed from it on the CPU: signed distances and border weights.
 
-_FAR = 6.0  # sigmas: there a border weight is 1e-8 of its largest
+_FAR = 6.0  # in sigmas: at this distance a border weight is 1e-8 of its largest value
 
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass
 class Maps:
-    """The maps of one batch, for all outputs that are compared with it.
+    """The maps of one batch, which are the same for all outputs.
 
     Attributes
     ----------
@@ -214,7 +214,7 @@ class Maps:
 
     @classmethod
     def of(cls, target: Tensor, outputs: int, config: LossConfig) -> Maps:
-        """What a loss needs of a `(B, H, W)` target with `outputs` = K+1 values."""
+        """The maps that a loss needs, from a `(B, H, W)` target with `outputs` = K+1 values."""
         if not config.boundary and not config.border:
             return cls()
         truth = target.cpu().numpy()
@@ -229,10 +229,11 @@ class Maps:
 
 
 def signed_distance(inside: npt.NDArray[np.bool_]) -> Floats:
-    """How far each pixel is from the outline of a shape, in pixels: below zero inside.
+    """The distance of each pixel from the outline of a shape, in pixels, negative inside.
 
-    A pixel outside has its distance from the nearest one inside; a pixel inside minus its distance from the nearest
-    one outside, plus 1: both are 1 and 0 across the outline. Zero everywhere where there is no shape, or no outside.
+    A pixel outside has its distance from the nearest pixel inside. A pixel inside has minus its distance from the
+    nearest pixel outside, plus 1, so that two neighbours across the outline have 1 and 0. All are zero where there is
+    no shape, or no outside.
 
     References
     ----------
@@ -298,15 +299,15 @@ def segmentation_loss(
     Parameters
     ----------
     logits : (B, K+1, H, W) Tensor
-        Logits, or log-probabilities: those are the same to it.
+        Logits, or log-probabilities, which give the same.
     target : (B, H, W) int64 Tensor
         0 background, 1..K classes, `IGNORED` no loss.
     config : LossConfig
         Cross-entropy + Dice by default.
     class_weights : (K+1,) Tensor, optional
-        Background first; None: all the same.
+        Weights, background first; None: all count the same.
     maps : Maps, optional
-        Of this target, where they are known already.
+        The maps of this target, where they are known already.
 
     Returns
     -------
@@ -322,7 +323,7 @@ def segmentation_loss(
 
 
 def _term(name: str, scene: Scene, config: LossConfig, maps: Maps) -> Tensor:
-    """One of the losses."""
+    """The loss of this name."""
     if name == "cross_entropy":
         return cross_entropy(scene)
     if name == "bce":
@@ -348,26 +349,26 @@ def balanced_weights(pixels: Sequence[int]) -> tuple[float, ...]:
     Parameters
     ----------
     pixels : sequence of int
-        Of background and of classes 1..K.
+        The number of pixels of background and of classes 1..K.
     """
     present = sum(n > 0 for n in pixels)
     return tuple(sum(pixels) / (present * n) if n else 0.0 for n in pixels)
 
 
 class SegmentationLoss(nn.Module):
-    """The loss of a multi-scale model: the fused output's, plus each branch's times its weight.
+    """The loss of a multi-scale model: that of the fused output, plus that of each branch times its weight.
 
-    A branch of weight 0 counts fully, on logits from detached features (give `detach` to `MSUNet.outputs`): then only
-    its head learns from it, and its scores always mean something.
+    The loss of a branch of weight 0 is added fully, but on logits from detached features (give `detach` to
+    `MSUNet.outputs`). So only its head learns from it, and the scores of the branch stay meaningful.
 
     Parameters
     ----------
     config : LossConfig
         Weights of the losses, and of the branches (one for all, or one each).
     scales : sequence of float or Fraction
-        The model's.
+        The scales of the model.
     class_weights : sequence of float, optional
-        Of background and classes 1..K; None: those of the config ("balanced" needs them here).
+        Weights of background and classes 1..K; None: those of the config. They must be given for "balanced".
     own : sequence of int, optional
         The scales that have an output of their own; None: all.
 
@@ -396,7 +397,7 @@ class SegmentationLoss(nn.Module):
         own = range(len(scales)) if own is None else own
         self.weights = tuple(float(weights[i]) or 1.0 for i in own)
         self.detach = tuple(w == 0 for w in weights)
-        """For each scale: whether its own logits are to come from detached features."""
+        """For each scale, whether its own logits must come from detached features."""
         self.names = tuple(f"scale {as_scale(scales[i])}" for i in own)
 
     def forward(self, fused: Tensor, branches: Sequence[Tensor], target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -407,16 +408,16 @@ class SegmentationLoss(nn.Module):
         fused : (B, K+1, H, W) Tensor
             The model's output.
         branches : sequence of (B, K+1, H, W) Tensor
-            Each branch's own, on the target grid.
+            The outputs of the branches on the target grid.
         target : (B, H, W) int64 Tensor
             0 background, 1..K classes, `IGNORED` no loss.
 
         Returns
         -------
         total : () Tensor
-            With gradient.
+            The loss with its gradient.
         parts : dict of str to () Tensor
-            "fused" and "scale 1/2" and so on: each output's own loss before weighing, detached.
+            The loss of each output ("fused", "scale 1/2" and so on) before weighting, detached.
 
         Raises
         ------
@@ -445,13 +446,10 @@ class SegmentationLoss(nn.Module):
                 f"The loss has {len(self.class_weights)} class weights for {fused.shape[1]} outputs; give one for "
                 "background and one for each class."
             )
-        if target.device.type == "cpu":  # on a GPU looking would wait for all work under way
+        if target.device.type == "cpu":  # on a GPU, this check would wait for all work under way
             worst = int(torch.where(target == IGNORED, 0, target).max())
             if worst >= fused.shape[1] or int(target.min()) < 0:
                 raise ModelError(
                     f"The target holds {worst if worst >= fused.shape[1] else int(target.min())}; with "
                     f"{fused.shape[1] - 1} classes it may hold 0 to {fused.shape[1] - 1}, and {IGNORED} for ignored."
                 )
-
-
-# ----------------------------------------------------------------------------------------------------------------------

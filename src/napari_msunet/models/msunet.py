@@ -2,7 +2,7 @@
 
 Everything is built from three steps that inference also uses one by one: `run_branch` (on the branch's own grid),
 `to_target`, `combine`. In a joint model (`config.joint`) the branches see each other, or their outputs are finer than
-their inputs: there all is one step, `run_joint`.
+their inputs; there the whole model is one step, `run_joint`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from napari_msunet.models.strip_inference import run_within
 from napari_msunet.models.windows import Field, Size, checked_size, concentric_offset, input_size, is_concentric
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What tells one model from another: a hash of its config and all its weights.
+# The fingerprint, by which a model is recognised: a hash of its config and all its weights.
 
 
 def fingerprint(model: MSUNet) -> str:
@@ -51,8 +51,10 @@ _FIRST_BRANCH = {"kind", "depth", "width", "dropout"}
 
 
 def _described(config: ModelConfig) -> str:
-    """The config as JSON, without the options that came later where they are not used: so a model keeps its fingerprint
-    over updates, and with it its predictions."""
+    """The config as JSON, without options that were added later where these are not used.
+
+    So a model keeps its fingerprint over updates of napari-msunet, and with it its predictions.
+    """
 
     def used(part: BaseModel, first: set[str]) -> dict[str, Any]:
         values, fields = part.model_dump(mode="json"), type(part).model_fields
@@ -65,14 +67,15 @@ def _described(config: ModelConfig) -> str:
 
 
 def tensors_of(model: MSUNet) -> dict[str, Tensor]:
-    """The weights on the CPU, each in its plain memory order."""
+    """The weights on the CPU, each in contiguous memory."""
     return {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The multi-scale U-Net.
 
 DEFAULT_MEAN, DEFAULT_STD = 0.5, 0.25
-"""Normalisation of every channel until a training fits it to its images."""
+"""The normalisation of every channel until a training fits it to its images."""
 
 
 class MSUNet(ReceptiveField):
@@ -81,13 +84,13 @@ class MSUNet(ReceptiveField):
     Parameters
     ----------
     config : ModelConfig
-        Everything about it but the weights.
+        Everything about the model except its weights.
 
     Attributes
     ----------
     config : ModelConfig
     summary : dict
-        How it was trained and how well it did: plain JSON values, kept in the model file.
+        How the model was trained, and its scores: plain JSON values, kept in the model file.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -99,10 +102,10 @@ class MSUNet(ReceptiveField):
         self.normalise_others = nn.ModuleList(
             Normalise(n.mean, n.std) for n in fitted[1:] if isinstance(config.normalisation, tuple)
         )
-        """Of the scales after the first, where each has its own."""
+        """The branches of the scales after the first, where each has its own."""
         outputs = len(config.classes) + 1
         self.details = tuple(config.upscale * grain_of(config, i) for i in range(len(config.scales)))
-        """How many times finer than its features each branch's output is."""
+        """For each branch, how many times finer its output is than its features."""
         one = 1 if config.shared or config.fusion == "pyramid" else None
         given = zip(config.branches[:one], self.details[:one], strict=True)
         branches = [Branch(branch, config.channels, outputs, detail) for branch, detail in given]
@@ -128,16 +131,16 @@ class MSUNet(ReceptiveField):
         Parameters
         ----------
         i : int
-            Which scale.
+            The index of the scale.
         x : (B, C, h, w) float Tensor
             The image on the branch's grid, 0..1, not normalised; sides multiples of the branch's stride.
         keep : Window, optional
-            The part of the output that is wanted, in pixels of `x`: without gradients, the rest is not computed.
+            The part of the output that is wanted, in pixels of `x`. Without gradients, the rest is not computed.
 
         Returns
         -------
         (B, Z, h, w) Tensor
-            Class logits (K+1 channels), then what the fusion needs of the features; of `keep`.
+            Class logits (K+1 channels), then the channels that the fusion needs, in `keep`.
 
         Raises
         ------
@@ -177,7 +180,7 @@ class MSUNet(ReceptiveField):
         return self.fusion.classes(z)
 
     def fusion_weights(self, zs: Sequence[Tensor]) -> Tensor | None:
-        """Share of each scale at each target pixel, `(B, k, H, W)`; None for fusions without such shares."""
+        """The weight of each scale at each target pixel, `(B, k, H, W)`; None for fusions without such weights."""
         return self.fusion.weights(zs)
 
     # --------------------------------------------------------------------------------------------- whole windows
@@ -249,31 +252,31 @@ class MSUNet(ReceptiveField):
         return self.combine(zs), own
 
     def run_joint(self, inputs: Sequence[Tensor], keep: Window) -> Tensor:
-        """A joint model on a window, in one step (it works for any model).
+        """Run a joint model on a window, in one step (this works for any model).
 
         Parameters
         ----------
         inputs : sequence of (B, C, h, w) float Tensor
-            The window at each scale, ``config.input_ratios`` pixels for one of the target; 0..1, not normalised; its
-            corner and sides multiples of `config.size_multiple`.
+            The window at each scale, with ``config.input_ratios`` pixels for one of the target; 0..1, not normalised.
+            Its corner and sides are multiples of `config.size_multiple`.
         keep : Window
-            The wanted part, in target pixels of the window: exact if `joint_margin` inside it.
+            The wanted part, in target pixels of the window; exact if it lies `joint_margin` inside the window.
 
         Returns
         -------
         (B, Z, keep.height, keep.width) Tensor
-            The fused class logits, then each branch's own; `joint_split` takes them apart.
+            The fused class logits, then those of each branch; `joint_split` separates them.
         """
         fused, own = self.outputs(inputs, field="same")
         return torch.cat([z[(..., *keep.slices())] for z in (fused, *own)], dim=1)
 
     def joint_split(self, z: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The fused class logits, and those of each scale in `config.own`, of what `run_joint` gave."""
+        """The fused class logits, and those of each scale in `config.own`, from a result of `run_joint`."""
         fused, *own = torch.split(z, len(self.config.classes) + 1, dim=1)
         return fused, own
 
     def train(self, mode: bool = True) -> Self:
-        """Go into training mode; a branch that does not learn keeps its statistics, and drops nothing."""
+        """Set the training mode; a branch that does not learn keeps its statistics and has no dropout."""
         super().train(mode)
         for branch in self.branches:
             if not any(p.requires_grad for p in branch.parameters()):
@@ -298,7 +301,7 @@ class MSUNet(ReceptiveField):
         return x.contiguous(memory_format=torch.channels_last)
 
     def _features(self, xs: Sequence[Tensor], size: Size, field: Field) -> list[Tensor | None]:
-        """Last features of each branch; None where it has none of its own."""
+        """The last features of each branch; None for a scale without a network."""
         networks = [self.branch(i).network for i in range(len(xs))]
         if not isinstance(self.fusion, JointFusion):
             return [network(x) for network, x in zip(networks, xs, strict=True)]
@@ -310,20 +313,22 @@ class MSUNet(ReceptiveField):
                 return to_target(x, meeting.ratio)
             y0, x0 = (offset // meeting.step for offset in concentric_offset(self.config, i, size))
             whole = xs[i].shape[-2] // x.shape[-2] * meeting.ratio * self.config.ratios[finest]
-            shrink = whole / self.config.ratios[i]  # the finest branch's own pixels per pixel where they meet
+            # pixels of the finest branch's grid per pixel at the level where they meet
+            shrink = whole / self.config.ratios[i]
             return part_to_target(x, meeting.ratio, (y0, x0), (int(height / shrink), int(width / shrink)))
 
         return self.fusion.features_of(networks, xs, aligned)
 
     def _normalised(self, i: int, x: Tensor) -> Tensor:
-        """The input of a branch as its network wants it; encoders have been trained with constants of their own."""
+        """The normalised input of a branch; known encoders have constants of their own, with which they were
+        trained."""
         x, network = self._checked(i, x), self.branch(i).network
         own = self.normalise_others[i - 1] if i and len(self.normalise_others) else self.normalise
         normalised: Tensor = (network.normalise if isinstance(network, EncoderNetwork) else own)(x)
         return normalised
 
     def _checked(self, i: int, x: Tensor) -> Tensor:
-        """The input of a branch, if it can be one."""
+        """The input of a branch; `ModelError` if it cannot be one."""
         if x.dim() != 4 or x.shape[1] != self.config.channels or not x.is_floating_point():
             raise ModelError(
                 f"Input {i} has shape {tuple(x.shape)} and type {x.dtype}; this model needs floating-point numbers in "
@@ -343,11 +348,11 @@ class MSUNet(ReceptiveField):
         return self._sub_pixels(i, F.conv2d(features, torch.cat((head.weight, projection)), bias))
 
     def _sub_pixels(self, i: int, z: Tensor) -> Tensor:
-        """The output where it is finer than the features: their channels are its sub-pixels."""
+        """The output on its own grid; where it is finer than the features, channels become its sub-pixels."""
         return F.pixel_shuffle(z, self.details[i]) if self.details[i] > 1 else z
 
     def _padded(self, i: int, size: Size, field: Field) -> Size:
-        """Size of a branch's input that gives whole strides, and for all branches the same target."""
+        """The padded size of a branch's input, in whole strides, so that all branches cover the same target."""
         if is_concentric(self.config.ratios[i], field):
             enlarged = self.config.enlarged[i]
             step = lcm(self.config.branches[i].stride, enlarged) // enlarged
@@ -377,12 +382,12 @@ def build_model(config: ModelConfig) -> MSUNet:
     Returns
     -------
     MSUNet
-        In channels-last memory, which is the faster one on CPUs and on GPUs with tensor cores.
+        The model, in channels-last memory, which is faster on CPUs and on GPUs with tensor cores.
 
     Raises
     ------
     ModelError
-        If an encoder, or its weights, cannot be had.
+        If an encoder or its weights cannot be loaded.
     """
     if not isinstance(config, ModelConfig):
         raise ModelError(f"{config!r} is no ModelConfig; make one such as ModelConfig(classes=('gland',), mpp=0.5).")

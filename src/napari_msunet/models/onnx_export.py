@@ -16,7 +16,7 @@ MISSING = "ONNX needs {}, which is not installed; install it: pip install 'napar
 
 
 class _Branch(nn.Module):
-    """One branch from pixels to class logits and what the fusion needs: all that inference runs tile by tile."""
+    """One branch from pixels to class logits and the channels that the fusion needs, as inference runs it on tiles."""
 
     def __init__(self, model: MSUNet, i: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class _Branch(nn.Module):
 
 
 def check_exportable(model: MSUNet) -> None:
-    """Whether a model's branches can be written as ONNX here, or `ModelError`."""
+    """Raise `ModelError` where the branches of a model cannot be written as ONNX."""
     if model.config.joint:
         raise ModelError(
             f"The branches of a model with fusion {model.config.fusion!r} see each other, so they cannot be exported "
@@ -46,8 +46,8 @@ def check_exportable(model: MSUNet) -> None:
 def branch_onnx(model: MSUNet, i: int) -> bytes:
     """One branch as an ONNX model, batch normalisation folded into its convolutions.
 
-    The whole of a multi-scale model is its branches, then bilinear (or area) resampling to the target grid, then the
-    fusion, which is cheap: `MSUNet.to_target` and `MSUNet.combine` do these.
+    A multi-scale model runs its branches, then resamples their outputs to the target grid (bilinearly, or by area
+    average), then applies the fusion. The last two are cheap and stay in `MSUNet.to_target` and `MSUNet.combine`.
 
     Parameters
     ----------
@@ -59,8 +59,9 @@ def branch_onnx(model: MSUNet, i: int) -> bytes:
     Returns
     -------
     bytes
-        With an input ``x``, float32 `(B, C, h, w)` in 0..1, sides multiples of the branch's stride, and an output
-        ``z``, float32 `(B, Z, h, w)`: class logits (K+1 channels), then what the fusion needs of the features.
+        The file's contents. Its input ``x`` is float32 `(B, C, h, w)` in 0..1, with sides that are multiples of the
+        branch's stride, and its output ``z`` float32 `(B, Z, h, w)`: class logits (K+1 channels), then the channels
+        that the fusion needs.
 
     Raises
     ------
@@ -71,10 +72,10 @@ def branch_onnx(model: MSUNet, i: int) -> bytes:
     check_exportable(model)
     stride = model.config.branches[i].stride
     example = torch.zeros(2, model.config.channels, 4 * stride, 6 * stride)
-    free = torch.export.Dim.DYNAMIC  # an error rather than a silent constant, where a layer counts on one size
+    free = torch.export.Dim.DYNAMIC  # so that a layer that depends on one size is an error, not a silent constant
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter warns of its own code
+            warnings.simplefilter("ignore")  # the exporter warns about its own code
             program: Any = torch.onnx.export(
                 _Branch(folded(model).cpu(), i).eval(),
                 (example,),

@@ -1,4 +1,4 @@
-"""What tiles of a model need around them, measured: how far a NaN outside a window gets into it."""
+"""The margin that tiles of a model need, measured by how far a NaN outside a window spreads into it."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from napari_msunet.models.windows import Field, Size
 if TYPE_CHECKING:
     from napari_msunet.models.networks import Branch
 STRIDES = (8, 40)
-"""Half the length of the strips to try, in strides; a network that reaches further counts as seeing the whole tile."""
+"""Half the length of the strips that are tried, in strides. A network that reaches further counts as unbounded."""
 
 JOINT_UNITS = (8, 40)
-"""Likewise for joint models, in their size multiples."""
+"""The same for joint models, in multiples of `size_multiple`."""
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class Reach(NamedTuple):
-    """Pixels of a branch's grid that what is outside a window reaches into it, the largest number of all sides.
+    """How far the outside of a window influences its inside, in pixels of a branch's grid, the largest of all sides.
 
     Attributes
     ----------
     aligned : float
-        Into a window that begins and ends on multiples of the stride, as tiles do; `math.inf` if there is no end to it.
+        For a window that begins and ends on multiples of the stride, as tiles do; `math.inf` if it is unbounded.
     anywhere : float
-        Into a window that begins and ends at any phase of the stride, as a padded image does.
+        For a window that begins and ends at any phase of the stride, as a padded image does.
     """
 
     aligned: float
@@ -48,20 +48,21 @@ def measure_reach(network: nn.Module, channels: int, stride: int) -> Reach:
     Parameters
     ----------
     network : Module
-        Maps `(B, channels, h, w)` to `(B, n, h, w)`, or to a grid some whole times as coarse, for sides that are
-        multiples of the stride. It is not changed.
+        A module from `(B, channels, h, w)` to `(B, n, h, w)`, or to a grid that is coarser by a whole factor, for sides
+        that are multiples of the stride. It is not changed.
     channels : int
         Image channels.
     stride : int
-        Pixels after which the network repeats its phase.
+        The period of the network, in pixels.
 
     Returns
     -------
     Reach
         Whole pixels, or infinite for a network whose output depends on the extent of the tile.
     """
-    # Float64 on the CPU: no Winograd or FFT convolution, whose sums of products would carry a NaN to pixels that do not
-    # depend on it. Training may have broken a weight; that must not look like an endless reach.
+    # Float64 on the CPU avoids Winograd and FFT convolutions, whose sums of products would carry a NaN to pixels that
+    # do not depend on it. A copy with sound weights is measured, because a weight that training has turned into NaN
+    # would look like an unbounded reach.
     probe = _probe(network)
     with torch.no_grad():
 
@@ -102,7 +103,7 @@ def measure_joint_reach(model: ReceptiveField) -> float:
 
 
 def _probe(module: ModuleT) -> ModuleT:
-    """A copy to be measured, without what training may have broken."""
+    """A copy to be measured, in which weights that are not finite are replaced."""
     probe = deepcopy(module).to("cpu", torch.float64).eval()
     with torch.no_grad():
         for tensor in (*probe.parameters(), *probe.buffers()):
@@ -111,7 +112,7 @@ def _probe(module: ModuleT) -> ModuleT:
 
 
 def _in_from_ends(finite: torch.Tensor, edge: int) -> float:
-    """Pixels of a line, from `edge` in from both its ends, after which all is finite; the larger; infinite if none."""
+    """How many pixels from `edge`, inwards from both ends of a line, are not finite; the larger number, or infinite."""
     half = len(finite) // 2
     if not bool(finite[half - 1 : half + 1].all()):
         return inf
@@ -120,10 +121,10 @@ def _in_from_ends(finite: torch.Tensor, edge: int) -> float:
 
 
 def _furthest(clean: Callable[[int], float], low: int, high: int, stride: int) -> float:
-    """Largest reach from an edge at a phase from `low` up to, not with, `high`.
+    """The largest reach from an edge at a phase from `low` up to, but without, `high`.
 
-    The further in the edge lies, the further in everything is clean: where both ends of a range of phases agree, all
-    between do, and its first is the worst. So few phases need a measurement.
+    The further inwards the edge lies, the further inwards the clean pixels begin. So where both ends of a range of
+    phases agree, all phases between them do, and the first one is the worst. Few phases need a measurement.
     """
     first = clean(low)
     last = clean(high) if high < stride else clean(0) + stride
@@ -134,9 +135,9 @@ def _furthest(clean: Callable[[int], float], low: int, high: int, stride: int) -
 
 
 def _first_clean(probe: nn.Module, channels: int, stride: int, phase: int, dim: int) -> float:
-    """Pixels in from a multiple of the stride where all is finite again, with NaN up to `phase` pixels in.
+    """The distance from a multiple of the stride at which all is finite again, with NaN up to `phase` pixels from it.
 
-    Measured from both ends of a strip one stride wide, along one axis; the larger counts.
+    It is measured from both ends of a strip one stride wide, along one axis; the larger distance counts.
     """
     for strides in STRIDES:
         length, edge = 2 * strides * stride, stride + phase
@@ -152,10 +153,10 @@ def _first_clean(probe: nn.Module, channels: int, stride: int, phase: int, dim: 
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What tiles of a model need around them, measured once.
+# The margins of a model, measured once and kept.
 
 _MEASURED: dict[tuple[ModelConfig, str], float] = {}
-"""Reaches of joint models of this process, which take seconds to measure."""
+"""The reaches of joint models measured in this process, since each takes seconds to measure."""
 
 
 class ReceptiveField(nn.Module):
@@ -188,7 +189,7 @@ class ReceptiveField(nn.Module):
 
     @property
     def reaches(self) -> tuple[Reach, ...]:
-        """Measured for each scale: how far, in branch pixels, the outside of a window gets into the branch's output."""
+        """For each scale, how far the outside of a window influences the branch's output, in branch pixels."""
         if self._reaches is None:
             known: dict[BranchConfig, Reach] = {}
             for i, config in enumerate(self.config.branches):
@@ -199,7 +200,7 @@ class ReceptiveField(nn.Module):
 
     @property
     def exact(self) -> bool:
-        """Whether tiles with this model's margin give what the whole image gives."""
+        """Whether tiles with this model's margin give the same result as the whole image."""
         if self.config.joint:
             return self._reach < inf
         return all(reach.aligned < inf for reach in self.reaches)
@@ -211,7 +212,7 @@ class ReceptiveField(nn.Module):
         Raises
         ------
         ModelError
-            If no margin is enough, since an output depends on the extent of the tile.
+            If no margin is large enough, since an output depends on the extent of the tile.
         """
         needs = [need.aligned for need in self._needs()]
         return tuple(round_up(need, c.stride) for need, c in zip(needs, self.config.branches, strict=True))
@@ -220,13 +221,13 @@ class ReceptiveField(nn.Module):
     def margin(self) -> int:
         """Target pixels that any window needs on each side; a multiple of `config.size_multiple`.
 
-        A tile begins and ends on multiples of each branch's stride and gets by with `branch_margins`. An image with
-        this margin around it may end at any phase of the stride, which takes up to one stride more.
+        A tile begins and ends on multiples of each branch's stride, so `branch_margins` are enough for it. An image
+        with this margin around it may end at any phase of the stride, which needs up to one stride more.
 
         Raises
         ------
         ModelError
-            If no margin is enough, since an output depends on the extent of the tile.
+            If no margin is large enough, since an output depends on the extent of the tile.
         """
         if self.config.joint:
             return self.joint_margin + self.config.size_multiple
@@ -235,8 +236,10 @@ class ReceptiveField(nn.Module):
 
     @property
     def border(self) -> int:
-        """Target pixels at each edge of a training window that carry no loss: those that the padding of a branch with
-        ``padding="valid"`` reaches; a multiple of `config.size_multiple`."""
+        """Target pixels at each edge of a training window that carry no loss, a multiple of `config.size_multiple`.
+
+        They are those that the padding of a branch with ``padding="valid"`` reaches.
+        """
         return self.margin if any(branch.valid for branch in self.config.branches) else 0
 
     @property
@@ -248,7 +251,7 @@ class ReceptiveField(nn.Module):
         Raises
         ------
         ModelError
-            If no margin is enough, since an output depends on the extent of the tile.
+            If no margin is large enough, since an output depends on the extent of the tile.
         """
         if self._reach == inf:
             raise ModelError("This model has a layer that sees the whole tile, so no margin makes its tiles exact.")
@@ -256,9 +259,10 @@ class ReceptiveField(nn.Module):
 
     @property
     def _reach(self) -> float:
-        """Target pixels that what is outside an aligned window reaches into it, over all scales."""
+        """How far the outside of an aligned window influences its inside, in target pixels, over all scales."""
         if self._joint_reach is None:
-            # Weights do not count: NaN gets through zeros too; nor does what the images' numbers meant.
+            # Weights are not part of the key, since NaN spreads through zeros too; nor is the meaning of the images'
+            # values.
             structure = self.config.model_copy(update={"trained_on": None}), repr(self)
             if structure not in _MEASURED:
                 _MEASURED[structure] = measure_joint_reach(self)
@@ -266,7 +270,7 @@ class ReceptiveField(nn.Module):
         return self._joint_reach
 
     def _needs(self) -> list[Reach]:
-        """The reaches, with one more pixel for coarse outputs, which are interpolated between pixel centres."""
+        """The reaches, plus one pixel for coarse outputs, which are interpolated between pixel centres."""
         if not self.exact:
             raise ModelError("This model has a layer that sees the whole tile, so no margin makes its tiles exact.")
         more = [1 if ratio < 1 else 0 for ratio in self.config.ratios]

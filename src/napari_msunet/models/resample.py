@@ -1,7 +1,7 @@
 """From a branch's own grid to the target grid: bilinear for coarse scales, exact area average for finer ones.
 
-A branch of scale p/q has p pixels where the target grid has q. Every weight is computed from whole numbers, so a
-pixel's value depends on its place only, however large the window.
+A branch of scale p/q has p pixels where the target grid has q. Every weight is computed from whole numbers, so that a
+pixel's value depends on its place only, not on the size of the window.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ def to_target(x: Tensor, scale: Fraction) -> Tensor:
     Parameters
     ----------
     x : (B, Z, h, w) Tensor
-        On the branch's grid; its corner lies on a line of both grids, its sides are multiples of the numerator.
+        A window on the branch's grid; its corner lies on a line of both grids, and its sides are multiples of the
+        numerator.
     scale : Fraction
         Branch pixels per target pixel along a side.
 
@@ -62,7 +63,7 @@ def part_to_target(x: Tensor, scale: Fraction, corner: tuple[int, int], size: tu
     scale : Fraction
         Branch pixels per target pixel along a side.
     corner : tuple of int
-        Of the part, in pixels of `x`.
+        Corner of the part, in pixels of `x`.
     size : tuple of int
         Height and width of the part in target pixels; beyond `x` its outermost pixels repeat.
 
@@ -70,7 +71,7 @@ def part_to_target(x: Tensor, scale: Fraction, corner: tuple[int, int], size: tu
     -------
     (B, Z, height, width) Tensor
     """
-    p, q = (scale.numerator, scale.denominator) if scale < 1 else (0, 0)  # what the bilinear filter looks at
+    p, q = (scale.numerator, scale.denominator) if scale < 1 else (0, 0)  # the margin that the bilinear filter needs
     height, width = (int(side * scale) for side in size)
     top, left, bottom, right = corner[0] - p, corner[1] - p, corner[0] + height + p, corner[1] + width + p
     beyond = (max(0, -left), max(0, right - x.shape[-1]), max(0, -top), max(0, bottom - x.shape[-2]))
@@ -88,7 +89,7 @@ def _average(x: Tensor, scale: Fraction, dim: int) -> Tensor:
 
 
 def _interpolate(x: Tensor, scale: Fraction, dim: int) -> Tensor:
-    """Linear interpolation along one axis, the positions in whole numbers.
+    """Linear interpolation along one axis, with positions computed in whole numbers.
 
     In float32, as PyTorch computes them, the positions of a scale such as 2/3 are off by 2e-4 pixels at pixel 3000,
     which would make a probability depend on the tile.

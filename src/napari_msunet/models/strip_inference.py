@@ -1,7 +1,8 @@
-"""A U-Net as it predicts: without the pixels nobody will look at, in strips of bounded memory, batch norm folded.
+"""Faster inference of a U-Net: only the wanted pixels are computed, in strips, with batch norm folded into
+convolutions.
 
-All of it gives the numbers of the plain network: what a strip or a cropped window lacks around it is at least as wide
-as the convolutions reach.
+The results are those of the plain network, because each strip or cropped window is read with a margin that is at least
+as wide as its convolutions reach.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from napari_msunet.models.blocks import NORMS, ConvBlock, arrange
 from napari_msunet.models.networks.unet import UNet
 
 STRIP = 96
-"""Rows that are computed at once on the CPU: memory for a few strips instead of for whole maps, and warm caches."""
+"""Rows that are computed at once on the CPU, which needs the memory of a strip only and keeps it in the caches."""
 
 REACH = ConvBlock.reach
-"""Pixels around each of its own that any block of a U-Net looks at."""
+"""The radius of the receptive field of any block of a U-Net, in pixels."""
 
 FOLDED = set(NORMS.values())
-"""Normalisations that convolutions take up; a class made from one of these may do more than normalise."""
+"""Normalisations that are folded into convolutions; exactly these types, since a subclass may do more."""
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -35,20 +36,20 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 def in_strips(
     body: Callable[..., Tensor], inputs: Sequence[Tensor], keep: Window, halo: int, rows: int | None, detail: int = 1
 ) -> Tensor:
-    """Apply a function that looks at most `halo` pixels around each of its own, a few rows at a time.
+    """Apply a function whose receptive field has a radius of at most `halo` pixels, a few rows at a time.
 
     Parameters
     ----------
     body : callable
-        From parts of the inputs to a map of the size of the last one, or `detail` times as fine.
+        From parts of the inputs to a map of the size of the last input, or `detail` times as fine.
     inputs : sequence of (B, C, h, w) Tensor
         The last one at the resolution of the result, the others coarser by a whole factor.
     keep : Window
-        What is wanted, in pixels of the last input.
+        The wanted part, in pixels of the last input.
     halo : int
-        In its pixels too.
+        The radius, in pixels of the last input.
     rows : int, optional
-        At once; None: all.
+        Rows that are computed at once; None: all.
     detail : int
         Pixels of the result a side for one of the last input.
 
@@ -100,7 +101,7 @@ def run_within(network: nn.Module, x: Tensor, keep: Window, project: Callable[[T
     keep : Window
         The wanted part, in pixels of `x`.
     project : callable
-        A pointwise map from the last features to what is wanted of them, with ``network.grain`` pixels a side for one.
+        A pointwise map from the last features to the wanted channels, with ``network.grain`` pixels a side for one.
 
     Returns
     -------
@@ -116,7 +117,7 @@ def run_within(network: nn.Module, x: Tensor, keep: Window, project: Callable[[T
 
 
 def _rise(network: UNet, x: Tensor, keep: Window, project: Callable[[Tensor], Tensor]) -> Tensor:
-    """`run_within` for a U-Net, all on the grid behind its stem but the result."""
+    """`run_within` for a U-Net; all but the result is on the grid behind its stem."""
     rows = STRIP if x.device.type in ("cpu", "meta") else None
     skips: list[Tensor] = []
     for level, block in enumerate(network.down):
@@ -138,14 +139,14 @@ def _rise(network: UNet, x: Tensor, keep: Window, project: Callable[[Tensor], Te
 
 
 def _reach(block: nn.Module) -> int:
-    """Pixels around each of its own that an `UpBlock` looks at."""
+    """The radius of the receptive field of an `UpBlock`, in pixels."""
     reach = block.reach
     assert isinstance(reach, int)  # for the type checker
     return reach
 
 
 def _step(up: nn.Module, skip: nn.Module, project: Callable[[Tensor], Tensor] | None) -> Callable[..., Tensor]:
-    """A step up, what is done to its skip before, and the projection behind the last one."""
+    """A step up as one function, with the attention on its skip, and the projection behind the last step."""
 
     def body(coarse: Tensor, skipped: Tensor) -> Tensor:
         found: Tensor = up(coarse, skip(skipped))
@@ -157,7 +158,7 @@ def _step(up: nn.Module, skip: nn.Module, project: Callable[[Tensor], Tensor] | 
 def folded(model: ModuleT) -> ModuleT:
     """A copy for inference whose batch normalisations have become part of the convolutions before them.
 
-    A quarter less time on the CPU, where each of them would read and write a whole map.
+    This saves a quarter of the time on the CPU, where each normalisation would read and write a whole map.
     """
     copy = deepcopy(model).eval().requires_grad_(False)
     for module in copy.modules():

@@ -1,7 +1,7 @@
-"""Which window each branch looks at for a target window: the sizes and offsets of `field="same"` and `"concentric"`.
+"""The window that each branch reads for a target window: sizes and offsets of `field="same"` and `"concentric"`.
 
-Three grids: the target's; each branch's own, `config.network_ratios` pixels for one of the target; and that of its
-input, coarser by `config.enlarged` where a stem brings the input up.
+There are three grids: that of the target; each branch's own, with `config.network_ratios` pixels for one of the target;
+and that of its input, which is coarser by `config.enlarged` where a stem enlarges the input.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def is_concentric(ratio: Fraction, field: Field) -> bool:
 
 
 def concentric_multiple(config: ModelConfig) -> int:
-    """Target sizes that are multiples of this can be centred exactly in the windows of all scales below 1."""
+    """The number of which a target size must be a multiple to be centred exactly in the windows of scales below 1."""
     return lcm(*(part.denominator for i in range(len(config.scales)) for part in _whole_parts(config, i)))
 
 
 def _whole_parts(config: ModelConfig, i: int) -> list[Fraction]:
-    """What times a target size must be whole, so that it can be centred in the concentric window of a scale."""
+    """Factors whose products with a target size must be whole, so that it can be centred in a scale's window."""
     ratio, meeting, enlarged = config.ratios[i], alignments(config)[i], config.enlarged[i]
     if ratio >= 1:
         return []
@@ -42,7 +42,7 @@ def _whole_parts(config: ModelConfig, i: int) -> list[Fraction]:
 
 
 def window_multiple(config: ModelConfig) -> int:
-    """Training windows are multiples of it: no padding, and with `field="concentric"` centred exactly."""
+    """The number of which training windows are multiples, so that they need no padding and can be centred exactly."""
     if config.field == "concentric":
         return lcm(config.size_multiple, concentric_multiple(config))
     return config.size_multiple
@@ -69,7 +69,7 @@ def concentric_offset(config: ModelConfig, i: int, size: Size) -> Size:
 def input_size(config: ModelConfig, i: int, size: Size, field: Field) -> Size:
     """Pixels a side that a branch reads for a target of `size`.
 
-    ``ceil(input ratio * size)``; concentric as many as the finest branches of scale 1 have.
+    This is ``ceil(input ratio * size)``, and in a concentric window the number that branches of scale 1 have.
     """
     if is_concentric(config.ratios[i], field):
         step = config.upscale * config.enlarged[i]
@@ -79,7 +79,7 @@ def input_size(config: ModelConfig, i: int, size: Size, field: Field) -> Size:
 
 
 def target_size(config: ModelConfig, i: int, shape: Size, field: Field) -> Size:
-    """The target size that an input of this many pixels a side stands for."""
+    """The target size that belongs to an input of this many pixels a side."""
     if is_concentric(config.ratios[i], field):
         step = config.upscale * config.enlarged[i]
         return shape[0] * step, shape[1] * step
@@ -93,9 +93,9 @@ def input_windows(config: ModelConfig, window: Window, field: Field | None = Non
     Parameters
     ----------
     config : ModelConfig
-        Names the scales.
+        The config, which has the scales.
     window : Window
-        On the target grid.
+        A window on the target grid.
     field : "same" or "concentric", optional
         None: the config's, which is for training; prediction always uses "same".
 
@@ -129,12 +129,12 @@ def input_windows(config: ModelConfig, window: Window, field: Field | None = Non
 
 
 def checked_size(config: ModelConfig, inputs: Sequence[Tensor] | Tensor, size: Size | None, field: Field) -> Size:
-    """The target size that these inputs of a model stand for.
+    """The target size that belongs to these inputs of a model.
 
     Parameters
     ----------
     size : tuple of int, optional
-        What it should be; None: from the input at scale 1, else from the one at the largest scale.
+        The expected size; None: from the input at scale 1, else from the one at the largest scale.
 
     Raises
     ------

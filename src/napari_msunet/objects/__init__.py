@@ -1,8 +1,8 @@
 """Edits of objects in labels, as pure functions on arrays, and finding the object at a place of a store.
 
 Each takes the labels of a window, uint8 (classes) or uint32 (numbers of objects), and gives an `Edit`: new labels of
-the window and which pixels changed. An **object** is a set of pixels of one value, not background, that hang together
-by their sides. Nothing given is changed.
+the window and which pixels changed. An **object** is a set of pixels of one value, not background, that are connected
+by their sides. The arrays that are given are never changed.
 """
 
 from napari_msunet.objects.edits import (

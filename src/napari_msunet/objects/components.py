@@ -51,7 +51,7 @@ class ArrayPlane:
 
 
 class Walk:
-    """The windows that hold something, row by row, and what of them was predicted.
+    """The windows that hold labels, row by row, and the part of them that was predicted.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class Walk:
             yield self.at(y, x)
 
     def at(self, y: int, x: int) -> Window:
-        """The window of a row and column, whether there is something or not."""
+        """The window of a row and column, whether it holds labels or not."""
         return Window(y * self.side, x * self.side, self.side, self.side).intersection(self.whole)
 
     def has(self, y: int, x: int) -> bool:
@@ -106,6 +106,7 @@ class Walk:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Connected components, joined across the windows of a walk.
 
 Numbers = npt.NDArray[np.int64]
 Values = npt.NDArray[Any]
@@ -114,8 +115,8 @@ Values = npt.NDArray[Any]
 def connected(values: Values, diagonal: bool = False) -> npt.NDArray[np.int64]:
     """Number the pieces of equal value, 0 left out, from 1 in the order of their first pixels.
 
-    Objects hang together through pixel sides (4-connectivity), as in measurements and exports; background, so holes,
-    also through corners (`diagonal`), which is the other side of the same rule.
+    Objects are connected by pixel sides (4-connectivity), as in measurements and exports; background, and so holes,
+    also by corners (`diagonal`), which is the other side of the same rule.
     """
     numbers: Numbers = label(values, background=0, connectivity=2 if diagonal else 1)  # type: ignore[no-untyped-call]
     return numbers
@@ -141,7 +142,7 @@ class ComponentJoiner:
     width : int
         Of the whole plane.
     diagonal : bool
-        Whether pixels that share a corner hang together.
+        Whether pixels that share only a corner are connected.
 
     Attributes
     ----------
@@ -180,7 +181,7 @@ class ComponentJoiner:
         numbers : (h, w) int64
             Its pieces (`connected`).
         values : (h, w)
-            Pieces of the same value hang together.
+            Pieces of the same value are connected where they touch.
         *stats : (m + 1,) or (m + 1, k) arrays
             Of each piece by its number; those of the parts are given back by `stats`.
         """
@@ -223,7 +224,7 @@ class ComponentJoiner:
                     self._beside(one, other, straight=shift == 0)
 
     def _beside(self, one: _Side, other: _Side, straight: bool) -> None:
-        """Note what lies beside parts: unknown pixels, and through pixel sides (`straight`) pixels of classes."""
+        """Note the neighbours of parts: unknown pixels, and across pixel sides (`straight`) pixels of classes."""
         self._open.append(np.unique(one.parts[(one.parts >= 0) & (other.values == IGNORED)]))
         if straight:
             touching = (one.parts >= 0) & (other.values > 0) & (other.values != IGNORED)
@@ -245,7 +246,7 @@ class ComponentJoiner:
         return ids, self.component[start : start + len(ids)]
 
     def stats(self, number: int) -> Values:
-        """What was given to `add` about the parts, in the order of `component`."""
+        """The facts about the parts that `add` was given, in the order of `component`."""
         return np.concatenate([s[number] for s in self._stats])
 
     @property

@@ -22,7 +22,7 @@ from napari_msunet.labels.levels import tiles
 from napari_msunet.labels.store import LabelStore
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What an edit gives back, and what all edits check.
+# The result of an edit, and the checks that all edits share.
 
 Labels = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -144,7 +144,7 @@ def new_numbers(store: LabelStore, count: int) -> list[int]:
 
 
 def line(shape: tuple[int, int], points: npt.ArrayLike) -> Mask:
-    """The pixels under a line through points: it separates what hangs together by the sides of pixels.
+    """The pixels under a line through points: it separates pixels that are connected by their sides.
 
     Parameters
     ----------
@@ -276,7 +276,7 @@ def merge(labels: npt.ArrayLike, points: npt.ArrayLike, width: int = 3) -> Edit:
     points : (n, 2) array
         The line, as for `line`: its corners `y, x`.
     width : int
-        Of the bridge, in pixels; at least 3, which hangs together by sides in whatever direction.
+        Of the bridge, in pixels; at least 3, so that it is connected by pixel sides in every direction.
 
     Raises
     ------
@@ -303,7 +303,7 @@ def merge(labels: npt.ArrayLike, points: npt.ArrayLike, width: int = 3) -> Edit:
     joined: Mask = touched[parts]
     bridge &= ~is_object(array)
     box = box_of(bridge)
-    if box is not None:  # slivers beyond a corner of another object hang on nothing
+    if box is not None:  # slivers beyond a corner of another object are connected with none
         part = box.padded(1).intersection(Window(0, 0, *array.shape)).slices()
         pieces, _ = ndimage.label(joined[part] | bridge[part])
         joined[part] |= np.isin(pieces, np.unique(pieces[joined[part]])) & bridge[part]
@@ -511,10 +511,11 @@ def _flooded(obj: Mask, distance: float) -> Parts:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Edits of outlines: grow, shrink, smooth, fill holes.
 
 Radius = float | tuple[float, float]
-_ONE = 1 + 1e-9  # a distance that is as large as the radius but for rounding
-_DISCS = 8_000_000  # pixels set disc by disc, above which a distance transform is faster
+_ONE = 1 + 1e-9  # so that rounding does not exclude a distance equal to the radius
+_DISCS = 8_000_000  # with more pixels to set disc by disc than this, a distance transform is faster
 
 
 def radius_in_pixels(um: float, mpp: tuple[float, float] | None) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What counts as an object when labels are measured or exported: pieces of one class, or instances."""
+"""The objects that are measured or exported: connected pieces of one class, or instances."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from napari_msunet.labels.metadata import BACKGROUND_COLOUR, default_colours
 from napari_msunet.labels.store import check_run, check_store, sound_runs
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What all exports share: which pixels of a store, what its values mean, and files that are whole or absent.
+# Shared by all exports: the region of a store, the meaning of its values, and files that are whole or absent.
 
 Colour = tuple[int, int, int]
 
@@ -38,7 +38,7 @@ class ClassLook:
 
 
 def class_looks(store: LabelStore) -> dict[int, ClassLook]:
-    """What the values of a class store mean, 0 left out; in an annotation 255 is background.
+    """The meaning of the values of a class store, without 0; in an annotation 255 is background.
 
     Raises
     ------
@@ -57,7 +57,8 @@ def class_looks(store: LabelStore) -> dict[int, ClassLook]:
 
 
 def window_of(store: LabelStore, region: tuple[float, float, float, float] | None) -> Window:
-    """The pixels of a region of a store (`y, x, height, width` in its level-0 pixels), what sticks out cut off.
+    """The pixels of a region of a store (`y, x, height, width` in its level-0 pixels); parts that stick out are cut
+    off.
 
     Raises
     ------
@@ -109,7 +110,7 @@ def aside(path: Path) -> Iterator[Path]:
 
 
 def _remove(temporary: Path, folders: list[Path]) -> None:
-    """Take away what was written, then the folders (innermost first) that were made for it."""
+    """Remove the written file or folder, then the folders (innermost first) that were made for it."""
     import shutil
 
     with suppress(OSError):
@@ -123,6 +124,7 @@ def _remove(temporary: Path, folders: list[Path]) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# What an export or a measurement reads: labels or instances, window by window.
 
 NEWEST = "newest"
 SIDE = 2048
@@ -186,7 +188,7 @@ class Objects:
     Attributes
     ----------
     image : Image
-        Objects are what hangs together in it and has one value.
+        Its objects are the connected pixels of one value.
     looks : dict
         Name and colour of each class.
     kind : callable
@@ -206,7 +208,7 @@ class Objects:
 
 @dataclass(frozen=True)
 class Without:
-    """Labels without what is damaged.
+    """Labels without their damaged parts.
 
     Attributes
     ----------
@@ -258,7 +260,7 @@ class Without:
 def objects_of(
     store: LabelStore, instances: str | None, window: Window, damaged: Damaged = "refuse", value: int = 0
 ) -> Objects:
-    """What is measured and exported.
+    """The objects that are measured and exported.
 
     Parameters
     ----------
@@ -297,7 +299,7 @@ def _whole_objects(store: LabelStore, instances: str | None, window: Window, dam
         colour = store.colours[0] if len(store.classes) == 1 else default_colours(1)[0]
         return Objects(store, {1: ClassLook(name, colour)}, lambda value: 1, tuple(texts), tuple(lost))
     if store.info.instances:
-        raise StoreError(f"{store.path} holds numbers of objects itself; leave the instances of a run away.")
+        raise StoreError(f"{store.path} holds numbers of objects itself; leave out the instances of a run.")
     run = _run(store, instances, damaged)
     said = check_run(run, damaged, ("instances",), window)
     if said:
@@ -322,7 +324,7 @@ def _run(store: LabelStore, key: str, damaged: Damaged) -> Run:
 
 
 def _classes(store: LabelStore, run: Run, window: Window) -> npt.NDArray[np.uint8]:
-    """The class of each instance by its number: what most of its pixels show; of equal ones the lower."""
+    """The class of each instance by its number: the one that most of its pixels show; of equal ones the lower."""
     kinds = 256
     settings = run.description.get("settings") or {}
     boundary = (settings.get("postprocess") or {}).get("boundary")
@@ -338,7 +340,7 @@ def _classes(store: LabelStore, run: Run, window: Window) -> npt.NDArray[np.uint
         if most >= len(counts):
             counts = np.concatenate([counts, np.zeros((most + 1 - len(counts), counts.shape[1]), np.uint32)])
         hidden = store.lost(tile)
-        if hidden is not None:  # what cannot be read has no say
+        if hidden is not None:  # pixels that cannot be read do not vote
             keys, times = np.unique(numbers[~hidden] * kinds + store.read(tile)[~hidden], return_counts=True)
             number, kind = keys // kinds, keys % kinds
         known = (kind < counts.shape[1]) & ((kind != silent) | (silent == 0))

@@ -1,4 +1,4 @@
-"""The object at a place of a store, found chunk by chunk as far as one can wait for."""
+"""The object at a place of a store, found chunk by chunk up to a limit, so that a click never waits for long."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from napari_msunet.labels import LabelStore
 from napari_msunet.objects.edits import Mask, is_object
 
 LIMIT = 4096
-"""An object is followed until it is this many level-0 pixels high or wide, unless told otherwise."""
+"""An object is followed until it is this many level-0 pixels high or wide, unless another limit is given."""
 
 Chunk = tuple[int, int]
 
@@ -30,7 +30,7 @@ class ObjectTooLargeError(StoreError):
 
 
 def object_at(store: LabelStore, place: tuple[float, float], limit: int = LIMIT) -> tuple[Window, Mask]:
-    """The object under a place: all pixels of its value that hang together with it by their sides.
+    """The object under a place: all pixels of its value that are connected with it by their sides.
 
     Reads only the chunks that the object reaches, and stops when it is larger than the limit.
 
@@ -76,7 +76,7 @@ class _Search:
         self.box: Window | None = None
 
     def follow(self, first: Chunk, place: tuple[int, int]) -> None:
-        """Take the part at the place, and whatever touches it across the chunks' edges."""
+        """Take the part at the place, and all parts that touch it across the chunks' edges."""
         window = self._window(first)
         start = int(self._load(first)[place[0] - window.y, place[1] - window.x])
         waiting: deque[tuple[Chunk, set[int]]] = deque([(first, {start})])

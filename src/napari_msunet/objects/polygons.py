@@ -1,8 +1,8 @@
 """Label pixels to polygons that run exactly along the pixels' edges, window by window, with the seams healed.
 
-An object is what hangs together through pixel sides (4-connectivity) and has one value; it becomes one polygon with its
-holes. Coordinates are ``x, y``, as shapely and GeoJSON have them, in pixels of the label array: the top left pixel
-covers ``[0, 1] x [0, 1]``.
+An object is a set of pixels of one value that are connected by their sides (4-connectivity); it becomes one polygon
+with its holes. Coordinates are ``x, y``, as shapely and GeoJSON have them, in pixels of the label array: the top left
+pixel covers ``[0, 1] x [0, 1]``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class LabelShape:
 
 @dataclass(frozen=True)
 class PolygonStep:
-    """What one window added: shapes that are complete now, and how many windows of `total` are done."""
+    """The result of one window: shapes that are complete now, and how many windows of `total` are done."""
 
     done: int
     total: int

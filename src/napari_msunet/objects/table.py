@@ -24,7 +24,7 @@ from napari_msunet.objects.instances import window_of
 from napari_msunet.objects.polygons import WINDOW, LabelShape, label_polygons, walk_polygons
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What is measured of an object, from the polygon along its pixels' edges.
+# Measures of an object, from the polygon along its pixels' edges.
 
 Numbers = npt.NDArray[np.float64]
 
@@ -178,6 +178,7 @@ class ObjectTable:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Measuring the objects of a store: all of them, those around an edit, or the one at a place.
 
 UPDATE_LIMIT = 4096
 """Pixels a side around an edit that are measured again at once; more: the table says that it is out of date."""
@@ -230,7 +231,7 @@ def walk_objects(
 ) -> Iterator[tuple[Progress, ObjectTable]]:
     """Measure all objects of a store, window by window, in bounded memory.
 
-    An object is what `measure` calls one: what hangs together through pixel sides and has one value.
+    An object is the same as for `measure`: pixels of one value that are connected by their sides.
 
     Parameters
     ----------
@@ -289,7 +290,7 @@ def updated(table: ObjectTable, store: LabelStore, window: Window) -> ObjectTabl
     changed = np.zeros(int(parts.max(initial=0)) + 1, np.bool_)
     changed[parts[here]] = True
     changed[0] = False
-    # what lies in the same boxes and does not touch the window is as it was
+    # objects in the same boxes that do not touch the window have not changed
     rows = np.flatnonzero(met)
     y, x = (table.first[rows] - (around.y, around.x)).T
     same = (values[y, x] == table.kind[rows]) & ~changed[parts[y, x]]
@@ -321,7 +322,7 @@ def object_at(store: LabelStore, y: int, x: int) -> FoundObject | None:
     for level in range(1, len(store.info.shapes)):
         found, cut = _component(store, kind, level, (y >> level, x >> level), _SIDES[-1]) or (None, False)
         if found is None or (not cut and (max(found[0].shape) < _LEAST or _thin(found[1]))):
-            break  # a piece of it, or blown up: thin parts are gone on this level, or wider than they are
+            break  # too thin for this level, which would show a piece of it only, or make it wider than it is
         if not cut:
             return _described(store, kind, level, *found, "about")
     return None if seen is None else _described(store, kind, 0, *seen, "more than")
@@ -414,7 +415,7 @@ def _first_pixels(polygons: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 
 def _parts(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Numbers 1..n of what hangs together through pixel sides and has one value; 0 on background."""
+    """Numbers 1..n of the objects, which are pixels of one value connected by their sides; 0 on background."""
     parts: npt.NDArray[Any] = label(values, background=0, connectivity=1)  # type: ignore[no-untyped-call]
     return parts
 

@@ -13,7 +13,7 @@ Cost = npt.NDArray[np.float32]
 _EDGES = 0.5
 
 RIM = 2
-"""The blur takes so many pixels off an area along an edge: they are given back where they cost not much more."""
+"""The blur makes an area narrower by so many pixels along an edge: they are added again where they cost little more."""
 
 RIM_COST = 0.2
 
@@ -52,7 +52,7 @@ def wand_cost(image: npt.ArrayLike, seed: tuple[int, int]) -> Cost:
 
 
 def wand_area(cost: Cost, seed: tuple[int, int], tolerance: float, rim: int = 0) -> Mask:
-    """The pixels that hang together with the seed and cost at most `tolerance`, without their small holes.
+    """The pixels that are connected with the seed and cost at most `tolerance`, with their small holes filled.
 
     The seed and its neighbours always belong to it, and of `rim` pixels around it what costs up to `RIM_COST` more.
     """
@@ -75,7 +75,7 @@ def wand_area(cost: Cost, seed: tuple[int, int], tolerance: float, rim: int = 0)
 def image_wand(
     labels: npt.ArrayLike, image: npt.ArrayLike, seed: tuple[int, int], tolerance: float, value: int
 ) -> Edit:
-    """Paint what looks like the pixel at the seed and hangs together with it; needs no model.
+    """Paint the pixels that look like the one at the seed and are connected with it; needs no model.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def probability_wand(
     channel: int | None = None,
     value: int | None = None,
 ) -> Edit:
-    """Paint what the model finds as probable as at the seed, less `tolerance`, and that hangs together with it.
+    """Paint the pixels connected with the seed that the model finds as probable as the seed, less `tolerance`.
 
     Parameters
     ----------
@@ -139,8 +139,8 @@ def snap(
     value: int,
     threshold: float = 0.5,
 ) -> Edit:
-    """Decide a class anew inside a lasso: where its probability reaches the threshold it is set; where it was and does
-    not reach it, the most probable other one takes its place.
+    """Decide about a class again inside a lasso: where its probability reaches the threshold, it is set; where it was
+    set and does not reach the threshold, the most probable other class takes its place.
 
     Parameters
     ----------
@@ -161,7 +161,7 @@ def snap(
     array = checked(labels, lasso)
     planes = _planes(probabilities, array.shape)
     if value == 0:
-        raise StoreError("Snap decides a class anew; choose one that is not background.")
+        raise StoreError("Snap decides about a class again; choose one that is not background.")
     plane = _plane(planes, value)
     reached = lasso & (plane >= threshold)
     missed = lasso & ~reached & (array == value)

@@ -1,4 +1,4 @@
-"""Truth under review: what of an annotation a model contradicts, ranked; nothing of it changes by itself."""
+"""Review of predictions and of annotations: the places most worth a look, ranked; no label changes by itself."""
 
 from napari_msunet.review.label_issues import (
     ConfusionMatrix,

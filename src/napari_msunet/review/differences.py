@@ -1,4 +1,4 @@
-"""Where the labels of two runs differ, before and after a retraining: over the whole pyramid, read where one looks."""
+"""Where the labels of two runs differ, as before and after a retraining: a pyramid that is read where it is viewed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PART = 2048
 
 @dataclass(frozen=True)
 class ClassChange:
-    """How much of a class came and went.
+    """How much area of a class came and went.
 
     Attributes
     ----------
@@ -42,13 +42,13 @@ class ClassChange:
 
 @dataclass(frozen=True)
 class Changes:
-    """What changed between two runs.
+    """The changes between two runs.
 
     Attributes
     ----------
     classes : tuple of ClassChange
     share : float
-        How much of what both runs computed changed, 0..1.
+        The changed share of the area that both runs computed, 0..1.
     micrometres : bool
         Whether areas are in µm².
     exact : bool
@@ -138,7 +138,7 @@ class Differences:
         Parameters
         ----------
         tell : callable
-            Takes what is done and all there is; may raise.
+            Called with the parts that are done and the number of all; may raise.
         """
         level = next((n for n, s in enumerate(self.shapes) if s[0] * s[1] <= MOST_PIXELS), len(self.shapes) - 1)
         counts = np.zeros((len(self.classes) + 1,) * 2, np.int64)
@@ -174,7 +174,7 @@ def last_difference(store: LabelStore) -> Differences | None:
 
 
 def _models(run: Run) -> object:
-    """Fingerprints of what predicted it."""
+    """Fingerprints of the models that predicted a run."""
     return dict(run.description.get("settings") or {}).get("models")
 
 

@@ -1,4 +1,4 @@
-"""Label issues: where a model contradicts a truth, most surely wrong first; what a person decided."""
+"""Label issues: places where a model contradicts a truth, the likeliest error first, and what a person decided."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ from napari_msunet.review.truth_comparison import (
 )
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What of a truth a person looked at and kept: on disk beside it, so that it is not offered again.
+# Places of a truth that a person looked at and kept: on disk beside it, so that they are not offered again.
 
 FILE = "truth_review.json"
 
 SAME = 0.5
-"""Share of two boxes' union that they must have in common to be of the same place."""
+"""Share of two boxes' union that they must have in common to count as the same place."""
 
 Box = tuple[int, int, int, int]
 
@@ -81,7 +81,7 @@ class KeptState(BaseModel):
 
 
 def load_kept(store: LabelStore) -> KeptState:
-    """What was kept of a truth.
+    """The places of a truth that were kept.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def load_kept(store: LabelStore) -> KeptState:
         return KeptState.model_validate(read_json(path))
     except ValidationError as error:
         raise StoreError(
-            explained(error, f"{path} is damaged (delete it to begin the review of the truth anew) and")
+            explained(error, f"{path} is damaged (delete it to begin the review of the truth again) and")
         ) from error
 
 
@@ -136,7 +136,7 @@ def _save(store: LabelStore, state: KeptState) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Truth under review: where a model says otherwise, most surely wrong first, and which classes are confused where.
+# The review of a truth: where a model contradicts it, the likeliest error first, and which classes are confused where.
 
 TILE = 1024
 LIMIT = 200
@@ -145,13 +145,13 @@ PLACES = 20
 """Places that each cell of the confusion matrix keeps."""
 
 EDGE = 3.0
-"""Width of what counts as a difference along an edge, in pixels of the coarser of truth and prediction."""
+"""Width up to which a difference counts as one along an edge, in pixels of the coarser of truth and prediction."""
 
 LEAST = 25.0
 """Smallest region, in the same pixels, unless another area is given."""
 
 DOUBT = 250.0
-"""The same pixels that are thought to agree beside each region when it is ranked."""
+"""How many such pixels without loss are added to each region when it is ranked."""
 
 Tell = Callable[[int, int], None]
 Counts = npt.NDArray[np.int64]
@@ -190,12 +190,12 @@ class TruthPlace:
 
     @property
     def kept_as(self) -> KeptPlace:
-        """What is noted when a person keeps the truth here."""
+        """The note that is saved when a person keeps the truth here."""
         return KeptPlace(box=(self.window.y, self.window.x, *self.window.shape), truth=self.truth)
 
 
 def area_unit(store: LabelStore) -> str:
-    """In which areas of a store are told, for names of columns."""
+    """The unit of areas of a store, for names of columns."""
     return "px2" if store.mpp is None else "um2"
 
 
@@ -231,19 +231,19 @@ class ConfusionMatrix:
 
     @property
     def shares(self) -> npt.NDArray[np.float64]:
-        """The same as shares of each row: of what is true, what was said of it; rows without pixels are 0."""
+        """The pixels as shares of their row, which is one true class; rows without pixels are 0."""
         found: npt.NDArray[np.float64] = self.pixels / np.maximum(self.pixels.sum(1, keepdims=True), 1)
         return found
 
 
 @dataclass(frozen=True)
 class TruthReview:
-    """What a review of a truth found.
+    """The result of a review of a truth.
 
     Attributes
     ----------
     suspects : list of TruthPlace
-        Regions where the model says otherwise, the likeliest error first: see `review_truth`.
+        Regions where the model contradicts the truth, the likeliest error first: see `review_truth`.
     confusion : ConfusionMatrix
     kept : int
         Regions that are not offered because a person kept the truth there.
@@ -254,7 +254,7 @@ class TruthReview:
     scored : bool
         Whether losses come from probabilities.
     left_out : tuple of str
-        What is damaged and was not compared, in sentences.
+        Sentences about damaged parts that were not compared.
     """
 
     suspects: list[TruthPlace]
@@ -372,7 +372,7 @@ def _box(polygon: npt.NDArray[np.float64]) -> Window:
 
 
 class _Collector:
-    """Keeps the best of all regions, and counts."""
+    """Collects the best of all regions, and counts pixels."""
 
     def __init__(self, pair: Pair, limit: int, least: float | None, doubt: float) -> None:
         self.pair, self.limit = pair, limit
@@ -443,7 +443,7 @@ class _Collector:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The model's answer taken into a truth: one stroke, where a person asked for it.
+# The model's answer written into a truth as one stroke, where a person asked for it.
 
 Bools = npt.NDArray[np.bool_]
 
@@ -544,6 +544,7 @@ def _values(pair: Pair, model: Bytes, mask: Bools) -> Bytes:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The label issues and the confusion matrix as CSV files.
 
 COLUMNS = (
     "rank", "truth", "model", "loss", "confidence", "area_{}", "pixels",

@@ -31,7 +31,7 @@ RANKINGS: tuple[By, ...] = get_args(By)
 SIZE = 256
 LIMIT = 200
 MOST = 10_000
-"""A longer queue than anybody reviews."""
+"""The most places of a queue: more than a person reviews."""
 
 _TISSUE = 0.1
 """Share of a window that must be tissue for it to be offered."""
@@ -42,16 +42,16 @@ _REVIEWED = 0.5
 
 @dataclass(frozen=True)
 class Candidate:
-    """A place worth a look, whoever found it.
+    """A place worth a look, found by a ranking or by the caller.
 
     Attributes
     ----------
     window : Window
         In level-0 pixels of the store.
     score : float
-        The higher, the sooner; what it is follows from `by`.
+        A place with a higher score comes sooner; what the number means depends on `by`.
     reason : str
-        Why, in a few words for people.
+        Why the place is offered, in a few words for people.
     by : str
         What it was ranked by: "disagreement", "entropy" (both 0..1), "distance" (µm, or pixels), "oddity" (robust
         standard deviations), or a name of the caller's own.
@@ -83,7 +83,7 @@ class Survey:
     skipped : int
         Windows that are not offered because they were skipped.
     left_out : tuple of str
-        What is damaged and had no say, in sentences.
+        Sentences about damaged parts that were left out of the ranking.
     unpredicted : int
         Windows with tissue that are not offered because no prediction covers them; 0 where no tissue was given.
     """
@@ -98,7 +98,7 @@ class Survey:
 
 
 class TissueLike(Protocol):
-    """What says where the tissue is, as `TissueMask` does."""
+    """An object that knows where the tissue is, as `TissueMask` does."""
 
     def on(self, grid: Grid, window: Window) -> npt.NDArray[np.bool_]:
         """Which pixels of a window of a grid are tissue."""
@@ -193,7 +193,7 @@ def survey(
 
 
 def available(labels: LabelStore) -> tuple[By, ...]:
-    """What a store's places can be ranked by now, the best ranking first."""
+    """The rankings that a store's outputs allow now, the best one first."""
     outputs = {name for run in scores.merged_runs(labels) for name in run.outputs}
     found: list[By] = []
     if "disagreement" in outputs:
@@ -204,7 +204,7 @@ def available(labels: LabelStore) -> tuple[By, ...]:
 
 
 def _kept(store: LabelStore, runs: Sequence[Run], by: By | None) -> list[Run]:
-    """The runs that kept what the ranking needs: all of one sort."""
+    """The runs that kept the output which the ranking needs."""
     if by in (None, "distance", "oddity"):
         return []
     found = [run for run in runs if by in run.outputs]

@@ -1,4 +1,4 @@
-"""How much a window deserves to be looked at: what the machine's runs say, the way to what was seen, odd objects."""
+"""Scores of how much a window deserves a look: by outputs of runs, by distance to what was reviewed, by odd objects."""
 
 from __future__ import annotations
 
@@ -144,6 +144,7 @@ class Cells:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Scores of windows, from which a review is ranked.
 
 Tell = Callable[[int, int], None]
 
@@ -345,7 +346,7 @@ def coarse_objects(store: LabelStore, longest: int = 4096) -> ObjectTable:
 
 
 def _components(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int32], int]:
-    """What hangs together by pixel sides and has one value: numbers 1..n, and n."""
+    """Numbers 1..n of the pieces of one value that are connected by pixel sides, and n."""
     from skimage.measure import label
 
     parts = label(values, background=0, connectivity=1)  # type: ignore[no-untyped-call]

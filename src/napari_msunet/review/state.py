@@ -1,4 +1,5 @@
-"""What was reviewed, on disk: beside the labels, so that it survives the window, a kill, and a new prediction."""
+"""The state of a review, on disk beside the labels, so that it survives a closed window, a kill and a new
+prediction."""
 
 from __future__ import annotations
 
@@ -25,13 +26,13 @@ from napari_msunet.slide import open_slide
 if TYPE_CHECKING:
     from napari_msunet.labels.store import LabelStore
 # ----------------------------------------------------------------------------------------------------------------------
-# Which pixels of a label store a prediction covers: those that it computed, not the background around them.
+# The pixels of a label store that a prediction covers: those that it computed, not the background around them.
 
 Bools = npt.NDArray[np.bool_]
 
 _WHERE: TypeAdapter[Where] = TypeAdapter(Where)
 _masks: dict[Path, tuple[Mask | None, bool]] = {}
-"""Of each run the mask of where it was computed, and whether that is known."""
+"""For each run the mask of where it was computed, and whether that is known."""
 _mutex = Lock()
 _MOST = 32
 """In raw labels, which runs keep that clean up afterwards: a pixel outside of what was computed."""
@@ -73,7 +74,7 @@ def predicted(store: LabelStore, window: Window, level: int = 0) -> Bools:
 
 
 def _merged(store: LabelStore) -> dict[str, list[Window]]:
-    """What was merged of each run, by its key."""
+    """The windows that were merged from each run, by its key."""
     if store._session is not None:
         merges = list(store._session.merges.newest_first())
     else:
@@ -89,7 +90,7 @@ def _computed(store: LabelStore, run: Run, window: Window, level: int) -> Bools 
     if "raw" in run.outputs and level == 0:
         return np.asarray(run.read(window, 0, "raw") != IGNORED)
     mask, known = _mask(store, run)
-    if not known:  # never more than surely was: what it found
+    if not known:  # without the mask only the pixels that it labelled were surely computed
         return np.asarray(run.read(window, level) != 0)
     if mask is None:
         return np.bool_(True)
@@ -104,7 +105,7 @@ def _computed(store: LabelStore, run: Run, window: Window, level: int) -> Bools 
 
 
 def _mask(store: LabelStore, run: Run) -> tuple[Mask | None, bool]:
-    """The mask of where a run was computed (None: everywhere), and whether that can still be told."""
+    """The mask of where a run was computed (None: everywhere), and whether that can still be found out."""
     with _mutex:
         found = _masks.get(run.path)
         if found is None:
@@ -133,6 +134,7 @@ def _look(store: LabelStore, run: Run) -> tuple[Mask | None, bool]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Which windows were accepted or skipped, kept beside the labels.
 
 FILE = "review.json"
 
@@ -145,10 +147,10 @@ class ReviewState(BaseModel):
     Attributes
     ----------
     accepted : tuple
-        What is shown there was said to be true. An accepted region that is undone is no longer `edited`, and counts as
-        not reviewed.
+        Regions whose labels a person accepted as true. An accepted region that is undone is no longer `edited`, and
+        counts as not reviewed.
     skipped : tuple
-        Not to be offered again until `forget_skipped`.
+        Regions that are not offered again until `forget_skipped`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -169,7 +171,7 @@ class ReviewState(BaseModel):
 
 
 def load_state(store: LabelStore) -> ReviewState:
-    """What was reviewed in a store; nothing where no review was begun.
+    """The reviewed regions of a store; none where no review was begun.
 
     Raises
     ------
@@ -183,7 +185,7 @@ def load_state(store: LabelStore) -> ReviewState:
         return ReviewState.model_validate(read_json(path))
     except ValidationError as error:
         raise StoreError(
-            explained(error, f"{path} is damaged (delete it to begin the review anew; the labels stay) and")
+            explained(error, f"{path} is damaged (delete it to begin the review again; the labels stay) and")
         ) from error
 
 
@@ -203,13 +205,13 @@ class Accepted(int):
 def accept(store: LabelStore, window: Window) -> Accepted:
     """Mark what a prediction shows in a window as true, zeros included: one stroke, which `undo` takes back.
 
-    Where nothing was predicted, background is no statement of anybody's and is not marked.
+    Where nothing was predicted, background is neither the model's answer nor a person's, and is not marked.
 
     Parameters
     ----------
     store : LabelStore
     window : Window
-        In its level-0 pixels; what sticks out is left away.
+        In its level-0 pixels; parts that stick out are left out.
 
     Returns
     -------
@@ -221,7 +223,7 @@ def accept(store: LabelStore, window: Window) -> Accepted:
     StoreError
         If the window is outside the store, or nothing in it was predicted.
     StoreLockedError
-        If somebody else writes into it.
+        If another process writes into it.
     OutputError
         If the disk refuses.
     """
@@ -244,7 +246,7 @@ def accept(store: LabelStore, window: Window) -> Accepted:
 
 
 def skip(store: LabelStore, window: Window) -> None:
-    """Offer a window no more; nothing of the labels changes. Errors as for `accept`."""
+    """Do not offer a window again; the labels do not change. Errors as for `accept`."""
     inside = _inside(store, window)
     store.hold()
     state = load_state(store)
@@ -260,7 +262,7 @@ def forget_skipped(store: LabelStore) -> None:
 
 
 def still_accepted(store: LabelStore, state: ReviewState, level: int, edited: Any = None) -> list[Window]:
-    """The accepted windows that nobody undid since: what is predicted in them is still `edited` at a level."""
+    """The accepted windows that were not undone since: predicted pixels in them are still `edited` at a level."""
     found, f = [], 2**level
     whole = Window(0, 0, *store.info.shapes[level])
     known = None if edited is None or not state.accepted else covered(store, whole, level)

@@ -24,9 +24,9 @@ from napari_msunet.review.scores import merged_runs
 # A truth and a prediction of the same slide, pixel on pixel: its class, the model's class, and the model's loss.
 
 LEAST_PROBABILITY = 1e-4
-"""A probability counts as this at least, so that the loss of a pixel is at most 9.2: float16 holds zeros."""
+"""A probability counts as at least this, since float16 rounds small ones to 0; the loss of a pixel is at most 9.2."""
 
-"""In a run's raw labels: not predicted."""
+"""The value of pixels in a run's raw labels that were not predicted."""
 
 _COMPARED = ("labels", "raw", "probabilities")
 """The outputs of a run that are read."""
@@ -73,7 +73,7 @@ class Compared:
 
 
 class Pair:
-    """A truth, and what a model says of the same slide.
+    """A truth, and a model's prediction of the same slide.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ class Pair:
                 self._numbers[value] = self.classes.index(name) + 1
 
     def check(self, damaged: Damaged) -> tuple[str, ...]:
-        """What of both is damaged and left out, in sentences; `StoreError` where that is not wanted."""
+        """Sentences about the damaged parts of both, which are left out; `StoreError` where that is not wanted."""
         planes = ("labels", "edited") if self.edited_only else ("labels",)
         texts = [check_store(self.store, damaged, planes)]
         for sampled in self.runs:
@@ -219,7 +219,7 @@ class _Sampled:
 
     @property
     def done(self) -> Iterable[Window]:
-        """What was computed, in pixels of the truth."""
+        """The computed windows, in pixels of the truth."""
         return dict.fromkeys(window for found in self._done.values() for window in found)
 
     def classes_in(self, window: Window) -> Bytes | None:
@@ -235,7 +235,7 @@ class _Sampled:
         rows, columns = (self._nearest(window, axis) for axis in (0, 1))
         source = _around(rows, columns)
         values = self.run.read(source)
-        if "raw" in self.run.outputs:  # only there what lies outside of the tissue differs from background
+        if "raw" in self.run.outputs:  # only raw labels distinguish pixels outside of the tissue from background
             values = np.where(self.run.read(source, output="raw") == IGNORED, IGNORED, values)
         lost = self.run.lost(source, _COMPARED)
         if lost is not None:
@@ -323,9 +323,10 @@ def _runs(prediction: Predictions) -> list[Run]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The places where truth and prediction differ, found window by window.
 
 LARGEST = 2048
-"""Side in pixels of the truth of the largest region: what is larger is told in parts, so that each can be changed."""
+"""Side of the largest region in pixels of the truth: a larger one is shown in parts, so that each can be changed."""
 
 CODE, COUNT, LOSS, SURE, TOP, LEFT, BOTTOM, RIGHT, FIRST = range(9)
 """Columns of a table of regions: class pair, pixels, sums of loss and confidence, box, number of the first pixel."""
@@ -376,7 +377,7 @@ def padded_codes(pair: Pair, window: Window, radius: int) -> tuple[Codes, Compar
 
 
 def connected(codes: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Numbers 1..n of what hangs together by pixel sides and has one code; 0 where the code is 0."""
+    """Numbers 1..n of the pieces of one code that are connected by pixel sides; 0 where the code is 0."""
     from skimage.measure import label
 
     parts: npt.NDArray[np.int64] = label(codes, background=0, connectivity=1)  # type: ignore[no-untyped-call]
@@ -431,7 +432,7 @@ class _Edge:
 
 @dataclass
 class Sweep:
-    """Puts the regions of tiles together, row of tiles by row of tiles.
+    """Joins the regions of tiles, one row of tiles after the other.
 
     Parameters
     ----------
@@ -474,7 +475,7 @@ class Sweep:
             self._pairs.append(np.unique(np.stack([one.nodes[same], other.nodes[same]], 1), axis=0))
 
     def end_row(self) -> None:
-        """Join what touches; regions that do not reach the bottom of the row are whole."""
+        """Join regions that touch; those that do not reach the bottom of the row are whole."""
         table = np.concatenate(self._tables)
         roots = _joined(table, np.concatenate(self._pairs) if self._pairs else np.zeros((0, 2), np.int64))
         heads, group = np.unique(roots, return_inverse=True)

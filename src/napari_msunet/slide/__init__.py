@@ -1,4 +1,4 @@
-"""Slides: one `Slide` over one reader per family of files, and pyramids written as OME-Zarr."""
+"""Slides: the class `Slide` over one reader for each family of files, and pyramids written as OME-Zarr."""
 
 from napari_msunet.slide.pyramid import build_pyramid
 from napari_msunet.slide.slide import Slide, open_slide, slide_from_array

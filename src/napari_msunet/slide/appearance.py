@@ -1,4 +1,4 @@
-"""How the values of a slide appear: to people as limits of contrast, to a model as 0 to 1 of its training's range."""
+"""The appearance of a slide's values: contrast limits for people, and the range 0 to 1 of its training for a model."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ if TYPE_CHECKING:
 
 
 def shows_colours(slide: Slide) -> bool:
-    """Whether the channels are the colours of one image: so named, or three unnamed ones of a bright-field slide."""
+    """Whether the channels are the colours of one image: by their names, or as three unnamed ones of bright field."""
     return is_rgb(slide.channels) or (len(slide.channels) == 3 and slide.kind == "brightfield")
 
 
 def display_limits(slide: Slide, channel: int | None = None) -> ValueRange:
-    """What to show as black and as white: the range of a bright-field slide, and of fluorescence what is there of it.
+    """The values to show as black and white: the range of a bright-field slide; for fluorescence, the values that
+    occur.
 
     Parameters
     ----------
     slide : Slide
     channel : int, optional
-        None: of all channels.
+        The channel; None: all channels.
     """
     low, high = slide.value_range
     if slide.kind == "brightfield":
@@ -46,12 +47,13 @@ class SeenByModel(NamedTuple):
 
 
 def legacy_scale(dtype: np.dtype[Any]) -> Scale:
-    """What models saw before they kept a range: unsigned whole numbers over their largest, others as they are."""
+    """The scale of models that keep no range: unsigned integers divided by the largest of their type, others
+    unchanged."""
     return Scale(0.0, float(np.iinfo(dtype).max) if dtype.kind == "u" else 1.0, clip=False)
 
 
 def seen_by(trained: TrainedOn | None, slide: Slide) -> SeenByModel:
-    """How the values of a slide are brought to what a model was trained on; see `seen_as`."""
+    """How the values of a slide are scaled to those that a model was trained on; see `seen_as`."""
     if trained is None:
         return _seen_without_range(slide)
     seen = seen_as(trained, slide.numbers, slide.dtype, slide.name)
@@ -61,10 +63,10 @@ def seen_by(trained: TrainedOn | None, slide: Slide) -> SeenByModel:
 
 
 def seen_as(trained: TrainedOn, numbers: Numbers, dtype: np.dtype[Any], name: str) -> SeenByModel:
-    """How values are brought to what a model was trained on.
+    """How values are scaled to those that a model was trained on.
 
-    What a file or a person says is taken. Where the range is a guess, and the model was trained on values of the same
-    type that are no bright field (dim images are dim), the model's range is better than one from this image alone.
+    A range from a file or a person is used. Where the range is a guess, and the model was trained on values of the same
+    type that are not bright field, the model's range is better than a guess from this image alone, which may be dim.
     """
     doubts = []
     if trained.kind is not None and trained.kind != numbers.kind:
@@ -91,7 +93,7 @@ def seen_as(trained: TrainedOn, numbers: Numbers, dtype: np.dtype[Any], name: st
 
 
 def _seen_without_range(slide: Slide) -> SeenByModel:
-    """By a model that does not say what it was trained on: as before, unless a person gives the range."""
+    """For a model that keeps no range: the scale of earlier versions, unless a person gives the range."""
     numbers, before = slide.numbers, legacy_scale(slide.dtype)
     if numbers.range_from == "person":
         return SeenByModel(unit_scale(numbers.value_range), _cut_off(slide, numbers.value_range))
@@ -109,7 +111,7 @@ def _seen_without_range(slide: Slide) -> SeenByModel:
 
 
 def _cut_off(slide: Slide, value_range: ValueRange) -> tuple[str, ...]:
-    """A sentence where a given range leaves out more than a few pixels."""
+    """A warning where a given range cuts off more than a few pixels."""
     pixels = slide.sample.pixels
     low, high = value_range
     slack = OVERSHOOT * (high - low) if slide.dtype.kind == "f" else 0

@@ -1,4 +1,4 @@
-"""Arrays in memory, or lazy dask arrays, as slides."""
+"""The reader of arrays in memory and of lazy dask arrays."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ArrayBackend(Backend):
         return pixels
 
     def identity(self) -> str:
-        """Hash of the values; of a lazy array, of how it is made."""
+        """Hash of the values; for a lazy array, of its dask graph."""
         from napari_msunet.slide.identity import array_identity
 
         first = self._arrays[0]
@@ -73,13 +73,13 @@ class ArrayBackend(Backend):
 
 
 def is_lazy(array: Any) -> bool:
-    """Whether this is a dask array; asked without importing dask, which takes a second."""
+    """Whether this is a dask array; found out without importing dask, which takes a second."""
     module = sys.modules.get("dask.array")
     return module is not None and isinstance(array, module.Array)
 
 
 def checked_array(array: Any) -> Any:
-    """An image as `(h, w, c)`; raises SlideError for any other."""
+    """An image as `(h, w, c)`; raises SlideError for anything else."""
     if not is_lazy(array):
         array = np.asarray(array)
     if array.dtype == bool:

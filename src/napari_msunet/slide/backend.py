@@ -1,4 +1,4 @@
-"""What every reader of one file family gives: facts about the image, and its pixels in fixed chunks."""
+"""The interface of the readers: information about the image, and its pixels in fixed chunks."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CHUNK_SIDE = 512
 CHUNK_BYTES = 4 << 20
 RGB = ("red", "green", "blue")
 WHITE = np.full(3, 255, np.uint8)
-"""What transparent colours are laid on."""
+"""The background of transparent colours."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """One level of a pyramid: its shape, its downsample `(y, x)` and the size of the chunks it is read in."""
+    """One level of a pyramid: its shape, its downsample `(y, x)` and the size of the chunks in which it is read."""
 
     shape: tuple[int, int]
     downsample: tuple[float, float]
@@ -36,17 +36,17 @@ class Level:
 
 @dataclass(frozen=True)
 class SlideInfo:
-    """What is known of a slide without reading its pixels.
+    """What is known about a slide without reading its pixels.
 
-    `background`, `kind` and `value_range` are what the file says of them, None where it says nothing; see
-    `slide.numbers`. They come from a guess where a pyramid of ours keeps what was guessed of its source.
+    `background`, `kind` and `value_range` come from the file, and are None where it does not have them; see
+    `slide.numbers`. In a pyramid of ours they may be a guess that was made for its source.
     """
 
     levels: tuple[Level, ...]
     dtype: np.dtype[Any]
     channels: tuple[str, ...]
     mpp: tuple[float, float] | None
-    """As the file says it, whatever it says: `units.believed` decides."""
+    """The size in the file, unchecked; `pixel_size.believed` decides whether it is used."""
     background: Pixels | None
     properties: dict[str, str] = field(default_factory=dict)
     kind: Kind | None = None
@@ -54,24 +54,24 @@ class SlideInfo:
     kind_from: Literal["file", "guess", "person"] = "file"
     range_from: Literal["file", "guess", "person"] = "file"
     mpp_given: bool = False
-    """Whether a person said it when the file was made: it is a pyramid of ours."""
+    """Whether a person gave the size when the file was made, which is known for a pyramid of ours."""
     notes: tuple[str, ...] = ()
-    """Sentences on what was done to the pixels: turned, colours of another coding, the first of several planes."""
+    """Sentences about changes of the pixels: turned, colours converted, the first of several planes."""
 
 
 class Backend(ABC):
-    """One open file. Pixels come in fixed chunks, so a pixel's value cannot depend on what is asked around it."""
+    """One open file. Pixels come in fixed chunks, so that a pixel's value cannot depend on the window that is read."""
 
     info: SlideInfo
     samples: Samples | None = None
     """How the file codes its pixels; None where they are plain numbers or colours."""
     turned: int = 1
-    """The orientation tag that the image is turned by; 1 is none."""
+    """The orientation tag by which the image is turned; 1 means not at all."""
     planes: int = 1
-    """Planes of this size in the file (time, depth, pages), of which the first is read."""
+    """The number of planes of this size in the file (time, depth, pages), of which the first is read."""
 
     def read_stored(self, level: int, cy: int, cx: int) -> Pixels:
-        """The numbers of one chunk as the file holds them, turned as the image is: what masks are made of."""
+        """The numbers of one chunk as in the file, but turned like the image; masks are made of them."""
         return self.read_chunk(level, cy, cx)
 
     @abstractmethod
@@ -79,7 +79,7 @@ class Backend(ABC):
         """The pixels `(h, w, c)` of one chunk, cropped at the level's edges, in the slide's dtype."""
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         return
 
     def chunk_box(self, level: int, cy: int, cx: int) -> tuple[int, int, int, int]:
@@ -90,7 +90,7 @@ class Backend(ABC):
 
 
 def chunk_size(native: tuple[int, int], shape: tuple[int, int], pixel_bytes: int) -> tuple[int, int]:
-    """Whole native chunks, joined until a side has about 512 pixels, no more than a few MiB together."""
+    """The size of a chunk: native chunks joined until a side has about 512 pixels, up to a few MiB."""
     sides = [max(1, min(native[0], shape[0])), max(1, min(native[1], shape[1]))]
     for axis in (1, 0):
         allowed = CHUNK_BYTES // max(1, sides[0] * sides[1] * pixel_bytes)
@@ -100,7 +100,7 @@ def chunk_size(native: tuple[int, int], shape: tuple[int, int], pixel_bytes: int
 
 
 def level_downsample(full: tuple[int, int], shape: tuple[int, int]) -> tuple[float, float]:
-    """How many level-0 pixels a pixel of a level spans: a whole number where the shape fits one, else the ratio."""
+    """Level-0 pixels per pixel of a level: a whole number where the shape fits one, else the ratio of the shapes."""
     estimate = max(full) / max(1, shape[full.index(max(full))])
     for factor in sorted({round(estimate), int(estimate), int(estimate) + 1}, key=lambda f: abs(f - estimate)):
         if factor >= 1 and all(n // factor <= s <= -(-n // factor) for n, s in zip(full, shape, strict=True)):
@@ -109,14 +109,14 @@ def level_downsample(full: tuple[int, int], shape: tuple[int, int]) -> tuple[flo
 
 
 def default_channels(count: int, colour: bool) -> tuple[str, ...]:
-    """Names for channels that the file does not name."""
+    """Names for channels that have no names in the file."""
     if colour:
         return RGB
     return ("gray",) if count == 1 else tuple(f"channel {i}" for i in range(count))
 
 
 def on_background(rgba: npt.NDArray[np.uint8], background: Pixels) -> npt.NDArray[np.uint8]:
-    """Colours with (not premultiplied) alpha, laid on the background; alpha is the last channel."""
+    """Colours with straight (not premultiplied) alpha, blended with the background; alpha is the last channel."""
     alpha = rgba[..., -1:]
     if alpha.min(initial=255) == 255:
         return np.ascontiguousarray(rgba[..., :-1])
@@ -126,7 +126,7 @@ def on_background(rgba: npt.NDArray[np.uint8], background: Pixels) -> npt.NDArra
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What the samples of a pixel stand for: grey, colours of several codings, places in a palette, transparency.
+# The meaning of a pixel's samples: grey, colours in several codings, indices of a palette, transparency.
 
 Space: TypeAlias = Literal["plain", "gray", "rgb", "palette", "ycbcr", "cmyk", "cielab", "icclab"]
 Alpha: TypeAlias = Literal["straight", "premultiplied"]
@@ -138,7 +138,7 @@ BASE = {"gray": 1, "rgb": 3, "palette": 1, "ycbcr": 3, "cmyk": 4, "cielab": 3, "
 NAMES = {"ycbcr": "YCbCr", "cmyk": "CMYK", "cielab": "CIELab", "icclab": "ICCLab"}
 
 LUMA = (0.299, 0.587, 0.114)
-"""Shares of red, green and blue in luminance (ITU-R BT.601): what TIFF and JPEG take where the file says nothing."""
+"""Shares of red, green and blue in luminance (ITU-R BT.601), the default of TIFF and JPEG."""
 
 _D50 = np.array([0.96422, 1.0, 0.82521])
 # From XYZ under D50, the white of Lab in files, to linear sRGB: Bradford's adaptation and IEC 61966-2-1 in one matrix
@@ -159,24 +159,24 @@ class Samples:
     Attributes
     ----------
     space : str
-        "plain": channels that mean nothing but themselves.
+        The colour space; "plain" means independent channels.
     dtype : numpy.dtype
-        Of the samples as the decoder gives them.
+        Type of the samples from the decoder.
     count : int
-        Samples of a pixel, as the decoder gives them.
+        Number of samples of a pixel from the decoder.
     bits : int
-        Of one sample.
+        Bits of one sample.
     white_is_zero : bool
-        Grey whose 0 is white.
+        Whether 0 is white, in grey images.
     palette : (n, 3) uint8, optional
     opacity : (n,) uint8, optional
-        Of each colour of the palette.
+        Opacity of each colour of the palette.
     alpha : str, optional
-        The last sample is the pixel's opacity, and the colours are as they are ("straight") or multiplied by it.
+        Where the last sample is the pixel's opacity: whether the colours are multiplied by it, or not ("straight").
     transparent : tuple of int, optional
         The one colour that is transparent (tRNS of PNG).
     step : int
-        What the decoder multiplied the file's own numbers by: 85 for grey PNG of 2 bits.
+        The factor of the decoder on the numbers in the file, such as 85 for grey PNG of 2 bits.
     luma, reference : tuple of float, optional
         YCbCr: shares of red, green and blue; black and white of each sample.
     """
@@ -227,7 +227,7 @@ class Samples:
         return self.alpha is not None or self.transparent is not None or self.opacity is not None
 
     def notes(self) -> tuple[str, ...]:
-        """Sentences for `info` on what was done to the file's numbers."""
+        """Sentences for `info` about changes of the file's numbers."""
         said = []
         if self.palette is not None:
             said.append("Its numbers are places in a palette: the palette's colours are read.")
@@ -243,12 +243,12 @@ class Samples:
         return tuple(said)
 
     def image(self, stored: Pixels) -> Pixels:
-        """Pixels as they are meant to be seen.
+        """The pixels of the image from its decoded samples.
 
         Parameters
         ----------
         stored : (h, w, count) array
-            As decoded.
+            The decoded samples.
 
         Returns
         -------
@@ -286,7 +286,7 @@ class Samples:
         return turned
 
     def _scaled(self, stored: Pixels) -> Pixels:
-        """Samples of fewer than 8 bits spread to 8."""
+        """Samples of fewer than 8 bits, scaled to 8 bits."""
         if self.bits >= 8 or self.step > 1 or self.dtype.kind not in "bu":
             return stored
         most = 2**self.bits - 1
@@ -322,7 +322,7 @@ class Samples:
         return np.concatenate([lightness, ab], axis=-1)
 
     def _laid(self, colours: Pixels, opacity: Pixels) -> Pixels:
-        """Colours laid on white."""
+        """Colours blended with white."""
         most = 255 if opacity.dtype == np.uint8 else self.top
         if opacity.size == 0 or opacity.min() == most:
             return np.ascontiguousarray(colours.astype(self.image_dtype, copy=False))
@@ -358,13 +358,13 @@ def lab_to_srgb(lab: Floats) -> Floats:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# How a file says that its image is to be turned (TIFF tag 274, EXIF), and turning windows and pixels accordingly.
+# The orientation of an image (TIFF tag 274, EXIF), and turning windows and pixels by it.
 
 TAG = 274
 
 
 class Turn(NamedTuple):
-    """From the pixels as they are stored to the image as it is meant: rows and columns swapped, then flipped."""
+    """The way from stored pixels to the image: rows and columns are swapped, then flipped."""
 
     number: int
     swap: bool
@@ -374,15 +374,15 @@ class Turn(NamedTuple):
 
     @property
     def none(self) -> bool:
-        """Whether the image is meant as it is stored."""
+        """Whether the image is not turned."""
         return self.number == 1
 
     def pair(self, stored: tuple[Any, Any]) -> tuple[Any, Any]:
-        """What belongs to the rows and to the columns: a shape, the size of a pixel."""
+        """A pair for rows and columns of the turned image, such as its shape, from that of the stored one."""
         return (stored[1], stored[0]) if self.swap else stored
 
     def stored_box(self, box: tuple[int, int, int, int], shape: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Where a box `(y, x, height, width)` of the turned image, which has this shape, is stored."""
+        """The stored box of a box `(y, x, height, width)` of the turned image, which has this shape."""
         y, x, height, width = box
         y = shape[0] - y - height if self.flip_y else y
         x = shape[1] - x - width if self.flip_x else x
@@ -409,7 +409,7 @@ AS_STORED = _TURNS[0]
 
 
 def turn(value: object) -> Turn:
-    """The turn that a tag's value asks for; none where it is no number from 1 to 8."""
+    """The turn of a tag's value; no turn where it is no number from 1 to 8."""
     try:
         number = int(value)  # type: ignore[call-overload]
     except (TypeError, ValueError):
@@ -418,7 +418,7 @@ def turn(value: object) -> Turn:
 
 
 def outlines_note(name: str, number: int) -> str | None:
-    """The doubt about outlines of an image that is turned by a tag."""
+    """The warning about outlines of an image that is turned by a tag."""
     if number == 1:
         return None
     return (
@@ -429,7 +429,7 @@ def outlines_note(name: str, number: int) -> str | None:
 
 
 def turn_note(asked: Turn, heeded: bool) -> tuple[str, ...]:
-    """The sentence for `info`, where there is something to say."""
+    """The sentence for `info`, where the image has a turn."""
     if asked.none:
         return ()
     if heeded:

@@ -1,4 +1,4 @@
-"""Files that are sound and cannot be read: what they are, by their content, and what to do with them."""
+"""Sound files of formats that cannot be read: recognised by their content, with advice on how to convert them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from napari_msunet.errors import SlideError
 
 START = 4096
-"""Bytes that are looked at."""
+"""Number of first bytes that are examined."""
 
 _CONVERT = "export it as OME-TIFF or OME-Zarr with Fiji, QuPath or bfconvert (Bio-Formats), and open that"
 _VSI = (
@@ -72,14 +72,14 @@ _FRAMES = {0xC3: "lossless JPEG", 0xC5: "hierarchical JPEG", 0xC9: "JPEG with ar
 
 
 def not_supported(path: Path, what: str, instead: str = "") -> SlideError:
-    """The one sentence about a sound file that cannot be read."""
+    """The error about a sound file that is not supported."""
     return SlideError(
         f"{path} is not supported: it holds {what}; {instead or 'save it as RGB or grey of 8 or 16 bits'}."
     )
 
 
 def is_unsupported(error: BaseException) -> bool:
-    """Whether a library says that it does not know how to read something, not that it is damaged."""
+    """Whether an error of a library means that something is not supported, not that it is damaged."""
     name = type(error).__name__
     if isinstance(error, NotImplementedError | ImportError) or name == "UnknownCodecError":
         return True
@@ -87,13 +87,13 @@ def is_unsupported(error: BaseException) -> bool:
 
 
 def check_foreign(path: Path, start: bytes) -> None:
-    """Raise `SlideError` where a file is of a kind that is known and not read.
+    """Raise `SlideError` where a file is of a known format that is not supported.
 
     Parameters
     ----------
     path : Path
     start : bytes
-        Its first bytes, up to `START`.
+        The first bytes of the file, up to `START`.
     """
     if path.suffix.lower() == ".vsi":
         raise SlideError(f"{path} is {_VSI}; {_CONVERT}.")
@@ -112,7 +112,7 @@ def check_foreign(path: Path, start: bytes) -> None:
 
 
 def _dicom(start: bytes) -> str | None:
-    """What a DICOM file is, with its preamble or without one; None for other files."""
+    """A description of a DICOM file, with or without its preamble; None for other files."""
     if start[128:132] != b"DICM":
         if len(start) < 16 or _DICOM_UID not in start:
             return None
@@ -134,7 +134,7 @@ def _dicom(start: bytes) -> str | None:
 
 
 def jpeg_of_another_kind(path: Path) -> str | None:
-    """What a JPEG is that Pillow does not decode (12 bits, lossless, arithmetic coding); None for the usual kinds."""
+    """The kind of a JPEG that Pillow cannot decode (12 bits, lossless, arithmetic coding); None for the usual kinds."""
     with path.open("rb") as file:
         file.seek(2)
         while len(head := file.read(4)) == 4 and head[0] == 0xFF:

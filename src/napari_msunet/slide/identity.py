@@ -1,4 +1,4 @@
-"""What tells one slide from another, cheap for files of many gigabytes: a hash of its file, and some of its pixels."""
+"""Recognising a slide: a hash of its file, and a fingerprint of some pixels; both are quick for files of many GB."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from napari_msunet.slide.backend import Pixels
 SAMPLE = 1 << 20
 CHUNK_SAMPLES = 16
 PLACES = 6
-"""Rows and columns of places of which a fingerprint keeps the mean colour."""
+"""Rows and columns of the places whose mean colour a fingerprint keeps."""
 PATCH = 4
-"""Level-0 pixels a side of such a place."""
+"""Side of such a place in level-0 pixels."""
 TOLERANCE = 0.05
-"""Of the range of values: another compression of the same pixels differs by less, another slide by more somewhere."""
+"""Largest difference, as a share of the range of values, between two compressions of the same pixels."""
 METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
 
 
@@ -49,7 +49,7 @@ def array_identity(array: Pixels) -> str:
 
 
 def _add_file(digest: hashlib._Hash, path: Path) -> None:
-    """Size, and the first, middle and last MiB."""
+    """Add the size, and the first, middle and last MiB, of a file."""
     size = path.stat().st_size
     digest.update(f"file {size}".encode())
     with path.open("rb") as file:
@@ -59,7 +59,7 @@ def _add_file(digest: hashlib._Hash, path: Path) -> None:
 
 
 def _add_folder(digest: hashlib._Hash, folder: Path) -> None:
-    """Names and sizes of all files, the metadata whole, and a sample of the chunks."""
+    """Add the names and sizes of all files, the whole metadata, and a sample of the chunks."""
     files = sorted((p.relative_to(folder).as_posix(), p) for p in folder.rglob("*") if p.is_file())
     for name, file in files:
         digest.update(f"{name} {file.stat().st_size}\n".encode())
@@ -71,9 +71,9 @@ def _add_folder(digest: hashlib._Hash, folder: Path) -> None:
 
 
 def fingerprint(read: Callable[[Region], Any], shape: tuple[int, int, int], dtype: np.dtype[Any]) -> str:
-    """Mean colours of level-0 pixels at places all over a slide, as text: the same in whatever file the pixels are.
+    """Mean colours of level-0 pixels at places all over a slide, as text, which does not depend on the file format.
 
-    A place that cannot be read is left out of every comparison.
+    Places that cannot be read are left out of comparisons.
     """
     height, width, channels = shape
     size = (min(PATCH, height), min(PATCH, width))
@@ -97,7 +97,7 @@ def short_hash(text: str) -> str:
 
 
 def same_pixels(one: str, other: str) -> bool:
-    """Whether two fingerprints can be of one slide; of different numbers of channels or unknown writing: True."""
+    """Whether two fingerprints can be of one slide; True where they cannot be compared."""
     first, second = _colours(one), _colours(other)
     if first is None or second is None or first[1].shape != second[1].shape:
         return True

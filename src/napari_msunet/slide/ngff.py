@@ -1,4 +1,4 @@
-"""OME-Zarr metadata, read and made through yaozarrs; nothing else in the project knows its keys."""
+"""OME-Zarr metadata, read and written with yaozarrs; only this module knows its keys."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Colour = str | Sequence[int]
 
 @dataclass(frozen=True)
 class ImageMetadata:
-    """What the metadata of one image says.
+    """The metadata of one image.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class ImageMetadata:
     scales : tuple of (float, float)
         Size `(y, x)` of each level's pixels in the axes' own units.
     mpp : tuple of float or None
-        Size of a level-0 pixel in µm, as it stands there; None where the axes have no unit of length.
+        Size of a level-0 pixel in µm, unchecked; None where the axes have no unit of length.
     channels : tuple of str or None
         Names of the channels.
     colour : bool
@@ -41,7 +41,7 @@ class ImageMetadata:
     name : str
         Name of the image.
     window : (low, high), optional
-        The least and largest value that the metadata name for all channels alike.
+        The smallest and largest displayed value, where it is the same for all channels.
     """
 
     paths: tuple[str, ...]
@@ -140,7 +140,7 @@ def label_attributes(
         }
     )
     attributes = _dumped(image)
-    if properties:  # the model keeps of a property only its value; the specification allows any key
+    if properties:  # yaozarrs keeps only the label value of a property, but the specification allows any key
         attributes["image-label"]["properties"] = properties
     for colour in attributes["image-label"].get("colors", ()):
         colour["label-value"] = int(colour["label-value"])
@@ -148,7 +148,7 @@ def label_attributes(
 
 
 def read_pyramid(attributes: Mapping[str, Any], path: Path) -> ImageMetadata:
-    """What the attributes of an image's group say, in OME-Zarr 0.4 or 0.5.
+    """The metadata in the attributes of an image's group, in OME-Zarr 0.4 or 0.5.
 
     Raises
     ------
@@ -195,7 +195,7 @@ def read_pyramid(attributes: Mapping[str, Any], path: Path) -> ImageMetadata:
 
 
 def image_group(attributes: Mapping[str, Any], series: Mapping[str, Any] | None) -> str | None:
-    """The path of the first image below a group as bioformats2raw writes it; None where it is no such group.
+    """The path of the first image below a group that bioformats2raw wrote; None where it is no such group.
 
     `series` are the attributes of its group `OME`, where there is one.
     """
@@ -217,7 +217,7 @@ def validate(path: str | Path) -> None:
     Raises
     ------
     SlideError
-        With the first thing that is wrong.
+        If the folder is not valid; the message names the first error.
     """
     try:
         yaozarrs.validate_zarr_store(str(path))
@@ -233,7 +233,8 @@ def _multiscale(
     offset: tuple[float, float] = (0.0, 0.0),
     pixel: tuple[float, float] = (1.0, 1.0),
 ) -> v05.Multiscale:
-    """Axes, and levels that halve, centred as area averages are (each level shifted by half a pixel less one)."""
+    """The multiscale metadata: axes, and levels that halve, shifted as area averages are (by half a pixel of the
+    level)."""
     size = pixel if mpp is None else mpp  # axes without a unit are in pixels
     base = {"y": float(size[0]), "x": float(size[1])}
     start = {"y": float(offset[0]), "x": float(offset[1])}
@@ -271,7 +272,7 @@ def _omero(channels: tuple[str, ...], dtype: str, value_range: tuple[float, floa
 
 
 def _is_colour(omero: Any) -> bool:
-    """Three channels, named as colours or unnamed and shown as pure red, green and blue (as bioformats2raw writes)."""
+    """Whether there are three channels, named as colours, or unnamed and shown as pure red, green and blue."""
     if omero is None or len(omero.channels) != 3:
         return False
     labels = [c.label or f"Channel {i}" for i, c in enumerate(omero.channels)]

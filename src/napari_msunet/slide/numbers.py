@@ -1,8 +1,8 @@
-"""What the numbers of an image mean: bright-field or fluorescence, and the range of its values.
+"""The meaning of an image's numbers: bright-field or fluorescence, and the range of its values.
 
-It is decided once, when a slide or a set of images is opened, and kept with it. A person's word counts first, then what
-the file says, then a guess from a sample of the pixels of the whole slide or set: a guess for each image or each tile
-would let two images of one set disagree. What is a guess and may be wrong carries a sentence about the doubt.
+It is decided once, when a slide or a set of images is opened, and kept with it. What a person gives counts first, then
+what the file has, then a guess from a sample of the pixels of the whole slide or set. A guess for each image or each
+tile would let two images of one set disagree. A guess that may be wrong has a sentence about the doubt.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from napari_msunet.errors import NotNumbersError, SlideError
 from napari_msunet.slide.backend import Pixels, SlideInfo
 
 Origin: TypeAlias = Literal["file", "guess", "person"]
-"""Where a decision came from."""
+"""The source of a decision."""
 
 TOLD: dict[Origin, str] = {"file": "the file says so", "guess": "a guess from the pixels", "person": "as given"}
 
@@ -29,27 +29,27 @@ KINDS = ("brightfield", "fluorescence")
 COLOURS = (("red", "green", "blue"), ("r", "g", "b"))
 
 LOOKED = 16
-"""Chunks of the coarsest level, and of the finest, that are looked at."""
+"""Number of chunks of the coarsest level, and of the finest, that are sampled."""
 BRIGHTEST = 4
-"""... and chunks of the finest level where the coarsest is brightest: an average hides small bright things."""
+"""Number of further chunks of the finest level, where the coarsest is brightest: averages hide small bright objects."""
 SAMPLE = 16384
-"""Pixels that the kind is guessed from."""
+"""Number of pixels from which the kind is guessed."""
 STRAYS = 4
-"""So many values at each end of a chunk do not count: hot and dead pixels of a camera, no object is that small."""
+"""Values at each end of a chunk that are ignored: hot and dead pixels of a camera, since no object is that small."""
 
 OVERSHOOT = 0.1
-"""Resampling with a sharp filter goes past the range of floats by so much of it."""
+"""The share of the range by which resampling with a sharp filter can overshoot, in images of floats."""
 BITS = (8, 10, 12, 14, 16, 24, 32)
-"""Bits of detectors and files; whole numbers that fit none of them have the range of their type."""
+"""Usual numbers of bits of detectors and files; integers that fit none of them have the range of their type."""
 
 DARK = 0.08
-"""An image whose middle brightness is below this share is no bright field, whatever its file says."""
+"""An image whose median brightness is below this share is not bright field, whatever its file has."""
 BRIGHT = 0.4
-"""Three channels that nobody named are bright-field where the middle brightness is above this."""
+"""Three unnamed channels are bright-field where the median brightness is above this."""
 BRIGHT_GREY = 0.6
-"""One channel is bright-field where the middle brightness is above this: X-ray and electron microscopy lie below."""
+"""One channel is bright-field where the median brightness is above this; X-ray and electron microscopy lie below."""
 FAINT = 1 / 16
-"""Values that reach only this share of a range may be of another range."""
+"""Values that reach only this share of a range may have another range."""
 
 _NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
 _UNNAMED = re.compile(r"(gr[ae]y|(channel|ch|c)?[\s_:#-]*[\d:.]*)", re.IGNORECASE)
@@ -58,7 +58,7 @@ _BRIGHTFIELD = re.compile(r"bright.?field|\bbf\b|transmi|\bh\s?&\s?e\b|\bhe\b", 
 
 @dataclass(frozen=True)
 class Numbers:
-    """What the numbers of an image mean, and where that came from.
+    """The meaning of an image's numbers, and its source.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class Numbers:
         The values that are black (0) and white (1).
     range_from : "file", "guess" or "person"
     doubt : str, optional
-        What may be wrong with a guessed range, as a sentence without the image's name.
+        A sentence, without the image's name, about what may be wrong with a guessed range.
     """
 
     kind: Kind
@@ -79,16 +79,16 @@ class Numbers:
 
 
 class PixelSample(NamedTuple):
-    """What was looked at of an image.
+    """A sample of the pixels of an image.
 
     Attributes
     ----------
     pixels : (n, c) array
-        Spread over all of it, from its coarsest level.
+        Pixels spread over the whole image, from its coarsest level.
     low, high : float
-        Least and largest value without strays; NaN where there are none.
+        Smallest and largest value without outliers; NaN where there are none.
     lowest, highest : float
-        Least and largest value.
+        Smallest and largest value.
     """
 
     pixels: Pixels
@@ -99,7 +99,7 @@ class PixelSample(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """How values become 0..1: which is 0, which is 1, and whether what lies outside is cut off."""
+    """How values become 0..1: the values of 0 and of 1, and whether values outside are clipped."""
 
     low: float
     high: float
@@ -168,13 +168,13 @@ def is_rgb(channels: Sequence[str]) -> bool:
 
 
 def look(info: SlideInfo, chunk: Callable[[int, int, int], Pixels]) -> PixelSample:
-    """A sample of an image: some chunks of its coarsest level, and for the range some of its finest.
+    """Take a sample of an image: some chunks of its coarsest level, and for the range some of its finest level.
 
     Parameters
     ----------
     info : SlideInfo
     chunk : callable
-        Gives the chunk of a level, row and column. One that is damaged is passed over: whoever needs it is told then.
+        Gives the chunk of a level, row and column. A damaged chunk is skipped here; reading it later raises.
     """
     last = len(info.levels) - 1
     coarse: dict[tuple[int, int], Pixels] = {}
@@ -185,7 +185,7 @@ def look(info: SlideInfo, chunk: Callable[[int, int, int], Pixels]) -> PixelSamp
     parts = [_thinned(p, each) for p in coarse.values()]
     pixels = np.concatenate(parts) if parts else np.zeros((0, len(info.channels)), info.dtype)
     pixels = pixels[np.isfinite(pixels).all(1)]
-    if info.dtype == np.uint8:  # its range is known
+    if info.dtype == np.uint8:  # the range of uint8 is always known
         return PixelSample(pixels, 0, 255, 0, 255)
     found = [_extremes(part) for part in coarse.values()]
     if last > 0 or info.levels[0].chunks[0] * info.levels[0].chunks[1] > LOOKED:
@@ -206,7 +206,7 @@ def _read(chunk: Callable[[int, int, int], Pixels], level: int, place: tuple[int
 
 
 def _spread(chunks: tuple[int, int]) -> list[tuple[int, int]]:
-    """Some chunks, evenly over all of a level: about as many rows as columns."""
+    """Some chunks, spread evenly over a level, in about as many rows as columns."""
     rows = min(chunks[0], max(4, LOOKED // max(1, chunks[1])))
     columns = min(chunks[1], max(1, LOOKED // rows))
     ys = sorted({(2 * n + 1) * chunks[0] // (2 * rows) for n in range(rows)})
@@ -230,7 +230,7 @@ def _brightest(info: SlideInfo, coarse: dict[tuple[int, int], Pixels]) -> list[t
 
 
 def _thinned(part: Pixels, count: int) -> Pixels:
-    """About so many pixels of a chunk; the step shares no divisor with its width, so all columns are there."""
+    """About `count` pixels of a chunk; the step shares no divisor with its width, so that all columns are sampled."""
     height, width, channels = part.shape
     step = max(1, -(-height * width // count))
     while gcd(step, width) > 1:
@@ -239,7 +239,7 @@ def _thinned(part: Pixels, count: int) -> Pixels:
 
 
 def _extremes(part: Pixels) -> tuple[float, float, float, float] | None:
-    """Least and largest value without strays, then least and largest of all."""
+    """Smallest and largest value without outliers, then smallest and largest of all."""
     values = part.ravel()
     if values.dtype.kind == "f":
         values = values[np.isfinite(values)]
@@ -260,9 +260,9 @@ def decide(
     kind: Kind | None = None,
     value_range: ValueRange | None = None,
 ) -> list[Numbers]:
-    """What the numbers of each image of a set mean; a single slide is a set of one.
+    """Decide the meaning of the numbers of each image of a set; a single slide is a set of one.
 
-    Images whose files say the same of themselves (type, range, kind, channels) are decided together.
+    Images whose files have the same type, range, kind and channels are decided together.
 
     Parameters
     ----------
@@ -270,7 +270,7 @@ def decide(
         Of each image.
     kind : str, optional
     value_range : (low, high), optional
-        What a person says of all of them.
+        What a person gives for all of them.
     """
     ranges: list[tuple[ValueRange, Origin, str | None]] = []
     groups: dict[Any, list[int]] = {}
@@ -294,7 +294,7 @@ def decide(
 
 
 def _range(infos: list[SlideInfo], samples: list[PixelSample]) -> tuple[ValueRange, Origin, str | None]:
-    """The range of images that say the same of themselves."""
+    """The range of images whose files have the same metadata."""
     info = infos[0]
     if info.value_range is not None:
         low, high = info.value_range
@@ -323,10 +323,10 @@ def type_range(dtype: np.dtype[Any]) -> ValueRange:
 
 
 def guessed_range(dtype: np.dtype[Any], low: float, high: float) -> tuple[ValueRange, bool]:
-    """The range that values from `low` to `high` are probably of, and whether there is hardly a doubt.
+    """The probable range of values from `low` to `high`, and whether it is nearly certain.
 
-    The smallest usual one that holds them: whole numbers of 8, 10, 12, ... bits, or their type's; floats 0 to 1, or
-    those of whole numbers; with values below zero the same to both sides.
+    It is the smallest usual range that holds them: for integers those of 8, 10, 12, ... bits or of their type; for
+    floats 0 to 1, or those of integers; with negative values, the same range in both directions.
     """
     if low == 0 and high == 0:
         return type_range(dtype), False
@@ -349,9 +349,9 @@ def guessed_range(dtype: np.dtype[Any], low: float, high: float) -> tuple[ValueR
 
 
 def _kind(info: SlideInfo, units: list[npt.NDArray[np.float32]]) -> tuple[Kind, Origin]:
-    """The kind of images that say the same of themselves; `units` are samples of their pixels in 0..1.
+    """The kind of images whose files have the same metadata; `units` are samples of their pixels in 0..1.
 
-    Each image counts alike: a set of tiles is not decided by the largest.
+    Each image counts the same, so that a set of tiles is not decided by the largest one.
     """
     if info.kind is not None:
         return info.kind, info.kind_from
@@ -389,7 +389,7 @@ def default_background(info: SlideInfo, numbers: Numbers) -> Pixels:
 
 
 def check_finite(pixels: Pixels, name: str) -> None:
-    """Raise NotNumbersError where a value is NaN or infinite: everything computed from it would be, too."""
+    """Raise NotNumbersError where a value is NaN or infinite, because everything computed from it would be too."""
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         count = int(pixels.size - np.count_nonzero(np.isfinite(pixels)))
         raise NotNumbersError(
@@ -403,7 +403,7 @@ def kind_in_words(kind: Kind) -> str:
 
 
 def with_origin(numbers: Numbers) -> str:
-    """What was decided, in words."""
+    """The decision in words."""
     low, high = numbers.value_range
     return (
         f"{kind_in_words(numbers.kind)} ({TOLD[numbers.kind_from]}), values from {low:g} to {high:g} "
@@ -412,7 +412,7 @@ def with_origin(numbers: Numbers) -> str:
 
 
 def kept_of(every: Sequence[Numbers], dtypes: Sequence[np.dtype[Any]]) -> TrainedOn:
-    """What a model keeps of the images it was trained on: their kind, where it is one, and a range for each type."""
+    """What a model keeps about its training images: their kind, where all have the same, and a range for each type."""
     kinds = {numbers.kind for numbers in every}
     ranges: dict[str, ValueRange] = {}
     for numbers, dtype in zip(every, dtypes, strict=True):

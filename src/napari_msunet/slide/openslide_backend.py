@@ -1,4 +1,4 @@
-"""Whole-slide files that OpenSlide reads: SVS, NDPI, MRXS, SCN, BIF and others."""
+"""The reader of whole-slide files through OpenSlide: SVS, NDPI, MRXS, SCN, BIF and others."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from napari_msunet.slide.foreign import is_unsupported
 
 TILE_CACHE_BYTES = 32 << 20
 WAVELENGTH = re.compile(r"(Excitation|Emission)WaveLength=\d")
-"""What Hamamatsu writes of a fluorescence channel; Leica writes an illumination source of `fluorescence`."""
+"""The property of a fluorescence channel in Hamamatsu files; Leica files have an illumination source `fluorescence`."""
 
 
 class OpenSlideBackend(Backend):
-    """One slide read by OpenSlide, within the bounds that it declares.
+    """One slide that OpenSlide reads, within the bounds that it declares.
 
-    OpenSlide interpolates where a place of a level is no whole pixel; each chunk is therefore always read from the
-    level-0 place that lands nearest to its corner. After one damaged tile its handle of the file refuses everything;
-    what failed is therefore tried once with a handle of its own, and another one serves the rest of the slide.
+    OpenSlide interpolates where a place of a level is no whole pixel, so each chunk is always read from the level-0
+    place that is nearest to its corner. After one damaged tile, a handle of OpenSlide refuses all reads, so a chunk
+    that failed is tried once with a new handle, and the rest of the slide is read with another one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -83,7 +83,7 @@ class OpenSlideBackend(Backend):
             "fluorescence" if _fluorescent(properties) else None,
             notes=turn_note(turn(_orientation(path)), heeded=False),
         )
-        # what a slide's sparse levels leave out is transparent
+        # parts that are missing in sparse levels are transparent
         self._ground = self.info.background if self.info.background is not None else _ground(properties)
 
     def read_chunk(self, level: int, cy: int, cx: int) -> Pixels:
@@ -106,7 +106,7 @@ class OpenSlideBackend(Backend):
             try:
                 own = self._opened()
                 image = own.read_region(place, level, size)
-                self._slide = own  # the one before ends when no other thread reads with it
+                self._slide = own  # the old handle is closed when no other thread uses it
             except openslide.OpenSlideError as error:
                 with suppress(openslide.OpenSlideError):
                     self._slide = self._opened()
@@ -123,12 +123,12 @@ def _orientation(path: Path) -> object:
         with tifffile.TiffFile(path) as file:
             first: Any = file.pages[0]
             return first.tags.valueof(TAG, 1)
-    except Exception:  # no TIFF, or a damaged one: reading will tell
+    except Exception:  # no TIFF, or a damaged one, which raises when it is read
         return 1
 
 
 def missing_bytes(path: Path) -> int:
-    """How far the tiles of a TIFF reach over its end: OpenSlide finds that out tile by tile, or not at all."""
+    """How many bytes of a TIFF's tiles are beyond its end, which OpenSlide finds out tile by tile or never."""
     end = 0
     try:
         with path.open("rb") as file:
@@ -139,7 +139,7 @@ def missing_bytes(path: Path) -> int:
                 ends = np.add(page.dataoffsets, page.databytecounts)[np.asarray(page.databytecounts) > 0]
                 end = max(end, int(ends.max(initial=0)))
             return max(0, end - tiff.filehandle.size)
-    except Exception:  # OpenSlide reads it; what tifffile thinks of it is of no interest
+    except Exception:  # OpenSlide can read the file, so an error of tifffile does not matter
         return 0
 
 
@@ -147,7 +147,7 @@ TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def damaged(path: Path, error: BaseException, where: str = "") -> SlideError:
-    """The one sentence about a file whose pixels cannot be read; `where`: which of them."""
+    """The error about a file whose pixels cannot be read; `where` names them."""
     detail = (str(error) or type(error).__name__).splitlines()[0].replace(str(path), "").strip(" .:,")
     detail += f"; {where}" if where else ""
     if is_unsupported(error):
@@ -169,7 +169,7 @@ def _mpp(properties: dict[str, str]) -> tuple[float, float] | None:
     try:
         return float(properties["openslide.mpp-y"]), float(properties["openslide.mpp-x"])
     except KeyError:
-        return (nan, nan) if properties.get("aperio.MPP") else None  # which OpenSlide could not read as a number
+        return (nan, nan) if properties.get("aperio.MPP") else None  # OpenSlide could not read it as a number
     except ValueError:
         return nan, nan
 
@@ -183,10 +183,10 @@ def _background(properties: dict[str, str]) -> Pixels | None:
 
 
 def _fluorescent(properties: dict[str, str]) -> bool:
-    """Whether the file names an excitation filter, or says it."""
+    """Whether the file names an excitation filter or a fluorescence source."""
     return any(v.lower() == "fluorescence" or WAVELENGTH.search(v) for v in properties.values())
 
 
 def _ground(properties: dict[str, str]) -> Pixels:
-    """Black where the file says fluorescence, else white."""
+    """The default background: black for fluorescence, else white."""
     return np.full(3, 0 if _fluorescent(properties) else 255, np.uint8)

@@ -1,8 +1,8 @@
-"""The size of a pixel in µm: what files and people say, and what of it is believed. Nothing else decides that.
+"""The size of a pixel in µm, and whether the one in a file is believed. Only this module decides that.
 
-A person's word is taken, whatever it is, if it can be a size at all (4 nm of an electron microscope is 0.004). A file's
-is believed where a light microscope can have it: other numbers come from printers (300 dpi is 85 µm), from writers that
-know no size, or from units that were mixed up.
+A size that a person gives is always used, if it can be a size at all (4 nm of an electron microscope is 0.004). A size
+in a file is believed where a light microscope can have it. Other sizes come from printers (300 dpi is 85 µm), from
+programs that know no size, or from mixed-up units.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from napari_msunet.errors import SlideError
 from napari_msunet.typed_numbers import read_number
 
 PIXELS = "px"
-"""Given instead of µm per pixel: the image has no size in µm, or it is not to count."""
+"""The value that is given instead of µm per pixel where the image has no size in µm, or the size must not be used."""
 
 BELIEVED = (0.01, 20.0)
-"""µm per pixel that a file can mean."""
+"""The range of µm per pixel that is believed in a file."""
 
 MOST_UNEQUAL = 4.0
-"""How many times as long as the other a side of a pixel may be, in a file."""
+"""The largest ratio of the sides of a pixel that is believed in a file."""
 
 MICROMETRES = {
     "angstrom": 1e-4,
@@ -54,7 +54,7 @@ MICROMETRES = {
 
 
 def micrometres(value: float, unit: str | None) -> float | None:
-    """A length in µm, as it stands there; None where the unit is missing or no length."""
+    """A length in µm, unchecked; None where the unit is missing or no unit of length."""
     factor = MICROMETRES.get((unit or "").strip().replace("\\u00B5", "µ"))
     return None if factor is None else value * factor
 
@@ -65,26 +65,26 @@ def inches(per_inch: float) -> float:
 
 
 def both(y: float | None, x: float | None) -> tuple[float, float] | None:
-    """The pair, if both are known."""
+    """The pair, if both are known, else None."""
     return None if y is None or x is None else (y, x)
 
 
 def believed(said: tuple[float, float] | None, what: str = "The file") -> tuple[tuple[float, float] | None, str]:
-    """What of a file's µm per pixel is believed.
+    """Whether a file's µm per pixel are believed.
 
     Parameters
     ----------
     said : (y, x) or None
-        µm per pixel as `what` has it: any numbers; None: it says nothing.
+        µm per pixel in `what`, any numbers; None: it has none.
     what : str
-        Who says it, for the sentence.
+        The source, for the sentence.
 
     Returns
     -------
     (y, x) or None
-        The pair, if it can be a micrograph's.
+        The pair, if a micrograph can have it.
     str
-        Why not, as a sentence; empty where it is believed or nothing is said.
+        A sentence about why it is not believed; empty where it is believed, or there is none.
     """
     if said is None:
         return None, ""
@@ -139,18 +139,19 @@ def parse_mpp(text: str, where: str) -> float | str | None:
     Parameters
     ----------
     where : str
-        Whose cell it is, for the sentence.
+        The name of the cell, for the sentence.
 
     Raises
     ------
     SlideError
-        If it is neither.
+        If the text is neither a number nor px.
     """
     text = text.strip()
     if not text or text == PIXELS:
         return text or None
     try:
-        return checked_mpp(read_number(text, "µm", point=".,"))[0]  # nobody writes thousands here
+        # either mark is a decimal one, since no size of a pixel is a thousand
+        return checked_mpp(read_number(text, "µm", point=".,"))[0]
     except ValueError:
         raise SlideError(
             f"{where} has {text!r} as µm per pixel; give a number above zero such as 0.25, or px for an image without "

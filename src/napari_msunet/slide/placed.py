@@ -1,4 +1,4 @@
-"""Masks with a grid of their own, read on any other grid over the same slide by the nearest pixel."""
+"""Masks on a grid of their own, which can be read on any other grid over the same slide by the nearest pixel."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Bools = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
 
 _READ = 1 << 24
-"""A mask is read in parts of at most about this many pixels."""
+"""Approximate largest number of pixels of a mask that are read at once."""
 
 
 class PlacedMask(ABC):
-    """A mask over a slide: `grid` says where its pixels are, `read` gives them.
+    """A mask over a slide, with its pixels on `grid`; `read` gives them.
 
-    A pixel of another grid takes the value of the mask's pixel that its centre lies in; it depends on nothing but its
-    own place. Outside the slide there is nothing.
+    A pixel of another grid gets the value of the mask's pixel in which its centre lies, so it depends on its own place
+    only. Outside the slide, everything is False.
     """
 
     grid: Grid
@@ -68,7 +68,7 @@ class PlacedMask(ABC):
     def cells(self, grid: Grid, window: Window, cell: int) -> Bools:
         """Which squares of `cell` x `cell` pixels of a grid, from the window's corner, hold a true pixel.
 
-        The same as looking at `on`, without a value for each pixel.
+        The result is that of `on`, but without a value for each pixel.
         """
         same_slide(self.grid, grid)
         counts = -(-max(0, window.height) // cell), -(-max(0, window.width) // cell)
@@ -98,15 +98,15 @@ class PlacedMask(ABC):
         """The mask's rows (axis 0) or columns (axis 1) that the centres of a window's pixels lie in."""
         start, count = (window.y, window.x)[axis], window.shape[axis]
         places = (np.arange(start, start + count) + 0.5) * (grid.pixel[axis] / self.grid.pixel[axis])
-        # a centre on a line belongs to the pixel after it; that of a grid's last pixel may lie a little outside
+        # a centre on a line belongs to the pixel after it; the centre of a grid's last pixel may lie a little outside
         lines = np.rint(places)
         places = np.where(np.abs(places - lines) <= SNAP, lines, places)
         nearest: Indices = np.minimum(places.astype(np.int64), self.grid.shape[axis] - 1)
         return nearest
 
     def _touched(self, grid: Grid, inside: Window, origin: int, cell: int, axis: int) -> tuple[Indices, Indices, int]:
-        """The rows or columns that each cell uses, one cell after the other, each once; where a cell's begin; and the
-        number of the first cell."""
+        """The rows or columns of each cell, cell after cell, each once; where those of a cell begin; and the first
+        cell."""
         used = self._nearest(grid, inside, axis)
         cells = (np.arange(len(used)) + (inside.y, inside.x)[axis] - origin) // cell
         new = np.r_[True, (np.diff(used) != 0) | (np.diff(cells) != 0)]
@@ -135,6 +135,6 @@ def same_slide(own: Grid, other: Grid) -> None:
 
 
 def _rows_at_once(rows: Indices, width: int) -> int:
-    """How many target rows are read together."""
+    """How many target rows are read at once."""
     span = max(1, int(rows[-1] - rows[0]) + 1)
     return max(1, int(len(rows) * min(1.0, _READ / (span * width))))

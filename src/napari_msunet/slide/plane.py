@@ -1,4 +1,4 @@
-"""A level of a pyramid as a plane without end: its chunks, its last pixels repeated, and background all around."""
+"""A level of a pyramid as an infinite plane: its chunks, its last pixels repeated, and background all around."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from napari_msunet.geometry import Window, snapped
 from napari_msunet.slide.backend import Level, Pixels
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Decoded chunks of all open slides, kept in memory up to a number of bytes; the least recently used go first.
+# The cache of decoded chunks of all open slides, from which the least recently used are dropped first.
 
 CACHE_BYTES = 128 << 20
 
 
 class DecodedChunks:
-    """A thread-safe cache of arrays; a chunk asked for by several threads at once is decoded once.
+    """A thread-safe cache of arrays; a chunk that several threads request at once is decoded once.
 
     Parameters
     ----------
     limit : int
-        Bytes kept. A single array larger than this is kept alone until another comes.
+        Largest number of bytes that are kept. A larger single array is kept alone until the next one comes.
     """
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
@@ -42,7 +42,7 @@ class DecodedChunks:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held now."""
+        """The number of bytes that are held."""
         return self._bytes
 
     def get(self, key: Hashable, make: Callable[[], Pixels]) -> Pixels:
@@ -76,14 +76,14 @@ class DecodedChunks:
                 self._bytes -= old.nbytes
 
     def forget(self, slide: int) -> None:
-        """Let the chunks of a slide go at the next occasion.
+        """Mark the chunks of a slide to be dropped at the next occasion.
 
-        This takes no lock: the garbage collector may call it while this very thread holds one.
+        This takes no lock, because the garbage collector may call it while the same thread holds one.
         """
         self._gone.append(slide)
 
     def purge(self) -> None:
-        """Drop the chunks of slides that are gone (their keys begin with the slide's number)."""
+        """Drop the chunks of closed slides (their keys begin with the slide's number)."""
         with self._lock:
             gone = set()
             while self._gone:
@@ -98,6 +98,7 @@ CHUNKS = DecodedChunks()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Windows of one level, put together from its chunks.
 
 Chunks = Callable[[int, int], Pixels]
 
@@ -123,7 +124,7 @@ class LevelPlane:
         self._ends = tuple(snapped(n / d) for n, d in zip(extent, level.downsample, strict=True))
 
     def read(self, window: Window, chunks: Chunks) -> Pixels:
-        """The pixels of a window that may stick out anywhere."""
+        """The pixels of a window, which may extend beyond the level on any side."""
         rows = self._inside(window.y, window.height, 0)
         columns = self._inside(window.x, window.width, 1)
         if rows.take.size == window.height and columns.take.size == window.width and rows.whole and columns.whole:
@@ -160,7 +161,7 @@ class LevelPlane:
         return result
 
     def _inside(self, start: int, count: int, axis: int) -> _Run:
-        """Which pixels of the level a run along one axis takes, and how much of each lies in the slide."""
+        """The pixels of the level for a run along one axis, and how much of each lies in the slide."""
         end, size = self._ends[axis], self.shape[axis]
         places = np.arange(start, start + count, dtype=np.int64)
         share = np.clip(end - places, 0.0, 1.0)
@@ -169,7 +170,7 @@ class LevelPlane:
         return _Run(np.minimum(places, size - 1), share, max(0, -start))
 
     def _mixed(self, pixels: Pixels, share: npt.NDArray[np.float64]) -> Pixels:
-        """Pixels mixed with background by the share of them that lies in the slide, rounded to the slide's dtype."""
+        """Pixels blended with background by the share that lies in the slide, rounded to the slide's dtype."""
         if share.min() == 1:
             return pixels
         mixed = share * pixels + (1 - share) * self._background
@@ -179,7 +180,7 @@ class LevelPlane:
 
 
 class _Run:
-    """Pixels along one axis: which to take, their share in the slide, and where they go."""
+    """Pixels along one axis: their indices, their share in the slide, and where they go."""
 
     def __init__(self, take: npt.NDArray[np.int64], share: npt.NDArray[np.float64], offset: int) -> None:
         self.take, self.share, self.offset = take, share, offset

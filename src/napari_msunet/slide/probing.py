@@ -1,8 +1,9 @@
-"""Files opened first where a crash costs nothing: in a small process beside the one that shows them.
+"""Opening files first in a small separate process, whose crash does no harm.
 
-A library that decodes a damaged file may end its process. Before a window opens a file, this process opens it and
-reads a little of each level; when it dies of that, the window refuses the file with a sentence. It is started ahead of
-time (`start`), answers within milliseconds, and ends with the one that started it, or when nobody asks for a while.
+A library that decodes a damaged file may crash its process. Before a window opens a file, this process opens it and
+reads a little of each level. If that crashes it, the window refuses the file with a sentence. The process is started
+ahead of time (`start`), answers within milliseconds, and ends with the process that started it, or when it is not used
+for a while.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ import numpy as np
 from napari_msunet.errors import SlideError
 
 SECONDS = 2.0
-"""How long an answer is waited for; who has none goes on."""
+"""Longest wait for an answer; without one, the file is opened without this check."""
 
 IDLE_SECONDS = 300.0
 TILE = 64
 OVERVIEW = 2_000_000
-"""Pixels of a level that is read whole."""
+"""Largest level, in pixels, that is read whole."""
 
 
 class Probe:
-    """The process, and what it is asked. For one thread at a time; others wait."""
+    """The process and its requests. It serves one thread at a time; other threads wait."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -50,7 +51,7 @@ class Probe:
         pipe = subprocess.PIPE
         try:
             self._process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
-        except OSError:  # no process more: the file is opened without
+        except OSError:  # no more processes can be started; the file is opened without this check
             self._process = None
             return
         self._answers, self._warm = queue.SimpleQueue(), False
@@ -59,12 +60,12 @@ class Probe:
         ).start()
 
     def ask(self, path: Path, seconds: float = SECONDS) -> None:
-        """Have a file opened there.
+        """Open a file in the process.
 
         Raises
         ------
         SlideError
-            If the process died of it.
+            If this crashed the process.
         """
         with self._mutex:
             self.start()
@@ -81,7 +82,7 @@ class Probe:
                     if int(answer) == self._number:
                         return
             except (OSError, ValueError, queue.Empty):
-                if self._warm:  # else it is still starting, and passes the next time
+                if self._warm:  # otherwise it is still starting, and will be ready the next time
                     self.end()
                 return
             code = process.wait()
@@ -106,13 +107,13 @@ class Probe:
 
 
 PROBE = Probe()
-"""That of this process."""
+"""The one probe of this process."""
 
 atexit.register(PROBE.end)
 
 
 def _pass_on(answers: IO[bytes], found: queue.SimpleQueue[bytes]) -> None:
-    """Answers as they come; an empty one at the end."""
+    """Pass answers on as they come, and an empty one at the end."""
     with suppress(OSError, ValueError):
         for line in answers:
             found.put(line)
@@ -120,7 +121,7 @@ def _pass_on(answers: IO[bytes], found: queue.SimpleQueue[bytes]) -> None:
 
 
 def look(path: Path) -> None:
-    """Open a file, and read a tile of each level and the coarsest one whole where it is small."""
+    """Open a file, and read a tile of each level, and the coarsest level whole where it is small."""
     from napari_msunet.slide.slide import open_slide
 
     with open_slide(path) as slide:
@@ -133,10 +134,10 @@ def look(path: Path) -> None:
 
 
 def main() -> None:
-    """Answer questions, one a line, until there are no more."""
+    """Answer requests, one per line, until there are no more."""
     from napari_msunet.slide import slide
 
-    del slide  # imported before the first question comes
+    del slide  # imported so that it is loaded before the first request comes
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_pass_on, args=(sys.stdin.buffer, lines), daemon=True).start()
     while True:
@@ -147,7 +148,7 @@ def main() -> None:
         if not line:
             return
         number, path = json.loads(line)
-        with suppress(Exception):  # who opens it says it
+        with suppress(Exception):  # an error, unlike a crash, is reported by the process that opens the file
             look(Path(path))
         sys.stdout.write(f"{number}\n")
         sys.stdout.flush()

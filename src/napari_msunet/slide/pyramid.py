@@ -1,4 +1,4 @@
-"""Writing an image of any size as an OME-Zarr 0.5 pyramid, block after block."""
+"""Writing an image of any size as an OME-Zarr 0.5 pyramid, block by block."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from napari_msunet.slide.slide import Slide, open_slide, slide_from_array
 from napari_msunet.slide.zarr_backend import BACKGROUND, OWN_KEY
 
 BLOCK_BYTES = 64 << 20
-"""Pixels held at once while a level is written."""
+"""Number of pixels that are held while a level is written."""
 
 
 def build_pyramid(
@@ -88,7 +88,7 @@ def build_pyramid(
 
 
 def _mpp(slide: Slide, given: Any) -> tuple[float, float] | None:
-    """What the pyramid says: what is given, else the slide's own."""
+    """The µm per pixel of the pyramid: those that are given, else the slide's own."""
     size = given_mpp(given)
     if size is None:
         return slide.mpp
@@ -109,7 +109,7 @@ def _refuse_taken(target: Path, overwrite: bool) -> None:
 
 
 def _put_in_place(aside: Path, target: Path, overwrite: bool) -> None:
-    """Rename the finished folder; what it replaces is moved aside first and removed last."""
+    """Rename the finished folder; a folder that it replaces is moved aside first and removed last."""
     old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
     _refuse_taken(target, overwrite)
     if os.path.lexists(target):
@@ -128,7 +128,7 @@ def _write(
     mpp: tuple[float, float] | None,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """All levels and the metadata, into a folder of our own."""
+    """Write all levels and the metadata into a new folder."""
     height, width, count = slide.shape
     shapes = pyramid_shapes((height, width))
     attributes = ngff.image_attributes(
@@ -177,7 +177,7 @@ def _create_level(group: zarr.Group, number: int, shape: tuple[int, int, int], d
 
 
 def _write_block(array: Any, block: Window, pixels: Pixels) -> None:
-    """Write whole chunks, each by one thread; when one fails, no other is still writing when this raises."""
+    """Write whole chunks, each in one thread; when one fails, this raises only after all others have ended."""
     step = array.chunks[0]
 
     def write(first: int, x: int) -> None:
@@ -192,7 +192,7 @@ def _write_block(array: Any, block: Window, pixels: Pixels) -> None:
 
 
 def _blocks(shape: tuple[int, int], pixel_bytes: int) -> Iterator[Window]:
-    """Windows of whole chunks that cover a level, each of about 64 MiB with all that is needed to make it."""
+    """Windows of whole chunks that cover a level, each of about 64 MiB including the pixels it is made of."""
     rows = CHUNK
     columns = max(1, BLOCK_BYTES // (8 * rows * CHUNK * pixel_bytes)) * CHUNK
     for y in range(0, shape[0], rows):
@@ -205,7 +205,8 @@ def _first_level(slide: Slide, block: Window) -> Pixels:
 
 
 def _halved(finer: Any, block: Window, shape: tuple[int, int]) -> Pixels:
-    """A block of the next coarser level: means of 2 x 2 pixels, the last row and column repeated where it is odd."""
+    """A block of the next coarser level: means of 2 x 2 pixels, with the last row and column repeated at an odd
+    size."""
     rows, columns = slice(2 * block.y, 2 * block.stop[0]), slice(2 * block.x, 2 * block.stop[1])
     pixels = np.moveaxis(np.asarray(finer[:, rows, columns]), 0, -1)
     missing = max(0, rows.stop - shape[0]), max(0, columns.stop - shape[1])

@@ -1,4 +1,4 @@
-"""PNG, JPEG and BMP images: one level, decoded whole, by Pillow, or where it would keep 8 of 16 bits by libpng."""
+"""The reader of PNG, JPEG and BMP: one level, decoded whole by Pillow, or by libpng where Pillow would drop bits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from napari_msunet.slide.pixel_size import inches
 
 FORMATS = ("PNG", "JPEG", "BMP")
 LARGEST = 2**30
-"""Pixels of the largest image that is decoded whole; larger ones belong into a pyramid."""
+"""Largest image, in pixels, that is decoded whole; larger ones must be written as a pyramid."""
 
 _MODES: dict[str, tuple[Space, type[Any], int, int]] = {
     "1": ("gray", np.uint8, 1, 1),
@@ -45,14 +45,14 @@ _MODES: dict[str, tuple[Space, type[Any], int, int]] = {
     "LA": ("gray", np.uint8, 2, 8),
     "RGBA": ("rgb", np.uint8, 4, 8),
 }
-"""How Pillow's modes are coded: space, type, samples, bits."""
+"""The coding of Pillow's modes: space, type, samples, bits."""
 
 _PNG_SAMPLES = {0: 1, 2: 3, 4: 2, 6: 4}
-"""Samples of a pixel by the colour type of a PNG that has no palette."""
+"""Samples of a pixel, by the colour type of a PNG without a palette."""
 
 
 class RasterBackend(Backend):
-    """A PNG, JPEG or BMP image, turned as its EXIF says. Palettes come out as colours, transparency on background."""
+    """A PNG, JPEG or BMP image, turned by its EXIF. Palettes become colours, and transparency background."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -74,7 +74,7 @@ class RasterBackend(Backend):
             dpi = image.info.get("dpi")
             properties = {"format": str(image.format), "mode": image.mode}
         shape = self._turn.pair((height, width))
-        mpp = (inches(dpi[1]), inches(dpi[0])) if dpi and any(dpi) else None  # 0, 0 says nothing in a BMP
+        mpp = (inches(dpi[1]), inches(dpi[0])) if dpi and any(dpi) else None  # 0, 0 in a BMP means unknown
         self.info = SlideInfo(
             (Level(shape, (1.0, 1.0), shape),),
             samples.image_dtype,
@@ -124,14 +124,15 @@ class RasterBackend(Backend):
         assert self.samples is not None
         stored = self.read_stored(level, cy, cx)
         samples = self.samples
-        if samples.alpha is not None and not stored[..., -1].any():  # its transparency was never meant
+        # an alpha that is 0 everywhere is not meant as transparency
+        if samples.alpha is not None and not stored[..., -1].any():
             stored, samples = stored[..., :-1], replace(samples, alpha=None, count=samples.count - 1)
         pixels = samples.image(stored)
         return np.array(pixels, self.info.dtype, order="C")
 
 
 def _samples(image: Image.Image, path: Path) -> Samples:
-    """How an image is coded, from its header alone."""
+    """The coding of an image, from its header alone."""
     clear = image.info.get("transparency")
     depth, kind = _png_header(path) if image.format == "PNG" else (8, 0)
     if depth == 16:
@@ -176,7 +177,7 @@ def _with_palette(image: Image.Image, samples: Samples) -> Samples:
 
 
 def _colour(clear: Any, step: int) -> tuple[int, ...] | None:
-    """The transparent colour, in the numbers that the decoder gives."""
+    """The transparent colour, in numbers of the decoder."""
     if clear is None or isinstance(clear, bytes):
         return None
     return tuple(int(c) * step for c in (clear if isinstance(clear, tuple) else (clear,)))
@@ -190,7 +191,7 @@ def _png_header(path: Path) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image, path: Path) -> Any:
-    """The orientation in the EXIF; of a PNG without decoding it, wherever its EXIF stands."""
+    """The orientation in the EXIF; that of a PNG is found without decoding, wherever the EXIF is in the file."""
     if image.format != "PNG" or "exif" in image.info:
         return image.getexif().get(TAG)
     with path.open("rb") as file:

@@ -1,6 +1,6 @@
-"""Area averages: each target pixel is the mean of the source over its own footprint, whatever is asked around it.
+"""Area averages: each target pixel is the mean of the source over its own footprint, in whatever window it is read.
 
-All arithmetic is elementwise and in a fixed order per pixel, rows first, so the same pixel is the same to the bit in
+All arithmetic is elementwise and in a fixed order per pixel, rows first, so that a pixel is the same to the bit in
 every window. For a whole number of source pixels per target pixel, integers are summed exactly.
 """
 
@@ -17,13 +17,13 @@ Pixels = npt.NDArray[Any]
 
 
 def settled_ratio(ratio: float, count: int) -> float:
-    """The whole number a ratio stands for, when it strays less than the tolerance over all `count` pixels of a grid."""
+    """The nearest whole number, where a ratio deviates by less than the tolerance over all `count` pixels of a grid."""
     nearest = round(ratio)
     return float(nearest) if nearest >= 1 and abs(ratio - nearest) * count <= SNAP else ratio
 
 
 def source_span(start: int, count: int, ratio: float) -> tuple[int, int]:
-    """First source pixel, and the one after the last, that a run of `count` target pixels needs along one axis."""
+    """The first source pixel, and the one after the last, for a run of `count` target pixels along one axis."""
     if ratio == int(ratio):
         return start * int(ratio), (start + count) * int(ratio)
     ends, weights = footprints(start, 1, ratio), footprints(start + count - 1, 1, ratio)

@@ -44,9 +44,9 @@ from napari_msunet.slide.zarr_backend import ZarrBackend
 if TYPE_CHECKING:
     import dask.array as da
 MOST_PIXELS = 2**38
-"""Pixels of a grid over a slide: some six times those of the largest slides at twice their resolution."""
+"""Most pixels of a grid over a slide, about six times those of the largest slides at twice their resolution."""
 MOST_ENLARGED = 64
-"""Pixels a side that one pixel of a slide may become."""
+"""Most grid pixels along a side of one pixel of a slide."""
 
 BLOCK_WIDTH = 2048
 BLOCK_BYTES = 3 << 20
@@ -67,34 +67,34 @@ class Slide:
     dtype : numpy.dtype
         Type of the pixels.
     mpp : tuple of float or None
-        Size `(y, x)` of a level-0 pixel in µm; None where neither the file nor the caller says it, the file says what
-        cannot be believed, or the caller wants pixels (``"px"``).
+        Size `(y, x)` of a level-0 pixel in µm; None where neither the file nor the caller gives one, the one in the
+        file is not believed, or the caller wants pixels (``"px"``).
     in_pixels : bool
-        Whether the caller wants pixels, whatever the file says.
+        Whether the caller wants pixels, whatever the file has.
     mpp_note : str
-        What the file says of it and why that is left out, as a sentence; else empty.
+        A sentence about the size in the file, where it is not used; else empty.
     downsamples : tuple of (float, float)
         Level-0 pixels `(y, x)` that one pixel of each level spans, finest first.
     channels : tuple of str
         Names of the channels.
     properties : dict of str
-        What the file says about itself.
+        The properties in the file.
     numbers : Numbers
-        What its values mean, and where that came from: decided at the first use, and kept.
+        The meaning of its values, and the source of it; decided at the first use, and kept.
     kind : "brightfield" or "fluorescence"
-        Of `numbers`.
+        The kind in `numbers`.
     value_range : (low, high)
-        Of `numbers`: the values that are black (0) and white (1).
+        The range in `numbers`: the values that are black (0) and white (1).
     background : (c,) array
         Colour outside the slide, in the slide's dtype.
     notes : tuple of str
-        What was done to the pixels, as sentences: turned, colours of another coding, the first of several planes.
+        Sentences about changes of the pixels: turned, colours converted, the first of several planes.
     turned : int
-        The orientation tag that it is turned by; 1 is none.
+        The orientation tag by which it is turned; 1 means not at all.
     identity : str
         A hash of the content: the same for a copy or a moved file.
     fingerprint : str
-        Colours of pixels all over it: the same for a copy in another kind of file.
+        Colours of pixels all over it, which are the same for a copy in another format.
     """
 
     def __init__(
@@ -143,13 +143,13 @@ class Slide:
         return _opened, (self.path, self._given_mpp, self.numbers)
 
     def close(self) -> None:
-        """Let go of the file and of the chunks held in memory; the slide cannot be read afterwards."""
+        """Close the file and drop the chunks in memory; the slide cannot be read afterwards."""
         self._release()
         CHUNKS.purge()
 
     @cached_property
     def numbers(self) -> Numbers:
-        """What the slide's numbers mean, and where that came from: decided at the first use, and kept."""
+        """The meaning of the slide's numbers, and the source of it; decided at the first use, and kept."""
         return decide([self.info], [self.sample], self._given_kind, self._given_range)[0]
 
     @property
@@ -170,12 +170,12 @@ class Slide:
 
     @property
     def info(self) -> SlideInfo:
-        """What the file says without its pixels."""
+        """The information in the file, without its pixels."""
         return self._backend.info
 
     @cached_property
     def sample(self) -> PixelSample:
-        """What was looked at of the slide's pixels to tell what they mean."""
+        """The sample of pixels from which the meaning of the numbers is guessed."""
         return look(self.info, self._chunk)
 
     @cached_property
@@ -196,8 +196,8 @@ class Slide:
 
     @cached_property
     def levels(self) -> list[da.Array]:
-        """The levels as lazy dask arrays `(h, w, c)`, finest first, over the chunks that all reading shares."""
-        import dask.array as da  # takes a second: not before it is needed
+        """The levels as lazy dask arrays `(h, w, c)`, finest first, which use the shared cache of chunks."""
+        import dask.array as da  # importing it takes a second, so only where it is needed
 
         arrays = []
         for number, level in enumerate(self.info.levels):
@@ -218,7 +218,7 @@ class Slide:
         Raises
         ------
         SlideError
-            If one cannot be read, with the number of its level.
+            If a chunk cannot be read; the message has the number of its level.
         """
         for number, level in enumerate(self._backend.info.levels):
             rows, columns = level.chunks
@@ -232,7 +232,7 @@ class Slide:
                     raise type(error)(text) from error
 
     def check_unit(self, unit: str) -> None:
-        """Raise the sentence that says what to do, where a model of a unit ("µm" or "px") cannot work on this slide.
+        """Raise an error with advice, where a model of a unit ("µm" or "px") cannot work on this slide.
 
         Raises
         ------
@@ -279,7 +279,7 @@ class Slide:
         return self._sized(grid)
 
     def _sized(self, grid: Grid) -> Grid:
-        """The grid, unless it has more pixels than anybody could want; all work on a slide begins with its grid."""
+        """The grid; `SlideError` where it is absurdly large. All work on a slide begins with its grid."""
         height, width = grid.shape
         if height * width <= MOST_PIXELS and min(grid.pixel) >= 1 / MOST_ENLARGED:
             return grid
@@ -296,7 +296,7 @@ class Slide:
         Parameters
         ----------
         region : Region
-            In level-0 pixels; it may stick out of the slide, where there is background.
+            A region in level-0 pixels; parts of it outside the slide are background.
         mpp : float or (y, x), optional
             µm per pixel of what is returned; None: level-0 pixels.
 
@@ -323,13 +323,13 @@ class Slide:
         grid : Grid
             A grid of this slide (`slide.grid(mpp)`, or one scaled from it).
         window : Window
-            In pixels of the grid; it may stick out anywhere, where there is background.
+            A window in pixels of the grid; parts of it outside the slide are background.
         check : bool
-            Refuse values that are no numbers; False: to be looked at.
+            Whether to refuse NaN and infinite values; False for pixels that are only displayed.
 
         Returns
         -------
-        (height, width, c) array of the slide's dtype, the caller's own.
+        (height, width, c) array of the slide's dtype, which the caller may change.
 
         Raises
         ------
@@ -366,7 +366,7 @@ class Slide:
         return result
 
     def _blocks(self, window: Window, ratios: tuple[float, float]) -> Iterator[Window]:
-        """A window in parts whose source is small enough for the processor's caches, and for few chunks at a time."""
+        """The parts of a window, whose sources fit into the processor's caches and need few chunks at a time."""
         wide = max(1, int(BLOCK_WIDTH / max(ratios[1], 1)))
         row_bytes = min(BLOCK_WIDTH, window.width * ratios[1]) * len(self.channels) * max(4, self.dtype.itemsize)
         tall = max(1, int(BLOCK_BYTES / max(row_bytes, 1) / max(ratios[0], 1)))
@@ -389,12 +389,12 @@ class Slide:
             raise SlideError(f"{self.name} is closed; open it again with open_slide.")
         if (
             self._reopen is not None and self._process != os.getpid()
-        ):  # a forked process may not share the file's position
+        ):  # a forked process must not share the position of the open file
             self._backend, self._process = self._reopen(), os.getpid()
         return CHUNKS.get((self._number, level, cy, cx), lambda: self._backend.read_chunk(level, cy, cx))
 
     def _pixel_size(self, info: SlideInfo) -> tuple[tuple[float, float] | None, str]:
-        """µm per pixel, and what the file says that is left out."""
+        """µm per pixel, and a sentence about those in the file where they are not used."""
         if self._given_mpp is not None:
             return (None if isinstance(self._given_mpp, str) else self._given_mpp), ""
         if info.mpp_given and info.mpp is not None and min(info.mpp) > 0:
@@ -403,19 +403,19 @@ class Slide:
 
     @property
     def _why_not(self) -> str:
-        """What is known of a size that is missing, as a sentence more."""
+        """A further sentence about why the size is missing."""
         if self._given_mpp is not None:
             return " It was opened in pixels."
         return f" {self.mpp_note}" if self.mpp_note else ""
 
     @property
     def name(self) -> str:
-        """The slide's path in sentences; an array is "the image"."""
+        """The name of the slide in sentences: its path, or "the image" for an array."""
         return "The image" if self.path is None else str(self.path)
 
 
 def _release(backend: Backend, number: int) -> None:
-    """What closing does, also when a slide is simply forgotten."""
+    """Close the file and drop the chunks; also called when a slide is garbage-collected."""
     CHUNKS.forget(number)
     backend.close()
 
@@ -425,7 +425,7 @@ def _size(mpp: tuple[float, float]) -> str:
 
 
 def _opened(path: Path, mpp: Any, numbers: Numbers) -> Slide:
-    """A slide opened again, in another process."""
+    """Open a slide again in another process; used by pickle."""
 
     slide = open_slide(path, mpp)
     slide.numbers = numbers
@@ -433,7 +433,7 @@ def _opened(path: Path, mpp: Any, numbers: Numbers) -> Slide:
 
 
 class _LevelArray:
-    """What dask needs of a level: a shape, a dtype and slices."""
+    """A level in the form that dask needs: with a shape, a dtype and slices."""
 
     def __init__(self, slide: Slide, level: int) -> None:
         self._slide, self._level = slide, level
@@ -457,20 +457,20 @@ class _LevelArray:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Opening: which reader a file belongs to is decided by its content, not by its name.
+# Opening a slide. The reader of a file is chosen by its content, not by its name.
 
 KINDS = "a whole-slide file that OpenSlide reads (SVS, NDPI, MRXS, ...), TIFF, OME-TIFF, OME-Zarr, PNG or JPEG"
 SLIDES = (
     *(".svs", ".svslide", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu"),
     *(".tif", ".tiff", ".btf", ".qptiff"),
 )
-"""Endings of files that are usually slides: what folders and file dialogs offer, and napari.yaml lists."""
+"""Endings of files that are usually slides, for folders and file dialogs, and for napari.yaml."""
 
 READABLE = (*SLIDES, ".png", ".jpg", ".jpeg", ".bmp")
-"""Endings of all image files that are looked for in folders."""
+"""Endings of all image files that are searched for in folders."""
 
 DOUBLE = (".ome.tif", ".ome.tiff", ".ome.btf", ".ome.zarr")
-"""Endings that are more than what follows the last dot."""
+"""Endings that contain a dot."""
 
 RASTER_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"BM")
 
@@ -489,13 +489,13 @@ def open_slide(
         A whole-slide file that OpenSlide reads (not DICOM yet), a TIFF or OME-TIFF file, an OME-Zarr folder (0.4 or
         0.5, also as bioformats2raw writes it), a PNG or a JPEG.
     mpp : float, (y, x) or "px", optional
-        µm per level-0 pixel, where the file does not say it or says it wrongly; any above zero is taken. "px": what the
-        file says does not count, the image is used in its own pixels (by models with ``mpp=None``). None: what the file
-        says, if it can be believed (0.01 to 20).
+        µm per level-0 pixel, where the file has none or a wrong one; any number above zero is accepted. "px": the size
+        in the file is ignored, and the image is used in its own pixels (by models with ``mpp=None``). None: the size in
+        the file, if it is believed (0.01 to 20).
     kind : "brightfield" or "fluorescence", optional
-        Where the file does not say it, and a guess from the pixels would be wrong.
+        The kind, where the file does not have it, and a guess from the pixels would be wrong.
     value_range : (low, high), optional
-        The values that are black and white, such as (0, 4095) for 12 bits in 16, where the file does not say it.
+        The values that are black and white, such as (0, 4095) for 12 bits in 16, where the file does not have them.
 
     Returns
     -------
@@ -504,8 +504,8 @@ def open_slide(
     Raises
     ------
     SlideError
-        If there is no such file, it is no image, it is damaged, `mpp` is not above zero, or `kind` or `value_range` is
-        none.
+        If there is no such file, it is no image or damaged, `mpp` is not above zero, or `kind` or `value_range` cannot
+        be used.
     """
     given_mpp(mpp)
     where = true_path(as_path(path, KINDS))
@@ -534,7 +534,7 @@ def slide_from_array(
     channels : sequence of str, optional
         Names of the channels; without them, three channels are colours.
     background : number or (c,) array, optional
-        Colour outside; without it white for bright-field, 0 for fluorescence.
+        Colour outside the image; without it, white for bright-field and 0 for fluorescence.
     kind, value_range
         As for `open_slide`.
 

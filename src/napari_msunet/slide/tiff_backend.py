@@ -1,4 +1,4 @@
-"""TIFF, OME-TIFF and QPTIFF through tifffile."""
+"""The reader of TIFF, OME-TIFF and QPTIFF through tifffile."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _ILLUMINATION = ("ContrastMethod", "IlluminationType", "AcquisitionMode", "Fluor
 
 
 def tiff_mpp(file: Any, series: Any) -> tuple[float, float] | None:
-    """µm per pixel `(y, x)` of a series, as the file has it; None where it says nothing."""
+    """µm per pixel `(y, x)` of a series, unchecked; None where the file has none."""
     if file.is_ome:
         pixels = _ome_pixels(file, series)
         return None if pixels is None else _ome_mpp(pixels)
@@ -86,7 +86,7 @@ def channel_names(file: Any, series: Any, count: int) -> tuple[str, ...] | None:
 
 
 def tiff_kind(file: Any, series: Any) -> Kind | None:
-    """Bright-field or fluorescence, where OME-XML says it of the channels."""
+    """Bright-field or fluorescence, where the OME-XML has it for the channels."""
     pixels = _ome_pixels(file, series) if file.is_ome else None
     if pixels is None:
         return None
@@ -100,18 +100,18 @@ def tiff_kind(file: Any, series: Any) -> Kind | None:
 
 
 def tiff_range(file: Any, series: Any, dtype: np.dtype[Any]) -> ValueRange | None:
-    """The values that are black and white, where the file says more of them than their type.
+    """The values that are black and white, where the file has more about them than their type.
 
-    That is OME's significant bits, fewer bits in a sample than in the type, or the tags of least and largest values. A
-    largest value alone (`MaxSampleValue`) counts where it is that of a number of bits: programs also write there what
-    was largest in this one image.
+    These are the significant bits of OME, fewer bits in a sample than in its type, or the tags of smallest and largest
+    values. A largest value alone (`MaxSampleValue`) is used only where it is that of a number of bits, because some
+    programs write the largest value of the one image there.
     """
     page = series.keyframe
     if file.is_ome and (pixels := _ome_pixels(file, series)) is not None:
         bits = pixels.get("SignificantBits", "")
         if bits.isdecimal() and dtype.kind in "iu" and 0 < int(bits) < np.iinfo(dtype).bits:
             return (0.0, float(2 ** int(bits) - 1))
-    if dtype == np.uint8:  # samples of fewer bits are spread to 8 when they are read
+    if dtype == np.uint8:  # samples of fewer bits are scaled to 8 when they are read
         return None
     if dtype.kind == "u" and isinstance(page.bitspersample, int) and 1 < page.bitspersample < np.iinfo(dtype).bits:
         return (0.0, float(2**page.bitspersample - 1))
@@ -132,7 +132,7 @@ def _one_value(page: Any, tag: int, default: float | None) -> float | None:
 
 
 def _resolution(page: Any) -> tuple[float, float] | None:
-    """Pixels per unit `(y, x)` of the resolution tags; 0 / 0, which is nothing, counts as not there."""
+    """Pixels per unit `(y, x)` from the resolution tags; None where there are none, or they are 0 / 0."""
     values = []
     for name in ("YResolution", "XResolution"):
         tag = page.tags.get(name)
@@ -145,7 +145,7 @@ def _resolution(page: Any) -> tuple[float, float] | None:
 
 
 def _ome_pixels(file: Any, series: Any) -> Element | None:
-    """The element `Pixels` that describes a series: images stand in the XML in the order of the series."""
+    """The element `Pixels` of a series; the images in the XML have the order of the series."""
     root = _xml(file.ome_metadata or "")
     if root is None:
         return None
@@ -174,7 +174,7 @@ def _xml(text: str) -> Element | None:
     if start < 0:
         return None
     if text.lstrip().startswith("<?xml"):
-        text = text[text.find("?>") + 2 :]  # its encoding was that of bytes
+        text = text[text.find("?>") + 2 :]  # the declared encoding was that of the bytes, not of this text
     try:
         root: Element = fromstring(text)
     except (ParseError, DefusedXmlException, ValueError):
@@ -187,7 +187,7 @@ def _tag(element: Element) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# How a page of a TIFF file codes its pixels, from its tags; what is not supported is named.
+# The coding of the pixels of a page, from its tags; errors name what is not supported.
 
 SPACES: dict[int, Space] = {
     **{0: "gray", 1: "gray", 4: "gray", 2: "rgb", 3: "palette", 5: "cmyk", 6: "ycbcr", 8: "cielab", 9: "icclab"}
@@ -197,19 +197,19 @@ SPACES: dict[int, Space] = {
 JPEG = (6, 7, 34892, 33007)
 APERIO_YCBCR = 33003  # JPEG 2000 whose components are YCbCr, whatever the photometric tag says
 AS_RGB = (50001, 34927)
-"""Compressions that have colours of their own (WebP): what they decode to is RGB."""
+"""Compressions that always decode to RGB, such as WebP."""
 
 ALPHA: dict[int, Alpha] = {1: "premultiplied", 2: "straight"}
 """ExtraSamples."""
 
 
 def tiff_samples(path: Path, page: Any, series: Any) -> Samples:
-    """How the pixels of a series are coded.
+    """The coding of the pixels of a series.
 
     Raises
     ------
     SlideError
-        If this is not supported, with the name of what it is.
+        If the coding is not supported; the message names it.
     """
     stored = np.dtype(series.dtype)
     if stored.kind not in "buif":
@@ -220,7 +220,7 @@ def tiff_samples(path: Path, page: Any, series: Any) -> Samples:
     bits = page.bitspersample if isinstance(page.bitspersample, int) else 8 * stored.itemsize
     space = _space(path, page, own)
     if space in ("rgb", "gray") and count != own:
-        return Samples("plain", stored, count, bits)  # channels, each of its own
+        return Samples("plain", stored, count, bits)  # independent channels
     if count != own or (space != "rgb" and space != "gray" and stored.kind not in "bu"):
         raise not_supported(path, f"{_named(space)} of type {stored} and {count} samples a pixel")
     extra = own - BASE[space]
@@ -232,7 +232,7 @@ def tiff_samples(path: Path, page: Any, series: Any) -> Samples:
         return Samples("plain", stored, count, bits)
     reference = _ratios(page, "ReferenceBlackWhite", 6)
     if reference is not None and bits > 8 and max(reference) < 256:
-        reference = None  # of 8 bits: programs write it whatever the samples are
+        reference = None  # ignored, because programs write the values for 8 bits whatever the samples are
     samples = Samples(
         space,
         stored,
@@ -256,7 +256,7 @@ def tiff_samples(path: Path, page: Any, series: Any) -> Samples:
 
 
 def check_codec(path: Path, page: Any) -> None:
-    """Raise `SlideError` where the compression, or what it is used for, cannot be decoded here."""
+    """Raise `SlideError` where the compression, or its combination with the coding, cannot be decoded."""
     number = int(page.compression)
     name = str(getattr(page.compression, "name", number))
     if page.is_subsampled and (number not in JPEG or page.planarconfig == 2):
@@ -265,7 +265,7 @@ def check_codec(path: Path, page: Any) -> None:
     if number != 1:
         try:
             tifffile.TIFF.DECOMPRESSORS[number]
-        except Exception as error:  # of an unknown number, and of a codec that is not installed
+        except Exception as error:  # the number of the compression is unknown, or its codec is not installed
             raise not_supported(
                 path,
                 f"tiles of the compression {name if name != str(number) else f'number {number}'}",
@@ -321,12 +321,13 @@ def _named(space: Space) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The reader of TIFF files.
 
 
 class TiffBackend(Backend):
-    """The largest image of a TIFF file with its levels; of time, depth and other axes the first plane.
+    """The largest image of a TIFF file with its levels, at the first plane of time, depth and other axes.
 
-    Uncompressed images lying in one piece are mapped into memory, others are decoded tile by tile.
+    An uncompressed image in one piece is mapped into memory; others are decoded tile by tile.
     """
 
     def __init__(self, path: Path) -> None:
@@ -334,7 +335,7 @@ class TiffBackend(Backend):
         _quiet()
         try:
             self._file = tifffile.TiffFile(path)
-        except Exception as error:  # tifffile raises of all kinds on damaged files
+        except Exception as error:  # tifffile raises many kinds of errors on damaged files
             raise damaged(path, error) from error
         try:
             self._series: Any = max(self._file.series, key=_area, default=None)
@@ -355,7 +356,7 @@ class TiffBackend(Backend):
             raise damaged(path, error) from error
 
     def _check_length(self, levels: list[Any]) -> None:
-        """A file that is cut short is found out here: tifffile would fill what is missing without a word."""
+        """Raise where a file is cut short, because tifffile would silently fill the missing parts."""
         size = self._file.filehandle.size
         if _next_page(self._file) > size:
             raise SlideError(f"{self._path} is cut short, its last pages are missing; copy it from its source again.")
@@ -428,7 +429,7 @@ class TiffBackend(Backend):
             index[axis] = slice(None)
         try:
             pixels = np.asarray(array[tuple(index)])
-        except Exception as error:  # codecs raise of all kinds
+        except Exception as error:  # codecs raise many kinds of errors
             raise damaged(self._path, error) from error
         kept = sorted([self._y, self._x, *self._mixed])
         pixels = pixels.transpose([kept.index(a) for a in (self._y, self._x, *self._mixed)])
@@ -446,14 +447,14 @@ class TiffBackend(Backend):
 
 
 def _quiet() -> None:
-    """Keep what tifffile logs about damaged files off the terminal: our own errors say it in one sentence."""
+    """Keep tifffile's log messages about damaged files off the terminal, because our own errors report them."""
     logger = logging.getLogger("tifffile")
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())
 
 
 def _next_page(file: Any) -> int:
-    """Where the page after the last one lies; 0 where there is none."""
+    """The offset of the page after the last one; 0 where there is none."""
     tiff, handle, last = file.tiff, file.filehandle, file.pages[-1]
     with handle.lock:
         handle.seek(last.offset)

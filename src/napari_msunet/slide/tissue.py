@@ -1,4 +1,4 @@
-"""Where on a slide there is tissue, found on a small image of all of it."""
+"""Finding the tissue of a slide, on a small image of the whole slide."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from napari_msunet.slide.placed import PlacedMask
 from napari_msunet.slide.slide import Slide
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Pen marks on glass: colours that no stain has, in areas that no cell has.
+# Pen marks on glass, recognised by colours that no stain has, in areas larger than any cell.
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 
 INK_AREA = 50_000.0
-"""A mark has at least this area in µm²: pigment, blood and debris are smaller, a pen line is 300 µm wide and more."""
+"""Smallest area of a mark in µm²: pigment, blood and debris are smaller, and a pen line is at least 300 µm wide."""
 
 
 def ink_colours(red: Floats, green: Floats, blue: Floats) -> npt.NDArray[np.uint8]:
-    """Which inks a pixel may be of, by its optical density (decadic, glass is 0; Beer-Lambert).
+    """The inks that a pixel may have, by its optical density (decadic, glass is 0; Beer-Lambert).
 
-    Thick and thin ink of one pen hold the colours back in the same proportions, so the rules are on these:
+    Thick and thin ink of one pen absorb the colours in the same proportions, so the rules are about these:
 
-    - green: green light passes best. No histological stain does that.
-    - blue: red light is held back more than green, and blue hardly. Haematoxylin holds half as much blue back as red.
-    - red: green and blue light are held back alike and red hardly. Eosin lets blue pass, haemoglobin and DAB hold some
-      red back.
-    - black: all held back alike, and strongly. Folds and pigments keep a colour.
+    - green: green light passes best, which no histological stain lets it.
+    - blue: red light is absorbed more than green, and blue hardly. Haematoxylin absorbs half as much blue as red.
+    - red: green and blue light are absorbed alike, and red hardly. Eosin lets blue pass; haemoglobin and DAB absorb
+    some red.
+    - black: all light is absorbed alike, and strongly. Folds and pigments keep a colour.
 
     Returns
     -------
     (h, w) uint8
-        Of the k-th ink (green, blue, red, black): bit 2k where it surely is, bit 2k + 1 where it may be.
+        For the k-th ink (green, blue, red, black): bit 2k where it is certain, bit 2k + 1 where it is possible.
     """
     least, most = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
     strong, weak = most > 0.3, most > 0.08
@@ -64,14 +64,14 @@ def ink_colours(red: Floats, green: Floats, blue: Floats) -> npt.NDArray[np.uint
 
 
 def ink_marks(colours: npt.NDArray[np.uint8], smallest: float) -> Bools:
-    """Where there is ink: what surely is, with the neighbours that may be (a mark's soft edge), if it is large enough.
+    """The pixels of ink: certain ones and their possible neighbours (a mark's soft edge), if the mark is large enough.
 
     Parameters
     ----------
     colours : (h, w) uint8
-        Of `ink_colours`.
+        A result of `ink_colours`.
     smallest : float
-        Of what surely is ink, a mark has so many pixels.
+        Fewest certain pixels of a mark.
     """
     from scipy import ndimage
 
@@ -92,11 +92,12 @@ def ink_marks(colours: npt.NDArray[np.uint8], smallest: float) -> Bools:
 # Stain on bright-field slides: optical density against the slide's own glass, and a threshold for it.
 
 FAINTEST, STRONGEST = 0.03, 0.07
-"""The threshold lies between these stain densities: below is what glass can have, above only tissue has."""
+"""The bounds of the threshold, in stain density: glass can have less than the first, only tissue more than the
+second."""
 STRIP = 256
 _BRIGHT, _GREY, _ENOUGH = 0.8, 0.05, 0.005
 _DARKEST = 1 / 255
-_OFFSET = 0.01  # about the noise of glass: the logarithm does not tell its shades apart
+_OFFSET = 0.01  # about the noise of glass, added so that the logarithm does not separate shades of glass
 _LOW, _HIGH = np.log(_OFFSET), np.log(_OFFSET + 4)
 
 
@@ -117,11 +118,11 @@ def optical_density(pixels: npt.NDArray[Any], white: npt.NDArray[np.float64]) ->
 
 
 def stain_density(density: list[Floats]) -> Floats:
-    """How much stain there is: the colour's part of the optical density, and half of the grey part.
+    """The amount of stain: the coloured part of the optical density, and half of the grey part.
 
-    The colour's part, largest less smallest channel, is a logarithm of the saturation (`1 - S = min / max`): it
-    cancels shadows, dust and uneven light, which are grey. The mean density adds what is dark but hardly coloured:
-    dense nuclei, folds, weak stains.
+    The coloured part, largest minus smallest channel, is a logarithm of the saturation (`1 - S = min / max`). It
+    cancels shadows, dust and uneven light, which are grey. The mean density adds dark but hardly coloured parts: dense
+    nuclei, folds, weak stains.
     """
     result: Floats = reduce(np.add, density) / np.float32(2 * len(density))
     result += reduce(np.maximum, density) - reduce(np.minimum, density)
@@ -129,9 +130,9 @@ def stain_density(density: list[Floats]) -> Floats:
 
 
 def glass_colour(picture: npt.NDArray[Any], background: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """The colour `(c,)` of empty glass: the median of what is bright and grey, the background's where little is.
+    """The colour `(c,)` of empty glass: the median of bright grey pixels, or the background where there are too few.
 
-    Pixels of exactly the background's colour were not scanned, and say nothing of the glass.
+    Pixels of exactly the background's colour were not scanned, and are left out.
     """
     nominal = np.maximum(background.astype(np.float64), 1e-6)
     found = []
@@ -150,10 +151,10 @@ def glass_colour(picture: npt.NDArray[Any], background: npt.NDArray[Any]) -> npt
 def stained(
     picture: npt.NDArray[Any], white: npt.NDArray[np.float64], pen: bool
 ) -> tuple[Bools, npt.NDArray[np.uint8]]:
-    """Where there is stain, and with `pen` of which colours of ink it may be.
+    """The stained pixels, and with `pen` the inks that each may have.
 
-    Otsu's threshold, on the logarithm of the stain density, may only lie where both glass and faint tissue can be.
-    Without the bounds it would halve a slide that is all tissue, and cut pale stroma from a strongly stained one.
+    Otsu's threshold, on the logarithm of the stain density, is limited to values that glass and faint tissue can have.
+    Without these bounds it would cut a slide that is all tissue in half, and pale stroma from a strongly stained one.
 
     Returns
     -------
@@ -178,7 +179,7 @@ def stained(
     if np.count_nonzero(counts) > 1:
         found = int(threshold_otsu(hist=(counts, np.arange(256))))  # type: ignore[no-untyped-call]
     low, high = _codes(np.array([FAINTEST, STRONGEST], np.float32)).tolist()
-    # black to the last bit was never scanned
+    # pixels of exactly 0 were never scanned
     return (codes > min(max(found, low), high)) & scanned, colours
 
 
@@ -190,26 +191,27 @@ def _codes(stain: Floats) -> npt.NDArray[np.uint8]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The tissue mask of a slide.
 
 MPP = 8.0
 """µm per pixel of a mask, unless the slide is so large that a side would have more than `LONGEST` pixels."""
 LONGEST = 3200
 UNKNOWN_LONGEST = 2048
 UNKNOWN_PIXEL = 8.0
-"""Without µm: the longest side has about 2048 pixels, but a pixel of the mask is at least 8 of the slide."""
+"""Without µm, the longest side has about 2048 pixels, but a pixel of the mask is at least 8 of the slide."""
 SMALLEST = 10_000.0
 HOLES = 10_000.0
 UNKNOWN_AREA = 156
-"""What 10,000 µm² are in pixels of 8 µm, for slides whose µm are not known."""
+"""10,000 µm² in pixels of 8 µm, for slides whose µm are not known."""
 
 DARK_LIT = 0.05
 """A fluorescence slide of one brightness is all tissue above this share of the largest value, and empty below."""
 DARK_APART = 1.5
-"""... and parts of a fluorescence slide are told apart where one is at least so many times as bright as the other."""
+"""Parts of a fluorescence slide are separated where one is at least this many times as bright as the other."""
 SMOOTHING = 24.0
-"""µm (standard deviation) over which fluorescence is smoothed."""
+"""Standard deviation, in µm, of the smoothing of fluorescence."""
 FAT_RIM, FAT_SHARE = 3, 0.7
-"""A hole is filled only if of the rim around it, so many pixels wide, so much is tissue: not in fat."""
+"""Width in pixels of the rim around a hole, and the share of it that must be tissue to fill the hole; not so in fat."""
 _TOO_LITTLE = 0.25
 _VERSION = 1
 
@@ -224,7 +226,7 @@ class TissueMask(PlacedMask):
     grid : Grid
         The mask's pixels on its slide, 8 to some 25 µm large.
     key : dict
-        What it was made with: two masks of one slide with the same key are the same.
+        The settings it was made with; two masks of one slide with the same key are equal.
     """
 
     grid: Grid
@@ -252,16 +254,16 @@ def tissue_mask(
     """Find the tissue of a slide.
 
     Bright-field slides: the stain density of each pixel (see `stain_density`) against a threshold after Otsu (1979,
-    doi:10.1109/TSMC.1979.4310076), which may only lie where both glass and faint tissue can be; so a slide that is all
-    tissue comes out whole, and an empty one empty. Then pen marks and what is thinner than 2 pixels (the walls of
-    fat cells) are taken out, holes filled and islands dropped. Fluorescence slides (`slide.kind`): Otsu on the
-    logarithm of the smoothed intensity.
+    doi:10.1109/TSMC.1979.4310076), limited to values that glass and faint tissue can have, so that a slide that is all
+    tissue is found whole, and an empty one empty. Then pen marks and parts thinner than 2 pixels (the walls of fat
+    cells) are removed, holes are filled and islands dropped. Fluorescence slides (`slide.kind`): Otsu on the logarithm
+    of the smoothed intensity.
 
     Parameters
     ----------
     slide : Slide
-        It is read once at low power, in strips: memory stays bounded, also for files without a pyramid (which take as
-        long as reading all of them takes).
+        The slide, which is read once at low power, in strips, in bounded memory; a file without a pyramid is read
+        whole.
     smallest : float, optional
         Islands under this area in µm² are dropped (in pixels of a slide that was opened in pixels); None: 10,000 µm² (a
         square of 0.1 mm), or 156 pixels of the mask where the slide's µm are not known.
@@ -307,7 +309,7 @@ _found: WeakKeyDictionary[Slide, TissueMask] = WeakKeyDictionary()
 
 
 def found_tissue(slide: Slide) -> TissueMask:
-    """As `tissue_mask`, but looked for once only while the slide is open."""
+    """As `tissue_mask`, but computed only once while the slide is open."""
     mask = _found.get(slide)
     if mask is None:
         mask = _found[slide] = tissue_mask(slide)
@@ -315,11 +317,11 @@ def found_tissue(slide: Slide) -> TissueMask:
 
 
 def coarse_grid(slide: Slide) -> Grid:
-    """The grid of a slide's tissue mask: 8 µm or what gives the longest side 3200 pixels; without µm see above."""
+    """The grid of a slide's tissue mask: of 8 µm, or so that the longest side has 3200 pixels; without µm see above."""
     height, width = slide.shape[:2]
     if slide.mpp is not None:
         wanted = max(MPP, *(n * m / LONGEST for n, m in zip((height, width), slide.mpp, strict=True)))
-        # never less than a pixel of the slide
+        # never finer than the slide
         return slide.grid((max(wanted, slide.mpp[0]), max(wanted, slide.mpp[1])))
     pixel = float(ceil(max(UNKNOWN_PIXEL, max(height, width) / UNKNOWN_LONGEST)))
     return Grid((height, width), (pixel, pixel))
@@ -339,7 +341,7 @@ def _pixels(slide: Slide, grid: Grid, name: str, area: float | None, default: fl
         if area is not None and area > 0:
             raise MissingMppError(
                 f"{name}={area} is in µm², but {slide.path or 'the image'} does not say how many µm a pixel has; give "
-                f'open_slide(path, mpp=0.5), or "px" there if pixels are meant, or leave {name} away.'
+                f'open_slide(path, mpp=0.5), or "px" there if pixels are meant, or leave out {name}.'
             )
         return UNKNOWN_AREA if area is None else 0
     return (default if area is None else area) / (grid.mpp[0] * grid.mpp[1])
@@ -360,7 +362,7 @@ def _overview(slide: Slide, grid: Grid, progress: Callable[[int, int], None] | N
 
 
 def _undiluted(rows: npt.NDArray[Any], inside: float, background: npt.NDArray[Any]) -> None:
-    """Take the background out of a last row that lies on the slide by a part only; it would look paler than it is."""
+    """Remove the background from a last row that lies only partly on the slide, and would look too pale."""
     if len(rows) < 2 or inside < SNAP or inside > 1 - SNAP:
         return
     if inside < _TOO_LITTLE:
@@ -373,7 +375,7 @@ def _undiluted(rows: npt.NDArray[Any], inside: float, background: npt.NDArray[An
 
 
 def _in_plain_numbers(slide: Slide, picture: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """A picture and the background as 8 bits, where they are that, else as 0..1 by the slide's range."""
+    """A picture and the background as 8 bits where they have 8 bits, else as 0..1 by the slide's range."""
     if is_plain(slide.dtype, slide.value_range):
         return picture, slide.background
     scale = unit_scale(slide.value_range)
@@ -384,21 +386,21 @@ def _in_plain_numbers(slide: Slide, picture: npt.NDArray[Any]) -> tuple[npt.NDAr
 
 
 def _lit(slide: Slide) -> float:
-    """Above which share of its range a slide of one brightness is all tissue; a guessed range is no measure of it."""
+    """The share of its range above which a slide of one brightness is all tissue, if the range is not a guess."""
     if slide.numbers.range_from != "guess":
         return DARK_LIT
     return DARK_LIT * max(1.0, type_range(slide.dtype)[1] / slide.value_range[1])
 
 
 def _glowing(picture: npt.NDArray[Any], grid: Grid, lit: float) -> Bools:
-    """Where a fluorescence slide glows: all of it, or nothing, where it has one brightness only."""
+    """The bright pixels of a fluorescence slide; all or none where it has only one brightness."""
     from scipy import ndimage
     from skimage.filters import threshold_otsu
 
     light = picture.max(-1).astype(np.float32)
     if picture.dtype == np.uint8:
         light /= np.float32(255)
-    # nuclei are dots: the tissue is what lies between them, too
+    # nuclei are dots, and the space between them is tissue too
     sigma = SMOOTHING / MPP if grid.mpp is None else SMOOTHING / min(grid.mpp)
     light = ndimage.gaussian_filter(light, min(sigma, min(light.shape) / 4))
     values = np.log(light + np.float32(1 / 255 / 4))
@@ -416,20 +418,20 @@ def _glowing(picture: npt.NDArray[Any], grid: Grid, lit: float) -> Bools:
 
 
 def _cleaned(raw: Bools, marks: Bools | None, smallest: float, holes: float) -> Bools:
-    """Without ink, thin walls and islands, and with its holes filled."""
+    """The mask without ink, thin walls and islands, and with its holes filled."""
     from scipy import ndimage
 
     square = np.ones((3, 3), np.bool_)
     if marks is not None:
         raw = raw & ~marks
-    # What no 2 x 2 square fits into is a wall of fat, a fibre or noise.
+    # Parts into which no 2 x 2 square fits are walls of fat cells, fibres or noise.
     opened = ndimage.binary_opening(np.pad(raw, 1, mode="edge"), np.ones((2, 2), np.bool_))[1:-1, 1:-1]
     mask: Bools = raw & ndimage.binary_dilation(opened, square)
     mask |= _holes(mask, holes)
     if marks is not None:
         mask &= ~marks
     numbers, count = ndimage.label(mask, square)
-    # what fills a quarter of a small image is no island
+    # a part that fills a quarter of a small image is no island
     wanted = np.bincount(numbers.ravel(), minlength=count + 1) >= min(smallest, mask.size / 4)
     wanted[0] = False
     found: Bools = wanted[numbers]
@@ -437,7 +439,7 @@ def _cleaned(raw: Bools, marks: Bools | None, smallest: float, holes: float) -> 
 
 
 def _holes(mask: Bools, size: float) -> Bools:
-    """Gaps under a size in pixels, if most of what surrounds each is tissue; in fat there is the next gap."""
+    """The gaps under a size in pixels that are mostly surrounded by tissue; in fat, the next gap is near."""
     from scipy import ndimage
 
     numbers, count = ndimage.label(~mask)

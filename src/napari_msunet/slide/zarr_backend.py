@@ -1,4 +1,4 @@
-"""OME-Zarr 0.4 and 0.5, also in bioformats2raw's layout."""
+"""The reader of OME-Zarr 0.4 and 0.5, also in the layout of bioformats2raw."""
 
 from __future__ import annotations
 
@@ -34,11 +34,10 @@ from napari_msunet.slide.numbers import BITS, KINDS, Origin, checked_range
 from napari_msunet.slide.openslide_backend import damaged
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What a compressed chunk says about its own length, looked at before a decoder is given it.
+# Checking the length in a compressed chunk before it is decoded.
 #
-# Blosc and LZ4 are decoded by libraries that trust the length in a chunk's first bytes: a chunk that was cut short
-# gives whatever lies behind it in memory, or ends the process. zlib, zstd, bz2, lzma and crc32c find out by
-# themselves.
+# The libraries that decode Blosc and LZ4 trust the length in a chunk's first bytes: a chunk that was cut short gives
+# whatever lies behind it in memory, or crashes the process. zlib, zstd, bz2, lzma and crc32c check it themselves.
 
 _BLOSC = struct.Struct("<4B3I")  # versions of format and codec, flags, size of a value; bytes, of a block, in all
 _STORED = 0x02
@@ -47,18 +46,18 @@ _LARGEST = 2**31 - 1
 
 
 class ChunkLengthError(MsunetError):
-    """A chunk's length contradicts what its first bytes, or the array, say."""
+    """A chunk's length contradicts its first bytes or the array."""
 
 
 def check_blosc(data: Any, expected: int | None = None) -> None:
-    """Refuse a Blosc chunk that is cut short, or whose first bytes cannot be true.
+    """Refuse a Blosc chunk that is cut short, or whose first bytes are impossible.
 
     Parameters
     ----------
     data : bytes-like
         The whole chunk.
     expected : int, optional
-        Bytes that it must have when it is decoded.
+        Number of bytes that it must have when decoded.
 
     Raises
     ------
@@ -89,12 +88,12 @@ def check_blosc(data: Any, expected: int | None = None) -> None:
 
 
 def blosc_lengths(head: bytes) -> tuple[int, int]:
-    """Bytes of a Blosc chunk once decoded, and of the chunk itself, from its first 16 bytes.
+    """The number of bytes of a Blosc chunk when decoded, and of the chunk itself, from its first 16 bytes.
 
     Raises
     ------
     ChunkLengthError
-        If there are fewer, or they are none of Blosc's.
+        If there are fewer bytes, or they are not those of Blosc.
     """
     if len(head) < _BLOSC.size:
         raise ChunkLengthError(f"a Blosc chunk has {len(head)} bytes")
@@ -105,7 +104,7 @@ def blosc_lengths(head: bytes) -> tuple[int, int]:
 
 
 def check_lz4(data: Any, expected: int | None = None) -> None:
-    """Refuse an LZ4 chunk whose first bytes cannot be true: it is asked for that much memory."""
+    """Refuse an LZ4 chunk whose first bytes are impossible, since the decoder allocates the memory that they name."""
     view = memoryview(data).cast("B")
     if len(view) <= _LZ4.size:
         raise ChunkLengthError(f"an LZ4 chunk has {len(view)} bytes")
@@ -118,14 +117,14 @@ _CHECKS = {"blosc": check_blosc, "lz4": check_lz4}
 
 
 def _check_of(codec: Any) -> Any:
-    """The check for a codec of zarr or numcodecs; None: it checks itself."""
+    """The check for a codec of zarr or numcodecs; None where the codec checks the length itself."""
     name = getattr(codec, "codec_id", None) or getattr(codec, "codec_name", None) or type(codec).__name__
     return _CHECKS.get(str(name).lower().removeprefix("numcodecs.").removesuffix("codec"))
 
 
 @dataclass(frozen=True)
 class _Checked(BytesBytesCodec):
-    """A codec that sees only chunks whose lengths are right."""
+    """A codec that gets only chunks with correct lengths."""
 
     inner: BytesBytesCodec
     first: bool
@@ -150,7 +149,7 @@ class _Checked(BytesBytesCodec):
 
 
 class _CheckedV2(V2Codec):
-    """The same for the chunks of zarr 2."""
+    """The same for chunks of zarr format 2."""
 
     async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
         check = _check_of(self.compressor)
@@ -161,9 +160,9 @@ class _CheckedV2(V2Codec):
 
 
 def checked_array(array: Any) -> Any:
-    """A zarr array that looks at the lengths of its chunks, also in shards, before it decodes them.
+    """Make a zarr array check the lengths of its chunks, also in shards, before it decodes them.
 
-    The array itself is changed and given back. Nothing of this is written.
+    The array itself is changed and returned. Its files are not changed.
     """
     inner = array._async_array
     pipeline = inner.codec_pipeline
@@ -173,7 +172,8 @@ def checked_array(array: Any) -> Any:
 
 
 def settle(seconds: float = 2.0) -> None:
-    """Wait for what zarr still reads after a chunk has failed: the end of the process would tell of it at length."""
+    """Wait for chunks that zarr still reads after one has failed, since they would print errors at the process's
+    end."""
 
     async def others() -> None:
         waiting = asyncio.all_tasks() - {asyncio.current_task()}
@@ -200,14 +200,15 @@ def _checked_codecs(codecs: Iterable[Codec]) -> list[Codec]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The reader of OME-Zarr and plain zarr.
 
 BACKGROUND = "background"
 OWN_KEY = "napari_msunet"
-"""Our own attributes, beside those of OME."""
+"""The key of our own attributes, beside those of OME."""
 
 
 class ZarrBackend(Backend):
-    """The first image of an OME-Zarr folder; of time and depth the first plane."""
+    """The first image of an OME-Zarr folder, at the first plane of time and depth."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -227,7 +228,7 @@ class ZarrBackend(Backend):
             self._arrays = [checked_array(self._child(group, name, zarr.Array)) for name in self._pyramid.paths]
         except SlideError:
             raise
-        except Exception as error:  # zarr and its codecs raise of all kinds
+        except Exception as error:  # zarr and its codecs raise many kinds of errors
             raise damaged(path, error) from error
         self.info = self._info(attributes)
 
@@ -275,7 +276,7 @@ class ZarrBackend(Backend):
             None if value_range is None else checked_range(value_range),
             _origin(own.get("kind_from")),
             _origin(own.get("range_from")),
-            OWN_KEY in attributes,  # what was believed, or given, when it was written
+            OWN_KEY in attributes,  # the size was believed or given when the file was written
         )
 
     def _downsample(self, number: int, full: tuple[int, int], shape: tuple[int, int]) -> tuple[float, float]:
@@ -302,7 +303,7 @@ class ZarrBackend(Backend):
             self._need_files(level, (y, x, height, width))
         try:
             pixels = np.asarray(array[tuple(index)])
-        except Exception as error:  # codecs raise of all kinds
+        except Exception as error:  # codecs raise many kinds of errors
             settle()
             raise self._damaged(level, index, error) from error
         kept = [a for a in (self._c, self._y, self._x) if a is not None]
@@ -313,7 +314,7 @@ class ZarrBackend(Backend):
         return np.array(pixels, self.info.dtype, order="C").reshape(height, width, -1)
 
     def _damaged(self, level: int, index: list[Any], error: Exception) -> SlideError:
-        """What is said of a window that cannot be read: which of its chunks are damaged."""
+        """The error about a window that cannot be read, which names its damaged chunks."""
         array, found = self._arrays[level], []
         for y, x in self._chunks_of(level, index[self._y], index[self._x]):
             part = list(index)
@@ -335,7 +336,7 @@ class ZarrBackend(Backend):
         return [(y, x) for y in cuts[0] for x in cuts[1]]
 
     def _need_files(self, level: int, box: tuple[int, int, int, int]) -> None:
-        """Refuse a window with a chunk that our own writer left and that is gone: zarr would read it as 0."""
+        """Refuse a window with a missing chunk in a pyramid of ours, because zarr would read it as 0."""
         array = self._arrays[level]
         channels = -(-array.shape[self._c] // array.chunks[self._c]) if self._c is not None else 1
         rows, columns = slice(box[0], box[0] + box[2]), slice(box[1], box[1] + box[3])
@@ -354,20 +355,22 @@ class ZarrBackend(Backend):
 
 
 def _told(level: int, found: list[tuple[slice, slice]]) -> str:
-    """Where chunks are damaged, in words."""
+    """The places of damaged chunks, in words."""
     places = list(dict.fromkeys(f"y {y.start} to {y.stop}, x {x.start} to {x.stop}" for y, x in found))
     of = f" of level {level}" if level else ""
     return "; ".join(places[:3]) + (of if places else "")
 
 
 def _origin(text: Any) -> Origin:
-    """Where what a pyramid of ours says came from."""
+    """The source of a decision that a pyramid of ours keeps."""
     return text if text in ("guess", "person") else "file"
 
 
 def _from_window(window: tuple[float, float] | None, dtype: np.dtype[Any]) -> ValueRange | None:
-    """The range that the display window of all channels names, where it is that of a number of bits fewer than the
-    type's, or of floats 0 to 1: others are what was least and largest in this one image."""
+    """The range from the display window of all channels, where it is that of a number of bits, or 0 to 1 for floats.
+
+    Other windows are the smallest and largest value of the one image.
+    """
     if window is None or window[0] != 0:
         return None
     tops = {float(2**bits - 1) for bits in BITS if dtype.kind == "f" or 2**bits - 1 < np.iinfo(dtype).max}
@@ -375,5 +378,5 @@ def _from_window(window: tuple[float, float] | None, dtype: np.dtype[Any]) -> Va
 
 
 def _series(group: Any) -> dict[str, Any] | None:
-    """Attributes of the group `OME` that lists the images of bioformats2raw."""
+    """The attributes of the group `OME`, in which bioformats2raw lists the images."""
     return dict(group["OME"].attrs) if "OME" in group else None

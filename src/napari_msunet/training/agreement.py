@@ -1,4 +1,4 @@
-"""How well two people's labels agree, or a person's and a model's, on the same slide."""
+"""The agreement of two people's labels, or of a person's and a model's, on the same slide."""
 
 from __future__ import annotations
 
@@ -37,31 +37,32 @@ def agreement(
     out: Path | None = None,
     damaged: Damaged = "refuse",
 ) -> dict[str, Any]:
-    """Compare two label stores where both say something.
+    """Compare two label stores at the pixels that are labelled in both.
 
     Parameters
     ----------
     one, other : LabelStore or path
-        Labels or annotations over the same slide with the same pixels. Classes are matched by name. What an annotation
-        leaves open does not count.
+        Labels or annotations over the same slide with the same pixels. Classes are matched by name. Pixels that an
+        annotation does not label do not count.
     region : Region, optional
         In the stores' level-0 pixels; None: all.
     out : Path, optional
         JSON file for the result.
     damaged : "refuse" or "skip"
-        Where chunks of one are damaged: refuse, or leave their pixels out; the result then says which ("left_out").
+        What to do where chunks of a store are damaged: refuse, or leave their pixels out; the result then names them
+        ("left_out").
 
     Returns
     -------
     dict
-        Dice, IoU and the others by class, taking `one` as the truth (Dice, IoU and accuracy are the same both ways);
+        Dice, IoU and the other scores by class, with `one` as the truth (Dice, IoU and accuracy are symmetric);
         ``"kappa"``; ``"confusion"`` (rows: `one`); ``"outlines"`` and ``"instances"`` (connected pieces) where the
         region has at most 36 million pixels; ``"classes"``.
 
     Raises
     ------
     StoreError
-        If they have different pixels, no class in common, are no stores of classes, or are damaged.
+        If the stores have different pixels, have no class in common, are no stores of classes, or are damaged.
     OutputError
         If `out` cannot be written.
 
@@ -106,7 +107,7 @@ def _compared(one: LabelStore, other: LabelStore, region: Region | None, damaged
         check()
         a, b = (table[store.truth(part)] for table, store in zip(tables, (one, other), strict=True))
         a[b == IGNORED] = IGNORED
-        b[a == IGNORED] = 0  # never counted
+        b[a == IGNORED] = 0  # `a` is ignored there, so the pixel does not count
         total.add(torch.from_numpy(b), torch.from_numpy(a))
         for target, values in zip(kept, (a, b), strict=False):
             target[part.slices((window.y, window.x))] = values
@@ -123,7 +124,7 @@ def _compared(one: LabelStore, other: LabelStore, region: Region | None, damaged
 
 
 def _table(store: LabelStore, classes: Sequence[str]) -> Labels:
-    """From a store's truth to class numbers; what is not known, or no class of both, is `IGNORED`."""
+    """A table from a store's values to class numbers; `IGNORED` for unlabelled pixels and classes of one store only."""
     table = np.full(256, IGNORED, np.uint8)
     table[0] = 0
     for value, name in enumerate(store.classes, start=1):
@@ -155,7 +156,7 @@ def _plain(scores: dict[str, float]) -> dict[str, float | None]:
 
 
 def kappa(matrix: Matrix) -> float | None:
-    """Cohen's kappa of a confusion matrix: agreement beyond chance; None where chance alone would agree."""
+    """Cohen's kappa of a confusion matrix: agreement beyond chance; None where chance alone would agree fully."""
     total = matrix.sum()
     if not total:
         return None

@@ -1,4 +1,4 @@
-"""What each scale sees of some training windows, unchanged and after their random changes: arrays and a picture."""
+"""A preview of training windows as each scale sees them, unchanged and after random changes: arrays and a picture."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class AugmentationPreview:
     Attributes
     ----------
     names : tuple of str
-        Of the windows' images.
+        Names of the windows' images.
     scales : tuple of str
-        Such as ``"scale 1/2"``, one for each array of `inputs`.
+        Names such as ``"scale 1/2"``, one for each array of `inputs`.
     inputs : tuple of (n, 1 + variants, h, w, c) uint8 arrays
-        For each scale: of each window first the unchanged one, then its variants.
+        For each scale and window, first the unchanged pixels, then the variants.
     truth : (n, 1 + variants, H, W) uint8 array
         0 background, 1..K classes, 255 ignored.
     """
@@ -57,11 +57,11 @@ def augmentation_preview(
     Parameters
     ----------
     training : TrainJob
-        Nothing is trained or written.
+        The training whose windows are shown; nothing is trained or written.
     count, variants : int
-        Windows, and changes of each.
+        The number of windows, and of changes of each.
     messages : list, optional
-        Gets what there is to say about the images.
+        Gets the messages about the images.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def augmentation_preview_events(job: PreviewAugmentationJob) -> Iterator[Event]:
     Yields
     ------
     Event
-        What there is to say, and a `Result` with ``"names"``, ``"scales"`` and ``"classes"``, and the files
+        Messages, and a `Result` with ``"names"``, ``"scales"`` and ``"classes"``, and the files
         ``"preview"`` (PNG) and ``"arrays"`` (npz: ``truth``, and ``input0``, ``input1``, ... for the scales).
 
     Raises
@@ -144,7 +144,7 @@ def augmentation_preview_events(job: PreviewAugmentationJob) -> Iterator[Event]:
 
 
 def draw_preview(path: Path, preview: AugmentationPreview) -> None:
-    """A grid: a row for each window, then for each of its variants a column for each scale and the truth.
+    """Draw a grid with a row for each window, and for each of its variants a column for each scale and the truth.
 
     Raises
     ------
@@ -182,12 +182,12 @@ def draw_preview(path: Path, preview: AugmentationPreview) -> None:
 
 
 def _show(cell: Any, pixels: npt.NDArray[np.uint8]) -> None:
-    """An image of any number of channels: colours where there are three, else the first."""
+    """Show an image of any number of channels: in colour where there are three, else the first channel."""
     colour = pixels.shape[2] == 3
     cell.imshow(pixels if colour else pixels[..., 0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
 
 
 def _classes(preview: AugmentationPreview) -> int:
-    """The largest class that is there."""
+    """The largest class number that occurs."""
     known = preview.truth[preview.truth != IGNORED]
     return int(known.max()) if known.size else 0

@@ -1,4 +1,4 @@
-"""What looks on while Lightning trains: events, the clock, early stopping, and what is kept on disk."""
+"""Callbacks of Lightning's trainer: events, the time limit, early stopping, and the files of a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from napari_msunet.training.record import Row, RunFolder, column, writing
 from napari_msunet.training.tracking import Tracker
 
 # ----------------------------------------------------------------------------------------------------------------------
-# A picture of a training: loss and IoU by epoch, for the fused output and each scale.
+# The curves of a training: loss and IoU by epoch, for the fused output and each scale.
 
 _TITLES = {"loss": "Loss", "iou": "IoU (mean over classes)"}
 
@@ -38,7 +38,7 @@ def draw_curves(rows: Sequence[Row], outputs: Sequence[str], path: Path, best: i
         "fused", then one for each scale.
     path : Path
     best : int, optional
-        The epoch whose model was kept; marked.
+        The epoch whose model was kept, which is marked.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -63,7 +63,7 @@ def draw_curves(rows: Sequence[Row], outputs: Sequence[str], path: Path, best: i
 
 
 def _panel(axes: Any, rows: Sequence[Row], outputs: Sequence[str], name: str, best: int | None) -> None:
-    """One number by epoch."""
+    """Draw one number by epoch."""
     for i, output in enumerate(outputs):
         for split in ("train", "validation"):
             key = column(split, name, output)
@@ -94,30 +94,31 @@ def _panel(axes: Any, rows: Sequence[Row], outputs: Sequence[str], name: str, be
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Time limit, checkpoints, early stopping and curves of a training.
 
 _PROGRESS_SECONDS = 0.5
 _CURVES_SECONDS = 20.0
 _BETTER = 1e-4
 _SMOOTHED = 5
-"""Epochs over which a validation IoU is averaged before it decides: a single one jumps."""
+"""Epochs over which a validation IoU is averaged before it decides, because single values jump."""
 _COST = 0.02
 """Largest share of the time that goes into saving."""
 
 
 class Paced:
-    """Something that is done again and again, as often as it takes no more than a small share of the time."""
+    """Paces repeated work, such as saving, so that it takes no more than a small share of the time."""
 
     def __init__(self) -> None:
         self._ended, self._seconds = 0.0, 0.0
 
     @property
     def due(self) -> bool:
-        """Whether it is time again."""
+        """Whether the work may be done again."""
         return time.monotonic() - self._ended >= self._seconds / _COST
 
     @contextmanager
     def doing(self) -> Iterator[None]:
-        """Measure how long it takes."""
+        """Measure how long the work takes."""
         began = time.monotonic()
         yield
         self._ended = time.monotonic()
@@ -126,22 +127,23 @@ class Paced:
 
 @dataclass
 class RunProgress:
-    """How a run stands after an epoch; plain values, kept in the checkpoint.
+    """The progress of a run after an epoch; plain values, kept in the checkpoint.
 
     Attributes
     ----------
     best_iou, best_loss : float
-        Of the fused output on the validation images, at the best epoch; means over the last epochs, see `_SMOOTHED`.
+        Scores of the fused output on the validation images, at the best epoch; means over the last epochs, see
+        `_SMOOTHED`.
     best_epoch : int
-        0 before the first.
+        The best epoch; 0 before the first one.
     epochs, steps : int
-        How many are done.
+        How many epochs and steps are done.
     step_seconds : float
         Time in all steps together.
     stop_best, stop_epoch : float, int
-        The best of what early stopping looks at, the higher the better, and its epoch.
+        The best value of the score that early stopping watches, where higher is better, and its epoch.
     reason : str
-        Why training ended: "epochs", "no better", "time limit"; empty while it runs.
+        Why the training ended: "epochs", "no better", "time limit"; empty while it runs.
     """
 
     best_iou: float = -1.0
@@ -156,7 +158,7 @@ class RunProgress:
 
 
 class ProgressCallback(pl.Callback):
-    """Looks on.
+    """Reports the progress of a training, saves its models, and ends it.
 
     Parameters
     ----------
@@ -171,7 +173,7 @@ class ProgressCallback(pl.Callback):
     Attributes
     ----------
     finishing_passes : int
-        Batches that go through the network once more after the last step, for which time is kept.
+        Batches that go through the network again after the last step, for which time is reserved.
     """
 
     def __init__(self, job: SettledTrainJob, folder: RunFolder, say: Say, stop: Stop, started: float) -> None:
@@ -196,24 +198,24 @@ class ProgressCallback(pl.Callback):
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the job began; of processor time, since the loop did."""
+        """Seconds since the job began; for processor time, since the training loop began."""
         if self.job.clock == "processor":
             return time.process_time() - self._processor_began
         return time.monotonic() - self.started
 
     @property
     def _finishing(self) -> float:
-        """Seconds that what follows the last step takes: passes without a way back, a third of a step each."""
+        """Seconds needed after the last step: forward passes, each about a third of the time of a step."""
         return 0.4 * self.finishing_passes * self._warm_seconds / self._warm_steps if self._warm_steps else 0.0
 
     def fraction(self) -> float:
-        """How much of the training is over, by steps or by time, whichever is further; 0 to 1."""
+        """The fraction of the training that is over, by steps or by time, whichever is larger; 0 to 1."""
         limit = self.job.time_limit
         by_time = self.elapsed / max(1e-9, limit - self._finishing) if limit else 0.0
         return min(1.0, max(by_time, self._steps_done / max(1, self._steps_total)))
 
     def _seconds_left(self) -> float | None:
-        """An upper estimate; early stopping may end it before."""
+        """The time left, as an upper estimate: early stopping may end the training earlier."""
         if not self._warm_steps:
             return None
         epochs_left = self.job.epochs - self._steps_done * self.job.epochs / self._steps_total
@@ -222,7 +224,7 @@ class ProgressCallback(pl.Callback):
         return left if self.job.time_limit is None else max(0.0, min(left, self.job.time_limit - self.elapsed))
 
     def _steps_expected(self, seconds_left: float | None) -> int:
-        """Steps in all: those of the job, or fewer where its time limit comes first."""
+        """The total number of steps: that of the job, or fewer where its time limit comes first."""
         if self.job.time_limit is None or seconds_left is None:
             return self._steps_total
         pace = self._warm_seconds / self._warm_steps
@@ -249,11 +251,11 @@ class ProgressCallback(pl.Callback):
     ) -> None:
         self.stop.check()
         before, self._step_ended = self._step_ended, time.monotonic()
-        seconds = self._step_ended - before  # with the wait for its batch
+        seconds = self._step_ended - before  # including the wait for its batch
         self._steps_done += 1
         self.standing.steps = self._steps_done
         self.standing.step_seconds += seconds
-        if batch_idx:  # the first step of an epoch also warms up
+        if batch_idx:  # the first step of an epoch is left out, because it also starts the reading
             self._warm_steps += 1
             self._warm_seconds += seconds
         if time.monotonic() - self._last_progress >= _PROGRESS_SECONDS:
@@ -265,7 +267,8 @@ class ProgressCallback(pl.Callback):
             trainer.should_stop = True
 
     def _time_is_up(self, guess: float) -> bool:
-        """Whether the time left is just enough to validate, which takes `guess` seconds where it was never done."""
+        """Whether the time left is just enough to validate, which is taken to need `guess` seconds before the first
+        time."""
         needed = self._validation_seconds or guess or self._finishing
         return self.job.time_limit is not None and self.elapsed + needed >= self.job.time_limit
 
@@ -301,16 +304,16 @@ class ProgressCallback(pl.Callback):
         self._keep_best(pl_module, row)
         if not self.standing.reason:
             self._decide(trainer, row)
-        # Several processes save together, so none of them may leave it out.
+        # Several processes save together, so none of them may skip this.
         if self._saving.due or self.standing.reason or trainer.world_size > 1:
             with self._saving.doing(), writing(self.folder.checkpoint) as aside:
-                # with the optimiser's state, to go on from; it is only ever read with weights_only=True
+                # includes the optimiser's state, to continue from; it is only ever read with weights_only=True
                 trainer.save_checkpoint(aside, weights_only=False)
         if time.monotonic() - self._last_curves >= _CURVES_SECONDS:
             self.draw()
 
     def _keep_best(self, module: Training, row: dict[str, float]) -> None:
-        """Save the model when it validates better than all before, over a few epochs; without validation the last."""
+        """Save the model when its smoothed validation is the best so far; without validation, save each last model."""
         standing = self.standing
         if not isfinite(row.get(column("validation", "loss", "fused"), float("inf"))):
             if self._keeping.due:
@@ -325,13 +328,13 @@ class ProgressCallback(pl.Callback):
             self._keep(module, row, finished=True)
 
     def _smoothed(self, name: str) -> float | None:
-        """Mean of a number of the fused output on what validates over the last epochs; None where there is none."""
+        """Mean over the last epochs of a validation number of the fused output; None where there is none."""
         key = column("validation", name, "fused")
         values = [row[key] for row in self.folder.rows[-_SMOOTHED:] if key in row]
         return sum(values) / len(values) if values else None
 
     def _keep(self, module: Training, row: dict[str, float], finished: bool) -> None:
-        """Save the model as it is now; one that is not `finished` without new statistics, which take time."""
+        """Save the present model; unless `finished`, without new batch-norm statistics, which take time."""
         self.standing.best_epoch = self.standing.epochs
         self.summary |= {
             "best_epoch": self.standing.best_epoch,
@@ -343,12 +346,12 @@ class ProgressCallback(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Training)
         if not trainer.val_dataloaders and self.folder.rows:
-            # New statistics need all processes, and this is the first one's own.
+            # New statistics would need all processes, but this callback runs in the first one only.
             self._keep(pl_module, self.folder.rows[-1], finished=trainer.world_size == 1)
         save_model(pl_module.model, self.folder.last, self.summary | {"kept": "last", "steps": self.standing.steps})
 
     def cancelled(self, module: Training) -> None:
-        """Keep what the person who stopped it wants: the best, or where nothing validates and for "last" the newest."""
+        """Keep the model that the person wants: the best, or for "last", and without validation, the newest."""
         if self.stop.keep == "last" and self.standing.steps:
             summary = self.summary | {"kept": "last", "steps": self.standing.steps}
             save_model(module.model, self.folder.model, summary)
@@ -356,7 +359,7 @@ class ProgressCallback(pl.Callback):
             self._keep(module, self.folder.rows[-1], finished=False)
 
     def scores(self, split: str, row: dict[str, float]) -> dict[str, dict[str, float]]:
-        """An epoch's numbers: for each output its "loss" and "iou"."""
+        """The numbers of an epoch: for each output its "loss" and "iou"."""
         named = {
             output: {n: row[column(split, n, output)] for n in ("loss", "iou") if column(split, n, output) in row}
             for output in self.job.model.outputs
@@ -364,7 +367,7 @@ class ProgressCallback(pl.Callback):
         return {output: numbers for output, numbers in named.items() if numbers}
 
     def _decide(self, trainer: pl.Trainer, row: dict[str, float]) -> None:
-        """End after the last epoch, or when nothing gets better."""
+        """End the training after the last epoch, or when early stopping applies."""
         standing, options = self.standing, self.job.optimiser
         if standing.epochs >= self.job.epochs:
             standing.reason = "epochs"
@@ -378,7 +381,7 @@ class ProgressCallback(pl.Callback):
             self.say(Message(text=f"No better validation {name} for {options.stop_after} epochs: training ends here."))
 
     def _stalled(self, row: dict[str, float], patience: int) -> bool:
-        """Whether what early stopping looks at has not got better for long enough; never without validation."""
+        """Whether the watched score has not improved for `patience` epochs; never without validation."""
         standing, options = self.standing, self.job.optimiser
         value = self._smoothed(options.stop_metric)
         if value is None:
@@ -396,18 +399,19 @@ class ProgressCallback(pl.Callback):
         draw_curves(self.folder.rows, self.folder.outputs, self.folder.curves, self.standing.best_epoch or None)
 
     def state_dict(self) -> dict[str, Any]:
-        """How the run stands, and the summary of the kept model, for the checkpoint."""
+        """The progress of the run and the summary of the kept model, for the checkpoint."""
         return {"standing": asdict(self.standing), "summary": self.summary}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from the state in a checkpoint."""
         self.standing = RunProgress(**state_dict["standing"])
         self.standing.reason = ""
-        self.summary = dict(state_dict["summary"]) | self.summary  # what is known of this session is newer
+        # values of this session are newer than those of the checkpoint
+        self.summary = dict(state_dict["summary"]) | self.summary
 
 
 def device_arguments(device: torch.device) -> dict[str, Any]:
-    """Which device, as Lightning's Trainer wants it."""
+    """The arguments of Lightning's Trainer for the device."""
     if device.type == "cuda":
         return {"accelerator": "gpu", "devices": [device.index or 0]}
     return {"accelerator": device.type, "devices": 1}

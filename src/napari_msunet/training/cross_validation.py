@@ -1,4 +1,4 @@
-"""Cross-validation: one training for each fold, each scored on the groups it has not seen."""
+"""Cross-validation: one training for each fold, each scored on the groups that it has not seen."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _JOB, _SCORES, _MODEL = "crossval.json", "scores.json", "model.safetensors"
 _FREE = {"resume", "out"}
 
 Pooled = dict[str, Any]
-"""For "fused" and each scale a report, as of `evaluate_events`."""
+"""A report for "fused" and each scale, as in `evaluate_events`."""
 
 
 def crossval_events(job: CrossValidateJob) -> Iterator[Event]:
     """Train and score a model once for each fold.
 
-    Before the first training, all folds are made, so that what cannot work is said at once. Closing the iterator keeps
-    what is finished; the same job with `resume` goes on.
+    All folds are made before the first training, so that errors come at once. Closing the iterator keeps the finished
+    folds; the same job with `resume` continues.
 
     Parameters
     ----------
@@ -42,14 +42,14 @@ def crossval_events(job: CrossValidateJob) -> Iterator[Event]:
     Yields
     ------
     Event
-        Those of each training, `Message` and `Progress` (folds), and at the end a `Result` with ``"folds"`` (of each
-        its ``"pooled"`` scores and the names in ``"split"``), and ``"mean"`` and ``"std"`` over the folds of each
-        score, as ``{output: {score: ..., "classes": {class: {score: ...}}}}``.
+        The events of each training, `Message` and `Progress` (folds), and at the end a `Result` with ``"folds"`` (for
+        each its ``"pooled"`` scores and the names in ``"split"``), and ``"mean"`` and ``"std"`` of each score over the
+        folds, as ``{output: {score: ..., "classes": {class: {score: ...}}}}``.
 
     Raises
     ------
     SourceError
-        If the images cannot be cut into so many folds with every class in each, or cannot be used.
+        If the images cannot be cut into that many folds with every class in each, or cannot be used.
     OutputError
         If `job.out` holds something else, or cannot be written.
     """
@@ -79,21 +79,21 @@ def crossval_events(job: CrossValidateJob) -> Iterator[Event]:
 
 
 def _comparable(job: CrossValidateJob) -> dict[str, Any]:
-    """What must stay the same when it goes on."""
+    """The fields that must stay the same when the job is resumed."""
     own: dict[str, Any] = json.loads(job.model_dump_json(exclude=_FREE | {"training"}))
     training: dict[str, Any] = json.loads(job.training.model_dump_json(exclude=_FREE | {"device"}))
     return own | training
 
 
 def _training(job: CrossValidateJob, number: int) -> TrainJob:
-    """The training of a fold; it goes on where it has begun."""
+    """The training of a fold; it is resumed where it has begun."""
     out = job.out / f"fold{number}"
     resume = (out / "job.json").exists()
     return job.training.model_copy(update={"out": out, "fold": (number, job.folds), "resume": resume, "replaces": None})
 
 
 def _all_folds(job: CrossValidateJob, messages: list[Event]) -> list[Split]:
-    """The sides of each fold; what there is to say is said once."""
+    """The sides of each fold; each message about the data is given once."""
 
     def say(level: str, text: str) -> None:
         messages.append(Message(level="warning" if level == "warning" else "info", text=text))
@@ -101,7 +101,8 @@ def _all_folds(job: CrossValidateJob, messages: list[Event]) -> list[Split]:
     items = load_sources(job.training.sources, job.training.model, say)
     try:
         given, shares, classes = job.training, job.training.validation or 0.0, job.training.model.classes
-        seed = given.seed if given.split_seed is None else given.split_seed  # as the trainings themselves are split
+        # the seed with which the trainings themselves split
+        seed = given.seed if given.split_seed is None else given.split_seed
         sides = [split(items, shares, seed, 0.0, (n, job.folds), classes) for n in range(1, job.folds + 1)]
     finally:
         for item in items:
@@ -111,7 +112,7 @@ def _all_folds(job: CrossValidateJob, messages: list[Event]) -> list[Split]:
 
 
 def _trained(training: TrainJob) -> Iterator[Event]:
-    """Train a fold, unless it is trained."""
+    """Train a fold, unless it is finished."""
     if (training.out / "result.json").exists():
         return
     for event in train_events(training):
@@ -144,7 +145,7 @@ def _deviation(values: Any) -> float:
 
 
 def _over(folds: list[dict[str, Any]], function: Any) -> Pooled:
-    """A function of each score over the folds in which it is defined; None where it is in none."""
+    """A function of each score over the folds in which it is defined; None where it is defined in no fold."""
 
     def of(rows: list[dict[str, Any]]) -> dict[str, float | None]:
         known = {name: [row[name] for row in rows if row[name] is not None] for name in SCORES}

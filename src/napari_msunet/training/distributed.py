@@ -1,4 +1,4 @@
-"""Several processes that train one model, one for each device: who is who, and what they agree on."""
+"""Training one model in several processes, one for each device: their ranks, their start, and what they agree on."""
 
 from __future__ import annotations
 
@@ -25,29 +25,30 @@ from napari_msunet.training.module import Training
 from napari_msunet.training.record import RunFolder
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Several processes that train one model together, one for each device: who is who, and starting the others.
+# The rank of this process, and starting the other processes.
 #
 # On one machine, the process that runs the job starts the others with the same job file. On several machines a
-# launcher (`srun`, `torchrun`) starts `napari-msunet run job.json` once for each device; Lightning knows who is who
+# launcher (`srun`, `torchrun`) starts `napari-msunet run job.json` once for each device, and Lightning gets the ranks
 # from it.
 
 _RANK, _PORT, _READY = "NAPARI_MSUNET_RANK", "NAPARI_MSUNET_PORT", "NAPARI_MSUNET_READY"
-"""What a process started here is told: who it is, where to meet, and the file to make when it has what it needs."""
+"""Environment variable for a process that is started here: its rank, the port, and the file that it makes when
+ready."""
 
 _PATIENCE = 30.0
-"""Seconds that the others have to end after the training has."""
+"""Seconds that the other processes have to end after the training."""
 
 
 @dataclass(frozen=True)
 class Rank:
-    """Which of the processes that train together this one is.
+    """The rank of this process among those that train together.
 
     Attributes
     ----------
     rank, world : int
-        Number of this process, and how many there are.
+        Number of this process, and the number of processes.
     port : int, optional
-        Where they meet on this machine; None: a launcher of its own brings them together.
+        The port on this machine at which they connect; None: a launcher connects them.
     """
 
     rank: int = 0
@@ -61,7 +62,7 @@ class Rank:
 
 
 def rank_of(job: TrainJob) -> Rank:
-    """The place of this process in the training of a job.
+    """The rank of this process in the training of a job.
 
     Raises
     ------
@@ -90,12 +91,12 @@ def rank_of(job: TrainJob) -> Rank:
 
 
 def check_devices(job: TrainJob, device: torch.device) -> None:
-    """Refuse more devices than there are, and what only one can do.
+    """Refuse more devices than there are, and options that work on one device only.
 
     Raises
     ------
     MsunetError
-        If they cannot train this job together.
+        If the devices cannot train this job together.
     """
     if job.devices * job.nodes == 1:
         return
@@ -113,7 +114,7 @@ def check_devices(job: TrainJob, device: torch.device) -> None:
 
 
 def _launched() -> Any:
-    """What torchrun or SLURM say of this process; None where neither has started it."""
+    """Lightning's environment of torchrun or SLURM; None where neither has started this process."""
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
@@ -131,12 +132,12 @@ def _free_port() -> int:
 
 @contextmanager
 def others(job: TrainJob, place: Rank) -> Iterator[None]:
-    """Start the other processes on this machine, where this one is to, and end them with the block.
+    """Start the other processes on this machine, if this one has to, and end them at the end of the block.
 
     Raises
     ------
     MsunetError
-        If one of them ended with an error before this one; the message is theirs.
+        If one of them ended with an error before this one; the message is that of the process.
     """
     if not place.starts_others:
         yield
@@ -153,7 +154,7 @@ def others(job: TrainJob, place: Rank) -> Iterator[None]:
             for process in running:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(_PATIENCE)
-        except RuntimeError as error:  # the connection to one that has ended
+        except RuntimeError as error:  # the connection to a process that has ended
             with suppress(subprocess.TimeoutExpired):
                 running[0].wait(2.0)
             if any(process.poll() for process in running):
@@ -172,7 +173,7 @@ def others(job: TrainJob, place: Rank) -> Iterator[None]:
 
 
 def _wait_for(running: list[subprocess.Popen[bytes]], folder: Path) -> None:
-    """Until all have read their images, so that none of them is missed when they meet."""
+    """Wait until all processes have read their images, so that none is late when they connect."""
     while len(list(folder.glob("*.ready"))) < len(running):
         if any(process.poll() is not None for process in running):
             raise _ended(str(folder))
@@ -181,7 +182,7 @@ def _wait_for(running: list[subprocess.Popen[bytes]], folder: Path) -> None:
 
 
 def tell_ready() -> None:
-    """Tell the process that has started this one that it may begin."""
+    """Tell the process that has started this one that this one is ready."""
     if _READY in os.environ:
         Path(os.environ[_READY]).touch()
 
@@ -191,7 +192,7 @@ def _ended(folder: str) -> MsunetError:
 
 
 def _start(file: Path, rank: int, place: Rank) -> subprocess.Popen[bytes]:
-    """One of the others; what it says on its error stream is kept beside the job file."""
+    """Start one of the other processes; its error stream is kept in a file beside the job file."""
     told = {_RANK: str(rank), _PORT: str(place.port), _READY: str(file.with_name(f"{rank}.ready"))}
     told["OMP_NUM_THREADS"] = str(threads(place))
     with (file.parent / f"{rank}.txt").open("wb") as said:
@@ -205,7 +206,7 @@ def _start(file: Path, rank: int, place: Rank) -> subprocess.Popen[bytes]:
 
 
 def _last_words(folder: str) -> str:
-    """The last line that one of the others has said."""
+    """The last line on the error stream of one of the other processes."""
     for path in sorted(Path(folder).glob("*.txt")):
         lines = path.read_text(encoding="utf8", errors="replace").split("\n")
         if said := [line.strip() for line in lines if line.strip()]:
@@ -214,13 +215,13 @@ def _last_words(folder: str) -> str:
 
 
 def threads(place: Rank) -> int:
-    """CPU threads of each process, so that together they have as many as this one would have alone."""
+    """CPU threads of each process, so that all together have as many as one process would have alone."""
     return max(1, torch.get_num_threads() // place.world)
 
 
 @contextmanager
 def fewer_threads(place: Rank) -> Iterator[None]:
-    """Leave the other processes their share of the CPU."""
+    """A context that leaves the other processes their share of the CPU."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads(place) if place.starts_others else before)
     try:
@@ -230,16 +231,17 @@ def fewer_threads(place: Rank) -> Iterator[None]:
 
 
 def leave_group() -> None:
-    """End the connection to the other processes, so that this one can train again."""
+    """End the connection to the other processes, so that this process can train again."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Lightning's view of the processes that this one has started, and what all processes agree on.
 
 
 class OnThisMachine(ClusterEnvironment):
-    """Tells Lightning who this process is, where `ranks` has started the others."""
+    """Tells Lightning the rank of this process, where `others` has started the processes."""
 
     def __init__(self, place: Rank) -> None:
         super().__init__()
@@ -265,13 +267,13 @@ class OnThisMachine(ClusterEnvironment):
         return self.place.world
 
     def set_world_size(self, size: int) -> None:
-        """It is known from the start."""
+        """Does nothing, because it is known from the start."""
 
     def global_rank(self) -> int:
         return self.place.rank
 
     def set_global_rank(self, rank: int) -> None:
-        """It is known from the start."""
+        """Does nothing, because it is known from the start."""
 
     def local_rank(self) -> int:
         return self.place.rank
@@ -281,7 +283,7 @@ class OnThisMachine(ClusterEnvironment):
 
 
 def many_devices(job: TrainJob, device: torch.device, place: Rank) -> dict[str, Any]:
-    """Which devices and how they work together, as Lightning's Trainer wants it."""
+    """The arguments of Lightning's Trainer for the devices, and for how they work together."""
     return {
         "accelerator": "gpu" if device.type == "cuda" else device.type,
         "devices": job.devices,
@@ -293,7 +295,7 @@ def many_devices(job: TrainJob, device: torch.device, place: Rank) -> dict[str, 
 
 
 class SharedCounts(pl.Callback):
-    """Adds up the training's counts over all processes before anybody looks at them."""
+    """Adds up the training's counts over all processes before they are read."""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if isinstance(pl_module, Training):
@@ -301,9 +303,10 @@ class SharedCounts(pl.Callback):
 
 
 class AgreeingOnStop(pl.Callback):
-    """After each step, all take over from the first process whether to stop, and how much of the training is over.
+    """After each step, all processes get from the first one whether to stop, and which fraction of the training is
+    over.
 
-    Schedules follow the clock where there is a time limit, and clocks differ.
+    With a time limit, schedules follow the clock, and the clocks of the processes differ.
     """
 
     def __init__(self, fraction: Callable[[], float]) -> None:
@@ -311,7 +314,7 @@ class AgreeingOnStop(pl.Callback):
         self._agreed: float | None = None
 
     def fraction(self) -> float:
-        """How much of the training is over, the same in all processes."""
+        """The fraction of the training that is over, the same in all processes."""
         return 0.0 if self._agreed is None else self._agreed
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -333,7 +336,7 @@ class AgreeingOnStop(pl.Callback):
 
 
 class Following(pl.Callback):
-    """What the other processes do where the first one has its `Watch`: the same steps, but nothing is written."""
+    """The counterpart of `ProgressCallback` in the other processes: the same steps, but nothing is written."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
@@ -343,5 +346,6 @@ class Following(pl.Callback):
             pl_module.restart_tallies()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # only the first process writes; with the optimiser's state, and only ever read with weights_only=True
+        # Only the first process writes the file, but all take part in saving. It includes the optimiser's state, and is
+        # only ever read with weights_only=True.
         trainer.save_checkpoint(self.folder.checkpoint, weights_only=False)

@@ -1,4 +1,4 @@
-"""Score a model against masks, at the masks' own resolution, fused and each scale alone, per image and pooled."""
+"""Scoring a model against masks, at the masks' own resolution, fused and each scale alone, per image and pooled."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from napari_msunet.training.scoring.panels import (
 from napari_msunet.training.scoring.uncertainty import Calibration
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What becomes of a model on images of other scales than it was trained at.
+# The scores of a model on images of other scales than those of its training.
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class OutputRow:
     name : str
         "fused", or the scale that a branch was trained at.
     model : MSUNet
-        It alone.
+        A model of this output alone.
     scale : float
-        At which it was trained, relative to the model's µm per pixel.
+        The scale of its training, relative to the model's µm per pixel.
     """
 
     name: str
@@ -71,12 +71,12 @@ def rows_of(model: MSUNet) -> list[OutputRow]:
 
 
 def own(model: MSUNet) -> Sequence[int]:
-    """Branches with an output of their own that can be taken out."""
+    """The branches with an output of their own, which can be made a model of their own."""
     return model.config.own if len(model.config.scales) > 1 else ()
 
 
 def at_scale(row: OutputRow, scale: float) -> MSUNet:
-    """The same weights on images of another scale: 0.5 shows them everything half as large as in training."""
+    """The model with the same weights, on images of another scale; at 0.5, objects are half as large as in training."""
     config = row.model.config
     changed = build_model(config.model_copy(update=config.at(config.resolution.times(row.scale / scale))))
     changed.load_state_dict(row.model.state_dict())
@@ -91,12 +91,12 @@ def scale_matrix(
     Parameters
     ----------
     scales : sequence of float
-        Relative to the model's µm per pixel, such as 0.25 to 2; also ones it was never trained at.
+        Test scales relative to the model's µm per pixel, such as 0.25 to 2, which need not be scales of the training.
 
     Yields
     ------
     (str, float, (K,) float64 array)
-        Output, test scale, Dice of each class (NaN where it is nowhere).
+        Output, test scale, Dice of each class (NaN for a class that occurs nowhere).
     """
     for row in rows_of(model):
         for scale in scales:
@@ -110,6 +110,7 @@ def scale_matrix(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The evaluation job.
 
 
 def evaluate_events(job: EvaluateJob) -> Iterator[Event]:
@@ -123,11 +124,11 @@ def evaluate_events(job: EvaluateJob) -> Iterator[Event]:
     ------
     Event
         `Progress` (images) and at the end a `Result`. Its ``"pooled"`` has, for "fused" and each scale, the mean of
-        each score over classes 1..K and under ``"classes"`` each class's own; ``"images"`` the same for each image,
+        each score over classes 1..K and under ``"classes"`` those of each class; ``"images"`` the same for each image,
         beside its ``"name"`` and ``"group"``, with ``"outlines"`` and ``"instances"``; ``"means"`` of these two over
         the images; ``"intervals"`` (95 %, bootstrap over images); ``"calibration"``; ``"scales"``, the Dice of each
-        output at each of `job.test_scales`; ``"model"`` with its parameters; ``"training"``, what it cost;
-        ``"classes"`` the names. With `job.out`: report.json, images.csv, panels.png, calibration.png, scales.png.
+        output at each of `job.test_scales`; ``"model"`` with its parameters; ``"training"``, its cost; ``"classes"``,
+        the names. With `job.out`: report.json, images.csv, panels.png, calibration.png, scales.png.
 
     Raises
     ------
@@ -172,7 +173,7 @@ def evaluate_events(job: EvaluateJob) -> Iterator[Event]:
 
 
 def _scales(model: MSUNet, items: list[Item], job: EvaluateJob, values: dict[str, Any]) -> Iterator[Event]:
-    """The matrix training scale x test scale, into `values`."""
+    """Compute the matrix of training scale by test scale, and put it into `values`."""
     names = [row.name for row in rows_of(model)]
     found = np.full((len(names), len(job.test_scales)), np.nan)
     for done, (name, scale, dice) in enumerate(scale_matrix(model, items, job.test_scales, job.device), start=1):
@@ -183,7 +184,7 @@ def _scales(model: MSUNet, items: list[Item], job: EvaluateJob, values: dict[str
 
 
 class Evaluation:
-    """The scores of one image after the other."""
+    """Collects the scores of one image after the other."""
 
     def __init__(self, model: MSUNet, job: EvaluateJob) -> None:
         self.model, self.job = model, job
@@ -193,10 +194,10 @@ class Evaluation:
         self.images: list[dict[str, Any]] = []
         self.matrices: list[Matrix] = []
         self.kept: list[PackedPicture | None] = []
-        self.large = 0  # too large to be held whole
+        self.large = 0  # images too large to be held whole
 
     def add(self, item: Item) -> None:
-        """Score an image; it is closed again."""
+        """Score an image, and close it."""
         try:
             found = score_item(self.model, item, self.job.device, whole=True)
             add_shapes(found, item, self.classes, None if self.job.instances == "none" else self.job.instances)
@@ -219,7 +220,7 @@ class Evaluation:
         self.calibration.merge(found.calibration)
 
     def values(self) -> dict[str, Any]:
-        """All of it as plain JSON values."""
+        """All scores as plain JSON values."""
         return {
             "pooled": {name: report(confusion.matrix, self.classes) for name, confusion in self.pooled.items()},
             "confusion": self.pooled["fused"].matrix.tolist(),
@@ -240,7 +241,7 @@ class Evaluation:
         }
 
     def _intervals(self) -> dict[str, Any]:
-        """95 % of pooled and of mean scores of the fused output, were the images drawn again."""
+        """95 % intervals of pooled and of mean scores of the fused output, by drawing the images again."""
         counts = np.stack(self.matrices)
         found: dict[str, Any] = {}
         for name in ("dice", "iou"):
@@ -252,7 +253,7 @@ class Evaluation:
         return found
 
     def _means(self) -> dict[str, Any]:
-        """Means over images of what has no pooled form, with their intervals."""
+        """Means over images, with intervals, of scores that cannot be pooled."""
         found: dict[str, Any] = {}
         for label in self.classes:
             for name in OUTLINE_SCORES:
@@ -263,7 +264,7 @@ class Evaluation:
         return {name: value for name, value in found.items() if value is not None}
 
     def write(self, out: Path, items: list[Item], values: dict[str, Any]) -> dict[str, str]:
-        """report.json, images.csv, and the pictures."""
+        """Write report.json, images.csv, and the pictures."""
         files = _write(out, values)
         draw_reliability(out / "calibration.png", values["calibration"])
         files["calibration"] = str(out / "calibration.png")
@@ -288,7 +289,7 @@ class Evaluation:
 
 
 def training_cost(model: Path) -> dict[str, Any]:
-    """Epochs, seconds an epoch and peak memory of the run that a model lies in; empty where it lies in none."""
+    """Epochs, seconds per epoch and peak memory of the run whose folder holds a model; empty where there is no run."""
     try:
         result = json.loads((model.parent / "result.json").read_bytes())
         with (model.parent / "metrics.csv").open(encoding="utf-8", newline="") as file:
@@ -315,7 +316,7 @@ def _json(scores: dict[str, float]) -> dict[str, float | None]:
 
 
 def _warn_of_training(model: MSUNet, items: list[Item]) -> Iterator[Event]:
-    """Scores on training images say little."""
+    """Warn where images were trained on, since scores on them look too good."""
     names = set(model.summary.get("split", {}).get("train", ()))
     pixels = set(model.summary.get("training_pixels", ()))
     if known := sum(i.name in names or short_hash(i.pixel_key) in pixels for i in items):
@@ -327,7 +328,7 @@ def _warn_of_training(model: MSUNet, items: list[Item]) -> Iterator[Event]:
 
 
 def _write(out: Path, values: dict[str, Any]) -> dict[str, str]:
-    """report.json, and images.csv with a row for each image, output and class."""
+    """Write report.json, and images.csv with a row for each image, output and class."""
     make_folder(out)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -34,15 +34,15 @@ _JOB, _TRIAL = "experiment.json", "trial.json"
 _FREE = {"out", "resume", "threads"}
 
 Predict: TypeAlias = Callable[[Item], npt.NDArray[np.uint8]]
-"""From an image to class numbers `(h, w)` at its truth's own resolution."""
+"""A function from an image to class numbers `(h, w)` at its truth's own resolution."""
 
 Peer: TypeAlias = Callable[[SettledTrainJob, Sequence[Item], float], tuple[Predict, int]]
-"""Another program's training: from a job, the items that train, and seconds of processor time, to what predicts and how
-many steps it took. Only from Python: see `experiment_events`."""
+"""Training by another program: a function from a job, the training items and seconds of processor time to a predictor
+and its number of steps. It can only be given from Python, see `experiment_events`."""
 
 
 class Trial(NamedTuple):
-    """One training: which variant, which fold is held out, which seed."""
+    """One training: its variant, the fold that is held out, and its seed."""
 
     variant: str
     fold: int
@@ -50,20 +50,21 @@ class Trial(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """Its folder's name."""
+        """The name of its folder."""
         word = "".join(c if c.isalnum() or c in ".-" else "_" for c in self.variant)
         return f"{word}-fold{self.fold}-seed{self.seed}"
 
 
 class _Setting:
-    """What all trials of an experiment share: each variant's settled training, and who is held out in each fold."""
+    """What all trials of an experiment share: the settled training of each variant, and the held-out images of each
+    fold."""
 
     def __init__(self, job: ExperimentJob) -> None:
         self.job = job
         self._settled: dict[str, tuple[SettledTrainJob, tuple[str, ...]]] = {}
 
     def training(self, trial: Trial, out: Path) -> tuple[SettledTrainJob, tuple[str, ...]]:
-        """The training of a trial, and why it is what it is; that of a peer is the first variant's."""
+        """The training of a trial, and the reasons for its choices; for a peer, it is that of the first variant."""
         name = trial.variant if trial.variant in self.job.variants else next(iter(self.job.variants))
         limits = {"time_limit": self.job.seconds, "clock": "processor", "validation": 0.0, "test": 0.0, "resume": False}
         if name not in self._settled:
@@ -73,13 +74,13 @@ class _Setting:
         return settled.model_copy(update=own), reasons
 
     def sides(self, trial: Trial, model: ModelConfig) -> Split:
-        """Who trains and who is held out: the folds are the same for all seeds."""
+        """The training images and those that are held out; the folds are the same for all seeds."""
         items = load_sources(self.job.training.sources, model)
         sides = split(items, 0.0, self.job.training.seed, 0.0, self.fold(trial), model.classes)
         return sides if self.job.folds else sides._replace(validate=sides.test)
 
     def fold(self, trial: Trial) -> tuple[int, int] | None:
-        """The fold that is held out, and of how many; None where roles say what is."""
+        """The fold that is held out, and the number of folds; None where roles decide which images are held out."""
         return (trial.fold, self.job.folds) if self.job.folds else None
 
     def held_out(self, trial: Trial, model: ModelConfig) -> list[Item]:
@@ -97,8 +98,8 @@ class _Setting:
 def experiment_events(job: ExperimentJob, peers: Mapping[str, Peer] | None = None) -> Iterator[Event]:
     """Run an experiment.
 
-    Trials are taken in turn, one of each variant, so that a busy machine hurts all alike. Closing the iterator keeps
-    what is finished; the same job with `resume` goes on.
+    Trials are run in turn, one of each variant, so that a busy machine affects all alike. Closing the iterator keeps
+    the finished trials; the same job with `resume` continues.
 
     Parameters
     ----------
@@ -158,7 +159,7 @@ def _comparable(job: ExperimentJob) -> dict[str, Any]:
 
 
 def _run(setting: _Setting, trial: Trial, peer: Peer | None) -> Generator[Event, None, dict[str, Any]]:
-    """Train and score; the row is the value. What cannot be trained is a row with its sentence."""
+    """Train and score a trial, and return its row. A variant that cannot be trained gives a row with the error."""
     row: dict[str, Any] = {"variant": trial.variant, "fold": trial.fold, "seed": trial.seed}
     job = setting.job
     out = job.out / "trials" / trial.folder
@@ -189,7 +190,7 @@ def _ours(setting: _Setting, trial: Trial, out: Path) -> Generator[Event, None, 
         for name, confusion in counts.items():
             own.setdefault(name, Confusion(len(model.config.classes) + 1)).merge(confusion)
         item.release()
-    for file in out.iterdir():  # the model stays, so that any trial can be looked at
+    for file in out.iterdir():  # the model is kept, so that any trial can be examined later
         if file.suffix == ".ckpt" or file.name == "last.safetensors":
             file.unlink()
     return {
@@ -230,7 +231,7 @@ mean_dice = partial(mean_score, "dice")
 
 
 def summarise(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """Means and intervals of each variant, and its differences to the first over the trials that both have."""
+    """Means and intervals of each variant, and its differences to the first one over the trials that both have."""
     counts = {name: _counts([row for row in rows if row["variant"] == name and "groups" in row]) for name in names}
     variants = {}
     for name in names:
@@ -262,7 +263,7 @@ Key: TypeAlias = tuple[int, int, str]
 
 
 def _counts(rows: Sequence[dict[str, Any]]) -> dict[Key, Matrix]:
-    """Of the fused output, by fold, seed and group."""
+    """Confusion matrices of the fused output, by fold, seed and group."""
     return {
         (row["fold"], row["seed"], group): np.asarray(outputs["fused"], np.int64)
         for row in rows
@@ -333,7 +334,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def _write(out: Path, report: dict[str, Any]) -> dict[str, str]:
-    """report.json, report.md, and table.csv with a row for each trial."""
+    """Write report.json, report.md, and table.csv with a row for each trial."""
     text = io.StringIO()
     columns = ("variant", "fold", "seed", "dice", "steps", "processor_seconds", "error")
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
@@ -346,7 +347,7 @@ def _write(out: Path, report: dict[str, Any]) -> dict[str, str]:
 
 
 def _sentence(report: dict[str, Any]) -> str:
-    """The main result as a sentence, which says nothing that lies within the interval."""
+    """The main result as a sentence, which claims no difference that lies within the noise."""
     first = report["first"]
     parts = []
     for name, found in report["differences"].items():

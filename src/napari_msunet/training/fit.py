@@ -1,4 +1,4 @@
-"""Train a model: from a job to a folder with the best model, its numbers, its curves and its pictures."""
+"""Training a model: from a job to a folder with the best model, its scores, its curves and its pictures."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 # The pictures of a training run: its best, median and worst validation window.
 
 WINDOWS = 64
-"""Validation windows that are looked at, at most."""
+"""Most validation windows from which the pictures are chosen."""
 
 
 def draw_run_panels(session: TrainingSetup, folder: RunFolder) -> None:
-    """Write panels.png of a finished run; nothing where nothing validated."""
+    """Write panels.png of a finished run; without validation there is none."""
     if session.validation is None:
         return
     model = load_model(folder.model).to(session.device)
@@ -58,8 +58,8 @@ def draw_run_panels(session: TrainingSetup, folder: RunFolder) -> None:
 
 
 def _panels(session: TrainingSetup, model: MSUNet) -> list[tuple[float, Panel]]:
-    """Mean Dice over the classes of each validation window, and what to show of it."""
-    seen = copy(model)  # with the same weights
+    """The mean Dice over classes of each validation window, and its picture."""
+    seen = copy(model)  # a shallow copy, which shares the weights
     seen.config = session.windows.config
     finest = int(np.argmax([float(r) for r in seen.config.ratios]))
     outputs = len(model.config.classes) + 1
@@ -85,13 +85,13 @@ def _panels(session: TrainingSetup, model: MSUNet) -> list[tuple[float, Panel]]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The loop: Lightning's trainer, run to its end, and what is said of the result.
+# The training loop, run by Lightning's trainer, and its result.
 
 
 def fit(session: TrainingSetup, folder: RunFolder, started: float, place: Rank, say: Say, stop: Stop) -> None:
-    """Run Lightning's loop to its end; in a thread of its own.
+    """Run Lightning's loop to its end; to be called in a thread.
 
-    Where the device has too little memory, the run goes on from its last whole epoch with half the batch.
+    Where the device has too little memory, the run continues from its last whole epoch with half the batch.
     """
     with quiet(), fewer_threads(place), tracked(session.job if place.rank == 0 else None) as tracking:
         stop.check()
@@ -120,7 +120,7 @@ def fit(session: TrainingSetup, folder: RunFolder, started: float, place: Rank, 
 
 
 class _Said(NamedTuple):
-    """When the job began, whom it tells, who may stop it, and which of several processes this is."""
+    """When the job began, the function that takes its messages, its `Stop`, and the rank of this process."""
 
     started: float
     say: Say
@@ -130,14 +130,14 @@ class _Said(NamedTuple):
 
 
 def _settle(session: TrainingSetup, folder: RunFolder, said: _Said, resume: bool) -> None:
-    """The batch and the learning rate, where trials are to find them or where the run that goes on has others."""
+    """Set the batch and the learning rate, where they are to be found by trials or are those of the resumed run."""
     job = session.job
     if resume:
         before = _saved(folder)["callbacks"].get("Watch", {}).get("summary", {})
         if before.get("batch_size", session.batches.batch) != session.batches.batch and "accumulate" in before:
             session.accumulate, session.batches.steps = before["accumulate"], before["steps_per_epoch"]
             session.regroup(before["batch_size"])
-        return  # the learning rate is in the checkpoint
+        return  # the checkpoint has the learning rate
     if not job.find_batch_size and not job.find_learning_rate:
         return
     from napari_msunet.training.tuner import find_batch_size, find_learning_rate
@@ -154,7 +154,7 @@ def _settle(session: TrainingSetup, folder: RunFolder, said: _Said, resume: bool
 
 
 def _model(session: TrainingSetup) -> MSUNet:
-    """The model at the beginning; the same each time."""
+    """The model at the beginning, the same at each call."""
     torch.manual_seed(session.job.seed)
     model = build_model(session.config)
     if session.start:
@@ -163,7 +163,7 @@ def _model(session: TrainingSetup) -> MSUNet:
 
 
 def _halve(session: TrainingSetup, folder: RunFolder, say: Say) -> bool:
-    """Prepare going on with half the batch; whether there is an epoch to go on from."""
+    """Prepare to continue with half the batch, and return whether there is an epoch to continue from."""
     gc.collect()
     if session.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -236,7 +236,7 @@ def _attempt(session: TrainingSetup, folder: RunFolder, said: _Said, resume: boo
 
 
 def _precision(wanted: Precision, device: torch.device) -> Any:
-    """As Lightning names it; a CPU has no 16-bit floats but bfloat16."""
+    """The precision in Lightning's words; on a CPU, bfloat16 is the only 16-bit type."""
     if wanted == "16" and device.type == "cpu":
         wanted = "bf16"
     return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[wanted]
@@ -249,13 +249,13 @@ def _saved(folder: RunFolder) -> dict[str, Any]:
 
 
 def _epochs_done(folder: RunFolder) -> int:
-    """How many epochs a checkpoint has behind it."""
+    """The number of finished epochs in a checkpoint."""
     return int(_saved(folder)["epoch"]) + 1
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Lightning's banners and hints about workers from users; its settings are put back."""
+    """A context that hides Lightning's banners and hints about workers, and restores its settings at the end."""
     loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\.")
@@ -273,7 +273,7 @@ def quiet() -> Iterator[None]:
 
 
 def _summary(session: TrainingSetup) -> dict[str, Any]:
-    """What a model file says about its training."""
+    """The summary of the training for the model file."""
     return {
         "images": len(session.sides.train),
         "size": session.windows.size,
@@ -293,7 +293,7 @@ def _names(items: list[Item]) -> list[str]:
 
 
 def _result(session: TrainingSetup, watch: ProgressCallback, folder: RunFolder) -> dict[str, Any]:
-    """The numbers of a finished run."""
+    """The values of the result of a finished run."""
     standing = watch.standing
     model: MSUNet = load_model(folder.model)
     return {
@@ -323,7 +323,7 @@ def _result(session: TrainingSetup, watch: ProgressCallback, folder: RunFolder) 
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """The most memory used so far: the device's for CUDA, else this process's."""
+    """The peak memory so far: that of the device for CUDA, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     if sys.platform == "win32":
@@ -337,13 +337,14 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The training job.
 
 
 def train_events(job: TrainJob) -> Iterator[Event]:
     """Train a model.
 
-    Closing the iterator stops within a batch and keeps the best model so far; `stopping.Stop` stops it from another
-    thread, and can keep the last weights or nothing instead.
+    Closing the iterator stops the training within a batch and keeps the best model so far. `events.Stop` stops it from
+    another thread, and can keep the last weights or nothing instead.
 
     Parameters
     ----------
@@ -354,7 +355,7 @@ def train_events(job: TrainJob) -> Iterator[Event]:
     Event
         `Message`, `Progress` (steps), `Metric` (each epoch), and at the end a `Result` with ``best_epoch``,
         ``validation`` and ``train`` (loss and IoU of each output at that epoch), ``seconds_per_step``, ``epochs``,
-        ``stopped`` (why), ``parameters``, ``peak_memory_mb``, ``fingerprint``, ``split`` (names on each side).
+        ``stopped`` (the reason), ``parameters``, ``peak_memory_mb``, ``fingerprint``, ``split`` (names on each side).
 
     Raises
     ------
@@ -363,7 +364,7 @@ def train_events(job: TrainJob) -> Iterator[Event]:
     OutputError
         If `job.out` cannot be used.
     MsunetError
-        If the loss stops being a number, or the device has too little memory.
+        If the loss becomes NaN or infinite, or the device has too little memory.
     """
     started = time.monotonic()
     place = rank_of(job)
@@ -394,12 +395,12 @@ def train_events(job: TrainJob) -> Iterator[Event]:
 
 
 def _finished(done: dict[str, Any], job: TrainJob) -> bool:
-    """Whether a result is all that the job asks for."""
+    """Whether a finished run is all that the job asks for."""
     return done.get("stopped") == "no better" or int(done.get("epochs", 0)) >= (job.epochs or UNLIMITED_EPOCHS)
 
 
 def _follow_events(job: TrainJob, place: Rank, started: float) -> Iterator[Event]:
-    """Help the first process to train; it alone tells what happens and writes."""
+    """Train in a process that helps the first one, which alone reports events and writes files."""
     folder = RunFolder(job, follows=True)
     session = prepare(job, folder, place.rank)
     tell_ready()

@@ -1,4 +1,4 @@
-"""The frozen test set: images that were put aside at the first training, and never train again."""
+"""The frozen test set: images that were set aside at the first training and are never trained on."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class HeldOutImage(BaseModel):
     ----------
     name : str
     group : str, optional
-        Its patient or slide: no image of it trains.
+        Its patient or slide, of which no other image is trained on.
     image, truth : str
-        Hashes of the image's file and of its truth, to know both again.
+        Hashes of the image's file and of its truth, by which both are recognised.
     pixels : str
-        What its pixels are known by in another file; empty in lists made before.
+        A fingerprint that recognises its pixels in another file; empty in lists of earlier versions.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -49,13 +49,13 @@ class HeldOutImage(BaseModel):
 
 
 class HeldOutSet(AnyNames):
-    """What ``test_set.json`` in the folder of a run holds.
+    """The contents of ``test_set.json`` in the folder of a run.
 
     Attributes
     ----------
     images : tuple of HeldOutImage
     sources : tuple of FolderSource or SlideSource
-        Where they were found.
+        The sources of the images.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -65,20 +65,20 @@ class HeldOutSet(AnyNames):
     sources: tuple[Source, ...] = ()
 
     def known(self, item: Item) -> HeldOutImage | None:
-        """The entry of an image, by its content."""
+        """The entry of an image, found by its content; None where it has none."""
         identity, pixels = image_hash(item), item.pixel_key
         return next((i for i in self.images if i.image == identity or (pixels and i.pixels == pixels)), None)
 
 
 def image_hash(item: Item) -> str:
-    """Hash of an image's file; of its name where it has no file."""
+    """Hash of an image's file, or of its name where it has no file."""
     if item.path is None:
         return hashlib.sha256(item.name.encode()).hexdigest()
     return path_identity(item.path)
 
 
 def truth_hash(item: Item) -> str:
-    """Hash of what is known about an image, at the resolution at which all of it can be looked at."""
+    """Hash of the truth of an image, at a resolution at which all of it can be read."""
     values, grid = item.truth.overview()
     digest = hashlib.sha256(f"{values.shape} {grid.pixel}".encode())
     digest.update(values.tobytes())
@@ -88,16 +88,16 @@ def truth_hash(item: Item) -> str:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What a training must keep its hands off.
+    """The test images of a training, which it must not train on.
 
     Attributes
     ----------
     frozen : HeldOutSet, optional
-        To be kept in the folder of the run: the one of the first training, or what has the role "test" now.
+        The test set to keep in the folder of the run: that of the first training, or the images with the role "test".
     scored : list of Item
-        On which old and new model are scored at the end.
+        The images on which the old and the new model are scored at the end.
     replaces : Path, optional
-        The old model.
+        The file of the old model.
     """
 
     frozen: HeldOutSet | None
@@ -128,7 +128,7 @@ def load_items(job: TrainJob, config: ModelConfig, say: Say) -> tuple[list[Item]
 
 
 def set_aside(job: TrainJob, tests: Sequence[Item], before: HeldOutSet | None, say: Say) -> HeldOut:
-    """What of the test side is frozen, and what the models are scored on at the end."""
+    """Which images of the test side are frozen, and on which images the models are scored at the end."""
     frozen = before or hold_out(tests, job.sources)
     if frozen is None or job.replaces is None:
         return HeldOut(frozen, [], job.replaces)
@@ -144,7 +144,7 @@ def set_aside(job: TrainJob, tests: Sequence[Item], before: HeldOutSet | None, s
 
 
 def hold_out(items: Sequence[Item], sources: Sequence[Source]) -> HeldOutSet | None:
-    """The test set as it is now; None where nothing has the role "test"."""
+    """The test set of these items; None where no item has the role "test"."""
     images = tuple(
         HeldOutImage(name=i.name, group=i.group, image=image_hash(i), truth=truth_hash(i), pixels=i.pixel_key)
         for i in items
@@ -153,7 +153,7 @@ def hold_out(items: Sequence[Item], sources: Sequence[Source]) -> HeldOutSet | N
 
 
 def load_held_out(model: Path | None) -> HeldOutSet | None:
-    """The test set that was frozen when a model was trained, from beside it.
+    """The test set that was frozen when a model was trained, from the file beside the model.
 
     Raises
     ------
@@ -173,22 +173,22 @@ def load_held_out(model: Path | None) -> HeldOutSet | None:
 
 
 def save_held_out(frozen: HeldOutSet, folder: Path) -> None:
-    """Keep the list in the folder of a run; `OutputError` if the disk refuses."""
+    """Write the test set into the folder of a run; `OutputError` if the disk refuses."""
     write_text(folder / FILE, frozen.model_dump_json(indent=2))
 
 
 def keep_out(items: Sequence[Item], frozen: HeldOutSet | None, say: Say) -> list[Item]:
-    """The items without what would train on test images, each left out with a sentence.
+    """The items without those that would train on test images; a message names each that is left out.
 
-    Frozen images stand on the test side whatever their role says now. Corrections made on a test image neither train
-    nor are scored on: they were made looking at a prediction. No new image of a frozen group trains.
+    Frozen images are on the test side whatever their role is now. Corrections made on a test image are neither trained
+    on nor used for scores, because they were made from a prediction. New images of a frozen group are not trained on.
 
     Parameters
     ----------
     items : sequence of Item
         As loaded, before the split.
     frozen : HeldOutSet, optional
-        Of an earlier training; without it, images with the role "test" now are the test images.
+        The test set of an earlier training; without it, the images with the role "test" are the test images.
     say : callable
         Takes a level and a sentence.
     """
@@ -213,15 +213,15 @@ def keep_out(items: Sequence[Item], frozen: HeldOutSet | None, say: Say) -> list
 
 
 def same_sides(items: Sequence[Item], split: Mapping[str, Any]) -> list[Item]:
-    """Items whose role is "auto" on the side where an earlier training had them, by name.
+    """Items with the role "auto" on the side that they had in an earlier training, by name.
 
-    A model that goes on from that training has learned its training images: they must not validate.
+    A model that continues from that training has learned its training images, so these must not validate.
 
     Parameters
     ----------
     split : mapping
-        ``"train"`` and ``"validate"``: names, from the model's summary. A name on both sides (blocks of one slide)
-        says nothing.
+        The names under ``"train"`` and ``"validate"``, from the model's summary. A name on both sides (blocks of one
+        slide) is not used.
     """
     train, validate = (set(split.get(side) or ()) for side in ("train", "validate"))
     sides: dict[str, Role] = dict.fromkeys(train - validate, "train") | dict.fromkeys(validate - train, "validate")

@@ -1,4 +1,4 @@
-"""Whether a new model may replace the old one: both scored on the frozen test images, and the noise between them."""
+"""Comparing a new model with the old one: scores of both on the frozen test images, and the noise of the difference."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from napari_msunet.training.scoring.metrics import Confusion, Matrix, mean_score
 from napari_msunet.training.scoring.uncertainty import paired_interval
 
 FEW = 3
-"""With fewer test images the noise between images cannot be judged, and windows of them stand in."""
+"""With fewer test images, the noise between images cannot be estimated, and windows are drawn instead."""
 
 _CELL = 512
 
 
 @dataclass(frozen=True)
 class ModelComparison:
-    """How a new model stands beside the old one on the frozen test images.
+    """The comparison of a new model with the old one on the frozen test images.
 
     Attributes
     ----------
     old, new : float
-        Pooled Dice, the mean over the classes that both models know.
+        Pooled Dice of each model, the mean over the classes that both know.
     low, high : float
-        95 % of the bootstrap's differences new - old lie between.
+        The bounds of 95 % of the bootstrap's differences new - old.
     images : int
     units : int
-        What was drawn from: images, or windows where there are fewer than three images.
+        The number of units that were drawn from: images, or windows where there are fewer than three images.
     """
 
     old: float
@@ -103,14 +103,14 @@ def compare_models(
     ----------
     old, new : MSUNet or Path
     items : sequence of Item
-        Loaded for the new model's classes. What only the new model knows does not count for or against either.
+        Items loaded for the new model's classes. Classes that only the new model knows do not count.
     device : str
     tell : callable
-        Takes how many scorings of an image are done, and of how many; may raise.
+        Takes the number of scored images and their total, counted for both models; it may raise.
 
     Returns
     -------
-    Verdict
+    ModelComparison
 
     Raises
     ------
@@ -125,7 +125,7 @@ def compare_models(
             f"Old and new model have no class in common ({', '.join(models[0].config.classes)}; {', '.join(classes)}), "
             "so they cannot be compared."
         )
-    counts: list[list[list[Matrix]]] = []  # of each model, of each image, of each window
+    counts: list[list[list[Matrix]]] = []  # by model, image and window
     for number, model in enumerate(models):
         counts.append([])
         for done, item in enumerate(items):
@@ -152,7 +152,7 @@ def paired_bootstrap(
     old, new : (n, K+1, K+1) array
         Confusion matrices (rows: the truth) of the same n images.
     classes : sequence of int
-        Whose Dice is averaged.
+        The classes whose Dice is averaged.
 
     Returns
     -------
@@ -167,7 +167,7 @@ def paired_bootstrap(
 
 
 def _count(model: MSUNet, item: Item, classes: tuple[str, ...], device: str) -> list[Matrix]:
-    """Confusion matrices of the fused output in the windows of an image that have a truth, in numbers of `classes`."""
+    """Confusion matrices of the fused output in the windows of an image that have truth, in the order of `classes`."""
     numbers = torch.tensor([0, *(classes.index(c) + 1 if c in classes else 0 for c in model.config.classes)])
     grid = item.slide.grid(model.config.target)
     found: list[Matrix] = []
@@ -186,7 +186,7 @@ def _count(model: MSUNet, item: Item, classes: tuple[str, ...], device: str) -> 
 
 
 def compared(aside: HeldOut, model: Path, device: torch.device, say: Say, stop: Stop) -> dict[str, Any]:
-    """The verdict on a trained model for the result of its run, under "guard"; nothing where nothing guards."""
+    """The comparison for the result of a run, under "guard"; empty where the run replaces no model."""
     if aside.replaces is None or not aside.scored:
         return {}
 

@@ -1,4 +1,4 @@
-"""The training step, for Lightning: a batch changed at random, the model's outputs, their loss and their counts."""
+"""The training step as a Lightning module: augmentation of a batch, outputs of the model, their loss and counts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from napari_msunet.training.optimisers import Average, decay_of, make_optimiser,
 from napari_msunet.training.scoring.metrics import Confusion, class_scores, mean_iou
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What the windows of all scales show of a training window.
+# The windows of a training, as all scales see them.
 
 
 def window_views(config: ModelConfig, size: int) -> Views:
@@ -37,20 +37,20 @@ def window_views(config: ModelConfig, size: int) -> Views:
 
 @dataclass(frozen=True)
 class Windows:
-    """What a training sees of its images.
+    """The windows that a training draws from its images.
 
     Attributes
     ----------
     config : ModelConfig
-        The model's, or (with the loss on the finest branch's own grid) the same with that grid as its target.
+        The config of the model; with the loss on the finest branch's own grid, that config with this grid as target.
     size, border : int
-        Side of a window, and what carries no loss at its edge, in target pixels of `config`.
+        Side of a window, and the width of the edge that carries no loss, in target pixels of `config`.
     class_weights : tuple of float, optional
-        For the loss; None: those of the job.
+        Class weights of the loss; None: those of the job.
     calibration : callable
         Gives batches of unchanged training windows, for the statistics of batch normalisation.
     hard : HardExamples, optional
-        Takes note of windows with a high loss.
+        Remembers windows with a high loss.
     """
 
     config: ModelConfig
@@ -62,18 +62,18 @@ class Windows:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# A loss that is no number any more: at which step, and why.
+# Finding the step at which the loss became NaN or infinite, and the reason.
 
 _LOOK_EVERY = 16
-"""On a GPU, looking at each loss would wait for all work under way."""
+"""Steps between two checks on a GPU, where each check waits for all work under way."""
 
 
 class DivergedError(MsunetError):
-    """The loss is no number any more."""
+    """The loss has become NaN or infinite."""
 
 
 class Guard:
-    """Looks at the loss of each step, and says what is wrong when it is no number.
+    """Checks the loss of each step, and raises an error with the reason when it is NaN or infinite.
 
     Parameters
     ----------
@@ -87,19 +87,19 @@ class Guard:
         self._waiting: list[tuple[int, Tensor]] = []
 
     def add(self, step: int, epoch: int, loss: Tensor, inputs: Sequence[Tensor]) -> None:
-        """Look at a step's loss: at once on a CPU, else with the next ones.
+        """Check the loss of a step: at once on a CPU, on a GPU together with those of the next steps.
 
         Raises
         ------
         DivergedError
-            If it, or one before it, is infinite or no number.
+            If this loss, or one before it, is NaN or infinite.
         """
         self._waiting.append((step, loss.detach()))
         if loss.device.type == "cpu" or len(self._waiting) >= _LOOK_EVERY:
             self.look(epoch, inputs)
 
     def look(self, epoch: int, inputs: Sequence[Tensor] = ()) -> None:
-        """Look at what waits."""
+        """Check the losses that wait."""
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
@@ -130,11 +130,11 @@ class Guard:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Loss and counts of an epoch, added up batch by batch, and over the processes that train together.
+# Loss and pixel counts of an epoch, added up over batches, and over the processes that train together.
 
 
 class Tally:
-    """Loss and counts of one split in one epoch, for each output."""
+    """The loss and pixel counts of one split in one epoch, for each output."""
 
     def __init__(self, names: tuple[str, ...], outputs: int) -> None:
         self.confusions = {name: Confusion(outputs) for name in names}
@@ -150,7 +150,7 @@ class Tally:
         target: Tensor,
         groups: Sequence[str] | None = None,
     ) -> None:
-        """Count a batch; its loss weighs as many pixels as it has that count. `groups`: that of each window."""
+        """Add a batch, whose loss is weighted by its number of pixels that count; `groups` are those of the windows."""
         pixels = (target != IGNORED).sum()
         self._pixels = self._pixels + pixels
         for name, confusion in self.confusions.items():
@@ -162,7 +162,7 @@ class Tally:
                 own.add(found[index], target[index])
 
     def gather(self, device: torch.device) -> None:
-        """Add up what all processes counted; each of them must call it once."""
+        """Add up the counts of all processes; each of them must call this once."""
         for name, confusion in self.confusions.items():
             total = torch.tensor([float(self._losses[name])], dtype=torch.float64, device=device)
             counts = torch.from_numpy(confusion.matrix.copy()).to(device)
@@ -175,7 +175,7 @@ class Tally:
         self._pixels = float(pixels)
 
     def numbers(self) -> dict[tuple[str, str], float]:
-        """By ("loss" or "iou", output); NaN where nothing was counted."""
+        """The numbers by ("loss" or "iou", output); NaN where nothing was counted."""
         values = {}
         pixels = float(self._pixels)
         for name, confusion in self.confusions.items():
@@ -184,7 +184,7 @@ class Tally:
         return values
 
     def group_ious(self) -> dict[str, dict[str, float]]:
-        """For each output, the mean IoU over classes of each group in which it is defined; of this process only."""
+        """For each output, the mean IoU over classes of each group for which it is defined, in this process only."""
         ious = {
             name: {group: mean_iou(own[name].matrix) for group, own in sorted(self._groups.items())}
             for name in self.confusions
@@ -192,11 +192,12 @@ class Tally:
         return {name: {g: v for g, v in values.items() if isfinite(v)} for name, values in ious.items()}
 
     def class_ious(self) -> list[float]:
-        """The fused output's IoU of each class 1..K; NaN for one that is neither there nor predicted."""
+        """The fused output's IoU of each class 1..K; NaN for a class that neither occurs nor is predicted."""
         return [float(value) for value in class_scores(self.confusions["fused"].matrix)["iou"][1:]]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The training of a model as a Lightning module.
 
 
 class Training(pl.LightningModule):
@@ -208,7 +209,7 @@ class Training(pl.LightningModule):
     job : SettledTrainJob
     windows : Windows
     fraction : callable
-        How much of the training is over, 0 to 1, for schedules.
+        Gives the fraction of the training that is over, 0 to 1, for schedules.
     """
 
     def __init__(self, model: MSUNet, job: SettledTrainJob, windows: Windows, fraction: Callable[[], float]) -> None:
@@ -230,14 +231,14 @@ class Training(pl.LightningModule):
         self.restart_tallies()
 
     def restart_tallies(self) -> None:
-        """Begin counting an epoch."""
+        """Begin to count an epoch."""
         outputs = len(self.model.config.classes) + 1
         self.tallies = {split: Tally(self.model.config.outputs, outputs) for split in ("train", "validation")}
 
     # ------------------------------------------------------------------------------------------------------- the step
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        """The loss of a batch, after its random changes; L-BFGS asks for it several times."""
+        """The loss of a batch, after its random changes; L-BFGS calls this several times."""
         changed = augment(batch.inputs, batch.target, self.views, self.job.augmentation, batch.seed, batch.brightfield)
         again, self._counted = self._counted == (self.current_epoch, index), (self.current_epoch, index)
         loss = self._step(self.model, changed.inputs, changed.target, None if again else "train", changed)
@@ -248,18 +249,18 @@ class Training(pl.LightningModule):
         return loss + decay_of(self.model.parameters(), self.job.optimiser)
 
     def loss_of(self, batch: Batch) -> Tensor:
-        """The loss of a batch outside of a training; nothing is counted."""
+        """The loss of a batch outside a training; nothing is counted."""
         changed = augment(batch.inputs, batch.target, self.views, self.job.augmentation, batch.seed, batch.brightfield)
         return self._step(self.model, changed.inputs, changed.target, None, changed)
 
     def on_train_epoch_start(self) -> None:
-        """Branches whose rate is 0 are known only now: they keep their statistics."""
+        """Set branches with a rate of 0, which are only known now, to keep their statistics."""
         self.model.train()
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        """Count a batch as it is, seen by the weights that would be kept."""
+        """Count an unchanged batch, with the weights that would be kept."""
         model = self.kept()
-        with of_the_batch(model):  # slide normalisation takes each slide as it is, as a prediction does
+        with of_the_batch(model):  # slide normalisation uses the statistics of each slide, as in a prediction
             inputs = [as_unit(x) for x in batch.inputs]
             self._step(model, inputs, batch.target.long(), "validation", groups=batch.groups)
 
@@ -268,11 +269,12 @@ class Training(pl.LightningModule):
         if self._elsewhere:
             model = copy(model)  # with the same weights
             model.config = self.windows.config
-        # "same" or "concentric" also in validation: it scores what was trained.
+        # The field of the training ("same" or "concentric") is used in validation too, so that it scores what was
+        # trained.
         return model.outputs(inputs, self.size, model.config.field, self.loss.detach)
 
     def _bordered(self, target: Tensor) -> Tensor:
-        """The truth without what lies too near the window's edge."""
+        """The truth without pixels that are too near the window's edge."""
         if border := self.windows.border:
             inner = target[:, border:-border, border:-border].clone()
             target = torch.full_like(target, IGNORED)
@@ -304,7 +306,7 @@ class Training(pl.LightningModule):
     # ------------------------------------------------------------------------------------------------- what is kept
 
     def kept(self) -> MSUNet:
-        """The model to validate and to keep: with the weights of the last step, or with their average."""
+        """The model to validate and to keep, with the weights of the last step or their average."""
         options = self.job.optimiser
         average, step = self.average, self.trainer.global_step
         if self._kept_at != step:
@@ -316,11 +318,11 @@ class Training(pl.LightningModule):
         return self._chosen
 
     def average_now(self) -> MSUNet:
-        """The same with the statistics as they are: at once."""
+        """The same model with the present statistics, which takes no time."""
         return self._chosen
 
     def validation_groups(self) -> dict[str, dict[str, float]]:
-        """For each output the IoU, mean over classes, of each group (patient, slide) that validates."""
+        """For each output, the mean IoU over classes of each group (patient, slide) that validates."""
         return self.tallies["validation"].group_ious()
 
     @property
@@ -333,7 +335,7 @@ class Training(pl.LightningModule):
         return [[as_unit(x.to(self.device)) for x in batch.inputs] for batch in self.windows.calibration()]
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """The moving average follows each step of the optimiser."""
+        """Update the moving average after each step of the optimiser."""
         step = self.trainer.global_step
         if self.average is not None and self.job.optimiser.average == "ema" and self._averaged_at != step:
             self._averaged_at = step
@@ -342,19 +344,19 @@ class Training(pl.LightningModule):
     # ------------------------------------------------------------------------------------------ optimiser and schedule
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """The warm-up of the schedule that is not a function of the step."""
+        """Set the rate in the warm-up of the plateau schedule, which is no function of the step."""
         options, step = self.job.optimiser, self.trainer.global_step
         if options.schedule == "plateau" and step <= options.warmup and options.warmup:
             for group in self.trainer.optimizers[0].param_groups:
                 group["lr"] = group["initial_lr"] * warm(step, options.warmup)
 
     def on_validation_epoch_end(self) -> None:
-        """Give the plateau schedule what it watches."""
+        """Give the plateau schedule the number that it watches."""
         self.gather("validation")
         self._watch("validation")
 
     def on_train_epoch_end(self) -> None:
-        """Where nothing validates, the schedule watches the training."""
+        """Give the plateau schedule a number of the training, where nothing validates."""
         self.guard.look(self.current_epoch + 1)
         if not self.trainer.val_dataloaders:
             self._watch("train")
@@ -364,12 +366,12 @@ class Training(pl.LightningModule):
         self.log(self.watched, torch.tensor(value, dtype=torch.float32), batch_size=1)
 
     def gather(self, split: str) -> None:
-        """Count over all processes that train together."""
+        """Add up the counts over all processes that train together."""
         if self.trainer.world_size > 1:
             self.tallies[split].gather(self.device)
 
     def configure_optimizers(self) -> Any:
-        """The optimiser and its schedule, as Lightning wants them."""
+        """The optimiser and its schedule, in Lightning's form."""
         options = self.job.optimiser
         optimiser = make_optimiser(self.model, options)
         for group in optimiser.param_groups:
@@ -382,8 +384,8 @@ class Training(pl.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule} | how}
 
     def _steps_per_epoch(self) -> int:
-        """Of the optimiser."""
+        """Steps of the optimiser in an epoch."""
         batches = float(self.trainer.num_training_batches)
         return (
             max(1, ceil(batches / self.trainer.accumulate_grad_batches)) if isfinite(batches) else 1
-        )  # before it began
+        )  # called before the training has begun

@@ -1,4 +1,4 @@
-"""Optimisers and schedules of the learning rate, as their config says."""
+"""Optimisers and learning-rate schedules, made from their config."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from napari_msunet.errors import ModelError
 from napari_msunet.models import MSUNet
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Which weights are validated and kept: the last ones or an average, with batch-norm statistics that fit them.
+# The weights that are validated and kept: the last ones or an average, with batch-norm statistics that fit them.
 
 _FOLLOWING = (nn.BatchNorm2d, nn.SyncBatchNorm)
-"""Layers whose statistics follow the batches and change nothing else in training."""
+"""Layers whose running statistics follow the batches, but do not influence the training."""
 
 Inputs = Sequence[Sequence[Tensor]]
 """Batches of inputs, each one tensor per scale."""
 
 
 class Average(nn.Module):
-    """An average of a model's weights over a training; kept in the checkpoint as any other module.
+    """An average of a model's weights over a training; it is kept in the checkpoint like any other module.
 
     Parameters
     ----------
     model : MSUNet
-        In training.
+        The model in training.
     options : Optimiser
         "ema": after each step, ``average = d * average + (1 - d) * weights`` with ``d = min(average_decay,
         (1 + n) / (10 + n))`` at step n, so that the first steps are soon forgotten. "swa": the mean over the ends of
@@ -49,7 +49,7 @@ class Average(nn.Module):
 
     @torch.no_grad()
     def add(self, model: MSUNet) -> None:
-        """Take in the weights as they are now."""
+        """Add the present weights to the average."""
         number = int(self.count)
         if self.options.average == "swa":
             new = 1 / (number + 1)
@@ -68,18 +68,18 @@ class Average(nn.Module):
 
 @torch.no_grad()
 def recalibrate(model: MSUNet, batches: Inputs, run: Callable[[MSUNet, Sequence[Tensor]], object]) -> int:
-    """Set the running statistics of batch normalisation to the means over these batches, at the weights as they are.
+    """Set the running statistics of batch normalisation to the means over these batches, at the present weights.
 
-    In training, statistics follow weights that change at each step; after few steps, or for averages of weights that
-    never saw an image, they do not fit.
+    In training, statistics lag behind weights that change at each step. So after few steps they do not fit, nor do they
+    for averaged weights, with which no batch was ever seen.
 
     Parameters
     ----------
     model : MSUNet
-        Its modes are put back.
+        The model; its training mode is restored.
     batches : sequence of sequences of tensors
     run : callable
-        Puts a batch through the model.
+        Runs the model on a batch.
 
     Returns
     -------
@@ -108,6 +108,7 @@ def recalibrate(model: MSUNet, batches: Inputs, run: Callable[[MSUNet, Sequence[
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The optimiser and its learning-rate schedule.
 
 _ONE_CYCLE_START, _ONE_CYCLE_END = 1 / 25, 1 / 250_000
 _LBFGS_HISTORY = 10
@@ -118,8 +119,8 @@ Number = Callable[[], float]
 def make_optimiser(model: MSUNet, options: Optimiser) -> torch.optim.Optimizer:
     """The optimiser of a model's parameters.
 
-    Weights of convolutions decay, biases and normalisation do not. A scale whose rate is 0 is frozen here: its
-    parameters ask for no gradient any more.
+    Weight decay is for the weights of convolutions, not for biases and normalisation. A scale whose rate is 0 is frozen
+    here: its parameters get no gradient any more.
 
     Raises
     ------
@@ -135,7 +136,7 @@ def make_optimiser(model: MSUNet, options: Optimiser) -> torch.optim.Optimizer:
     rate, kind = options.learning_rate, options.kind
     if kind == "lbfgs":
         parameters = [p for group in groups for p in group["params"]]
-        for parameter in parameters:  # PyTorch's cannot view channels-last gradients as one line
+        for parameter in parameters:  # PyTorch's L-BFGS cannot view channels-last gradients as one vector
             parameter.data = parameter.data.contiguous()
         return torch.optim.LBFGS(
             parameters,
@@ -172,7 +173,7 @@ def _groups(model: MSUNet, options: Optimiser) -> list[dict[str, Any]]:
 
 
 def _by_rate(model: MSUNet, options: Optimiser) -> dict[float, list[nn.Parameter]]:
-    """Parameters by what the learning rate is multiplied with."""
+    """Parameters by the factor on their learning rate."""
     if options.branch_rates is None:
         return {1.0: list(model.parameters())}
     rates, scales = options.branch_rates, len(model.config.scales)
@@ -192,7 +193,7 @@ def _by_rate(model: MSUNet, options: Optimiser) -> dict[float, list[nn.Parameter
 
 
 def decay_of(parameters: Iterable[Tensor], options: Optimiser) -> Tensor | float:
-    """What to add to the loss for L-BFGS, which knows no weight decay: half the squared norm times the decay."""
+    """The term to add to the loss for L-BFGS, which has no weight decay: half the squared norm times the decay."""
     if options.kind != "lbfgs" or not options.weight_decay:
         return 0.0
     return options.weight_decay / 2 * torch.stack([p.square().sum() for p in parameters if p.ndim > 1]).sum()
@@ -207,11 +208,11 @@ def make_schedule(
     ----------
     options : Optimiser
     optimiser : torch Optimizer
-        Its groups' rates are those to multiply.
+        The optimiser, whose rates are multiplied.
     fraction : callable
-        How much of the training is over, 0 to 1.
+        Gives the fraction of the training that is over, 0 to 1.
     steps_per_epoch : callable
-        Steps of the optimiser.
+        Gives the steps of the optimiser in an epoch.
     """
     if options.schedule == "plateau":
         return ReduceLROnPlateau(
@@ -239,7 +240,7 @@ def make_schedule(
 
 
 def warm(step: int, warmup: int) -> float:
-    """The share of the learning rate in a step of the warm-up: rising evenly to 1."""
+    """The factor on the learning rate in a step of the warm-up, which rises linearly to 1."""
     return min(1.0, (step + 1) / warmup) if warmup else 1.0
 
 
@@ -257,7 +258,7 @@ def restarts(epochs: float, first: int, factor: int) -> float:
 
 
 def one_cycle(fraction: float, rise: float) -> float:
-    """Up from 1/25 to 1 in a share `rise` of the time, then down to nearly 0, by cosines (Smith and Topin 2018)."""
+    """From 1/25 up to 1 in a share `rise` of the time, then down to nearly 0, by cosines (Smith and Topin 2018)."""
     if fraction < rise:
         return 1 - (1 - _ONE_CYCLE_START) * falling(fraction / rise)
     down = falling((fraction - rise) / (1 - rise))

@@ -35,13 +35,13 @@ from napari_msunet.training.record import RunFolder
 from napari_msunet.wording import duration
 
 # ----------------------------------------------------------------------------------------------------------------------
-# How much of each class the images of a side hold: for class weights, and to say what cannot be learned or judged.
+# The pixels of each class in the images of a side, for class weights, and for warnings about missing classes.
 
 Say = Callable[[str, str], None]
 
 
 def class_pixels(item: Item, outputs: int) -> npt.NDArray[np.int64]:
-    """About how many target pixels of background and of classes 1..K an image's truth holds, `(K+1,)`."""
+    """The approximate number of target pixels of background and of classes 1..K in an image's truth, `(K+1,)`."""
     values, grid = item.truth.overview()
     counts = np.bincount(values.ravel(), minlength=IGNORED + 1)[:outputs]
     item.forget_mask()
@@ -50,14 +50,14 @@ def class_pixels(item: Item, outputs: int) -> npt.NDArray[np.int64]:
 
 
 def known_only(sides: Split, classes: Sequence[str], say: Say) -> tuple[Split, tuple[int, ...]]:
-    """The split without training images of which nothing is known, and the pixels of each class in the others.
+    """The split without training images that have no truth, and the pixels of each class in the others.
 
-    What a side lacks is said.
+    Messages name the classes that a side lacks.
 
     Raises
     ------
     SourceError
-        If nothing is known of any training image.
+        If no training image has any truth.
     """
     outputs = len(classes) + 1
     counts = []
@@ -92,37 +92,37 @@ def _lacking(counts: npt.NDArray[np.int64], classes: Sequence[str], say: Say, wh
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What a training takes from its job before anything computes: who trains, validates and tests, and which windows.
+# The data of a training, before anything is computed: the images that train, validate and test, and their windows.
 #
 # The check before a training and the training itself call the same functions, so they agree. No Qt; torch is imported
 # only where a network must be measured (branches with ``padding="valid"``).
 
 _VALIDATION_WINDOWS = 64
 _LEAST_STEPS = 20
-"""Of an epoch where the time decides when training ends: what is done once an epoch would cost too much else."""
+"""Fewest steps of an epoch where a time limit ends the training; the work after each epoch would take too much else."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything about a training that its job, its images and their truth decide.
+    """Everything about a training that follows from its job, its images and their truth.
 
     Attributes
     ----------
     job : SettledTrainJob
     config, seen : ModelConfig
-        Of the model, and the same on the grid of the loss: that of its windows.
+        The config of the model, and the same on the grid of the loss, which is that of the windows.
     size, border : int
-        Side of a window, and what carries no loss at its edge, in target pixels of `seen`.
+        Side of a window, and the width of the edge that carries no loss, in target pixels of `seen`.
     sides : Split
-        Of the training side only images of which something is known.
+        The split, with training images that have some truth.
     pixels : tuple of int
-        About how many pixels of background and of classes 1..K train.
+        The approximate number of training pixels of background and of classes 1..K.
     aside : HeldOut
         The test set.
     sampler : Sampler
         Draws the training windows.
     steps : int
-        Of an epoch.
+        Steps of an epoch.
     spots : list of Spot
         The windows that validate.
     start : Start, optional
@@ -143,7 +143,7 @@ class Prepared:
     start: Start | None
 
     def words(self) -> str:
-        """What is about to happen, as a sentence without its full stop."""
+        """A sentence about the training, without its full stop."""
         held, test = len(self.sides.validate), len(self.sides.test)
         if self.spots:
             others = f"validating on {_count(len(self.spots), 'window')} of {_count(held, 'image')}"
@@ -166,14 +166,15 @@ def _count(number: int, noun: str) -> str:
 
 
 def settle_training(given: TrainJob, folder: RunFolder, say: Say) -> tuple[SettledTrainJob, tuple[str, ...]]:
-    """The job with all that it leaves open chosen and why, or as the run was begun that goes on.
+    """The job with all open choices made, and the reasons; for a resumed run, the job with which it was begun.
 
     Raises
     ------
     SourceError, MissingMppError, SlideError
         If something given cannot be used.
     """
-    if not given.resume and given.start is None:  # what was begun before the names were checked may go on
+    # runs that were begun before class names were checked can still be resumed
+    if not given.resume and given.start is None:
         try:
             check_class_names(given.model.classes)
         except ValueError as error:
@@ -200,7 +201,7 @@ def prepare_data(job: SettledTrainJob, say: Say, goes_on: bool = False) -> Prepa
     say : callable
         Takes a level ("info" or "warning") and a sentence.
     goes_on : bool
-        A run that goes on from its checkpoint does not begin with the weights of another model.
+        Whether the run continues from its checkpoint, and so does not begin with the weights of another model.
 
     Raises
     ------
@@ -230,7 +231,7 @@ def prepare_data(job: SettledTrainJob, say: Say, goes_on: bool = False) -> Prepa
         steps = job.steps or max(
             _LEAST_STEPS if job.time_limit else 1, sampler.steps(job.batch_size * job.devices * job.nodes)
         )
-        # With a fold and no validation, the fold's images are held out and take no part in the training at all.
+        # With a fold and no validation, the images of the fold are held out and take no part in the training at all.
         held_out = job.fold is not None and not job.validation
         spots = [] if held_out else validation_spots(sides.validate, size, step, _VALIDATION_WINDOWS)
     except BaseException:
@@ -265,9 +266,9 @@ def loss_windows(job: SettledTrainJob, config: ModelConfig, say: Say) -> tuple[M
 
 
 def seen_config(config: ModelConfig, own_grid: bool, say: Say) -> ModelConfig:
-    """The config whose target grid is that of the loss: of the finest branch where that is coarser and wanted.
+    """The config whose target grid is that of the loss: that of the finest branch, where it is coarser and `own_grid`.
 
-    With it, windows, truth and outputs are those of the coarser grid; the weights are the same.
+    With this config, windows, truth and outputs are on the coarser grid; the weights are the same.
     """
     finest = max(config.ratios)
     if not own_grid or finest == 1:
@@ -293,7 +294,7 @@ def seen_config(config: ModelConfig, own_grid: bool, say: Say) -> ModelConfig:
 def _window_size(job: SettledTrainJob, config: ModelConfig, seen: ModelConfig, say: Say) -> tuple[int, int]:
     """Side of a window and of its border, in pixels of the grid of the loss."""
     ratio = Fraction(seen.resolution.size / config.resolution.size).limit_denominator(8)
-    # What the padding of valid convolutions reaches carries no loss, and as much is read more.
+    # Pixels that the padding of valid convolutions reaches carry no loss, and the window is read larger by as many.
     edge = _padding_reach(seen) if any(branch.valid for branch in seen.branches) else 0
     size = round_up(ceil(job.size / ratio) + 2 * edge, window_multiple(seen))
     border = max(ceil(job.border / ratio), edge)
@@ -315,7 +316,7 @@ def _window_size(job: SettledTrainJob, config: ModelConfig, seen: ModelConfig, s
 
 @lru_cache(maxsize=16)
 def _padding_reach(config: ModelConfig) -> int:
-    """How far into a window the padding of valid convolutions reaches: measured, which takes torch."""
+    """How far into a window the padding of valid convolutions reaches; it is measured, which needs torch."""
     from napari_msunet.models import MSUNet
 
     return MSUNet(config).border

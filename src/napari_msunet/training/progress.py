@@ -1,5 +1,7 @@
-"""What a careful colleague would say of a training that runs or is done, in plain sentences. No Qt, no torch, and quick
-to import: the window needs it."""
+"""Checks of a training that runs or has ended, as plain sentences.
+
+This module needs neither Qt nor torch and is quick to import, because the window uses it.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,12 @@ _GAP = 0.2
 _SAME = 0.01
 
 Scores: TypeAlias = Mapping[str, Mapping[str, float]]
-"""For each output its numbers, such as "iou"."""
+"""The numbers of each output, such as "iou"."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence of a check, and how bad it is: "error" means that training refuses, "warning" that it warns."""
+    """One sentence of a check, and its level: "error" means that training refuses, "warning" that it warns."""
 
     level: Literal["ok", "warning", "error"]
     text: str
@@ -35,7 +37,7 @@ class TrainingHistory:
     series: dict[tuple[str, str, str], list[tuple[int, float]]] = field(default_factory=dict)
 
     def add(self, metric: Metric) -> None:
-        """Take in a number; an epoch that is run again after a resume replaces its older one and what followed."""
+        """Add a number; an epoch that is repeated after a resume replaces the older one and those after it."""
         values = self.series.setdefault((metric.name, metric.split, metric.output), [])
         while values and values[-1][0] >= metric.epoch:
             values.pop()
@@ -52,19 +54,19 @@ class TrainingHistory:
 
     @property
     def best_epoch(self) -> int | None:
-        """The epoch whose model is kept: the best validation IoU; the last where nothing validates."""
+        """The epoch whose model is kept: that with the best validation IoU, or the last where nothing validates."""
         values = [(v, -e) for e, v in self.series.get(("iou", "validation", "fused"), []) if isfinite(v)]
         return -max(values)[1] if values else (self.epochs or None)
 
 
 def check_progress(history: TrainingHistory, classes: Sequence[str]) -> list[Finding]:
-    """What is wrong with a training that runs, and what to do about each; empty while all is well."""
+    """Problems of a running training, and what to do about each; empty if there are none."""
     checks = (_never_found(history, classes), _flat(history), _overfitted(history))
     return [finding for finding in checks if finding is not None]
 
 
 def _flat(history: TrainingHistory) -> Finding | None:
-    """The training loss has stopped falling."""
+    """The finding that the training loss has stopped falling."""
     losses = history.last("loss", "train", count=2 * _RECENT)
     if len(losses) < 2 * _RECENT:
         return None
@@ -85,7 +87,7 @@ def _flat(history: TrainingHistory) -> Finding | None:
 
 
 def _never_found(history: TrainingHistory, classes: Sequence[str]) -> Finding | None:
-    """Classes of which not one pixel was right in the last epochs."""
+    """The finding about classes of which no pixel was right in the last epochs."""
     split = "validation" if ("loss", "validation", "fused") in history.series else "train"
     lost = []
     for name in classes:
@@ -101,12 +103,12 @@ def _never_found(history: TrainingHistory, classes: Sequence[str]) -> Finding | 
 
 
 def _overfitted(history: TrainingHistory) -> Finding | None:
-    """Much better on what it trains on than on what validates."""
+    """The finding that training images score much better than validation images."""
     train, other = history.last("iou", "train", count=3), history.last("iou", "validation", count=3)
     if history.epochs < _RECENT or len(train) < 3 or len(other) < 3:
         return None
     here, there = float(np.mean(train)), float(np.mean(other))
-    if here - there - 2 * float(np.std(other)) < _GAP:  # a validation that jumps says nothing
+    if here - there - 2 * float(np.std(other)) < _GAP:  # where the validation jumps, the difference means nothing
         return None
     return Finding(
         "warning",
@@ -119,14 +121,14 @@ def _overfitted(history: TrainingHistory) -> Finding | None:
 
 
 def does_context_help(scores: Scores, groups: Mapping[str, Mapping[str, float]] | None = None) -> str:
-    """One sentence that compares the fusion with the best single scale; it claims nothing within the groups' noise.
+    """A sentence that compares the fusion with the best single scale; it claims nothing within the noise of the groups.
 
     Parameters
     ----------
     scores : dict
         Validation scores by output.
     groups : dict, optional
-        For each output the IoU of each group (patient, slide) that validates.
+        The IoU of each group (patient, slide) that validates, for each output.
     """
     singles = {name: s["iou"] for name, s in scores.items() if name != "fused" and "iou" in s}
     if "iou" not in scores.get("fused", {}) or len(singles) < 2:
@@ -145,7 +147,7 @@ def does_context_help(scores: Scores, groups: Mapping[str, Mapping[str, float]] 
 
 
 def difference_interval(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[float, float]:
-    """95 % interval of the mean difference over common groups (Student's t); endless for fewer than three."""
+    """95 % interval of the mean difference over common groups (Student's t); infinite for fewer than three."""
     differences = np.array([after[group] - before[group] for group in before if group in after])
     if len(differences) < 3:
         return -np.inf, np.inf
@@ -156,7 +158,7 @@ def difference_interval(before: Mapping[str, float], after: Mapping[str, float])
 
 
 def how_sure(groups: Mapping[str, float]) -> str:
-    """One sentence on the spread of a validation IoU over its groups."""
+    """A sentence about the spread of a validation IoU over its groups."""
     values = np.array(list(groups.values()))
     if len(values) < 2:
         return "One group validates: how sure this score is cannot be told."

@@ -1,4 +1,4 @@
-"""The folder of a training run: its job, its numbers and curves, its model and its checkpoint."""
+"""The folder of a training run, with its job, metrics, curves, model and checkpoint."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from napari_msunet.errors import OutputError
 J = TypeVar("J", CrossValidateJob, ExperimentJob)
 
 Row = dict[str, float]
-"""One epoch: "epoch", "seconds", "learning_rate", and numbers by `column`."""
+"""The numbers of one epoch: "epoch", "seconds", "learning_rate", and others by `column`."""
 
 _FREE = {"epochs", "time_limit", "clock", "resume", "device", "out", "track", "track_uri"}
-"""What may change when a run goes on."""
+"""The fields of a job that may change when a run is resumed."""
 
 
 def column(split: str, name: str, output: str) -> str:
-    """A column of metrics.csv, such as ``"validation_iou_scale 1/2"``."""
+    """The name of a column of metrics.csv, such as ``"validation_iou_scale 1/2"``."""
     return f"{split}_{name}_{output}"
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """Write a file aside and put it in its place when all of it is there.
+    """A context that writes a file aside and renames it when it is complete.
 
     Raises
     ------
     OutputError
-        If it cannot be written; nothing is left behind.
+        If the file cannot be written; nothing is left behind then.
     """
     aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
     try:
@@ -57,12 +57,12 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, unless it is there.
+    """Make a folder, unless it exists.
 
     Raises
     ------
     OutputError
-        If it cannot be made.
+        If the folder cannot be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -75,26 +75,27 @@ def make_folder(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with writing(path) as aside:
-        aside.write_text(text, encoding="utf-8", errors="backslashreplace")  # names need not be UTF-8
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files need not be UTF-8
 
 
 def begin_folder(file: Path, job: J, what: str, comparable: Callable[[J], dict[str, Any]]) -> None:
-    """Make the folder of several trainings and write their job into it; or check that its job is the same one.
+    """Make the folder of several trainings and write their job into it; where it exists, check that its job is the
+    same.
 
     Parameters
     ----------
     file : Path
-        Of the job, in `job.out`.
+        The file of the job, in `job.out`.
     job : CrossValidateJob or ExperimentJob
     what : str
-        The work in a word with its article, such as "an experiment".
+        A word for the work, with its article, such as "an experiment".
     comparable : callable
-        What of a job must stay the same when it goes on, by name.
+        Gives the fields of a job that must stay the same when it is resumed, by name.
 
     Raises
     ------
     OutputError
-        If the folder holds another one, or (with `job.resume`) none; or cannot be written.
+        If the folder holds another job, or (with `job.resume`) none, or cannot be written.
     """
     noun = what.partition(" ")[2]
     if not file.exists():
@@ -108,7 +109,7 @@ def begin_folder(file: Path, job: J, what: str, comparable: Callable[[J], dict[s
     try:
         before = comparable(type(job).model_validate_json(file.read_bytes()))
     except (ValidationError, OSError) as error:
-        raise OutputError(f"{file} cannot be read as {what}; start anew in another folder.") from error
+        raise OutputError(f"{file} cannot be read as {what}; start again in another folder.") from error
     if changed := [name for name, value in comparable(job).items() if value != before.get(name)]:
         raise OutputError(
             f"The {noun} in {job.out} was started with another {', '.join(changed)}; resume it with the same job, or "
@@ -117,7 +118,7 @@ def begin_folder(file: Path, job: J, what: str, comparable: Callable[[J], dict[s
 
 
 def environment() -> dict[str, Any]:
-    """What a run was made with: versions, machine, processors."""
+    """The environment of a run: versions, machine, processors."""
     import torch
 
     versions = {}
@@ -136,13 +137,13 @@ def environment() -> dict[str, Any]:
 
 
 class RunFolder:
-    """What a training leaves on disk.
+    """The files of a training on disk.
 
     Parameters
     ----------
     job : TrainJob
     follows : bool
-        This process helps another one to train and writes nothing: what the folder holds is none of its business.
+        Whether this process only helps another one to train; it then writes nothing and does not check the folder.
 
     Raises
     ------
@@ -175,17 +176,17 @@ class RunFolder:
             raise OutputError(f"{job.out} already holds a training run; give another folder, or resume it.")
 
     def _check_same(self, job: TrainJob) -> None:
-        """Raise where the folder's job is another one."""
+        """Raise where the folder has another job."""
         if not self.job_file.exists():
             raise OutputError(f"There is no training run in {self.path} to go on with; start it without resume.")
         try:
             old = TrainJob.model_validate_json(self.job_file.read_bytes())
         except (ValidationError, OSError) as error:
             raise OutputError(
-                f"{self.job_file} cannot be read as a training job; start anew in another folder."
+                f"{self.job_file} cannot be read as a training job; start again in another folder."
             ) from error
         before, now = json.loads(old.model_dump_json()), json.loads(job.model_dump_json())
-        if isinstance(job.model, AutoModel):  # only what is given of it must be the same
+        if isinstance(job.model, AutoModel):  # only the fields that are given must be the same
             now["model"] = before["model"] | json.loads(job.model.model_dump_json(include=set(job.model.given)))
         if job.optimiser.stop_after is None:
             now["optimiser"]["stop_after"] = before["optimiser"]["stop_after"]
@@ -197,7 +198,8 @@ class RunFolder:
             )
 
     def begun_job(self, job: TrainJob) -> SettledTrainJob | None:
-        """The job that the folder's run was begun with, and that goes on as `job` says; None without `job.resume`."""
+        """The job with which the folder's run was begun, with the changes that `job` may make; None without
+        `job.resume`."""
         if not job.resume:
             return None
         begun = TrainJob.model_validate_json(self.job_file.read_bytes())
@@ -216,7 +218,7 @@ class RunFolder:
         self.result_file.unlink(missing_ok=True)
 
     def discard(self, job: TrainJob) -> None:
-        """Remove what a run has written, and its folder when nothing else is in it; a resumed run stays."""
+        """Remove the files of a run, and its folder when nothing else is in it; the files of a resumed run stay."""
         if job.resume:
             return
         results = self.model, self.last, self.checkpoint, self.metrics, self.curves, self.panels, self.result_file
@@ -224,12 +226,12 @@ class RunFolder:
             path.unlink(missing_ok=True)
             for aside in self.path.glob(f".{path.name}.*.part"):
                 aside.unlink(missing_ok=True)
-        with suppress(OSError):  # somebody else's files are in it
+        with suppress(OSError):  # the folder has other files in it
             self.path.rmdir()
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The result of a run that came to its end."""
+        """The result of a finished run; None where it is not finished."""
         try:
             values = json.loads(self.result_file.read_bytes())
         except (OSError, ValueError):
@@ -242,7 +244,7 @@ class RunFolder:
 
     @property
     def files(self) -> dict[str, str]:
-        """The files that are there, by what they are."""
+        """The files that exist, by their kind."""
         named = {
             "model": self.model,
             "metrics": self.metrics,
@@ -269,7 +271,7 @@ class RunFolder:
         return ["epoch", "seconds", "learning_rate", *numbers]
 
     def add(self, row: Row) -> None:
-        """Append an epoch; one with the same number or a later one, from before a resume, goes."""
+        """Append an epoch; those with the same or a later number, from before a resume, are removed."""
         fresh = [r for r in self.rows if r["epoch"] < row["epoch"]]
         if len(fresh) != len(self.rows) or not self.metrics.exists():
             self.rows = [*fresh, row]
@@ -283,7 +285,7 @@ class RunFolder:
             raise OutputError(f"{self.metrics} cannot be written: {error.strerror}; make room and resume.") from error
 
     def _csv(self, rows: Sequence[Row], header: bool) -> str:
-        """Rows as text; a number that is not there is an empty cell."""
+        """Rows as text; a missing number is an empty cell."""
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns, lineterminator="\n")
         if header:
@@ -293,7 +295,7 @@ class RunFolder:
         return text.getvalue()
 
     def _read_rows(self) -> list[Row]:
-        """The epochs in metrics.csv; a torn last line is left out."""
+        """The epochs in metrics.csv; an incomplete last line is left out."""
         if not self.metrics.exists():
             return []
         rows: list[Row] = []

@@ -1,4 +1,4 @@
-"""Training runs side by side: what differed, how they learned, what they cost."""
+"""Comparing training runs: their settings, their curves and their cost."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from napari_msunet.training.record import column, write_text
 from napari_msunet.training.scoring.panels import figure_of, save
 
 _OWN = {"out", "resume", "schema_version", "job", "device"}
-"""Of a job: what says nothing about how it learns."""
+"""Fields of a job that have no influence on what it learns."""
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A training run as its folder tells it.
+    """A training run, read from its folder.
 
     Attributes
     ----------
     name : str
     job, result : dict
-        `result` is empty while it runs.
+        The job and its result, which is empty while the run is under way.
     rows : list of dict
-        One for each epoch, by the columns of metrics.csv.
+        The numbers of each epoch, by the columns of metrics.csv.
     """
 
     name: str
@@ -59,7 +59,7 @@ class TrainingRun:
 
 
 def read_run(folder: Path) -> TrainingRun:
-    """A run's folder.
+    """Read the folder of a run.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def compare(folders: Sequence[str | Path], out: str | Path | None = None) -> lis
 
 
 def _told_apart(folders: Sequence[Path]) -> list[str]:
-    """Short names, with as many parents as are needed."""
+    """Short names for folders, with as many parents as are needed to distinguish them."""
     for depth in range(1, max(len(f.parts) for f in folders) + 1):
         names = ["/".join(f.absolute().parts[-depth:]) for f in folders]
         if len(set(names)) == len(names):
@@ -153,7 +153,7 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _draw(path: Path, runs: Sequence[TrainingRun], names: Sequence[str]) -> None:
-    """Validation loss by epoch, and IoU by epoch and by minutes; training instead where nothing validates."""
+    """Draw the validation loss by epoch, and the IoU by epoch and by minutes; those of training without validation."""
     figure = figure_of(14, 4.6)
     panels = figure.subplots(1, 3)
     for n, (run, name) in enumerate(zip(runs, names, strict=True)):

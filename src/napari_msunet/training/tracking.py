@@ -1,4 +1,4 @@
-"""Telling others how a training goes: TensorBoard, MLflow. What they need is imported when somebody asks for them."""
+"""Sending the metrics of a training to TensorBoard and MLflow, whose packages are imported only where they are used."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from napari_msunet.errors import MsunetError
 
 EXPERIMENT = "napari-msunet"
 _LONGEST = 500
-"""Characters of a setting: what all MLflow servers take."""
+"""Longest text of a setting, which all MLflow servers accept."""
 
 
 class Tracker(Protocol):
-    """Is told of each epoch."""
+    """A program that gets the metrics of each epoch."""
 
     def add(self, epoch: int, numbers: Mapping[str, float]) -> None:
-        """An epoch's numbers, by the columns of metrics.csv."""
+        """Add the numbers of an epoch, by the columns of metrics.csv."""
 
     def close(self, values: Mapping[str, Any], files: Mapping[str, str]) -> None:
-        """The result of a run that came to its end (both empty if it did not), and the files it left."""
+        """End with the result of a run and its files; both are empty if the run did not finish."""
 
 
 class TensorBoard:
-    """Scalars in `folder`, for ``tensorboard --logdir``; a run that goes on adds to it."""
+    """Scalars in `folder`, for ``tensorboard --logdir``; a resumed run adds to them."""
 
     def __init__(self, job: TrainJob, folder: Path) -> None:
         _needed("tensorboard")
@@ -57,7 +57,7 @@ class MLflow:
     ----------
     job : TrainJob
     uri : str
-        Folder or address.
+        A folder, or the address of a server.
     """
 
     def __init__(self, job: TrainJob, uri: str) -> None:
@@ -92,7 +92,7 @@ class MLflow:
 
     @contextmanager
     def _calls(self) -> Iterator[None]:
-        """MLflow's errors as a sentence; its file store, which it would rather not have, allowed."""
+        """A context that turns MLflow's errors into a sentence, and allows its file store, which MLflow warns about."""
         name = "MLFLOW_ALLOW_FILE_STORE"
         before = os.environ.get(name)
         os.environ[name] = "true"
@@ -109,7 +109,7 @@ class MLflow:
 
 
 def trackers_of(job: TrainJob) -> list[Tracker]:
-    """Those that the job asks for.
+    """The trackers that the job asks for.
 
     Raises
     ------
@@ -125,14 +125,14 @@ def trackers_of(job: TrainJob) -> list[Tracker]:
 
 
 class Tracking:
-    """All trackers of a run."""
+    """The trackers of a run, as one."""
 
     def __init__(self, trackers: Sequence[Tracker]) -> None:
         self.trackers = trackers
         self._ended = False
 
     def end(self, values: Mapping[str, Any], files: Mapping[str, str]) -> None:
-        """Tell them the result; only once."""
+        """Send the result to all trackers, only once."""
         if not self._ended:
             self._ended = True
             for tracker in self.trackers:
@@ -141,7 +141,7 @@ class Tracking:
 
 @contextmanager
 def tracked(job: TrainJob | None) -> Iterator[Tracking]:
-    """The trackers of a job, told of its end however it ends."""
+    """A context with the trackers of a job, which are closed however it ends."""
     tracking = Tracking(trackers_of(job) if job else ())
     try:
         yield tracking
@@ -150,7 +150,8 @@ def tracked(job: TrainJob | None) -> Iterator[Tracking]:
 
 
 def tag(column: str) -> str:
-    """A column of metrics.csv as both group it: ``validation_iou_scale 1/2`` is ``iou/validation scale 1-2``."""
+    """A column of metrics.csv as a tag that both group: ``validation_iou_scale 1/2`` is ``iou/validation scale
+    1-2``."""
     split, _, rest = column.partition("_")
     if split not in ("train", "validation"):
         return column

@@ -1,4 +1,4 @@
-"""Short trials before a training: the largest batch that fits, and the rate at which the loss falls fastest."""
+"""Short trials before a training, which find the largest batch that fits and a good learning rate."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from napari_msunet.training.module import DivergedError, Training
 from napari_msunet.training.setup import TrainingSetup
 
 LARGEST = 64
-"""Windows in a batch that is looked for: more make steps slower and the result no better."""
+"""The largest batch that is tried; a larger one makes steps slower and the result no better."""
 
 _LOWEST, _HIGHEST, _STEPS = 1e-6, 1.0, 60
 _SMOOTH = 0.8
 _EXPLODED = 4.0
 _SHARE = 0.5  # of the free memory, for activations and their gradients
-_TRIAL_EPOCH = 2**30  # its windows are those of no real epoch
+_TRIAL_EPOCH = 2**30  # a number that no real epoch has, so that the trial has windows of its own
 
 Build = Callable[[], MSUNet]
 
@@ -36,8 +36,8 @@ Build = Callable[[], MSUNet]
 def find_batch_size(session: TrainingSetup, build: Build, stop: Stop) -> int:
     """The largest batch, a power of two up to `LARGEST`, with which a training step fits into the device's memory.
 
-    On a GPU two steps are tried with each; elsewhere what a step keeps for one window is measured, and batches are
-    taken to need as many times as much: half of the free memory may be used.
+    On a GPU, two steps are tried with each batch. Elsewhere, the memory that a step keeps for one window is measured,
+    and a batch is taken to need as many times as much; half of the free memory may be used.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def find_batch_size(session: TrainingSetup, build: Build, stop: Stop) -> int:
 
 
 def _fits(session: TrainingSetup, build: Build, stop: Stop, number: int) -> bool:
-    """Whether steps with so many windows do not run out of memory."""
+    """Whether steps with this number of windows fit into the memory."""
     try:
         _try(session, build, _plain(session.job), 2, _Trial(stop), number)
     except torch.OutOfMemoryError:
@@ -83,7 +83,7 @@ def _fits(session: TrainingSetup, build: Build, stop: Stop, number: int) -> bool
 
 
 def activation_bytes(session: TrainingSetup, module: Training) -> int:
-    """Bytes that one window's step keeps for its gradients."""
+    """The bytes that a step with one window keeps for its gradients."""
     (batch,) = _batches(session, 1, 1)
     seen: dict[int, int] = {}
 
@@ -100,20 +100,20 @@ def activation_bytes(session: TrainingSetup, module: Training) -> int:
 
 
 def find_learning_rate(session: TrainingSetup, build: Build, stop: Stop) -> float:
-    """The learning rate at which the smoothed loss falls fastest, of a trial in which it rises from step to step.
+    """The learning rate at which the smoothed loss falls fastest, in a trial in which the rate rises from step to step.
 
     References
     ----------
     Smith, "Cyclical learning rates for training neural networks", WACV 2017, section 3.3.
     """
     trial = _Trial(stop, [_LOWEST * (_HIGHEST / _LOWEST) ** (i / (_STEPS - 1)) for i in range(_STEPS)])
-    with suppress(DivergedError):  # the end of the range
+    with suppress(DivergedError):  # the loss has exploded, which ends the range of useful rates
         _try(session, build, _plain(session.job), _STEPS, trial, session.batches.batch)
     return steepest(trial.rates[: len(trial.losses)], trial.losses, session.job.optimiser.learning_rate)
 
 
 def steepest(rates: Sequence[float], losses: Sequence[float], otherwise: float) -> float:
-    """Where the losses, smoothed, fall most for a factor of the rate; `otherwise` if they never do."""
+    """The rate at which the smoothed losses fall most per factor of the rate; `otherwise` if they never fall."""
     smoothed, mean = [], 0.0
     for number, loss in enumerate(losses, start=1):
         mean = _SMOOTH * mean + (1 - _SMOOTH) * loss
@@ -127,7 +127,7 @@ def steepest(rates: Sequence[float], losses: Sequence[float], otherwise: float) 
 
 
 class _Trial(pl.Callback):
-    """Sets a learning rate for each step, if there are any, and notes the losses until they explode."""
+    """Sets the given learning rate of each step, if any are given, and records the losses until they explode."""
 
     def __init__(self, stop: Stop, rates: Sequence[float] = ()) -> None:
         self.stop = stop
@@ -153,20 +153,20 @@ class _Trial(pl.Callback):
 
 
 def _plain(job: SettledTrainJob) -> SettledTrainJob:
-    """The job with a learning rate that stays, and without averages."""
+    """The job with a constant learning rate, and without averages."""
     still = {"schedule": "constant", "warmup": 0, "average": "none", "recalibrate": False}
     return job.model_copy(update={"optimiser": job.optimiser.model_copy(update=still)})
 
 
 def _batches(session: TrainingSetup, number: int, steps: int) -> Any:
-    """Batches of so many windows, as of an epoch of their own."""
+    """Batches of this number of windows, from an epoch of their own."""
     batches = session.batches.like(number, steps)
     batches.epoch = _TRIAL_EPOCH
     return batches
 
 
 def _try(session: TrainingSetup, build: Build, job: SettledTrainJob, steps: int, trial: _Trial, number: int) -> None:
-    """Train a model of its own for a few steps."""
+    """Train a separate model for a few steps."""
     from napari_msunet.training.callbacks import device_arguments
 
     module = Training(build(), job, session.windows, lambda: 0.0)

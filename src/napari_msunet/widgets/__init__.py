@@ -1,4 +1,4 @@
-"""napari's side of napari-msunet: slides and labels as layers, and the dock. Loaded when first used."""
+"""The part of napari-msunet that uses napari and Qt: slides and labels as layers, and the dock. Loaded on first use."""
 
 from __future__ import annotations
 

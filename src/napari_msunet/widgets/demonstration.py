@@ -1,4 +1,4 @@
-"""The demonstration in napari: the same steps as without a window, through the dock, its worker and the brush."""
+"""The demonstration in napari: the steps of `app.demo`, done through the dock, its worker and the brush."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class WindowStage(Stage):
             wait(0.02)
             while happened:
                 event = happened.popleft()
-                # The worker says that it does not merge the run: the dock does.
+                # The worker leaves the merging of the run to the dock, because the dock has the labels open.
                 if not (isinstance(event, Result) or (isinstance(job, PredictJob) and isinstance(event, Message))):
                     yield event
         wait(0.3)
@@ -87,7 +87,7 @@ class WindowStage(Stage):
         return dock.jobs.submit(job)
 
     def paint(self, labels: LabelStore, place: Region, value: int) -> None:
-        """A dab of napari's brush, at the zoom that shows the place."""
+        """Paint a dab with napari's brush, at a zoom that shows the place."""
         layer = self._layer(labels)
         middle = (place.y + place.height / 2, place.x + place.width / 2)
         self.viewer.scene.camera.center = (0, *layer.data_to_world(middle))
@@ -103,7 +103,7 @@ class WindowStage(Stage):
         wait(0.3)
 
     def picture(self, name: str) -> None:
-        """A screenshot of the whole window, into `screenshots/`."""
+        """Save a screenshot of the whole window in `screenshots/`."""
         if name in ("3-predicted", "5-predicted-again", "6-exported"):
             self.viewer.reset_view()
         if name == "4-corrected":
@@ -114,7 +114,7 @@ class WindowStage(Stage):
         self.viewer.window.screenshot(str(folder / f"{name}.png"), canvas_only=False, flash=False)
 
     def leave(self, stay: bool) -> None:
-        """Leave the window to the user until it is closed, or close it where nobody looks at it."""
+        """Leave the window to the user until it is closed; with `stay` False, close it."""
         if stay:
             napari.run()
         else:
@@ -128,7 +128,7 @@ class WindowStage(Stage):
 
 
 def wait(seconds: float) -> None:
-    """Let the window live for a while."""
+    """Wait while the window handles its events."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         QApplication.processEvents()

@@ -1,4 +1,4 @@
-"""The fields of view of all scales, drawn on the slide at the cursor, with what each branch sees."""
+"""The fields of view of all scales: squares on the slide at the cursor, and thumbnails of what each branch sees."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
     from qtpy.QtWidgets import QDockWidget
 # ----------------------------------------------------------------------------------------------------------------------
-# What each scale of a model looks at around a place of a slide: arithmetic and pixels, no window.
+# The fields of view of a model around a place of a slide: arithmetic and pixels, without Qt.
 
 THUMBNAIL_PIXELS = 512
-"""A branch's window is shown with at most this many pixels a side."""
+"""Most pixels a side with which a branch's window is shown."""
 
 
 @dataclass(frozen=True)
 class FieldOfView:
-    """What one scale looks at.
+    """The field of view of one scale.
 
     Attributes
     ----------
     name : str
-        Such as "scale 1/2".
+        The scale, such as "scale 1/2".
     resolution : Resolution
         µm per pixel that the branch sees.
     grid : Grid
-        Of the branch's own pixels.
+        The grid of the branch's own pixels.
     window : Window
         The branch's training window, on `grid`.
     context : Region
-        What the prediction at the place depends on, in level-0 pixels.
+        All that the prediction at the place depends on, in level-0 pixels.
     """
 
     name: str
@@ -76,11 +76,11 @@ def fields_at(slide: Slide, config: ModelConfig, place: tuple[float, float], siz
     ----------
     slide : Slide
     config : ModelConfig
-        With `field="concentric"` scales below 1 see as many pixels as scale 1, and so more around.
+        With `field="concentric"`, scales below 1 see as many pixels as scale 1, and so a larger area.
     place : (y, x)
         In level-0 pixels.
     size : int
-        Side of the training window in target pixels; rounded up as training does.
+        Side of the training window in target pixels; it is rounded up as in training.
 
     Raises
     ------
@@ -106,10 +106,10 @@ def fields_at(slide: Slide, config: ModelConfig, place: tuple[float, float], siz
 
 
 def receptive_reach(branch: BranchConfig) -> int:
-    """Pixels of a branch's own grid on each side that its output at a pixel can depend on, at most; of encoders, about.
+    """The largest distance, in pixels of a branch's own grid, over which its output depends on its input.
 
-    The way of what is outside a window into it: a 3x3 convolution carries it a pixel further, a pooling halves the
-    distance (rounded up), and a step up doubles it.
+    It follows the way of a pixel outside a window into it: a 3x3 convolution carries it one pixel further, a pooling
+    halves the distance (rounded up), and a step up doubles it. For encoders the result is an estimate.
     """
     if isinstance(branch, LinkNetConfig):
         return int(2 ** (branch.depth + 3)) - 1
@@ -130,7 +130,7 @@ def receptive_reach(branch: BranchConfig) -> int:
 
 
 def thumbnail(slide: Slide, field: FieldOfView) -> npt.NDArray[np.generic]:
-    """What a branch sees, `(h, w, c)` in the slide's dtype; of very large windows every n-th pixel."""
+    """The pixels that a branch sees, `(h, w, c)` in the slide's dtype; of very large windows every n-th pixel."""
     step = -(-max(field.window.shape) // THUMBNAIL_PIXELS)
     if step == 1:
         return slide.read_window(field.grid, field.window)
@@ -146,7 +146,7 @@ def as_colours(
     value_range: tuple[float, float] = (0, 255),
     limits: list[tuple[float, float]] | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """Pixels as `(h, w, 3)` uint8 to be shown; channels that are no colours are spread from darkest to brightest."""
+    """Pixels as `(h, w, 3)` uint8 to be shown; channels that are not colours are stretched to the full range."""
     if colour and is_plain(pixels.dtype, value_range):
         return np.ascontiguousarray(pixels[..., :3])
     values = pixels[..., :3].astype(np.float32)
@@ -165,14 +165,14 @@ def as_colours(
 
 
 def channel_limits(pixels: npt.NDArray[np.generic]) -> list[tuple[float, float]]:
-    """Darkest and brightest of each of the first three channels, without the extreme thousandth."""
+    """Darkest and brightest value of the first three channels, without the extreme thousandth of the pixels."""
     return [
         tuple(float(v) for v in np.percentile(pixels[..., c], (0.1, 99.9))) for c in range(min(3, pixels.shape[-1]))
     ]
 
 
 def _context(grid: Grid, place: tuple[float, float], ratio: Fraction, branch: UNetConfig) -> Region:
-    """A branch's reach around the pixel at a place; one pixel more where its result is interpolated."""
+    """The reach of a branch around the pixel at a place, plus one pixel where its result is interpolated."""
     reach = receptive_reach(branch) + (1 if ratio < 1 else 0)
     corner = [int(np.floor(p / s)) - reach for p, s in zip(place, grid.pixel, strict=True)]
     return grid.region(Window(corner[0], corner[1], 2 * reach + 1, 2 * reach + 1))
@@ -189,9 +189,9 @@ COLOURS = (
     (1.0, 0.55, 0.1),
     (0.65, 0.6, 1.0),
 )
-"""One per scale, on the slide and around its thumbnail."""
+"""One colour per scale, for its square on the slide and the frame of its thumbnail."""
 SIDE = 160
-"""Screen pixels of a thumbnail."""
+"""Side of a thumbnail in screen pixels."""
 
 
 class FieldsPanel(QWidget):
@@ -238,7 +238,7 @@ class FieldsPanel(QWidget):
                 by_name[scale].set_picture(pixels, text)
 
     def say(self, text: str) -> None:
-        """Tell why nothing can be shown."""
+        """Show a sentence about why there are no thumbnails."""
         for thumb in self.thumbnails:
             thumb.clear(text)
 
@@ -262,7 +262,7 @@ class _Thumbnail(QWidget):
         layout.addStretch(1)
 
     def set_picture(self, pixels: npt.NDArray[np.uint8], text: str) -> None:
-        """Enlarged without smoothing: the pixels are what the branch has."""
+        """Show a picture, enlarged without smoothing, so that the pixels are those of the branch."""
         pixels = np.ascontiguousarray(pixels)
         height, width = pixels.shape[:2]
         image = QImage(pixels.data, width, height, 3 * width, QImage.Format.Format_RGB888)
@@ -274,7 +274,7 @@ class _Thumbnail(QWidget):
         self.detail.setText(text)
 
     def clear(self, text: str) -> None:
-        """No picture, and why in the tooltip."""
+        """Show no picture; the tooltip says why."""
         self.picture.setPixmap(QPixmap())
         self.picture.setToolTip(text)
         self.detail.setText(" ")
@@ -287,13 +287,13 @@ def size_text(shape: tuple[int, int], resolution: Resolution) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Reads thumbnails in a thread; only the latest request counts.
+# Reading thumbnails in a thread, where only the latest request counts.
 
 Request = tuple[Slide, list[FieldOfView]]
 
 
 class ThumbnailReader(QObject):
-    """One thread that reads what was asked for last; `ready` gives `(scale, picture, text)` on the GUI thread."""
+    """A thread that reads the latest request; `ready` gives `(scale, picture, text)` on the GUI thread."""
 
     ready = Signal(object)
 
@@ -306,7 +306,7 @@ class ThumbnailReader(QObject):
         self._thread.start()
 
     def ask(self, slide: Slide, fields: list[FieldOfView]) -> None:
-        """Read these next; what was asked before and not begun is dropped."""
+        """Read these next; an earlier request that was not begun is dropped."""
         with self._condition:
             self._request = (slide, fields)
             self._condition.notify()
@@ -342,30 +342,31 @@ class ThumbnailReader(QObject):
                 return
             try:
                 pixels = as_colours(thumbnail(slide, field), colour, slide.value_range)
-            except (MsunetError, OSError):  # the slide's layer says it, once
+            except (MsunetError, OSError):  # the slide's layer reports this, once
                 return
             pictures.append((field.name, pixels, size_text(field.window.shape, field.resolution)))
         try:
             self.ready.emit(pictures)
-        except RuntimeError:  # Qt has gone
+        except RuntimeError:  # Qt has deleted this object
             self._closed = True
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The squares at the cursor.
 
 DASHES = 12
-"""Dashes on a side of a square."""
+"""Number of dashes on a side of a square."""
 WHITE = (1.0, 1.0, 1.0)
-"""A square that belongs to all scales."""
+"""Colour of a square that belongs to all scales."""
 ORDER = 1_000_000
-"""Drawn after all layers."""
+"""Order of drawing: after all layers."""
 
 
 class FieldsOfView(QObject):
     """Squares at the cursor, one for each scale, and thumbnails of what each branch sees there.
 
     A solid square is the window that the branch sees in training, a dashed one all that its prediction at the cursor
-    can depend on. Thumbnails are read in a thread; the latest place wins.
+    can depend on. Thumbnails are read in a thread, where only the latest place counts.
 
     Parameters
     ----------
@@ -379,7 +380,7 @@ class FieldsOfView(QObject):
     Attributes
     ----------
     panel : FieldsPanel
-        The widget with the thumbnails; `show` docks it unless it has a place already.
+        The widget with the thumbnails; `show` docks it unless it is shown somewhere already.
     """
 
     visibleChanged = Signal(bool)
@@ -404,12 +405,12 @@ class FieldsOfView(QObject):
         Parameters
         ----------
         dock : bool
-            Put the panel below the canvas; False: it has a place of its own.
+            Put the panel below the canvas. False: the caller shows it elsewhere.
 
         Returns
         -------
         bool
-            False where that cannot be; the reason is shown as a notification.
+            False where the fields cannot be shown; a notification gives the reason.
         """
         if self.visible:
             return True
@@ -426,7 +427,7 @@ class FieldsOfView(QObject):
         return True
 
     def hide(self) -> None:
-        """Take all of it away again."""
+        """Remove the squares and the panel again."""
         if not self.visible:
             return
         self._set_visible(False)
@@ -447,7 +448,7 @@ class FieldsOfView(QObject):
             self.viewer.window.remove_dock_widget(dock)
 
     def toggle(self) -> bool:
-        """Show or hide; whether it is shown now."""
+        """Show or hide the fields, and return whether they are shown now."""
         if self.visible:
             self.hide()
         else:
@@ -520,7 +521,7 @@ class FieldsOfView(QObject):
         self._reader.ask(self._slide, self.fields)
 
     def _draw(self) -> None:
-        """All squares as one line of separate pieces, dark beneath and coloured above."""
+        """Draw all squares as one line of separate pieces, dark beneath and coloured above."""
         pieces, colours = [], []
         same = self.config.field == "same" and len(self.fields) > 1
         for number, field in enumerate(self.fields):

@@ -31,11 +31,11 @@ from napari_msunet.wording import in_labels
 
 _LARGE = 1_000_000
 _MANY = 12
-"""More folded rows than these stand under headings of their own."""
+"""A form with more folded rows than this shows them under headings."""
 
 
 class Fold(QWidget):
-    """What only some need, folded away under a small heading.
+    """Widgets that few people need, folded away under a small heading.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class Fold(QWidget):
 
 
 def editor_for(one: OptionField) -> QWidget:
-    """An editor with `value()`, `setValue()` and `valueChanged` for a field of a config, told by its type."""
+    """An editor with `value()`, `setValue()` and `valueChanged` for a field of a config, chosen by its type."""
     option, info = one.option, one.info
     kinds = [kind for kind in kinds_of(info)[0] if kind is not NoneType]
     optional = NoneType in kinds_of(info)[0]
@@ -97,17 +97,17 @@ def editor_for(one: OptionField) -> QWidget:
 class Form(QWidget):
     """An editor of a config object: a row for each of its options; `a.b` is field b of its part a.
 
-    What cannot be used is said in a line of its own, and `value()` stays what it was.
+    A line below the rows says which values cannot be used; `value()` then stays what it was.
 
     Parameters
     ----------
     value : BaseModel
     editors : mapping of str to QWidget, optional
-        Editors for fields that need another than their type tells.
+        Editors for fields that need another one than their type suggests.
     left_out : collection of str
         Parts that are edited elsewhere.
     folded : str
-        The heading over what is folded away.
+        The heading over the folded rows.
 
     Attributes
     ----------
@@ -171,7 +171,7 @@ class Form(QWidget):
         self.fold.setVisible(bool(folded))
 
     def _group(self, title: str) -> QFormLayout:
-        """Rows of their own under a heading among those that are folded away."""
+        """Rows under a heading of their own among those that are folded away."""
         fold = Fold(title)
         rows = _rows()
         fold.inside.addLayout(rows)
@@ -192,11 +192,11 @@ class Form(QWidget):
         editor.valueChanged.connect(self._edited)
 
     def value(self) -> BaseModel:
-        """The object as it stands in the fields; the last one that could be used, where they do not fit together."""
+        """The object in the fields; where these do not fit together, the last object that could be used."""
         return self._value
 
     def setValue(self, value: BaseModel) -> None:
-        """Show an object; `valueChanged` if it is another."""
+        """Show an object, and emit `valueChanged` if it differs from the one before."""
         if value == self._value and not self.problem.isVisibleTo(self):
             self._show(value)
             return
@@ -237,7 +237,7 @@ class Form(QWidget):
 
 
 def _plain(value: BaseModel) -> dict[str, Any]:
-    """An object and its parts as dictionaries, to change and to check again."""
+    """An object and its parts as dictionaries, which can be changed and checked again."""
     return {k: _plain(v) if isinstance(v, BaseModel) else v for k, v in value}
 
 

@@ -1,4 +1,4 @@
-"""Jobs that run in the worker, for Qt: a handle for each, whose signals come on the window's thread, never too many."""
+"""Jobs that run in the worker, for Qt: a handle for each job, whose signals come on the GUI thread, in batches."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ if TYPE_CHECKING:
     Found = TypeVar("Found")
 
 BATCH_SECONDS = 0.05
-"""Between two batches of signals: at most 20 a second."""
+"""Shortest time between two batches of signals: at most 20 batches a second."""
 
 LOOK_SECONDS = 0.1
-"""Between two messages to the worker about where somebody looks."""
+"""Shortest time between two messages to the worker about what is in view."""
 
 WAIT_SECONDS = 0.01
-"""Between two looks of `JobHandle.wait`."""
+"""Time after which `JobHandle.wait` looks again."""
 
 _TRAININGS = (TrainJob, CrossValidateJob, ExperimentJob)
-"""Jobs that take minutes to hours: others do not wait for them."""
+"""Jobs that take minutes to hours. Other jobs do not wait for them."""
 
 BUDGET_SECONDS = 0.02
-"""Of the window's time that one batch may take; what is left waits for the next one."""
+"""Time of the GUI thread that one batch may take; the rest waits for the next batch."""
 
 
 class JobHandle(QObject):
-    """A job, or an inspection, that was given to the worker. Its signals come on the window's thread.
+    """A job, or an inspection, that was given to the worker. Its signals come on the GUI thread.
 
     Attributes
     ----------
@@ -63,18 +63,19 @@ class JobHandle(QObject):
     outcome : str, optional
         "done", "cancelled", "error" or "lost".
     text, details : str, optional
-        Why it ended so, in one sentence; more for developers.
+        Why it ended in this way, as one sentence, and details for developers.
     value : Result, optional
-        What came out.
+        The result of the job.
 
     Signals
     -------
     started ()
-        Its turn has come.
+        The worker has begun the job.
     happened (Event)
-        Everything that it says, in order; of `Progress` the newest. `progress`, `message` and `result` are parts of it.
+        Every event of the job, in order, but of `Progress` only the newest. `progress`, `message` and `result` are
+        emitted for events of these kinds too.
     finished (str, object)
-        Its outcome and, where it has one, its sentence.
+        The outcome and, where there is one, its sentence.
     """
 
     started = Signal()
@@ -93,7 +94,7 @@ class JobHandle(QObject):
         self.details: str | None = None
         self.value: Result | None = None
         self.follow_up: Callable[[], bool] = lambda: False
-        """Says whether the window still works on what came out, such as merging it into labels."""
+        """Tells whether the window still works on the result, such as merging it into labels."""
         self._request: WorkerRequest | None = None
         self._unwanted = False
 
@@ -102,34 +103,34 @@ class JobHandle(QObject):
 
     @property
     def state(self) -> str:
-        """How far it is."""
+        """The state of the job, see the class."""
         if self.outcome is not None:
             return "ended"
         return "preparing" if self._request is None else self._request.state
 
     def cancel(self, keep: Keep = "best") -> None:
-        """Stop it; `keep` ("best", "last", "none") says what a training leaves."""
+        """Stop the job; `keep` ("best", "last", "none") says what a training leaves."""
         self._unwanted = True
         if self._request is not None:
             self._request.cancel(keep)
 
     def look(self, view: View | None) -> None:
-        """Tell a prediction what is on the screen, `y, x, height, width` in level-0 pixels: that comes first."""
+        """Tell a prediction what is on the screen, `y, x, height, width` in level-0 pixels, to be computed first."""
         if self._request is not None:
             self._request.look(view)
 
     def wait(self, seconds: float | None = None) -> Result:
-        """Wait for its end and give its result, while the window stays alive: for the console and for scripts.
+        """Wait until the job has ended, and give its result; the window stays usable. For the console and for scripts.
 
         Parameters
         ----------
         seconds : float, optional
-            How long at most; None: until it ends.
+            The longest time to wait; None: until the job ends.
 
         Raises
         ------
         MsunetError
-            If it did not come to its end, or the time is up.
+            If the job was stopped or failed, or the time is up.
         """
         ends = None if seconds is None else time.monotonic() + seconds
         while self.outcome is None or self.follow_up():
@@ -144,7 +145,7 @@ class JobHandle(QObject):
         return self.value or Result()
 
     def _tell(self, kind: str, value: Any) -> None:
-        """Say what has happened; called on the window's thread."""
+        """Emit the signals of an entry; called on the GUI thread."""
         if kind == "started":
             self.started.emit()
         elif kind == "event":
@@ -162,7 +163,7 @@ class JobHandle(QObject):
 
 
 class _Entry:
-    """Something to tell about a job, known by its number: an event, or that it has started or ended."""
+    """Something that happened to a job, known by its number: an event, its start or its end."""
 
     __slots__ = ("kind", "number", "superseded", "value")
 
@@ -174,9 +175,10 @@ class _Entry:
 
 
 class _Inbox:
-    """What the client's threads have said and the window has not yet heard; of progress only the newest.
+    """Entries from the client's threads that the window has not taken yet; of progress only the newest.
 
-    It knows no Qt object: whoever forgets to close `Jobs` leaves none behind, and none is deleted in another thread.
+    It holds no Qt object. So `Jobs` that were not closed leave no Qt objects behind, and none is deleted in another
+    thread.
     """
 
     def __init__(self) -> None:
@@ -185,7 +187,7 @@ class _Inbox:
         self._lock = threading.Lock()
 
     def put(self, entry: _Entry) -> bool:
-        """Add something; whether nothing had been waiting."""
+        """Add an entry, and return whether nothing had been waiting."""
         with self._lock:
             if isinstance(entry.value, Progress):
                 older = self._progress.get(entry.number)
@@ -196,7 +198,7 @@ class _Inbox:
             return len(self._entries) == 1
 
     def take(self) -> _Entry | None:
-        """The oldest that still counts; None where nothing waits."""
+        """The oldest entry that still counts; None where nothing waits."""
         with self._lock:
             while self._entries:
                 entry = self._entries.popleft()
@@ -217,18 +219,18 @@ class Jobs(QObject):
     Attributes
     ----------
     view_of : callable, optional
-        Says what of a slide is on the screen when its prediction begins; `look` says it from then on.
+        Gives the part of a slide that is on the screen when its prediction begins; later changes come through `look`.
 
     Signals
     -------
     started (JobHandle)
-        A job's turn has come.
+        The worker has begun a job.
 
     Parameters
     ----------
     parent : QObject, optional
     command : sequence of str, optional
-        What to start as the worker; None: what the settings say.
+        The command that starts the worker; None: the command in the settings.
     """
 
     started = Signal(object)
@@ -259,7 +261,8 @@ class Jobs(QObject):
         self._looking.setInterval(round(LOOK_SECONDS * 1000))
         self._looking.timeout.connect(self._tell_view)
         self._woken.connect(self._arm, Qt.ConnectionType.QueuedConnection)
-        # Whichever comes first: the program's end, the C++ object's, or the Python object's. None of them holds self.
+        # The workers end with the program, the C++ object or the Python object, whichever ends first. None of these
+        # three callbacks holds `self`, which would otherwise live for as long as they do.
         weakref.finalize(self, self.client.close)
         self.destroyed.connect(partial(_close, self.client))
         application = QApplication.instance()
@@ -270,7 +273,7 @@ class Jobs(QObject):
 
     @property
     def jobs(self) -> list[JobHandle]:
-        """Jobs and inspections whose end was not told yet, oldest first."""
+        """Jobs and inspections whose end was not emitted yet, oldest first."""
         return list(self._unfinished.values())
 
     @property
@@ -284,7 +287,7 @@ class Jobs(QObject):
         return self._closed
 
     def warm(self) -> None:
-        """Start the process now, so that the first job need not wait for it; returns at once."""
+        """Start the process now, so that the first job does not wait for it; returns at once."""
         if not self._closed:
             self.client.start()
 
@@ -301,12 +304,12 @@ class Jobs(QObject):
         ----------
         job : a job
         priority : bool
-            Whether it goes before all that wait.
+            Whether the job goes before all jobs that wait.
         before : callable, optional
-            Runs first, in a thread: what takes too long for the window.
+            Runs first, in a thread; for preparations that would block the window.
         ready : callable, optional
-            Takes what `before` returned, on the window's thread, just before the job is sent; gives the job to send, or
-            None: as it is.
+            Takes what `before` returned, on the GUI thread, just before the job is sent; gives the job to send, or None
+            for the job as it is.
         """
         handle = self._handle(job)
         if before is None and ready is None:
@@ -342,7 +345,7 @@ class Jobs(QObject):
         client = self._free_client(handle.job)
         handle._request = client.submit(handle.job, on.event, on.end, on_start=on.start, priority=priority)
         if isinstance(handle.job, PredictJob) and self.view_of is not None:
-            handle.look(self.view_of(handle.job.slide))  # it is there before the first tile is chosen
+            handle.look(self.view_of(handle.job.slide))  # the worker knows the view before it chooses the first tile
 
     def _end(self, handle: JobHandle, *end: str | None) -> None:
         """A job has ended, or never reached the worker."""
@@ -355,7 +358,7 @@ class Jobs(QObject):
         return any(isinstance(handle.job, _TRAININGS) for handle in self._unfinished.values())
 
     def _free_client(self, job: Job) -> WorkerClient:
-        """The worker; while it trains, another one beside it, so that nothing else need wait for hours."""
+        """The worker; while it trains, a second one beside it, so that no other job waits for hours."""
         predicting = job.prediction if isinstance(job, PlanJob) else job
         models = (
             predicting.models
@@ -366,7 +369,7 @@ class Jobs(QObject):
         )
         if isinstance(job, _TRAININGS) or not self._training():
             return self.client
-        if not all(model.exists() for model in models):  # the training may be making it
+        if not all(model.exists() for model in models):  # the running training may be the one that makes this model
             return self.client
         if self._beside is None:
             self._beside = WorkerClient(self._command, self._paths)
@@ -375,14 +378,14 @@ class Jobs(QObject):
         return self._beside
 
     def look(self, view: View | None, slide: Path | None = None) -> None:
-        """Tell running predictions what is on the screen: that is computed first. Call it at every move.
+        """Tell running predictions what is on the screen, to be computed first. To be called at every move of the view.
 
         Parameters
         ----------
         view : tuple of float, optional
             `y, x, height, width` in level-0 pixels of the slide.
         slide : Path, optional
-            Only predictions of this slide are told.
+            Only predictions of this slide get the view.
         """
         self._view, self._slide = view, slide
         if not self._closed and not self._looking.isActive():
@@ -411,7 +414,7 @@ class Jobs(QObject):
         return handle
 
     def close(self) -> None:
-        """End the process and its threads; no signal comes after this. Can be called again."""
+        """End the process and its threads; no signal comes after this. It can be called more than once."""
         if self._closed:
             return
         self._closed = True
@@ -426,13 +429,13 @@ class Jobs(QObject):
     # -------------------------------------------------------------------------------------------------------- delivery
 
     def _arm(self) -> None:
-        """Something waits: deliver it, but not too soon after the last time."""
+        """Plan the delivery of what waits, but not too soon after the last one."""
         if not self._closed and not self._timer.isActive():
             wait = BATCH_SECONDS - (time.monotonic() - self._last)
             self._timer.start(max(0, round(wait * 1000)))
 
     def _deliver(self) -> None:
-        """Tell what waits, within the time allowed."""
+        """Emit the signals of what waits, within the time of one batch."""
         began = time.monotonic()
         while not self._closed and time.monotonic() - began < BUDGET_SECONDS:
             entry = self._inbox.take()
@@ -455,7 +458,7 @@ class Jobs(QObject):
         handle._tell(entry.kind, entry.value)
 
     def _rest(self) -> None:
-        """End the second worker once it is not needed; in a thread, because the process takes its time."""
+        """End the second worker once it is not needed; in a thread, because the process takes a while to end."""
         if self._beside is not None and not self._beside.jobs and not self._training():
             beside, self._beside = self._beside, None
             threading.Thread(target=beside.close, name="msunet-beside", daemon=True).start()

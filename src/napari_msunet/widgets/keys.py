@@ -26,19 +26,19 @@ class Key:
     Parameters
     ----------
     name : str
-        Of what it does, such as "tools.split".
+        The name of the action, such as "tools.split".
     keys : tuple of str
-        Each does it.
+        The keys that trigger the action; any of them does.
     text : str
-        What it does, in a few words.
+        The action in a few words.
     group : str
-        Its heading in the list of keys.
+        The heading under which it stands in the list of keys.
     where : str
         "labels" (while a labels layer of ours is selected) or "viewer" (always).
     napari : bool
-        napari's own key, listed because one needs it; never bound here.
+        Whether it is a key of napari's own, which is only listed and never bound here.
     instead : str
-        Why it may stand where napari has a key of its own; empty: it may not.
+        Why it may replace a key of napari's own; empty: it may not.
     """
 
     name: str
@@ -70,12 +70,12 @@ def register(
     napari: bool = False,
     instead: str = "",
 ) -> Key:
-    """Put a line into the table (see `Key`); the same line again is no harm.
+    """Put a line into the table (see `Key`); registering the same line again has no effect.
 
     Raises
     ------
     MsunetError
-        If the name, or one of the keys, stands for something else already.
+        If the name, or one of the keys, is taken by another action.
     """
     line = Key(name, (keys,) if isinstance(keys, str) else tuple(keys), text, group, where, napari, instead)
     if _table.get(name) == line:
@@ -95,21 +95,21 @@ def table() -> tuple[Key, ...]:
 
 
 def hint(text: str, name: str) -> str:
-    """A tooltip with the key behind it."""
+    """A tooltip that ends with the key."""
     return f"{text} Key: {_table[name].shown}."
 
 
 def bind(target: Layer | ViewerModel, name: str, action: Callable[[], object]) -> None:
-    """Let a registered key do `action()`; what it raises is told as a notification.
+    """Bind a registered key to `action()`, whose errors are shown as notifications.
 
     Parameters
     ----------
     target : napari layer or viewer
-        As the line's `where` says.
+        What the line's `where` names.
     name : str
-        Of a registered line.
+        Name of a registered line.
     action : callable
-        Without arguments.
+        Called without arguments.
     """
     run = show_errors(action)
 
@@ -121,7 +121,7 @@ def bind(target: Layer | ViewerModel, name: str, action: Callable[[], object]) -
 
 
 def release(target: Layer | ViewerModel, name: str) -> None:
-    """Bind a registered key no longer; napari's own meaning, if it has one, is back."""
+    """Release a registered key; where napari has a meaning of its own for it, that is back."""
     for key in _table[name].keys:
         target.bind_key(key, None)
 

@@ -28,27 +28,27 @@ if TYPE_CHECKING:
     import dask.array as da
     import numpy.typing as npt
 # ----------------------------------------------------------------------------------------------------------------------
-# napari's layers as slides: ours, and any image the user has, whichever plugin opened it.
+# The slide that a layer shows: a layer of ours, or any image that another plugin has opened.
 
 KEY = "napari_msunet"
-"""Our key in a layer's metadata."""
+"""The key of napari-msunet in a layer's metadata."""
 
 _SMALL = 1 << 22
-"""Pixels up to which an image is compared with its file whole."""
+"""Largest image, in pixels, that is compared with its file as a whole."""
 _PLACES, _SIDE = 5, 64
-"""Of a larger one so many places along each side, so large each."""
+"""A larger image is compared at this many places along each side, and each place has this side in pixels."""
 _DECODERS = 3
 _COARSE, _BLOCKS = 0.05, 16
 _SUMMED = 97
 
 _slides: weakref.WeakKeyDictionary[Layer, tuple[tuple[object, ...], Slide | None]] = weakref.WeakKeyDictionary()
-"""Slides made for layers that are not ours, each with what it was made for."""
+"""Slides made for layers that are not ours, each with the state of the layer that it was made for."""
 _files: weakref.WeakKeyDictionary[Layer, Path] = weakref.WeakKeyDictionary()
-"""Files written for layers that had none."""
+"""Files that were written for layers that had none."""
 
 
 def open_slide_of(layer: Layer) -> OpenSlide | None:
-    """What a layer of ours shows; None for a layer that is not ours."""
+    """The slide that a layer of ours shows; None for any other layer."""
     data = getattr(layer, "data", None)
     first = data[0] if getattr(layer, "multiscale", False) else data
     return first.source if isinstance(first, SlideLevel) else None
@@ -60,14 +60,14 @@ def slide_of(layer: Layer) -> Slide | None:
     Parameters
     ----------
     layer : Layer
-        One of ours, or any Image layer: numpy, dask or zarr, with or without levels, colours or not, opened by
-        whatever plugin.
+        A layer of ours, or any Image layer: numpy, dask or zarr, with or without levels, in colour or not, opened by
+        any plugin.
 
     Returns
     -------
     Slide or None
-        Its `path` is None where no file is known that holds the same image. Of a stack: the plane that is shown. None
-        for a layer that is no image.
+        Its `path` is None where no file is known that holds the same image. For a stack, it is the plane that is shown.
+        None for a layer that is no image.
     """
     source = open_slide_of(layer)
     if source is not None:
@@ -93,7 +93,7 @@ def is_slide(layer: Layer) -> bool:
 
 
 def remember_file(layer: Layer, path: Path) -> None:
-    """From now on this file is what the layer shows: it was written from it."""
+    """Note that this file holds the image of the layer, because it was written from it."""
     _files[layer] = path
 
 
@@ -131,7 +131,7 @@ def _slide_of_foreign(layer: Image) -> Slide | None:
                     "file of its own."
                 )
         except (SlideError, OSError):
-            pass  # another plugin reads what we cannot: the layer's own data will do
+            pass  # another plugin reads a file that we cannot read: the layer's own data are used
     try:
         return slide_from_array(layer_arrays(layer), mpp, channels=_channels(layer))
     except SlideError as error:
@@ -140,9 +140,9 @@ def _slide_of_foreign(layer: Image) -> Slide | None:
 
 
 def layer_pixel_size(layer: Layer) -> tuple[tuple[float, float] | None, str]:
-    """µm per pixel of a layer that is not ours, and what its scale says that is not believed, as a sentence.
+    """µm per pixel of a layer that is not ours, and a sentence about its scale where that is not believed.
 
-    What a person gave in the dock is taken as it is.
+    A size that a person gave in the dock is always believed.
     """
     mpp = layer_mpp(layer)
     if mpp is not None and layer.metadata.get(KEY, {}).get("mpp") == mpp:
@@ -151,9 +151,9 @@ def layer_pixel_size(layer: Layer) -> tuple[tuple[float, float] | None, str]:
 
 
 def shows_the_same(layer: Image, slide: Slide) -> bool:
-    """Whether a layer shows the pixels of a slide of its size: all of a small image, places all over a large one.
+    """Whether a layer shows the pixels of a slide of its size; of a large image, only some places are compared.
 
-    A decoder of JPEG may differ by one or two from another one.
+    Two decoders of JPEG may differ by one or two grey levels.
     """
     levels = layer_arrays(layer)
     if (levels[0].shape[2] if levels[0].ndim == 3 else 1) != slide.shape[2]:
@@ -185,7 +185,8 @@ def _alike(shown: npt.NDArray[np.generic], read: npt.NDArray[np.generic]) -> boo
 
 
 def _coarse_alike(level: npt.NDArray[np.generic] | da.Array, slide: Slide) -> bool:
-    """Whether the coarsest level looks like the slide; how it was made smaller, nobody knows."""
+    """Whether the coarsest level looks like the slide. It is not known how it was made smaller, so it may differ a
+    bit."""
     height, width = level.shape[:2]
     if height * width > _SMALL:
         return True
@@ -203,7 +204,7 @@ def _coarse_alike(level: npt.NDArray[np.generic] | da.Array, slide: Slide) -> bo
 
 
 def _sum(layer: Layer) -> int:
-    """What changes where somebody writes into an array in place."""
+    """A sum over the layer's pixels, which changes where the array is written to in place."""
     first = layer.data[0] if layer.multiscale else layer.data
     if not isinstance(first, np.ndarray):
         return 0
@@ -223,7 +224,7 @@ def _channels(layer: Image) -> Sequence[str]:
 
 def _as_image(level: npt.ArrayLike, layer: Image) -> npt.NDArray[np.generic] | da.Array:
     if not isinstance(level, np.ndarray) and not is_lazy(level):
-        import dask.array as da  # takes a second: not before it is needed
+        import dask.array as da  # importing it takes a second, so only where it is needed
 
         chunks = getattr(level, "chunks", None) or "auto"
         level = da.from_array(level, chunks=chunks)
@@ -234,6 +235,7 @@ def _as_image(level: npt.ArrayLike, layer: Image) -> npt.NDArray[np.generic] | d
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Layers without a file, written as slides in a thread.
 
 
 class _Signals(WorkerBaseSignals):  # type: ignore[misc]
@@ -247,8 +249,8 @@ class _CancelledError(Exception):
 class SlideFileWorker(WorkerBase):  # type: ignore[misc]
     """Writes an image as a pyramid in a thread.
 
-    `returned` gives the path, `errored` an exception, `progressed` the blocks done and of all; `quit()` cancels and
-    leaves nothing behind. All signals arrive on the GUI thread.
+    `returned` gives the path, `errored` an exception, `progressed` the blocks done and their total; `quit()` cancels
+    and leaves nothing behind. All signals arrive on the GUI thread.
     """
 
     def __init__(
@@ -279,20 +281,20 @@ class SlideFileWorker(WorkerBase):  # type: ignore[misc]
 def as_slide_file(layer: Layer, folder: str | Path) -> SlideFileWorker:
     """Write the image of a layer that has no file as an OME-Zarr pyramid, in a thread.
 
-    The layer's data are only in this process, so no job of the worker could do it. When it is done, `slide_path(layer)`
-    is the path.
+    The layer's data are only in this process, so the worker cannot write them. Afterwards `slide_path(layer)` is the
+    path.
 
     Parameters
     ----------
     layer : Image
     folder : path
-        Where to write ``NAME.ome.zarr``; a number is added where that is taken.
+        Where to write ``NAME.ome.zarr``; a number is added to a name that is taken.
 
     Returns
     -------
     SlideFileWorker
-        Starts at the next turn of the event loop. Connect `returned` (the path) and `errored`; `quit()` cancels. For a
-        layer that has a file `returned` gives that one.
+        It starts at the next turn of the event loop. Connect `returned` (the path) and `errored`; `quit()` cancels. For
+        a layer that has a file, `returned` gives that file.
 
     Raises
     ------
@@ -312,14 +314,14 @@ def as_slide_file(layer: Layer, folder: str | Path) -> SlideFileWorker:
         owner = weakref.ref(layer)
         worker.returned.connect(lambda path: _written(owner(), path))
         worker.errored.connect(_tell)
-    # Not before the caller has connected: a quick answer would be lost. A function, since the timer would not keep the
-    # worker of a bound method alive.
+    # The worker starts only after the caller has connected its signals, since a quick answer would otherwise be lost.
+    # It is started by a function, since the timer would not keep the worker of a bound method alive.
     QTimer.singleShot(0, lambda: worker.start())
     return worker
 
 
 class _Known(SlideFileWorker):
-    """Gives a path that is there already."""
+    """A worker that gives the path of a file that exists already."""
 
     def __init__(self, path: Path) -> None:
         super().__init__([], None, None, path)
@@ -338,7 +340,7 @@ def _tell(error: Exception) -> None:
 
 
 def _show_progress(worker: SlideFileWorker, name: str) -> None:
-    """A bar in napari's activity dock, as long as it takes."""
+    """Show the progress of the writing in napari's activity dock."""
     bar = progress(total=1, desc=f"Writing {name}")
 
     def progressed(done: int, total: int) -> None:

@@ -1,4 +1,5 @@
-"""Which layers of the viewer belong to which slide: looked up when asked, since layers come, go and are renamed."""
+"""Which layers of the viewer belong to which slide; looked up at each question, since layers come, go and get
+renamed."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ class Layers:
     Attributes
     ----------
     closed : bool
-        Whether the window is closed, or closing: nothing is shown any more.
+        Whether the window is closed or closing, so that nothing is shown any more.
     """
 
     def __init__(self, viewer: napari.viewer.Viewer, state: State) -> None:
@@ -37,12 +38,12 @@ class Layers:
         self.closed = False
 
     def need_slide(self, record: SlideRecord) -> Image:
-        """The layer that shows a slide, whatever it is called now.
+        """The layer that shows a slide, even if it was renamed.
 
         Raises
         ------
         MsunetError
-            If it was removed.
+            If the layer was removed.
         """
         layer = self.slide(record)
         if layer is None:
@@ -50,7 +51,7 @@ class Layers:
         return layer
 
     def need_labels(self, record: SlideRecord) -> PyramidLabels:
-        """The layer of a slide's predicted labels; opened if need be."""
+        """The layer of a slide's predicted labels; it is opened where it is not in the viewer."""
         from napari_msunet.widgets.slide_layers import add_labels
 
         layer = self.of_store(record.labels)
@@ -60,7 +61,7 @@ class Layers:
         return layer
 
     def slide(self, record: SlideRecord | None) -> Image | None:
-        """The layer that shows a slide: of several channels the first."""
+        """The layer that shows a slide; for a slide of several channels, the first of its layers."""
         return next((layer for layer in self.all_of(record) if isinstance(layer, Image)), None)
 
     def annotation(self, record: SlideRecord | None) -> PyramidLabels | None:
@@ -71,7 +72,7 @@ class Layers:
         """The layer of a label store, if it is in the viewer."""
         if path is None:
             return None
-        path = path.resolve()  # as stores name themselves
+        path = path.resolve()  # the paths of stores are resolved too
         return next((layer for layer in self.viewer.layers if store_path(layer) == path), None)
 
     def all_of(self, record: SlideRecord | None) -> list[Layer]:
@@ -95,7 +96,7 @@ class Layers:
         return next((record for record in self.state.slides if layer in self.all_of(record)), None)
 
     def owner(self, layer: Layer) -> SlideRecord | None:
-        """As `record`, also of what lies over a slide: drawn regions, maps, instances."""
+        """As `record`, but also for layers that lie over a slide: drawn regions, maps, instances."""
         about = layer.metadata.get("napari_msunet")
         about = about if isinstance(about, dict) else {}
         labels = next((about[n] for n in ("labels", "maps_of", "instances_of") if n in about), None)
@@ -124,7 +125,7 @@ def hide_maps(viewer: ViewerModel) -> None:
 
 
 def add_to_look_at(viewer: ViewerModel, layer: Labels, below: Layer | None = None) -> None:
-    """Add labels that nobody paints on, perhaps below another layer; what is selected stays so."""
+    """Add labels that are not for painting, if wanted below another layer; the selection stays as it is."""
     layer.editable = False
     selected = set(viewer.layers.selection)
     viewer.add_layer(layer)
@@ -134,7 +135,7 @@ def add_to_look_at(viewer: ViewerModel, layer: Labels, below: Layer | None = Non
 
 
 class PassingLayer:
-    """Labels to look at, in the viewer as long as something goes on.
+    """A layer of labels that is shown only for a while, such as a preview.
 
     Parameters
     ----------
@@ -147,11 +148,11 @@ class PassingLayer:
 
     @property
     def there(self) -> bool:
-        """Whether it is in the viewer."""
+        """Whether the layer is in the viewer."""
         return self.layer is not None and self.layer in self.viewer.layers
 
     def drop(self) -> None:
-        """Take it away."""
+        """Remove the layer."""
         if self.there:
             self.viewer.layers.remove(self.layer)
         self.layer = None

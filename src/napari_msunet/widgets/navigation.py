@@ -1,4 +1,4 @@
-"""Places of a label store in the view: the camera goes there, a line shows them."""
+"""Showing a place of a label store: the camera moves to it, and a line is drawn around it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qtpy.QtWidgets import QMainWindow
     from shapely import Polygon
 # ----------------------------------------------------------------------------------------------------------------------
-# napari's viewers: who shows a layer, their windows and cameras, where napari has no public name for it.
+# What napari gives no public name for: which viewers show a layer, their windows and their cameras.
 
 
 def viewers_showing(layer: Layer) -> Iterator[Viewer]:
@@ -38,30 +38,31 @@ def main_window(viewer: Viewer) -> QMainWindow:
 
 
 def linear_map(layer: Layer) -> npt.NDArray[np.float64]:
-    """How a layer turns and stretches a step in its pixels into a step in the world, without its `affine`."""
+    """The matrix from a step in a layer's pixels to a step in the world, without the layer's `affine`."""
     return np.asarray(layer._transforms["data2physical"].linear_matrix, float)
 
 
 def camera(viewer: ViewerModel) -> Camera:
-    """The camera of a viewer: napari moved it to the scene in 0.9."""
+    """The camera of a viewer, which napari 0.9 moved to the scene."""
     scene = getattr(viewer, "scene", None)
     return viewer.camera if scene is None else scene.camera
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Where the camera goes, and a line around a place.
 
 ORDER = 900_000
-"""Drawn after all layers."""
+"""Order of drawing: after all layers, and before the fields of view."""
 
 SHARE = 0.55
-"""How much of the canvas's shorter side a place takes when the camera goes there."""
+"""Share of the canvas's shorter side that a place fills when the camera goes there."""
 
 LARGEST_ZOOM = 8.0
-"""Canvas pixels that a pixel of the store gets at most."""
+"""Most canvas pixels for a pixel of the store."""
 
 
 MOST_CORNERS = 5000
-"""An outline with more of them loses its holes: far away they would cover the object."""
+"""An outline with more corners is drawn without its holes, whose lines would cover the object at a low zoom."""
 
 
 def corners(window: Window) -> npt.NDArray[np.float64]:
@@ -80,9 +81,9 @@ def go_to(viewer: ViewerModel, layer: Layer, window: Window, share: float = SHAR
         The labels.
     window : Window
     share : float
-        How much of the canvas's shorter side the window gets.
+        Share of the canvas's shorter side that the window fills.
     zoom : bool
-        False: only move.
+        Whether to zoom; with False the camera only moves.
     """
     world = to_world(viewer, layer, corners(window))
     low, high = world.min(0), world.max(0)
@@ -98,7 +99,7 @@ def go_to(viewer: ViewerModel, layer: Layer, window: Window, share: float = SHAR
 
 
 class Outline:
-    """A line around a place, over all layers: white on black, so that it shows on any stain.
+    """A line around a place, over all layers: white on black, so that it can be seen on any stain.
 
     Parameters
     ----------
@@ -135,19 +136,19 @@ class Outline:
         self.show(layer, [corners(window)])
 
     def show_polygon(self, layer: Layer, polygon: Polygon) -> None:
-        """Draw along a shapely polygon, ``x, y``; one with very many corners without its holes."""
+        """Draw along a shapely polygon, ``x, y``; a polygon with very many corners is drawn without its holes."""
         if shapely.get_num_coordinates(polygon) > MOST_CORNERS:
             polygon = shapely.polygons(shapely.get_exterior_ring(polygon))
         self.show(layer, [shapely.get_coordinates(ring)[:, ::-1] for ring in shapely.get_rings([polygon])])
 
     def hide(self) -> None:
-        """Show nothing."""
+        """Hide the line."""
         self.shown = False
         for line in self._lines:
             line.visible = False
 
     def close(self) -> None:
-        """Take the line out of the canvas."""
+        """Remove the line from the canvas."""
         self.shown = False
         for line in self._lines:
             line.parent = None

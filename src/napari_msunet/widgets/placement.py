@@ -1,4 +1,4 @@
-"""Where a slide's pixels are in napari, and what of them is in view.
+"""The coordinates of slides in napari, and the part of a slide that is in view.
 
 A slide's level-0 pixels begin at 0; napari puts 0 at the *centre* of the first pixel. So the place `p` in level-0
 pixels is `p - 0.5` in the data coordinates of the slide's layer. Only this module knows that.
@@ -61,7 +61,7 @@ def placed(mpp: Pair | None, pixel: Pair = (1.0, 1.0), corner: Pair = (0.0, 0.0)
 
 
 def over(layer: Layer, pixel: Pair = (1.0, 1.0), corner: Pair = (0.0, 0.0)) -> LayerPlacement:
-    """As `placed`, over a slide's layer wherever it was moved, turned or scaled to."""
+    """As `placed`, for a layer over a slide's layer, which may have been moved, turned or scaled."""
     linear, origin = _matrix(layer)
     origin = origin + linear @ (np.asarray(corner) + np.asarray(pixel) / 2 - 0.5)
     linear = linear * np.asarray(pixel)
@@ -75,13 +75,13 @@ def over(layer: Layer, pixel: Pair = (1.0, 1.0), corner: Pair = (0.0, 0.0)) -> L
 
 
 def to_level0(viewer: ViewerModel, layer: Layer, world: npt.ArrayLike) -> Pair:
-    """A place in the viewer's world (its last two axes) in level-0 pixels `(y, x)` of a slide's layer."""
+    """The level-0 pixels `(y, x)` of a slide's layer at a place in the viewer's world (its last two axes)."""
     data = layer.world_to_data(np.asarray(world, float)[-2:] * _unit(viewer, layer))
     return float(data[-2] + 0.5), float(data[-1] + 0.5)
 
 
 def to_world(viewer: ViewerModel, layer: Layer, places: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Places `(n, 2)` in level-0 pixels of a slide's layer in the viewer's world, `(n, 2)` of `y, x`."""
+    """The places in the viewer's world, `(n, 2)` of `y, x`, of level-0 pixels `(n, 2)` of a slide's layer."""
     linear, origin = _matrix(layer)
     world = (np.asarray(places, float) - 0.5) @ linear.T + origin
     result: npt.NDArray[np.float64] = world / _unit(viewer, layer)
@@ -95,12 +95,12 @@ def visible_region(viewer: ViewerModel, layer: Layer) -> Region:
     ----------
     viewer : napari.Viewer
     layer : Layer
-        The slide's layer, with whatever scale, translate and rotation.
+        The slide's layer, with any scale, translate and rotation.
 
     Returns
     -------
     Region
-        The smallest that holds all that is in view, cut at the slide's edges.
+        The smallest region that holds all that is in view, cut at the slide's edges.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def visible_region(viewer: ViewerModel, layer: Layer) -> Region:
 
 
 def layer_mpp(layer: Layer) -> Pair | None:
-    """µm per data pixel `(y, x)` of a layer; None where its units are no length."""
+    """µm per data pixel `(y, x)` of a layer; None where its units are not units of length."""
     try:
         factors = [(1 * unit).to("micrometer").magnitude for unit in layer.units[-2:]]
     except pint.DimensionalityError:
@@ -130,14 +130,14 @@ def layer_mpp(layer: Layer) -> Pair | None:
 
 
 def _matrix(layer: Layer) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """From the data coordinates `(y, x)` of a layer to its world: the linear part, and where 0, 0 comes to."""
+    """The map from the data coordinates `(y, x)` of a layer to its world: the linear part, and the place of 0, 0."""
     lead = (0.0,) * (layer.ndim - 2)
     origin, down, right = (np.asarray(layer.data_to_world((*lead, *p)))[-2:] for p in ((0, 0), (1, 0), (0, 1)))
     return np.stack([down - origin, right - origin], axis=1), origin
 
 
 def _unit(viewer: ViewerModel, layer: Layer) -> npt.NDArray[np.float64]:
-    """The viewer's unit of length in the layer's: napari shows nm and µm together in one of them."""
+    """The viewer's unit of length in units of the layer: napari shows layers in nm and µm together in one of them."""
     units = viewer.layers.units
     if units is None:
         return np.ones(2)

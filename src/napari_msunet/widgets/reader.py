@@ -10,7 +10,7 @@ Reader = Callable[[Any], list[Any]]
 
 
 def get_slide_reader(path: str | Sequence[str]) -> Reader | None:
-    """napari's question whether we read this: a slide, or a label store."""
+    """Answer napari whether these paths can be read: the reader for slides and label stores, or None."""
     paths = _paths(path)
     if not paths or not all(p.exists() for p in paths):
         return None
@@ -20,7 +20,7 @@ def get_slide_reader(path: str | Sequence[str]) -> Reader | None:
 
 
 def read(path: str | Sequence[str]) -> list[Any]:
-    """Layers of the given files; napari adds them to the viewer it was asked in.
+    """The layers of the given files; napari adds them to the viewer.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def read(path: str | Sequence[str]) -> list[Any]:
 
 
 def is_label_store(path: Path) -> bool:
-    """Whether a folder is a label store of ours."""
+    """Whether a folder is a label store."""
     from napari_msunet.errors import StoreError
     from napari_msunet.labels.metadata import load_info
 
@@ -50,13 +50,13 @@ def is_label_store(path: Path) -> bool:
 
 
 def chosen(path: str | Path) -> Path:
-    """What was meant by a file chosen in a dialog: the folder of an OME-Zarr, whose metadata file was picked."""
+    """The path that a person meant in a file dialog: for a metadata file, the folder of its OME-Zarr."""
     where = Path(path)
     return where.parent if where.name in ("zarr.json", ".zattrs", ".zgroup") else where
 
 
 def _labels(path: Path) -> Any:
-    """An editable layer: napari takes whole layers from readers as well as tuples, which could not be of our class."""
+    """An editable layer. Readers may give whole layers instead of tuples, and a tuple could not be of our class."""
     from napari_msunet.widgets.paint import PyramidLabels
 
     return PyramidLabels(path)

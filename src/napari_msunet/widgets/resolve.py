@@ -1,6 +1,6 @@
-"""What follows from the state of the dock: what each step can do now, what is missing for it, and what comes next.
+"""What follows from the state of the dock: what each step can do, what is missing for it, and which step comes next.
 
-`resolve` asks no window and changes nothing, so that advice, buttons and jobs cannot contradict each other.
+`resolve` needs no window and changes nothing, so that advice, buttons and jobs cannot contradict each other.
 """
 
 from __future__ import annotations
@@ -52,13 +52,14 @@ class Possible:
     Attributes
     ----------
     missing : str, optional
-        What is missing before it can be done, as one sentence.
+        What is missing before the step can be done, as one sentence.
     done : bool
-        Whether it was done, so that the next one can come.
+        Whether the step was done, so that the next one can come.
     waits_for : str, optional
         The step whose job it has to wait for.
     job : TrainJob or PredictJob, optional
-        What its main button would begin: of Train and Predict, with names that are free, where nothing is missing.
+        The job that its main button would begin, with free names for its files; only for Train and Predict, where
+        nothing is missing.
     problem : str, optional
         Why there is no such job although nothing is missing, such as options that do not fit together.
     """
@@ -71,13 +72,13 @@ class Possible:
 
     @property
     def ready(self) -> bool:
-        """Whether it can begin."""
+        """Whether the step can begin."""
         return self.missing is None and self.waits_for is None and self.problem is None
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """What follows from a state: for each step what it can do, and what to do next."""
+    """What follows from a state: for each step what it can do, and which step to do next."""
 
     steps: Mapping[StepName, Possible]
     next_step: StepName
@@ -122,7 +123,7 @@ def done(state: State, step: StepName) -> bool:
     if step == "annotate":
         return _no_truth(state) is None or _model_is_there(state)
     if step == "model":
-        return True  # it is chosen from the images unless the person chooses it
+        return True  # the model is chosen from the images unless the person chooses it
     if step == "train":
         return _model_is_there(state)
     if step == "predict":
@@ -137,7 +138,7 @@ def done(state: State, step: StepName) -> bool:
 
 
 def advice(state: State) -> str:
-    """What to do next, in words."""
+    """What to do next, as a sentence."""
     step = next_step(state)
     for running, sentence in _RUNNING.items():
         if running in state.running:
@@ -174,7 +175,7 @@ def kind(name: str) -> str:
 
 
 def pixel_size(record: SlideRecord | None) -> str:
-    """Where the size of a slide's pixels comes from, or how to find it out."""
+    """A sentence about where the size of a slide's pixels comes from, or how to find it out."""
     if record is None:
         return ""
     if record.in_pixels:
@@ -223,7 +224,7 @@ def _no_model(state: State) -> str | None:
 
 
 def _no_truth(state: State) -> str | None:
-    """What of the truth is missing for a training."""
+    """What is missing in the training data, as a sentence."""
     unreadable = next((r.unreadable for r in state.slides if r.annotation and r.unreadable), None)
     if unreadable:
         return unreadable
@@ -275,7 +276,7 @@ def blocked_by(state: State, step: StepName) -> StepName | None:
 
 
 def wanted_model(state: State) -> AnyModel:
-    """What is known of the model to train before the images are looked at."""
+    """The model to train, as far as it is known before the images are looked at."""
     if state.model_chosen:
         return state.model
     in_pixels = any(r.in_pixels for r in state.slides) or any(s.mpp == PIXELS for s in state.sets)
@@ -283,7 +284,7 @@ def wanted_model(state: State) -> AnyModel:
 
 
 def sources(state: State) -> tuple[Source, ...]:
-    """Where truth comes from: annotated slides, corrected labels, labelled images from elsewhere."""
+    """The sources of truth: annotated slides, corrected labels, labelled images from elsewhere."""
     found: list[Source] = []
     for record in state.slides:
         common: dict[str, Any] = {"slide": record.path, "mpp": record.job_mpp, "role": record.role}
@@ -310,7 +311,7 @@ def predict_job(
     Parameters
     ----------
     draft : bool
-        It will not be run as it is: no project is made for it.
+        Whether the job will not be run as it is, so that no project is made for it.
     **chosen
         Options in place of those in `predict_options`, such as `where`.
     """

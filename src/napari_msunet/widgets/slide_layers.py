@@ -1,4 +1,4 @@
-"""Slides and label stores as napari layers; `layer_slides` is the way back, `placement` where things are."""
+"""Slides and label stores as napari layers; `layer_slides` goes the other way."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ SHOWN_CHANNELS = 4
 
 
 def slide_layers(path: str | Path, mpp: float | tuple[float, float] | Literal["px"] | None = None) -> list[Image]:
-    """The layers that show a slide: one for colours, else one per channel.
+    """The layers that show a slide: one for an image in colour, else one per channel.
 
     Parameters
     ----------
     path : path
-        Whatever `open_slide` opens.
+        Anything that `open_slide` opens.
     mpp : float or (y, x), optional
         µm per level-0 pixel where the file does not say it.
 
     Returns
     -------
     list of Image
-        Multiscale and lazy, `scale` in µm (in pixels where the µm per pixel is unknown); not yet in a viewer.
+        Multiscale and lazy layers, `scale` in µm (in pixels where the µm per pixel is unknown), not yet in a viewer.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def add_slide(
     Returns
     -------
     Image
-        The layer; of a slide with several channels the first of its layers.
+        The layer; for a slide with several channels, the first of its layers.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def add_slide(
 
 
 def set_mpp(viewer: ViewerModel, layer: Image, mpp: float | tuple[float, float] | Literal["px"]) -> None:
-    """Give a slide's layers µm per pixel, where its file does not say it or says it wrongly.
+    """Set the µm per pixel of a slide's layers, where its file gives none or wrong ones.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def set_mpp(viewer: ViewerModel, layer: Image, mpp: float | tuple[float, float] 
         All its layers that show the same slide (one per channel) are changed.
     layer : Image
     mpp : float, (y, x) or "px"
-        "px": it is shown and used in its own pixels.
+        "px": the slide is shown and used in its own pixels.
 
     Raises
     ------
@@ -147,12 +147,12 @@ def set_mpp(viewer: ViewerModel, layer: Image, mpp: float | tuple[float, float] 
 
 
 def set_numbers(viewer: ViewerModel, layer: Image, kind: Kind | None, value_range: ValueRange | None) -> None:
-    """Say what the values of a slide's layers mean; None: as the file says, else as guessed.
+    """Set what the values of a slide's layers mean; None: what the file gives, or a guess.
 
     Parameters
     ----------
     viewer : napari.Viewer
-        All its layers that show the same slide (one per channel) are shown by it.
+        All its layers that show the same slide (one per channel) are changed.
     layer : Image
     kind, value_range : optional
         As for `open_slide`.
@@ -160,7 +160,7 @@ def set_numbers(viewer: ViewerModel, layer: Image, kind: Kind | None, value_rang
     Raises
     ------
     SlideError
-        If one is none, or the file is no longer there.
+        If the kind or the range cannot be used, or the file is no longer there.
     """
     source = open_slide_of(layer)
     if source is None or source.slide.path is None:
@@ -183,7 +183,7 @@ def _plain_name(path: Path) -> str:
 
 
 def _levels(source: OpenSlide, channel: int | None = None) -> list[SlideLevel]:
-    """The slide's own levels, and what napari needs besides: coarser ones down to a small overview."""
+    """The slide's own levels, and coarser ones down to the small overview that napari needs."""
     slide = source.slide
     backend_levels = slide._backend.info.levels
     levels: list[SlideLevel] = []

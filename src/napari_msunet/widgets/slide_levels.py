@@ -1,4 +1,4 @@
-"""A slide's levels as napari reads them, lazily; coarse levels that a file lacks are filled in a thread."""
+"""The levels of a slide as lazy arrays for napari; coarse levels that a file lacks are filled in a thread."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ from napari_msunet.slide import Slide, open_slide
 from napari_msunet.slide.numbers import is_plain, to_unit, unit_scale
 
 # ----------------------------------------------------------------------------------------------------------------------
-# A slide's levels as napari reads them: lazily, over the chunks all reading shares, and never raising while it draws.
+# The levels of a slide as arrays that never raise while napari draws.
 #
-# napari reads a layer on the GUI thread and takes an exception there for a crash. So a file that vanished or turns
-# out damaged is told once, in one sentence, and drawn as background; when it is back, it is read again.
+# napari reads a layer on the GUI thread and treats an exception there as a crash. So a file that has vanished or is
+# damaged is reported once, in one sentence, and drawn as background; when it is back, it is read again.
 
 if TYPE_CHECKING:
     from types import EllipsisType
 
     Index: TypeAlias = int | slice | EllipsisType
-    """What stands for one axis between square brackets."""
+    """The types of an index of one axis."""
 
 Pixels = npt.NDArray[np.generic]
 
 OVERVIEW_SIDE = 2048
-"""napari holds the coarsest level of a layer whole in memory: its longer side is at most this."""
+"""Longest side of the coarsest level of a layer, which napari holds in memory as a whole."""
 LAZY_FACTOR = 4.0
-"""Levels that a slide lacks are averaged while they are drawn up to this factor; beyond it, in the background."""
+"""Largest factor by which a level that a slide lacks is averaged while it is drawn; larger ones are made in a
+thread."""
 RETRY_SECONDS = 2.0
 
 
 class OpenSlide:
-    """A slide that layers show, with what became of its file.
+    """A slide that layers show, with the state of its file.
 
     Parameters
     ----------
@@ -61,10 +62,10 @@ class OpenSlide:
         self.told = False
 
     def read(self, grid: Grid, window: Window) -> Pixels:
-        """Pixels of a window; background where the file cannot be read, which is said once."""
+        """Pixels of a window; background where the file cannot be read, which is reported once."""
         try:
             self._come_back()
-            pixels = self.slide.read_window(grid, window, check=False)  # what is no number is not drawn
+            pixels = self.slide.read_window(grid, window, check=False)  # NaN is drawn as background, not refused
             self._check_folder()
             return pixels
         except (SlideError, OSError) as error:
@@ -74,12 +75,13 @@ class OpenSlide:
             return pixels
 
     def _check_folder(self) -> None:
-        """A zarr reads what is not there as zeros: a folder that is gone must not be drawn as black."""
+        """Raise where the folder of a zarr is gone: zarr reads missing chunks as zeros, which would be drawn as
+        black."""
         if self._folder and self.slide.path is not None and not self.slide.path.exists():
             raise SlideError(f"{self.slide.path} is not there")
 
     def _come_back(self) -> None:
-        """After a failure: fail again at once, or open the file anew where it is back."""
+        """After a failure: fail again at once, or open the file again where it is back."""
         if not self.told:
             return
         with self._lock:
@@ -106,7 +108,7 @@ class OpenSlide:
 
 
 class SlideLevel:
-    """One level, or one channel of it, as an array that is read where it is looked at.
+    """One level of a slide, or one channel of it, as an array that is read where it is looked at.
 
     Parameters
     ----------
@@ -117,7 +119,7 @@ class SlideLevel:
     chunk : (height, width)
         napari enlarges what it reads to whole chunks, so that small moves of the view read nothing new.
     channel : int, optional
-        None: all channels, as colours `(h, w, c)`; else `(h, w)`.
+        The channel that is read, as `(h, w)`. None: all channels, as colours `(h, w, c)`.
     """
 
     def __init__(
@@ -134,7 +136,7 @@ class SlideLevel:
         self.shape: tuple[int, ...] = shape if channel is not None else (*shape, count)
         self.chunks: tuple[int, ...] = chunk if channel is not None else (*chunk, count)
         slide = source.slide
-        # napari shows colours of 8 bits as they are, and takes others for the whole range of their type
+        # napari shows colours of 8 bits as they are, and scales others by the whole range of their type
         self._as_bytes = channel is None and not is_plain(slide.dtype, slide.value_range)
         self.dtype = np.dtype(np.uint8) if self._as_bytes else slide.dtype
         self.ndim = len(self.shape)
@@ -176,12 +178,12 @@ class SlideLevel:
 
 
 class Overview(SlideLevel):
-    """A coarse level that the file lacks, made in the background; until then it is background, part by part filled.
+    """A coarse level that the file lacks. It is filled part by part in a thread, and is background until then.
 
     Parameters
     ----------
     changed : callable
-        Called (in the thread that reads) when more of it is there.
+        Called, in the thread that reads, when more of it has been filled.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -192,7 +194,7 @@ class Overview(SlideLevel):
         self.done = False
 
     def fill(self, changed: Callable[[], None], stop: threading.Event) -> None:
-        """Read all of it, strip after strip; ends early when `stop` is set or the file cannot be read."""
+        """Fill the level strip by strip; ends early when `stop` is set or the file cannot be read."""
         height, width = self.shape[:2]
         rows = max(1, int(self.chunks[0] / self._pixel[0]) or 1)
         for y in range(0, height, rows):
@@ -209,6 +211,7 @@ class Overview(SlideLevel):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Filling coarse levels in a thread.
 
 REFRESH_SECONDS = 1.0
 
@@ -244,7 +247,7 @@ class _Filler(QObject):
     def _emit(self, last: bool) -> None:
         try:
             self.changed.emit(last)
-        except RuntimeError:  # Qt has gone
+        except RuntimeError:  # Qt has deleted this object
             self.stop.set()
 
     def _redraw(self, last: bool) -> None:
@@ -258,13 +261,13 @@ _running: weakref.WeakKeyDictionary[Image, _Filler] = weakref.WeakKeyDictionary(
 
 
 def fill(layer: Image, levels: list[Overview]) -> threading.Thread:
-    """Fill levels in a thread that ends with the layer; the layer is drawn again as they come.
+    """Fill levels in a thread that ends with the layer; the layer is drawn again as they fill.
 
     Parameters
     ----------
     layer : Image
     levels : list of Overview
-        Its levels to fill; the coarsest first.
+        The levels to fill, the coarsest first.
     """
     filler = _Filler(layer, levels)
     _running[layer] = filler

@@ -1,6 +1,6 @@
-"""What the person decided and what is known so far, without a window: slides, sources, the model, options, results.
+"""The state of the dock, without a window: slides, sources, the model, options and results.
 
-What follows from it, such as the jobs that can begin, is in `resolve`.
+`resolve` has what follows from it, such as the jobs that can begin.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from napari_msunet.slide.pixel_size import given_mpp
 from napari_msunet.widgets.dock.counts import Counts
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What a training and a prediction can be told in the dock: the options of the jobs that its forms show.
+# The options of training and prediction that the dock's forms show.
 
 
 def _taken(name: str, job: type[BaseModel], *more: str) -> type[BaseModel]:
-    """A frozen model with the options of a job: their types, limits and defaults are the job's."""
+    """A frozen config with the options of a job; their types, limits and defaults are those of the job."""
     options = {field: option_of(info) for field, info in job.model_fields.items()}
     fields = [field for field, option in options.items() if (option and option.form) or field in more]
     parts: Any = {field: (job.model_fields[field].annotation, job.model_fields[field]) for field in fields}
@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 
 else:
     TrainOptions = _taken("TrainOptions", TrainJob)
-    PredictOptions = _taken("PredictOptions", PredictJob, "channels", "where")  # rows of the Predict step
+    # two more options, which have rows of their own in the Predict step
+    PredictOptions = _taken("PredictOptions", PredictJob, "channels", "where")
 
 
 def changed(options: Options, **values: object) -> Options:
@@ -57,16 +58,16 @@ def changed(options: Options, **values: object) -> Options:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Models to start from, for who does not leave the choice to the recipe.
+# Models to start from, for a person who does not leave the choice to the recipe.
 
 
 def one_scale(classes: tuple[str, ...], mpp: float | None) -> ModelConfig:
-    """One scale: the least work per step, which decides in the first minutes."""
+    """A model with one scale: the least work per step, which matters most in the first minutes."""
     return ModelConfig(classes=classes, mpp=mpp, scales=(1.0,), fusion="mean", branch=UNetConfig(depth=4, width=16))
 
 
 def two_scales(classes: tuple[str, ...], mpp: float | None) -> ModelConfig:
-    """Two scales: detail, and by a smaller network what is around it."""
+    """A model with two scales: one for detail, and a smaller network for the surroundings."""
     fine = UNetConfig(depth=3, width=16)
     return ModelConfig(
         classes=classes,
@@ -79,7 +80,7 @@ def two_scales(classes: tuple[str, ...], mpp: float | None) -> ModelConfig:
 
 
 def three_scales(classes: tuple[str, ...], mpp: float | None) -> ModelConfig:
-    """Three scales: for objects that only their surroundings explain."""
+    """A model with three scales: for objects that are only recognised by their surroundings."""
     return ModelConfig(
         classes=classes, mpp=mpp, scales=(1.0, 0.5, 0.25), fusion="attention", branch=UNetConfig(depth=4, width=16)
     )
@@ -87,21 +88,21 @@ def three_scales(classes: tuple[str, ...], mpp: float | None) -> ModelConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """A model to start from: `name`, a `sentence` about it, and what makes it of classes and µm per pixel."""
+    """A model to start from: its `name`, a `sentence` about it, and the function that makes its config."""
 
     name: str
     sentence: str
     make: Callable[[tuple[str, ...], float | None], ModelConfig]
 
     def fits(self, config: ModelConfig) -> bool:
-        """Whether a model is this preset, at whatever resolution and with whatever classes."""
+        """Whether a model is this preset, at any resolution and with any classes."""
         made = self.make(config.classes, config.mpp)
         free = {"channels": made.channels, "pixel": 1.0, "normalisation": None, "trained_on": None}
         return made == config.model_copy(update=free)
 
 
 RESOLUTIONS = {"Nuclei": 0.5, "Glands": 2.5, "Regions": 4.0}
-"""µm per pixel to start with, by what is looked for."""
+"""µm per pixel to start with, by the objects that a person looks for."""
 
 AUTOMATIC = "Automatic"
 AUTOMATIC_SENTENCE = "Resolution, network and windows are chosen from your objects and images; the Train step says why."
@@ -114,12 +115,14 @@ PRESETS = (
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The state of the dock.
 
 USUAL_MPP = 0.5
-"""Of a model, where no slide says anything."""
+"""µm per pixel of a model, where no slide has a known size of pixels."""
 
 FINEST_SUGGESTION = 0.45
-"""µm per pixel below which nuclei gain little and everything costs four times as much."""
+"""A model is not suggested a finer resolution than this: nuclei gain little, and everything takes four times as
+long."""
 
 
 def suggested_mpp(slide_mpp: float) -> float:
@@ -133,17 +136,17 @@ def suggested_mpp(slide_mpp: float) -> float:
 StepName = Literal["slide", "annotate", "model", "train", "predict", "correct", "review", "export"]
 STEPS: tuple[StepName, ...] = get_args(StepName)
 OPTIONAL: tuple[StepName, ...] = ("review",)
-"""Steps that come next only while they are under way."""
+"""Steps that are advised only while they are under way."""
 
 CONFLICTS: dict[StepName, tuple[StepName, ...]] = {
     "train": ("train",),
     "predict": ("predict", "export"),
     "export": ("export", "predict"),
 }
-"""For the jobs of each step, those of which steps they wait for: labels are written by one, and not read meanwhile."""
+"""For each step, the steps whose jobs its jobs wait for: labels are not read while another job writes them."""
 
 TIME_LIMIT = 600.0
-"""Seconds that a training takes unless the person says otherwise."""
+"""Seconds that a training takes unless the person sets another time."""
 
 """The value of annotated background in an annotation."""
 
@@ -161,33 +164,33 @@ class SlideRecord:
     mpp : (y, x), optional
         µm per pixel, from the file or given.
     mpp_given : bool
-        Whether a person gave it, so that jobs must say it too.
+        Whether a person gave it, so that jobs must carry it.
     numbers : Numbers, optional
-        What its values mean, as its file says or as was guessed.
+        What its values mean, from the file or a guess.
     kind, value_range : optional
-        The same as a person gave it here.
+        The kind and range that a person gave instead.
     in_pixels : bool
-        Whether a person said that the slide is used in its own pixels: it has no size in µm, or that is not to count.
+        Whether a person chose to use the slide in its own pixels: it has no size in µm, or the size does not matter.
     mpp_note : str
-        What the file says of the size of a pixel that is not believed, as a sentence.
+        A sentence about the size of a pixel in the file, where that is not believed.
     annotation, labels : Path, optional
         Its annotation store, and its predicted and corrected labels.
     tissue : Path, optional
-        Where its tissue is: a label store with the class "tissue".
+        The label store of its tissue, with the class "tissue".
     counts : dict of int
         Annotated pixels by value: 1..K, 255 for background.
     marked : int
         How many regions are marked as fully annotated.
     counted : bool
-        Whether `counts` and `marked` are known: until then an annotation may hold anything.
+        Whether `counts` and `marked` are known. Until then an annotation may hold anything.
     counter : Counts, optional
-        What counts its annotation.
+        The counter of its annotation.
     unreadable : str, optional
         Why its annotation cannot be opened, as a sentence.
     corrections : bool
         Whether corrected pixels of `labels` count as truth in training.
     regions : tuple of rings
-        Where to predict, as it was drawn: corners in level-0 pixels, `(y, x)`.
+        The drawn regions in which to predict: corners in level-0 pixels, `(y, x)`.
     """
 
     path: Path
@@ -221,29 +224,29 @@ class SlideRecord:
 
     @property
     def job_mpp(self) -> tuple[float, float] | Literal["px"] | None:
-        """What a job must be told of the size of a pixel."""
+        """The `mpp` that a job of this slide needs: None where the file has it."""
         if self.in_pixels:
             return "px"
         return self.mpp if self.mpp_given else None
 
     @property
     def job_numbers(self) -> dict[str, Any]:
-        """What a job must be told of the meaning of its values."""
+        """The fields of a job that say what the values of this slide mean."""
         return {"image_kind": self.kind, "value_range": self.value_range}
 
     @property
     def open_options(self) -> dict[str, Any]:
-        """What `open_slide` must be told."""
+        """The options with which `open_slide` opens this slide."""
         told = {"mpp": self.job_mpp, "kind": self.kind, "value_range": self.value_range}
         return {name: value for name, value in told.items() if value is not None}
 
     @property
     def sized(self) -> bool:
-        """Whether it is known what a pixel of it stands for: µm, or itself."""
+        """Whether the size of its pixels is known, in µm or as "px"."""
         return self.in_pixels or self.mpp is not None
 
     def give_size(self, mpp: float | tuple[float, float] | str) -> None:
-        """Take what a person says of the size of a pixel: µm, or "px"."""
+        """Set the size of a pixel that a person gives: µm, or "px"."""
         size = given_mpp(mpp)
         self.in_pixels = isinstance(size, str)
         self.mpp = None if isinstance(size, str) else size
@@ -251,21 +254,21 @@ class SlideRecord:
 
     @property
     def within(self) -> InClasses | None:
-        """Its tissue, as jobs are told to keep to it."""
+        """The `within` of a job that keeps to the tissue of this slide."""
         return None if self.tissue is None else InClasses(labels=self.tissue, classes=(TISSUE,))
 
     @property
     def tissue_mask(self) -> Mask | None:
-        """Its tissue as it is corrected now; read when it is first looked at."""
+        """The mask of its tissue as it is corrected now; read when it is first used."""
         return None if self.within is None else StoreClasses(open_labels(self.within.labels), self.within)
 
     @property
     def annotated(self) -> bool:
-        """Whether anything is annotated on it, or may be: it was not counted yet."""
+        """Whether anything is annotated on it, or may be, because it was not counted yet."""
         return bool(self.annotation) and (not self.counted or any(self.counts.values()) or self.marked > 0)
 
     def annotation_counter(self) -> Counts | None:
-        """What counts its annotation as it is now; None without one.
+        """The counter of its present annotation; None where there is no annotation.
 
         Raises
         ------
@@ -280,7 +283,7 @@ class SlideRecord:
             self.counted, self.counter = False, None
             self.unreadable = f"The annotation of {self.path.name} cannot be opened: {error}"
             raise MsunetError(self.unreadable) from error
-        if self.counter is None:  # what is known of a new annotation without counting stays known
+        if self.counter is None:  # a new annotation comes with its counter, which is kept
             self.counter = Counts(store)
         elif self.counter.store is not store:
             self.counted, self.counter = False, Counts(store)
@@ -294,12 +297,12 @@ class State:
     Attributes
     ----------
     changed : Signal(str)
-        What changed: "slides", "classes", "counts", "sources", "model", "train", "predict", "results", "review",
-        "project", "annotations" (another one), "running".
+        The part that changed: "slides", "classes", "counts", "sources", "model", "train", "predict", "results",
+        "review", "project", "annotations" (a slide has another one), "running".
     wanted : Signal(str)
         A step that is to be opened.
     painted : Signal(Path, Region)
-        What a stroke touched of the annotation at a path.
+        The path of an annotation, and the region of it that a stroke touched.
     slides : list of SlideRecord
     active : SlideRecord, optional
         The slide that buttons act on.
@@ -310,7 +313,7 @@ class State:
     model_path : Path, optional
         The model that predicts: the last one trained, or one that was loaded.
     ensemble : tuple of Path
-        Models that predict together with it.
+        Models that predict together with `model_path`.
     train_options, predict_options : TrainOptions, PredictOptions
         Fields of the jobs.
     to_review : (Path, int), optional
@@ -343,13 +346,13 @@ class State:
         self._model = one_scale(("class 1",), USUAL_MPP)
 
     def emit(self, what: str) -> None:
-        """Tell that something changed."""
+        """Emit `changed`."""
         self.changed.emit(what)
 
     # --------------------------------------------------------------------------------------------------------- slides
 
     def add_slide(self, record: SlideRecord) -> SlideRecord:
-        """Take a slide in and make it the active one; the record that is there already, if its file is."""
+        """Add a slide and make it the active one; gives its record, or the record of the same file if there is one."""
         known = self.slide_at(record.path)
         if known is None:
             self.slides.append(record)
@@ -387,19 +390,20 @@ class State:
     # --------------------------------------------------------------------------------------------- classes and counts
 
     def set_classes(self, names: tuple[str, ...]) -> None:
-        """Other class names."""
+        """Set the class names."""
         if names != self.classes:
             self.classes = names
             self.emit("classes")
 
     def set_counts(self, record: SlideRecord, counts: dict[int, int], marked: int) -> None:
-        """What is annotated on a slide now."""
+        """Set how much is annotated on a slide."""
         if (record.counts, record.marked, record.counted) != (counts, marked, True):
             record.counts, record.marked, record.counted = dict(counts), marked, True
             self.emit("counts")
 
     def take_counts(self, record: SlideRecord, store: LabelStore, found: dict[int, int]) -> None:
-        """Take in what was counted in an annotation, in the order of the dock's classes; those it lacks are added."""
+        """Set the counts of an annotation, in the order of the dock's classes; classes that the dock lacks are
+        added."""
         names = store.classes
         unknown = [name for value, name in enumerate(names, 1) if found.get(value) and name not in self.classes]
         if unknown:
@@ -413,12 +417,12 @@ class State:
         self.set_counts(record, ordered, len(store.fully_annotated))
 
     def count_annotations(self) -> None:
-        """Count now what was not counted yet, so that a request does not depend on what somebody has looked at.
+        """Count the annotations that were not counted yet, so that a job does not depend on which steps were opened.
 
         Raises
         ------
         MsunetError
-            If an annotation cannot be opened: nothing is trained without it unseen.
+            If an annotation cannot be opened, so that nothing is trained without it unnoticed.
         """
         for record in self.slides:
             if record.counted and record.counter is None:
@@ -439,13 +443,14 @@ class State:
         return self._model.model_copy(update={"classes": self.classes or ("class 1",)})
 
     def set_model(self, config: ModelConfig) -> None:
-        """Choose the model to train; `ValueError` if its fields do not fit together (a copy is made unchecked)."""
+        """Choose the model to train; `ValueError` if its fields do not fit together (pydantic does not check
+        copies)."""
         self._model = ModelConfig.model_validate(config.model_dump())
         self.model_chosen = True
         self.emit("model")
 
     def leave_model_open(self) -> None:
-        """Have the model chosen from the images when a training begins."""
+        """Let the model be chosen from the images when a training begins."""
         self.model_chosen = False
         self.emit("model")
 
@@ -475,12 +480,12 @@ class State:
         self.emit("sources")
 
     def set_role(self, record: SlideRecord, role: Role) -> None:
-        """Say what a slide's annotation is for."""
+        """Set what a slide's annotation is for."""
         record.role = role
         self.emit("sources")
 
     def set_to_review(self, labels: Path | None, places: int) -> None:
-        """Say how many places of these labels' review are open."""
+        """Set how many places of the review of these labels are open."""
         left = None if labels is None or not places else (labels.resolve(), places)
         if left != self.to_review:
             self.to_review = left
@@ -494,7 +499,7 @@ class State:
         return self.project
 
     def set_running(self, step: StepName, running: bool) -> None:
-        """Say that a step's job begins or has ended."""
+        """Note that a step's job begins or has ended."""
         (self.running.add if running else self.running.discard)(step)
         self.emit("running")
 

@@ -1,4 +1,4 @@
-"""Where jobs run: the worker's command and what folders are called there, edited, tried and saved."""
+"""The dialog that edits, tries and saves where jobs run: the worker's command, and the names of folders there."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class WorkerSettings(QDialog):
     Signals
     -------
     saved (Settings)
-        After the file was written.
+        Emitted after the file was written.
     """
 
     saved = Signal(object)
@@ -119,14 +119,14 @@ class WorkerSettings(QDialog):
             self.folders.removeRow(self.folders.currentRow())
 
     def value(self) -> Settings:
-        """The settings as they are shown.
+        """The settings in the fields.
 
         Raises
         ------
         MsunetError
-            If something cannot be used.
+            If a value cannot be used.
         """
-        self.folders.setCurrentItem(None)  # a cell under edit gives its text
+        self.folders.setCurrentItem(None)  # ends the editing of a cell, so that its text counts
         rows = [[self.folders.item(row, c).text().strip() for c in (0, 1)] for row in range(self.folders.rowCount())]
         text = self.command.text().strip()
         given = {"worker": text or None, "path_map": [tuple(row) for row in rows if any(row)]}
@@ -148,7 +148,7 @@ class WorkerSettings(QDialog):
     # ---------------------------------------------------------------------------------------------------------- trying
 
     def _try(self) -> None:
-        """Start a worker as it is said here, and ask what its machine has."""
+        """Start a worker with the settings in the fields, and ask what its machine has."""
         try:
             settings = self.value()
         except MsunetError as error:

@@ -68,7 +68,7 @@ def test_the_tick_decides_and_says_why_not(corrected, qtbot):
     corrected.set_model(one_scale(corrected.state.classes, 1.0))
     settle(0.2)
     assert not row.tick.isEnabled()
-    assert "trained anew" in row.why.text()
+    assert "begins with random weights" in row.why.text()
     assert row.why.isVisible()
     assert row.job(corrected.state.project_folder() / "x").start is None
 

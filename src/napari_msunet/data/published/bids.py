@@ -89,7 +89,8 @@ def _mask(paths: list[Path]) -> Pixels:
 
 
 def _mpp(image: Path, folder: Path) -> tuple[float, float] | None:
-    """µm per pixel `(y, x)` as it is said by the JSON with the image's name, or one above whose parts are in it."""
+    """µm per pixel `(y, x)` from the JSON with the image's name, or from one in a folder above whose parts are in
+    it."""
     own = set(image.stem.split("_"))
     for place in (image.parent, *image.parents):
         fitting = [p for p in place.glob("*.json") if set(p.stem.split("_")) <= own]

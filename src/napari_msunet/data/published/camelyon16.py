@@ -47,6 +47,6 @@ def contents(folder: Path, source: PublishedSource) -> Contents:
 
 
 def _shapes(drawn: Path | None) -> list[tuple[int, DrawnShape]]:
-    """The outlines of a slide, what is excluded as holes."""
+    """The outlines of a slide; excluded areas become holes."""
     found = [] if drawn is None else read_shapes(drawn)
     return [(1, replace(shape, hole=shape.name.lower() in _EXCLUDED)) for shape in found]

@@ -1,6 +1,6 @@
 """CoNSeP: nuclei of colorectal cancer in 41 images of 1000 x 1000 pixels (Graham et al. 2019).
 
-``Train/Images/train_1.png`` and ``Train/Labels/train_1.mat`` with ``type_map``; 0.25 µm/px. Patients are not told.
+``Train/Images/train_1.png`` and ``Train/Labels/train_1.mat`` with ``type_map``; 0.25 µm/px. Patients are not given.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every family gives: its classes, and an entry for each image."""
+"""The interface of every family: its classes, and an entry for each image."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a family finds in a folder.
+    """The classes and images that a family finds in a folder.
 
     Attributes
     ----------

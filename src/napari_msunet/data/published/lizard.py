@@ -1,7 +1,7 @@
 """Lizard: nuclei of the colon in images of six sources (Graham et al. 2021).
 
 ``Lizard_Images1/consep_1.png`` and ``Lizard_Labels/Labels/consep_1.mat`` with ``inst_map``, ``id`` and ``class``; 0.5
-µm/px. Patients are not told.
+µm/px. Patients are not given.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def contents(folder: Path, source: PublishedSource) -> Contents:
 
 
 class _Nuclei:
-    """The mask of an image; painted once, for large XML files take seconds to read."""
+    """The mask of an image; it is painted once, since large XML files take seconds to read."""
 
     def __init__(self, image: Path, drawn: Path) -> None:
         self._image, self._drawn = image, drawn
@@ -89,7 +89,7 @@ class _Nuclei:
 
 
 def _mpp(drawn: Path) -> float | None:
-    """What the file says at its beginning, in µm per pixel."""
+    """µm per pixel as given at the beginning of the file."""
     with drawn.open("rb") as file:
         said = re.search(rb'MicronsPerPixel="([^"]+)"', file.read(_START))
     return believed_text(said[1].decode()) if said else None

@@ -66,7 +66,7 @@ def _entries(fold: str, images: Path, masks: Path, folder: Path, grouped: bool) 
 
 
 def _array(path: Path, channels: int) -> Any:
-    """A file's array, of which only what is asked for is read."""
+    """A file's array, memory-mapped so that only the requested part is read."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:

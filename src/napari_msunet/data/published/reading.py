@@ -22,7 +22,7 @@ from napari_msunet.errors import SlideError, SourceError
 from napari_msunet.slide import Slide
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Which public set lies in a folder, told by its files and their content.
+# Which public set lies in a folder, recognised by its files and their content.
 
 MODULES = {
     "pannuke": "pannuke",
@@ -35,7 +35,7 @@ MODULES = {
     "camelyon16": "camelyon16",
     "monuseg": "monuseg",
 }
-"""Module of each family, those first that are the quickest to tell."""
+"""Module of each family; families that are quick to recognise come first."""
 
 
 def family(name: str) -> Family:
@@ -63,6 +63,7 @@ def recognised(folder: Path) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# A published set as items of training data.
 
 
 def published_items(source: PublishedSource, config: AnyModel, say: Say) -> list[Item]:
@@ -158,7 +159,7 @@ def _mask(entry: Entry, numbers: dict[int, int] | None) -> Mask:
         return np.asarray(values != 0, np.uint8)
     truth = np.zeros(values.shape, np.uint8)
     for value in np.unique(values).tolist():
-        if value != 0:  # what is no class of the model counts neither as background nor as another class
+        if value != 0:  # a class that the model lacks counts neither as background nor as another class
             truth[values == value] = numbers.get(value, IGNORED)
     return truth
 

@@ -1,4 +1,4 @@
-"""Small objects away, small holes filled: the same for any windows."""
+"""Removing small objects and filling small holes, with the same result for any windows."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from napari_msunet.objects.components import ComponentJoiner, Numbers, Plane, Wa
 
 
 def pixels_under(area: float, pixel: float) -> int:
-    """Pixels from which an object is no longer under `area`, for pixels of area `pixel`."""
+    """Fewest pixels of an object that is not smaller than `area`, for pixels of area `pixel`."""
     return ceil(area / pixel - 1e-6)
 
 
 class Cleaning:
     """Removes objects under a number of pixels, then fills holes under a number of pixels.
 
-    An object hangs together through pixel sides and has one class. A hole is background that hangs together through
-    pixel sides or corners and reaches neither the edge of the plane nor a pixel that was not predicted; it becomes the
-    class that most of its outline touches, of equal ones the first.
+    An object is a set of pixels of one class that are connected by their sides. A hole is background that is connected
+    by sides or corners of pixels, and reaches neither the edge of the plane nor a pixel that was not predicted. It
+    becomes the class that most of its outline touches, or the first of several.
 
     Parameters
     ----------
     walk : Walk
     smallest, holes : int
-        Pixels; what has fewer goes. 0 or 1: nothing.
+        Objects and holes with fewer pixels are removed or filled. 0 or 1: none are.
     classes : int
-        Their number.
+        The number of classes.
     keep : int
-        A class of which small objects stay (boundaries between instances); 0: none.
+        A class whose small objects stay (boundaries between instances); 0: none.
     """
 
     def __init__(self, walk: Walk, smallest: int, holes: int, classes: int, keep: int = 0) -> None:
@@ -67,11 +67,11 @@ class Cleaning:
 
     @property
     def passes(self) -> int:
-        """How often `steps` walks over all windows."""
+        """How often `steps` goes over all windows."""
         return 1 + (self.smallest > 1) + (self.holes > 1)
 
     def _split(self, window: Window, values: Labels) -> Labels:
-        """Note which pixels are unknown; they are background in what it gives."""
+        """Note the unknown pixels, and return the labels with background in their place."""
         unknown = (values == IGNORED) | ~self.walk.known(window)
         if self.holes > 1 and unknown.any():
             self._unknown[window] = zlib.compress(np.packbits(unknown).tobytes(), 1)
@@ -105,7 +105,7 @@ class Cleaning:
             yield window
 
     def _gaps_in(self, window: Window, values: Labels) -> _Gaps:
-        """The background of a window; open where it touches unknown pixels in it, or a side where nothing follows."""
+        """The background of a window; a piece is open where it touches unknown pixels or the edge of the plane."""
         marked = self._marked(window, values)
         framed = np.pad(marked, 1)
         y, x = window.y // self.walk.side, window.x // self.walk.side
@@ -156,12 +156,12 @@ class _Gaps:
     Attributes
     ----------
     numbers : (h, w)
-        Pieces from 1, 0 where there is none.
+        Numbers of pieces from 1; 0 where there is none.
     values : (h, w) uint8
         Labels, 255 where unknown.
     area, open : (m + 1,)
     contacts : (m + 1, K + 1)
-        How many pixel sides of each piece touch each class.
+        The number of pixel sides of each piece that touch each class.
     """
 
     numbers: Numbers
@@ -172,7 +172,7 @@ class _Gaps:
 
     @classmethod
     def of(cls, framed: Labels, kinds: int) -> _Gaps:
-        """Of a window with a frame of one pixel: 255 where it is unknown beyond the side, else 0."""
+        """The background of a window that has a frame of one pixel: 255 where the pixel beyond is unknown, else 0."""
         inner = framed[1:-1, 1:-1]
         numbers = connected(inner == 0, diagonal=True)
         area = np.bincount(numbers.ravel())

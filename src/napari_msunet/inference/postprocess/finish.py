@@ -1,4 +1,4 @@
-"""Post-processing of a run: after the last tile, or later from the probabilities that it kept."""
+"""Post-processing a run, after its last tile, or later from the probabilities that it kept."""
 
 from __future__ import annotations
 
@@ -36,17 +36,18 @@ class Output:
     name: str
 
     def read(self, window: Window) -> npt.NDArray[Any]:
-        """Values of a window; outside: 0."""
+        """Values of a window, 0 outside."""
         return self.run.read(window, output=self.name)
 
     def write(self, window: Window, values: npt.NDArray[Any]) -> None:
-        """Put values into a window inside."""
+        """Write values into a window inside."""
         self.run.write(window, {self.name: values})
 
 
 @dataclass(frozen=True)
 class Decided:
-    """Labels decided from a run's probabilities when they are read: smoothed, thresholds applied; 255 where unknown."""
+    """Labels that are decided from a run's probabilities when read, with smoothing and thresholds; 255 where
+    unknown."""
 
     run: Run
     thresholds: npt.NDArray[np.float32]
@@ -65,15 +66,15 @@ class Decided:
         return np.where(known, labels, IGNORED).astype(np.uint8)
 
     def write(self, window: Window, values: npt.NDArray[Any]) -> None:
-        """Never: it is only read."""
+        """Raises, because this is only read."""
         raise StoreError("Probabilities are not written by post-processing.")
 
 
 def finish(run: Run, settings: Postprocess, source: Run | None = None, side: int = SIDE) -> Iterator[Event]:
-    """Do with a run what looks at more than single pixels: smooth, remove, fill, part.
+    """Do the post-processing of a run that needs more than single pixels: smoothing, cleaning, and splitting objects.
 
-    Small objects are removed first, then holes are filled, then instances are parted. It begins again from what the
-    tiles left ("raw" labels or probabilities), so it can be repeated after a kill and ends with the same bytes.
+    Small objects are removed first, then holes are filled, then touching objects are split. The work always begins from
+    the output of the tiles ("raw" labels or probabilities), so it can be repeated after a kill with the same result.
 
     Parameters
     ----------
@@ -84,14 +85,14 @@ def finish(run: Run, settings: Postprocess, source: Run | None = None, side: int
         Its lengths and areas are in µm, or in pixels of the slide where the run has no size in µm. Thresholds count
         where it decides itself (with smoothing, or from a `source`); else the tiles' labels were decided with them.
     source : Run, optional
-        Where probabilities are; None: in the run itself.
+        The run with the probabilities; None: the run itself.
     side : int
-        Of the windows in pixels; without influence on the result.
+        Side of the windows in pixels, which has no influence on the result.
 
     Raises
     ------
     MsunetError
-        If the settings name a class that is not there.
+        If the settings name a class that does not exist.
     """
     walk = Walk(run.info.shape, (source or run).done.values(), side)
     cleaning, instances = _work(run, settings, walk)
@@ -132,7 +133,7 @@ def _work(run: Run, settings: Postprocess, walk: Walk) -> tuple[Cleaning, Instan
 
 
 def _begin(run: Run, settings: Postprocess, source: Run | None) -> Plane | None:
-    """What the labels are made from; None: they are final already."""
+    """The plane from which the labels are made; None: they are final already."""
     if source is not None or settings.smoothing:
         thresholds = threshold_array(settings.thresholds, run.classes)
         unit = "px" if run.info.mpp is None else "µm"
@@ -141,9 +142,9 @@ def _begin(run: Run, settings: Postprocess, source: Run | None) -> Plane | None:
 
 
 def postprocess_events(job: PostprocessJob) -> Iterator[Event]:
-    """Make other labels from the probabilities of a run, as a run of its own, and merge it; edits stay.
+    """Make other labels from the probabilities of a run, as a new run, and merge it; edits stay.
 
-    Asked again with the same settings, nothing is computed. Progress counts windows.
+    A second job with the same settings computes nothing. Progress counts windows.
 
     Raises
     ------
@@ -191,7 +192,7 @@ def postprocess_events(job: PostprocessJob) -> Iterator[Event]:
 
 
 def _kept(source: Run, lost: Sequence[Window]) -> dict[int, Window]:
-    """The finished tiles without what is damaged, so that nothing is merged there."""
+    """The finished tiles without damaged parts, in which nothing is merged."""
     if not lost:
         return source.done
     found: list[Window] = []
@@ -204,7 +205,7 @@ def _kept(source: Run, lost: Sequence[Window]) -> dict[int, Window]:
 
 
 def probability_run(store: LabelStore, key: str | None = None, damaged: Damaged = "refuse") -> Run:
-    """A run with probabilities: of this key, or the newest.
+    """The run with probabilities of this key, or the newest one.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Instances over a plane of any size: each piece of foreground parted as if it lay alone, numbered in reading order."""
+"""Instances over a plane of any size: each piece of foreground is split by itself; numbers follow reading order."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from napari_msunet.inference.postprocess.split_touching import Mask, Parts, Spli
 from napari_msunet.objects.components import ComponentJoiner, Numbers, Plane, Walk, connected
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Pieces of foreground too large to be parted as a whole: in cells that lie fast on the slide, with a halo.
+# Pieces of foreground that are too large to be split as a whole are split in cells, fixed to the slide, with a halo.
 
 CELL = 2048
 HALO = 256
-"""A cell and what is looked at around it, in pixels. Both are part of the result: never chosen by memory or speed."""
+"""Side of a cell and width of its halo, in pixels. Both influence the result, so they never depend on memory or
+speed."""
 
 KEPT_CELLS, KEPT_WINDOWS = 8, 12
 
@@ -29,11 +30,11 @@ Ids = npt.NDArray[np.uint32]
 
 
 class HugePieces:
-    """Parts huge pieces in cells of `CELL` pixels at multiples of `CELL`, seen with `HALO` pixels around.
+    """Splits huge pieces in cells of `CELL` pixels at multiples of `CELL`, read with `HALO` pixels around.
 
-    Two cells see the pixels on both sides of the line between them. Where both find that the two pixels belong
-    together, their instances there are one. So an object whose shape can be seen within the halo comes out as if the
-    piece were parted as a whole, and the result depends on where it lies on the slide only.
+    Two neighbouring cells both read the pixels on both sides of their common line. Where both find that two pixels
+    across it belong together, their instances are joined. So an object whose shape fits into the halo is found as if
+    the piece were split as a whole, and the result depends only on the place on the slide.
 
     Parameters
     ----------
@@ -42,9 +43,9 @@ class HugePieces:
     huge_in : callable
         Which pixels of a window of the walk belong to huge pieces.
     part : callable
-        Parts all pieces of an array.
+        Splits all pieces of an array.
     new : callable
-        Takes parts in, and gives the number before the first one's.
+        Registers parts, and gives the number before that of the first one.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class HugePieces:
         self._sides: dict[tuple[int, int, str], Numbers] = {}
 
     def paste(self, window: Window, out: Ids) -> None:
-        """Put the instances of huge pieces into the `(h, w)` instances of a window."""
+        """Write the instances of huge pieces into the `(h, w)` instances of a window."""
         for cy in range(window.y // CELL, -(-window.stop[0] // CELL)):
             for cx in range(window.x // CELL, -(-window.stop[1] // CELL)):
                 core = self._core(cy, cx)
@@ -107,7 +108,7 @@ class HugePieces:
         return found
 
     def _join(self, cy: int, cx: int, parts: Parts, ids: Ids, place: tuple[slice, slice]) -> None:
-        """Compare the pixels along the cell's sides with what the neighbours found, once both are known."""
+        """Join instances across the cell's sides with those of the neighbours, once both are known."""
         rows, columns = place
         lines = {
             "top": (ids[0], parts[rows.start, columns], parts[rows.start - 1, columns] if rows.start else None),
@@ -132,25 +133,26 @@ class HugePieces:
             both = (line > 0) & (other > 0)
             if both.any():
                 self.same.append(np.unique(np.stack([line[both], other[both]], 1), axis=0))
-            # Both are known now; what is left says that this side is done.
+            # Both cells are known now; the empty entry marks this side as done.
             self._sides[cy, cx, side] = self._sides[beside[side]] = np.zeros(0, np.int64)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The instances of a whole slide, made from its labels.
 
 LIMIT = 4096 * 4096
-"""Pixels of the bounding box up to which a piece is parted as a whole; larger ones in cells, see `HugePieces`."""
+"""Largest bounding box, in pixels, of a piece that is split as a whole; larger ones use cells, see `HugePieces`."""
 
 REMEMBERED = 16_000_000
-"""Pixels of parted pieces that are kept for the other windows they reach into; others are parted again."""
+"""Most pixels of split pieces that are kept for the other windows that they reach; others are split again."""
 
 
 class Instances:
-    """Parts foreground into instances.
+    """Splits foreground into instances.
 
-    A piece is what hangs together through pixel sides and has one class, or any class where a boundary class parts
-    them. Each piece is parted by itself (`SplitTouching`), whole windows or not, so neither windows nor chunks have any
-    influence. Instances are numbered from 1 in the order of their first pixels, row by row.
+    A piece is a set of pixels that are connected by their sides and have one class, or any class where a boundary class
+    separates instances. Each piece is split by itself (`SplitTouching`), in however many windows it lies, so neither
+    windows nor chunks have any influence. Instances are numbered from 1 in the order of their first pixels, row by row.
 
     Parameters
     ----------
@@ -158,7 +160,7 @@ class Instances:
     parting : SplitTouching
     boundary : int
         The class that marks boundaries: pieces of the other classes within a piece are the instances, and grow over
-        it. 0: none; parted by distance.
+        it. 0: there is none, and pieces are split by distance.
     limit : int
         See `LIMIT`.
     """
@@ -174,7 +176,7 @@ class Instances:
         self._kept: OrderedDict[int, Parts] = OrderedDict()
 
     passes = 3
-    """How often `steps` walks over all windows."""
+    """How often `steps` goes over all windows."""
 
     def steps(self, labels: Plane, out: Plane) -> Iterator[Window]:
         """Read classes from `labels`, write instances into `out` (uint32); yields each window done, in each pass."""
@@ -246,7 +248,7 @@ class Instances:
         return by_markers(piece, connected(np.where(piece & (values != self.boundary), values, 0)).astype(np.int32))
 
     def _part_all(self, values: npt.NDArray[np.uint8]) -> Parts:
-        """All pieces of an array, each by itself; parts numbered through."""
+        """Split all pieces of an array, each by itself, with consecutive numbers."""
         numbers = self._pieces(values)
         out = np.zeros(values.shape, np.int32)
         made = 0
@@ -257,7 +259,8 @@ class Instances:
         return out
 
     def _new(self, parts: Parts, corner: Window) -> int:
-        """Take parts in, numbered from 1 in the order of their first pixels: the number before the first one's."""
+        """Register parts, numbered from 1 in the order of their first pixels, and give the number before the first
+        one's."""
         _, first = np.unique(parts, return_index=True)
         first = first[len(first) - int(parts.max(initial=0)) :]
         y, x = first // parts.shape[1] + corner.y, first % parts.shape[1] + corner.x
@@ -293,7 +296,7 @@ class Instances:
         return out
 
     def _whole(self, component: int, labels: Plane) -> tuple[Window, Parts]:
-        """A piece that reaches into several windows: its bounding box and its parts."""
+        """The bounding box and the parts of a piece that lies in several windows."""
         y, x = map(int, self._start[component])
         place = Window.between((y, x), tuple(map(int, self._stop[component])))  # type: ignore[arg-type]
         parts = self._kept.get(component)
@@ -311,7 +314,7 @@ class Instances:
         return place, parts
 
     def _table(self, same: list[Numbers]) -> Ids:
-        """The final number of each instance as it was made."""
+        """The final number of each instance, by its first number."""
         first = np.concatenate([*self._firsts, np.zeros(0, np.int64)])
         n = len(first)
         pairs = np.concatenate([*same, np.zeros((0, 2), np.int64)]) - 1

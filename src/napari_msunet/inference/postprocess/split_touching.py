@@ -1,4 +1,4 @@
-"""One connected piece of foreground into instances: a function of the piece alone, wherever it lies."""
+"""Splitting one connected piece of foreground into instances, which depends on the piece alone, not on its place."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ Mask = npt.NDArray[np.bool_]
 Parts = npt.NDArray[np.int32]
 
 NECK = 0.85
-"""Two parts stay apart where the neck between them is under this share of the smaller one's radius."""
+"""Two parts stay separate where the neck between them is under this share of the smaller one's radius."""
 
 SOFT = 1.0
-"""Standard deviation in pixels of the Gaussian over the distances: outlines of pixels have bumps of that size."""
+"""Standard deviation in pixels of the Gaussian over the distances, as large as the bumps of a pixel outline."""
 
 
 @dataclass(frozen=True)
 class SplitTouching:
-    """How touching objects are parted.
+    """How touching objects are split.
 
     Attributes
     ----------
     spacing : float
-        Least distance in pixels between two centres; 0: the neck decides alone.
+        Smallest distance in pixels between two centres; 0: only the neck decides.
     aspect : (y, x)
-        Sides of a pixel, the shorter one 1.
+        Sides of a pixel, of which the shorter one is 1.
     """
 
     spacing: float = 0.0
@@ -39,13 +39,13 @@ class SplitTouching:
         """Watershed on the distance to the background.
 
         Parts are basins of the smoothed distance. From the widest neck down, two of them are joined where the neck is
-        `NECK` of the smaller one's largest distance or more, or the two centres are closer than `spacing`. So what
-        parts objects is their shape, not their size.
+        `NECK` of the smaller one's largest distance or more, or the two centres are closer than `spacing`. So the
+        shape of objects decides, not their size.
 
         Parameters
         ----------
         piece : (h, w) bool
-            Its bounding box.
+            The piece in its bounding box.
 
         Returns
         -------
@@ -88,7 +88,7 @@ class SplitTouching:
 
 
 def by_markers(piece: Mask, markers: Parts) -> Parts:
-    """Each marker grows over the piece, through pixel sides and all at the same pace; 0 where none can reach."""
+    """Let all markers grow over the piece at the same pace, through sides of pixels; 0 where no marker can reach."""
     flat = np.zeros(piece.shape, np.uint8)
     return in_order(watershed(flat, markers, mask=piece))  # type: ignore[no-untyped-call]
 
@@ -105,7 +105,7 @@ def in_order(parts: npt.NDArray[np.integer]) -> Parts:
 
 
 def _centres(basins: Parts, soft: npt.NDArray[np.float64], peak: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Where each basin is deepest: the first such pixel."""
+    """The deepest pixel of each basin, or the first of several."""
     y, x = np.nonzero((soft == peak[basins]) & (basins > 0))
     centre = np.zeros((len(peak), 2))
     owner = basins[y, x]
@@ -114,7 +114,7 @@ def _centres(basins: Parts, soft: npt.NDArray[np.float64], peak: npt.NDArray[np.
 
 
 def _necks(basins: Parts, soft: npt.NDArray[np.float64]) -> list[tuple[float, int, int]]:
-    """Pairs of basins that touch, each with the height of the pass between them, the highest first."""
+    """The pairs of basins that touch, each with the height of the pass between them, highest first."""
     keys, heights = [], []
     base = int(basins.max()) + 1
     for a, b in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):

@@ -17,13 +17,13 @@ from napari_msunet.labels import Run
 from napari_msunet.objects.components import Walk
 
 # ----------------------------------------------------------------------------------------------------------------------
-# From probabilities to labels, pixel by pixel: thresholds, and a Gaussian over the probabilities before them.
+# From probabilities to labels, pixel by pixel, by thresholds, and the Gaussian smoothing before them.
 
 Probabilities = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.uint8]
 
 MAX_RADIUS = 256
-"""Largest radius in pixels of the Gaussian: what is read around a window grows with it."""
+"""Largest radius of the Gaussian in pixels, which is also read around each window."""
 
 
 def threshold_array(thresholds: Mapping[str, float], classes: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -46,9 +46,9 @@ def threshold_array(thresholds: Mapping[str, float], classes: Sequence[str]) -> 
 def decide(probabilities: Probabilities, thresholds: npt.NDArray[np.floating[Any]]) -> Labels:
     """The label of each pixel from its own probabilities.
 
-    A class with a threshold can be taken where its probability reaches it, one without where it is likelier than
-    background. The likeliest of those wins, of equally likely ones the first; where there is none, it is background.
-    Without any threshold this is the largest probability.
+    A class with a threshold is a candidate where its probability reaches it, a class without one where it is likelier
+    than background. The likeliest candidate wins, or the first of several; where there is none, the pixel is
+    background. Without any threshold this is the class of the largest probability.
 
     Parameters
     ----------
@@ -75,10 +75,10 @@ def decide(probabilities: Probabilities, thresholds: npt.NDArray[np.floating[Any
 
 
 def needs_raw(settings: Postprocess, outputs: Iterable[str]) -> set[str]:
-    """What the pass over the tiles must write besides what is asked for, so that `finish` can do its part.
+    """The additional outputs that the pass over the tiles must write for `finish`.
 
-    Smoothing needs "probabilities". What looks at whole objects needs "raw", the labels as decided pixel by pixel
-    (255 where nothing was predicted), so that it can be done again after a kill.
+    Smoothing needs "probabilities". Work on whole objects needs "raw", the labels decided pixel by pixel (255 where
+    nothing was predicted), so that it can be repeated after a kill.
     """
     needed = set()
     if settings.smoothing:
@@ -109,15 +109,15 @@ def deviations(smoothing: float, spacing: tuple[float, float], unit: str = "µm"
 
 
 def radius(sigma: float) -> int:
-    """Pixels that a Gaussian of this standard deviation reaches: it is cut off at three of them."""
+    """The radius in pixels of a Gaussian, which is cut off at three standard deviations."""
     return ceil(3 * sigma)
 
 
 def smooth(probabilities: Probabilities, sigma: tuple[float, float]) -> npt.NDArray[np.float32]:
     """Probabilities under a Gaussian, `(K+1, h, w)` float32.
 
-    Pixels whose probabilities are all zero were not predicted: they have no weight, and stay zero. A pixel whose
-    surroundings (`radius`) are all inside has the same value in whichever window it is computed.
+    Pixels whose probabilities are all zero were not predicted; they have no weight, and stay zero. A pixel whose
+    surroundings (`radius`) are all inside has the same value in any window.
     """
     given: npt.NDArray[np.float32] = np.asarray(probabilities, np.float32)
     if not any(sigma):
@@ -138,13 +138,14 @@ def _blurred(plane: npt.NDArray[np.float32], sigma: tuple[float, float]) -> npt.
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The area of each class at any thresholds, from a histogram of the probabilities.
 
 MAX_BINS = 2**23
 STEPS = {1: 5100, 2: 510}
 """Steps between 0 and 1 for one class and for two: multiples of 255, so that uint8 probabilities keep their values."""
 
 MAX_PIXELS = 100_000_000
-"""Pixels that are looked at; a larger run is looked at on a coarser level."""
+"""Most pixels that are read; for a larger run a coarser level is read."""
 
 MOST_CLASSES = 12
 
@@ -156,13 +157,13 @@ class Areas:
     Attributes
     ----------
     centres : (K+1, 1, n) float32
-        The probabilities that occur, to one step.
+        The probabilities that occur, rounded to a step.
     counts : (n,) float64
-        Pixels of level 0 with each.
+        Pixels of level 0 with each of them.
     steps : int
         Steps between 0 and 1.
     level : int
-        What was looked at; 0: every pixel.
+        The level that was read; 0: every pixel.
     """
 
     centres: npt.NDArray[np.float32]
@@ -178,7 +179,7 @@ class Areas:
 
 
 def build_areas(run: Run, check: Callable[[], None] = lambda: None, most: int = MAX_PIXELS) -> Areas | None:
-    """Look at a complete run's probabilities, in bounded memory.
+    """Read the probabilities of a complete run, in bounded memory.
 
     Parameters
     ----------
@@ -191,7 +192,7 @@ def build_areas(run: Run, check: Callable[[], None] = lambda: None, most: int = 
     Returns
     -------
     Areas or None
-        None where there are more than `MOST_CLASSES` classes: the steps would be too coarse to say anything.
+        None where there are more than `MOST_CLASSES` classes, for which the steps would be too coarse.
     """
     classes = len(run.classes)
     if classes > MOST_CLASSES:

@@ -1,1 +1,1 @@
-"""Runs: predictions as the machine made them, filled tile by tile, resumable, and merged into the labels."""
+"""Runs: unedited predictions, which are filled tile by tile, can be resumed, and are merged into the labels."""

@@ -19,7 +19,7 @@ Chunk = tuple[str, tuple[int, ...]]
 
 @dataclass
 class _Ledger:
-    """What one file says, read as far as `offset`."""
+    """The entries of one file, read as far as `offset`."""
 
     inode: int = -1
     offset: int = 0
@@ -31,7 +31,7 @@ class _Ledger:
 class Ledgers:
     """All ledgers of a run: that of a sole writer, and one of each part.
 
-    A line that is no finished tile (torn, cut, overwritten) is passed over: its tile counts as not done.
+    A line that is no entry (torn, cut, overwritten) is skipped, and its tile counts as not done.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ class Ledgers:
         self._append(part, {"dropped": chunk_name(chunk)}, sync=False)
 
     def open(self, part: str | None) -> None:
-        """Make a writer's ledger if need be, or cut a torn last line off, so that the next one begins a line."""
+        """Make a writer's ledger, or cut off an incomplete last line of it, so that the next entry begins a line."""
         path = self.file(part)
         if not path.exists():
             replace_file(path, b"")
@@ -105,7 +105,8 @@ class Ledgers:
             os.truncate(path, data.rfind(b"\n") + 1)
 
     def mend(self, without: Collection[int] = ()) -> None:
-        """Write the ledgers anew without what is no entry, and without some tiles. Nobody may be writing."""
+        """Write the ledgers again without lines that are no entries, and without some tiles. No process may be
+        writing."""
         self._refresh()
         for path, ledger in list(self._read.items()):
             data = path.read_bytes()
@@ -126,7 +127,7 @@ class Ledgers:
             try:
                 write_all(descriptor, json.dumps(entry).encode() + b"\n")
             except OSError:
-                os.ftruncate(descriptor, size)  # half a line would spoil the next one
+                os.ftruncate(descriptor, size)  # half a line would make the next one unreadable
                 raise
             if sync:
                 os.fsync(descriptor)
@@ -134,7 +135,7 @@ class Ledgers:
             os.close(descriptor)
 
     def _refresh(self) -> None:
-        """Read what was added since the last time."""
+        """Read the lines that were added since the last time."""
         paths = sorted(self._folder.glob("ledger*.jsonl"))
         changed = set(self._read) != set(paths)
         for gone in set(self._read) - set(paths):

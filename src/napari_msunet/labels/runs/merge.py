@@ -1,4 +1,4 @@
-"""Merging runs into what people see, and knowing what the machine says about a place today."""
+"""Merging runs into the labels, and the values that the merged runs have at a place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from napari_msunet.labels.levels import tiles, update_coarser
 from napari_msunet.labels.runs.run import Run
 
 Table = npt.NDArray[np.generic] | None
-"""The store's value for each value of a run; None: the same."""
+"""The store's value for each value of a run; None: the values are the same."""
 
 
 def joined(windows: Iterable[Window]) -> list[Window]:
@@ -62,7 +62,7 @@ class MergeLog:
         self._lock = threading.Lock()
 
     def add(self, merge: Merge) -> None:
-        """Take in a merge; one that is known already changes nothing."""
+        """Add a merge; one that is known already changes nothing."""
         with self._lock:
             if not self._merges or self._merges[-1].sequence < merge.sequence:
                 self._merges.append(merge)
@@ -112,7 +112,7 @@ def value_table(run: Run, classes: Sequence[str], instances: bool) -> Table:
 def machine_values(
     log: MergeLog, window: Window, dtype: np.dtype[Any], run_of: Callable[[str], tuple[Run, Table]]
 ) -> npt.NDArray[Any] | int:
-    """What the newest merged runs show in a window, 0 where none was merged; only that one value if none was at all."""
+    """The values of the newest merged runs in a window, 0 where none was merged; only 0 if none was merged at all."""
     found = ((merge, hits) for merge in log.newest_first() if (hits := merge.hits(window)))
     newest = next(found, None)
     if newest is None:
@@ -133,9 +133,9 @@ def machine_values(
 
 
 def merge_chunks(cache: ChunkCache, run: Run, table: Table, windows: Sequence[Window], again: bool) -> Iterator[None]:
-    """Copy a run's labels where nobody edited, one chunk for each step.
+    """Copy a run's labels to pixels that are not edited, one chunk for each step.
 
-    `again` redoes a merge that was cut short, so chunks that are right already may still lack their coarser levels.
+    `again` redoes a merge that was interrupted, where chunks that are right already may lack their coarser levels.
     """
     touched: dict[tuple[int, int], list[Window]] = {}
     for window in windows:
@@ -144,7 +144,7 @@ def merge_chunks(cache: ChunkCache, run: Run, table: Table, windows: Sequence[Wi
     for (cy, cx), parts in sorted(touched.items(), key=lambda item: _z_order(*item[0])):
         found = run.chunk(cy, cx)
         if found is None and run.lost(Window(cy * CHUNK, cx * CHUNK, 1, 1), ("labels",)) is not None:
-            yield  # a damaged chunk says nothing: the labels stay as they are
+            yield  # the labels stay as they are where the run's chunk is damaged
             continue
         with cache.lock:
             if found is not None or again or cache.uniform("labels", 0, cy, cx) != 0:
@@ -163,7 +163,7 @@ def _merge_part(cache: ChunkCache, labels: npt.NDArray[Any] | None, part: Window
     mask = None
     edited = cache.uniform("edited", 0, part.y // CHUNK, part.x // CHUNK)
     if ("edited", 0, part.y // CHUNK, part.x // CHUNK) in cache.damaged:
-        return  # nobody knows what a person edited there
+        return  # it is not known which pixels a person edited there
     if edited != 0:
         mask = ~cache.read("edited", 0, part)
         if not mask.any() and not again:
@@ -176,5 +176,5 @@ def _merge_part(cache: ChunkCache, labels: npt.NDArray[Any] | None, part: Window
 
 
 def _z_order(y: int, x: int) -> int:
-    """Along this order neighbours come soon after one another, so chunks of coarser levels stay in memory."""
+    """A key of an order in which neighbours follow soon, so that chunks of coarser levels stay in memory."""
     return sum(((y >> bit & 1) << (2 * bit + 1)) | ((x >> bit & 1) << (2 * bit)) for bit in range(24))

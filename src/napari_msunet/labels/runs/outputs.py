@@ -1,4 +1,4 @@
-"""What a run can hold: an OME-Zarr pyramid for each output, its chunk files and its coarser levels."""
+"""The outputs of a run: an OME-Zarr pyramid for each, its chunk files and its coarser levels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from napari_msunet.slide.ngff import image_attributes
 from napari_msunet.slide.zarr_backend import ChunkLengthError, blosc_lengths, check_blosc
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What a run can hold, and the chunk files it is held in: an OME-Zarr pyramid for each output.
+# The outputs that a run can have, and their chunk files.
 
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "labels": ("uint8", "uint32"),
@@ -190,14 +190,14 @@ def decode_values(stored: npt.NDArray[Any], scaled: bool) -> npt.NDArray[Any]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The chunks of all outputs of a run: read with damage told, written aside and renamed, synced together.
+# The chunks of all outputs of a run: damage is noted when they are read; they are written aside, renamed and synced.
 
 Plane = tuple[str, int, tuple[int, ...]]
 """Output, level, and channel (or nothing)."""
 
 
 class RunChunks:
-    """See the module.
+    """Reads and writes the chunks of all outputs of a run.
 
     Parameters
     ----------
@@ -292,7 +292,7 @@ class RunChunks:
         return chunk[0] in self._outputs and self.files(chunk[0], 0).whole(*chunk[1])
 
     def wrong(self, chunk: Chunk) -> str | None:
-        """What is wrong with a chunk of level 0 that should be there, if anything."""
+        """A sentence about what is wrong with a chunk of level 0 that should exist; None if nothing is."""
         files = self.files(chunk[0], 0)
         try:
             if files.read(*chunk[1]) is None:
@@ -332,9 +332,10 @@ class RunChunks:
         values: npt.NDArray[Any],
         drop: Callable[[], None],
     ) -> bool:
-        """Put values into a part of a chunk of level 0; whether any of them is stored as something but 0.
+        """Write values into a part of a chunk of level 0, and return whether any of them is stored as a value other
+        than 0.
 
-        `drop` is called before a file is taken away because the chunk became all zero.
+        `drop` is called before a file is removed because the chunk has become all zero.
         """
         output, _, channel = plane
         files = self.files(output, 0)
@@ -403,6 +404,7 @@ class RunChunks:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Which coarser chunks of a run can be made, because all finer ones under them are finished.
 
 Read = Callable[[str, int, tuple[int, ...], int, int], npt.NDArray[Any] | None]
 """From output, level, channel (or nothing), cy, cx to a chunk; None: all zero."""
@@ -416,7 +418,7 @@ _FLOAT32 = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
 class Pending:
-    """What has yet to be written below each chunk of level 1, and which of these changed since they were made.
+    """The pixels yet to be written below each chunk of level 1, and the chunks that changed since they were made.
 
     Parameters
     ----------
@@ -435,7 +437,7 @@ class Pending:
         self.expect([Window(0, 0, *shapes[0])])
 
     def expect(self, windows: Iterable[Window]) -> None:
-        """Windows that do not overlap, which will be finished: where they end, coarser levels need not wait."""
+        """Set the windows, without overlaps, that will be finished; beyond them, coarser levels do not wait."""
         left = np.zeros(self._count, np.int64)
         for window in windows:
             for square, pixels in _squares(window):
@@ -545,7 +547,7 @@ def _mean(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         rows = np.add(values[::2], values[1::2], dtype=np.uint16)
         steps: npt.NDArray[Any] = ((rows[:, ::2] + rows[:, 1::2] + np.uint16(2)) >> 2).astype(values.dtype)
         return steps
-    if values.dtype == np.float16:  # from a table: numpy takes twice as long to work it out
+    if values.dtype == np.float16:  # from a table, because numpy takes twice as long to compute it
         values = np.take(_FLOAT32, values.view(np.uint16))
     halves = values[::2] + values[1::2]
     mean: npt.NDArray[Any] = (halves[:, ::2] + halves[:, 1::2]) * np.float32(0.25)

@@ -1,4 +1,4 @@
-"""Runs: predictions as the machine made them, filled tile by tile, resumable, and read by window."""
+"""Runs: unedited predictions, which are filled tile by tile, can be resumed, and are read by window."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from napari_msunet.labels.runs.outputs import (
 if TYPE_CHECKING:
     import dask.array as da
 # ----------------------------------------------------------------------------------------------------------------------
-# What a run shows: its outputs by window, lazily, and what is damaged.
+# Reading a run: its outputs by window, lazily, and its damaged chunks.
 
 
 class RunView:
-    """The reading half of `Run`, which see."""
+    """The methods of `Run` that read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -221,6 +221,7 @@ class RunView:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# A run: one prediction, in a folder of a label store.
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -228,7 +229,7 @@ _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 class Run(RunView):
     """One prediction, in a folder of a label store.
 
-    Anyone may read it; `writing` gives the right to fill it.
+    Any process may read it; `writing` gives the right to fill it.
 
     Parameters
     ----------
@@ -241,9 +242,9 @@ class Run(RunView):
         What it holds, and the type that is stored: "labels", "raw" (labels before post-processing), "instances",
         "probabilities" (background first), "disagreement" and "entropy" (0..1).
     description : dict
-        What was given when it was made, and what was noted since.
+        The values that were given when it was made, and those that were noted since.
     messages : list of str
-        What was found damaged when it was opened for writing.
+        Sentences about damage that was found when it was opened for writing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -281,7 +282,7 @@ class Run(RunView):
                     (aside / "ledger.jsonl").touch()
                     write_json(aside / "run.json", {**note, "outputs": dict(outputs), "complete": False})
             except OSError:
-                if not (path / "run.json").exists():  # else: another process made the same run meanwhile
+                if not (path / "run.json").exists():  # otherwise another process has made the same run meanwhile
                     raise
         return cls(path)
 
@@ -291,8 +292,8 @@ class Run(RunView):
     def writing(self, part: str | None = None) -> Iterator[Run]:
         """The right to fill this run.
 
-        What a killed or damaged writer left is put right first: a line of the ledger that is cut, a finished tile
-        whose chunk is missing or cut short (it counts as not done), with a sentence in `messages`.
+        What a killed writer has left is repaired first, with a sentence in `messages`: an incomplete line of the
+        ledger, or a finished tile whose chunk is missing or cut short, which then counts as not done.
 
         Parameters
         ----------
@@ -303,7 +304,7 @@ class Run(RunView):
         Raises
         ------
         StoreLockedError
-            If another process or thread has it: who is alone, keeps everybody else out.
+            If another process or thread fills it; a sole writer excludes all others.
         """
         with self._lock.gate():
             alone = self._lock.acquire(part)
@@ -332,7 +333,7 @@ class Run(RunView):
                 self._pending.changed(output, window)
 
     def _mend(self) -> None:
-        """Make everything as the ledgers say, or the ledgers as it is."""
+        """Make the chunks and the ledgers agree."""
         lines, broken = self._ledgers.damaged_lines, self._broken()
         self._ledgers.mend(without=broken)
         if lines:
@@ -350,7 +351,7 @@ class Run(RunView):
             self._set_complete(False)
 
     def write(self, window: Window, values: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Put results into the chunks.
+        """Write results into the chunks.
 
         Parameters
         ----------
@@ -414,9 +415,9 @@ class Run(RunView):
             self._pending.finished(window)
 
     def expect(self, windows: Iterable[Window]) -> None:
-        """Say which windows will be finished, not overlapping, so that `coarsen` knows where nothing more comes.
+        """Set the windows, without overlaps, that will be finished, so that `coarsen` knows where no more tiles come.
 
-        Without it the whole level is waited for.
+        Without this, `coarsen` waits for the whole level.
         """
         self._need_lock()
         with self._writing:
@@ -434,7 +435,7 @@ class Run(RunView):
             self._make_levels(list(windows))
 
     def complete_run(self) -> None:
-        """Make what is left of the coarser levels, and mark the run complete."""
+        """Make the remaining coarser levels, and mark the run complete."""
         self._need_lock()
         if self._lock.part is not None:
             raise StoreError(f"The run {self.key} is open for a part only; complete it inside `with run.writing():`.")
@@ -445,7 +446,7 @@ class Run(RunView):
             self._set_complete(True)
 
     def note(self, **values: Any) -> None:
-        """Keep plain JSON values in the description, such as what was measured."""
+        """Keep plain JSON values in the description, such as measurements."""
         self._need_lock()
         with self._lock.gate(), output_errors(self.path):
             saved = read_json(self.path / "run.json")

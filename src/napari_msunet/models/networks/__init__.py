@@ -27,7 +27,7 @@ __all__ = ["BranchNetwork", "EncoderNetwork", "HRNet", "LinkNet", "UNet", "build
 
 
 class BranchNetwork(Protocol):
-    """What a model asks of a branch's network."""
+    """The interface of a branch's network."""
 
     features: int
     grain: int
@@ -50,26 +50,27 @@ def build_network(config: BranchConfig, channels: int) -> Any:
     Parameters
     ----------
     config : BranchConfig
-        Its `kind` says which.
+        The config, whose `kind` chooses the network.
     channels : int
         Image channels.
 
     Raises
     ------
     ModelError
-        If it needs a package that is not installed, or an encoder that there is not.
+        If the network needs a package that is not installed, or an encoder that does not exist.
     """
     return cast("Any", NETWORKS[config.kind](config, channels))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# A branch: a network with the head that gives its logits or features.
 
 
 class Branch(nn.Module):
     """One scale's network and its head, a 1x1 convolution from the last features to class logits.
 
-    Where the logits are `detail` times finer than the features, the head gives all
-    sub-pixels' (Shi et al., CVPR 2016).
+    Where the logits are `detail` times finer than the features, the head gives the logits of all sub-pixels (Shi et
+    al., CVPR 2016).
     """
 
     def __init__(self, config: BranchConfig, channels: int, outputs: int, detail: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""Known encoders of timm with the decoders of segmentation-models-pytorch, as branches; the extra `encoders`."""
+"""Encoders of timm with decoders of segmentation-models-pytorch, as branches (needs the extra `encoders`)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HUB = "hf-hub:"
 
 
 class EncoderNetwork(nn.Module):
-    """An encoder and a decoder; the result is what the decoder finds, at the resolution of the input.
+    """An encoder and a decoder; the result is the features of the decoder, at the resolution of the input.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class EncoderNetwork(nn.Module):
         self.grain = 1
         """Pixels of the input a side that are one of the result."""
         for name, values in (("mean", about["mean"]), ("std", about["std"])):
-            # In the model file: another version of timm may say something else.
+            # Kept in the model file, because another version of timm may have other constants.
             repeated = [values[n % len(values)] for n in range(channels)]
             self.register_buffer(name, torch.tensor(repeated, dtype=torch.float32))
         if config.frozen:
@@ -75,7 +75,7 @@ class EncoderNetwork(nn.Module):
         return self
 
     def normalise(self, x: Tensor) -> Tensor:
-        """The input in 0..1 as the encoder wants it, instead of the model's own first layer."""
+        """Normalise the input in 0..1 by the encoder's constants, in place of the model's own first layer."""
         return (x - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,14 +89,14 @@ class EncoderNetwork(nn.Module):
         Raises
         ------
         ModelError
-            If they cannot be had, or are another encoder's.
+            If they cannot be loaded, or are those of another encoder.
         """
         name = self.config.weights
         if name != "none" and not self.mean.is_meta:
             self._take(_file(Path(name)) if name.endswith(".safetensors") else _downloaded(self.config), name)
 
     def _take(self, weights: dict[str, Tensor], source: str) -> None:
-        """Weights by their names in timm; what the encoder has and the source has not is an error."""
+        """Set the weights by their names in timm; a weight that the source lacks is an error."""
         from timm.models import adapt_input_conv
 
         own = self.encoder.state_dict()
@@ -116,14 +116,14 @@ class EncoderNetwork(nn.Module):
 
 
 def _plain(name: str) -> str:
-    """A weight's name without what wrappers put before it, and however they write its levels."""
+    """A weight's name without the prefixes of wrappers, and with its levels written in one way."""
     for prefix in ("module.", "encoder.", "model.", "backbone."):
         name = name.removeprefix(prefix)
     return name.replace(".", "_")
 
 
 def _package() -> Any:
-    """segmentation_models_pytorch, or a sentence about how to get it."""
+    """The package segmentation_models_pytorch; `ModelError` with how to install it where it is missing."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -137,7 +137,7 @@ def _package() -> Any:
 
 
 def _built(config: EncoderConfig, channels: int) -> tuple[Any, dict[str, tuple[float, ...]]]:
-    """The network with random weights, and mean and std of what its encoder was trained on."""
+    """The network with random weights, and mean and std of the images on which its encoder was trained."""
     package = _package()
     import timm
 
@@ -167,7 +167,7 @@ def _built(config: EncoderConfig, channels: int) -> tuple[Any, dict[str, tuple[f
 
 
 def _channels(config: EncoderConfig) -> dict[str, Any]:
-    """How wide the decoder is: at the default width, each as its authors have it."""
+    """The options for the width of the decoder; the default width is that of its authors."""
     if config.decoder == "linknet":
         return {}  # as wide as the encoder
     if config.decoder == "fpn":
@@ -190,7 +190,7 @@ def _file(path: Path) -> dict[str, Tensor]:
 
 
 def _downloaded(config: EncoderConfig) -> dict[str, Tensor]:
-    """The weights that timm knows for the encoder, or those of a repository of the hub; only safetensors."""
+    """The weights that timm knows for the encoder, or those of a repository of the hub; only safetensors is read."""
     import timm
     from huggingface_hub import hf_hub_download
 
@@ -202,7 +202,7 @@ def _downloaded(config: EncoderConfig) -> dict[str, Tensor]:
         repository += f"{known.architecture}.{known.tag}" if known.tag else str(known.architecture)
     try:
         file = hf_hub_download(repository, "model.safetensors")
-    except Exception as error:  # whatever the hub or the connection say
+    except Exception as error:  # any error of the hub or the connection
         raise ModelError(
             f"The weights {config.weights!r} of {config.encoder} cannot be had from {repository} ({error}); look at "
             "the name and the connection, or give a .safetensors file."

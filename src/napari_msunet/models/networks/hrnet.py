@@ -1,4 +1,4 @@
-"""HRNet: several resolutions side by side, each told again and again what the others find."""
+"""HRNet: several resolutions side by side, which exchange their features again and again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from napari_msunet.models.blocks import ConvBlock, ResidualBlock, Style, convolu
 
 
 class HRNet(nn.Module):
-    """Parallel resolutions, one more at each stage, and at the end all of them on the finest.
+    """Parallel resolutions, with one more at each stage; at the end all are combined at the finest one.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class HRNet(nn.Module):
 
 
 class _Stage(nn.Module):
-    """Residual blocks at each resolution, then each resolution gets what all others found."""
+    """Residual blocks at each resolution, after which each resolution gets the features of all others."""
 
     def __init__(self, widths: Sequence[int], style: Style, blocks: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class _Stage(nn.Module):
         )
 
     def forward(self, streams: Sequence[Tensor]) -> list[Tensor]:
-        """The finest first; shapes stay."""
+        """From features to features of the same shapes, the finest first."""
         found = [blocks(x) for blocks, x in zip(self.blocks, streams, strict=True)]
         results = []
         for paths in self.exchange:

@@ -9,7 +9,7 @@ from napari_msunet.models.blocks import ResidualBlock, Style, norm_of
 
 
 class LinkNet(nn.Module):
-    """A LinkNet; it begins at half the resolution and ends at all of it.
+    """A LinkNet, which begins at half the resolution and ends at the full one.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class LinkNet(nn.Module):
 
 
 def _rise(inputs: int, outputs: int, style: Style) -> nn.Sequential:
-    """Few channels, doubled in resolution, many channels."""
+    """A step up: a projection to few channels, a doubling of the resolution, and a projection to many channels."""
     inner = max(1, inputs // 4)
     return nn.Sequential(
         nn.Conv2d(inputs, inner, kernel_size=1, bias=False),

@@ -12,7 +12,7 @@ from napari_msunet.config.branches import UNetConfig
 from napari_msunet.models.blocks import PixelAttention, Style, UpBlock, WindowAttention, block, convolution, norm_of
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Context of several widths at once, by dilated convolutions.
+# Context at several distances, by dilated convolutions.
 
 RATES = (1, 2, 4)
 
@@ -47,11 +47,12 @@ class Context(nn.Module):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Dense skips: between the way down and the way up there is a block at every level and step.
+# Dense skips: blocks at every level and step between the way down and the way up.
 
 
 class Nested(nn.Module):
-    """The nested way up of U-Net++: block j of a level sees all blocks before it there, and block j - 1 of the next.
+    """The nested way up of U-Net++: block j of a level gets all earlier blocks of its level, and block j - 1 of the
+    next.
 
     Parameters
     ----------
@@ -79,7 +80,7 @@ class Nested(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """The maps of the way down, `(B, widths[l], h / 2**l, w / 2**l)` each, to the last of each level."""
+        """From the maps of the way down, `(B, widths[l], h / 2**l, w / 2**l)` each, to the last map of each level."""
         rows = [[m] for m in maps]
         for blocks in self.steps:
             assert isinstance(blocks, nn.ModuleList)  # for the type checker
@@ -90,11 +91,11 @@ class Nested(nn.Module):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# A feature pyramid: the result takes part in all resolutions.
+# A feature pyramid, whose result is made from all resolutions.
 
 
 class FeaturePyramid(nn.Module):
-    """Maps of all resolutions as one at the finest: each is projected, doubled and added to the next finer.
+    """Joins maps of all resolutions at the finest one: each is projected, doubled in size and added to the next finer.
 
     Parameters
     ----------
@@ -122,12 +123,13 @@ class FeaturePyramid(nn.Module):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The U-Net.
 
 
 class UNet(nn.Module):
     """A U-Net; it returns its last features, on the grid of its input or, with a space-to-depth stem, on half of it.
 
-    Its output at a place depends on a finite neighbourhood only, and repeats its phase every `config.stride` pixels.
+    Its output at a place depends on a finite neighbourhood only, and has a period of `config.stride` pixels.
 
     Parameters
     ----------
@@ -169,7 +171,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(UpBlock(below, here, style, resize, config.gates) for here, below in steps)
         self.pyramid = FeaturePyramid(widths, style) if config.pyramid else None
         self.in_parts = not (config.dense or config.pyramid or config.attention == "self")
-        """Whether `frugal.run_within` may compute it block by block, in strips."""
+        """Whether `strip_inference.run_within` may compute it block by block, in strips."""
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, channels, h, w)`, sides multiples of the stride, to `(B, features, h / grain, w / grain)`."""
@@ -184,10 +186,10 @@ class UNet(nn.Module):
         ----------
         x : (B, channels, h, w) Tensor
         entering : mapping of int to (B, level_features[l - 1], ...) Tensor, optional
-            Added to what enters level l >= 1 of the way down, after pooling (``h / grain / 2**l`` pixels high): copies
-            of the image at other scales.
+            Copies of the image at other scales, which are added to the input of level l >= 1 of the way down, after
+            pooling (``h / grain / 2**l`` pixels high).
         deepest : (B, level_features[-1], ...) Tensor, optional
-            Added to the bottleneck: what other branches found.
+            Features of other branches, which are added to the bottleneck.
         """
         x = self.stem(x)
         maps: list[Tensor] = []
@@ -215,7 +217,7 @@ class UNet(nn.Module):
 
 
 def _skip(config: UNetConfig, width: int) -> nn.Module:
-    """What is done to skipped features."""
+    """The attention that is applied to skipped features, if there is any."""
     if config.attention == "self":
         return WindowAttention(width, config.window, config.norm)
     return PixelAttention(width) if config.attention == "light" else nn.Identity()

@@ -1,4 +1,4 @@
-"""Scores beyond the confusion matrix: outlines, instances, calibration, intervals; of images, people and models."""
+"""Scores of segmentations: confusion matrix, outlines, instances, calibration and intervals."""
 
 from napari_msunet.training.scoring.instance_scores import INSTANCE_SCORES, Overlaps, instance_scores
 from napari_msunet.training.scoring.outlines import OUTLINE_SCORES, boundary_iou, hausdorff, outline_scores

@@ -1,4 +1,4 @@
-"""One image scored at its truth's own resolution, window by window."""
+"""Scoring one image at the resolution of its truth, window by window."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from napari_msunet.training.scoring.outlines import outline_scores
 from napari_msunet.training.scoring.uncertainty import Calibration
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Maps of one grid on another over the same slide, bilinearly between pixel centres.
+# Resampling maps to another grid over the same slide, bilinearly between pixel centres.
 
 Probabilities = npt.NDArray[np.float32]
 
 
 def target_window(own: Window, own_grid: Grid, grid: Grid) -> Window:
-    """The pixels of `grid` between which the pixels of a window of `own_grid` are interpolated."""
+    """The window of `grid` whose pixels are needed to interpolate a window of `own_grid`."""
     first, last = zip(*(_places(own, own_grid, grid, axis)[0][[0, -1]] for axis in (0, 1)), strict=True)
     stop = [min(int(v) + 2, n) for v, n in zip(last, grid.shape, strict=True)]
     return Window.between((int(first[0]), int(first[1])), (stop[0], stop[1]))
@@ -41,8 +41,11 @@ def target_window(own: Window, own_grid: Grid, grid: Grid) -> Window:
 def _places(
     own: Window, own_grid: Grid, grid: Grid, axis: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """For each pixel of a window along an axis: the grid pixel before its centre, and how far it is from that to the
-    next, 0 to 1. Beyond the first and the last pixel centre of the grid, the outermost pixel counts."""
+    """For each pixel of a window along an axis, the grid pixel before its centre, and the fraction of the way to the
+    next.
+
+    Beyond the first and the last pixel centre of the grid, the outermost pixel is used.
+    """
     start, count = (own.y, own.height) if axis == 0 else (own.x, own.width)
     centres = (start + np.arange(count) + 0.5) * own_grid.pixel[axis] / grid.pixel[axis] - 0.5
     centres = np.clip(centres, 0, grid.shape[axis] - 1)
@@ -51,12 +54,12 @@ def _places(
 
 
 def on_grid(maps: Probabilities, window: Window, grid: Grid, own_grid: Grid, own: Window) -> Probabilities:
-    """Bring maps to another grid over the same slide, bilinearly between pixel centres.
+    """Resample maps to another grid over the same slide, bilinearly between pixel centres.
 
     Parameters
     ----------
     maps : (K+1, h, w) float32 array
-        In `window` of `grid`, which holds at least `target_window(own, ...)`.
+        Maps in `window` of `grid`, which contains `target_window(own, ...)`.
     own : Window
         The wanted pixels of `own_grid`.
 
@@ -75,33 +78,34 @@ def on_grid(maps: Probabilities, window: Window, grid: Grid, own_grid: Grid, own
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The scores of one image.
 
 _MEMORY = 256e6
 _LARGEST = 2048
 _BAND = 256
 
 WHOLE = 36_000_000
-"""Pixels of an image up to which it is held whole, which outlines and instances need."""
+"""Largest image, in pixels, that is held whole, which outlines and instances need."""
 
 Objects = Literal["connected", "parted"]
 
 
 @dataclass
 class ImageScores:
-    """What was counted of one image.
+    """The counts and scores of one image.
 
     Attributes
     ----------
     counts : dict of str to Confusion
-        For "fused" and each scale.
+        Confusion matrices of "fused" and of each scale.
     calibration : Calibration
-        Of the fused output.
+        The calibration of the fused output.
     predicted, truth : (h, w) uint8, optional
         Class numbers of the fused output and of the truth; None for an image too large to hold.
     outlines : dict
-        By class, of the fused output.
+        Outline scores of the fused output, by class.
     instances : dict
-        Of the fused output; empty where they were not asked for.
+        Instance scores of the fused output; empty where they were not requested.
     """
 
     counts: dict[str, Confusion]
@@ -113,9 +117,9 @@ class ImageScores:
 
 
 def score_item(model: MSUNet, item: Item, device: str = "auto", whole: bool = False) -> ImageScores:
-    """Count predicted against true classes where there is truth.
+    """Count predicted against true classes at pixels with truth.
 
-    A large image is done window by window, so memory does not grow with it.
+    A large image is processed window by window, so that memory does not grow with its size.
 
     Parameters
     ----------
@@ -123,7 +127,7 @@ def score_item(model: MSUNet, item: Item, device: str = "auto", whole: bool = Fa
     item : Item
     device : str
     whole : bool
-        Keep the prediction and the truth of an image that is small enough.
+        Whether to keep the prediction and the truth of an image that is small enough.
     """
     outputs = len(model.config.classes) + 1
     found = ImageScores({name: Confusion(outputs) for name in model.config.outputs})
@@ -149,7 +153,7 @@ def score_item(model: MSUNet, item: Item, device: str = "auto", whole: bool = Fa
 def _score_window(
     model: MSUNet, item: Item, own: Window, truth: npt.NDArray[np.uint8], device: str, found: ImageScores
 ) -> None:
-    """Predict what a window of the truth needs, and count it band by band."""
+    """Predict a window of the truth, and count it band by band."""
     needed = target_window(own, item.truth.grid, item.grid)
     maps = predict_image(model, item.slide, window=needed, device=device)
     for name, confusion in found.counts.items():
@@ -166,12 +170,13 @@ def _score_window(
 
 
 def add_shapes(found: ImageScores, item: Item, classes: Sequence[str], objects: Objects | None) -> None:
-    """Outline scores, and on request those of instances, of an image that was kept whole.
+    """Add the outline scores, and on request those of instances, of an image that was kept whole.
 
     Parameters
     ----------
     objects : str, optional
-        How the prediction becomes instances: "connected" pieces, or these "parted" where they touch (watershed).
+        How the prediction becomes instances: "connected" pieces, or these split where objects touch ("parted", by a
+        watershed).
     """
     if found.predicted is None or found.truth is None:
         return
@@ -183,7 +188,7 @@ def add_shapes(found: ImageScores, item: Item, classes: Sequence[str], objects: 
 
 
 def parted(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
-    """Instances of an image of class numbers: connected pieces, parted where they touch."""
+    """The instances of an image of class numbers: connected pieces, split where objects touch."""
     out = np.zeros(labels.shape, np.uint32)
     whole = Window(0, 0, *labels.shape)
     work = Instances(Walk(labels.shape, [whole]), SplitTouching())
@@ -193,7 +198,7 @@ def parted(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
 
 
 def pixel_size(item: Item) -> tuple[float, float]:
-    """Size of a pixel of the truth in µm; in pixels of the image where its µm are not known."""
+    """The size of a pixel of the truth in µm, or in pixels of the image where its µm are not known."""
     mpp: Any = item.slide.mpp or (1.0, 1.0)
     grid: Grid = item.truth.grid
     return grid.pixel[0] * mpp[0], grid.pixel[1] * mpp[1]

@@ -16,14 +16,14 @@ Ids = npt.NDArray[np.integer[Any]]
 
 @dataclass(frozen=True)
 class Overlaps:
-    """How the instances of two images of numbers lie over each other.
+    """The overlaps of the instances of two label images.
 
     Attributes
     ----------
     truth, predicted : (n,), (m,) int64
-        Pixels of each instance, in the order of their numbers.
+        The number of pixels of each instance, in the order of their numbers.
     pairs : (p, 3) int64
-        Index of a true instance, index of a predicted one, pixels in both; each pair that meets once.
+        Index of a true instance, index of a predicted one, and pixels in both, once for each pair that overlaps.
     """
 
     truth: npt.NDArray[np.int64]
@@ -32,12 +32,12 @@ class Overlaps:
 
     @classmethod
     def of(cls, truth: Ids, predicted: Ids, known: npt.NDArray[np.bool_] | None = None) -> Overlaps:
-        """Compare two images of numbers.
+        """Compare two label images.
 
         Parameters
         ----------
         truth, predicted : (h, w) integers
-            0 is background; numbers need not be consecutive.
+            Numbers of instances, which need not be consecutive; 0 is background.
         known : (h, w) bool, optional
             Pixels that count; None: all.
         """
@@ -48,7 +48,7 @@ class Overlaps:
         names, a = np.unique(truth, return_inverse=True)
         others, b = np.unique(predicted, return_inverse=True)
         a, b = a.ravel(), b.ravel()
-        # Column and row 0 stand for the background, also where there is none.
+        # Column and row 0 are the background, also where there is none.
         a, b = a + (names[0] != 0), b + (others[0] != 0)
         rows, columns = int(a.max()) + 1, int(b.max()) + 1
         cells, counts = np.unique(a.astype(np.int64) * columns + b, return_counts=True)
@@ -62,7 +62,7 @@ class Overlaps:
 
     @property
     def iou(self) -> npt.NDArray[np.float64]:
-        """`(p,)` of each pair: pixels in both over pixels in either."""
+        """`(p,)`, the intersection over union of each pair."""
         t, p, both = self.pairs.T
         found: npt.NDArray[np.float64] = both / (self.truth[t] + self.predicted[p] - both)
         return found
@@ -80,13 +80,14 @@ def instance_scores(overlaps: Overlaps) -> dict[str, float]:
 
 
 def aggregated_jaccard(overlaps: Overlaps) -> float:
-    """Aggregated Jaccard index: intersections of each true instance with its best match over the unions, everything
-    unmatched counted below the line.
+    """Aggregated Jaccard index: the intersections of true instances with their best matches, over the unions.
+
+    The pixels of unmatched instances are added to the unions.
 
     References
     ----------
     Kumar et al., "A Dataset and a Technique for Generalized Nuclear Segmentation for Computational Pathology", IEEE
-    Trans. Medical Imaging 36(7), 2017, algorithm 1. A true instance that meets none counts its own pixels.
+    Trans. Medical Imaging 36(7), 2017, algorithm 1. A true instance without an overlap adds its own pixels.
     """
     if not len(overlaps.truth) and not len(overlaps.predicted):
         return nan
@@ -97,7 +98,7 @@ def aggregated_jaccard(overlaps: Overlaps) -> float:
     for n in order:
         t, p, both = (int(v) for v in overlaps.pairs[n])
         if matched[t]:
-            continue  # not its best
+            continue  # not the best match of this instance
         matched[t] = used[p] = True
         above += both
         below += int(overlaps.truth[t] + overlaps.predicted[p]) - both
@@ -123,7 +124,8 @@ def panoptic_quality(overlaps: Overlaps, iou: float = 0.5) -> dict[str, float]:
 
 
 def object_dice(overlaps: Overlaps) -> float:
-    """Object-level Dice: that of each instance with the one that overlaps it most, weighted by area, from both sides.
+    """Object-level Dice: the Dice of each instance with the one that overlaps it most, weighted by area, in both
+    directions.
 
     References
     ----------
@@ -136,7 +138,7 @@ def object_dice(overlaps: Overlaps) -> float:
         return 0.0
 
     def one_side(own: int, sizes: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> float:
-        # Of several that overlap equally the first.
+        # Where several overlap equally, the first counts.
         order = np.lexsort((overlaps.pairs[:, 1 - own], -overlaps.pairs[:, 2], overlaps.pairs[:, own]))
         pairs = overlaps.pairs[order]
         pairs = pairs[np.unique(pairs[:, own], return_index=True)[1]]
@@ -147,8 +149,9 @@ def object_dice(overlaps: Overlaps) -> float:
 
 
 def detection_f1(overlaps: Overlaps, share: float = 0.5) -> float:
-    """F1 of finding the instances: a predicted one is right if it covers at least half of a true one, each true one
-    being found once.
+    """F1 of the detection of instances.
+
+    A predicted instance is right if it covers at least `share` of a true one; each true one can be found once.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Scores from a confusion matrix that is added up window by window, so that no slide is ever held whole."""
+"""Scores from a confusion matrix, which is added up window by window, so that no slide is held whole."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Matrix = npt.NDArray[np.int64]
 
 
 def confusion(predicted: Tensor, target: Tensor, outputs: int) -> Tensor:
-    """How often each class was predicted as each.
+    """The confusion matrix: how often each class was predicted as each other class.
 
     Parameters
     ----------
@@ -53,17 +53,17 @@ class Confusion:
         self._counts: Tensor | None = None
 
     def add(self, predicted: Tensor, target: Tensor) -> None:
-        """Count the pixels of a window; stays on its device."""
+        """Count the pixels of a window; the counts stay on its device."""
         counts = confusion(predicted, target, self.outputs)
         self._counts = counts if self._counts is None else self._counts + counts
 
     def merge(self, other: Confusion) -> None:
-        """Add the counts of another."""
+        """Add the counts of another confusion matrix."""
         if other._counts is not None:
             self._counts = other._counts if self._counts is None else self._counts + other._counts
 
     def replace(self, counts: Tensor) -> None:
-        """Put other counts in the place of these, such as those of all processes that train together."""
+        """Replace the counts, such as by those of all processes that train together."""
         self._counts = counts
 
     @property
@@ -111,7 +111,7 @@ def class_scores(matrix: Matrix) -> dict[str, npt.NDArray[np.float64]]:
 
 
 def mean_iou(matrix: Matrix) -> float:
-    """Mean IoU over classes 1..K that are in the truth or the prediction; NaN where none is."""
+    """The mean IoU over classes 1..K that occur in the truth or the prediction; NaN where none does."""
     return _mean(class_scores(matrix)["iou"][1:])
 
 
@@ -155,5 +155,5 @@ def _mean(values: npt.NDArray[np.float64]) -> float:
 
 
 def _plain(value: float) -> float | None:
-    """A number that JSON knows."""
+    """A number that JSON can hold, or None."""
     return value if isfinite(value) else None

@@ -17,23 +17,24 @@ Mask = npt.NDArray[np.bool_]
 
 
 def hausdorff(one: Mask, other: Mask, pixel: tuple[float, float] = (1.0, 1.0), percentile: float = 95.0) -> float:
-    """Hausdorff distance between the outlines of two masks, by default its 95th percentile.
+    """The Hausdorff distance between the outlines of two masks, by default its 95th percentile.
 
-    The larger of the two percentiles of the distances from each outline pixel of one mask to the nearest of the other;
-    an outline pixel is one of the mask that touches a pixel outside (or the image's edge) by a side.
+    It is the larger of the two percentiles of the distances from each outline pixel of one mask to the nearest outline
+    pixel of the other. An outline pixel belongs to the mask and shares a side with a pixel outside it or the image's
+    edge.
 
     Parameters
     ----------
     one, other : (h, w) bool
     pixel : (y, x)
-        Sides of a pixel, such as its µm.
+        Size of a pixel, such as in µm.
     percentile : float
-        100: the Hausdorff distance itself.
+        The percentile; 100 gives the Hausdorff distance itself.
 
     Returns
     -------
     float
-        In units of `pixel`. NaN where both are empty, infinite where one is.
+        The distance in units of `pixel`. NaN where both masks are empty, infinite where one is.
 
     References
     ----------
@@ -53,18 +54,18 @@ def hausdorff(one: Mask, other: Mask, pixel: tuple[float, float] = (1.0, 1.0), p
 
 
 def boundary_iou(one: Mask, other: Mask, share: float = 0.02) -> float:
-    """IoU of the pixels of two masks near their outlines; it sees errors that the IoU of large objects hides.
+    """The IoU of the pixels of two masks near their outlines, which shows errors that the IoU of large objects hides.
 
     Parameters
     ----------
     one, other : (h, w) bool
     share : float
-        How near, as a share of the image's diagonal; at least one pixel.
+        The distance from the outline, as a share of the image's diagonal; at least one pixel.
 
     Returns
     -------
     float
-        NaN where neither has pixels.
+        The IoU; NaN where both masks are empty.
 
     References
     ----------
@@ -77,7 +78,7 @@ def boundary_iou(one: Mask, other: Mask, share: float = 0.02) -> float:
 
 
 def _inside(mask: Mask) -> npt.NDArray[np.float64]:
-    """Pixels from each of the mask's to the nearest outside, which begins beyond the image's edge."""
+    """The distance of each pixel of the mask to the nearest pixel outside; beyond the image's edge is outside."""
     distances: npt.NDArray[np.float64] = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
     return distances
 
@@ -90,14 +91,14 @@ def outline_scores(
     Parameters
     ----------
     truth, predicted : (h, w) uint8
-        Class numbers; where `truth` is 255 nothing counts.
+        Class numbers; pixels where `truth` is 255 do not count.
     pixel : (y, x)
-        µm, or pixels where they are not known.
+        Size of a pixel in µm, or in pixels where µm are not known.
 
     Returns
     -------
     dict
-        By class name, by the names in `OUTLINE_SCORES`.
+        The scores by class name, and by the names in `OUTLINE_SCORES`.
     """
     known = truth != IGNORED
     found = {}

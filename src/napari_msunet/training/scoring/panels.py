@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: image, truth and prediction side by side; reliability; the matrix of scales."""
+"""The pictures of an evaluation: image, truth and prediction side by side, reliability, and the matrix of scales."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from napari_msunet.geometry import Grid, Region, Window
 from napari_msunet.training.record import writing
 
 SIDE = 768
-"""Pixels of a picture's side at most."""
+"""Longest side of a picture, in pixels."""
 
 ERROR = (0.9, 0.1, 0.1)
 
 
 def figure_of(width: float, height: float) -> Any:
-    """A figure that needs no screen."""
+    """A matplotlib figure that needs no screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -39,11 +39,11 @@ def save(figure: Any, path: Path) -> None:
 
 
 Panel = tuple[str, npt.NDArray[Any], npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
-"""Title, image `(h, w, 3)` uint8 or 0..1, truth and prediction `(h, w)`: class numbers, 255 left white in the truth."""
+"""Title, image `(h, w, 3)` uint8 or 0..1, truth and prediction `(h, w)` as class numbers; 255 in the truth is white."""
 
 
 def best_median_worst(scores: Sequence[float]) -> list[tuple[str, int]]:
-    """Which of some scores to show, with what to call them; fewer where there are fewer than three numbers."""
+    """The titles and indices of the best, median and worst score; fewer where there are fewer than three numbers."""
     order = sorted((n for n, score in enumerate(scores) if np.isfinite(score)), key=lambda n: -scores[n])
     if not order:
         return []
@@ -54,18 +54,19 @@ def best_median_worst(scores: Sequence[float]) -> list[tuple[str, int]]:
 
 @dataclass(frozen=True)
 class PackedPicture:
-    """What a picture shows of an image's truth and prediction, packed: some kilobytes, so that all images' can be held.
+    """The truth and prediction of an image for a picture, compressed to some kilobytes, so that those of all images
+    fit.
 
     Attributes
     ----------
     window : Window
         The part that is shown, on the truth's grid.
     step : int
-        Every `step`-th pixel of it is shown.
+        Every `step`-th pixel of the window is shown.
     shape : tuple of int
-        `(2, h, w)`: truth and prediction.
+        `(2, h, w)`, for truth and prediction.
     packed : bytes
-        Both, uint8.
+        Truth and prediction, compressed uint8.
     """
 
     window: Window
@@ -75,7 +76,7 @@ class PackedPicture:
 
 
 def keep(truth: npt.NDArray[np.uint8], predicted: npt.NDArray[np.uint8]) -> PackedPicture:
-    """The truth and prediction `(h, w)` of an image, or of the best known part of a large one."""
+    """Pack the truth and prediction `(h, w)` of an image, or of the part of a large one with the most truth."""
     window = _middle(truth)
     step = max(1, max(window.shape) // SIDE)
     both = np.stack([values[window.slices()][::step, ::step] for values in (truth, predicted)])
@@ -83,13 +84,13 @@ def keep(truth: npt.NDArray[np.uint8], predicted: npt.NDArray[np.uint8]) -> Pack
 
 
 def item_panel(title: str, item: Item, kept: PackedPicture) -> Panel:
-    """An image with what was kept of its truth and prediction."""
+    """The panel of an image with its packed truth and prediction."""
     truth, predicted = np.frombuffer(zlib.decompress(kept.packed), np.uint8).reshape(kept.shape)
     return title, _image(item, kept.window, kept.step), truth, predicted
 
 
 def draw_panels(path: Path, rows: Sequence[Panel], classes: Sequence[str]) -> None:
-    """Image, truth, prediction and where they differ, one row for each image."""
+    """Draw image, truth, prediction and their differences, one row for each image."""
     from matplotlib.patches import Patch
 
     figure = figure_of(11, 2.9 * len(rows) + 0.4)
@@ -119,7 +120,7 @@ def class_colour(number: int) -> str:
 
 
 def _middle(truth: npt.NDArray[np.uint8]) -> Window:
-    """The part of a large image in which most is known, at most four pictures wide."""
+    """The part of a large image with the most truth, at most four pictures wide."""
     side, whole = 2 * SIDE, Window(0, 0, *truth.shape)
     known = np.argwhere(truth[::16, ::16] != IGNORED)
     y, x = (known.mean(0) * 16).astype(int) if len(known) else (truth.shape[0] // 2, truth.shape[1] // 2)
@@ -128,7 +129,7 @@ def _middle(truth: npt.NDArray[np.uint8]) -> Window:
 
 
 def _image(item: Item, window: Window, step: int) -> npt.NDArray[Any]:
-    """What the slide shows of a window of the truth."""
+    """The pixels of the slide in a window of the truth."""
     region: Region = item.truth.grid.region(window)
     each = item.truth.grid.pixel
     grid = Grid(item.truth.grid.extent, (each[0] * step, each[1] * step))
@@ -137,7 +138,8 @@ def _image(item: Item, window: Window, step: int) -> npt.NDArray[Any]:
 
 
 def shown(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """`(h, w, c)` pixels as a picture: the first three channels, or one as grey; other types than uint8 stretched."""
+    """`(h, w, c)` pixels as a picture: the first three channels, or one as grey; types other than uint8 are
+    stretched."""
     values = pixels[..., :3] if pixels.shape[2] >= 3 else np.repeat(pixels[..., :1], 3, 2)
     if values.dtype == np.uint8:
         return values
@@ -146,7 +148,7 @@ def shown(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _coloured(values: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Class numbers as colours on light grey; white where nothing is known."""
+    """Class numbers as colours on light grey; white where there is no truth."""
     from matplotlib.colors import to_rgb
 
     table = np.full((256, 3), 0.93)
@@ -159,7 +161,7 @@ def _coloured(values: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]) -> np
 
 
 def draw_reliability(path: Path, report: dict[str, Any]) -> None:
-    """Accuracy by confidence, beside the diagonal it should lie on."""
+    """Draw accuracy by confidence, beside the diagonal on which it should lie."""
     figure = figure_of(4.6, 4.4)
     axes = figure.subplots()
     bins = report["bins"]
@@ -175,7 +177,7 @@ def draw_reliability(path: Path, report: dict[str, Any]) -> None:
 
 
 def draw_scale_matrix(path: Path, matrix: dict[str, Any]) -> None:
-    """Dice of each output (rows) at each test scale (columns)."""
+    """Draw the Dice of each output (rows) at each test scale (columns)."""
     values = np.array([[np.nan if v is None else v for v in row] for row in matrix["dice"]], float)
     figure = figure_of(1.1 * values.shape[1] + 2.2, 0.55 * values.shape[0] + 1.6)
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""How sure a score is, and a probability: bootstrap intervals over images, and calibration."""
+"""The uncertainty of scores, by bootstrap intervals, and the calibration of probabilities."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from scipy.stats import DegenerateDataWarning, bootstrap
 from napari_msunet.constants import IGNORED
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Does a probability mean what it says? Reliability, counted window by window.
+# The calibration of probabilities, counted window by window.
 
 BINS = 15
 
 
 class Calibration:
-    """How often the likeliest class is right, by how likely it is said to be.
+    """How often the likeliest class is right, by its predicted probability.
 
     References
     ----------
@@ -56,7 +56,7 @@ class Calibration:
         self.surprise -= float(np.log(np.maximum(said, 1e-12)).sum(dtype=np.float64))
 
     def merge(self, other: Calibration) -> None:
-        """Add the counts of another."""
+        """Add the counts of another calibration."""
         self.pixels += other.pixels
         self.right += other.right
         self.confidence += other.confidence
@@ -82,15 +82,16 @@ class Calibration:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Confidence intervals: scores of images or groups that are drawn again with replacement.
 
 DRAWS = 2000
 
 Interval = list[float]
-"""Its lower and upper end."""
+"""The lower and upper end of an interval."""
 
 
 def mean_interval(values: npt.NDArray[np.float64], level: float = 0.95, seed: int = 0) -> Interval | None:
-    """Interval of the mean of one number per image; None for fewer than two that are finite.
+    """The interval of the mean of one number per image; None for fewer than two finite numbers.
 
     References
     ----------
@@ -107,14 +108,14 @@ def pooled_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval | None:
-    """Interval of a score of pooled counts, such as a Dice over all pixels, when images are drawn again.
+    """The interval of a score of pooled counts, such as a Dice over all pixels, when images are drawn again.
 
     Parameters
     ----------
     counts : (n, ...) int64
-        Of each image, such as its confusion matrix.
+        The counts of each image, such as its confusion matrix.
     score : callable
-        From the sum over images to a number; draws where it is no number are left out.
+        From the sum over images to a number; draws that give NaN are left out.
     """
     return _interval(len(counts), lambda drawn: score(counts[drawn].sum(0)), level, seed)
 
@@ -126,14 +127,14 @@ def paired_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval | None:
-    """Interval of the difference of a pooled score, second minus first, when groups are drawn again.
+    """The interval of the difference of a pooled score, second minus first, when groups are drawn again.
 
     Parameters
     ----------
     first, second : (n, ...) int64
         Counts of the same groups, in the same order.
     score : callable
-        As of `pooled_interval`.
+        As for `pooled_interval`.
     """
     return _interval(len(first), lambda drawn: score(second[drawn].sum(0)) - score(first[drawn].sum(0)), level, seed)
 

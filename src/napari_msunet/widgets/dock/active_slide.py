@@ -1,4 +1,4 @@
-"""The active slide is the one that is seen: layers of the others are hidden, and the view goes to it."""
+"""Showing the active slide: the layers of the others are hidden, and the view goes to it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import SlideRecord, State
 _SHARE = 0.95
-"""How much of the canvas a slide gets that is looked at for the first time."""
+"""Share of the canvas that a slide fills when it is shown for the first time."""
 
 
 class ActiveSlideView(QObject):
-    """Shows the slide that is active and hides the others; what a person hid stays hidden.
+    """Shows the active slide and hides the others; layers that a person hid stay hidden.
 
-    Two slides lie on top of each other in napari's world. So another slide also means other layers, another part of
-    the world, and another layer that strokes go to. The other way round, choosing a layer of another slide in napari's
+    Two slides lie on top of each other in napari's world. So to show another slide, other layers are made visible, the
+    view moves, and another layer is selected for strokes. Conversely, selecting a layer of another slide in napari's
     list makes that slide the active one.
 
     Parameters
@@ -77,7 +77,7 @@ class ActiveSlideView(QObject):
         QTimer.singleShot(0, lambda: self._settled(layer))
 
     def _settled(self, layer: Layer) -> None:
-        """napari chooses what is new by itself: strokes must not go to what is not seen for that."""
+        """napari selects a new layer by itself; strokes must not go to a layer of a slide that is hidden."""
         self._known.add(layer)
         self._choose_seen(None)
 
@@ -121,7 +121,8 @@ class ActiveSlideView(QObject):
             self._hidden.add(layer)
 
     def _choose_seen(self, before: SlideRecord | None) -> None:
-        """Strokes go to what is seen: the same kind of labels of the active slide, or the slide itself."""
+        """Select a layer that is visible: labels of the active slide of the same kind as before, or the slide
+        itself."""
         active, selection = self._active, self._viewer.layers.selection
         chosen = selection.active
         if active is None or self._layers.closed or chosen is None or self.owner(chosen) in (None, active):
@@ -141,7 +142,7 @@ class ActiveSlideView(QObject):
             wanted.mode = str(chosen.mode)
 
     def _look_at(self, record: SlideRecord) -> None:
-        """The view as it was when the slide was left; all of a slide that was not looked at yet."""
+        """Move the view to where it was when the slide was left, or to all of a slide that was not shown yet."""
         view = self._views.get(record)
         if view is not None:
             camera(self._viewer).center, camera(self._viewer).zoom = view

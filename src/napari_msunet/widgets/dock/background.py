@@ -1,4 +1,4 @@
-"""Work beside the GUI thread, in order, its results back on it."""
+"""Work in a thread, in order, with its results given back on the GUI thread."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class Background(QObject):
-    """Runs functions one after the other in a thread of its own; what follows runs on the GUI thread.
+    """Runs functions one after the other in a thread of its own, and their continuations on the GUI thread.
 
     Parameters
     ----------
     name : str
-        Of the thread.
+        Name of the thread.
     parent : QObject, optional
     """
 
@@ -36,12 +36,12 @@ class Background(QObject):
         self._pool: ThreadPoolExecutor | None = None
         self._open = 0
         self._closed = False
-        # queued, so that nothing follows before `run` has returned, however quick the work was
+        # queued, so that a continuation never runs before `run` has returned, however quick the work was
         self._finished.connect(self._deliver, Qt.ConnectionType.QueuedConnection)
 
     @property
     def busy(self) -> bool:
-        """Whether something is still to be done."""
+        """Whether work is left to do."""
         return self._open > 0
 
     def run(self, work: Callable[[], Found], done: Done[Found] | None = None, failed: Failed | None = None) -> None:
@@ -54,12 +54,12 @@ class Background(QObject):
         self._pool.submit(work).add_done_callback(partial(self._send, done, failed))
 
     def _send(self, done: Done[Found] | None, failed: Failed | None, future: Future[Found]) -> None:
-        """In the thread: hand the result over."""
+        """Hand the result over to the GUI thread; called in the worker thread."""
         if not self._closed:
             self._finished.emit((done, failed), future)
 
     def _deliver(self, following: tuple[Done[Found] | None, Failed | None], future: Future[Found]) -> None:
-        """On the GUI thread."""
+        """Run the continuation of a result; called on the GUI thread."""
         self._open -= 1
         if self._closed or future.cancelled():
             return
@@ -74,7 +74,7 @@ class Background(QObject):
             notify_error(str(error), "".join(traceback.format_exception(error)))
 
     def close(self) -> None:
-        """Let what runs come to its end and forget what waits."""
+        """Let the running function end, and drop those that wait."""
         self._closed = True
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)

@@ -37,7 +37,7 @@ class ClassEdits:
         self.state, self.layers = state, layers
 
     def add(self, name: str | None = None) -> str:
-        """Add a class; None: with a name to be changed. Gives its name."""
+        """Add a class, and give its name; None: a placeholder name, which can be changed."""
         number = len(self.state.classes) + 1
         while name is None or name in self.state.classes:
             if name is not None:
@@ -60,13 +60,13 @@ class ClassEdits:
         check_new_classes([new])
         for store in self._stores():
             if old in store.classes:
-                taken = {new: f"{new} (removed)"}  # by a class that was removed and has no pixels
+                taken = {new: f"{new} (removed)"}  # the name belongs to a class that was removed and has no pixels
                 store.rename_classes([new if n == old else taken.get(n, n) for n in store.classes])
         self.state.set_classes(tuple(new if name == old else name for name in self.state.classes))
         self._refresh_layers()
 
     def remove(self, name: str) -> None:
-        """Take a class out and erase what was painted of it; an undo of the annotation layer brings pixels back."""
+        """Remove a class and erase its pixels; an undo in the annotation layer brings the pixels back."""
         if name not in self.state.classes:
             raise MsunetError(f"There is no class {name}; there are {', '.join(self.state.classes)}.")
         if len(self.state.classes) == 1:
@@ -120,6 +120,7 @@ class ClassEdits:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The table of classes.
 
 Colour = tuple[int, int, int]
 KEYS = 9
@@ -128,7 +129,8 @@ KEYS = 9
 
 @dataclass(frozen=True)
 class ClassTableRow:
-    """A row: the `name` of a class, its `colour`, its annotated pixels, and whether name and colour are fixed."""
+    """A row of the table: `name` and `colour` of a class, its annotated pixels, and whether name and colour are
+    fixed."""
 
     name: str
     colour: Colour
@@ -142,7 +144,7 @@ class ClassTable(QTableWidget):
     Attributes
     ----------
     picked : Signal(int)
-        A row was chosen to paint with.
+        A person chose the class of this row to paint with.
     renamed : Signal(int, str)
         Row and its new name.
     recoloured : Signal(int, object)
@@ -184,7 +186,7 @@ class ClassTable(QTableWidget):
         self.itemChanged.connect(self._edited)
 
     def show_rows(self, rows: list[ClassTableRow], current: int) -> None:
-        """Show these rows and mark the one that is painted with; -1: none."""
+        """Show these rows and mark that of the class to paint with; -1: none."""
         if self.state() == QAbstractItemView.State.EditingState:
             return
         self.blockSignals(True)
@@ -228,7 +230,8 @@ class ClassTable(QTableWidget):
     def _edited(self, item: QTableWidgetItem) -> None:
         number, text = item.row(), item.text().strip()
         if item.column() == self.NAME and text != self._rows[number].name:
-            name, self._rows = self._rows[number].name, []  # shown anew, also if the new name is refused
+            # emptied, so that the rows are shown again even if the new name is refused
+            name, self._rows = self._rows[number].name, []
             self.renamed.emit(number, text or name)
 
 

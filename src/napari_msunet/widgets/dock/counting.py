@@ -1,7 +1,7 @@
-"""What is annotated and corrected on each slide, counted beside the GUI thread and told to the state.
+"""How much is annotated and corrected on each slide, counted in a thread and set in the state.
 
-It belongs to the dock and begins with each slide, whichever step is open: what is trained on must not depend on what
-somebody has looked at.
+The counting belongs to the dock and begins with each slide, whichever step is open, because the training data must
+not depend on which steps were opened.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from napari_msunet.widgets.state import SlideRecord, State
 
 
 class AnnotationCounter:
-    """Counts the annotations of the slides, and again what a stroke touched; once, what is corrected on each.
+    """Counts the annotations of all slides, again after each stroke where it touched, and once the corrected pixels.
 
     Parameters
     ----------
     state : State
-        Is told the counts; classes that only an annotation has are added to it.
+        Gets the counts; classes that only an annotation has are added to it.
     parent : QObject
     """
 
@@ -42,7 +42,7 @@ class AnnotationCounter:
         state.painted.connect(self.stroke)
 
     def scan_new(self) -> None:
-        """Count what was not counted yet, or was changed by somebody who did not say so; returns at once."""
+        """Count annotations that were not counted yet or were changed by another program; returns at once."""
         for record in self.state.slides:
             told = record.unreadable
             try:
@@ -87,7 +87,7 @@ class AnnotationCounter:
             self.state.emit("counts")
 
     def close(self) -> None:
-        """Count no more."""
+        """Stop counting."""
         self.state.painted.disconnect(self.stroke)
         self._background.close()
 
@@ -99,7 +99,7 @@ def _edits(labels: Path) -> tuple[int, bool]:
 
 
 def edited_pixels(store: LabelStore) -> int:
-    """How many level-0 pixels a person changed; reads only where the coarsest level says that there are any."""
+    """How many level-0 pixels a person changed; reads only where the coarsest level shows any."""
     coarse = np.asarray(store.edited_levels[-1])
     factor = 2 ** (len(store.edited_levels) - 1)
     found = np.argwhere(coarse)

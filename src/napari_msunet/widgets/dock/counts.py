@@ -1,4 +1,4 @@
-"""How many pixels are annotated, kept up to date stroke by stroke without reading the whole store."""
+"""The number of annotated pixels, kept up to date stroke by stroke without reading the whole store."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _ZERO = np.zeros(256, np.int64)
 
 
 class Counts:
-    """Pixels of each value of a store of classes, block by block; any thread may use it.
+    """The number of pixels of each value in a store of classes, block by block; any thread may use it.
 
     Parameters
     ----------
     store : LabelStore
-        Of classes (uint8).
+        A store of classes (uint8).
     """
 
     def __init__(self, store: LabelStore) -> None:
@@ -33,7 +33,7 @@ class Counts:
         self._mutex = threading.Lock()
 
     def scan(self) -> dict[int, int]:
-        """Count the blocks that hold anything: those with a file."""
+        """Count all blocks that have a file, which are those that hold anything."""
         version = self.store.version
         self.store.flush()
         on_disk = self._on_disk()
@@ -45,11 +45,11 @@ class Counts:
 
     @property
     def outdated(self) -> bool:
-        """Whether the store was not counted yet, or was changed by somebody who did not say so."""
+        """Whether the store was not counted yet, or was changed since without a call of `update`."""
         return self._version != self.store.version
 
     def update(self, region: Region) -> dict[int, int]:
-        """Count again what a stroke touched (level-0 pixels of the store)."""
+        """Count the blocks again that a stroke touched (level-0 pixels of the store)."""
         if self._version is not None:
             self._version = self.store.version
         window = touched(region)
@@ -64,7 +64,7 @@ class Counts:
         return {int(value): int(total[value]) for value in np.flatnonzero(total) if value}
 
     def windows(self, value: int) -> list[Window]:
-        """Where a value occurs: the blocks that hold it."""
+        """The blocks that hold a value."""
         with self._mutex:
             found = sorted(key for key, counts in self._blocks.items() if counts[value])
         return [self._window(*key) for key in found]
@@ -101,7 +101,8 @@ class Counts:
 
 
 def erase(store: LabelStore, counts: Counts, value: int) -> list[Region]:
-    """Take a value out of an annotation, one block after the other; the regions that changed. Each can be undone."""
+    """Erase a value from an annotation, block by block, and give the regions that changed. Each erasure can be
+    undone."""
     changed = []
     for window in counts.windows(value):
         mask = store.read(window) == value

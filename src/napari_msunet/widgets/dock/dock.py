@@ -45,11 +45,11 @@ if TYPE_CHECKING:
     from napari_msunet.geometry import Region
     from napari_msunet.widgets.paint import PyramidLabels
 # ----------------------------------------------------------------------------------------------------------------------
-# What is on the screen, told to predictions that run: it is computed first, also after moving on.
+# The viewport: running predictions compute first what is on the screen, also after the view has moved.
 
 
 def view_of(layers: Layers, slide: Path) -> View | None:
-    """What of a slide is on the screen, in its level-0 pixels; None where nothing of it is."""
+    """The part of a slide that is on the screen, in its level-0 pixels; None where none is."""
     record = layers.state.slide_at(slide)
     if record is None:
         return None
@@ -66,7 +66,7 @@ class Viewport:
     Parameters
     ----------
     jobs : Jobs
-        Hears it, and throttles it.
+        Gets the view, and limits how often it is sent on.
     layers : Layers
     """
 
@@ -81,23 +81,24 @@ class Viewport:
         jobs.view_of = lambda slide: view_of(layers, slide)
 
     def close(self) -> None:
-        """Follow no more."""
+        """Stop following the camera."""
         for event in (self._camera.center, self._camera.zoom):
             event.disconnect(self._tell)
         self._jobs.started.disconnect(self._tell)
         self._jobs.view_of = None
 
     def _tell(self, _: object = None) -> None:
-        """Tell the predictions that run what is seen of their own slide, whichever slide is active."""
+        """Send running predictions the view of their own slide, whichever slide is active."""
         slides = {handle.job.slide for handle in self._jobs.jobs if isinstance(handle.job, PredictJob)}
         for slide in slides:
             self._jobs.look(view_of(self._layers, slide), slide)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The dock.
 
 WARMING = ("model", "train", "predict", "correct")
-"""Steps at whose opening the worker process is started."""
+"""Opening one of these steps starts the worker process."""
 
 
 def _step_classes() -> list[type[Step]]:
@@ -126,7 +127,7 @@ class MultiScaleUNet(QWidget):
     Attributes
     ----------
     state : State
-        All it knows: slides, sources, model, options, results.
+        All that the dock knows: slides, sources, model, options, results.
     steps : dict of Step
         By name: "slide", "annotate", "model", "train", "predict", "correct", "review", "export".
     jobs : Jobs
@@ -135,12 +136,13 @@ class MultiScaleUNet(QWidget):
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
-        # as a plugin the dock gets a stand-in that hides the window; the layers' callbacks know the viewer itself
+        # napari gives a plugin's widget a proxy that hides the window; the callbacks of layers know the viewer itself
         self.viewer = viewer = getattr(viewer, "__wrapped__", viewer)
         self.state = State()
         self.layers = Layers(viewer, self.state)
         self.counting = AnnotationCounter(self.state, self)
-        # With parents: else Python may delete them, and their timers, in whichever thread collects its garbage.
+        # These objects get a parent: otherwise Python may delete them, and their timers, in any thread that collects
+        # garbage.
         self.jobs = Jobs(self)
         self._viewport = Viewport(self.jobs, self.layers)
         PROBE.start()
@@ -161,7 +163,7 @@ class MultiScaleUNet(QWidget):
         self.state.changed.connect(self._changed)
         self.state.wanted.connect(self.show_step)
         self.steps["correct"].train_wanted.connect(show_errors(self._train_on_corrections))
-        for layer in list(viewer.layers):  # that were there before the dock
+        for layer in list(viewer.layers):  # layers that were there before the dock
             self.steps["annotate"].take(layer)
         self.counting.scan_new()
         viewer.events.theme.connect(self._restyle)
@@ -220,7 +222,7 @@ class MultiScaleUNet(QWidget):
         return bar
 
     def edit_worker(self) -> None:
-        """Ask where jobs run: the worker's command, and what folders are called there."""
+        """Open the dialog for where jobs run: the worker's command, and the names of folders there."""
         from napari_msunet.widgets.worker_settings import WorkerSettings
 
         dialog = WorkerSettings(self)
@@ -243,7 +245,7 @@ class MultiScaleUNet(QWidget):
             section.set_open(other == name)
         self.refresh()
         if name in WARMING and not self.layers.closed:
-            self.jobs.warm()  # its first seconds pass while the user looks at the step
+            self.jobs.warm()  # so the worker loads while the user looks at the step
         if name in self.sections:
             QTimer.singleShot(0, lambda: self._reveal(name))
 
@@ -260,7 +262,7 @@ class MultiScaleUNet(QWidget):
                 self._saving.start()
 
     def save_project(self) -> None:
-        """Write what was decided into the project, if there is one; it is done by itself after each change."""
+        """Write the state into the project, if there is one; this happens by itself after each change."""
         remember(self.state)
 
     def refresh(self) -> None:
@@ -282,13 +284,13 @@ class MultiScaleUNet(QWidget):
     # ---------------------------------------------------------------------------------------------- what buttons do
 
     def step(self, name: StepName) -> Any:
-        """The step of this name; `MsunetError` while it is not there."""
+        """The step of this name; `MsunetError` where there is none."""
         if name not in self.steps:
             raise MsunetError(f"The dock has no step {name!r}; it has {', '.join(self.steps)}.")
         return self.steps[name]
 
     def open_slide(self, path: str | Path, mpp: float | tuple[float, float] | None = None) -> Image:
-        """Open a slide, or take one in that is open; gives its layer."""
+        """Open a slide, or use one that is open; gives its layer."""
         return self.step("slide").open_slide(path, mpp)
 
     def open_project(self, folder: str | Path) -> None:
@@ -313,7 +315,8 @@ class MultiScaleUNet(QWidget):
         return handle
 
     def train_on_corrections(self) -> JobHandle:
-        """Go on from the model on what was used before and on the corrected pixels; returns at once, with a handle."""
+        """Continue training the model on its earlier data and on the corrected pixels; returns at once, with a
+        handle."""
         self.step("correct").count_corrections()
         return self._train_on_corrections()
 
@@ -357,10 +360,10 @@ class MultiScaleUNet(QWidget):
         return bool(super().event(event))
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        """Notice that the window closes: it is asked to, and then hides."""
+        """Notice that the window closes: it gets a close event, and then hides."""
         if event.type() == QEvent.Type.Close:
             watched.setProperty("msunet_closing", True)
-            if not event.spontaneous():  # a program closes it: napari asks nobody whether it may
+            if not event.spontaneous():  # closed by a program: napari does not ask the user for confirmation
                 self.shut_down()
         elif event.type() == QEvent.Type.Hide and watched.property("msunet_closing"):
             self.shut_down()

@@ -1,4 +1,4 @@
-"""Editors of single values: each has `value()`, `setValue()` and `valueChanged`, whatever it is made of."""
+"""Editors of single values: each has `value()`, `setValue()` and `valueChanged`, whatever widget it is made of."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from napari_msunet.typed_numbers import read_number, read_numbers
 if TYPE_CHECKING:
     from qtpy.QtGui import QWheelEvent
 _MOST_DECIMALS = 10
-"""Digits behind the point that a typed number keeps."""
+"""Digits after the decimal point that a typed number keeps."""
 _NUMBERS = re.compile(r"[\d\s.,;+\-e'’]*")
-"""What can only be meant as numbers."""
+"""The pattern of text that can only be meant as numbers."""
 _NO_THOUSANDS = 1000
-"""Where numbers end here, a mark in them is always a decimal one."""
+"""The pattern of separators between numbers; where one occurs, a comma in a number can only be a decimal mark."""
 
 
 class Editor(Protocol):
-    """What all editors have, besides being a QWidget; values are of the kind that the editor is for."""
+    """The methods of all editors, which are also QWidgets; the type of the values depends on the editor."""
 
     valueChanged: Signal
 
@@ -50,7 +50,7 @@ class Editor(Protocol):
 
 
 class _Calm:
-    """Lets the wheel scroll the dock instead of changing a value that nobody clicked."""
+    """Lets the wheel scroll the dock instead of changing a value that the user has not clicked."""
 
     def wheelEvent(self, event: QWheelEvent) -> None:
         if self.hasFocus():
@@ -60,9 +60,9 @@ class _Calm:
 
 
 class _Typed(_Calm):
-    """A spin box that reads what is typed or pasted by `read_number`; what it cannot read is said, the old value stays.
+    """A spin box that reads typed or pasted text by `read_number`; a warning names text that it cannot read.
 
-    Qt's own drops the other language's decimal mark while one types: in a German system 0.25 became 25.
+    Qt's own spin box drops the decimal mark of another language during typing: in a German system 0.25 became 25.
     """
 
     _unit = ""
@@ -77,7 +77,7 @@ class _Typed(_Calm):
         self.editingFinished.connect(self._say_refused)
 
     def _number(self, text: str) -> float:
-        """What a text says; `ValueError` with a sentence where it says no number that this field can have."""
+        """The number in a text; `ValueError` with a sentence where it is no number that this field can have."""
         special = self.specialValueText()
         if special and text.removesuffix(self.suffix()).strip().lower() == special.lower():
             return float(self.minimum())
@@ -90,7 +90,7 @@ class _Typed(_Calm):
         return number
 
     def validate(self, text: str, place: int) -> tuple[QValidator.State, str, int]:
-        """Nothing is dropped while it is typed; it is read when it is finished."""
+        """Accept any text during typing; it is read when the typing is finished."""
         try:
             self._number(text)
         except ValueError:
@@ -98,7 +98,7 @@ class _Typed(_Calm):
         return QValidator.State.Acceptable, text, place
 
     def fixup(self, text: str) -> str:
-        """Qt asks this when something that cannot be read is finished, and then takes the old value."""
+        """Called by Qt for finished text that cannot be read; the old value is then shown again."""
         self._refused = text.removesuffix(self.suffix())
         return text
 
@@ -112,7 +112,7 @@ class _Typed(_Calm):
 
 
 class NumberField(_Typed, QDoubleSpinBox):
-    """A number with a unit; of numbers that are set, `decimals` are shown, of those that are typed, all."""
+    """A number with a unit. A number that is set is shown with `decimals` digits, a typed one with all its digits."""
 
     def __init__(self, low: float, high: float, step: float, decimals: int = 2, unit: str = "") -> None:
         self._shown = decimals
@@ -138,7 +138,7 @@ class NumberField(_Typed, QDoubleSpinBox):
 
 
 class WholeField(_Typed, QSpinBox):
-    """A whole number with a unit; with `none`, its lowest value means None and shows as that text."""
+    """A whole number with a unit; with `none`, its lowest value means None and is shown as that text."""
 
     valueChanged = Signal(object)
     _whole = True
@@ -206,16 +206,16 @@ class ChoiceField(_Calm, QComboBox):
         return self.values[self.currentIndex()]
 
     def setValue(self, value: object) -> None:
-        if value not in self.values:  # such as a margin in pixels: shown as it is
+        if value not in self.values:  # a value that is not offered, such as a margin in pixels, is added as it is
             self.values.append(value)
             self.addItem(str(value))
         self.setCurrentIndex(self.values.index(value))
 
 
 class CheckField(QCheckBox):
-    """Yes or no; `on` and `off` are the values these stand for."""
+    """A tick box; `on` and `off` are its two values."""
 
-    OWN_LABEL = True  # a form gives it none
+    OWN_LABEL = True  # so a form adds no label of its own
     valueChanged = Signal(object)
 
     def __init__(self, text: str = "", on: object = True, off: object = False) -> None:
@@ -231,7 +231,7 @@ class CheckField(QCheckBox):
 
 
 class NumbersField(QLineEdit):
-    """One number, or several with semicolons, spaces or commas between them; what is neither changes nothing."""
+    """One number, or several with semicolons, spaces or commas between them; other text changes nothing."""
 
     valueChanged = Signal(object)
 
@@ -266,7 +266,7 @@ def number_text(value: float | tuple[float, ...]) -> str:
 
 
 class ScalesField(QWidget):
-    """Scales as chips: a click on one takes it away, "+" adds one."""
+    """Scales as chips: a click on one removes it, "+" adds one."""
 
     valueChanged = Signal(object)
     OFFERED = (2, 1.5, 1, 0.75, 0.5, 1 / 3, 0.25, 0.125)
@@ -357,7 +357,8 @@ class TextField(QLineEdit):
 
 
 class AnyField(QLineEdit):
-    """A value of any type as text: numbers with commas, words, nothing for None; what cannot be read is not taken."""
+    """A value of any type as text: numbers with commas, words, nothing for None; text that cannot be read is
+    refused."""
 
     valueChanged = Signal(object)
 
@@ -401,7 +402,7 @@ def _shown(value: object) -> str:
 
 
 def _readings(text: str) -> list[object]:
-    """What a text may mean: nothing, one number, several, or words."""
+    """The values that a text may mean: nothing, one number, several, or words."""
     text = text.strip()
     if not text:
         return [None, (), ""]
@@ -463,7 +464,7 @@ class MarginField(QWidget):
 
 
 class NamedField(ChoiceField):
-    """A name: one of those offered, or another that is typed, such as the device "cuda:1"."""
+    """A name: one of those offered, or one that is typed, such as the device "cuda:1"."""
 
     def __init__(self, choices: Mapping[str, str]) -> None:
         super().__init__(choices)
@@ -509,7 +510,7 @@ ONE_SCALE = "This model has one scale, so its scales cannot disagree."
 
 
 class OutputsField(QWidget):
-    """What comes out beside the labels, as ticks."""
+    """The outputs beside the labels, as tick boxes."""
 
     valueChanged = Signal(object)
 
@@ -526,7 +527,8 @@ class OutputsField(QWidget):
             self.ticks[name] = tick
             grid.addWidget(tick, number // 2, number % 2)
         grid.setColumnStretch(1, 1)
-        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)  # never pressed flat
+        # fixed height, so that a full dock cannot squeeze it flat
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
 
     def value(self) -> tuple[Output, ...]:
         return ("labels", *(name for name, tick in self.ticks.items() if tick.isChecked()))  # type: ignore[arg-type]
@@ -541,7 +543,7 @@ class OutputsField(QWidget):
         self.valueChanged.emit(self.value())
 
     def set_scales(self, count: int) -> None:
-        """How many scales the model has: one cannot disagree with itself."""
+        """Set how many scales the model has; a single scale cannot disagree with itself."""
         tick = self.ticks["disagreement"]
         if count < 2 and tick.isChecked():
             tick.setChecked(False)

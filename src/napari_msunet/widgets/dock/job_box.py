@@ -1,4 +1,4 @@
-"""A job that runs in the worker: its progress, its time left, its messages, and a button that stops it."""
+"""The box of a running job: its progress, its time left, its messages, and a button that stops it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Choice(NamedTuple):
-    """A way to stop: what the menu says, its tooltip, and what is kept ("best", "last", "none")."""
+    """A way to stop: its text in the menu, its tooltip, and what is kept ("best", "last", "none")."""
 
     text: str
     tip: str
@@ -32,7 +32,7 @@ class Choice(NamedTuple):
 
 
 class JobBox(QWidget):
-    """Shows one job at a time; hidden while there is none to tell about.
+    """Shows one job at a time; hidden while there is none to show.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class JobBox(QWidget):
     step : str
         The step whose jobs it runs, one at a time.
     choices : sequence of Choice
-        Ways to stop, offered as a menu; with none or one the button stops at once.
+        Ways to stop, offered as a menu; where there is none or only one, the button stops at once.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class JobBox(QWidget):
         self.status.setObjectName("note")
         self.status.setWordWrap(True)
         self.without = QPushButton(WITHOUT_DAMAGED)
-        self.without.setToolTip("The same once more; what is left out is said, and does not count.")
+        self.without.setToolTip("Runs the same job again without the damaged parts; a message names them.")
         self.without.clicked.connect(lambda: self._again())
         self.without.hide()
         row = QHBoxLayout()
@@ -97,12 +97,12 @@ class JobBox(QWidget):
 
     @property
     def running(self) -> bool:
-        """Whether its job is under way."""
+        """Whether the job of this box runs."""
         return self.handle is not None
 
     @property
     def job(self) -> Any:
-        """The job that it shows, or showed last."""
+        """The job that the box shows, or showed last."""
         return self.handle.job if self.handle is not None else self._last
 
     def start(
@@ -118,9 +118,9 @@ class JobBox(QWidget):
         ----------
         job : a job
         text : str
-            What to say until the job itself says something.
+            The text to show until the job itself gives a message.
         before, ready : callable, optional
-            As of `Jobs.submit`.
+            As for `Jobs.submit`.
 
         Raises
         ------
@@ -163,9 +163,9 @@ class JobBox(QWidget):
         self.setVisible(bool(text) or self.running)
 
     def _progress(self, event: Progress) -> None:
-        """How far, and how long it will take."""
-        # A progress bar repaints at once whenever its value is set, and the window waits for all of it to be drawn
-        # (20 ms beside a canvas); so it is drawn with the next frame instead.
+        """Show how far the job is, and how long it will take."""
+        # A progress bar repaints at once whenever its value is set, and the window waits until it is drawn (20 ms
+        # beside a canvas). So updates are switched off here, and the bar is drawn with the next frame.
         self.bar.setUpdatesEnabled(False)
         if event.total:
             self.bar.setRange(0, 1000)
@@ -178,7 +178,7 @@ class JobBox(QWidget):
         self.bar.setUpdatesEnabled(True)
 
     def _finish(self, outcome: str, text: str | None) -> None:
-        """It is over, one way or another."""
+        """Show that the job has ended, and how."""
         handle = self.handle
         if handle is None:  # the dock has closed
             return
@@ -194,5 +194,5 @@ class JobBox(QWidget):
         self.state.set_running(self.step, False)
 
     def closing(self) -> None:
-        """Follow it no longer."""
+        """Stop following the job."""
         self.handle = None

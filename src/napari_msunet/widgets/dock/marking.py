@@ -1,4 +1,4 @@
-"""Regions in which everything is annotated: drawn as shapes, kept in the annotation."""
+"""Fully annotated regions: drawn as shapes, kept in the annotation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari_msunet.widgets.paint import PyramidLabels
     from napari_msunet.widgets.state import State
 KEY = "napari_msunet_marks"
-"""In a shapes layer's metadata: the annotation it marks."""
+"""Key in a shapes layer's metadata for the annotation whose regions it shows."""
 TIP = (
     "Draw around an area in which everything is annotated: what is not painted there counts as background. "
     "Deleting the shape takes that back."
@@ -63,20 +63,20 @@ class Marking:
         return row
 
     def refresh(self, annotation: PyramidLabels | None) -> None:
-        """Only where there is an annotation that can be written."""
+        """Enable the buttons where there is an annotation that can be written."""
         possible = annotation is not None and annotation.can_be_painted()
         self.rectangle.setEnabled(possible)
         self.polygon.setEnabled(possible)
 
     def draw(self, mode: str) -> Shapes:
-        """Take the tool that draws a rectangle or a polygon; gives the layer of shapes."""
+        """Choose the tool that draws a rectangle or a polygon; gives the layer of shapes."""
         layer = self.layer()
         self.viewer.layers.selection.active = layer
         layer.mode = mode
         return layer
 
     def layer(self) -> Shapes:
-        """The layer of the active slide's fully annotated regions; made when there is none."""
+        """The layer of the active slide's fully annotated regions; it is made where there is none."""
         annotation = self.layers.annotation(self.state.active)
         if annotation is None:
             raise MsunetError("Start annotating first: the region is marked in an annotation.")
@@ -112,7 +112,7 @@ class Marking:
             self._syncing.start()
 
     def _held(self, _layer: Shapes, event: NapariMouseEvent) -> Iterator[None]:
-        """Know whether the mouse is held: what is being drawn is not kept before it is let go."""
+        """Note whether the mouse is held: a shape is not kept before the button is released."""
         self._pressed = True
         yield
         while event.type == "mouse_move":
@@ -120,11 +120,11 @@ class Marking:
         self._pressed = False
 
     def sync(self) -> None:
-        """Keep the shapes as they are now in their annotations."""
+        """Keep the present shapes in their annotations."""
         if self._pressed or any(
             getattr(layer, "_is_creating", False) or getattr(layer, "_is_moving", False) for layer in self._layers
         ):
-            self._syncing.start()  # napari tells of a shape when its drawing begins: wait for its end
+            self._syncing.start()  # napari emits the event of a shape when its drawing begins, so wait for the end
             return
         for layer in [one for one in self._layers if one in self.viewer.layers]:
             record = next((r for r in self.state.slides if str(r.annotation) == layer.metadata[KEY]), None)

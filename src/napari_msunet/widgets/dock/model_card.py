@@ -1,4 +1,4 @@
-"""What a model file says about itself, read without torch, and the weight of each scale as bars."""
+"""The config and scores in a model file, read without torch, and a widget for the weight of each scale."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from napari_msunet.errors import ModelError
 
 _LARGEST_HEADER = 100_000_000
 _ROW = 20
-_INDENT = 5  # as napari's labels have
+_INDENT = 5  # the indent of napari's own labels
 
 
 def _header(path: Path) -> dict[str, str]:
-    """What a model file says in its header."""
+    """The metadata in the header of a model file."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -52,7 +52,7 @@ def model_config(path: Path) -> ModelConfig:
 
 
 def model_summary(path: Path) -> dict[str, Any]:
-    """What a model file says of its training: "best_epoch", scores under "validation" and "train"; or nothing."""
+    """The summary of the training in a model file: "best_epoch", scores under "validation" and "train"; or nothing."""
     try:
         summary = json.loads(_header(path).get("summary", "{}"))
     except ValueError:
@@ -61,12 +61,12 @@ def model_summary(path: Path) -> dict[str, Any]:
 
 
 def is_dark(theme: str) -> bool:
-    """Whether a theme of napari's has a dark ground."""
+    """Whether a theme of napari has a dark background."""
     return sum(get_theme(theme).background.as_rgb_tuple()[:3]) < 3 * 128
 
 
 class WeightBars(QWidget):
-    """A bar for each scale: the share that the fusion gives it; the colours are those of the curves.
+    """A bar for the share that the fusion gives to each scale, in the colours of the curves.
 
     Parameters
     ----------

@@ -30,10 +30,10 @@ from napari_msunet.widgets.forms import Fold, Form, editor_for
 if TYPE_CHECKING:
     from napari_msunet.widgets.dock.fields import Editor
 # ----------------------------------------------------------------------------------------------------------------------
-# The editor of the networks: one row for all scales or one for each, and what they are made of.
+# The editor of the networks: one row for all scales or one for each, and the options of their layers.
 
 _SIZES = {one.name: one for one in fields_of(UNetConfig) if one.name in ("depth", "width", "dropout")}
-"""What each scale has of its own in the rows."""
+"""The options in a row, which each scale can have of its own."""
 
 
 class BranchesField(QWidget):
@@ -73,7 +73,7 @@ class BranchesField(QWidget):
         self.setValue(UNetConfig())
 
     def set_scales(self, scales: tuple[float, ...]) -> None:
-        """How many rows there are, and what they are called."""
+        """Set the scales, which name the rows."""
         if scales != self._scales:
             old = dict(zip(self._scales, self._branches(), strict=False))
             self._scales = scales
@@ -87,7 +87,7 @@ class BranchesField(QWidget):
         return branches[0] if self.same.isChecked() else branches
 
     def setValue(self, value: BranchConfig | tuple[BranchConfig, ...]) -> None:
-        """Show them."""
+        """Show the configs of the networks."""
         self.same.blockSignals(True)
         self.same.setChecked(not isinstance(value, tuple))
         self.same.blockSignals(False)
@@ -118,14 +118,14 @@ class BranchesField(QWidget):
         self.details.show_config(branches[0])
 
     def _other_kind(self, kind: str) -> None:
-        """Networks of another kind, as deep and wide as they may be and were."""
+        """Change the kind of the networks, and keep their depth and width where the new kind allows them."""
         config = NETWORKS[kind][0]
         changed = tuple(_converted(_changed(*pair), config) for pair in zip(self._given, self._rows, strict=True))
         self._fill(changed)
         self.valueChanged.emit(self.value())
 
     def _detail(self, name: str, value: object) -> None:
-        """An option of all networks."""
+        """Change an option of all networks."""
         before = self.value()
         branches = before if isinstance(before, tuple) else (before,)
         try:
@@ -151,14 +151,14 @@ class BranchesField(QWidget):
             fields = (WholeField(1, 6), WholeField(1, 256), NumberField(0, 0.9, 0.05))
             for column, (field, one) in enumerate(zip(fields, _SIZES.values(), strict=True), 1):
                 field.setToolTip(one.help)
-                field.setStyleSheet("min-width: 30px")  # three beside each other fit into a narrow dock
+                field.setStyleSheet("min-width: 30px")  # so that three fields fit beside each other into a narrow dock
                 field.valueChanged.connect(lambda *_: self.valueChanged.emit(self.value()))
                 self.grid.addWidget(field, number + 1, column)
             self._rows.append(fields)
 
 
 class _Details(QWidget):
-    """Every option of a network but its size."""
+    """The form of all options of a network except its size."""
 
     edited = Signal(str, object)
 
@@ -180,7 +180,7 @@ class _Details(QWidget):
             editor.blockSignals(False)
 
     def _build(self, kind: type[BranchConfig]) -> None:
-        """Rows for the options of another kind."""
+        """Make the rows for the options of another kind of network."""
         if self._box is not None:
             self._box.hide()
             self._box.deleteLater()
@@ -201,7 +201,7 @@ class _Details(QWidget):
 
 
 def _converted(branch: BranchConfig, kind: type[BranchConfig]) -> BranchConfig:
-    """A network of another kind of about the same size."""
+    """The config of a network of another kind and about the same size."""
     for depth in (branch.depth, 3, 4):
         with suppress(ValidationError):
             return kind(depth=depth, width=max(8, branch.width))
@@ -209,7 +209,7 @@ def _converted(branch: BranchConfig, kind: type[BranchConfig]) -> BranchConfig:
 
 
 def _changed(branch: BranchConfig, row: tuple[WholeField, WholeField, NumberField]) -> BranchConfig:
-    """The network with the numbers in its row; those that it cannot have stay as they were."""
+    """The config with the numbers in its row; numbers that it cannot have stay as they were."""
     depth, width, dropout = row
     given: dict[str, object] = {"depth": depth.value(), "width": width.value()}
     if "dropout" in type(branch).model_fields:
@@ -221,6 +221,7 @@ def _changed(branch: BranchConfig, row: tuple[WholeField, WholeField, NumberFiel
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The form of a model, with a drawing of its fusion.
 
 DRAWINGS = Path(napari_msunet.__file__).parent / "widgets" / "drawings"
 
@@ -230,7 +231,7 @@ class ModelForm(Form):
 
     def __init__(self, value: ModelConfig) -> None:
         self.scales, self.branches = ScalesField(), BranchesField()
-        self.scales.valueChanged.connect(self.branches.set_scales)  # before the form reads them
+        self.scales.valueChanged.connect(self.branches.set_scales)  # connected before the form reads the scales
         special = {"mpp": ResolutionField(), "scales": self.scales, "branch": self.branches}
         super().__init__(value, special)
         self.meaning = QLabel()
@@ -244,7 +245,7 @@ class ModelForm(Form):
         self._explain(value.fusion)
 
     def _explain(self, name: Fusion) -> None:
-        """The sentence and the drawing of a fusion."""
+        """Show the sentence and the drawing of a fusion."""
         self.meaning.setText(FUSIONS[name][1])
         self.picture.setPixmap(drawing(name, self.devicePixelRatioF()))
 
@@ -253,7 +254,7 @@ class ModelForm(Form):
         super()._show(value)
 
     def _read(self) -> ModelConfig:
-        # A number that the field shows rounded is not changed by being shown.
+        # The field shows numbers rounded; showing one must not change it.
         config: ModelConfig = super()._read()
         before = self._value.mpp
         if config.mpp is not None and before is not None and abs(config.mpp - before) < 0.0005:

@@ -1,4 +1,4 @@
-"""The dock's state written into its project, and read from it on another day."""
+"""Writing the state of the dock into its project, and reading it again later."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def remember(state: State) -> None:
 
 
 def recall(state: State, project: Project) -> list[str]:
-    """Take in what a project knows.
+    """Set the state to what a project holds.
 
     Returns
     -------
     list of str
-        One sentence for each slide that is not where it was, or that cannot be read.
+        A sentence for each slide that is not where it was, or that cannot be read.
     """
     note, problems = project.note, []
     state.project = project
@@ -117,7 +117,7 @@ def recall(state: State, project: Project) -> list[str]:
 
 
 def adopt(state: State, record: SlideRecord, slide: SlideNote) -> None:
-    """Give a slide what the project keeps about it."""
+    """Set what the project keeps about a slide in its record."""
     project = state.project
     if project is None:
         return
@@ -125,7 +125,7 @@ def adopt(state: State, record: SlideRecord, slide: SlideNote) -> None:
     if slide.mpp is not None:
         record.give_size(slide.mpp)
     record.kind, record.value_range = slide.kind or record.kind, slide.value_range or record.value_range
-    if slide.annotation is not None:  # also one that is gone: a training must not begin without it unseen
+    if slide.annotation is not None:  # also an annotation that is gone: a training must not begin without it unnoticed
         record.annotation = project.find(slide.annotation).resolve()
     record.labels = _existing(project, slide.labels) or record.labels
     record.tissue = _existing(project, slide.tissue) or record.tissue
@@ -134,7 +134,7 @@ def adopt(state: State, record: SlideRecord, slide: SlideNote) -> None:
 
 
 def moved(project: Project, record: SlideRecord) -> SlideNote | None:
-    """What a project keeps about a slide: at its place, or one that has its content and has gone from its place."""
+    """What a project keeps about a slide: the note with its path, or that of a moved slide with the same content."""
     for slide in project.note.slides:
         if project.find(slide.path) == record.path:
             return slide
@@ -145,7 +145,7 @@ def moved(project: Project, record: SlideRecord) -> SlideNote | None:
 
 
 def known_before(state: State, record: SlideRecord) -> None:
-    """Give a slide what its project keeps about it; the project beside the first slide opens by itself."""
+    """Set what its project keeps about a slide in its record; the project beside the first slide opens by itself."""
     folder = state.project_folder() if state.slides or state.project else None
     if state.project is None:
         folder = folder or default_folder(record.path)

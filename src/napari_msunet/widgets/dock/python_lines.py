@@ -1,4 +1,4 @@
-"""Config objects and jobs as the Python that makes them: what "Copy as Python" gives."""
+"""Config objects and jobs as Python code, for the button "Copy as Python"."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ VERBS = {
     "measure": "measure",
     "export": "export",
 }
-"""Jobs that have a function of their own; the others go through `run`."""
+"""The jobs that have a function of their own; the others are run by `run`."""
 
 
 def literal(value: object, indent: int = 0) -> str:
-    """The expression that makes a value: paths as text, objects as calls with what differs from their defaults."""
+    """The expression of a value: paths as text, objects as calls with the arguments that differ from the defaults."""
     if isinstance(value, BaseModel):
         return call(_name(value), _given(value), indent)
     if isinstance(value, Region):
@@ -33,7 +33,7 @@ def literal(value: object, indent: int = 0) -> str:
         return literal(value.as_posix())
     if isinstance(value, tuple):
         return _sequence([literal(v, indent + 4) for v in value], indent)
-    # JSON's text is Python's too, with the double quotes that code has
+    # a JSON string is also a Python string, and has the double quotes that are usual in code
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
@@ -48,7 +48,7 @@ def call(name: str, arguments: Mapping[str, object], indent: int = 0, positional
 
 
 def job_lines(job: BaseModel) -> str:
-    """The lines that make a job and run it, as they are."""
+    """The lines that make a job and run it."""
     verb = VERBS.get(job.job)  # type: ignore[attr-defined]
     made = f"job = {literal(job)}"
     if verb is not None:
@@ -57,7 +57,7 @@ def job_lines(job: BaseModel) -> str:
 
 
 def lines(*statements: str) -> str:
-    """Statements under the imports they need."""
+    """Statements below the imports that they need."""
     body = "\n".join(statements)
     head = ["import napari_msunet as ms"]
     needed = sorted(name for name in _config_names() if f"config.{name}(" in body)
@@ -67,7 +67,7 @@ def lines(*statements: str) -> str:
 
 
 def _given(value: BaseModel) -> dict[str, object]:
-    """What differs from the defaults."""
+    """The fields that differ from their defaults."""
     fields = type(value).model_fields
     return {
         name: content

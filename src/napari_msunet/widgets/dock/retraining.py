@@ -1,4 +1,4 @@
-"""Going on from the last model, retraining on corrections, and what the frozen test images say about it."""
+"""Continuing from the last model, retraining on corrections, and the comparison on the frozen test images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ _TIP = (
 
 @dataclass(frozen=True)
 class _Last:
-    """The model that predicts now: its config; why nothing can go on from it, or None; its run's job, if it has one."""
+    """The model that predicts now: its config, why training cannot continue from it (or None), and the job of its
+    run."""
 
     path: Path
     config: ModelConfig
@@ -39,7 +40,8 @@ class _Last:
 
 
 class GoingOn(QWidget):
-    """The tick "Go on from the last model", and the jobs that it makes. By itself it is on where corrections count.
+    """The tick "Go on from the last model", and the jobs that follow from it. It is on by default where corrections
+    count.
 
     Parameters
     ----------
@@ -68,13 +70,13 @@ class GoingOn(QWidget):
 
     @property
     def on(self) -> bool:
-        """Whether training begins with the last model's weights; known without the step being open."""
+        """Whether training begins with the last model's weights; known even if the step was never opened."""
         last = self._last()
         wanted = self._corrected() if self._chosen is None else self._chosen
         return wanted and last is not None and last.obstacle is None
 
     def refresh(self) -> None:
-        """Show the state as it is."""
+        """Show the present state."""
         last = self._last()
         self.setVisible(last is not None)
         obstacle = None if last is None else last.obstacle
@@ -93,7 +95,7 @@ class GoingOn(QWidget):
         return any(record.corrections and record.labels for record in self.state.slides)
 
     def _last(self) -> _Last | None:
-        """What is known of the model that predicts now; its files are read once."""
+        """The model that predicts now; its files are read once."""
         path = self.state.model_path
         if path is None or not path.is_file():
             return None
@@ -105,7 +107,7 @@ class GoingOn(QWidget):
                 if path.name == MODEL:
                     job = TrainJob.model_validate_json((path.parent / JOB).read_bytes())
             except (MsunetError, OSError, ValueError):
-                pass  # a model without its run, or a file that is none
+                pass  # the model lies outside its run, or the file is no model
             self._read = key, (config, job)
         config, job = self._read[1]
         if config is None:
@@ -113,31 +115,33 @@ class GoingOn(QWidget):
         differing = architecture_differences(self._model(job, config), config)
         obstacle = None
         if differing:
-            obstacle = f"The model of the Model step is another one than the last ({differing[0]}): it is trained anew."
+            differs = f"The model of the Model step differs from the last ({differing[0]})"
+            obstacle = f"{differs}: it begins with random weights."
         return _Last(path, config, obstacle, job)
 
     def _model(self, job: TrainJob | None, loaded: ModelConfig) -> AnyModel:
-        """The model to train: that of the Model step if the person chose one; else that of the last run or file."""
+        """The model to train: that of the Model step if the person chose one, else that of the last run or model
+        file."""
         if self.state.model_chosen:
             return self.state.model
         if job is None:
             return loaded.model_copy(update={"classes": self.state.classes})
         if not self.state.sets and not any(record.annotation for record in self.state.slides):
-            return job.model  # nobody has named classes here
+            return job.model  # no classes were named in this dock
         return job.model.model_copy(update={"classes": self.state.classes})
 
     def job(self, out: Path | None = None) -> TrainJob:
         """The training of the Train button.
 
-        Where corrections count or the tick is on, it goes on from the last run and replaces its model, else it is what
-        the dock says and nothing more.
+        Where corrections count or the tick is on, it continues from the last run and replaces its model. Otherwise it
+        is the training that the dock describes.
 
         Raises
         ------
         MsunetError
-            If something is missing.
+            If anything is missing.
         """
-        self.state.count_annotations()  # what nobody has looked at counts too
+        self.state.count_annotations()  # annotations on slides that were never shown count too
         plain = resolve.train_job(self.state, out)
         last = self._last()
         if last is None or not (self.on or self._corrected()):
@@ -148,10 +152,11 @@ class GoingOn(QWidget):
         return self._from(last.job, last, plain)
 
     def _from(self, before: TrainJob, last: _Last, plain: TrainJob) -> TrainJob:
-        """As `retraining_job` makes it from the run before, with the dock's options."""
+        """The job that `retraining_job` makes from the earlier run, with the dock's options."""
         folder = last.path.parent
         ours = self.state.project is not None and self.state.project.folder in folder.parents
-        # Of a run of this project, what was taken out of the dock since is not wanted; of another, all is used again.
+        # After a run of this project, sources that were removed from the dock since are left out. The sources of a run
+        # of another project are all used again.
         sources = [s for s in before.sources if not ours or any(same_truth(s, now) for now in plain.sources)]
         before = before.model_copy(update={"out": folder, "sources": tuple(sources)})
         options = {name: getattr(plain, name) for name in TrainOptions.model_fields} | {
@@ -161,7 +166,7 @@ class GoingOn(QWidget):
 
 
 class ModelComparisonBox(QWidget):
-    """What the frozen test images said about the last training; keeps the old model unless somebody says otherwise."""
+    """Shows how the last training did on the frozen test images; a worse model is only used if the person says so."""
 
     use_wanted = Signal(object)
 
@@ -180,7 +185,7 @@ class ModelComparisonBox(QWidget):
         self.hide()
 
     def judge(self, result: Result | None, model: Path) -> Path:
-        """Show the verdict in a training's result, if there is one; gives the model to go on with."""
+        """Show the verdict in a training's result, if there is one; gives the model to use from now on."""
         guard = (result.values if result is not None else {}).get("guard")
         self._model = model
         self.setVisible(guard is not None)

@@ -1,4 +1,4 @@
-"""One section of the dock: a heading that opens and closes what is below it."""
+"""One section of the dock, with a heading that opens and closes it, and the style of the dock."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from superqt import QElidingLabel
 from napari_msunet.widgets.steps.step import Step
 
 # ----------------------------------------------------------------------------------------------------------------------
-# How the dock looks, in the colours of napari's theme.
+# The style of the dock, in the colours of napari's theme.
 
 WIDTH = 360
-"""Width of the dock in pixels: what fits beside a slide on a screen of 1280."""
+"""Width of the dock in pixels, which leaves room for a slide on a screen of 1280 pixels."""
 
 STATES = {"done": "✓", "next": "", "waiting": ""}
 
 
 def colours(theme: str) -> dict[str, str]:
-    """The colours of a napari theme as ``#rrggbb``, by what they are for."""
+    """The colours of a napari theme as ``#rrggbb``, by their use."""
     chosen = get_theme(theme)
     names = ("background", "foreground", "primary", "secondary", "highlight", "text", "icon", "warning", "current")
     found = {name: getattr(chosen, name).as_hex() for name in names}
@@ -28,13 +28,13 @@ def colours(theme: str) -> dict[str, str]:
     found["accent"] = "#5aa9ff" if dark else "#0b62c4"
     found["on_accent"] = "#101418" if dark else "#ffffff"
     if not dark:
-        found["warning"] = "#8a5300"  # napari's yellow cannot be read on a light ground
+        found["warning"] = "#8a5300"  # napari's yellow cannot be read on a light background
     found["faint"] = "#a7adb6" if dark else "#5a6068"
     return found
 
 
 def stylesheet(theme: str) -> str:
-    """The dock's own rules; all else is napari's."""
+    """The style sheet of the dock; everything else has napari's style."""
     c: dict[str, str] = colours(theme)
     return f"""
     #msunet_advice {{ background: {c["foreground"]}; border-left: 3px solid {c["accent"]}; border-radius: 2px; }}
@@ -72,6 +72,7 @@ def stylesheet(theme: str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# A section of the dock, which holds one step.
 
 
 class _Header(QPushButton):
@@ -93,7 +94,7 @@ class Section(QFrame):
     Attributes
     ----------
     toggled : Signal(bool)
-        A person opened (True) or closed it.
+        A person opened (True) or closed the section.
     copy_wanted : Signal()
         "Copy as Python" was pressed.
     """
@@ -150,17 +151,17 @@ class Section(QFrame):
 
     @property
     def is_open(self) -> bool:
-        """Whether what is below the heading shows."""
+        """Whether the section is open."""
         return not self.step.isHidden()
 
     def set_open(self, is_open: bool) -> None:
-        """Show or hide what is below the heading."""
+        """Open or close the section."""
         self.step.setVisible(is_open)
         self.summary.setText("" if is_open else self.step.summary())
         self.copy.setVisible(is_open)
 
     def set_state(self, state: str) -> None:
-        """Mark it as "done", "next" or "waiting"."""
+        """Mark the section as "done", "next" or "waiting"."""
         if self.mark.property("state") != state:
             self.mark.setProperty("state", state)
             self.mark.style().unpolish(self.mark)

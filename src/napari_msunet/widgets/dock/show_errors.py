@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 def show_errors(method: Callable[Given, Answer]) -> Callable[Given, Answer | None]:
-    """A handler of a button: what cannot be done is told as a notification."""
+    """Wrap a handler of a button, so that its errors are shown as notifications."""
 
     @wraps(method)
     def handler(*arguments: Given.args, **options: Given.kwargs) -> Answer | None:

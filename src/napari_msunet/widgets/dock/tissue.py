@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from napari_msunet.widgets.paint import PyramidLabels
     from napari_msunet.widgets.state import SlideRecord, State
 NO_SLIDE = "Open a slide first: tissue is found on one."
-NO_MPP = "Give the pixel size first: what is too small to be tissue is said in µm."
+NO_MPP = "Give the pixel size first: the smallest piece of tissue is defined in µm."
 OPACITY = 0.35
 BRUSH = 12
 
@@ -34,7 +34,7 @@ class _StoppedError(Exception):
 
 
 class TissueRow(QWidget):
-    """Finds the tissue of the active slide in the background; afterwards the same button leads to correcting it.
+    """Finds the tissue of the active slide in the background; afterwards the same button shows it for correction.
 
     Parameters
     ----------
@@ -75,12 +75,12 @@ class TissueRow(QWidget):
     # ---------------------------------------------------------------------------------------------------------- actions
 
     def find(self) -> Path | None:
-        """Find the active slide's tissue; returns at once. Where it was found before, show it, ready to correct.
+        """Find the active slide's tissue; returns at once. Where it was found before, show it for correction.
 
         Returns
         -------
         Path or None
-            The label store: where it is, or will be.
+            The path of the label store, which may not exist yet.
 
         Raises
         ------
@@ -101,7 +101,7 @@ class TissueRow(QWidget):
         return path
 
     def correct(self, record: SlideRecord) -> PyramidLabels:
-        """Show the tissue of a slide, selected and with the brush; gives its layer."""
+        """Select the layer of a slide's tissue and choose the brush; gives the layer."""
         layer = self.show_layer(record)
         layer.visible = True
         viewer = self.layers.viewer
@@ -111,7 +111,7 @@ class TissueRow(QWidget):
         return layer
 
     def forget(self) -> None:
-        """Take the tissue out of the active slide's record and the viewer; its file stays."""
+        """Remove the tissue from the active slide's record and from the viewer; its file stays."""
         record = self._record()
         layer = self.layers.of_store(record.tissue)
         record.tissue = None
@@ -120,7 +120,7 @@ class TissueRow(QWidget):
         self.state.emit("slides")
 
     def show_layer(self, record: SlideRecord) -> PyramidLabels:
-        """The layer of a slide's tissue, added if it is not there."""
+        """The layer of a slide's tissue; it is added where it is missing."""
         from napari_msunet.widgets.slide_layers import add_labels
 
         layer = self.layers.of_store(record.tissue)
@@ -168,7 +168,7 @@ class TissueRow(QWidget):
         self.refresh()
 
     def _measure(self, path: Path) -> None:
-        """Look at the share of the slide again."""
+        """Measure again how much of the slide is tissue."""
 
         def share() -> float:
             store = open_labels(path)
@@ -190,7 +190,7 @@ class TissueRow(QWidget):
     # ---------------------------------------------------------------------------------------------------- what is shown
 
     def refresh(self) -> None:
-        """Show the tissue of the active slide as it is now."""
+        """Show the state of the active slide's tissue."""
         record = self.state.active
         there = record is not None and record.tissue is not None
         self.button.setText("Correct tissue" if there else "Find tissue")

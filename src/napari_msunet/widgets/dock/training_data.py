@@ -1,4 +1,4 @@
-"""Training data besides painting, and what each source is for."""
+"""Labelled images from elsewhere as training data, and the role of each source."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ TABLES, SHAPES = "Tables (*.csv *.tsv *.txt)", "Outlines (*.geojson *.json *.xml
 
 
 class PathField(QWidget):
-    """A path with a button that asks for it; empty is None. `files` says which files; without it, a folder."""
+    """A path with a button that asks for it; empty means None. `files` filters the files; without it, a folder is asked
+    for."""
 
     valueChanged = Signal(object)
 
@@ -77,7 +78,7 @@ class PathField(QWidget):
 
 
 class MppField(QWidget):
-    """µm per pixel, "px" for images that are used in their own pixels, or None for what the files say."""
+    """µm per pixel, "px" for images that are used in their own pixels, or None for the size in the files."""
 
     valueChanged = Signal(object)
 
@@ -114,7 +115,8 @@ class MppField(QWidget):
 
 
 class ValuesField(TextField):
-    """What values or names mean: a word, or pairs such as ``1=gland, 2=stroma``; `number` is what stands before "="."""
+    """The meaning of values or names: a word, or pairs such as ``1=gland, 2=stroma``; `number` is the type before
+    "="."""
 
     def __init__(self, placeholder: str, number: type = int) -> None:
         super().__init__(placeholder)
@@ -137,7 +139,7 @@ class ValuesField(TextField):
 
 
 class SourceForm(Form):
-    """Edits a source; `what` it is called in sentences."""
+    """Edits a source; `what` is its name in sentences."""
 
     what = "This source"
 
@@ -145,11 +147,11 @@ class SourceForm(Form):
         super().__init__(value, {"mpp": MppField(), **editors}, folded="More: what the numbers of the images mean")
 
     def _options(self) -> Iterable[OptionField]:
-        own = type(self._value).__annotations__  # before what all sources have
+        own = type(self._value).__annotations__  # its own options come before those of all sources
         return sorted(super()._options(), key=lambda one: one.name not in own or one.name == "group")
 
     def finished(self) -> ImageSet:
-        """The source as it stands in the fields; `MsunetError` where something is missing."""
+        """The source in the fields; `MsunetError` where something is missing."""
         try:
             source: ImageSet = self._read()
         except ValidationError as error:
@@ -248,7 +250,7 @@ FORMS: dict[str, tuple[str, type[SourceForm]]] = {
 
 
 def name_of(source: ImageSet) -> tuple[str, str]:
-    """What a source is called in a list, and its paths in full."""
+    """The name of a source in a list, and its paths in full."""
     if isinstance(source, FolderSource):
         return f"{source.images.parent.name}/{source.images.name}", f"{source.images}\n{source.masks}"
     if isinstance(source, TableSource):
@@ -259,12 +261,13 @@ def name_of(source: ImageSet) -> tuple[str, str]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The dialog that edits one source, and the list of all.
 
 _ROLE = next(one for one in fields_of(FolderSource) if one.name == "role")
 
 
 class SourceDialog(QDialog):
-    """Asks for labelled images from elsewhere; `source` is what was given."""
+    """Asks for labelled images from elsewhere; `source` is the result."""
 
     def __init__(self, parent: QWidget, value: ImageSet | None = None) -> None:
         super().__init__(parent)
@@ -303,7 +306,7 @@ class SourceDialog(QDialog):
 
 
 class SourcesBox(QWidget):
-    """Every source with what it is for: annotated slides, and labelled images from elsewhere."""
+    """The list of all sources with their roles: annotated slides, and labelled images from elsewhere."""
 
     def __init__(self, state: State) -> None:
         super().__init__()
@@ -322,7 +325,7 @@ class SourcesBox(QWidget):
         column.addWidget(self.add)
 
     def refresh(self) -> None:
-        """Show the sources as they are now."""
+        """Show the present sources."""
         slides = [record for record in self.state.slides if record.annotation]
         shown = [(r.path, r.role) for r in slides] + list(self.state.sets)
         if shown == self._shown:

@@ -1,4 +1,4 @@
-"""What is looked at of a training: live curves, and windows, augmentations and examples on request."""
+"""Views of a training: live curves, and on request windows, augmentations and scores."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _TIPS = {
 
 
 class Curves(QWidget):
-    """Two plots, loss above IoU; training dashed, validation solid, the best epoch marked.
+    """Two plots, loss above IoU; training is dashed, validation solid, and the best epoch is marked.
 
-    Numbers are taken in by `add` at no cost; the plots follow a moment later, once for all numbers of an epoch.
+    `add` only stores a number; the plots are drawn a moment later, once for all numbers of an epoch.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ class Curves(QWidget):
         return plot
 
     def restart(self, outputs: Sequence[str], history: TrainingHistory) -> None:
-        """Show another training, with what is known of it so far."""
+        """Show another training, with its numbers so far."""
         self.history = history
         if tuple(outputs) != self.outputs:
             for (name, _, _), line in self.lines.items():
@@ -118,7 +118,7 @@ class Curves(QWidget):
         self.redraw()
 
     def set_theme(self, theme: str) -> None:
-        """Take the colours of a theme of napari's."""
+        """Use the colours of a napari theme."""
         colours = get_theme(theme)
         ground, text = colours.background.as_hex(), colours.text.as_hex()
         self._dark = sum(colours.background.as_rgb_tuple()[:3]) < 384
@@ -134,7 +134,7 @@ class Curves(QWidget):
         self.redraw()
 
     def _colour_lines(self) -> None:
-        """The fused output's line is the thickest."""
+        """Colour the lines; that of the fused output is the thickest."""
         for (_, split, output), line in self.lines.items():
             index = self.outputs.index(output)
             dashed = Qt.PenStyle.DashLine if split == "train" else Qt.PenStyle.SolidLine
@@ -142,7 +142,7 @@ class Curves(QWidget):
             line.setPen(pg.mkPen(output_colour(index, self._dark), width=width, style=dashed))
 
     def add(self, metric: Metric) -> None:
-        """Take in a number of an epoch."""
+        """Add a number of an epoch."""
         self.history.add(metric)
         if not self._timer.isActive():
             self._timer.start()
@@ -165,7 +165,7 @@ class Curves(QWidget):
         self.legend.setText(self._legend(best))
 
     def _legend(self, best: int | None) -> str:
-        """What the colours and lines mean, in a line or two."""
+        """The legend of colours and lines, in one or two lines."""
         parts = [
             f'<span style="color:{output_colour(i, self._dark)}">&#9644;</span>&nbsp;{o.replace(" ", "&nbsp;")}'
             for i, o in enumerate(self.outputs)
@@ -177,6 +177,7 @@ class Curves(QWidget):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Buttons that run a job and show its result in a dialog.
 
 
 class Asking(QPushButton):
@@ -185,19 +186,19 @@ class Asking(QPushButton):
     Parameters
     ----------
     state, jobs, layers
-        What is decided, what runs, what is in the viewer.
+        The parts of the dock that the button uses.
     text, waiting : str
-        What it says, and what it says while it waits.
+        The text of the button, and its text while it waits.
     title : str
-        Of the window with the result.
+        The title of the window with the result.
     tip : str
 
     Attributes
     ----------
     shown : Signal()
-        The result is there.
+        The result is shown.
     dialog : QDialog, optional
-        The last one.
+        The last window with a result.
     """
 
     shown = Signal()
@@ -214,11 +215,11 @@ class Asking(QPushButton):
         self._handle: JobHandle | None = None
 
     def contents(self, result: Result) -> Sequence[QWidget]:
-        """What to show of a result, one below the other."""
+        """The widgets that show a result, from top to bottom."""
         raise NotImplementedError
 
     def new_folder(self) -> Path:
-        """Where the next result goes; it goes away with the dock."""
+        """The folder of the next result; it is removed with the dock."""
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="msunet-asking-", ignore_cleanup_errors=True)
         self._count += 1
@@ -244,7 +245,7 @@ class Asking(QPushButton):
             notify_error(text or "There is no answer.")
 
     def _show(self, contents: Sequence[QWidget]) -> None:
-        """Open a window with these, one below the other."""
+        """Open a window with these widgets, from top to bottom."""
         dialog = QDialog(self.window())
         dialog.setWindowTitle(self._texts[2])
         dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
@@ -268,7 +269,7 @@ class Asking(QPushButton):
         self.dialog = None
 
     def closing(self) -> None:
-        """Listen no longer; what is shown goes."""
+        """Stop listening, and close the window."""
         if self._handle is not None:
             self._handle.blockSignals(True)
         if self.dialog is not None:
@@ -279,7 +280,7 @@ class Asking(QPushButton):
 
 
 class CrossValidation(Asking):
-    """Scores the way a model was trained: each group is held out once by a training of its own."""
+    """Scores the training of a model by cross-validation: each group is held out by one more training."""
 
     FOLDS = 3
 
@@ -304,7 +305,7 @@ class CrossValidation(Asking):
         self.submit(CrossValidateJob(training=again, folds=self.FOLDS, out=self.new_folder()), flush)
 
     def contents(self, result: Result) -> Sequence[QWidget]:
-        """Mean and standard deviation over the folds, of the fusion and each scale."""
+        """A table of mean and standard deviation over the folds, for the fusion and each scale."""
         mean, spread = result.values["mean"], result.values["std"]
         rows = [("", "Dice", "IoU")]
         for output, scores in mean.items():
@@ -366,7 +367,7 @@ class Scores(Asking):
         self.submit(resolve.evaluate_job(self.state, out=self.new_folder()), flush)
 
     def contents(self, result: Result) -> Sequence[QWidget]:
-        """A table, then the pictures."""
+        """A table, and the pictures below it."""
         table = QLabel(scores_table(result.values))
         table.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         pictures = [picture(result.files[n], n) for n in ("panels", "calibration") if n in result.files]

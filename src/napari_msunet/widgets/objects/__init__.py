@@ -1,4 +1,4 @@
-"""Objects while they are edited: the one under the mouse, and all of them in a table."""
+"""Objects in the viewer: the one under the mouse, and all of them in a table that follows edits."""
 
 from napari_msunet.widgets.objects.panel import ObjectsPanel
 

@@ -23,7 +23,7 @@ _OBJECT = (90, 170, 255)
 
 
 class Histogram(QWidget):
-    """How a measurement is spread over the rows that a table shows; area and perimeter on a logarithmic axis."""
+    """The distribution of a measurement over the rows of a table; area and perimeter have a logarithmic axis."""
 
     def __init__(self, model: ObjectModel, theme: str) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Histogram(QWidget):
         self.set_theme(theme)
 
     def set_theme(self, theme: str) -> None:
-        """Take the colours of a theme of napari's."""
+        """Use the colours of a napari theme."""
         colours = get_theme(theme)
         self.plot.setBackground(colours.background.as_hex())
         for side in ("left", "bottom"):
@@ -61,7 +61,7 @@ class Histogram(QWidget):
             axis.setTextPen(colours.text.as_hex())
 
     def redraw(self) -> None:
-        """Show the model's rows as they are now."""
+        """Show the present rows of the model."""
         for curve in self.curves.values():
             self.plot.removeItem(curve)
         self.curves = {}

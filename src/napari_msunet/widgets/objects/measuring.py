@@ -1,4 +1,4 @@
-"""Objects kept true to their labels, beside the GUI thread: all of them, and the one under the mouse."""
+"""Measuring objects in threads: all objects of a store, kept up to date after edits, and the one under the mouse."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from napari_msunet.geometry import Region
     from napari_msunet.widgets.paint import PyramidLabels
 # ----------------------------------------------------------------------------------------------------------------------
-# The object under the mouse: found in a thread, the latest place wins.
+# The object under the mouse, found in a thread, where only the latest place counts.
 
 REST_MS = 60
-"""Least time between two searches."""
+"""Shortest time between two searches."""
 
 
 class Hover(QObject):
-    """Looks for the object under the mouse while it is on.
+    """Finds the object under the mouse while it is switched on.
 
     Parameters
     ----------
@@ -39,9 +39,9 @@ class Hover(QObject):
     Attributes
     ----------
     found : Signal(object)
-        A `FoundObject`, or None where the mouse is on none; on the GUI thread.
+        A `FoundObject`, or None where the mouse is on no object; emitted on the GUI thread.
     layer : PyramidLabels, optional
-        The labels that are looked at.
+        The labels whose objects are found.
     """
 
     found = Signal(object)
@@ -59,7 +59,7 @@ class Hover(QObject):
         self._timer.timeout.connect(self._look)
 
     def set_on(self, on: bool, layer: PyramidLabels | None) -> None:
-        """Follow the mouse over these labels, or no longer."""
+        """Start or stop following the mouse over these labels."""
         self.layer = layer if on else None
         on = on and layer is not None
         if on and not self.on:
@@ -91,7 +91,7 @@ class Hover(QObject):
             self.found.emit(found)
 
     def close(self) -> None:
-        """Follow the mouse no longer, for good."""
+        """Stop following the mouse and end the thread."""
         self.set_on(False, None)
         self._background.close()
 
@@ -101,29 +101,30 @@ def _find(store: LabelStore, place: tuple[int, int]) -> FoundObject | None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Measuring all objects of a store in a thread.
 
 SIDE = 512
-"""Side of the windows that are measured at once: larger ones are faster, and make the window stutter."""
+"""Side of the windows that are measured at once. Larger ones would be faster, but make the GUI stutter."""
 
 _TELL_SECONDS = 0.1
 
 
 class MeasuringStoppedError(Exception):
-    """The measuring was not wanted any more."""
+    """The measuring was stopped."""
 
 
 class Measuring(QObject):
-    """Measures all objects of a store once, and after each stroke those around it.
+    """Measures all objects of a store once, and after each stroke the objects around it.
 
     Attributes
     ----------
     progressed : Signal(float, float, object)
-        Windows done, of how many, seconds left.
+        Windows done, all windows, seconds left.
     changed : Signal()
-        `table`, `stale` or `busy` is another one.
+        `table`, `stale` or `busy` has changed.
     table : ObjectTable
     stale : str
-        Why the table is not what the labels are now; empty: it is.
+        Why the table no longer fits the labels; empty: it fits.
     measured : bool
         Whether anything was measured yet.
     """
@@ -143,7 +144,7 @@ class Measuring(QObject):
         self._waiting: list[Window] = []
 
     def set_store(self, store: LabelStore | None) -> None:
-        """Look at another store; nothing of it is measured yet."""
+        """Use another store, of which nothing is measured yet."""
         if store is not self.store:
             self._stop.set()
             self.store, self.table = store, ObjectTable.empty()
@@ -162,11 +163,11 @@ class Measuring(QObject):
         self.changed.emit()
 
     def stop(self) -> None:
-        """Give up measuring; the former table stays."""
+        """Stop measuring; the former table stays."""
         self._stop.set()
 
     def _walk(self, store: LabelStore, stop: Event) -> ObjectTable:
-        """In the thread."""
+        """Measure all objects; runs in the thread."""
         parts, told = [], 0.0
         for progress, part in walk_objects(store, side=SIDE):
             if stop.is_set():
@@ -194,7 +195,7 @@ class Measuring(QObject):
         self.changed.emit()
 
     def stroked(self, region: Window | Region | None) -> None:
-        """The labels changed within a region of the store (None: anywhere)."""
+        """Measure again where the labels changed: within a region of the store (None: anywhere)."""
         if not (self.measured or self.busy) or self.stale:
             return
         if region is None:
@@ -205,7 +206,7 @@ class Measuring(QObject):
             self._update()
 
     def outdated(self, why: str) -> None:
-        """Say that the table is not what the labels are now."""
+        """Note that the table no longer fits the labels."""
         if self.measured and not self.stale:
             self.stale, self._waiting = why, []
             self.changed.emit()
@@ -228,6 +229,6 @@ class Measuring(QObject):
             self._update()
 
     def close(self) -> None:
-        """Stop for good."""
+        """Stop measuring and end the thread."""
         self._stop.set()
         self._background.close()

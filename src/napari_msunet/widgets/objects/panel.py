@@ -1,4 +1,4 @@
-"""All objects in a table, linked with the view both ways."""
+"""The panel with all objects in a table, linked with the view in both directions."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from napari_msunet.widgets.paint import PyramidLabels
 _OUTLINE = (1.0, 0.85, 0.2)
 _LEAST = 96
-"""Pixels of the store that are shown around a small object at least."""
+"""Fewest pixels of the store that are shown around a small object."""
 
 
 class ObjectsPanel(QWidget):
-    """The objects of the labels in a table: filter, sort, go there, delete, change class, histogram, CSV.
+    """The objects of the labels in a table, to filter, sort, find, delete, reclassify, plot and save.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ class ObjectsPanel(QWidget):
         self.count.setText(f"Measuring: {done:.0f} of {total:.0f} windows{rest}")
 
     def _show(self) -> None:
-        """The table as it is now; what was selected stays selected."""
+        """Show the present table; selected objects stay selected."""
         measuring, layer = self.measuring, self.layer
         self.measure.setText("Stop" if measuring.busy else "Measure again" if measuring.measured else "Measure all")
         self.measure.setEnabled(layer is not None)
@@ -260,7 +260,7 @@ class ObjectsPanel(QWidget):
         )
 
     def _pressed(self, viewer: object, event: NapariMouseEvent) -> Iterator[None]:
-        """A click in the view, without a drag and with no brush in hand, selects the object's row."""
+        """Select the row of an object at a click in the view, without a drag and without a brush."""
         if not self.isVisible() or self.layer is None or event.button != 1 or not self._may_click():
             return
         start = np.asarray(event.pos)
@@ -330,7 +330,7 @@ class ObjectsPanel(QWidget):
         )
 
     def closing(self) -> None:
-        """Let go of the viewer and of threads."""
+        """Release the viewer and threads."""
         self.set_layer(None)
         if self._pressed in self.viewer.mouse_drag_callbacks:
             self.viewer.mouse_drag_callbacks.remove(self._pressed)

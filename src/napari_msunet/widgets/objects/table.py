@@ -47,7 +47,7 @@ def length_text(length: float, known: bool = True) -> str:
 
 
 def kind_name(store: LabelStore, kind: int) -> str:
-    """What a value of a store stands for."""
+    """The name of a value of a store."""
     if store.info.instances:
         return f"object {kind}"
     if kind == ANNOTATED_BACKGROUND and store.kind == "annotation":
@@ -60,13 +60,13 @@ def object_text(store: LabelStore, found: FoundObject) -> str:
     known = store.mpp is not None
     area, length = area_text(found.area, known), length_text(found.perimeter, known)
     name, about = kind_name(store, found.kind), f"{found.about} " if found.about else ""
-    if found.about == "more than":  # its outline there is partly where one stopped looking
+    if found.about == "more than":  # its outline is not known, because the search stopped inside it
         return f"{name}: more than {area}"
     return f"{name}: {about}{area}, outline {about}{length}"
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Objects as a Qt table: columns of numbers behind it, so that 100,000 rows sort and filter at once.
+# The objects as a Qt model over columns of numbers, which sorts and filters 100,000 rows at once.
 
 Role = Qt.ItemDataRole
 _SLACK = 64
@@ -75,7 +75,8 @@ _SLACK = 64
 
 @dataclass(frozen=True)
 class Filter:
-    """What is shown: `text` in the class's name or the object's number, one `kind`, an area from `low` to `high`."""
+    """Which objects are shown: `text` in the class's name or the object's number, a `kind`, an area from `low` to
+    `high`."""
 
     text: str = ""
     kind: int | None = None
@@ -90,7 +91,7 @@ class ObjectModel(QAbstractTableModel):
     ----------
     table : ObjectTable
     order : (n,) int
-        Which row of `table` each row shows.
+        The row of `table` that each row shows.
     """
 
     def __init__(self, parent: QObject | None = None) -> None:
@@ -128,7 +129,7 @@ class ObjectModel(QAbstractTableModel):
         self.endResetModel()
 
     def set_filter(self, wanted: Filter) -> None:
-        """Show only what passes."""
+        """Show only the objects that pass the filter."""
         if wanted != self.filter:
             self.beginResetModel()
             self.filter = wanted
@@ -162,11 +163,11 @@ class ObjectModel(QAbstractTableModel):
         return found
 
     def column(self, number: int) -> npt.NDArray[np.number]:
-        """The values of a column, of the rows that are shown."""
+        """The values of a column, for the rows that are shown."""
         return self._columns[number][1][self.order] if self._columns else np.zeros(0)
 
     def names(self, kinds: npt.NDArray[np.number]) -> list[str]:
-        """What values of the labels stand for."""
+        """The names of values of the labels."""
         return [self._names.get(int(kind), str(kind)) for kind in kinds]
 
     def row_of(self, first: tuple[int, int]) -> int | None:
@@ -176,7 +177,8 @@ class ObjectModel(QAbstractTableModel):
         return int(found[0]) if len(found) else None
 
     def first_near(self, found: FoundObject) -> tuple[int, int] | None:
-        """The first pixel of a large object that was not measured exactly: its value, the tightest box around it."""
+        """The first pixel of the row that fits a large, inexactly measured object: same value, tightest box around
+        it."""
         table = self.table
         x0, y0, x1, y1 = found.polygon.bounds
         start, stop = table.box[:, :2], table.box[:, :2] + table.box[:, 2:]
@@ -226,7 +228,7 @@ def _swatch(colour: tuple[int, int, int]) -> QPixmap:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The table of objects as it is seen: its rows, what is selected, and selecting by the objects' names.
+# The view of the table, with the selection of objects by their first pixels.
 
 
 class ObjectTableView(QTableView):
@@ -257,18 +259,18 @@ class ObjectTableView(QTableView):
 
     def selected_rows(self) -> list[int]:
         """The selected objects, as rows of the table of all objects."""
-        ranges = self.selectionModel().selection()  # not its rows: 100,000 of them take a second to list
+        ranges = self.selectionModel().selection()  # not `selectedRows`, which takes a second for 100,000 rows
         picked = [np.arange(part.top(), part.bottom() + 1) for part in ranges]
         shown = np.unique(np.concatenate(picked)) if picked else np.zeros(0, np.int64)
         rows: list[int] = self.objects.order[shown[shown < len(self.objects.order)]].tolist()
         return rows
 
     def selected_firsts(self) -> list[tuple[int, int]]:
-        """The names of the selected objects, of the first thousand: their first pixels."""
+        """The first pixels of the first thousand selected objects, by which they are recognised."""
         return [tuple(self.objects.table.first[row].tolist()) for row in self.selected_rows()[:1000]]
 
     def select(self, firsts: list[tuple[int, int]], scroll: bool = False) -> None:
-        """Select the objects of these first pixels, and no other; those that are not shown are left out."""
+        """Select only the objects with these first pixels; objects that are not shown are left out."""
         self.clearSelection()
         for first in firsts:
             row = self.objects.row_of(first)
@@ -282,7 +284,7 @@ class ObjectTableView(QTableView):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Which objects a table shows: fields in a row.
+# The row of fields that filters the table.
 
 ALL = "All classes"
 AREA_TIP = "Least and largest area that are shown, in the table's unit; empty: any."
@@ -321,7 +323,7 @@ class FilterRow(QWidget):
         self.kind.currentIndexChanged.connect(lambda _: self._tell())
 
     def offer(self, names: Sequence[str]) -> bool:
-        """Let one choose among these classes; whether they are others than before."""
+        """Offer these classes, and return whether they differ from the ones before."""
         self.kind.setVisible(bool(names))
         if [self.kind.itemText(i) for i in range(1, self.kind.count())] == list(names):
             return False
@@ -333,7 +335,7 @@ class FilterRow(QWidget):
         return True
 
     def value(self) -> Filter:
-        """What is chosen now; what is no number counts as empty, and its field says so."""
+        """The filter in the fields; a text that is no number counts as empty and is marked in its field."""
         low, high = (self._number(field) for field in (self.low, self.high))
         return Filter(
             text=self.text.text(),
@@ -360,6 +362,7 @@ class FilterRow(QWidget):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The rows of the table as a CSV file.
 
 
 def write_rows(path: Path, headers: list[str], columns: list[Sequence[str] | npt.NDArray[np.number]]) -> None:
@@ -368,11 +371,11 @@ def write_rows(path: Path, headers: list[str], columns: list[Sequence[str] | npt
     Parameters
     ----------
     path : Path
-        Replaced if it is there.
+        The file, which is replaced if it exists.
     headers : list of str
         Names of the columns.
     columns : list of sequences
-        The first of text, the others of numbers.
+        The first column is text, the others are numbers.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)

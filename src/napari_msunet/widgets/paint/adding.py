@@ -1,4 +1,4 @@
-"""Label stores into a viewer."""
+"""Adding a label store to a viewer as a layer that can be painted on."""
 
 from __future__ import annotations
 
@@ -28,21 +28,23 @@ def add_labels(
 ) -> PyramidLabels:
     """Open a label store as a layer that can be painted on.
 
-    Where napari (before 0.9) lacks what painting on a pyramid needs, a layer over the part in view is added for that.
+    Where napari (before 0.9) lacks the internals that painting on a pyramid needs, another layer over the part in view
+    is added for painting.
 
     Parameters
     ----------
     viewer : napari.Viewer
     path : path or LabelStore
     slide_layer : napari layer, optional
-        The slide the labels belong to: they lie where it lies. None: by the store's own µm per pixel.
+        The layer of the labels' slide, over which they are placed. None: they are placed by the store's µm per pixel.
     read_only : bool
-        Only look; a store that another process holds opens so by itself, with a notification.
+        Whether the labels can only be looked at. A store that another process holds is always opened read-only, with a
+        notification.
 
     Raises
     ------
     StoreError
-        If it is no label store, or damaged, or of another slide.
+        If the path is no label store, or the store is damaged or of another slide.
     """
     if not isinstance(path, (str, Path, LabelStore)):
         kind = f"an array of {path.dtype}" if hasattr(path, "dtype") else f"a {type(path).__name__}"
@@ -56,7 +58,7 @@ def add_labels(
         if is_slide(slide_layer) and (slide := slide_of(slide_layer)) is not None:
             store.check_slide(slide, "open the labels of this slide")
     place = {} if slide_layer is None else _beside(store, slide_layer)
-    store.shown = True  # a red frame and a sentence tell what is damaged
+    store.shown = True  # damaged parts are marked by a red frame and named in a message
     layer = PyramidLabels(store, read_only=read_only, warn=False, **place)
     viewer.add_layer(layer)
     lifetime.watch(viewer)
@@ -66,7 +68,7 @@ def add_labels(
 
 
 def _check_shape(store: LabelStore, slide_layer: Layer) -> None:
-    """The store must be one of this slide."""
+    """Raise where the store is not of this slide."""
     shape = np.shape(slide_layer.data[0] if slide_layer.multiscale else slide_layer.data)
     shape = shape[:-1] if getattr(slide_layer, "rgb", False) else shape
     height, width = (int(side) for side in shape[-2:])
@@ -78,7 +80,7 @@ def _check_shape(store: LabelStore, slide_layer: Layer) -> None:
 
 
 def _beside(store: LabelStore, slide_layer: Layer) -> LayerPlacement:
-    """The place of a store over the layer of its slide."""
+    """The placement of a store over the layer of its slide."""
     pixel = np.asarray(store.pixel, float)
     return {
         "scale": np.asarray(slide_layer.scale)[-2:] * pixel,

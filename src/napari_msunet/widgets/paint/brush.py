@@ -11,10 +11,10 @@ from scipy import ndimage
 from napari_msunet.geometry import Window
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The round brush, known by its shape: a huge one is never laid out as one array.
+# The round brush, kept as a shape, because a huge one would not fit into one array.
 
 LARGE = 400
-"""A brush wider than this (level-0 pixels) is painted by its shape."""
+"""A brush wider than this (level-0 pixels) is painted as a shape, not as an array."""
 
 LARGEST_BRUSH = 16_384
 """The widest brush, in level-0 pixels."""
@@ -36,9 +36,9 @@ class Disc:
     radius : float
         In pixels of the finer axis, as napari has it: half the brush size rounded down, and a half.
     scale : (y, x)
-        Sizes of a pixel, the smaller one 1.
+        Sizes of a pixel in units of the smaller one.
     bounds : Window
-        What there is to be painted on.
+        The area that can be painted on.
     """
 
     def __init__(self, centre: tuple[int, int], radius: float, scale: tuple[float, float], bounds: Window) -> None:
@@ -48,7 +48,7 @@ class Disc:
         self._across, self._along = ((rows - centre[0]) * scale[0]) ** 2, ((columns - centre[1]) * scale[1]) ** 2
 
     def __getitem__(self, place: tuple[slice, slice]) -> npt.NDArray[np.bool_]:
-        """Its mask in a part of `window`, as an array of the window's shape would give."""
+        """The mask in a part of `window`, as if the disc were an array of the window's shape."""
         window = self.window
         start = (window.y + place[0].start, window.x + place[1].start)
         part = Window.between(start, (window.y + place[0].stop, window.x + place[1].stop))
@@ -67,18 +67,19 @@ class Disc:
 
 
 Mask = npt.NDArray[np.bool_] | Disc | None
-"""Which pixels of a window: an array, a brush's shape, or all."""
+"""Which pixels of a window are painted: an array, the shape of a brush, or all."""
 
 
 def part_of(mask: Mask, window: Window, part: Window) -> npt.NDArray[np.bool_] | None:
-    """What a mask of `window` says about a part of it; None: all of it."""
+    """The mask of a part of `window`, from the mask of `window`; None: all of it."""
     if mask is None or isinstance(mask, Disc):
         return None if mask is None else mask.within(part)
     return mask[part.slices((window.y, window.x))]
 
 
 def spans(mask: Mask, level: int) -> bool:
-    """Whether a mask fills a pixel of a level wherever it lies; a line one pixel wide does not, and is voted on."""
+    """Whether a mask is wide enough to fill a pixel of a level at any place. A thin line is not; its pixels are voted
+    on."""
     return isinstance(mask, np.ndarray) and min(mask.shape) >= 2 << level
 
 
@@ -87,7 +88,7 @@ def coarser(
 ) -> tuple[Window, npt.NDArray[np.bool_]]:
     """A dab at a coarser level: its pixels of which the mask covers half (a label) or more than half (background).
 
-    That is about how the finer pixels vote, without asking them.
+    This is nearly the vote of the finer pixels, without reading them.
     """
     step = 1 << level
     top, left = window.y % step, window.x % step
@@ -101,9 +102,10 @@ def coarser(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The fill tool.
 
 LARGEST_FILL = 4096
-"""A fill is at most this many level-0 pixels high and wide."""
+"""Largest height and width of a fill, in level-0 pixels."""
 
 _START = 512
 
@@ -115,7 +117,7 @@ BEYOND_VIEW = (
 
 
 class FillTooLargeError(Exception):
-    """The area is too large; one sentence says so."""
+    """The area is too large to be filled; the message is one sentence."""
 
 
 def _too_large(what: str) -> FillTooLargeError:
@@ -128,9 +130,9 @@ def _too_large(what: str) -> FillTooLargeError:
 def connected(
     read: Callable[[Window], npt.NDArray[np.integer]], bounds: Window, y: int, x: int
 ) -> tuple[Window, npt.NDArray[np.bool_]]:
-    """The pixels around `y, x` of the same value that hang together by their sides.
+    """The connected pixels around `y, x` that have the same value; pixels are connected by their sides.
 
-    Looks at a small window first and at larger ones while the area reaches the window's edge.
+    A small window is read first, and larger ones while the area reaches the window's edge.
     """
     side = _START
     while True:

@@ -1,4 +1,4 @@
-"""A store's labels with what is painted and not stored yet over them, at every level."""
+"""The labels of a store at every level, with strokes that are not stored yet over them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from napari_msunet.widgets.paint.stroke import TILE, Key, Stroke
 from napari_msunet.widgets.paint.writer import writer_of
 
 QUICK_LEVELS = 3
-"""How much finer than what is shown a large stroke under way is sampled."""
+"""By how many levels a large stroke under way is sampled more finely than the level shown."""
 
 _QUICK_SIDE = 1024
-_AT_ONCE = 512 * 512  # level-0 pixels: fewer are read and coarsened as they are
+_AT_ONCE = 512 * 512  # level-0 pixels: a smaller area is read and coarsened in one piece
 _BATCH = 128  # tiles that are coarsened together
 
 
 class Canvas:
-    """Labels as they are to be shown.
+    """The labels as they are shown.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Canvas:
     Attributes
     ----------
     stroke : Stroke
-        What is being painted; strokes that wait to be stored lie under it.
+        The stroke being painted; it lies over strokes that wait to be stored.
     """
 
     def __init__(self, store: LabelStore) -> None:
@@ -47,9 +47,10 @@ class Canvas:
     def read(self, level: int, window: Window, quick: bool = False) -> npt.NDArray[np.integer]:
         """Labels of a window inside a level.
 
-        `quick` is for what is shown while a stroke is drawn: where it is large, a coarse pixel's vote takes 64 samples.
+        `quick` is for showing a stroke while it is drawn: where it is large, 64 samples vote on a coarse pixel.
         """
-        # which strokes wait is asked before the store is read: one that is stored in between is laid over its like
+        # The waiting strokes are listed before the store is read. One that is stored in between is then laid over
+        # itself, which changes nothing; in the other order it would be missing.
         strokes = [stroke for stroke in (*self.writer.strokes(), self.stroke) if not stroke.empty]
         finest = Window(window.y << level, window.x << level, window.height << level, window.width << level)
         if quick and QUICK_LEVELS < level <= TILE.bit_length() - 1 and max(finest.shape) > _QUICK_SIDE:
@@ -65,7 +66,8 @@ class Canvas:
     def _sampled(
         self, level: int, window: Window, finest: Window, strokes: Sequence[Stroke]
     ) -> npt.NDArray[np.integer]:
-        """As `read`, by one pixel of the strokes for each pixel of a level that is some finer than the one wanted."""
+        """As `read`, but the strokes are sampled once for each pixel of a level that is somewhat finer than the wanted
+        one."""
         step = level - QUICK_LEVELS
         inside = finest.intersection(Window(0, 0, *self.shapes[0]))
         area, half = _coarser(inside, step), (1 << step) // 2
@@ -88,7 +90,7 @@ class Canvas:
     def _lay_over(
         self, level: int, window: Window, finest: Window, strokes: Sequence[Stroke], out: npt.NDArray[np.integer]
     ) -> None:
-        """Put strokes over a coarser level: tiles painted all over are one value there, the others are coarsened."""
+        """Put strokes over a coarser level: a fully painted tile is one value there, other tiles are coarsened."""
         side = max(TILE, 1 << level)
         several: set[Key] = set()
         for key in {key for stroke in strokes for key in stroke.keys(finest)}:
@@ -107,7 +109,8 @@ class Canvas:
     def _coarsened(
         self, keys: Sequence[Key], side: int, level: int, strokes: Sequence[Stroke]
     ) -> Iterator[tuple[Window, npt.NDArray[np.integer]]]:
-        """Squares of level 0 with the strokes over them, brought to a level: whole ones many at a time."""
+        """Squares of level 0 with the strokes over them, coarsened to a level; whole squares are done many at a
+        time."""
         whole: list[Window] = []
         for row, column in keys:
             square = Window(row * side, column * side, side, side)

@@ -13,14 +13,15 @@ CLEAR = (0.0, 0.0, 0.0, 0.0)
 
 
 def values(store: LabelStore) -> list[int] | None:
-    """The values one may paint: 0, the classes, and 255 in an annotation; None: any (numbers of objects)."""
+    """The values that can be painted: 0, the classes, and 255 in an annotation. None: any, for numbers of objects."""
     if store.info.instances:
         return None
     return [*range(len(store.classes) + 1), *([ANNOTATED_BACKGROUND] if store.kind == "annotation" else [])]
 
 
 def colormap(store: LabelStore) -> DirectLabelColormap | None:
-    """The classes in their colours, 255 of an annotation grey, all else clear; None for numbers of objects."""
+    """The classes in their colours, 255 in an annotation grey, other values transparent; None for numbers of
+    objects."""
     if store.info.instances:
         return None
     colours: dict[int | None, tuple[float, float, float, float]] = {None: CLEAR, 0: CLEAR}
@@ -32,7 +33,7 @@ def colormap(store: LabelStore) -> DirectLabelColormap | None:
 
 
 def features(store: LabelStore) -> dict[str, list[int] | list[str]] | None:
-    """A table that lets napari's status bar say the class under the mouse."""
+    """A table with which napari's status bar shows the class under the mouse."""
     if store.info.instances:
         return None
     names = {0: "not annotated" if store.kind == "annotation" else "background"}
@@ -43,7 +44,7 @@ def features(store: LabelStore) -> dict[str, list[int] | list[str]] | None:
 
 
 def refusal(store: LabelStore, label: int) -> str | None:
-    """One sentence about a value that cannot be painted; None if it can."""
+    """A sentence about why a value cannot be painted; None if it can."""
     allowed = values(store)
     if allowed is None:
         largest = np.iinfo(store.dtype).max

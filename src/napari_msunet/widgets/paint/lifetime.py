@@ -1,4 +1,4 @@
-"""Nothing painted is lost: strokes under way are stored when a layer goes, its viewer closes or the process ends."""
+"""Storing strokes under way when a layer is removed, its viewer closes or the process ends, so that none is lost."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
     from napari_msunet.geometry import Region, Window
 # ----------------------------------------------------------------------------------------------------------------------
-# What is looked after once a second: what another process wrote, and what of a store cannot be read.
+# Checks once a second: what another process wrote, and which chunks of a store cannot be read.
 
 _MS = 1000
-_EDGE = 24  # level-0 pixels: to be seen with the whole slide in view
+_EDGE = 24  # level-0 pixels: wide enough to be visible with the whole slide in view
 _shown: WeakKeyDictionary[LabelStore, set[Path]] = WeakKeyDictionary()
 
 
 class PaintedLayer(Protocol):
-    """What is asked here of a `PyramidLabels`."""
+    """The part of `PyramidLabels` that this module uses."""
 
     store: LabelStore
     name: str
@@ -55,7 +55,7 @@ class PaintedLayer(Protocol):
 
 
 def start(parent: QObject, layers: LayerList, painted: Collection[PaintedLayer]) -> None:
-    """Look after those of a viewer's `layers` that are `painted`, as long as `parent`, its window, lives."""
+    """Check those of a viewer's `layers` that are `painted`, as long as `parent`, its window, lives."""
     timer = QTimer(parent)
     timer.setInterval(_MS)
     timer.timeout.connect(lambda: look(layers, painted))
@@ -63,9 +63,10 @@ def start(parent: QObject, layers: LayerList, painted: Collection[PaintedLayer])
 
 
 def look(layers: LayerList, painted: Collection[PaintedLayer]) -> None:
-    """Show what another process wrote into stores that are looked at only, and say what is damaged."""
+    """Show what another process wrote into read-only stores, and report damage."""
     for layer in [layer for layer in layers if layer in painted]:
-        with suppress(MsunetError, OSError, RuntimeError):  # a store that was closed or is changing: next time
+        # a store that was closed or is changing: tried again the next time
+        with suppress(MsunetError, OSError, RuntimeError):
             if not layer.can_be_stored():
                 for region in layer.store.external_changes():
                     layer.refresh_window(region)
@@ -73,7 +74,7 @@ def look(layers: LayerList, painted: Collection[PaintedLayer]) -> None:
 
 
 def _show_damage(layers: LayerList, layer: PaintedLayer) -> None:
-    """Red frames around the chunks that do not decode, and one sentence."""
+    """Show red frames around the chunks that cannot be decoded, and one sentence."""
     from napari.layers import Shapes
 
     known = _shown.setdefault(layer.store, set())
@@ -108,23 +109,24 @@ def _show_damage(layers: LayerList, layer: PaintedLayer) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The life of a paintable layer: from when it enters a viewer to when it leaves the last one.
 
 _layers: WeakSet[PaintedLayer] = WeakSet()
 _watched: WeakSet[Viewer] = WeakSet()
 
 
 def register(layer: PaintedLayer) -> None:
-    """Know a new layer."""
+    """Register a new layer."""
     _layers.add(layer)
 
 
 def layers_of(store: LabelStore) -> list[PaintedLayer]:
-    """All layers over a store, in whatever viewers."""
+    """All layers over a store, in any viewer."""
     return [layer for layer in _layers if layer.store is store]
 
 
 def watch_viewers(layer: PaintedLayer) -> None:
-    """Watch the viewers that show a layer, from its first dab on."""
+    """Watch the viewers that show a layer; called at its first dab."""
     for viewer in viewers_showing(layer):
         watch(viewer)
 
@@ -135,7 +137,7 @@ def watch(viewer: Viewer) -> None:
         return
     _watched.add(viewer)
     viewer.layers.events.removed.connect(_on_removed)
-    layers = viewer.layers  # not the viewer itself: that would keep it alive
+    layers = viewer.layers  # not the viewer itself, which the callbacks would keep alive
     camera(viewer).events.zoom.connect(lambda: _on_zoom(layers))
     viewer.layers.selection.events.active.connect(_on_active)
     window = main_window(viewer)
@@ -144,7 +146,7 @@ def watch(viewer: Viewer) -> None:
 
 
 def _on_zoom(layers: LayerList) -> None:
-    """Brushes that keep their size on the screen."""
+    """Adjust brushes that keep their size on the screen."""
     for layer in layers:
         if layer in _layers:
             layer.follow_zoom()
@@ -157,14 +159,14 @@ def _on_removed(event: Event) -> None:
 
 
 def _on_active(event: Event) -> None:
-    """A stroke ends with its layer's turn: the release of the mouse goes to another layer now."""
+    """End a stroke when another layer becomes the active one, which will get the release of the mouse."""
     for layer in list(_layers):
         if layer is not event.value:
             layer.end_stroke()
 
 
 class _CloseWatcher(QObject):
-    """Ends strokes when a window is closed; it belongs to the window and goes with it."""
+    """Ends strokes when a window is closed; it is a child of the window and is deleted with it."""
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         if event.type() == QEvent.Type.Close:

@@ -1,7 +1,7 @@
-"""Everything that painting on a pyramid needs of napari's insides; no other file of this folder touches them.
+"""The private parts of napari that painting on a pyramid needs; no other file of this folder uses them.
 
-napari has no public way to paint on a multiscale layer. In 0.9 its tools all end in a few private methods of `Labels`,
-which `PaintHooks` answers with methods of its own (`paint_window` and so on), for `PyramidLabels` to fill in.
+napari has no public way to paint on a multiscale layer. In 0.9 all its tools end in a few private methods of `Labels`.
+`PaintHooks` overrides these, and calls methods of its own (`paint_window` and so on), which `PyramidLabels` implements.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ NEEDED = (
     "_type_string",
     "_update_level_and_corners",
 )
-"""What `PaintHooks` replaces or calls."""
+"""The private names of napari that `PaintHooks` overrides or calls."""
 
 
 def missing(labels: type = Labels) -> str | None:
-    """One sentence if this napari's labels layer lacks something that painting needs; None if all is there."""
+    """A sentence if the labels layer of this napari lacks something that painting needs; None if nothing is missing."""
     absent = [name for name in NEEDED if not hasattr(labels, name)]
     if not absent:
         return None
@@ -74,7 +74,7 @@ def pick(layer: Labels, event: NapariMouseEvent) -> None:
 
 
 def draw(layer: PaintHooks, event: NapariMouseEvent) -> Iterator[None]:
-    """napari's dragging of a brush; meanwhile the layer knows that it is the mouse that paints."""
+    """napari's dragging of a brush; `by_mouse` of the layer is set meanwhile."""
     layer.by_mouse = True
     try:
         yield from mouse_bindings.draw(layer, event)
@@ -83,16 +83,16 @@ def draw(layer: PaintHooks, event: NapariMouseEvent) -> Iterator[None]:
 
 
 class PaintHooks(Labels):
-    """napari's labels layer with its painting led to `paint_window`, `end_stroke`, `drop_stroke` and `flood`.
+    """napari's labels layer, which paints by calling `paint_window`, `end_stroke`, `drop_stroke` and `flood`.
 
-    They are called in level-0 pixels. `show_soon` and `show_window` bring changed pixels onto the screen.
+    These take level-0 pixels. `show_soon` and `show_window` bring changed pixels onto the screen.
 
     Attributes
     ----------
     _partial : bool
-        Whether parts of what is shown can be brought up to date by themselves.
+        Whether a part of the displayed image can be updated alone.
     by_mouse : bool
-        Whether a stroke of the mouse is under way: nobody waits then for the disk.
+        Whether a stroke of the mouse is under way, which must not wait for the disk.
     """
 
     _drag_modes = Labels._drag_modes | {
@@ -114,7 +114,7 @@ class PaintHooks(Labels):
         raise NotImplementedError
 
     def end_stroke(self) -> None:
-        """The mouse was released: store what was painted."""
+        """Store what was painted; called when the mouse is released."""
         raise NotImplementedError
 
     def drop_stroke(self) -> None:
@@ -122,15 +122,15 @@ class PaintHooks(Labels):
         raise NotImplementedError
 
     def flood(self, y: int, x: int, label: int) -> tuple[Window, npt.NDArray[np.bool_]] | None:
-        """What a fill from here covers; None: nothing is to be done."""
+        """The area that a fill from here covers; None: there is nothing to fill."""
         raise NotImplementedError
 
     def read_level(self, level: int, window: Window, quick: bool = False) -> npt.NDArray[np.integer]:
-        """Labels of a window of a level, as they are to be shown; `quick`: nearly so, while a stroke is drawn."""
+        """Labels of a window of a level, as they are shown; `quick`: an approximation, while a stroke is drawn."""
         raise NotImplementedError
 
     def can_be_painted(self) -> bool:
-        """Whether painting is possible now; says why, if not."""
+        """Whether painting is possible now; if not, a message says why."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------------------------------ napari's side: painting
@@ -140,7 +140,8 @@ class PaintHooks(Labels):
         return "labels"
 
     def _ensure_int_labels(self, data: Sequence[WindowArray]) -> Sequence[WindowArray]:
-        """Labels of a store are whole numbers; napari's look at them would take a pyramid of one level for an image."""
+        """Return the data as they are: a store holds whole numbers, and napari's check mistakes one level for an
+        image."""
         return data
 
     def _reset_editable(self) -> None:
@@ -192,7 +193,7 @@ class PaintHooks(Labels):
         return int(self._get_preserve_labels_source_label(label))
 
     def polygon_mask(self, points: npt.ArrayLike, window: Window) -> npt.NDArray[np.bool_]:
-        """Which pixels of a window a polygon covers, as napari draws it."""
+        """The pixels of a window that a polygon covers, as napari draws it."""
         shifted = np.asarray(points, dtype=int) - (window.y, window.x)
         return Labels._create_polygon_mask(shifted, list(window.shape))
 
@@ -215,7 +216,7 @@ class PaintHooks(Labels):
 
     def _reset_thumbnail_level_data(self) -> None:
         super()._reset_thumbnail_level_data()
-        self._level_materializer = None  # it would show the coarsest level as it was before it was painted on
+        self._level_materializer = None  # it holds the coarsest level as it was before painting
 
     def _update_level_and_corners(
         self, data_bbox_int: npt.NDArray[np.int_], shape_threshold: Sequence[int], displayed_axes: Sequence[int]
@@ -228,13 +229,13 @@ class PaintHooks(Labels):
 
     @property
     def in_view(self) -> Window:
-        """Level-0 pixels of the layer that were in view when it was drawn last; before that, all of it."""
+        """The window of level-0 pixels that was in view at the last drawing; before the first, all of the layer."""
         whole = Window(0, 0, *map(int, self.level_shapes[0]))
         box: Window | None = getattr(self, "_in_view", None)
         return whole if box is None else box.intersection(whole)
 
     def _expand_updated_slice_for_contour(self, updated_slice: tuple[slice, ...]) -> tuple[slice, ...]:
-        """A contour changes as far as it is thick; here the slices count from the corner of what is shown."""
+        """Expand the slice by the thickness of a contour; here slices count from the corner of the displayed part."""
         if self.contour < 1:
             return updated_slice
         shape = self._in_data_order(self._slice.image.raw).shape
@@ -244,13 +245,14 @@ class PaintHooks(Labels):
         )
 
     def show_soon(self, window: Window) -> None:
-        """Show a window at the next `show_now`: a fast move of the mouse has many dabs, which are shown together."""
+        """Show a window at the next `show_now`, so that the many dabs of a fast move of the mouse are shown
+        together."""
         self._unshown = window if self._unshown is None else around((self._unshown, window))
 
     def show_paint(self, window: Window, mask: brush.Mask, label: int) -> None:
-        """As `show_soon`, of one label painted where the mask is true: nothing has to be read.
+        """As `show_soon`, for one label painted where the mask is true, so that nothing has to be read.
 
-        A coarser level is shown as it will be but for the rim, which `show_window` of the stored stroke puts right.
+        At a coarser level the rim may be wrong, until `show_window` shows the stored stroke.
         """
         shown = self._shown() if self._partial and self.contour == 0 else None
         if shown is None or (shown[0] and not brush.spans(mask, shown[0])):
@@ -266,7 +268,7 @@ class PaintHooks(Labels):
         where = brush.part_of(mask, window, part)
         raw, view = self._slice.image.raw, self._slice.image.view
         np.copyto(self._in_data_order(raw)[place], label, where=True if where is None else where)
-        if not np.may_share_memory(raw, view):  # they do where labels are their own texture
+        if not np.may_share_memory(raw, view):  # they share it where the labels are displayed without a conversion
             colour = self.colormap._data_to_texture(np.array([label], self.dtype))[0]
             np.copyto(self._in_data_order(view)[place], colour, where=True if where is None else where)
         self._accumulate_updated_slice(place)
@@ -278,7 +280,7 @@ class PaintHooks(Labels):
         super()._partial_labels_refresh()
 
     def show_window(self, window: Window) -> None:
-        """Bring a window (level 0) of the displayed level up to date; `show_now` sends it to the screen."""
+        """Update a window (level 0) of the displayed level; `show_now` sends it to the screen."""
         if not self._partial:
             self.refresh(extent=False)
             return
@@ -299,11 +301,11 @@ class PaintHooks(Labels):
         self._accumulate_updated_slice(place)
 
     def show_now(self) -> None:
-        """Send what `show_window` prepared."""
+        """Send to the screen what `show_window` has prepared."""
         self._partial_labels_refresh()
 
     def show_thumbnail(self) -> None:
-        """Bring the picture in the layer list up to date."""
+        """Update the picture in the layer list."""
         if not self._partial or self._slice.empty or not self.visible:
             return
         raw = self._in_data_order(self._slice.thumbnail.raw)
@@ -313,7 +315,7 @@ class PaintHooks(Labels):
             self._update_thumbnail()
 
     def _shown(self) -> tuple[int, Window] | None:
-        """The displayed level and which of its pixels are loaded."""
+        """The displayed level, and the window of it that is loaded."""
         if not self._slicing_state.loaded or self._slice.empty or not self.visible:
             return None
         to_data = self._slice.tile_to_data
@@ -325,11 +327,11 @@ class PaintHooks(Labels):
 
     @cached_property
     def _level_factors(self) -> list[list[float]]:
-        """How much coarser each level is, of a layer whose levels stay."""
+        """How much coarser each level is than level 0, for a layer whose levels do not change."""
         return [[float(factor) for factor in factors] for factors in self.downsample_factors]
 
     def _in_data_order(self, image: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """A displayed image with its axes as in the data: a viewer may have swapped or added some."""
+        """A displayed image with the axes of the data, of which a viewer may have swapped or added some."""
         image = image.reshape(image.shape[-2:])
         displayed = list(self._slice.slice_input.displayed)
         return image.T if displayed[-2] > displayed[-1] else image
@@ -339,7 +341,7 @@ class PaintHooks(Labels):
 def _brush(
     shape: tuple[int, int], radius: float, center: tuple[int, int], scale: tuple[float, float]
 ) -> npt.NDArray[np.bool_] | None:
-    """napari's brush, None where it reaches no pixel; a drag has the same one at every dab."""
+    """napari's brush, None where it covers no pixel; cached, because all dabs of a drag have the same brush."""
     mask = Labels._create_brush_mask(shape, radius, np.array(center), np.array(scale))
     mask.flags.writeable = False
     return mask if mask.any() else None

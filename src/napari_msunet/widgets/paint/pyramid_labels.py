@@ -1,4 +1,4 @@
-"""A labels layer over a label store: napari's own tools at any zoom, every stroke on disk."""
+"""A labels layer over a label store: napari's own tools paint at any zoom, and every stroke is saved to disk."""
 
 from __future__ import annotations
 
@@ -35,23 +35,24 @@ if TYPE_CHECKING:
 
     from napari_msunet.widgets.placement import LayerPlacement
 POLYGON_LIMIT = 32_768
-"""A polygon is at most this many level-0 pixels high and wide."""
+"""Largest height and width of a polygon, in level-0 pixels."""
 
 POLYGON_PIECE = 2048
 """Larger polygons are painted in squares of this side."""
 
 PATIENCE = 0.02
-"""Seconds that the release of the mouse waits for its stroke to be stored; a longer one goes on in the background."""
+"""Seconds that the release of the mouse waits until its stroke is stored; after that, storing continues in a thread."""
 
 THUMBNAIL_MS = 200
-"""How long the picture in the layer list may be behind: with each of many quick strokes it would double their time."""
+"""Time after which the picture in the layer list is updated; at each of many quick strokes it would double their
+time."""
 
 
 def _show_thumbnail(layer_of: weakref.ref[PyramidLabels]) -> None:
     layer = layer_of()
     if layer is not None:
         layer._thumbnail_due = False
-        with suppress(MsunetError, OSError, RuntimeError):  # the store was closed meanwhile, or the window
+        with suppress(MsunetError, OSError, RuntimeError):  # the store or the window was closed meanwhile
             layer.show_thumbnail()
 
 
@@ -59,19 +60,19 @@ Unit = Literal["data", "screen", "um"]
 
 
 AT_ONCE = 1024
-"""Where the view is at most this many level-0 pixels high and wide, a fill with the mouse is waited for."""
+"""Largest height and width of the view, in level-0 pixels, in which the mouse waits for a fill."""
 
 
 TEXTURE_LIMIT = 8192
-"""Side of the largest level that may be locked: napari then draws it whole, as one texture."""
+"""Side of the largest level that may be locked, because napari then draws the level whole, as one texture."""
 
 
 class LevelArray(WindowArray):
-    """A level of a canvas as napari slices it; never cached, since it is painted on."""
+    """A level of a canvas as an array for napari; never cached, since it is painted on."""
 
     @property
     def chunks(self) -> tuple[int, ...]:
-        """Chunks as zarr gives them: napari loads whole ones, so a small move of the view reads nothing."""
+        """Sizes of chunks as in zarr; napari loads whole chunks, so that a small move of the view reads nothing new."""
         return (CHUNK, CHUNK)
 
     @property
@@ -98,22 +99,23 @@ class PyramidLabels(PaintHooks):
     name : str, optional
         None: the store's name.
     read_only : bool
-        Only look. (A store that another process writes into opens so by itself, and says who holds it.)
+        Whether the labels can only be looked at. A store that another process writes into is always opened read-only,
+        and a message names that process.
     warn : bool
-        Say so if this napari lacks what painting needs.
+        Whether to warn if this napari lacks something that painting needs.
     **kwargs
-        As for `napari.layers.Labels`; scale, translation, units and colours are the store's unless given.
+        As for `napari.layers.Labels`; scale, translation, units and colours come from the store unless given.
 
     Attributes
     ----------
     store : LabelStore
     region : napari layer or None
-        The layer that is painted on instead, where this napari lacks what painting here needs (see `add_labels`).
+        The layer that is painted on instead, where this napari cannot paint on a pyramid (see `add_labels`).
     events.stroke
-        After a stroke is stored, undone or redone: `region` (level-0 pixels of the store) and `number` (of the stroke;
-        0 for an undo or redo).
+        Emitted after a stroke is stored, undone or redone, with `region` (level-0 pixels of the store) and `number` (of
+        the stroke; 0 for an undo or redo).
     events.brush_in
-        After `brush_in` changed.
+        Emitted after `brush_in` has changed.
     """
 
     store: LabelStore
@@ -161,7 +163,7 @@ class PyramidLabels(PaintHooks):
             show_warning(missing())
 
     def _hold(self, read_only: bool) -> str | None:
-        """Take the store's lock; what stands in the way of painting, if something does."""
+        """Take the store's lock, and return the reason where painting is not possible."""
         if read_only:
             return f"{self.store.path.name} was opened to be looked at only; open it without read_only to paint."
         try:
@@ -176,7 +178,7 @@ class PyramidLabels(PaintHooks):
         return self._canvas.read(level, window, quick and not self._canvas.stroke.empty)
 
     def refresh_window(self, window: Window | Region) -> None:
-        """Show what changed in the store within a window (its level-0 pixels), as after a merge."""
+        """Show changes of the store within a window (its level-0 pixels), such as a merge."""
         if (self.store.classes, self.store.colours) != self._classes:
             self.refresh_classes()
         self.show_window(touched(window))
@@ -186,7 +188,7 @@ class PyramidLabels(PaintHooks):
             self.region.reload(touched(window))
 
     def refresh_classes(self) -> None:
-        """Take over the store's class names and colours."""
+        """Update the class names and colours from the store."""
         self._classes = (self.store.classes, self.store.colours)
         table, colormap = class_colours.features(self.store), class_colours.colormap(self.store)
         if table is not None:
@@ -211,11 +213,11 @@ class PyramidLabels(PaintHooks):
 
     @property
     def painted_in(self) -> Labels | None:
-        """The layer to select for painting: this one or the one that stands in for it; None: nothing can be painted."""
+        """The layer to select for painting: this one or the one that replaces it; None: painting is not possible."""
         return self if self.can_be_painted() else self.region
 
     def take(self, window: Window, values: npt.NDArray[np.integer], mask: npt.NDArray[np.bool_]) -> None:
-        """One stroke, painted in another layer: values of a window (level 0) where `mask` is true."""
+        """Add one stroke that was painted in another layer: values of a window (level 0) where `mask` is true."""
         self._canvas.stroke.paint(window, values, mask)
         self.show_soon(window)
         self.show_now()
@@ -238,7 +240,7 @@ class PyramidLabels(PaintHooks):
         self.show_soon(window)
 
     def _replaced(self, label: int) -> int | None:
-        """The only value that may be painted over; None: any."""
+        """The only value that this label may replace; None: any value."""
         if self._paint_over is not None:
             return self._paint_over
         return self.preserved(label) if self.preserve_labels else None
@@ -259,7 +261,7 @@ class PyramidLabels(PaintHooks):
             )
             return
         if self.mode != "fill" and self.brush_size > brush.LARGEST_BRUSH:
-            if last_cursor_coord is coordinates:  # once a stroke
+            if last_cursor_coord is coordinates:  # so that the warning comes once per stroke
                 show_warning(
                     f"This brush is {self.brush_size:,} pixels of the slide wide, and at most "
                     f"{brush.LARGEST_BRUSH:,} can be painted at once; zoom in, or make it smaller."
@@ -268,7 +270,7 @@ class PyramidLabels(PaintHooks):
         super()._draw(new_label, last_cursor_coord, coordinates)
 
     def paint_polygon(self, points: npt.ArrayLike, new_label: int) -> None:
-        """Paint a polygon `(n, 2)` of `y, x`, as napari does; a large one piece by piece."""
+        """Paint a polygon `(n, 2)` of `y, x`, as napari does; a large one is painted piece by piece."""
         corners = np.asarray(points, dtype=int)
         start, stop = corners.min(axis=0), corners.max(axis=0) + 1
         box = Window.between(tuple(map(int, start)), tuple(map(int, stop))).intersection(
@@ -317,12 +319,12 @@ class PyramidLabels(PaintHooks):
     # ---------------------------------------------------------------------------------------------------------- strokes
 
     def end_stroke(self, patience: float | None = None) -> None:
-        """Have what was painted stored; a stroke the disk refuses is kept and tried again until it takes it.
+        """Store what was painted. A stroke that the disk refuses is kept and tried again until it is stored.
 
         Parameters
         ----------
         patience : float, optional
-            Seconds to wait until it is in the store's journal; None: as long as it takes.
+            Seconds to wait until the stroke is in the store's journal; None: as long as it takes.
         """
         stroke = self._canvas.stroke
         if not stroke.empty:
@@ -333,14 +335,14 @@ class PyramidLabels(PaintHooks):
     def _stored(self, stroke: Stroke, number: int | None, error: Exception | None) -> None:
         if error is not None:
             raise error
-        self.show_window(stroke.window)  # what was sampled while it was drawn
+        self.show_window(stroke.window)  # replaces the approximation that was shown during the drawing
         self.show_now()
         self.show_thumbnail_soon()
         self._tell(stroke.window, number)
         self.events.paint(value=[])
 
     def show_thumbnail_soon(self) -> None:
-        """Bring the picture in the layer list up to date in a moment, once for all that happens until then."""
+        """Update the picture in the layer list in a moment, once for all changes until then."""
         if QCoreApplication.instance() is None:
             self.show_thumbnail()
         elif not self._thumbnail_due:
@@ -351,7 +353,7 @@ class PyramidLabels(PaintHooks):
         self.end_stroke(PATIENCE if self.by_mouse else None)
 
     def wait(self) -> bool:
-        """Wait until all that was painted is in the store; whether it is (the disk may refuse)."""
+        """Wait until all that was painted is in the store, and return whether it is (the disk may refuse)."""
         return bool(self._writer.wait())
 
     def drop_stroke(self) -> None:
@@ -361,11 +363,11 @@ class PyramidLabels(PaintHooks):
             self.refresh_window(window)
 
     def undo(self, patience: float | None = None) -> None:
-        """Take the last stroke of the store back; `patience` as for `end_stroke`."""
+        """Undo the last stroke of the store; `patience` as for `end_stroke`."""
         self._turn(self.store.undo, patience)
 
     def redo(self, patience: float | None = None) -> None:
-        """Do the stroke that was undone last again; `patience` as for `end_stroke`."""
+        """Redo the stroke that was undone last; `patience` as for `end_stroke`."""
         self._turn(self.store.redo, patience)
 
     def _turn(self, action: Callable[[], Region | None], patience: float | None) -> None:
@@ -419,7 +421,7 @@ class PyramidLabels(PaintHooks):
             return None
 
     def _area(self, y: int, x: int, bounds: Window) -> tuple[Window, npt.NDArray[np.bool_]]:
-        """What a fill covers; raises `FillTooLargeError`."""
+        """The area that a fill covers; raises `FillTooLargeError`."""
 
         def read(window: Window) -> npt.NDArray[np.integer]:
             return self._canvas.read(0, window)
@@ -432,8 +434,8 @@ class PyramidLabels(PaintHooks):
     def fill(self, coord: Sequence[float], new_label: int, refresh: bool = True) -> None:
         """Fill the area at `coord` (level-0 pixels).
 
-        With the mouse, only an area that is in view as a whole is filled, in the background, as a step of undo of its
-        own; called, one of up to `brush.LARGEST_FILL` pixels a side wherever it reaches.
+        With the mouse, an area is only filled if all of it is in view; this happens in the background and is a step of
+        undo of its own. A call from Python fills an area anywhere of up to `brush.LARGEST_FILL` pixels a side.
         """
         if not self.by_mouse:
             super().fill(coord, new_label, refresh)
@@ -455,7 +457,7 @@ class PyramidLabels(PaintHooks):
             stroke.paint(window, label, mask)
             try:
                 return window, self.store.write_parts(stroke.parts())
-            except NotSavedError as error:  # the store has it, and tells that it is in memory only
+            except NotSavedError as error:  # the store has the fill in memory, and reports that it is not saved yet
                 return window, error.number
 
         self._writer.put(Job(action, self._filled))
@@ -476,7 +478,8 @@ class PyramidLabels(PaintHooks):
 
     @property
     def brush_in(self) -> str:
-        """What the brush's size is kept in: "data" (level-0 pixels), "screen" (pixels of the screen) or "um" (µm)."""
+        """The unit in which the brush keeps its size: "data" (level-0 pixels), "screen" (screen pixels) or "um"
+        (µm)."""
         return self._unit
 
     @brush_in.setter
@@ -522,7 +525,7 @@ class PyramidLabels(PaintHooks):
             self._on_screen = self.brush_size / self._pixels_per("screen")
 
     def follow_zoom(self) -> None:
-        """Keep a brush in pixels of the screen as it was there; called when a viewer that shows the layer zooms."""
+        """Keep the size of a brush in pixels of the screen; called when a viewer that shows the layer zooms."""
         if self._on_screen is not None:
             self._set(self._on_screen * self._pixels_per("screen"))
 
@@ -534,7 +537,7 @@ class PyramidLabels(PaintHooks):
             self._following = False
 
     def _pixels_per(self, unit: str) -> float:
-        """Level-0 pixels in one unit; the finer axis counts, as for napari's brush."""
+        """Level-0 pixels in one unit, along the finer axis, as for napari's brush."""
         if unit == "um":
             return 1 / min(self.store.mpp)
         if unit == "screen":
@@ -554,7 +557,8 @@ class PyramidLabels(PaintHooks):
     def selected_label(self, label: int) -> None:
         if (refusal := class_colours.refusal(self.store, label)) is not None:
             show_warning(refusal)
-            self.events.selected_label()  # whoever set it, as the box in the controls, shows the old one again
+            # the event makes widgets such as the box in the controls show the old value again
+            self.events.selected_label()
             return
         Labels.selected_label.fset(self, label)
 
@@ -574,7 +578,7 @@ class PyramidLabels(PaintHooks):
 
     @property
     def paint_over(self) -> int | None:
-        """The only value that painting, erasing and filling may replace; None: any."""
+        """The only value that painting, erasing and filling may replace; None: any value."""
         return self._paint_over
 
     @paint_over.setter
@@ -586,7 +590,7 @@ class PyramidLabels(PaintHooks):
 
     @property
     def data(self) -> Sequence[LevelArray]:
-        """The levels, finest first; they show what is in the store and the stroke under way."""
+        """The levels, finest first, with the stroke under way."""
         return Labels.data.fget(self)
 
     @data.setter
@@ -597,7 +601,7 @@ class PyramidLabels(PaintHooks):
 
     @property
     def locked_data_level(self) -> int | None:
-        """The level that is shown whatever the zoom."""
+        """The level that is shown at any zoom; None: the level follows the zoom."""
         return Labels.locked_data_level.fget(self)
 
     @locked_data_level.setter
@@ -611,13 +615,13 @@ class PyramidLabels(PaintHooks):
 
 @PyramidLabels.bind_key(KeyMod.CtrlCmd | KeyCode.KeyZ, overwrite=True)
 def undo(layer: PyramidLabels) -> None:
-    """Take the last stroke back."""
+    """Undo the last stroke."""
     layer.undo(PATIENCE)
 
 
 @PyramidLabels.bind_key(KeyMod.CtrlCmd | KeyMod.Shift | KeyCode.KeyZ, overwrite=True)
 def redo(layer: PyramidLabels) -> None:
-    """Do the stroke that was undone last again."""
+    """Redo the stroke that was undone last."""
     layer.redo(PATIENCE)
 
 
@@ -643,7 +647,7 @@ def _reader(canvas: Canvas, level: int) -> Callable[[Window], npt.NDArray[np.int
 
 
 def placement(store: LabelStore) -> LayerPlacement:
-    """Where a store lies in the world if its slide lies at 0: the centre of the slide's first pixel is the origin."""
+    """The placement of a store in the world for a slide at 0: the centre of the slide's first pixel is the origin."""
     pixel = np.asarray(store.pixel, float)
     if store.mpp is None:
         return {"scale": tuple(pixel), "translate": tuple((pixel - 1) / 2)}

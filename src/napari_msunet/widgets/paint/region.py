@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
     from napari_msunet.widgets.paint.pyramid_labels import PyramidLabels
 SIDE = 4096
-"""The layer is at most this many level-0 pixels high and wide."""
+"""Largest height and width of the layer, in level-0 pixels."""
 
 _SETTLE_MS = 150
 
 
 class RegionLabels(Labels):
-    """What is in view of a store, at full resolution, in a layer as napari has always had it.
+    """The part of a store that is in view, at full resolution, in a plain labels layer.
 
-    Only public parts of napari are used. After each stroke what changed is written into the store; undo and redo are
-    the store's. While nobody paints, the layer follows the view: where more than `SIDE` pixels are in view, it is the
-    middle of it.
+    Only public parts of napari are used. After each stroke the changed pixels are written into the store; undo and redo
+    are those of the store. Between strokes the layer follows the view: where more than `SIDE` pixels are in view, it
+    holds the middle of the view.
 
     Parameters
     ----------
@@ -59,9 +59,9 @@ class RegionLabels(Labels):
             affine=pyramid.affine,
             units=pyramid.units,
         )
-        self.bounding_box.visible = True  # nothing can be painted outside
+        self.bounding_box.visible = True  # shows where painting is possible
         self._loading = False
-        self.events.paint.connect(self._painted)  # the end of a stroke, however it was made
+        self.events.paint.connect(self._painted)  # emitted at the end of any stroke
         self._timer = QTimer()
         self._timer.setSingleShot(True)
         self._timer.setInterval(_SETTLE_MS)
@@ -74,7 +74,7 @@ class RegionLabels(Labels):
     # --------------------------------------------------------------------------------------------------------- painting
 
     def _painted(self, event: object = None) -> None:
-        """Write what changed since the last time into the store."""
+        """Write into the store what has changed since the last call."""
         if self._loading:
             return
         store, data = self.pyramid.store, np.asarray(self.data)
@@ -97,7 +97,7 @@ class RegionLabels(Labels):
 
     @contextmanager
     def block_history(self) -> Iterator[None]:
-        """What is painted inside is one stroke."""
+        """Everything painted inside this context is one stroke."""
         self._blocks += 1
         try:
             with super().block_history():
@@ -107,22 +107,22 @@ class RegionLabels(Labels):
         self._changed()
 
     def paint(self, *arguments: npt.ArrayLike, **options: npt.ArrayLike) -> None:
-        """As napari's; then what changed goes into the store."""
+        """As napari's method, then the changes are written into the store."""
         super().paint(*arguments, **options)
         self._changed()
 
     def fill(self, *arguments: npt.ArrayLike, **options: npt.ArrayLike) -> None:
-        """As napari's; then what changed goes into the store."""
+        """As napari's method, then the changes are written into the store."""
         super().fill(*arguments, **options)
         self._changed()
 
     def data_setitem(self, *arguments: npt.ArrayLike, **options: npt.ArrayLike) -> None:
-        """As napari's; then what changed goes into the store."""
+        """As napari's method, then the changes are written into the store."""
         super().data_setitem(*arguments, **options)
         self._changed()
 
     def paint_polygon(self, *arguments: npt.ArrayLike, **options: npt.ArrayLike) -> None:
-        """As napari's; then what changed goes into the store."""
+        """As napari's method, then the changes are written into the store."""
         with self.block_history():
             super().paint_polygon(*arguments, **options)
 
@@ -131,21 +131,21 @@ class RegionLabels(Labels):
             self._painted()
 
     def undo(self) -> None:
-        """Take the last stroke of the store back."""
+        """Undo the last stroke of the store."""
         self.pyramid.undo()
 
     def redo(self) -> None:
-        """Do the stroke that was undone last again."""
+        """Redo the stroke that was undone last."""
         self.pyramid.redo()
 
     # ---------------------------------------------------------------------------------------------------------- showing
 
     def view_changed(self, event: object = None) -> None:
-        """The view moved: follow it when it has come to rest."""
+        """Follow the view once it has come to rest."""
         self._timer.start()
 
     def follow(self) -> None:
-        """Hold what is in view."""
+        """Move the layer to the part that is in view."""
         if self._blocks:
             self._timer.start()
             return
@@ -157,7 +157,7 @@ class RegionLabels(Labels):
         self.reload()
 
     def reload(self, changed: Window | None = None) -> None:
-        """Show what the store has now, if `changed` (None: all of it) concerns this layer."""
+        """Show the labels of the store again, if `changed` (None: all of it) touches this layer."""
         if changed is not None and changed.intersection(self.window).empty:
             return
         self._known = self._current()
@@ -176,7 +176,7 @@ class RegionLabels(Labels):
 
 
 def paint_in_region(viewer: ViewerModel, pyramid: PyramidLabels) -> RegionLabels:
-    """Add the layer that is painted on in place of `pyramid`, and say so."""
+    """Add the layer that is painted on in place of `pyramid`, with a message."""
     region = pyramid.region = RegionLabels(pyramid)
     viewer.add_layer(region)
     events = camera(viewer).events
@@ -189,7 +189,7 @@ def paint_in_region(viewer: ViewerModel, pyramid: PyramidLabels) -> RegionLabels
 
     def removed(event: Event) -> None:
         if event.value is pyramid:
-            QTimer.singleShot(0, remove)  # napari is in the middle of removing the other one
+            QTimer.singleShot(0, remove)  # later, because napari is still removing the other layer
         elif event.value is region:
             pyramid.region = None
             events.zoom.disconnect(region.view_changed)
@@ -207,14 +207,14 @@ def paint_in_region(viewer: ViewerModel, pyramid: PyramidLabels) -> RegionLabels
 
 
 def _in_view(layer: Labels) -> Window:
-    """Level-0 pixels in view."""
+    """The window of level-0 pixels that is in view."""
     corners = np.asarray(layer.corner_pixels)[:, -2:] * np.asarray(layer.downsample_factors)[layer.data_level][-2:]
     (top, left), (bottom, right) = np.floor(corners[0]).astype(int), np.ceil(corners[1]).astype(int) + 1
     return Window.between((int(top), int(left)), (int(bottom), int(right)))
 
 
 def _middle(window: Window) -> Window:
-    """The window, or its middle where it is larger than the layer may be."""
+    """The window, or its middle where it is larger than the layer can be."""
     height, width = min(window.height, SIDE), min(window.width, SIDE)
     return Window(window.y + (window.height - height) // 2, window.x + (window.width - width) // 2, height, width)
 

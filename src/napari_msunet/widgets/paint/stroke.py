@@ -1,4 +1,4 @@
-"""A stroke under way: what was painted since the mouse went down, kept in memory until it is stored."""
+"""A stroke under way: the pixels painted since the mouse was pressed, kept in memory until they are stored."""
 
 from __future__ import annotations
 
@@ -15,34 +15,36 @@ from napari_msunet.labels.levels import around
 from napari_msunet.widgets.paint.brush import Disc, Mask, part_of
 
 TILE = 256
-"""Side of the tiles a stroke is kept in."""
+"""Side of the tiles in which a stroke is kept."""
 
 BLOCK = 512
-"""Side of the windows that are stored: a long slanting stroke is a row of them, not one large window."""
+"""Side of the windows in which a stroke is stored; a long slanting stroke is a row of them, not one large window."""
 
 WIDE = 2048
-"""Blocks painted all over with one value are stored together, up to this many pixels wide."""
+"""Largest width in pixels of a row of blocks that are stored together, where all are fully painted with one value."""
 
 Key = tuple[int, int]
 
 Values = int | npt.NDArray[np.integer]
-"""What is painted: one label, or one for each pixel."""
+"""The painted values: one label, or one for each pixel."""
 
 
 class PaintedTile(NamedTuple):
-    """Painted values: an array of `TILE` x `TILE` or one value; where they were painted (None: everywhere)."""
+    """A tile of painted values (an array of `TILE` x `TILE`, or one value), and where they were painted (None:
+    everywhere)."""
 
     values: Values
     mask: npt.NDArray[np.bool_] | None
 
     @property
     def uniform(self) -> bool:
-        """Whether it was painted all over with one value."""
+        """Whether all of the tile was painted with one value."""
         return self.mask is None and np.ndim(self.values) == 0
 
 
 def cut(window: Window, side: int) -> Iterator[tuple[Key, Window]]:
-    """The squares of `side` pixels a window touches: their number `(row, column)`, and the part of the window there."""
+    """The squares of `side` pixels that a window touches: their number `(row, column)`, and the part of the window
+    there."""
     if window.empty:
         return
     for row in range(window.y // side, -(-window.stop[0] // side)):
@@ -51,18 +53,18 @@ def cut(window: Window, side: int) -> Iterator[tuple[Key, Window]]:
 
 
 class Stroke:
-    """Level-0 pixels that were painted, wherever they lie: memory goes with the area that was touched.
+    """The level-0 pixels that were painted; the memory grows with the touched area.
 
-    Tiles that were painted all over are one value, those at the border of what was painted a value and a mask, so a
-    brush of thousands of pixels costs what its border costs. Dabs are put into tiles when somebody asks for tiles, so
-    that a dab that can be shown without them costs nearly nothing; any thread may ask.
+    A tile that was fully painted is one value, and a tile at the border of the stroke is a value and a mask, so that a
+    brush of thousands of pixels takes only the memory and time of its border. Dabs are put into tiles when tiles are
+    read, so that a dab that can be shown without them takes nearly no time. Any thread may read tiles.
 
     Parameters
     ----------
     shape : (height, width)
-        Of the store.
+        Shape of the store.
     dtype : numpy.dtype
-        Of its labels.
+        Type of its labels.
     """
 
     def __init__(self, shape: tuple[int, int], dtype: np.dtype[np.integer]) -> None:
@@ -89,18 +91,18 @@ class Stroke:
     def paint(self, window: Window, values: Values, mask: Mask = None) -> None:
         """Paint one value, or an array of the window's shape, where `mask` is true (None: everywhere).
 
-        The arrays are kept, and must not change.
+        The arrays are kept, and must not be changed afterwards.
         """
         inside = window.intersection(self._bounds)
         large = isinstance(mask, Disc)
         if inside.empty or not (large or mask is None or part_of(mask, window, inside).any()):  # type: ignore[union-attr]
-            return  # nothing is painted: the stroke stays as empty as it is
+            return  # the mask is empty: the stroke stays as it is
         self._dabs.append((window, values, mask))
-        if large:  # many of them would be much to keep and to do at once
+        if large:  # many large dabs would take much memory, and time when they are put into tiles
             self._settle()
 
     def _settle(self) -> None:
-        """Put the dabs so far into tiles."""
+        """Put the dabs that wait into tiles."""
         with self._settling:
             while self._dabs:
                 self._put(*self._dabs[0])
@@ -150,7 +152,7 @@ class Stroke:
         self._tiles[key] = PaintedTile(array, marks)
 
     def keys(self, window: Window) -> Iterator[Key]:
-        """Tiles inside `window` that were painted on."""
+        """The tiles inside `window` that were painted on."""
         self._settle()
         if len(self._tiles) * TILE * TILE < window.height * window.width:
             first, last = (window.y // TILE, window.x // TILE), (-(-window.stop[0] // TILE), -(-window.stop[1] // TILE))
@@ -159,15 +161,15 @@ class Stroke:
             yield from (key for key, _ in cut(window, TILE) if key in self._tiles)
 
     def tile(self, key: Key) -> PaintedTile | None:
-        """What was painted into a tile."""
+        """The painted values of a tile."""
         return self._tiles.get(key)
 
     def square(self, key: Key) -> Window:
-        """The pixels of a tile that exist."""
+        """The window of a tile, cut at the edges of the store."""
         return Window(key[0] * TILE, key[1] * TILE, TILE, TILE).intersection(self._bounds)
 
     def lay_over(self, window: Window, out: npt.NDArray[np.integer]) -> None:
-        """Put what was painted over the labels `out` of a window."""
+        """Put the stroke over the labels `out` of a window."""
         for key in self.keys(window):
             part, tile = self.square(key).intersection(window), self._tiles[key]
             inner, outer = self._inner(key, part), part.slices((window.y, window.x))
@@ -175,7 +177,7 @@ class Stroke:
             np.copyto(out[outer], values, where=True if tile.mask is None else tile.mask[inner])
 
     def parts(self) -> Iterator[tuple[Window, Values, npt.NDArray[np.bool_] | None]]:
-        """What was painted as windows that do not overlap, with values and mask, as the store wants them."""
+        """The stroke as windows that do not overlap, with values and masks, as the store takes them."""
         self._settle()
         wide: Window | None = None
         value = 0
@@ -195,7 +197,7 @@ class Stroke:
             yield wide, value, None
 
     def _part(self, box: Window, tiles: Iterable[PaintedTile | None]) -> tuple[Window, Values, npt.NDArray[np.bool_]]:
-        """What was painted in a block: one value if all its tiles have the same."""
+        """The painted values of a block: one value if all its tiles have the same."""
         tiles = list(tiles)
         found = {tile.values if np.ndim(tile.values) == 0 else None for tile in tiles if tile is not None}
         one = found.pop() if len(found) == 1 else None
@@ -214,5 +216,5 @@ class Stroke:
 
 
 def _continues(wide: Window, box: Window) -> bool:
-    """Whether a block goes on where a row of blocks ends, and may join it."""
+    """Whether a block begins where a row of blocks ends, and can be joined to it."""
     return (box.y, box.height) == (wide.y, wide.height) and box.x == wide.stop[1] and box.x // WIDE == wide.x // WIDE

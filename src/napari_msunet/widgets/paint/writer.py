@@ -1,4 +1,4 @@
-"""What is painted is stored off the GUI thread, in the order in which it was painted."""
+"""Storing strokes in a thread, in the order in which they were painted."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from napari_msunet.labels import LabelStore
 from napari_msunet.widgets.paint.stroke import Stroke
 
 RETRY_SECONDS = 1.0
-"""How often a stroke that the disk refused is tried again."""
+"""Seconds after which a stroke that the disk refused is tried again."""
 
 _IDLE_SECONDS = 2.0
 
 
 class Job(NamedTuple):
-    """Something to be done to the store, and whom to tell: `done(result, error)` is called in the GUI thread."""
+    """Work on the store, and the function `done(result, error)` that is called in the GUI thread afterwards."""
 
     action: Callable[[], object]
     done: Callable[[Any, Exception | None], None]
@@ -31,11 +31,11 @@ class Job(NamedTuple):
 
 
 class StrokeWriter(QObject):
-    """Does jobs to one store one after the other in a thread of its own, which goes when there is nothing to do.
+    """Does jobs on one store, one after the other, in a thread of its own, which ends when there is nothing to do.
 
     Strokes that the disk refuses are kept by the store, which writes them as soon as it can. A stroke that the store
-    itself refuses stays here, is shown, and is tried again until it is taken; what comes after it waits. In both cases
-    `refused` is called with the reason when that begins, in the GUI thread, and `accepted` when it is over.
+    itself refuses stays here, is shown, and is tried again until the store takes it; later jobs wait. In both cases
+    `refused` is called in the GUI thread with the reason when this begins, and `accepted` when it is over.
     """
 
     _news = Signal()
@@ -56,7 +56,7 @@ class StrokeWriter(QObject):
         self._news.connect(self.collect, Qt.ConnectionType.QueuedConnection)
 
     def put(self, job: Job) -> None:
-        """Have a job done after all before it."""
+        """Add a job behind all others."""
         with self._turn:
             self._jobs.append(job)
             self._hurry = True
@@ -66,7 +66,7 @@ class StrokeWriter(QObject):
             self._turn.notify_all()
 
     def strokes(self) -> list[Stroke]:
-        """Strokes that are not stored yet, in order."""
+        """The strokes that are not stored yet, in order."""
         with self._turn:
             return [job.stroke for job in self._jobs if job.stroke is not None]
 
@@ -76,13 +76,13 @@ class StrokeWriter(QObject):
         return self._failure
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until all is stored, or cannot be; in the GUI thread. Whether all is stored."""
+        """Wait until all is stored or cannot be, and return whether all is stored; in the GUI thread."""
         stored = self.settle(seconds)
         self.collect()
         return stored
 
     def settle(self, seconds: float | None = None) -> bool:
-        """As `wait`, in any thread: nobody is told anything."""
+        """As `wait`, in any thread: no `done` is called."""
         end = None if seconds is None else time.monotonic() + seconds
         with self._turn:
             if self._jobs and self._failure is not None:
@@ -101,7 +101,7 @@ class StrokeWriter(QObject):
         self.settle()
 
     def collect(self) -> None:
-        """Tell what was done since the last time; in the GUI thread."""
+        """Call `done` for the jobs that have ended since the last call; in the GUI thread."""
         while self._told:
             self._told.popleft()()
 
@@ -117,10 +117,10 @@ class StrokeWriter(QObject):
             result, error = None, None
             try:
                 result = job.action()
-            except NotSavedError as raised:  # the store has it, in memory; `unsaved` tells of that
+            except NotSavedError as raised:  # the store has the stroke in memory; `unsaved_changed` reports that
                 result = raised.number if job.stroke is not None else raised.region
                 self._reason = str(raised)
-            except Exception as raised:  # whatever it is, the GUI thread has to hear of it
+            except Exception as raised:  # any error must reach the GUI thread
                 error = raised
             self._ended(job, result, error)
 
@@ -146,7 +146,7 @@ class StrokeWriter(QObject):
         self._tell()
 
     def unsaved_changed(self, unsaved: int) -> None:
-        """The store has `unsaved` strokes in memory only; called in any thread."""
+        """Note that the store has `unsaved` strokes in memory only; called in any thread."""
         with self._turn:
             before, self._unsaved = self._unsaved, unsaved
             if unsaved and not before:
@@ -156,7 +156,7 @@ class StrokeWriter(QObject):
         self._tell()
 
     def _tell(self) -> None:
-        with suppress(RuntimeError):  # at the very end Qt is gone, and nobody is there to hear it
+        with suppress(RuntimeError):  # at the end of the process Qt may be gone already
             self._news.emit()
 
 

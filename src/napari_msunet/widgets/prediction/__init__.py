@@ -1,1 +1,1 @@
-"""The parts of the Predict step: where, what comes out, how, the plan, the maps that fill in, what can go on."""
+"""The parts of the Predict step: the area, the channels, the plan, the maps that fill in, and stopped predictions."""

@@ -1,4 +1,4 @@
-"""Which of the slide's channels are the model's, where names and numbers do not say it."""
+"""The choice of the slide's channels for the model, where their names and number do not decide it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Channel = str | int
 
 
 def fitting(config: ModelConfig, channels: Sequence[str]) -> bool:
-    """Whether a model finds its channels on a slide: by name; one that names none takes as many, in their order."""
+    """Whether a slide has the channels of a model: the same names, or the same number if the model has no names."""
     wanted = config.channel_names
     if wanted is None:
         return config.channels == len(channels)
@@ -52,9 +52,9 @@ class ChannelsRow(QWidget):
     def show_for(
         self, config: ModelConfig, channels: Sequence[str], given: tuple[Channel, ...] | None
     ) -> tuple[Channel, ...] | None:
-        """Ask where a model and a slide do not fit together; gives what the job must be told.
+        """Show the fields where the channels of model and slide do not fit; gives the `channels` of the job.
 
-        None: nothing, or something is not chosen yet; `missing` says what.
+        None: the job needs none, or a channel is not chosen yet, which `missing` names.
         """
         needed = not fitting(config, channels)
         self.setVisible(needed)
@@ -72,13 +72,13 @@ class ChannelsRow(QWidget):
         return self.value()
 
     def value(self) -> tuple[Channel, ...] | None:
-        """The channels as they are chosen; None while one is not."""
+        """The chosen channels; None while one is not chosen."""
         chosen = tuple(field.value() for field in self.fields)
         return None if None in chosen else chosen
 
     @property
     def missing(self) -> str | None:
-        """Which channel is not chosen yet, as a sentence."""
+        """A sentence about the channel that is not chosen yet, or None."""
         if self.isHidden():
             return None
         open_ = [field.accessibleName() for field in self.fields if field.value() is None]
@@ -87,7 +87,7 @@ class ChannelsRow(QWidget):
     def _build(self, config: ModelConfig, names: dict[Channel, str], given: tuple[Channel, ...] | None) -> None:
         count = "1 channel" if config.channels == 1 else f"{config.channels} channels"
         has = f"the slide has {len(names)}" if config.channels != len(names) else "the slide's have other names"
-        self.words.setText(f"The model takes {count}, {has}: say which are the model's.")
+        self.words.setText(f"The model takes {count}, {has}: choose which are the model's.")
         while self.rows.rowCount():
             self.rows.removeRow(0)
         wanted = config.channel_names or tuple(f"channel {n + 1}" for n in range(config.channels))

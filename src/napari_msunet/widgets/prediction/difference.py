@@ -1,4 +1,4 @@
-"""What changed since the last prediction: a layer that is read where one looks, and the areas in words."""
+"""The changes since the last prediction: a layer that is computed where it is in view, and the areas in words."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Colour = tuple[float, float, float, float]
 
 
 def lost_colour(colour: tuple[int, int, int]) -> Colour:
-    """The colour of what a class lost: the opposite hue, as bright as can be; of a grey class, black or white."""
+    """The colour for the loss of a class: the opposite hue, as bright as possible; for a grey class, black or white."""
     hue, saturation, value = colorsys.rgb_to_hsv(*(c / 255 for c in colour))
     if saturation < _LEAST_SATURATION:
         level = 0.0 if value > 0.5 else _WHITE
@@ -46,7 +46,7 @@ def lost_colour(colour: tuple[int, int, int]) -> Colour:
 
 
 def change_colours(store: LabelStore, classes: tuple[str, ...]) -> dict[int | None, Colour]:
-    """The colour of each value of a difference: a class that came in its own colour, one that went in the opposite."""
+    """The colour of each value of a difference: the gain of a class in its own colour, its loss in the opposite one."""
     known = dict(zip(store.classes, store.colours, strict=True))
     colours: dict[int | None, Colour] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0)}
     for number, name in enumerate(classes, 1):
@@ -57,20 +57,20 @@ def change_colours(store: LabelStore, classes: tuple[str, ...]) -> dict[int | No
 
 
 def add_difference(viewer: ViewerModel, found: Differences, store: LabelStore, slide_layer: Layer) -> Labels:
-    """Show where two runs differ, over the slide; each window is computed when it is looked at.
+    """Show where two runs differ, over the slide; each window is computed when it comes into view.
 
     Parameters
     ----------
     viewer : napari.Viewer
     found : Differences
     store : LabelStore
-        Gives the colours of the classes.
+        The store that gives the colours of the classes.
     slide_layer : Layer
 
     Returns
     -------
     Labels
-        Not to be painted on; its status says what came or went under the mouse.
+        A layer that is not for painting; its status shows the change under the mouse.
     """
     names = {n: f"now {name}" for n, name in enumerate(found.classes, 1)}
     names |= {n + len(found.classes): f"no longer {name}" for n, name in enumerate(found.classes, 1)}
@@ -90,7 +90,7 @@ def add_difference(viewer: ViewerModel, found: Differences, store: LabelStore, s
 
 
 class DifferenceRow(QWidget):
-    """A tick that shows what the newest prediction changed, and how much; hidden until there are two predictions.
+    """A tick box that shows the changes by the newest prediction; hidden until there are two predictions.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ class DifferenceRow(QWidget):
         layers.viewer.layers.events.removed.connect(self._removed)
 
     def refresh(self) -> None:
-        """Look, in the background, whether the active slide's labels have two predictions."""
+        """Find out in the background whether the active slide's labels have two predictions."""
         record = self.state.active
         path = None if record is None else record.labels
         if path is None or resolve.blocked_by(self.state, "predict") is not None or not path.exists():
@@ -145,7 +145,7 @@ class DifferenceRow(QWidget):
         self._background.run(lambda: last_difference(open_labels(path)), lambda found: self._known(record, found))
 
     def _known(self, record: SlideRecord, found: Differences | None) -> None:
-        """On the GUI thread: offer it, and bring what is shown up to date."""
+        """Offer the tick box and update the layer; called on the GUI thread."""
         if record is not self.state.active:
             return
         before = None if self.found is None else (self.found.old.path, self.found.new.path)
@@ -187,7 +187,7 @@ class DifferenceRow(QWidget):
             self.layers.viewer.layers.remove(layer)
 
     def _removed(self, event: Event) -> None:
-        """The user deleted the layer: the tick says so."""
+        """Clear the tick box when the user has deleted the layer."""
         if event.value is self.layer and self.layer is not None:
             self.layer = None
             self.tick.setChecked(False)
@@ -200,7 +200,7 @@ class DifferenceRow(QWidget):
 
 
 def change_words(changes: Changes, colours: dict[int | None, Colour]) -> str:
-    """The areas as rich text: for each class what came and what went, with their colours."""
+    """The areas as rich text: gain and loss of each class, with their colours."""
     count = len(changes.classes)
     about = "" if changes.exact else "about "
     rows = []

@@ -1,4 +1,4 @@
-"""What a run shows while it is filled: a first look, and its images, drawn again as tiles come."""
+"""The layers of a running prediction: a first look, and the run's maps, which are redrawn as tiles come."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import SlideRecord
 # ----------------------------------------------------------------------------------------------------------------------
-# The layer that shows at once what the coarsest scale says of a large view, until its tiles are finished.
+# The first look: the answer of the coarsest scale for a large view, shown until the tiles there are finished.
 
 NAME = "First look (coarsest scale)"
 
 SMALLEST = 1024
-"""Side of the coarsest level at most."""
+"""Longest side of the coarsest level."""
 
 
 class Looked:
-    """First looks as a pyramid of labels: 0 where there is none, and where tiles have been finished since.
+    """First looks as a pyramid of labels: 0 where there is none, or where a tile has been finished since.
 
     Parameters
     ----------
     shape : (h, w)
-        Of the run in pixels of its level 0.
+        Shape of the run in pixels of its level 0.
     pixel : float
-        Side of a pixel of the looks in those.
+        Side of a pixel of the first looks in level-0 pixels of the run.
     """
 
     def __init__(self, shape: tuple[int, int], pixel: float) -> None:
@@ -61,7 +61,7 @@ class Looked:
         self.levels = [LookedLevel(self, level, size) for level, size in enumerate(shapes)]
 
     def add(self, look: FirstLook) -> None:
-        """One more part."""
+        """Add a first look at another part."""
         labels = look.array().copy()
         place = Window(round(look.y / self.pixel), round(look.x / self.pixel), *labels.shape)
         self._parts.append((place, labels))
@@ -69,7 +69,7 @@ class Looked:
             _clear(place, labels, window)
 
     def finished(self, tile: Window) -> None:
-        """A tile (level-0 pixels of the run) is finished: its labels are seen instead."""
+        """Remove the looks under a finished tile (level-0 pixels of the run), whose labels are shown instead."""
         (y0, x0), (y1, x1) = (tile.y, tile.x), tile.stop
         inside = Window.between(
             (ceil(y0 / self.pixel), ceil(x0 / self.pixel)), (floor(y1 / self.pixel), floor(x1 / self.pixel))
@@ -79,7 +79,7 @@ class Looked:
             _clear(place, labels, inside)
 
     def read(self, level: int, window: Window) -> npt.NDArray[np.uint8]:
-        """A window of a level: every other pixel of the one below."""
+        """A window of a level; each level has every other pixel of the finer one."""
         out = np.zeros(window.shape, np.uint8)
         step = 1 << level
         for place, labels in self._parts:
@@ -100,7 +100,7 @@ def _clear(place: Window, labels: npt.NDArray[np.uint8], window: Window) -> None
 
 
 class LookedLevel(WindowArray):
-    """A level of `Looked` as an array that napari reads where it is looked at."""
+    """A level of `Looked` as an array of which napari reads the part in view."""
 
     def __init__(self, looked: Looked, level: int, shape: tuple[int, int]) -> None:
         super().__init__(shape, np.uint8, lambda window: looked.read(level, window))
@@ -111,7 +111,7 @@ class LookedLevel(WindowArray):
 
 
 class FirstLookLayer(PassingLayer):
-    """The layer over the slide, made with the first look and gone with the prediction.
+    """The layer over the slide, made with the first look and removed at the end of the prediction.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ class FirstLookLayer(PassingLayer):
         self._run = ""
 
     def add(self, look: FirstLook, store: LabelStore, slide_layer: Layer, labels_layer: Layer | None) -> None:
-        """Take one more look; `draw` shows it."""
+        """Add a first look; `draw` shows it."""
         if look.run != self._run:
             self.drop()
         if self._looked is None:
@@ -136,17 +136,17 @@ class FirstLookLayer(PassingLayer):
             self._show(self._looked, store, slide_layer, labels_layer)
 
     def finished(self, tile: RegionDone) -> None:
-        """A tile came, which is seen instead; `draw` shows it."""
+        """Remove the look under a finished tile; `draw` shows this."""
         if self._looked is not None:
             self._looked.finished(Window(tile.y, tile.x, tile.height, tile.width))
 
     def draw(self) -> None:
-        """Draw what came since."""
+        """Draw the changes since the last drawing."""
         if self.there and self.layer is not None and self.layer.visible:
             redraw(self.layer)
 
     def drop(self) -> None:
-        """Take it away."""
+        """Remove the layer."""
         super().drop()
         self._looked, self._run = None, ""
 
@@ -163,17 +163,18 @@ class FirstLookLayer(PassingLayer):
             metadata={KEY: {"map": "first look", "labels": str(store.path)}},
             **over(slide_layer, pixel),
         )
-        add_to_look_at(self.viewer, self.layer, below=labels_layer)  # what is finished stays above
+        add_to_look_at(self.viewer, self.layer, below=labels_layer)  # finished labels stay above it
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The maps that appear while a prediction runs.
 
 REDRAW = 700
-"""Milliseconds between two drawings of what came."""
+"""Milliseconds between two drawings."""
 
 
 class LiveMaps(QObject):
-    """Shows what a run keeps beside labels (disagreement, uncertainty, probabilities), and a first look at what comes.
+    """Shows the maps of a run (disagreement, uncertainty, probabilities) while it fills, and the first look.
 
     Parameters
     ----------
@@ -198,22 +199,22 @@ class LiveMaps(QObject):
 
     @property
     def maps(self) -> list[Image]:
-        """The layers of the run that was shown last, those that are still there."""
+        """The layers of the run that was shown last, without those that were removed."""
         return [layer for layer in self._layers if layer in self.layers.viewer.layers]
 
     @property
     def busy(self) -> bool:
-        """Whether something is still to be shown."""
+        """Whether tiles or layers wait to be shown."""
         return bool(self._coming) or self._background.busy
 
     def start(self, record: SlideRecord) -> None:
-        """A prediction of this slide begins."""
+        """Prepare for a prediction of this slide, which begins."""
         self._timer.stop()
         self.first_look.drop()
         self._record, self._run, self._layers, self._sources, self._coming = record, None, [], [], []
 
     def look(self, event: FirstLook) -> None:
-        """The coarsest scale has seen a part of a large view."""
+        """Show the first look at a part of a large view."""
         record = self._record
         if record is not None and record.labels is not None:
             with suppress(MsunetError):  # the slide's layer was removed meanwhile
@@ -223,7 +224,7 @@ class LiveMaps(QObject):
                 self._timer.start()
 
     def add(self, event: RegionDone) -> None:
-        """A tile is finished."""
+        """Show a finished tile."""
         self.first_look.finished(event)
         self._stale = self._stale or self.first_look.there
         if self._run is None:
@@ -231,7 +232,7 @@ class LiveMaps(QObject):
         self._take([Window(event.y, event.x, event.height, event.width)])
 
     def finish(self, run: Run) -> None:
-        """The prediction has ended: show the run as it is."""
+        """Show the whole run; called when the prediction has ended."""
         self._timer.stop()
         self.first_look.drop()
         if self._run is None or self._run.key != run.key:
@@ -241,7 +242,7 @@ class LiveMaps(QObject):
         self._background.run(lambda: None, lambda _: self._draw(whole=True))
 
     def pause(self) -> None:
-        """The prediction was stopped: show what came."""
+        """Show the tiles so far; called when the prediction was stopped."""
         self._timer.stop()
         self.first_look.drop()
         self._background.run(lambda: None, lambda _: self._draw(whole=True))
@@ -251,7 +252,7 @@ class LiveMaps(QObject):
             source.settle()
 
     def _show(self, key: str) -> None:
-        """Have the layers of a run, if it has any."""
+        """Add the layers of a run, if it keeps any maps."""
         record = self._record
         if record is None or record.labels is None:
             return
@@ -267,7 +268,7 @@ class LiveMaps(QObject):
                 self._timer.start()
 
     def _add_next(self) -> None:
-        """Add one layer: napari takes its time for each, and the window goes on between two."""
+        """Add one layer. napari needs some time for each, so the window handles its events between two."""
         record = self._record
         if not self._coming or self._closed or record is None:
             return
@@ -281,7 +282,7 @@ class LiveMaps(QObject):
                 return
             self._layers.append(layer)
             labels = self.layers.of_store(record.labels)
-            if labels is not None:  # these stay in sight, and can be painted on
+            if labels is not None:  # the labels stay on top and selected, so that they can be painted on
                 viewer.layers.move(viewer.layers.index(layer), viewer.layers.index(labels))
             viewer.layers.selection.active = active
         QTimer.singleShot(0, self._add_next)
@@ -305,7 +306,7 @@ class LiveMaps(QObject):
                 redraw(layer, whole)
 
     def closing(self) -> None:
-        """Draw nothing any more."""
+        """Stop drawing."""
         self._closed = True
         self._timer.stop()
         self._background.close()

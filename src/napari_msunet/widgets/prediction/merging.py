@@ -1,4 +1,4 @@
-"""Finished parts of a prediction into the labels that are open: piece by piece, beside the GUI thread."""
+"""Merging finished parts of a prediction into the open labels, piece by piece, in a thread."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from napari_msunet.widgets.dock.background import Background
 if TYPE_CHECKING:
     from napari_msunet.widgets.paint import PyramidLabels
 PIECE = 1024
-"""Side of what is merged at once: two by two chunks, so that a stroke never waits long."""
+"""Side of a piece that is merged at once: two by two chunks, so that a stroke never waits long."""
 
 
 def prepare_store(job: PredictJob, config: ModelConfig, free: Path) -> Path:
-    """The store that a prediction goes into, held by this process: `job.out`, or `free` where that has other pixels.
+    """The store that a prediction fills, locked by this process: `job.out`, or `free` if `job.out` has other pixels.
 
     Raises
     ------
     MsunetError
         If the slide or the store cannot be opened, or another process writes into it.
     """
-    if isinstance(job.where, InClasses):  # each stroke must be in the chunks before the worker reads them
+    if isinstance(job.where, InClasses):  # flushed, because the worker reads the chunks, not the journal
         open_labels(job.where.labels).flush()
     with open_slide(job.slide, mpp=job.slide_mpp) as slide:
         grid = slide.grid(config.target)
@@ -44,7 +44,7 @@ def prepare_store(job: PredictJob, config: ModelConfig, free: Path) -> Path:
             if same:
                 try:
                     store.check_slide(slide)
-                except StoreError:  # of another slide of this size
+                except StoreError:  # the store is of another slide of the same size
                     same = False
             out = out if same else free
         if not out.exists():
@@ -54,14 +54,14 @@ def prepare_store(job: PredictJob, config: ModelConfig, free: Path) -> Path:
 
 
 class Merging(QObject):
-    """Merges the parts of a run into a layer's store as they come, and shows them.
+    """Merges the finished parts of a run into the store of a layer, and shows them.
 
     Attributes
     ----------
     idle : Signal()
-        After `finish`: everything is merged.
+        Emitted after `finish`, when everything is merged.
     layer : PyramidLabels, optional
-        Where they go.
+        The layer into whose store they are merged.
     """
 
     idle = Signal()
@@ -75,7 +75,7 @@ class Merging(QObject):
 
     @property
     def busy(self) -> bool:
-        """Whether something is still to be merged."""
+        """Whether parts wait to be merged."""
         return self._background.busy
 
     def start(self, layer: PyramidLabels) -> None:
@@ -84,7 +84,7 @@ class Merging(QObject):
         self._runs = {}
 
     def add(self, event: RegionDone) -> None:
-        """Merge what is finished."""
+        """Merge a finished part."""
         if self.layer is None:
             return
         window = Window(event.y, event.x, event.height, event.width)
@@ -101,7 +101,8 @@ class Merging(QObject):
         layer.refresh_window(window)
 
     def finish(self, key: str | None) -> None:
-        """The job has ended: merge what was finished before it began (`key`: its run, if known), then tell."""
+        """Merge what was finished before the job began (`key`: its run, if known), then emit `idle`; the job has
+        ended."""
         store = self.layer.store
         keys = [*self._runs, *([key] if key and key not in self._runs else [])]
         known = {k: set(v) for k, v in self._runs.items()}
@@ -117,7 +118,7 @@ class Merging(QObject):
         self._background.run(left, merge)
 
     def closing(self) -> None:
-        """What waits is merged another day: the run keeps it."""
+        """Stop merging. The run keeps the parts that wait, which can be merged later."""
         self._background.close()
         self.layer = None
 

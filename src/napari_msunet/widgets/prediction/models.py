@@ -1,4 +1,4 @@
-"""Several models as one: the mean of their probabilities."""
+"""The row that adds models to an ensemble, which predicts the mean of their probabilities."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SAME = (("classes", "classes"), ("resolution", "size of a pixel"), ("channels", 
 
 
 class EnsembleRow(QWidget):
-    """Adds models to the one that predicts, and takes them away.
+    """Adds models to the one that predicts, and removes them.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class EnsembleRow(QWidget):
         Raises
         ------
         ModelError
-            If one is no model, or was trained for something else.
+            If a file is no model, or its classes, pixel size or channels differ.
         """
         first = self.state.model_path
         if first is None:
@@ -69,7 +69,7 @@ class EnsembleRow(QWidget):
         self.state.set_ensemble(tuple(added))
 
     def remove(self, path: Path) -> None:
-        """Let a model predict no more."""
+        """Remove a model from the ensemble."""
         self.state.set_ensemble(tuple(p for p in self.state.ensemble if p != path))
 
     def _choose(self) -> None:
@@ -109,7 +109,7 @@ class EnsembleRow(QWidget):
 
 
 def model_name(path: Path) -> str:
-    """What a person calls a model: its file, or the folder of its training."""
+    """The name of a model for people: that of its file, or of the folder of its training."""
     return path.parent.name if path.stem == "model" else path.stem
 
 

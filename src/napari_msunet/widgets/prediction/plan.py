@@ -1,4 +1,4 @@
-"""What a prediction would cost, said in one line before it starts; the worker finds it out."""
+"""The line with the cost of a prediction before it starts, which the worker finds out."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from napari_msunet.widgets import resolve
 from napari_msunet.wording import duration
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What a prediction says while it runs and when it has ended, in words.
+# Sentences about a prediction, while it runs and when it has ended.
 
 
 def left_words(event: Progress) -> str:
-    """What is left and how fast it goes; nothing before the first tile."""
+    """The number of tiles left and the speed; empty before the first tile."""
     if event.total is None or event.rate is None:
         return ""
     left = int(event.total - event.done)
@@ -29,12 +29,12 @@ def left_words(event: Progress) -> str:
 
 
 def rate_words(rate: float) -> str:
-    """Target pixels per second, in Mpx/s."""
+    """A speed in target pixels per second, as text in Mpx/s."""
     return f"{rate / 1e6:.2g} Mpx/s" if rate < 1e7 else f"{rate / 1e6:.0f} Mpx/s"
 
 
 def result_words(result: Result, layer: str, seconds: float, exact: bool = True) -> str:
-    """What a prediction has left, and how much its tiles show where they do; `exact`: the margin that was asked for."""
+    """The result of a prediction in words, with the seam meter where it is not zero; `exact`: the margin was exact."""
     failed = int(result.values.get("failed") or 0)
     words = f'Done in {seconds:.0f} s: the labels are in the layer "{layer}", ready to be corrected.'
     if failed:
@@ -44,7 +44,7 @@ def result_words(result: Result, layer: str, seconds: float, exact: bool = True)
 
 
 def seam_words(seam: dict[str, float], exact: bool = False) -> str:
-    """The seam meter in a sentence; with the exact margin only a network that no margin makes exact has one."""
+    """The seam meter in a sentence. With the exact margin, only a network that no margin makes exact has one."""
     near, elsewhere = (_percent(seam[name]) for name in ("near", "elsewhere"))
     cure = "a layer of this network looks at whole tiles, so no margin" if exact else "the exact margin"
     return (
@@ -58,6 +58,7 @@ def _percent(share: float) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The line that says what a prediction would cost.
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.jobs import JobHandle, Jobs
@@ -68,7 +69,7 @@ if TYPE_CHECKING:
     """The files of a journal, with their sizes."""
 
 AFTER_CHANGES = 600
-"""Milliseconds for which nothing must change before the worker is asked."""
+"""Milliseconds without a change after which the worker is asked."""
 
 PLANNING = "Planning…"
 TIP = (
@@ -78,7 +79,7 @@ TIP = (
 
 
 class PlanLine(QLabel):
-    """One line: tiles, work, memory, time; or why it cannot be predicted.
+    """A line with tiles, work, memory and time of a prediction, or the reason why there can be none.
 
     Parameters
     ----------
@@ -112,7 +113,7 @@ class PlanLine(QLabel):
         self.say("")
 
     def say(self, text: str, problem: bool = False) -> None:
-        """Show a sentence; nothing where there is none."""
+        """Show a sentence, or nothing if it is empty."""
         name = "problem" if problem else "note"
         if self.objectName() != name:
             self.setObjectName(name)
@@ -122,9 +123,9 @@ class PlanLine(QLabel):
         self.setVisible(bool(text))
 
     def want(self, job: PredictJob | None, stamp: Stamp | None = None) -> None:
-        """Ask about this prediction once nothing has changed for a moment; None: about none.
+        """Ask for the plan of this prediction once nothing has changed for a moment; None: there is no prediction.
 
-        `stamp` is whatever else the plan depends on, such as how often a mask was corrected.
+        `stamp` stands for anything else that the plan depends on, such as how often a mask was corrected.
         """
         wanted = None if job is None else (job, stamp)
         if wanted == self._wanted:
@@ -138,7 +139,7 @@ class PlanLine(QLabel):
             self._timer.start()
 
     def stop(self) -> None:
-        """Do not ask now: something else goes first."""
+        """Stop asking, because another job goes first."""
         self._timer.stop()
         if self._handle is not None:
             self._handle.blockSignals(True)
@@ -149,7 +150,7 @@ class PlanLine(QLabel):
             self.say("")
 
     def again(self) -> None:
-        """Nothing else goes first any more: ask what was not answered."""
+        """Ask again for a plan that was not answered; called when no other job goes first."""
         if self._wanted is not None and self._wanted != self._asked and self._handle is None:
             self._timer.start()
 
@@ -187,18 +188,18 @@ class PlanLine(QLabel):
         self.told.emit()
 
     def closing(self) -> None:
-        """Listen no longer."""
+        """Stop listening."""
         self.stop()
 
 
 def _flush(job: PredictJob) -> None:
-    """Strokes on the labels that say where must be in their chunks before the worker reads them."""
+    """Write the strokes on the labels of `where` into their chunks, which the worker reads."""
     if isinstance(job.where, InClasses):
         open_labels(job.where.labels).flush()
 
 
 def stamp_of(job: PredictJob) -> Stamp | None:
-    """What tells one state of the labels that say where from another."""
+    """A value that changes with the labels of `where`."""
     if not isinstance(job.where, InClasses):
         return None
     return tuple(sorted((p.name, p.stat().st_size) for p in (job.where.labels / "journal").glob("*")))

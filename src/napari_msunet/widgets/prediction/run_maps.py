@@ -1,4 +1,4 @@
-"""Maps and instances of a run as layers: disagreement, entropy, probabilities, objects in colours."""
+"""The maps and instances of a run as layers: disagreement, entropy, probabilities, objects in colours."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from napari_msunet.widgets.placement import over, placed
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 # ----------------------------------------------------------------------------------------------------------------------
-# Maps of a run as layers: disagreement, entropy and probabilities, lazily from its pyramid, while it fills too.
+# The maps of a run as layers, read lazily from its pyramid, also while it fills.
 
 MAPS = ("disagreement", "entropy", "probabilities")
 """Outputs of a run that are images."""
@@ -34,14 +34,14 @@ RAMPS = {
     "entropy": ("#00e5ff", "#00e5ff", "#00a2ff", "#0062ff", "#1a1aff"),
     "probabilities": ("#fff200", "#fff200", "#ffc400", "#ff7b00", "#c8001e"),
 }
-"""Colours from low to high; 0 is clear, so that the slide stays in sight."""
+"""Colours from low to high; 0 is transparent, so that the slide stays visible."""
 
 HELD = 2048 * 2048
-"""Pixels of the finest level that is held in memory while the run fills."""
+"""Most pixels of the finest level that is held in memory while the run fills."""
 
 CHUNK = 512
 BLOCK = 2048
-"""Side of what is brought into the levels in memory at once."""
+"""Side of a block that is put into the levels in memory at once."""
 
 Values = npt.NDArray[np.float32]
 
@@ -49,15 +49,15 @@ Values = npt.NDArray[np.float32]
 class RunMap:
     """One image of a run: disagreement, entropy, or the probability of a class.
 
-    A run's coarse levels come late: a chunk of them is there when all below it is finished. So while a run fills, they
-    are made from the finished tiles in memory.
+    A chunk of a run's coarse level is written when everything below it is finished. So while a run fills, coarse levels
+    are made in memory, from the finished tiles.
 
     Parameters
     ----------
     run : Run
     output : str
     channel : int, optional
-        Of probabilities: which class, 0 is background.
+        For probabilities: the class, 0 is background.
     """
 
     def __init__(self, run: Run, output: str, channel: int | None = None) -> None:
@@ -72,7 +72,7 @@ class RunMap:
 
     @property
     def name(self) -> str:
-        """What the layer is called."""
+        """The name of the layer."""
         if self.channel is None:
             return f"{NAMES[self.output]} {self.run.info.name}"
         named = self.run.classes[self.channel - 1] if self.channel else "background"
@@ -85,12 +85,12 @@ class RunMap:
         self._taken = set()
 
     def settle(self) -> None:
-        """The run is complete: all levels are on the disk."""
+        """Drop the levels in memory; called when the run is complete and all its levels are on disk."""
         with self._lock:
             self._held = {}
 
     def take(self, window: Window) -> None:
-        """Bring a finished tile (level-0 pixels of the run) into the levels in memory; may run in any thread."""
+        """Put a finished tile (level-0 pixels of the run) into the levels in memory; may run in any thread."""
         with self._lock:
             if not self._held or window in self._taken:
                 return
@@ -109,12 +109,14 @@ class RunMap:
             target[...] = np.rint(values[: target.shape[0], : target.shape[1]] * 255)
 
     def read(self, level: int, window: Window) -> Values:
-        """A window of a level; 0 where nothing is there, or it cannot be read: napari must not meet an error."""
+        """A window of a level; 0 where nothing is there, and where it cannot be read, because napari must not get an
+        error."""
         held = self._held
         if level in held:
             return held[level][window.slices()].astype(np.float32) / 255
         values = self.read_disk(level, window)
-        if level and held and not window.empty:  # what the disk lacks as yet, from the finest level in memory
+        # the parts that the disk does not have yet come from the levels in memory
+        if level and held and not window.empty:
             finest = min(held)
             rows, columns = (
                 np.minimum(np.arange(start, stop) >> (finest - level), size - 1)
@@ -124,7 +126,7 @@ class RunMap:
         return values
 
     def read_disk(self, level: int, window: Window) -> Values:
-        """The same, from the disk."""
+        """A window of a level, from the disk only."""
         with suppress(MsunetError, OSError):
             values: Values = self.run.read_plane(self.output, level, window, self.channel).astype(np.float32)
             return values
@@ -132,7 +134,7 @@ class RunMap:
 
 
 class MapLevel(WindowArray):
-    """A level of a `RunMap` as an array that napari reads where it is looked at."""
+    """A level of a `RunMap` as an array of which napari reads the part in view."""
 
     def __init__(self, source: RunMap, level: int) -> None:
         super().__init__(source.shapes[level], np.float32, lambda window: source.read(level, window))
@@ -147,7 +149,7 @@ class MapLevel(WindowArray):
 
 
 def _steps(start: int, stop: int, grain: int) -> Iterator[tuple[int, int]]:
-    """Starts and lengths of blocks on multiples of `grain` that cover start to stop."""
+    """Starts and lengths of blocks, on multiples of `grain`, that cover start to stop."""
     side = max(BLOCK, grain)
     first, last = start // grain * grain, -(-stop // grain) * grain
     for at in range(first, last, side):
@@ -155,7 +157,7 @@ def _steps(start: int, stop: int, grain: int) -> Iterator[tuple[int, int]]:
 
 
 def _coarser(values: Values, times: int) -> Values:
-    """Halved so many times, by the mean of what there is."""
+    """The values halved in size this many times, by the mean."""
     for _ in range(times):
         height, width = values.shape
         padded = np.pad(values, ((0, height % 2), (0, width % 2)), mode="edge")
@@ -164,7 +166,7 @@ def _coarser(values: Values, times: int) -> Values:
 
 
 def run_maps(run: Run) -> list[RunMap]:
-    """All images that a run has or will have: the first is the one to look at first."""
+    """All maps that a run has or will have; the first is the one that is shown at first."""
     found = [RunMap(run, output) for output in MAPS[:2] if output in run.outputs]
     if "probabilities" in run.outputs:
         found += [RunMap(run, "probabilities", n) for n in range(1, len(run.classes) + 1)]
@@ -172,25 +174,25 @@ def run_maps(run: Run) -> list[RunMap]:
 
 
 def add_run_maps(viewer: ViewerModel, run: Run, slide_layer: Layer | None = None) -> list[Image]:
-    """Show the images of a run over the slide, in place of those that another run of the same labels showed.
+    """Show the maps of a run over the slide, in place of those of another run of the same labels.
 
     Parameters
     ----------
     viewer : napari.Viewer
     run : Run
-        Complete or not; `redraw` shows what was finished since.
+        The run, complete or not; `redraw` shows what was finished since.
     slide_layer : Layer, optional
-        The slide's layer: they lie exactly over it. None: by µm.
+        The slide's layer, over which they are placed exactly. None: they are placed by µm.
 
     Returns
     -------
     list of Image
-        Each a pyramid of numbers from 0 to 1. Only disagreement (else uncertainty) is visible at first.
+        Pyramids of numbers from 0 to 1. Only disagreement, or else uncertainty, is visible at first.
 
     Raises
     ------
     StoreError
-        If the run keeps nothing of the kind.
+        If the run keeps no maps.
     """
     maps = run_maps(run)
     if not maps:
@@ -200,13 +202,13 @@ def add_run_maps(viewer: ViewerModel, run: Run, slide_layer: Layer | None = None
 
 
 def remove_maps(viewer: ViewerModel, run: Run) -> None:
-    """Take away the images of all runs of the same labels."""
+    """Remove the maps of all runs of the same labels."""
     for layer in [one for one in viewer.layers if one.metadata.get(KEY, {}).get("maps_of") == _labels(run)]:
         viewer.layers.remove(layer)
 
 
 def add_map_layer(viewer: ViewerModel, source: RunMap, slide_layer: Layer | None, visible: bool) -> Image:
-    """Show one image of a run; a probability is never visible at first."""
+    """Show one map of a run; a probability is never visible at first."""
     run = source.run
     pixel, mpp = run.info.pixel, run.info.mpp
     slide_mpp = None if mpp is None else (mpp[0] / pixel[0], mpp[1] / pixel[1])
@@ -233,7 +235,7 @@ def _labels(run: Run) -> str:
 
 
 def _colours(output: str) -> Colormap:
-    """A ramp that is the clearer the lower the number."""
+    """A ramp of colours that are the more transparent the lower the number."""
     colours = np.array([transform_color(colour)[0] for colour in RAMPS[output]])
     places = np.linspace(0, 1, len(colours))
     colours[:, 3] = places**0.7
@@ -241,36 +243,37 @@ def _colours(output: str) -> Colormap:
 
 
 def map_of(layer: Layer) -> RunMap | None:
-    """What a layer of `add_run_maps` shows; None for all others."""
+    """The map that a layer of `add_run_maps` shows; None for all other layers."""
     source = layer.metadata.get(KEY, {}).get("source")
     return source if isinstance(source, RunMap) else None
 
 
 def redraw(layer: Image | Labels, whole: bool = False) -> None:
-    """Draw what was finished since; `whole`: its thumbnail too."""
+    """Draw what was finished since the last drawing; `whole`: the thumbnail too."""
     if layer.multiscale:
         layer._reset_thumbnail_level_data()  # napari keeps a copy of the coarsest level
     layer.refresh(extent=False, thumbnail=whole)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The instances of a run as a layer.
 
 
 def add_instances(viewer: ViewerModel, run: Run, slide_layer: Layer | None = None) -> Labels:
-    """Show a run's instances over the slide, in place of those that another run showed.
+    """Show a run's instances over the slide, in place of those of another run.
 
     Parameters
     ----------
     viewer : napari.Viewer
     run : Run
-        Complete, with "instances" among its outputs.
+        A complete run with "instances" among its outputs.
     slide_layer : Layer, optional
-        The slide's layer: they lie exactly over it. None: by µm.
+        The slide's layer, over which they are placed exactly. None: they are placed by µm.
 
     Returns
     -------
     Labels
-        A pyramid to look at, which reads what is in view only; corrections belong into the labels.
+        A read-only pyramid, of which only the part in view is read; corrections belong in the labels.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Other thresholds without the network: a slider per class and one for smoothing, shown at once in what is in view."""
+"""Changing thresholds without the network: a slider per class and one for smoothing, with a preview of the view."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ MIDDLE = 50
 
 
 class ClassRow:
-    """The slider of one class, what it says, and the area beside it.
+    """The slider of one class, its value as text, and the area beside it.
 
     Attributes
     ----------
     threshold : float
-        NaN until the slider was moved: the likeliest class wins.
+        NaN until the slider was moved, so that the likeliest class wins.
     """
 
     def __init__(self, name: str, colour: tuple[int, int, int], changed: Callable[[], None]) -> None:
@@ -80,7 +80,7 @@ class ClassRow:
 
     @property
     def widgets(self) -> tuple[QWidget, ...]:
-        """From left to right."""
+        """The widgets of the row, from left to right."""
         return self.colour, self.label, self.slider, self.says, self.area
 
     def _moved(self, value: int) -> None:
@@ -89,7 +89,7 @@ class ClassRow:
         self._changed()
 
     def put_back(self) -> None:
-        """The likeliest class wins again."""
+        """Reset the slider, so that the likeliest class wins again."""
         self.slider.blockSignals(True)
         self.slider.setValue(MIDDLE)
         self.slider.blockSignals(False)
@@ -104,7 +104,7 @@ class Sliders(QWidget):
     Attributes
     ----------
     changed : Signal()
-        One was moved.
+        A slider was moved.
     """
 
     changed = Signal()
@@ -131,7 +131,7 @@ class Sliders(QWidget):
         self.smooth_says = QLabel("none")
 
     def set_classes(self, names: Sequence[str], colours: Sequence[tuple[int, int, int]], mpp: Mpp) -> None:
-        """A row for each class, in its colour."""
+        """Make a row for each class, in its colour."""
         for row in self.rows:
             for widget in row.widgets:
                 self.grid.removeWidget(widget)
@@ -150,17 +150,17 @@ class Sliders(QWidget):
 
     @property
     def moved(self) -> bool:
-        """Whether anything is not as it began."""
+        """Whether any slider was moved."""
         return self.smoothing.value() > 0 or any(not math.isnan(row.threshold) for row in self.rows)
 
     @property
     def thresholds(self) -> tuple[float, ...]:
-        """Of each class; NaN where its slider was not moved."""
+        """The threshold of each class; NaN where its slider was not moved."""
         return tuple(row.threshold for row in self.rows)
 
     @property
     def micrometres(self) -> float:
-        """The smoothing in µm; in pixels where the µm per pixel are not known."""
+        """The smoothing in µm, or in pixels where the µm per pixel are not known."""
         sigma = self.smoothing.value() / self.smoothing.maximum() * SMOOTHEST
         return round(sigma * (1.0 if self._mpp is None else math.sqrt(self._mpp[0] * self._mpp[1])), 4)
 
@@ -170,7 +170,7 @@ class Sliders(QWidget):
         self.changed.emit()
 
     def say_areas(self, of: str, pixels: Sequence[float] | None) -> None:
-        """Show an area for each class, of what `of` says; None: not known yet."""
+        """Show the area of each class, with `of` as the heading; None: the areas are not known yet."""
         self.of.setText(of)
         pixel = 1.0 if self._mpp is None else self._mpp[0] * self._mpp[1]
         for number, row in enumerate(self.rows):
@@ -178,7 +178,7 @@ class Sliders(QWidget):
             row.area.setText(text)
 
     def put_back(self) -> None:
-        """All as it began."""
+        """Reset all sliders."""
         for row in self.rows:
             row.put_back()
         self.smoothing.blockSignals(True)
@@ -189,9 +189,10 @@ class Sliders(QWidget):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The panel of thresholds.
 
 AFTER_MOVING = 120
-"""Milliseconds for which the camera must rest before what came into view is computed."""
+"""Milliseconds for which the camera must rest before the new view is computed."""
 
 READY = "Move a slider: what is in view changes at once, without the network."
 NONE = 'For predictions that kept probabilities: tick "Probabilities" above and predict.'
@@ -205,16 +206,18 @@ class ThresholdPanel(Fold):
     apply_wanted : Signal(object)
         "Apply" was pressed: the `PostprocessJob`.
     shown : Signal()
-        A preview came into view.
+        A preview was shown.
     kept : RunWithProbabilities, optional
-        The run it works on.
+        The run whose probabilities are used.
     """
 
     apply_wanted = Signal(object)
     shown = Signal()
 
     def __init__(self, state: State, layers: Layers) -> None:
-        super().__init__("Thresholds and smoothing", "Changes what becomes of the probabilities, without the network.")
+        super().__init__(
+            "Thresholds and smoothing", "Changes how probabilities become labels, without running the network."
+        )
         self.state, self.layers = state, layers
         self.viewer = layers.viewer
         self.kept: RunWithProbabilities | None = None
@@ -264,7 +267,7 @@ class ThresholdPanel(Fold):
     # --------------------------------------------------------------------------------------------- which probabilities
 
     def look(self) -> None:
-        """Find out, beside the window, whether the labels of the active slide kept probabilities."""
+        """Find out in a thread whether the labels of the active slide kept probabilities."""
         record = self.state.active
         path = None if record is None else record.labels
         if path != self._path:
@@ -281,12 +284,12 @@ class ThresholdPanel(Fold):
     def _found(self, path: Path, answer: tuple[list[tuple[int, str]], RunWithProbabilities | None] | None) -> None:
         if path != self._path:
             self.look()
-        elif answer is not None:  # else: nothing changed since
+        elif answer is not None:  # None: nothing has changed since
             self._looked = answer[0]
             self._use(answer[1])
 
     def _use(self, kept: RunWithProbabilities | None) -> None:
-        """Work on this run from now on."""
+        """Use the probabilities of this run from now on."""
         if kept is not None and self.kept is not None and kept.run is self.kept.run:
             return
         self.put_back()
@@ -297,7 +300,7 @@ class ThresholdPanel(Fold):
         self.refresh()
 
     def refresh(self) -> None:
-        """Show what can be done."""
+        """Enable what is possible now."""
         there = self.kept is not None
         self.why.setText(READY if there else NONE)
         self.sliders.setVisible(there)
@@ -310,26 +313,26 @@ class ThresholdPanel(Fold):
     # --------------------------------------------------------------------------------------------------------- sliding
 
     def settings(self) -> Postprocess:
-        """What the sliders say."""
+        """The post-processing that the sliders describe."""
         pairs = zip(() if self.kept is None else self.kept.run.classes, self.sliders.thresholds, strict=False)
         thresholds = {name: value for name, value in pairs if not math.isnan(value)}
         return Postprocess(thresholds=thresholds, smoothing=self.sliders.micrometres)
 
     def job(self) -> PostprocessJob:
-        """The job that makes these labels everywhere; `MsunetError` where there are no probabilities."""
+        """The job that makes these labels for the whole run; `MsunetError` where there are no probabilities."""
         if self.kept is None:
             raise MsunetError("These labels kept no probabilities; predict with them, then change thresholds.")
         given = {"labels": self.kept.path, "run": self.kept.run.key, "instances": self.parted.isChecked()}
         return PostprocessJob(**given, postprocess=self.settings())
 
     def put_back(self) -> None:
-        """The labels as they are: sliders where they began, no preview."""
+        """Reset the sliders and remove the preview."""
         self.sliders.put_back()
         self.preview.drop()
         self.refresh()
 
     def _slid(self) -> None:
-        """A slider was moved."""
+        """Ask for a preview; called when a slider was moved."""
         if self.sliders.moved:
             self._count()
             self._say_areas()
@@ -341,7 +344,7 @@ class ThresholdPanel(Fold):
     # ----------------------------------------------------------------------------------------------------------- areas
 
     def _count(self) -> None:
-        """Look at all probabilities once."""
+        """Read all probabilities once, to count areas."""
         if self.kept is None or self._areas is not None or self._counting.busy:
             return
         kept = self.kept
@@ -359,12 +362,12 @@ class ThresholdPanel(Fold):
         self._counting.run(build, done, lambda _: None)
 
     def _check(self) -> None:
-        """In the thread: stop when the window closes."""
+        """Raise when the window is closing; called in the thread."""
         if self._closed:
             raise MsunetError("The window was closed.")
 
     def _say_areas(self) -> None:
-        """The area of each class: of the whole prediction, or, where it is smoothed, of what is in view."""
+        """Show the area of each class: in the whole prediction, or with smoothing only in the view."""
         if self.kept is None or not self.sliders.moved:
             return
         if self.sliders.smoothing.value():
@@ -382,7 +385,7 @@ class ThresholdPanel(Fold):
             self._rest.start()
 
     def _ask(self) -> None:
-        """Compute what is in view beside the window; while that runs, only the latest wish is remembered."""
+        """Compute a preview of the view in a thread; while one is computed, only the latest request is kept."""
         if self.kept is None or not self.sliders.moved:
             return
         if self._working:
@@ -390,7 +393,7 @@ class ThresholdPanel(Fold):
             return
         try:
             asked = self._asked(self.kept)
-        except MsunetError:  # nothing of the slide is in view
+        except MsunetError:  # no part of the slide is in view
             return
         kept = self.kept
 
@@ -434,11 +437,11 @@ class ThresholdPanel(Fold):
         self.shown.emit()
 
     def labels_layer(self) -> PyramidLabels:
-        """The layer of the labels, which "Apply" fills."""
+        """The layer of the labels, which "Apply" changes."""
         return self.layers.need_labels(self.state.active)
 
     def closing(self) -> None:
-        """Let go of everything."""
+        """Release layers and threads."""
         self._closed = True
         for event in (self._camera.center, self._camera.zoom):
             event.disconnect(self._camera_moved)

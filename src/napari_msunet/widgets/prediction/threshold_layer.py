@@ -1,4 +1,4 @@
-"""The layer that shows labels for other thresholds in the place of the stored ones."""
+"""The layer that shows labels for other thresholds in place of the stored labels."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
     from napari_msunet.widgets.placement import LayerPlacement
 # ----------------------------------------------------------------------------------------------------------------------
-# Which run of a label store has probabilities whose thresholds can be changed.
+# The run of a label store whose probabilities can be used again.
 
 
 @dataclass(frozen=True)
 class RunWithProbabilities:
-    """A complete run with probabilities, of a store, with the colours of its classes."""
+    """A store, a complete run of it with probabilities, and the colours of its classes."""
 
     store: LabelStore
     run: Run
@@ -40,27 +40,27 @@ class RunWithProbabilities:
 
     @property
     def path(self) -> Path:
-        """Of the store."""
+        """Path of the store."""
         return self.store.path
 
 
 def find_run_with_probabilities(
     path: Path, before: list[tuple[int, str]] | None = None
 ) -> tuple[list[tuple[int, str]], RunWithProbabilities | None] | None:
-    """Look for the newest prediction of a store; runs that were made from another one's probabilities do not count.
+    """Find the newest prediction of a store; runs made from the probabilities of another run do not count.
 
     Parameters
     ----------
     path : Path
-        Of the store.
+        Path of the store.
     before : optional
-        What was given the last time: nothing is opened where nothing changed.
+        The first value of the last result, so that no run is opened again where nothing has changed.
 
     Returns
     -------
     tuple or None
-        What to give the next time, and the newest run, None where it kept no probabilities or is not complete.
-        None in all where nothing changed.
+        A value for `before` at the next call, and the newest run, or None where it kept no probabilities or is not
+        complete. None in place of both where nothing has changed.
     """
     notes = sorted((note.stat().st_mtime_ns, note.parent.name) for note in path.glob("runs/[!.]*/run.json"))
     if notes == before:
@@ -81,24 +81,24 @@ def find_run_with_probabilities(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Labels of what is in view for other thresholds: computed from kept probabilities, beside the GUI thread.
+# Previews: the labels of the view for other thresholds, computed from kept probabilities in a thread.
 
 MOST_PIXELS = 1_000_000
-"""Pixels of a preview: about those of the canvas."""
+"""Most pixels of a preview: about as many as the canvas has."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be shown.
+    """The request for a preview.
 
     Attributes
     ----------
     window : Window
-        In level-0 pixels of the store.
+        The view, in level-0 pixels of the store.
     thresholds : tuple of float
-        Per class of the run; NaN: none.
+        The threshold of each class of the run; NaN: none.
     sigma : (y, x)
-        Of the Gaussian, in level-0 pixels.
+        Standard deviation of the Gaussian, in level-0 pixels.
     """
 
     window: Window
@@ -108,7 +108,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class ThresholdPreview:
-    """A preview: labels `(h, w)` with the store's values, of `window` of a level; pixels of level 0 per class."""
+    """A preview: labels `(h, w)` of `window` of a level, with the store's values, and level-0 pixels per class."""
 
     asked: Asked
     labels: npt.NDArray[np.uint8]
@@ -128,7 +128,7 @@ def level_of(window: Window, levels: int) -> int:
 class Previewer:
     """Computes previews of one run; used by one thread at a time.
 
-    What was read for a view is kept, so that a slider costs arithmetic only.
+    The probabilities of a view are kept, so that a slider needs no reading.
     """
 
     def __init__(self, store: LabelStore, run: Run) -> None:
@@ -139,7 +139,7 @@ class Previewer:
         self._edits: npt.NDArray[np.number] = np.zeros(0)
 
     def __call__(self, asked: Asked) -> ThresholdPreview:
-        """The labels: a person's edits as they are, everything else from the probabilities."""
+        """The labels of a request: the person's edits, and everything else from the probabilities."""
         level = level_of(asked.window, len(self.run.info.shapes))
         window = asked.window
         for _ in range(level):
@@ -167,12 +167,13 @@ class Previewer:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The layer that shows the labels for other thresholds.
 
 NAME = "Thresholds (preview)"
 
 
 class PreviewLayer(PassingLayer):
-    """A layer over the slide, made when it is first needed; while it is there, the labels' own layer is hidden.
+    """A layer over the slide, made when it is first needed. While it is shown, the labels' own layer is hidden.
 
     Parameters
     ----------
@@ -185,7 +186,7 @@ class PreviewLayer(PassingLayer):
         self._place: LayerPlacement = {}
 
     def show(self, shown: ThresholdPreview, store: LabelStore, slide_layer: Layer, labels_layer: Layer | None) -> None:
-        """Bring labels into view."""
+        """Show the labels of a preview."""
         size = store.pixel[0] * 2**shown.level, store.pixel[1] * 2**shown.level
         place = over(slide_layer, size, (shown.window.y * size[0], shown.window.x * size[1]))
         if not self.there:
@@ -196,7 +197,8 @@ class PreviewLayer(PassingLayer):
         if place == self._place and layer.data.shape == shown.labels.shape:
             layer.data[...] = shown.labels
         else:
-            # Each of these alone makes napari slice, draw and measure all layers anew: once is enough.
+            # Each of these changes alone makes napari slice, draw and measure all layers again; blocked, they do so
+            # once.
             with layer._block_refresh() if hasattr(layer, "_block_refresh") else nullcontext():
                 for name in ("scale", "translate", "affine"):
                     if name in place:
@@ -224,7 +226,7 @@ class PreviewLayer(PassingLayer):
             self._hidden = labels_layer
 
     def drop(self) -> None:
-        """Take it away; the labels show again."""
+        """Remove the layer and show the labels again."""
         super().drop()
         if self._hidden is not None:
             self._hidden.visible = True

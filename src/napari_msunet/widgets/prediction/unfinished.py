@@ -1,4 +1,4 @@
-"""Predictions that were stopped, remembered in the project, so that they are offered on another day too."""
+"""Predictions that were stopped, noted in the project, so that they can be continued after a restart too."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENDING = ".unfinished.json"
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A prediction that can go on.
+    """A stopped prediction that can be continued.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class Unfinished:
     run : str
         Key of its run.
     done, total : int
-        Tiles.
+        Finished tiles, and all tiles.
     failed : int
         Tiles that could not be computed.
     """
@@ -45,7 +45,7 @@ class Unfinished:
 
     @property
     def words(self) -> str:
-        """What is there, in a sentence."""
+        """A sentence about the stopped prediction."""
         if self.failed and self.done + self.failed >= self.total:
             one = "1 tile" if self.failed == 1 else f"{self.failed} tiles"
             return f"{one} of {self.total} could not be read; going on tries again."
@@ -53,18 +53,18 @@ class Unfinished:
 
 
 def note_path(labels: Path) -> Path:
-    """Where the prediction that fills a label store is remembered: beside it."""
+    """The path of the note about the prediction that fills a label store: beside the store."""
     return labels.with_name(labels.name + ENDING)
 
 
 def remember(job: PredictJob, run: str) -> None:
-    """Note that this prediction is under way; without a writable folder it is not offered later."""
+    """Note that this prediction is under way; where the folder cannot be written, it is not offered later."""
     with suppress(OSError, MsunetError):
         write_json(note_path(job.out), {"job": job.model_dump(mode="json"), "run": run})
 
 
 def find(labels: Path) -> Unfinished | None:
-    """The prediction of a label store that was stopped; None where there is none, or it cannot go on."""
+    """The stopped prediction of a label store; None where there is none, or it cannot be continued."""
     try:
         note: dict[str, Any] = json.loads(note_path(labels).read_text())
         job = PredictJob.model_validate(note["job"]).model_copy(update={"out": labels})
@@ -83,7 +83,7 @@ def find(labels: Path) -> Unfinished | None:
 
 
 class GoOnRow(QWidget):
-    """Offers to go on with the prediction of the active slide that was stopped.
+    """Offers to continue the stopped prediction of the active slide.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class GoOnRow(QWidget):
     wanted : Signal(object)
         "Go on" was pressed: the `PredictJob`.
     found : Unfinished, optional
-        What is offered.
+        The prediction that is offered.
     """
 
     wanted = Signal(object)
@@ -130,13 +130,13 @@ class GoOnRow(QWidget):
         return self.found.job
 
     def began(self, job: PredictJob, run: str) -> None:
-        """A tile of this run is finished: it could be gone on with from now on."""
+        """Note a prediction of which a tile is finished, so that it can be continued from now on."""
         if self._begun != (job.out, run):
             self._begun = job.out, run
             self._background.run(lambda: remember(job, run))
 
     def refresh(self, ready: bool) -> None:
-        """Show what is offered for the active slide; `ready`: whether it can be started now."""
+        """Show the offer for the active slide; `ready`: whether it can be started now."""
         self._ready = ready
         record = self.state.active
         labels = None if record is None else record.labels
@@ -146,7 +146,7 @@ class GoOnRow(QWidget):
         self._show()
 
     def look(self) -> None:
-        """Find out, beside the window, what can go on."""
+        """Find out in a thread whether a prediction can be continued."""
         labels = self._labels = None if self.state.active is None else self.state.active.labels
         self._begun = None
         if labels is None:
@@ -165,5 +165,5 @@ class GoOnRow(QWidget):
             self.words.setText(self.found.words)
 
     def closing(self) -> None:
-        """Look no longer."""
+        """Stop looking."""
         self._background.close()

@@ -1,4 +1,4 @@
-"""Where a prediction is computed: everywhere, in the tissue, in drawn regions, in classes of other labels."""
+"""The choice of where to predict: everywhere, in the tissue, in drawn regions, or in classes of other labels."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import SlideRecord, State
 # ----------------------------------------------------------------------------------------------------------------------
-# Drawing one rectangle on a slide.
+# Drawing one rectangle that is predicted at once.
 
 NAME = "region to predict"
 
 
 class RegionDrawing(QObject):
-    """A shapes layer that lasts until one rectangle was drawn.
+    """A shapes layer that exists until one rectangle is drawn.
 
     Attributes
     ----------
     drawn : Signal(Region)
-        In level-0 pixels of the slide.
+        The rectangle, in level-0 pixels of the slide.
     """
 
     drawn = Signal(object)
@@ -53,11 +53,11 @@ class RegionDrawing(QObject):
 
     @property
     def active(self) -> bool:
-        """Whether a rectangle is waited for."""
+        """Whether the user is to draw a rectangle."""
         return self.layer is not None and self.layer in self.viewer.layers
 
     def start(self, slide_layer: Layer) -> None:
-        """Wait for a rectangle on this slide."""
+        """Let the user draw a rectangle on this slide."""
         self.stop()
         size = float(np.mean(slide_layer.scale[-2:]))
         self.layer = self.viewer.add_shapes(
@@ -73,7 +73,7 @@ class RegionDrawing(QObject):
         self.layer.mouse_drag_callbacks.append(self._watch)
 
     def _watch(self, layer: object, event: NapariMouseEvent) -> Iterator[None]:
-        """Runs beside napari's own drawing: when the mouse is let go, there is a rectangle."""
+        """Follow napari's own drawing: when the mouse is released, the rectangle is there."""
         yield
         while event.type == "mouse_move":
             yield
@@ -92,21 +92,21 @@ class RegionDrawing(QObject):
         self.drawn.emit(Region(float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1])))
 
     def stop(self) -> None:
-        """Wait no longer."""
+        """Stop waiting for a rectangle."""
         if self.active:
             self.viewer.layers.remove(self.layer)
         self.layer = None
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Regions to predict: polygons and rectangles drawn on a slide, in a layer of shapes that stays.
+# Regions to predict: polygons and rectangles drawn on a slide, in a layer of shapes that is kept.
 
 MARK = "regions_of"
 SETTLED = 150
-"""Milliseconds after which a shape that changes is looked at again."""
+"""Milliseconds after a change of a shape at which the regions are read again."""
 
 CORNERS = 64
-"""Of the polygon that stands for an ellipse."""
+"""Corners of the polygon that replaces an ellipse."""
 
 
 class Regions(QObject):
@@ -115,7 +115,7 @@ class Regions(QObject):
     Attributes
     ----------
     changed : Signal()
-        A region was drawn, moved or taken away.
+        A region was drawn, moved or removed.
     """
 
     changed = Signal()
@@ -138,7 +138,7 @@ class Regions(QObject):
         return None
 
     def draw(self, slide: Path, slide_layer: Layer, mode: str) -> Shapes:
-        """Take the tool ("add_polygon", "add_rectangle") that draws a region of a slide; gives the layer."""
+        """Choose the tool ("add_polygon", "add_rectangle") that draws a region of a slide; gives the layer."""
         layer = self.find(slide) or self._add(slide, slide_layer)
         layer.visible = True
         self.viewer.layers.selection.active = layer
@@ -146,7 +146,7 @@ class Regions(QObject):
         return layer
 
     def restore(self, slide: Path, slide_layer: Layer, rings: tuple[Ring, ...]) -> None:
-        """Show regions as polygons that were drawn before; their corners in level-0 pixels."""
+        """Show regions that were drawn before as polygons, with corners in level-0 pixels."""
         layer = self.find(slide) or self._add(slide, slide_layer)
         layer.add([np.array(ring) - 0.5 for ring in rings], shape_type="polygon")
 
@@ -171,7 +171,7 @@ class Regions(QObject):
         self._settling.start()
 
     def _held(self, _layer: Shapes, event: NapariMouseEvent) -> Iterator[None]:
-        """Know whether the mouse is held: a shape under way does not count yet."""
+        """Note whether the mouse is held: a shape under way does not count yet."""
         self._pressed = True
         yield
         while event.type == "mouse_move":
@@ -180,7 +180,7 @@ class Regions(QObject):
 
     @property
     def drawing(self) -> bool:
-        """Whether a shape is just being drawn or moved."""
+        """Whether a shape is being drawn or moved."""
         return self._pressed or any(
             getattr(layer, "_is_creating", False) or getattr(layer, "_is_moving", False) for layer in self._layers
         )
@@ -192,7 +192,7 @@ class Regions(QObject):
             self.changed.emit()
 
     def rings(self, slide: Path, slide_layer: Layer) -> tuple[Ring, ...]:
-        """The regions as polygons in level-0 pixels of their slide; lines have no inside, so they do not count."""
+        """The regions as polygons in level-0 pixels of their slide; lines are left out, since they have no inside."""
         layer = self.find(slide)
         if layer is None:
             return ()
@@ -215,7 +215,7 @@ class Regions(QObject):
 
 
 def area(rings: tuple[Ring, ...], mpp: tuple[float, float]) -> float:
-    """Of the union of polygons, in mm²."""
+    """The area of the union of polygons, in mm²."""
     import shapely
 
     whole = shapely.union_all([shapely.make_valid(shapely.polygons(np.asarray(ring)[:, ::-1])) for ring in rings])
@@ -241,6 +241,7 @@ def checked(rings: tuple[Ring, ...]) -> tuple[Ring, ...]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The row of the Predict step that chooses where to predict.
 
 PLACES = {
     "all": "the whole slide",
@@ -271,7 +272,7 @@ class WhereRow(QWidget):
     Attributes
     ----------
     changed : Signal()
-        Another place was chosen or drawn.
+        Another area was chosen or drawn.
     """
 
     changed = Signal()
@@ -288,7 +289,7 @@ class WhereRow(QWidget):
         self.polygon = self._tool("Polygon", "Draw it corner by corner; a double click ends it.", "add_polygon")
         self.rectangle = self._tool("Rectangle", "Draw it from corner to corner.", "add_rectangle")
         self.stores = QComboBox()
-        self.stores.setToolTip("The labels whose classes say where.")
+        self.stores.setToolTip("The labels in whose classes the prediction is made.")
         self.stores.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.stores.setMinimumContentsLength(12)
         self.stores.currentIndexChanged.connect(lambda _: self._store_chosen())
@@ -332,21 +333,21 @@ class WhereRow(QWidget):
 
     @property
     def kind(self) -> str:
-        """What is chosen: "all", "tissue", "drawn" or "classes"; known without the step being open."""
+        """The chosen kind: "all", "tissue", "drawn" or "classes"; known even if the step was never opened."""
         shown, kept = str(self.choice.value()), self.state.predict_options.where
         return str(kept) if shown in ("all", "tissue") and kept in ("all", "tissue") else shown
 
     @property
     def verb(self) -> str:
-        """What the button that predicts says."""
+        """The text of the button that predicts."""
         return VERBS[self.kind]
 
     def choose(self, kind: str) -> None:
-        """Choose a kind of place."""
+        """Choose a kind of area."""
         self.choice.setValue(kind)
 
     def value(self, record: SlideRecord) -> Where:
-        """The place, as a job is told it.
+        """The area, as the `where` of a job.
 
         Raises
         ------
@@ -369,14 +370,14 @@ class WhereRow(QWidget):
         return InClasses(labels=Path(path), classes=names)
 
     def draw(self, mode: str) -> Shapes:
-        """Take the tool that draws a region; gives the layer of shapes."""
+        """Choose the tool that draws a region; gives the layer of shapes."""
         record = self.state.active
         if record is None:
             raise MsunetError("Open a slide first: regions are drawn on one.")
         return self.regions.draw(record.path, self.layers.need_slide(record), mode)
 
     def rest(self) -> None:
-        """Lay the drawing tool down: the mouse moves the view again."""
+        """Put the drawing tool away, so that the mouse moves the view again."""
         layer = None if self.state.active is None else self.regions.find(self.state.active.path)
         if layer is not None and str(layer.mode).startswith("add_"):
             layer.mode = "pan_zoom"
@@ -395,7 +396,7 @@ class WhereRow(QWidget):
 
     @show_errors
     def _begin_drawing(self) -> None:
-        """What was drawn on another day is shown; where nothing was, the tool is taken at once."""
+        """Show the regions that were drawn before; where there are none, choose the drawing tool at once."""
         record = self.state.active
         layer = self.layers.need_slide(record)
         if self.regions.rings(record.path, layer):
@@ -418,7 +419,7 @@ class WhereRow(QWidget):
     # ----------------------------------------------------------------------------------------------- what is on screen
 
     def refresh(self) -> None:
-        """Show the places there are for the active slide."""
+        """Show the areas that can be chosen for the active slide."""
         if self.choice.value() != self.kind:
             self.choice.blockSignals(True)
             self.choice.setValue(self.kind)
@@ -448,7 +449,7 @@ class WhereRow(QWidget):
         return count if record.mpp is None else f"{count}, {area(rings, record.mpp):.3g} mm²."
 
     def _list_stores(self) -> None:
-        """The label stores of the active slide that are open, but for the labels that a prediction fills."""
+        """List the open label stores of the active slide, without the labels that a prediction fills."""
         record = self.state.active
         extent = None if record is None else tuple(record.shape)
         found = []

@@ -1,4 +1,4 @@
-"""Why the model decides so: each scale's own prediction, and the fusion's weights, of what is in view."""
+"""Explaining a prediction of the view: the prediction of each scale alone, and the weights of the fusion."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ if TYPE_CHECKING:
     from napari_msunet.widgets.placement import LayerPlacement, Pair
     from napari_msunet.widgets.state import State
 # ----------------------------------------------------------------------------------------------------------------------
-# What the machine sees, as layers: the prediction of each scale, the fusion's, and the weights it gives to scales.
+# The maps of a preview as layers: the prediction of each scale, that of the fusion, and the weights of the scales.
 
 FUSED, WEIGHTS = "fused", "weights"
 IN_MEMORY = 4_000_000
-"""Pixels of a map that is read at once; larger ones stay on disk."""
+"""Largest map, in pixels, that is read at once; larger ones stay on disk."""
 OVERVIEW_SIDE = 2048
 
 
 @dataclass(frozen=True)
 class Preview:
-    """The maps that a `PreviewJob` left in a folder.
+    """The maps that a `PreviewJob` has written to a folder.
 
     Attributes
     ----------
     maps : dict
-        Name ("fused", "scale 1/2", "weights") to a lazy array `(c, h, w)`.
+        Lazy arrays `(c, h, w)` by name ("fused", "scale 1/2", "weights").
     classes, outputs : tuple of str
     pixel : (y, x)
         Size of a map's pixel in level-0 pixels of the slide.
     corner : (y, x)
-        Where the maps begin, in level-0 pixels of the slide.
+        The corner of the maps, in level-0 pixels of the slide.
     mpp : float, optional
-        µm of a map's pixel; None: of a model in pixels.
+        Size of a map's pixel in µm; None for a model in pixels.
     """
 
     folder: Path
@@ -84,27 +84,27 @@ def open_preview(folder: str | Path) -> Preview:
         window = Window(*(int(n) for n in about["window"]))
         classes, outputs = tuple(about["classes"]), tuple(about["outputs"])
         mpp = None if about["mpp"] is None else float(about["mpp"])
-    except Exception as error:  # zarr raises of all kinds
+    except Exception as error:  # zarr raises many kinds of errors
         raise OutputError(f"{where} holds no maps of a preview; run the preview again.") from error
     corner = window.y * pixel[0], window.x * pixel[1]
     return Preview(where, maps, classes, outputs, pixel, corner, mpp)
 
 
 def add_preview(viewer: ViewerModel, folder: str | Path, slide_layer: Layer | None = None) -> list[Image]:
-    """Show all maps of a preview over the slide: of each scale, of the fusion, and the fusion's weights.
+    """Show all maps of a preview over the slide: those of each scale and of the fusion, and the weights.
 
     Parameters
     ----------
     viewer : napari.Viewer
     folder : path
-        What a `PreviewJob` wrote; each preview needs a folder of its own as long as its layers are open.
+        The folder that a `PreviewJob` wrote. Each preview needs a folder of its own as long as its layers are open.
     slide_layer : Layer, optional
-        The slide's layer: the maps lie exactly over it. None: by µm.
+        The slide's layer, over which the maps are placed exactly. None: they are placed by µm.
 
     Returns
     -------
     list of Image
-        One per map and class, each on its own; at first only the fusion's first class is visible.
+        One layer per map and class. At first only the fusion's first class is visible.
     """
     preview = open_preview(folder)
     names = [name for name in (*reversed(preview.outputs), WEIGHTS) if name in preview.maps and name != FUSED]
@@ -119,7 +119,7 @@ def add_preview(viewer: ViewerModel, folder: str | Path, slide_layer: Layer | No
 def add_map(
     viewer: ViewerModel, source: Preview | str | Path, what: str, slide_layer: Layer | None = None
 ) -> list[Image]:
-    """Show one map of a preview over the slide; what a run keeps is shown by `run_maps`.
+    """Show one map of a preview over the slide; the maps of a run are shown by `run_maps`.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def add_map(
     what : str
         "fused", "scale 1/2", ... (a layer per class) or "weights" (a layer per scale).
     slide_layer : Layer, optional
-        The slide's layer. None: placed by µm.
+        The slide's layer. None: the map is placed by µm.
 
     Returns
     -------
@@ -156,7 +156,7 @@ def add_map(
 
 
 def _parts(what: str, classes: Sequence[str], outputs: Sequence[str]) -> list[tuple[int, str]]:
-    """Which planes of a map are shown, and of what they are: background is the rest of the classes."""
+    """The planes of a map that are shown, and their names. Background is left out: it is what the classes leave."""
     if what == WEIGHTS:
         return list(enumerate(outputs[1:]))
     return list(enumerate(classes, 1))
@@ -205,10 +205,11 @@ def _add(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The row of buttons that show and hide these layers.
 
 
 class WhyRow(QWidget):
-    """Two buttons that show maps of what is in view, and bars of the weights.
+    """Two buttons that show maps of the view, and bars of the weights.
 
     Parameters
     ----------
@@ -252,17 +253,17 @@ class WhyRow(QWidget):
         self.hide_bars()
 
     def hide_bars(self) -> None:
-        """The weights of another day say nothing about what comes now."""
+        """Hide the bars, whose weights belong to an earlier view."""
         self.bars_title.hide()
         self.bars.hide()
 
     def set_ready(self, ready: bool) -> None:
-        """Whether the buttons can be pressed."""
+        """Set whether the buttons can be pressed."""
         self.scales.setEnabled(ready)
         self.weights.setEnabled(ready)
 
     def preview(self, job: PredictJob, what: str) -> PreviewJob:
-        """The job that makes the maps of a region; `MsunetError` where this model has none such."""
+        """The job that makes the maps of a region; `MsunetError` where this model has no such maps."""
         config = model_config(job.models[0])
         if what == "weights" and (config.joint or config.fusion in ("max", "concat")):
             raise MsunetError("This model's fusion has no weights to show; look at each scale instead.")
@@ -284,7 +285,7 @@ class WhyRow(QWidget):
         return preview
 
     def show_result(self, preview: PreviewJob, result: Result) -> None:
-        """Add the layers of a preview that has come to its end."""
+        """Add the layers of a finished preview."""
         viewer = self.layers.viewer
         folder = Path(result.files["maps"])
         config = model_config(preview.model)
@@ -301,6 +302,6 @@ class WhyRow(QWidget):
             self.bars.set_weights(config.outputs[1:], shares)
 
     def closing(self) -> None:
-        """Take the files away."""
+        """Remove the files."""
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)

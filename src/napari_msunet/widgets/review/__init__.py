@@ -1,4 +1,4 @@
-"""Truth under review: likely annotation errors one after the other, and the confusion matrix that leads to places."""
+"""Reviewing predictions and annotations: a queue of places, likely annotation errors, and the confusion matrix."""
 
 from napari_msunet.widgets.review.label_issues_panel import TruthPanel
 

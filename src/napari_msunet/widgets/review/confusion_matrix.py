@@ -1,4 +1,4 @@
-"""A confusion matrix as a small coloured grid: a click on a cell asks for its places."""
+"""A confusion matrix as a small coloured grid, in which a click on a cell shows its places."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from napari_msunet.widgets.objects.table import area_text
 
 AGREES, DIFFERS = (70, 150, 110), (205, 85, 60)
 CELL = 62
-"""Least width of a cell, in pixels."""
+"""Smallest width of a cell, in pixels."""
 
 
 class MatrixView(QWidget):
-    """Rows are the truth, columns the model's answers; each cell shows its share of the row.
+    """The matrix: rows are the truth, columns the model's answers, and each cell shows its share of the row.
 
     Attributes
     ----------
@@ -58,13 +58,13 @@ class MatrixView(QWidget):
         self.hide()
 
     def set_theme(self, theme: str) -> None:
-        """Take the colours of a theme of napari's."""
+        """Use the colours of a napari theme."""
         self._ground = get_theme(theme).background.as_rgb_tuple()[:3]
         if self.confusion is not None:
             self.show_matrix(self.confusion, self._known)
 
     def show_matrix(self, confusion: ConfusionMatrix | None, known: bool = True) -> None:
-        """Show another matrix; `known`: areas are µm², not pixels."""
+        """Show another matrix; `known`: areas are in µm², not in pixels."""
         self.confusion, self._known = confusion, known
         names = () if confusion is None else confusion.names
         self.grid.clear()
@@ -105,7 +105,7 @@ class MatrixView(QWidget):
 
 
 def share_text(share: float) -> str:
-    """A share as people write it."""
+    """A share as text in percent."""
     percent = 100 * share
     if 0 < percent < 0.1:
         return "< 0.1 %"

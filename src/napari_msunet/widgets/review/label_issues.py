@@ -1,4 +1,4 @@
-"""Label issues beside the GUI thread: found, decided by a person, and shown as layers of the truth."""
+"""Finding label issues in a thread, and the decisions of a person about them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from napari_msunet.widgets.paint import PyramidLabels
     from napari_msunet.widgets.state import SlideRecord
 # ----------------------------------------------------------------------------------------------------------------------
-# Reviewing a truth beside the GUI thread, and saying what is missing for it.
+# Comparing a truth with a prediction in a thread, and sentences about what is missing for it.
 
 NO_SLIDE = "Open a slide first: the Slide step does it."
 NO_TRUTH = (
@@ -58,18 +58,18 @@ _TELL_SECONDS = 0.05
 
 
 class ReviewStoppedError(Exception):
-    """The review was not wanted any more."""
+    """The review was stopped."""
 
 
 @dataclass(frozen=True)
 class ReviewRequest:
-    """The truth and the prediction that are compared: label stores of one slide."""
+    """The truth and the prediction to compare, which are label stores of one slide."""
 
     truth: Path
     labels: Path
 
     def as_python(self) -> str:
-        """The lines that compare them, write the files, and take the answer at one place."""
+        """The lines that compare them, write the files, and take the model's answer at one place."""
         return lines(
             "from napari_msunet import review as truth",
             "",
@@ -91,18 +91,18 @@ class TruthReviewer(QObject):
     Attributes
     ----------
     progressed : Signal(int, int)
-        Tiles done, of how many.
+        Tiles done, and all tiles.
     found : Signal()
-        `pair` and `review` are another one.
+        `pair` and `review` have changed.
     changed : Signal()
-        `lack`, `busy` or `stale` is another one.
+        `lack`, `busy` or `stale` has changed.
     lack : str
-        What is missing, as a sentence; empty: nothing.
+        What is missing, as a sentence; empty if nothing is.
     possible : bool
-        Whether it can be done nevertheless (without probabilities).
+        Whether a comparison is possible nevertheless (without probabilities).
     busy : bool
     stale : str
-        Why the review is not what truth and prediction are now; empty: it is.
+        Why the review no longer fits truth and prediction; empty: it fits.
     """
 
     progressed = Signal(int, int)
@@ -120,14 +120,14 @@ class TruthReviewer(QObject):
         self._told = 0.0
 
     def forget(self, lack: str) -> None:
-        """There is nothing to compare now; `lack` says why."""
+        """Forget the review, because there is nothing to compare; `lack` is the reason."""
         self._stop.set()
         self.wanted, self.pair, self.review = None, None, None
         self.lack, self.possible, self.busy, self.stale = lack, False, False, ""
         self.changed.emit()
 
     def look_at(self, truth: Path, labels: Path | None) -> None:
-        """Work on this truth; what is missing is known a moment later."""
+        """Use this truth; a moment later it is known what is missing."""
         if labels is None:
             self.forget(NO_PREDICTION)
             return
@@ -158,17 +158,17 @@ class TruthReviewer(QObject):
         self.changed.emit()
 
     def stop(self) -> None:
-        """Give up comparing; the former review stays."""
+        """Stop comparing; the former review stays."""
         self._stop.set()
 
     def outdated(self, why: str) -> None:
-        """Say that the review is not what truth and prediction are now."""
+        """Note that the review no longer fits truth and prediction."""
         if self.review is not None and not self.stale:
             self.stale = why
             self.changed.emit()
 
     def _work(self, wanted: ReviewRequest, stop: threading.Event) -> tuple[Pair, TruthReview]:
-        """In the thread."""
+        """Compare; runs in the thread."""
 
         def tell(done: int, total: int) -> None:
             if stop.is_set():
@@ -195,7 +195,7 @@ class TruthReviewer(QObject):
             self.changed.emit()
 
     def save_csv(self, path: Path) -> str:
-        """Write the suspects, and beside them the confusion matrix, as CSV; gives a sentence that says so."""
+        """Write the suspects, and beside them the confusion matrix, as CSV; gives a sentence about the files."""
         if self.review is None or self.pair is None:
             raise MsunetError(NOT_COMPARED)
         written = write_label_issues(self.review, path, self.pair.store)
@@ -204,19 +204,19 @@ class TruthReviewer(QObject):
         return f"Wrote {count} suspects to {written} and the confusion matrix to {beside.name}."
 
     def as_python(self) -> str:
-        """The review, its files, and the answer taken at one place."""
+        """The lines that repeat the review, write its files, and take the model's answer at one place."""
         if self.wanted is None:
             raise MsunetError(self.lack or NO_TRUTH)
         return self.wanted.as_python()
 
     def close(self) -> None:
-        """Stop for good."""
+        """Stop comparing and end the thread."""
         self._stop.set()
         self._background.close()
 
 
 def _lack(labels: Path) -> str:
-    """What a prediction lacks, in words."""
+    """What a prediction lacks, as a sentence."""
     runs = merged_runs(open_labels(labels))
     if not runs:
         return NO_PREDICTION
@@ -224,27 +224,27 @@ def _lack(labels: Path) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What a person decides of a truth, done beside the GUI thread; and whether strokes or an undo put places right.
+# The decisions of a person about a truth, written in a thread, and whether strokes or an undo corrected a place.
 
 _SETTLE_MS = 300
 _CHECKED_AGAIN = 50
 
 
 class Decisions(QObject):
-    """Keeps the truth or takes the model's answer, one stroke each time.
+    """Keeps the truth or takes the model's answer; each answer is one stroke.
 
     Parameters
     ----------
     finding : TruthReviewer
-        What was compared.
+        The comparison.
     model : PlaceModel
-        The places that are shown; their states are kept true.
+        The places that are shown; their states are kept up to date.
     parent : QObject, optional
 
     Attributes
     ----------
     changed : Signal()
-        The state of a place is another one.
+        The state of a place has changed.
     layer : PyramidLabels, optional
         The truth whose strokes are followed.
     """
@@ -264,18 +264,18 @@ class Decisions(QObject):
 
     @property
     def pair(self) -> Pair:
-        """What was compared; `MsunetError` if nothing was."""
+        """The compared truth and prediction; `MsunetError` if nothing was compared."""
         if self.finding.pair is None:
             raise MsunetError(NOT_COMPARED)
         return self.finding.pair
 
     def keep(self, place: TruthPlace) -> None:
-        """The truth is right here: note it."""
+        """Note that the truth is right in this place."""
         self._background.run(partial(review.keep_truth, self.pair, place), None, partial(self._refused, place))
         self.model.mark(place, "kept")
 
     def take(self, place: TruthPlace, layer: PyramidLabels) -> None:
-        """Write the model's answer into the truth here, as one step of undo."""
+        """Write the model's answer into the truth in this place, as one step of undo."""
         self._take(place, place.window, layer, partial(self._refused, place))
         self.model.mark(place, "changed")
 
@@ -286,12 +286,12 @@ class Decisions(QObject):
         self._take(corners, window, layer, lambda error: notify_error(str(error)))
 
     def offer_kept(self) -> None:
-        """Forget what was kept, and compare again."""
+        """Forget which places were kept, and compare again."""
         work = partial(review.remove_kept, self.pair.store)
         self._background.run(work, lambda _: self.finding.start())
 
     def outline(self, place: TruthPlace, show: Callable[[Polygon | None], None]) -> None:
-        """Call `show` with the polygon of a place as the truth is now, None if nothing is left of it."""
+        """Call `show` with the polygon of a place in the present truth, or None if nothing is left of it."""
         pair = self.pair
 
         def work() -> Polygon | None:
@@ -324,7 +324,7 @@ class Decisions(QObject):
         self._background.run(partial(review.take_answer, self.pair, where), show, failed)
 
     def _refused(self, place: TruthPlace, error: BaseException) -> None:
-        """The disk, or another writer, did not let it be kept."""
+        """Reopen a place whose decision could not be stored, because of the disk or another writer."""
         self.model.mark(place, None)
         self.changed.emit()
         notify_error(str(error))
@@ -332,7 +332,7 @@ class Decisions(QObject):
     # ------------------------------------------------------------------------------------------------ following strokes
 
     def watch(self, layer: PyramidLabels | None) -> None:
-        """Follow the strokes of another truth; None: of none."""
+        """Follow the strokes of another truth; None: follow none."""
         if layer is self.layer:
             return
         if self.layer is not None:
@@ -347,7 +347,7 @@ class Decisions(QObject):
             self._timer.start()
 
     def _check_again(self) -> None:
-        """Which of the places near the last strokes are still what they were."""
+        """Check in the thread which of the places near the last strokes still exist."""
         near, self._strokes, pair = self._strokes, [], self.finding.pair
         places = [p for p in self.model.places if any(not p.window.intersection(w).empty for w in near)]
         asked = [p for p in places if p.truth != p.model and self.model.states.get(p) != "kept"][:_CHECKED_AGAIN]
@@ -360,7 +360,7 @@ class Decisions(QObject):
         self.changed.emit()
 
     def close(self) -> None:
-        """Let go of the layer and of the thread."""
+        """Release the layer and the thread."""
         self._timer.stop()
         self.watch(None)
         self._background.close()
@@ -371,10 +371,11 @@ def _is_there(pair: Pair, place: TruthPlace) -> bool:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Which truths a slide has, and the choice between them.
 
 
 def truths_of(record: SlideRecord | None) -> dict[str, Path]:
-    """The label stores that hold truth of a slide, by what they are called."""
+    """The label stores that hold truth of a slide, by their names for people."""
     if record is None:
         return {}
     known = {"Annotation": record.annotation, "Corrected and accepted labels": record.labels}
@@ -390,7 +391,7 @@ class TruthChoice(QComboBox):
         self.setToolTip("The truth that is compared with the prediction of this slide.")
 
     def offer(self, record: SlideRecord | None) -> None:
-        """Offer the truths of a slide; the one that was chosen stays, if it is one of them."""
+        """Offer the truths of a slide; the chosen one stays chosen if it is one of them."""
         known = truths_of(record)
         if [self.itemData(n) for n in range(self.count())] != list(known.values()):
             chosen = self.currentData()
@@ -401,7 +402,7 @@ class TruthChoice(QComboBox):
 
 
 def layer_of_truth(layers: Layers, path: Path | None) -> PyramidLabels:
-    """The layer of a truth of the active slide; opened if need be."""
+    """The layer of a truth of the active slide; it is opened where it is not in the viewer."""
     from napari_msunet.widgets.slide_layers import add_labels
 
     record = layers.state.active

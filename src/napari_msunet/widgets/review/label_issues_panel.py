@@ -1,4 +1,4 @@
-"""Truth under review: the likely annotation errors in a table, the confusion matrix beside it, and what to do there."""
+"""The panel of label issues: likely annotation errors in a table, the confusion matrix, and the buttons to decide."""
 
 from __future__ import annotations
 
@@ -77,16 +77,16 @@ _KEYS = {
 }
 _OUTLINE = (1.0, 0.45, 0.3)
 _LEAST = 96
-"""Pixels of the truth that are shown around a small place at least."""
+"""Fewest pixels of the truth that are shown around a small place."""
 
 
 class PlaceTable(QTableView):
-    """A table in which the panel's keys do what they do over the slide, instead of searching for a letter.
+    """A table in which the panel's keys work as they do over the slide, instead of searching for a letter.
 
     Attributes
     ----------
     pressed : Signal(str)
-        Name of a key's line in the table of keys.
+        The name of the key's line in the table of keys.
     """
 
     pressed = Signal(str)
@@ -112,7 +112,7 @@ class PlaceTable(QTableView):
 
 
 class TruthPanel(QWidget):
-    """Suspects one after the other: look, keep the truth, or take the model's answer. Nothing changes by itself.
+    """Shows suspects one after the other; at each, a person keeps the truth or takes the model's answer.
 
     Parameters
     ----------
@@ -122,11 +122,11 @@ class TruthPanel(QWidget):
     Attributes
     ----------
     finding : TruthReviewer
-        What is compared, and what was found.
+        The comparison and its result.
     model : PlaceModel
         The table's rows: suspects, or the places of one cell of the matrix.
     index : int
-        The row that is looked at; -1: none.
+        The row of the place that is shown; -1: none.
     """
 
     def __init__(self, state: State, layers: Layers) -> None:
@@ -277,7 +277,7 @@ class TruthPanel(QWidget):
         show_info("The next prediction keeps probabilities: press Predict, then come back to the truth.")
 
     def truth_layer(self) -> PyramidLabels:
-        """The layer of the truth that is reviewed; opened if need be."""
+        """The layer of the truth that is reviewed; it is opened where it is not in the viewer."""
         wanted, pair = self.finding.wanted, self.finding.pair
         layer = layer_of_truth(self.layers, None if wanted is None else wanted.truth)
         if pair is not None:  # the layer may have been removed, and its store closed
@@ -288,10 +288,10 @@ class TruthPanel(QWidget):
     # -------------------------------------------------------------------------------------------------------- finding
 
     def start(self) -> None:
-        """Find the suspects; returns at once, they show when they are found."""
+        """Find the suspects; returns at once, and they are shown when they are found."""
         if self.finding.wanted is None or not (self.finding.possible or not self.finding.lack):
             raise MsunetError(self.finding.lack or label_issues.NO_TRUTH)
-        self.truth_layer()  # opened now, when it was asked for, not when the result comes
+        self.truth_layer()  # opened at the person's request, not later when the result comes
         self.bar.setRange(0, 0)
         self.finding.start()
 
@@ -309,7 +309,7 @@ class TruthPanel(QWidget):
             self.go(0)
 
     def _show(self) -> None:
-        """What is missing, what is going on."""
+        """Show what is missing and what is running."""
         found = self.finding
         if found.review is None and self.model.places:
             self.model.show([], None)
@@ -347,11 +347,11 @@ class TruthPanel(QWidget):
     # ------------------------------------------------------------------------------------------------- table and matrix
 
     def show_suspects(self) -> None:
-        """All suspects in the table."""
+        """Show all suspects in the table."""
         self._show_places(None)
 
     def show_cell(self, row: int, column: int) -> None:
-        """The places of one cell of the matrix in the table, the largest first."""
+        """Show the places of one cell of the matrix in the table, the largest first."""
         self._show_places((row, column))
         if self.model.places:
             self.go(0)
@@ -370,11 +370,11 @@ class TruthPanel(QWidget):
 
     @property
     def current(self) -> TruthPlace | None:
-        """The place that is looked at."""
+        """The place that is shown."""
         return self.model.places[self.index] if 0 <= self.index < len(self.model.places) else None
 
     def _sort(self, column: int, order: Qt.SortOrder) -> None:
-        """Another order of the rows; the place that is looked at stays the same."""
+        """Sort the rows; the place that is shown stays the same."""
         place, self.index = self.current, -1
         self.model.sort(column, order)
         if place is not None:
@@ -387,7 +387,7 @@ class TruthPanel(QWidget):
             show_errors(self.go)(row)
 
     def go(self, index: int) -> None:
-        """Look at a place of the table: the camera goes there, and its outline shows."""
+        """Show a place of the table: the camera moves to it, and its outline is drawn."""
         if not 0 <= index < len(self.model.places):
             raise MsunetError(f"The table has {len(self.model.places)} places; there is no place {index + 1}.")
         self.index = index
@@ -402,18 +402,18 @@ class TruthPanel(QWidget):
     def _outlined(self, layer: PyramidLabels, place: TruthPlace, polygon: Polygon | None) -> None:
         if place is not self.current or not self.isVisible():
             return
-        if polygon is None:  # changed since: at least where it was
+        if polygon is None:  # the place has changed since: its window is shown instead
             self.outline.show_window(layer, place.window)
         else:
             self.outline.show_polygon(layer, polygon)
 
     def next(self) -> None:
-        """Go on to the next place."""
+        """Go to the next place."""
         if self.index + 1 < len(self.model.places):
             self.go(self.index + 1)
 
     def previous(self) -> None:
-        """Go back to the place before."""
+        """Go to the previous place."""
         if self.index > 0:
             self.go(self.index - 1)
 
@@ -427,12 +427,13 @@ class TruthPanel(QWidget):
         return self.current
 
     def keep(self) -> None:
-        """The truth is right here: note it, and go on; returns at once."""
+        """Note that the truth is right in this place, and go to the next; returns at once."""
         self.decisions.keep(self._open_place())
         self._go_on()
 
     def take(self) -> None:
-        """Write the model's answer into the truth here, as one step of undo, and go on; returns at once."""
+        """Write the model's answer into the truth in this place, as one step of undo, and go to the next; returns at
+        once."""
         self.decisions.take(self._open_place(), self.truth_layer())
         self._go_on()
 
@@ -445,7 +446,7 @@ class TruthPanel(QWidget):
         self._enable()
 
     def _go_on(self) -> None:
-        """Go to the next place that is open."""
+        """Go to the next undecided place."""
         rest = range(self.index + 1, len(self.model.places))
         following = next((n for n in rest if self.model.places[n] not in self.model.states), None)
         if following is None:
@@ -469,7 +470,7 @@ class TruthPanel(QWidget):
         show_info("Copied: the lines of Python that do this without the dock.")
 
     def as_python(self) -> str:
-        """The review, its files, and the answer taken at one place."""
+        """The lines that repeat the review, write its files, and take the model's answer at one place."""
         return self.finding.as_python()
 
     # -------------------------------------------------------------------------------------------- showing and closing
@@ -489,7 +490,7 @@ class TruthPanel(QWidget):
         self.outline.hide()
 
     def closing(self) -> None:
-        """Let go of the viewer and of threads."""
+        """Release the viewer and threads."""
         self.state.changed.disconnect(self._changed)
         self.viewer.events.theme.disconnect(self._restyle)
         self.lasso.close()
@@ -505,7 +506,7 @@ def _button(text: str, tip: str) -> QPushButton:
 
 
 def heading(review: TruthReview | None, cell: tuple[int, int] | None) -> str:
-    """What the table shows, in words."""
+    """The heading of the table."""
     if review is None:
         return "Where does the model contradict the truth? Nothing changes unless you say so."
     names = review.confusion.names

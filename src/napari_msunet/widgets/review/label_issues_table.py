@@ -1,4 +1,4 @@
-"""Places of a truth as a Qt table."""
+"""The places of label issues as a Qt model."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ MARKS = {"kept": "✓", "changed": "→"}
 
 
 class PlaceModel(QAbstractTableModel):
-    """Rows of `TruthPlace`, ranked as they were given, sorted by any column.
+    """Rows of `TruthPlace`, ranked in the order in which they were given, which can be sorted by any column.
 
     Attributes
     ----------
     places : list of TruthPlace
-        In the order of the rows.
+        The places in the order of the rows.
     states : dict
         "kept" or "changed", by place.
     """
@@ -51,7 +51,7 @@ class PlaceModel(QAbstractTableModel):
         self._known = True
 
     def show(self, places: Sequence[TruthPlace], store: LabelStore | None) -> None:
-        """Show other places, of this truth."""
+        """Show other places of this truth."""
         self.beginResetModel()
         self.places = list(places)
         self._ranks = {place: rank for rank, place in enumerate(places, 1)}
@@ -62,7 +62,7 @@ class PlaceModel(QAbstractTableModel):
         self.endResetModel()
 
     def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
-        """Sort by a column; equal rows stay ranked."""
+        """Sort by a column; equal rows stay in the order of their rank."""
         ways: tuple[Callable[[TruthPlace], str | float], ...] = (
             lambda place: 0,
             attrgetter("truth"),
@@ -80,7 +80,7 @@ class PlaceModel(QAbstractTableModel):
         self.endResetModel()
 
     def mark(self, place: TruthPlace, state: str | None) -> None:
-        """Say what became of a place; None: it is open."""
+        """Set the state of a place; None: it is undecided."""
         if state is None:
             self.states.pop(place, None)
         else:

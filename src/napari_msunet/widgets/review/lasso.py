@@ -23,14 +23,14 @@ _APART = 2.0
 
 
 class Lasso(QObject):
-    """Waits until a lasso was drawn on a labels layer, once.
+    """Lets the user draw one lasso on a labels layer.
 
     Attributes
     ----------
     drawn : Signal(object)
         Corners `(n, 2)` of `y, x` in level-0 pixels of the layer.
     ended : Signal()
-        Drawn, or given up with Escape.
+        The lasso was drawn, or cancelled with Escape.
     """
 
     drawn = Signal(object)
@@ -45,11 +45,11 @@ class Lasso(QObject):
 
     @property
     def active(self) -> bool:
-        """Whether a lasso is waited for."""
+        """Whether the user is to draw a lasso."""
         return self.layer is not None
 
     def start(self, layer: PyramidLabels, hint: str) -> None:
-        """Wait for a lasso on this layer; `hint` says what for."""
+        """Let the user draw a lasso on this layer; `hint` says what it is for."""
         self.stop()
         if self._sketch is None:
             self._sketch = Sketch(self.viewer)
@@ -65,7 +65,7 @@ class Lasso(QObject):
         self._sketch.canvas.setFocus()
 
     def stop(self) -> None:
-        """Wait no longer."""
+        """Stop waiting for a lasso."""
         layer, self.layer, self._points = self.layer, None, []
         if layer is None:
             return
@@ -78,14 +78,14 @@ class Lasso(QObject):
         self.ended.emit()
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        """Escape gives up."""
+        """Cancel at Escape."""
         if self.active and event.type() == QEvent.Type.KeyPress and event.key() == Qt.Key.Key_Escape:
             self.stop()
             return True
         return False
 
     def _drag(self, viewer: object, event: NapariMouseEvent) -> Iterator[None]:
-        """From the press of the mouse to its release, as napari calls it."""
+        """Follow the mouse from its press to its release; a generator, as napari's mouse callbacks are."""
         if not self.active or event.button != 1:
             return
         self._sketch.clear()
@@ -111,7 +111,7 @@ class Lasso(QObject):
         return to_level0(self.viewer, self.layer, event.position)
 
     def close(self) -> None:
-        """Let go of the viewer."""
+        """Release the viewer."""
         self.stop()
         if self._sketch is not None:
             self.viewer.scene.camera.events.disconnect(self._sketch._moved)

@@ -1,4 +1,4 @@
-"""The panels that the Review step shows below the canvas: the table of objects, and the truth under review."""
+"""The panels that the Review step shows below the canvas: the table of objects, and the label issues."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Panels:
     objects : ObjectsPanel, optional
     truth : TruthPanel, optional
     truth_dock : QDockWidget, optional
-        What napari put the truth into.
+        The dock widget in which napari shows the label issues.
     """
 
     def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
@@ -65,7 +65,7 @@ class Panels:
         return self.objects
 
     def show_truth(self) -> TruthPanel:
-        """Show where the model contradicts the truth; gives that panel."""
+        """Show the panel of label issues, where the model contradicts the truth; gives the panel."""
         window = main_window(self.viewer)
         if self.truth is None:
             self.truth = TruthPanel(self.state, self.layers)
@@ -78,7 +78,7 @@ class Panels:
         return self.truth
 
     def closing(self) -> None:
-        """Let go of the panels."""
+        """Release the panels."""
         if self.objects is not None:
             self.objects.closing()
             self.objects = None

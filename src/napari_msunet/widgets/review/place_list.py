@@ -1,4 +1,4 @@
-"""Places to be looked at, one after the other: a list, and buttons and keys that go through it."""
+"""The list of places to review, with buttons and keys that go through it."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ _MARKS = {"accepted": "✓", "skipped": "–"}
 
 
 class PlaceList(QWidget):
-    """A queue of `Candidate`, whoever found them.
+    """A queue of `Candidate`, from a ranking or from elsewhere.
 
     Attributes
     ----------
     places : list of Candidate
     index : int
-        Of the place that is looked at; -1: none.
+        The row of the place that is shown; -1: none.
     decided : dict
         "accepted" or "skipped", by window.
     source : str
-        What made the queue.
+        The origin of the queue.
     shown : Signal(Candidate)
-        The camera should go there.
+        The camera should move to this place.
     accept_wanted, skip_wanted : Signal()
     left : Signal(int)
-        So many places are open now.
+        The number of undecided places.
     """
 
     shown = Signal(object)
@@ -99,18 +99,18 @@ class PlaceList(QWidget):
 
     @property
     def actions(self) -> dict[str, Callable[[], None]]:
-        """What each key does."""
+        """The action of each key."""
         wanted = (self.previous, self.next, self.accept_wanted.emit, self.skip_wanted.emit)
         return dict(zip(KEYS, wanted, strict=True))
 
     @property
     def current(self) -> Candidate | None:
-        """The place that is looked at."""
+        """The place that is shown."""
         return self.places[self.index] if 0 <= self.index < len(self.places) else None
 
     @property
     def open_place(self) -> Candidate | None:
-        """The place that is looked at, if nothing is decided of it yet; `MsunetError` if there is none at all."""
+        """The place that is shown, if it is undecided, else None; `MsunetError` if no place is shown."""
         place = self.current
         if place is None:
             raise MsunetError("No place is shown: find places to review first.")
@@ -131,12 +131,12 @@ class PlaceList(QWidget):
         self.left.emit(sum(place.window not in self.decided for place in self.places))
 
     def say(self, text: str) -> None:
-        """Say something instead of which place is shown."""
+        """Show a sentence in place of the one about the current place."""
         self.now.setText(text)
         self.enable()
 
     def enable(self) -> None:
-        """Offer what can be done now."""
+        """Enable what is possible now."""
         place = self.current
         self.list.setVisible(bool(self.places))
         self.now.setVisible(bool(self.now.text()))
@@ -147,7 +147,7 @@ class PlaceList(QWidget):
         self.buttons["review.skip"].setEnabled(free and self.may_accept)
 
     def go(self, index: int) -> None:
-        """Look at a place of the queue."""
+        """Show a place of the queue."""
         if not 0 <= index < len(self.places):
             raise MsunetError(f"The queue has {len(self.places)} places; there is no place {index + 1}.")
         self.index = index
@@ -160,17 +160,17 @@ class PlaceList(QWidget):
         self.shown.emit(place)
 
     def next(self) -> None:
-        """Go on to the next place."""
+        """Go to the next place."""
         if self.index + 1 < len(self.places):
             self.go(self.index + 1)
 
     def previous(self) -> None:
-        """Go back to the place before."""
+        """Go to the previous place."""
         if self.index > 0:
             self.go(self.index - 1)
 
     def decide(self, what: str) -> None:
-        """The place that is looked at is "accepted" or "skipped": mark it, and go on to the next that is open."""
+        """Mark the place that is shown as "accepted" or "skipped", and go to the next undecided one."""
         self.decided[self.places[self.index].window] = what
         self._count()
         self.list.item(self.index).setText(f"{_MARKS[what]}   {self.places[self.index].reason}")
@@ -179,7 +179,7 @@ class PlaceList(QWidget):
         self.go(rest)
 
     def show_accepted(self, accepted: Collection[Window]) -> None:
-        """Mark the places that are accepted now: an undo takes a mark back, and what was undone can be done again."""
+        """Mark exactly the places that are accepted now; an undo or redo changes them."""
         for row, place in enumerate(self.places):
             was = self.decided.get(place.window)
             if was == "accepted" and place.window not in accepted:
@@ -191,7 +191,7 @@ class PlaceList(QWidget):
                 self.enable()
 
     def reopen(self, window: Window) -> None:
-        """A decision could not be kept: the place is open again."""
+        """Mark a place as undecided again, because its decision could not be stored."""
         if self.decided.pop(window, None) is not None:
             row = next(n for n, place in enumerate(self.places) if place.window == window)
             self.list.item(row).setText(f"{row + 1}   {self.places[row].reason}")

@@ -1,4 +1,4 @@
-"""Ranking places to review, and counting what is reviewed, beside the GUI thread."""
+"""Ranking the places to review, and counting the reviewed ones, in a thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from napari_msunet.objects.table import ObjectTable
     from napari_msunet.review.queue import TissueLike
 # ----------------------------------------------------------------------------------------------------------------------
-# What places to review can be ranked by.
+# The rankings of places to review.
 
 RANKINGS = {
     "disagreement": ("The scales disagree", "Where the networks of the scales say different things."),
@@ -29,7 +29,7 @@ RANKINGS = {
 
 
 class RankingBox(QComboBox):
-    """All rankings; those that a store's runs kept nothing for cannot be chosen."""
+    """All rankings. Those for which the runs of a store kept no output cannot be chosen."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,11 +41,11 @@ class RankingBox(QComboBox):
         self.activated.connect(self._activated)
 
     def forget_choice(self) -> None:
-        """From now on the best ranking of a store is chosen again, until a person chooses."""
+        """Choose the best ranking of each store again, until the person chooses one."""
         self._chosen = False
 
     def offer(self, store: LabelStore, background: Background) -> None:
-        """Only what the store's runs kept can be ranked by; looked up in the background."""
+        """Enable the rankings that are possible with the runs of a store; looked up in the background."""
         background.run(partial(queue.available, store), self._show)
 
     def _show(self, names: tuple[str, ...]) -> None:
@@ -64,31 +64,32 @@ class RankingBox(QComboBox):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Ranking the places to review, in a thread.
 
 _SETTLE_MS = 500
 _TELL_SECONDS = 0.05
 
 
 class Surveyor(QObject):
-    """Surveys the labels that are reviewed; results come on the GUI thread.
+    """Ranks and counts the places of the labels under review; signals come on the GUI thread.
 
     Parameters
     ----------
     background : Background
-        Where it works.
+        The thread in which it works.
     asked : callable
-        Gives what is reviewed now: the store, the side of a place in pixels, and the tissue mask or None;
-        None where nothing is.
+        Gives the store under review, the side of a place in pixels, and the tissue mask or None; or None in place of
+        all three where no labels are reviewed.
     parent : QObject, optional
 
     Attributes
     ----------
     progressed : Signal(int, int)
-        Places ranked, of how many.
+        Places ranked, and all places.
     found : Signal(str, object)
         The ranking, and the `Survey` with the places.
     counted : Signal(object)
-        A `Survey` without places: what is reviewed now.
+        A `Survey` without places, with the present counts.
     failed : Signal(object)
         The exception of a ranking.
     """
@@ -123,13 +124,13 @@ class Surveyor(QObject):
         self._background.run(work, partial(self.found.emit, by), self.failed.emit)
 
     def _tell(self, done: int, total: int) -> None:
-        """In the thread."""
+        """Report progress; called in the thread."""
         if time.monotonic() - self._told > _TELL_SECONDS:
             self._told = time.monotonic()
             self.progressed.emit(done, total)
 
     def count_soon(self) -> None:
-        """Count again what is reviewed when nothing changed for a while."""
+        """Count the reviewed places again once nothing has changed for a while."""
         self._timer.start()
 
     def _count(self) -> None:
@@ -144,5 +145,5 @@ class Surveyor(QObject):
         self._background.run(work, self.counted.emit, lambda error: None)
 
     def close(self) -> None:
-        """Count no more."""
+        """Stop counting."""
         self._timer.stop()

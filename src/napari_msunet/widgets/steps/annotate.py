@@ -1,4 +1,4 @@
-"""The second step: paint a few strokes of each class, and name other training data."""
+"""The Annotate step: painting a few strokes of each class, and adding other training data."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BRUSH_LIMITS = (4, 400)
 
 
 class AnnotateStep(Step):
-    """Classes, painting, fully annotated regions, folders."""
+    """Edits classes and other sources, and starts the painting and the marking of fully annotated regions."""
 
     name = "annotate"
     title = "Annotate"
@@ -79,7 +79,7 @@ class AnnotateStep(Step):
         self.add.setToolTip("A new class below the others; double-click its name to change it.")
         self.add.clicked.connect(show_errors(lambda *_: self.add_class()))
         self.remove = QPushButton("Remove class")
-        self.remove.setToolTip("Takes the chosen class out; what was painted of it is erased.")
+        self.remove.setToolTip("Removes the chosen class and erases its pixels.")
         self.remove.clicked.connect(self._remove_chosen)
         row.addWidget(self.add)
         row.addWidget(self.remove)
@@ -139,10 +139,10 @@ class AnnotateStep(Step):
         return layer
 
     def _ready(self, layer: PyramidLabels) -> None:
-        """Selected, with the brush, as wide as a stroke should be at this zoom."""
+        """Select a layer and the brush, as wide as a stroke should be at this zoom."""
         self.viewer.layers.selection.active = layer
         if layer.can_be_painted():
-            scene = getattr(self.viewer, "scene", self.viewer)  # before napari 0.9 the camera was the viewer's own
+            scene = getattr(self.viewer, "scene", self.viewer)  # before napari 0.9 the camera belonged to the viewer
             on_screen = float(layer.scale[-1]) * scene.camera.zoom
             layer.brush_size = round(min(max(BRUSH_ON_SCREEN / on_screen, BRUSH_LIMITS[0]), BRUSH_LIMITS[1]))
             if layer.selected_label == 0:
@@ -153,7 +153,7 @@ class AnnotateStep(Step):
         self.take(event.value)
 
     def take(self, layer: Layer) -> None:
-        """An annotation of ours that comes in another way (File > Open, the sample) is taken in too."""
+        """Use an annotation that was opened in another way (File > Open, the sample)."""
         store = getattr(layer, "store", None)
         if not isinstance(store, LabelStore) or store.kind != "annotation":
             return
@@ -169,7 +169,7 @@ class AnnotateStep(Step):
         self.state.emit("slides")
 
     def _watch(self, layer: PyramidLabels) -> None:
-        """Follow a layer: its strokes are counted, its keys choose classes."""
+        """Follow a layer: count its strokes, and bind the keys that choose classes."""
         if layer in self._watched:
             return
         self._watched.add(layer)
@@ -189,7 +189,7 @@ class AnnotateStep(Step):
         self.state.emit("annotations")
 
     def choose(self, row: int) -> None:
-        """Paint with the class in this row from now on; -1: background. Beyond the last row, nothing."""
+        """Paint with the class in this row from now on; -1: background. A row beyond the last one changes nothing."""
         layer = self.layers.annotation(self.state.active)
         if layer is None or row >= len(self.state.classes):
             return
@@ -224,7 +224,7 @@ class AnnotateStep(Step):
     # -------------------------------------------------------------------------------------------------------- classes
 
     def add_class(self, name: str | None = None) -> str:
-        """Add a class; None: with a name to be changed. Gives its name."""
+        """Add a class, and give its name; None: a placeholder name, which can be changed."""
         return self.edits.add(name)
 
     def rename_class(self, old: str, new: str) -> None:
@@ -232,7 +232,7 @@ class AnnotateStep(Step):
         self.edits.rename(old, new)
 
     def remove_class(self, name: str) -> None:
-        """Take a class out and erase what was painted of it; an undo of the annotation layer brings pixels back."""
+        """Remove a class and erase its pixels; an undo in the annotation layer brings the pixels back."""
         self.edits.remove(name)
 
     def set_colour(self, name: str, colour: tuple[int, int, int]) -> None:
@@ -272,11 +272,11 @@ class AnnotateStep(Step):
     # ----------------------------------------------------------------------------------------------------- what shows
 
     def summary(self) -> str:
-        """The classes."""
+        """The names of the classes."""
         return ", ".join(self.state.classes)
 
     def refresh(self) -> None:
-        """Show classes, counts and sources as they are now."""
+        """Show the present classes, counts and sources."""
         layer = self.layers.annotation(self.state.active)
         if layer is not None:
             self._watch(layer)
@@ -316,7 +316,7 @@ class AnnotateStep(Step):
         return self.state.classes.index(name) if name in self.state.classes else -1
 
     def as_python(self) -> str:
-        """Opens (or makes) the annotation and the slide it is for; painting itself is `write`."""
+        """The lines that open (or make) the annotation and its slide; strokes are painted by `write`."""
         record = self.state.active
         if record is None:
             raise MsunetError(self.missing() or "Open a slide first.")
@@ -329,7 +329,7 @@ class AnnotateStep(Step):
         return lines(slide, f"labels = {create}", "print(labels)")
 
     def closing(self) -> None:
-        """Let go of layers and threads."""
+        """Release layers and threads."""
         self.viewer.layers.events.inserted.disconnect(self._inserted)
         for layer in list(self._watched):
             layer.events.stroke.disconnect(self._stroke)

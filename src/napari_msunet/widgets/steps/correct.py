@@ -1,4 +1,4 @@
-"""The Correct step: paint over what is wrong, and learn from it."""
+"""The Correct step: painting over wrong labels, and retraining on the corrections."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _KEYS = 9
 
 
 class CorrectStep(Step):
-    """Brush, classes, undo; how much was corrected; training on it."""
+    """Offers the brush, the classes, undo and tools; shows how much was corrected; starts a retraining."""
 
     name = "correct"
     title = "Correct"
@@ -56,7 +56,7 @@ class CorrectStep(Step):
         self.classes.setSpacing(4)
         self.buttons: list[QPushButton] = []
         self.undo = QPushButton("Undo")
-        self.undo.setToolTip("Takes the last stroke back (Ctrl+Z). Undo goes back to earlier days, too.")
+        self.undo.setToolTip("Takes the last stroke back (Ctrl+Z). Strokes of earlier sessions can be undone too.")
         self.undo.clicked.connect(show_errors(lambda *_: self._layer().undo()))
         self.redo = QPushButton("Redo")
         self.redo.setToolTip("Does the stroke that was undone last again (Ctrl+Shift+Z).")
@@ -205,7 +205,7 @@ class CorrectStep(Step):
         self._timer.start()
 
     def _count(self) -> None:
-        """Count what is edited, in the background."""
+        """Count the edited pixels, in the background."""
         layer = self._watched
         record = None if layer is None else self.layers.record(layer)  # another slide may be active by now
         if layer is None or record is None:
@@ -228,7 +228,7 @@ class CorrectStep(Step):
     # ------------------------------------------------------------------------------------------------------ correcting
 
     def _layer(self) -> PyramidLabels:
-        """The layer of the labels, opened if need be."""
+        """The layer of the labels; it is opened where it is not in the viewer."""
         if (missing := self.missing()) is not None:
             raise MsunetError(missing)
         return self.layers.need_labels(self.state.active)
@@ -249,12 +249,12 @@ class CorrectStep(Step):
     def _choose(self, value: int, *_: object) -> None:
         if self.tools.tool is None:
             self.start().selected_label = value
-        else:  # a tool goes on with another class
+        else:  # a tool stays chosen, and uses the new class
             self.tools.layer.selected_label = value
             self._mark(self._watched)
 
     def _by_key(self, layer: PyramidLabels, value: int) -> None:
-        """Paint this class from now on; with a tool: use it."""
+        """Paint this class from now on; a chosen tool uses it too."""
         if value > len(layer.store.classes):
             return
         layer.selected_label = value
@@ -262,16 +262,16 @@ class CorrectStep(Step):
             layer.mode = "paint"
 
     def train_on_corrections(self) -> None:
-        """Go on from the model on what was used before and on the corrected pixels: `train_wanted` is told."""
+        """Emit `train_wanted`, to continue training the model on its earlier data and the corrected pixels."""
         self.count_corrections()
         self.train_wanted.emit()
 
     def count_corrections(self) -> None:
-        """Have the corrected pixels of the active slide count in training; `MsunetError` where there are none."""
+        """Let the corrected pixels of the active slide count in training; `MsunetError` where there are none."""
         record = self.state.active
         if record is None or record.labels is None or (missing := self.missing()) is not None:
             raise MsunetError(missing if record is not None and record.labels is not None else "Predict first.")
-        if record.edited == 0:  # perhaps not counted yet
+        if record.edited == 0:  # they may just not be counted yet
             record.edited = edited_pixels(open_labels(record.labels))
         if record.edited == 0:
             raise MsunetError("Nothing is corrected yet: paint over what is wrong first.")
@@ -279,7 +279,7 @@ class CorrectStep(Step):
         self.state.emit("sources")
 
     def as_python(self) -> str:
-        """The labels opened as a layer, and what was edited."""
+        """The lines that open the labels, paint a stroke, and train on corrections."""
         record = self.state.active
         if record is None or record.labels is None:
             raise MsunetError(self.missing() or "Predict first.")
@@ -294,7 +294,7 @@ class CorrectStep(Step):
         )
 
     def _retraining(self) -> tuple[str, ...]:
-        """The lines that go on from the model's run."""
+        """The lines that continue from the model's run."""
         model = self.state.model_path
         if model is None or not (model.parent / "job.json").is_file():
             return ()

@@ -1,4 +1,4 @@
-"""The Export step: labels for other programs, measures, and the model file."""
+"""The Export step: labels for other programs, measurements, and the model file."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class ExportStep(Step):
         return str(folder / f"{name}{ending}")
 
     def _ask(self, title: str, ending: str, kind: str) -> Path | None:
-        """The file to write, with its ending; None if nothing was chosen."""
+        """Ask for the file to write, with its ending; None if none was chosen."""
         chosen, _kind = QFileDialog.getSaveFileName(self, title, self._suggested(ending), f"{kind} (*{ending})")
         if not chosen:
             return None
@@ -152,14 +152,14 @@ class ExportStep(Step):
             self.copy_model(path)
 
     def export(self, path: str | Path, region: Region | None = None) -> JobHandle:
-        """Write the labels of the active slide to a file, whose ending says the format; returns at once.
+        """Write the labels of the active slide to a file, whose ending chooses the format; returns at once.
 
         Parameters
         ----------
         path : path
             ``.geojson``, ``.ome.tif``, ``.ome.zarr`` or ``.png``.
         region : Region, optional
-            In level-0 pixels of the labels; None: all, for a PNG what is in view.
+            The region in level-0 pixels of the labels; None: all, or for a PNG the view.
         """
         path = Path(path).absolute()
         if region is None and path.suffix.lower() == ".png":
@@ -185,7 +185,7 @@ class ExportStep(Step):
         self.written.hide()
         self.open_folder.hide()
         store = open_labels(job.labels)
-        # What was painted is safe in the journal; the worker reads the chunks.
+        # Strokes are safe in the journal, but the worker reads the chunks, so they are flushed first.
         handle = self.box.start(job, text, before=store.flush)
         self._last_job = job
         return handle
@@ -229,7 +229,7 @@ class ExportStep(Step):
         self._background.run(copy, lambda where: self._wrote([where]))
 
     def as_python(self) -> str:
-        """The last export as Python; before the first, a GeoJSON."""
+        """The last export as Python; before the first one, the export of a GeoJSON."""
         job = self._last_job or resolve.export_job(self.state, Path(self._suggested(self.format.currentData())))
         return job_lines(job)
 

@@ -1,4 +1,4 @@
-"""The third step: the model to train, or one from a file."""
+"""The Model step: the model to train, or one from a file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HEADER_LIMIT = 100 * 2**20
 
 
 class ModelStep(Step):
-    """Presets, resolution, scales, fusion; what each scale sees; a model from a file."""
+    """Edits presets, resolution, scales and fusion; shows what each scale sees; loads a model file."""
 
     name = "model"
     title = "Model"
@@ -53,7 +53,7 @@ class ModelStep(Step):
         self.body.addWidget(self.loaded)
 
     def _add_preset(self, name: str, text: str, number: int, chosen: Callable[[], object]) -> None:
-        """A choice with its sentence below."""
+        """Add a choice with its sentence below."""
         button = QRadioButton(name)
         button.setToolTip(text)
         button.clicked.connect(lambda *_: chosen())
@@ -64,7 +64,7 @@ class ModelStep(Step):
         self.body.addWidget(sentence)
 
     def _resolutions(self) -> QHBoxLayout:
-        """Resolutions by what is looked for, to click."""
+        """A row of buttons with the usual resolutions for some kinds of objects."""
         row = QHBoxLayout()
         row.setSpacing(4)
         for what, mpp in RESOLUTIONS.items():
@@ -86,7 +86,7 @@ class ModelStep(Step):
         )
         self.show_fields.toggled.connect(show_errors(self.toggle_fields))
         self.load = QPushButton("Load model…")
-        self.load.setToolTip("Predicts with a model file (.safetensors) of another day or another person.")
+        self.load.setToolTip("Loads a model file (.safetensors), such as that of another person, to predict with it.")
         self.load.clicked.connect(show_errors(self._choose_model))
         row.addWidget(self.show_fields)
         row.addWidget(self.load)
@@ -100,7 +100,7 @@ class ModelStep(Step):
         self.set_model(config.model_copy(update={"channels": self.state.model.channels}))
 
     def use_resolution(self, mpp: float) -> None:
-        """Have the model work at this many µm per pixel."""
+        """Let the model work at this many µm per pixel."""
         self.set_model(self.state.model.model_copy(update={"mpp": mpp, "pixel": 1.0}))
 
     def set_model(self, config: ModelConfig) -> None:
@@ -116,7 +116,7 @@ class ModelStep(Step):
         Raises
         ------
         ModelError
-            If it is no model of napari-msunet.
+            If the file is no model of napari-msunet.
         """
         where = Path(path).absolute()
         config = read_config(where)
@@ -144,11 +144,11 @@ class ModelStep(Step):
 
     @property
     def _window(self) -> int:
-        """Side of the training window, as far as it is known."""
+        """Side of the training window, where it is known, else the default."""
         return self.state.train_options.size or WINDOW
 
     def _fields_visible(self, visible: bool) -> None:
-        """The button says what is, also when the overlay goes by itself, as with its layer."""
+        """Update the button, also when the overlay disappears by itself, such as with its layer."""
         self.show_fields.blockSignals(True)
         self.show_fields.setChecked(visible)
         self.show_fields.blockSignals(False)
@@ -164,7 +164,7 @@ class ModelStep(Step):
     # ----------------------------------------------------------------------------------------------------- what shows
 
     def summary(self) -> str:
-        """Resolution and scales of the next training in a few words."""
+        """The resolution and scales of the next training in a few words."""
         if not self.state.model_chosen:
             return "to train: automatic"
         config = self.state.model
@@ -172,7 +172,7 @@ class ModelStep(Step):
         return f"to train: {config.resolution.short} · {scales}"
 
     def refresh(self) -> None:
-        """Show the model as it is now."""
+        """Show the present model."""
         config = self.state.model
         if self.form.value() != config:
             self.form.blockSignals(True)
@@ -184,7 +184,7 @@ class ModelStep(Step):
         automatic = not self.state.model_chosen
         self.form.setVisible(not automatic)
         fitting = next((n for n, preset in enumerate(PRESETS) if preset.fits(config)), None)
-        fitting = len(PRESETS) if automatic else fitting  # the number of the automatic one
+        fitting = len(PRESETS) if automatic else fitting  # the number of the choice "automatic"
         self.presets.setExclusive(False)
         for button in self.presets.buttons():
             button.setChecked(self.presets.id(button) == fitting)
@@ -206,7 +206,7 @@ class ModelStep(Step):
         return f"The slide has {own:.3g}."
 
     def as_python(self) -> str:
-        """Makes the config and the network, or loads the model."""
+        """The lines that make the config and the network, or load the model."""
         made = [f"config = {literal(resolve.wanted_model(self.state))}"]
         if self.state.model_path is not None:
             return lines(*made, f"model = ms.load_model({literal(self.state.model_path)})", "print(model.config)")
@@ -215,7 +215,7 @@ class ModelStep(Step):
         return lines(*made, "model = ms.build_model(config)", "print(model.margin)")
 
     def closing(self) -> None:
-        """Take the overlay away."""
+        """Remove the overlay."""
         if self._fields is not None:
             self._fields.hide()
             self._fields = None
@@ -226,7 +226,7 @@ def _loaded(path: Path) -> str:
 
 
 def read_config(path: Path) -> ModelConfig:
-    """The config in a model file, without loading torch; `ModelError` if it is none of ours."""
+    """The config in a model file, without loading torch; `ModelError` if it is no model of napari-msunet."""
     wrong = ModelError(f"{path} is no model of napari-msunet; choose a .safetensors file that a training has written.")
     try:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""The Predict step: the slide, a part of it or what is in view; labels fill in while it runs."""
+"""The Predict step: predicting the slide, a part of it or the view; labels fill in while it runs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import SlideRecord, State
 NOT_MERGED = "is finished but not merged"
-"""What the worker says of a run whose labels are open here: this window merges it."""
+"""Part of the worker's message about a run that it does not merge, because this window does."""
 
 
 class PredictStep(Step):
@@ -141,12 +141,12 @@ class PredictStep(Step):
     # ----------------------------------------------------------------------------------------------------- what shows
 
     def _changed(self, what: str) -> None:
-        """A rectangle that is waited for belongs to the slide that it was asked on."""
+        """Update after a change of the state; another active slide ends the drawing of a rectangle."""
         if what == "slides" and self.drawing.active and self.state.active is not self._drawn_on:
             self.drawing.stop()
 
     def refresh(self) -> None:
-        """Show what can be done."""
+        """Enable what is possible now."""
         options = self.state.predict_options
         for form, value in ((self.form, options), (self.cleaning, options.postprocess)):
             if form.value() != value:
@@ -168,7 +168,7 @@ class PredictStep(Step):
             button.setEnabled(ready)
         self.why.set_ready(ready)
         self.slide.setText(self.where.verb)
-        self.region.setVisible(self.where.kind != "drawn")  # there are other buttons to draw with then
+        self.region.setVisible(self.where.kind != "drawn")  # other buttons draw regions then
         self.region.setText("Draw it now…" if self.drawing.active else "A rectangle…")
         self.go_on.refresh(ready)
         self.difference.refresh()
@@ -192,7 +192,7 @@ class PredictStep(Step):
         return f"Predicts with <b>{name}</b>{more} ({classes}; {config.resolution.short}; scales {scales})"
 
     def _plan(self, ready: bool) -> None:
-        """Have the plan of what the main button would do."""
+        """Ask for the plan of the prediction that the main button would start."""
         if not ready:
             if resolve.blocked_by(self.state, "predict") is None:
                 self.plan.want(None)
@@ -214,17 +214,17 @@ class PredictStep(Step):
     def predict(self, where: str | Region = "slide") -> JobHandle:
         """Predict the "view", the "slide" or a region (level-0 pixels) of the active slide; returns at once.
 
-        Of each only what the field Where says.
+        Only the part of it that the field Where allows is predicted.
         """
         self.drawing.stop()
         return self.start(self.job(where))
 
     def resume(self) -> JobHandle:
-        """Go on with the prediction of the active slide that was stopped; returns at once."""
+        """Continue the stopped prediction of the active slide; returns at once."""
         return self.start(self.go_on.job())
 
     def postprocess(self, job: PostprocessJob | None = None) -> JobHandle:
-        """Make the labels that the sliders say, or a job says, from kept probabilities; returns at once."""
+        """Make labels from kept probabilities, as the sliders or a job describe them; returns at once."""
         job = job or self._whole(self.thresholds.job())
         layer = self.thresholds.labels_layer()
         self._began = time.monotonic()
@@ -235,12 +235,13 @@ class PredictStep(Step):
         return handle
 
     def _whole(self, job: PostprocessJob) -> PostprocessJob:
-        """What the sliders say, and what the form says of small objects, holes and touching ones."""
+        """The job with the sliders' values, and with those of the form for small objects, holes and touching
+        objects."""
         slid = {name: getattr(job.postprocess, name) for name in ("thresholds", "smoothing")}
         return job.model_copy(update={"postprocess": self.state.predict_options.postprocess.model_copy(update=slid)})
 
     def draw_region(self) -> None:
-        """Let a rectangle be drawn, which is predicted then; asked a second time, not any more."""
+        """Let the user draw a rectangle, which is then predicted; a second call cancels this."""
         if self.drawing.active:
             self.drawing.stop()
         else:
@@ -250,7 +251,7 @@ class PredictStep(Step):
         self.refresh()
 
     def show_maps(self, what: str) -> JobHandle:
-        """Show each scale's own prediction ("scales") or the "weights" of the fusion in what is in view, as layers."""
+        """Show each scale's own prediction ("scales") or the "weights" of the fusion for the view, as layers."""
         preview = self.why.preview(self.job("view", draft=True, everywhere=True), what)
         return self.send(preview, "Looking at each scale of what is in view.")
 
@@ -264,9 +265,9 @@ class PredictStep(Step):
         ----------
         where : str or Region
         draft : bool
-            It will not be run as it is: nothing is made for it.
+            Whether the job will not be run as it is, so that nothing is made for it.
         everywhere : bool
-            Whatever the field Where says.
+            Whether to ignore the field Where.
 
         Raises
         ------
@@ -288,12 +289,12 @@ class PredictStep(Step):
         return resolve.predict_job(self.state, record, region, draft, where=place, channels=channels)
 
     def _need(self) -> None:
-        """Raise the sentence about what is missing, if anything is."""
+        """Raise an error about what is missing, if anything is."""
         if (missing := self.missing()) is not None:
             raise MsunetError(missing)
 
     def _fit_channels(self) -> tuple[Channel, ...] | None:
-        """The channels that a job must be told, asked for where the model and the slide do not fit together."""
+        """The `channels` of a job; the user is asked where the channels of model and slide do not fit."""
         layer = self.layers.slide(self.state.active)
         slide = None if layer is None else slide_of(layer)
         if slide is None:
@@ -302,7 +303,7 @@ class PredictStep(Step):
         return self.channels.show_for(config, tuple(slide.channels), self.state.predict_options.channels)
 
     def send(self, job: Job, text: str, **more: Callable[..., object]) -> JobHandle:
-        """Give a job to the worker; a plan that is being made does not keep it waiting."""
+        """Give a job to the worker, and stop a plan that it would have to wait for."""
         self.plan.stop()
         return self.box.start(job, text, **more)
 
@@ -315,7 +316,7 @@ class PredictStep(Step):
         free = self.state.make_project().labels_path(record.name)
 
         def ready(out: Path) -> PredictJob:
-            # Another resolution needs labels of its own: what is there stays.
+            # Another resolution needs labels of its own; the present ones stay.
             self.last = job.model_copy(update={"out": out})
             self._show_labels(out, record)
             return self.last
@@ -330,7 +331,7 @@ class PredictStep(Step):
         return handle
 
     def _show_labels(self, out: Path, record: SlideRecord) -> None:
-        """Bring the layer of the labels into view, and merge into it from now on."""
+        """Show the layer of the labels, and merge into it from now on."""
         record.labels = out
         layer = self.layers.need_labels(record)
         layer.visible = True
@@ -338,7 +339,7 @@ class PredictStep(Step):
         self.merging.start(layer)
         self.live.start(record)
         self.box.say("Predicting: the labels fill in as they come.")
-        self.state.emit("results")  # the project knows of the labels, whatever happens from now on
+        self.state.emit("results")  # saved now, so that the project knows these labels even if the prediction fails
 
     # --------------------------------------------------------------------------------------------------- while it runs
 
@@ -364,7 +365,7 @@ class PredictStep(Step):
     def _ended(self, outcome: str, result: Result | None) -> None:
         job = self.box.job
         if self.box.status.text() == self.plan.text():
-            self.box.say("")  # once is enough
+            self.box.say("")  # the sentence is shown elsewhere already
         if isinstance(job, PredictJob | PostprocessJob) and self.merging.layer is not None:
             if outcome == "done":
                 self.box.say("Merging the last tiles.")
@@ -372,7 +373,7 @@ class PredictStep(Step):
             self.merging.finish(result.values.get("run") if result else None)
 
     def _merged(self) -> None:
-        """All that was predicted is in the labels."""
+        """Show the result; called when all of the prediction is merged into the labels."""
         layer = self.merging.layer
         if layer is None:
             return
@@ -386,18 +387,18 @@ class PredictStep(Step):
                 record = self.layers.record(layer) or self.state.active
                 add_instances(self.viewer, run, self.layers.need_slide(record))
                 if record is self.state.active:
-                    self.viewer.layers.selection.active = layer  # what can be corrected
+                    self.viewer.layers.selection.active = layer  # the layer that can be corrected
             exact = self.last is None or self.last.margin == "exact"
             self.box.say(result_words(result, layer.name, time.monotonic() - self._began, exact))
         else:
             self.live.pause()
             if self._outcome == "cancelled":
-                self.box.say("")  # what can go on is said beside its button
+                self.box.say("")  # the row of the stopped prediction has a sentence of its own
         self.go_on.look()
         self.state.emit("results")
 
     def as_python(self) -> str:
-        """The prediction of what the main button predicts, or of the region that was predicted last, as Python."""
+        """The prediction of the main button, or of the region that was predicted last, as Python."""
         return job_lines(self.last or self.job("slide"))
 
     def closing(self) -> None:

@@ -1,4 +1,4 @@
-"""The Review step: the places that most deserve a look, one after the other."""
+"""The Review step: the places that most need a look, one after the other."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ _PLACE = (0.35, 0.75, 1.0)
 
 
 class ReviewStep(Step):
-    """Ranked places, accept or skip, progress; the object under the mouse and the table of all."""
+    """Ranks places to accept or skip, and shows the progress, the object under the mouse and the table of all
+    objects."""
 
     name = "review"
     title = "Review"
@@ -89,7 +90,7 @@ class ReviewStep(Step):
         self.body.addWidget(self.check_truth)
 
     def _build_search(self) -> None:
-        """Which places, and the queue of them."""
+        """Make the choice of the ranking, and the queue of places."""
         self.needed = self.note()
         self.by = RankingBox()
         self.size = WholeField(32, 4096, "px", step=32)
@@ -104,7 +105,7 @@ class ReviewStep(Step):
         self.queue = PlaceList()
 
     def _build_progress(self) -> None:
-        """How much is reviewed."""
+        """Make the line about how much is reviewed."""
         self.done_bar = QProgressBar()
         self.done_bar.setRange(0, 1000)
         self.done_bar.setTextVisible(False)
@@ -113,7 +114,7 @@ class ReviewStep(Step):
         self.again = _button("Offer skipped places again")
 
     def _build_tools(self) -> None:
-        """The object under the mouse, and the panels below the canvas."""
+        """Make the line about the object under the mouse, and the buttons of the panels below the canvas."""
         self.object = self.note()
         self.object.setMinimumHeight(34)
         self.object.setAlignment(Qt.AlignmentFlag.AlignTop)
@@ -145,12 +146,12 @@ class ReviewStep(Step):
 
     @property
     def panel(self) -> ObjectsPanel | None:
-        """The table of objects, once it was shown."""
+        """The table of objects; None before it was shown."""
         return self.panels.objects
 
     @property
     def truth(self) -> TruthPanel | None:
-        """The truth under review, once it was shown."""
+        """The panel of label issues; None before it was shown."""
         return self.panels.truth
 
     # -------------------------------------------------------------------------------------------------------- showing
@@ -201,7 +202,7 @@ class ReviewStep(Step):
             self._outline.hide()
 
     def _watch(self, layer: PyramidLabels | None) -> None:
-        """Work on other labels."""
+        """Review other labels from now on."""
         if layer is self._layer:
             return
         if self._layer is not None:
@@ -219,7 +220,7 @@ class ReviewStep(Step):
             self._surveyor.count_soon()
 
     def _changed(self, what: str) -> None:
-        """A prediction was made since: accepted regions stay, the ranks are others."""
+        """Rank again after a new prediction; accepted places stay accepted."""
         if what != "results" or self._layer is None:
             return
         self.by.offer(self._layer.store, self._background)
@@ -230,13 +231,13 @@ class ReviewStep(Step):
 
     def _stroked(self, event: Event) -> None:
         self._surveyor.count_soon()
-        if not event.number and self.queue.places:  # an undo, or what was undone done again
+        if not event.number and self.queue.places:  # an undo or a redo
             self._background.run(partial(_accepted_now, self._layer.store), self.queue.show_accepted, lambda _: None)
 
     # ---------------------------------------------------------------------------------------------------------- queue
 
     def _labels(self) -> PyramidLabels:
-        """The layer of the labels, opened if need be."""
+        """The layer of the labels; it is opened where it is not in the viewer."""
         if (missing := self.missing()) is not None:
             raise MsunetError(missing)
         layer = self.layers.need_labels(self.state.active)
@@ -244,7 +245,7 @@ class ReviewStep(Step):
         return layer
 
     def find_places(self, by: str | None = None) -> None:
-        """Rank the places that were not reviewed; returns at once, the queue shows when it is ready."""
+        """Rank the places that were not reviewed; returns at once, and the queue is shown when it is ready."""
         self._labels()
         by = by or self.by.currentData()
         objects = None
@@ -283,14 +284,14 @@ class ReviewStep(Step):
             self.queue.say(f"Nothing is left to review by this ranking.{rest}")
 
     def show_candidates(self, places: list[Candidate], source: str) -> None:
-        """Show places that something else found, such as likely errors of the truth, in this step.
+        """Show places from elsewhere, such as likely errors of the truth, in this step.
 
         Parameters
         ----------
         places : list of Candidate
-            Of the active slide's labels.
+            Places in the active slide's labels.
         source : str
-            What found them.
+            Where the places come from.
         """
         self._labels()
         self._show_queue(places, source)
@@ -303,7 +304,7 @@ class ReviewStep(Step):
         self._enable()
 
     def _go(self, place: Candidate) -> None:
-        """The camera goes to a place of the queue."""
+        """Move the camera to a place of the queue."""
         layer = self._labels()
         layer.visible = True
         hide_maps(self.viewer)
@@ -314,7 +315,7 @@ class ReviewStep(Step):
     # ------------------------------------------------------------------------------------------------ accept and skip
 
     def accept(self) -> None:
-        """Mark what is predicted of the place as true, as one step of undo, and go on; returns at once."""
+        """Mark the prediction in the place as true, as one step of undo, and go to the next; returns at once."""
         place, layer = self.queue.open_place, self._layer
         if place is None or layer is None:
             return
@@ -327,7 +328,7 @@ class ReviewStep(Step):
         self.queue.decide("accepted")
 
     def _refused(self, window: Window, error: BaseException) -> None:
-        """The disk, or another writer, did not let it be kept."""
+        """Reopen a place whose acceptance could not be stored, because of the disk or another writer."""
         self.queue.reopen(window)
         notify_error(str(error))
 
@@ -341,7 +342,7 @@ class ReviewStep(Step):
         layer.events.stroke(region=Region(window.y, window.x, *window.shape), number=int(number))
 
     def skip(self) -> None:
-        """Do not offer the place again, and go on; returns at once."""
+        """Do not offer the place again, and go to the next; returns at once."""
         place, layer = self.queue.open_place, self._layer
         if place is None or layer is None:
             return
@@ -381,7 +382,7 @@ class ReviewStep(Step):
         return self.panels.show_objects(self._labels())
 
     def show_truth(self) -> TruthPanel:
-        """Show below the canvas where the model contradicts the truth; gives that panel."""
+        """Show the panel of label issues, where the model contradicts the truth, below the canvas; gives the panel."""
         return self.panels.show_truth()
 
     # ------------------------------------------------------------------------------------------------------------ CSV
@@ -400,7 +401,7 @@ class ReviewStep(Step):
         show_info(f"Wrote {len(places)} places to {written}.")
 
     def as_python(self) -> str:
-        """The queue, and one place accepted."""
+        """The lines that make the queue and accept one place."""
         record = self.state.active
         if record is None or record.labels is None:
             raise MsunetError(self.missing() or "Predict first.")
@@ -429,7 +430,7 @@ class ReviewStep(Step):
 
 
 def _accepted_now(store: LabelStore) -> set[Window]:
-    """The places that are accepted and were not undone."""
+    """The places that are accepted, without those whose acceptance was undone."""
     level = min(2, len(store.info.shapes) - 1)
     return set(review_state.still_accepted(store, review_state.load_state(store), level))
 
@@ -441,7 +442,7 @@ def _button(text: str, tip: str = "") -> QPushButton:
 
 
 def reviewed_text(found: Survey) -> str:
-    """How much is reviewed, in words."""
+    """A sentence about how much is reviewed."""
     skipped = f" {found.skipped} skipped." if found.skipped else ""
     left = f" {found.unpredicted:,} more windows of tissue are not predicted yet." if found.unpredicted else ""
     share = _percent(found.share)

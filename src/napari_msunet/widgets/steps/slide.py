@@ -1,4 +1,4 @@
-"""The first step: which slides, how large their pixels are, and where the project is."""
+"""The Slide step: the slides, the size of their pixels, and the folder of the project."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ ROWS = 4
 
 
 class SlideList(QListWidget):
-    """Slides, and below them layers without a file; an item's data is its record or its layer."""
+    """The slides, and below them the layers without a file; the data of an item is its record or its layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class SlideList(QListWidget):
         return None if item is None else item.data(Qt.ItemDataRole.UserRole)
 
     def show_slides(self, records: Iterable[SlideRecord], waiting: Iterable[Layer], active: SlideRecord | None) -> None:
-        """Show slides and layers that have no file yet, without a signal; the active slide is chosen."""
+        """Show slides and layers that have no file yet, without emitting signals; the active slide is selected."""
         wanted: list[tuple[SlideRecord | Layer, str, str]] = [(r, *_row(r)) for r in records]
         wanted += [(w, f"{w.name} (layer without a file)", "Choose it to write it as a slide file.") for w in waiting]
         shown = [(self.thing(self.item(n)), self.item(n).text()) for n in range(self.count())]
@@ -94,19 +94,20 @@ def _row(record: SlideRecord) -> tuple[str, str]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The Slide step.
 
 FILES = (
     f"Slides and images ({' '.join(f'*{ending}' for ending in READABLE)});;"
     "OME-Zarr (zarr.json .zattrs .zgroup);;All files (*)"
 )
-"""For the file dialog; an OME-Zarr folder is chosen by its metadata file, see `chosen`."""
+"""Filters of the file dialog; an OME-Zarr folder is chosen by its metadata file, see `chosen`."""
 
 
 FOUND = "as the file says"
 
 
 class SlideStep(Step):
-    """Slides, µm per pixel, project folder."""
+    """Opens slides, and edits the size and meaning of their pixels and the project folder."""
 
     name = "slide"
     title = "Slide"
@@ -223,17 +224,17 @@ class SlideStep(Step):
         ----------
         path : path
         mpp : float, (y, x) or "px", optional
-            µm per level-0 pixel, where the file does not say it; "px": it is used in its own pixels.
+            µm per level-0 pixel, where the file does not give it; "px": the slide is used in its own pixels.
 
         Returns
         -------
         Image
-            Its layer, the one that was there if it is open already.
+            Its layer; for a slide that is open already, the existing one.
 
         Raises
         ------
         SlideError
-            If it cannot be read.
+            If the file cannot be read.
         """
         from napari_msunet.widgets.slide_layers import add_slide, set_mpp
 
@@ -253,7 +254,7 @@ class SlideStep(Step):
         return layer
 
     def open_project(self, folder: str | Path) -> None:
-        """Open a project with its slides and annotations, or make one there; `MsunetError` where that cannot be."""
+        """Open a project with its slides and annotations, or make one there; `MsunetError` where this fails."""
         project = Project.create(folder)
         for problem in recall(self.state, project):
             show_warning(problem)
@@ -310,7 +311,7 @@ class SlideStep(Step):
             return
         from napari_msunet.widgets.dock.project_sync import record_of
 
-        record.in_pixels = False  # what the file says counts again
+        record.in_pixels = False  # the size in the file counts again
         own = record_of(record.path)
         if own.mpp is not None:
             self.set_mpp(own.mpp)
@@ -318,12 +319,12 @@ class SlideStep(Step):
         self.state.activate(record)
 
     def set_mpp(self, mpp: float | tuple[float, float] | Literal["px"]) -> None:
-        """Say how many µm a pixel of the active slide has, or that it is used in its own pixels ("px").
+        """Set the µm per pixel of the active slide; with "px" it is used in its own pixels.
 
         Raises
         ------
         SlideError
-            If it is neither a size above zero nor "px".
+            If `mpp` is neither a size above zero nor "px".
         """
         from napari_msunet.widgets.slide_layers import set_mpp
 
@@ -350,7 +351,7 @@ class SlideStep(Step):
             raise
 
     def set_numbers(self, kind: Kind | None, value_range: ValueRange | None) -> None:
-        """Say what the values of the active slide mean; None: as its file says, else as guessed."""
+        """Set what the values of the active slide mean; None: what its file gives, or a guess."""
         from napari_msunet.widgets.slide_layers import set_numbers
 
         record = self.state.active
@@ -385,7 +386,7 @@ class SlideStep(Step):
 
     @show_errors
     def _take(self, layer: Layer) -> None:
-        """Make an image layer a slide of the dock: it has a file, or can get one."""
+        """Add an image layer to the slides of the dock; it has a file, or can get one."""
         from napari_msunet.widgets.layer_slides import is_slide, slide_of
 
         if not is_slide(layer):
@@ -409,7 +410,7 @@ class SlideStep(Step):
 
     @show_errors
     def _replaced(self, event: Event) -> None:
-        """The pixels of a layer are others now: it shows its file no longer."""
+        """Remove a slide whose layer shows other pixels than its file."""
         from napari_msunet.widgets.layer_slides import slide_of
 
         layer = event.source
@@ -438,11 +439,11 @@ class SlideStep(Step):
 
     @show_errors
     def _write(self, layer: Image) -> None:
-        """Write a layer without a file as a pyramid into the project; then it is a slide like any other."""
+        """Write a layer without a file into the project as a pyramid, after which it is a slide like any other."""
         from napari_msunet.widgets.layer_slides import as_slide_file
 
         if layer not in self._waiting:
-            return  # it is being written: a click is both a choice and a change of the choice
+            return  # it is being written already: one click emits two signals, of the choice and of its change
         project = self.state.make_project()
         worker = as_slide_file(layer, project.folder / "slides")
         self._waiting.discard(layer)
@@ -456,7 +457,7 @@ class SlideStep(Step):
         return self.state.active.path.name if self.state.active else ""
 
     def refresh(self) -> None:
-        """Show the slides as they are now."""
+        """Show the present slides."""
         waiting = [layer for layer in self.viewer.layers if layer in self._waiting]
         self.list.show_slides(self.state.slides, waiting, self.state.active)
         record = self.state.active
@@ -480,7 +481,7 @@ class SlideStep(Step):
         self.tissue.refresh()
 
     def _show_numbers(self, record: SlideRecord | None) -> None:
-        """Kind and range as given, beside them what the file says or was guessed."""
+        """Show kind and range that were given, and beside them those of the file or of a guess."""
         numbers = None if record is None else record.numbers
         for field in (self.kind, self.values):
             field.setEnabled(record is not None)
@@ -494,7 +495,7 @@ class SlideStep(Step):
         self.values.setPlaceholderText("" if numbers is None else f"{low:g}-{high:g} ({TOLD[numbers.range_from]})")
 
     def as_python(self) -> str:
-        """Opens each slide."""
+        """The lines that open each slide."""
         slides = self.state.slides
         if not slides:
             return lines('slide = ms.open_slide("slide.svs")  # the path of a slide')
@@ -505,7 +506,7 @@ class SlideStep(Step):
         return lines(f"slides = [\n{inner}]", "print(*slides, sep='\\n')".replace("'", '"'), *self.tissue.as_python())
 
     def closing(self) -> None:
-        """Let go of the viewer's events."""
+        """Disconnect from the viewer's events."""
         self.viewer.layers.events.inserted.disconnect(self._inserted)
         self.viewer.layers.events.removed.disconnect(self._removed)
         for layer in list(self._followed):

@@ -1,4 +1,4 @@
-"""What all steps of the dock share."""
+"""The base class of the dock's steps."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 
 
 class Step(QWidget):
-    """One step of the dock: what is inside its section.
+    """One step of the dock: the widget inside its section.
 
     A subclass sets `name` and `title`, puts its fields into `self.body` and overrides `as_python` and `refresh`.
 
     Parameters
     ----------
     state, jobs, layers
-        What is decided, what runs, what is in the viewer.
+        The parts of the dock that a step uses.
 
     Attributes
     ----------
     name : str
-        Its key among the steps, and for what `resolve` says of it.
+        Its key among the steps and in `resolve`.
     title : str
         The heading of its section.
     purpose : str
-        The tooltip of the heading: what the step is for.
+        What the step is for, as the tooltip of the heading.
     body : QVBoxLayout
-        Where its fields go, from top to bottom.
+        The layout that holds its fields, from top to bottom.
     """
 
     name: StepName
@@ -51,7 +51,7 @@ class Step(QWidget):
         self.body.setSpacing(6)
 
     def missing(self) -> str | None:
-        """What is missing before it can be done, as a sentence; None when it can be done."""
+        """What is missing before the step can be done, as a sentence; None when it can be done."""
         return resolve.missing(self.state, self.name)
 
     def summary(self) -> str:
@@ -63,13 +63,13 @@ class Step(QWidget):
         raise NotImplementedError
 
     def refresh(self) -> None:
-        """Show the state as it is now; called after every change of it, so it must be quick."""
+        """Show the present state; called after each of its changes, so it must be quick."""
 
     def closing(self) -> None:
-        """The dock closes: let go of layers, callbacks and threads."""
+        """Release layers, callbacks and threads; called when the dock closes."""
 
     def note(self, text: str = "") -> QLabel:
-        """A line of grey, wrapping text for the body (not added yet)."""
+        """A label of grey, wrapping text for the body, not yet added to it."""
         label = QLabel(text)
         label.setObjectName("note")
         label.setWordWrap(True)

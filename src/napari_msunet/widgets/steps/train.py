@@ -1,4 +1,4 @@
-"""The Train step: check, train, watch, stop, go on."""
+"""The Train step: checking the data, and starting, watching, stopping and continuing a training."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class TrainStep(Step):
         self.needed = self.note()
         self.checks = QLabel()
         self.checks.setWordWrap(True)
-        self.checks.setToolTip("What a look at your data and this computer says about this training.")
+        self.checks.setToolTip("Findings about this training, from your data and this computer.")
         self.going_on = GoingOn(self.state)
         self.verdict = ModelComparisonBox()
         self.verdict.use_wanted.connect(self.state.use_model)
@@ -126,7 +126,7 @@ class TrainStep(Step):
         self.needed.setVisible(missing is not None)
         free = resolve.blocked_by(self.state, "train") is None
         self.going_on.refresh()
-        self.form.setVisible(not self.box.running)  # it cannot be changed now, and the curves need the room
+        self.form.setVisible(not self.box.running)  # the options cannot be changed now, and the curves need the room
         self.windows.setVisible(not self.box.running)
         self.windows.setEnabled(missing is None and free and not self.windows.busy)
         tested = self.state.model_path is not None and any(s.role == "test" for s in resolve.sources(self.state))
@@ -154,7 +154,7 @@ class TrainStep(Step):
         self._checked = None
 
     def _check(self) -> None:
-        """Look at the data in the background, unless nothing changed since the last look."""
+        """Check the data in the background, unless nothing has changed since the last check."""
         if self.box.running or not self.isVisible() or self._background.busy:
             if self._background.busy:
                 self._check_timer.start()
@@ -191,7 +191,7 @@ class TrainStep(Step):
     # ------------------------------------------------------------------------------------------------------- training
 
     def _job(self, out: Path | None = None) -> TrainJob:
-        """The training that the button starts."""
+        """The job that the button starts."""
         return self.going_on.job(out)
 
     def train(self, **options: object) -> JobHandle:
@@ -207,7 +207,7 @@ class TrainStep(Step):
         return self._begin(self._job(), TrainingHistory())
 
     def resume(self) -> JobHandle:
-        """Go on with the newest training, with the time limit and epochs of the fields; returns at once."""
+        """Continue the newest training, with the time limit and epochs of the fields; returns at once."""
         folder = self.last_run()
         if folder is None:
             raise MsunetError("There is no training to go on with; start one with Train.")
@@ -234,7 +234,7 @@ class TrainStep(Step):
         return handle
 
     def _stores_flusher(self) -> Callable[[], None]:
-        """Each stroke is on disk already, in its journal; before the worker reads, it must be in the chunks too."""
+        """A function that flushes all strokes: they are safe in the journal, but the worker reads the chunks."""
         from napari_msunet.labels import open_labels
 
         found = [
@@ -259,7 +259,7 @@ class TrainStep(Step):
         self.crossval.ask(job, self._stores_flusher())
 
     def last_run(self) -> Path | None:
-        """The newest run of the project that can go on."""
+        """The newest run of the project that can be continued."""
         if self.state.project is None:
             return None
         found = [p.parent for p in (self.state.project.folder / "runs").glob("*/last.ckpt")]
@@ -274,7 +274,7 @@ class TrainStep(Step):
             self._show_scores(event.values)
 
     def _look(self) -> None:
-        """Say what is wrong with the training that runs."""
+        """Show the problems of the running training."""
         if not self.box.running:
             return
         found = check_progress(self.curves.history, self.box.job.model.classes)
@@ -302,7 +302,7 @@ class TrainStep(Step):
         self._checked = None
 
     def _show_scores(self, values: dict[str, Any]) -> None:
-        """The scores of the kept model, fused and per scale."""
+        """Show the scores of the kept model, fused and per scale."""
         side = "validation" if values.get("validation") else "train"
         scores = values.get(side) or {}
         if not scores:
@@ -346,7 +346,7 @@ def _number(value: float | None) -> str:
 
 
 def read_history(folder: Path, outputs: tuple[str, ...]) -> TrainingHistory:
-    """The epochs that a run's metrics.csv holds."""
+    """The epochs in the metrics.csv of a run."""
     history = TrainingHistory()
     path = folder / "metrics.csv"
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Tools that edit objects in the viewer: click, draw a line or a lasso, and it is one step of undo."""
+"""Tools that edit objects in the viewer by a click, a line or a lasso; each edit is one step of undo."""
 
 from napari_msunet.widgets.tools.controller import Tools, all_tools
 from napari_msunet.widgets.tools.panel import KeyList, ToolPanel

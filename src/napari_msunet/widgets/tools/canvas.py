@@ -1,4 +1,4 @@
-"""The canvas of a viewer as a Qt widget, and what is drawn over it while a tool is used."""
+"""The canvas of a viewer as a Qt widget, and the overlay that is drawn over it while a tool is used."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def canvas_of(viewer: Viewer) -> QWidget:
 
 
 class Sketch(QWidget):
-    """Drawn over the canvas: the line or lasso, what is about to change, and a hint. Lets the mouse through.
+    """The overlay on the canvas: the line or lasso, the pixels that would change, and a hint. It gets no mouse events.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Sketch(QWidget):
             self.update()
 
     def start(self, layer: Layer, hint: str, closed: bool) -> None:
-        """Show the hint, and from now on what is drawn on this layer."""
+        """Show the hint, and from now on the lines drawn on this layer."""
         self.layer, self.hint, self.closed = layer, hint, closed
         self.clear()
         self.setGeometry(self.canvas.rect())
@@ -63,27 +63,27 @@ class Sketch(QWidget):
         self.raise_()
 
     def stop(self) -> None:
-        """Draw nothing more."""
+        """Stop drawing."""
         self.layer = None
         self.hide()
 
     def clear(self) -> None:
-        """Forget what was drawn; the hint stays."""
+        """Remove the drawing; the hint stays."""
         self.points, self._image, self._where = [], None, None
         self.update()
 
     def add(self, point: tuple[float, float]) -> None:
-        """Another point, in level-0 pixels of the layer."""
+        """Add a point, in level-0 pixels of the layer."""
         self.points.append(point)
         self.update()
 
     @property
     def marked(self) -> Window | None:
-        """The window of what is shown as about to change."""
+        """The window of the pixels that are marked."""
         return self._where
 
     def mark(self, window: Window, mask: npt.NDArray[np.bool_]) -> None:
-        """Show these pixels (level 0) as about to change; a large mask thinned out."""
+        """Mark these pixels (level 0) as about to change; a large mask is thinned out."""
         step = max(1, -(-max(mask.shape) // _MOST))
         thin = mask[::step, ::step]
         picture = np.zeros((*thin.shape, 4), np.uint8)
@@ -96,7 +96,7 @@ class Sketch(QWidget):
     # -------------------------------------------------------------------------------------------------------- drawing
 
     def on_canvas(self, places: npt.ArrayLike) -> list[QPointF]:
-        """Level-0 pixels of the layer as pixels of the canvas."""
+        """The canvas pixels of level-0 pixels of the layer."""
         world = to_world(self.viewer, self.layer, np.asarray(places, float).reshape(-1, 2))
         camera = self.viewer.scene.camera
         offset = (world - np.asarray(camera.center[-2:])) * camera.zoom

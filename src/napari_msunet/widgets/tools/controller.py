@@ -1,4 +1,4 @@
-"""The tool that is chosen: from the mouse to one stroke of the store."""
+"""The chosen tool: what is drawn with the mouse becomes one stroke of the store."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
     from napari_msunet.widgets.paint import PyramidLabels
 CLICK = 4
-"""A click moves the mouse by at most so many pixels of the canvas; more is a move of the view."""
+"""Largest move of the mouse during a click, in pixels of the canvas; a larger one moves the view."""
 
 SPAN = 300
-"""Moving the mouse sideways by so many pixels of the canvas changes a wand's tolerance by its whole range."""
+"""Canvas pixels by which the mouse moves sideways to change a wand's tolerance over its whole range."""
 
 _FEW_POINTS = 1.5
 
 PATIENCE = 0.03
-"""Seconds a tool waits for a brush stroke that is still being stored."""
+"""Seconds that a tool waits for a brush stroke that is still being stored."""
 
 
 def all_tools() -> tuple[Tool, ...]:
@@ -70,11 +70,11 @@ class Tools(QObject):
     Attributes
     ----------
     tool : Tool or None
-        The one that is chosen.
+        The chosen tool.
     layer : PyramidLabels or None
-        What they work on.
+        The labels that the tools edit.
     changed : Signal()
-        Another tool is chosen, or a tool's number is another.
+        Another tool was chosen, or the amount of a tool has changed.
     """
 
     changed = Signal()
@@ -101,7 +101,7 @@ class Tools(QObject):
     # ------------------------------------------------------------------------------------------------------- choosing
 
     def attach(self, layer: PyramidLabels | None) -> None:
-        """Work on this labels layer from now on; None: on none."""
+        """Edit this labels layer from now on; None: no layer."""
         if layer is self.layer:
             return
         self.choose(None)
@@ -115,14 +115,14 @@ class Tools(QObject):
         self.changed.emit()
 
     def fitting(self) -> list[Tool]:
-        """The tools that work on the layer's kind of labels."""
+        """The tools that can edit the layer's kind of labels."""
         if self.layer is None:
             return list(self.all.values())
         kind = "objects" if self.layer.store.info.instances else "classes"
         return [tool for tool in self.all.values() if tool.labels in ("both", kind)]
 
     def toggle(self, name: str) -> None:
-        """Choose a tool, or put it away if it is chosen."""
+        """Choose a tool, or put it away if it is the chosen one."""
         self.choose(None if self.tool is not None and self.tool.name == name else name)
 
     def choose(self, name: str | None) -> None:
@@ -174,12 +174,12 @@ class Tools(QObject):
             self.layer.cursor = "standard"
 
     def _left(self, event: object = None) -> None:
-        """Another mode or layer was chosen."""
+        """Put the tool away, because another mode or layer was chosen."""
         if self.layer.mode != "pan_zoom" or self.viewer.layers.selection.active is not self.layer:
             self.choose(None)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        """Escape, and the space bar that moves the view while it is held."""
+        """Handle Escape, and the space bar, which moves the view while it is held."""
         kind = event.type()
         if self.tool is None:
             return False
@@ -204,7 +204,7 @@ class Tools(QObject):
         return to_level0(self.viewer, self.layer, event.position)
 
     def _drag(self, viewer: object, event: NapariMouseEvent) -> Iterator[None]:
-        """From the press of the mouse to its release, as napari calls it."""
+        """Follow the mouse from its press to its release; a generator, as napari's mouse callbacks are."""
         tool = self.tool
         drawing = tool is not None and (tool.gesture == "click" or not self.layer.mouse_pan)
         if not drawing or event.button != 1 or len(event.dims_displayed) != 2:
@@ -245,7 +245,7 @@ class Tools(QObject):
                 self.sketch.add(place)
 
     def set_amount(self, name: str, value: float) -> None:
-        """A tool's number, kept within its limits."""
+        """Set the amount of a tool, kept within its limits."""
         amount = next(tool.amount for tool in self.all.values() if tool.amount and tool.amount.shared == name)
         self.amounts[name] = float(np.clip(value, amount.low, amount.high))
         self.changed.emit()
@@ -265,7 +265,7 @@ class Tools(QObject):
         self._compute()
 
     def _cancel(self) -> None:
-        """Forget what is being drawn or computed; nothing is written."""
+        """Drop what is being drawn or computed, and write nothing."""
         self._turn += 1
         self._points, self._change, self._waiting = [], None, None
         self._released = self._computing = False
@@ -275,7 +275,7 @@ class Tools(QObject):
     # ------------------------------------------------------------------------------------------------------- computing
 
     def _pixel_on_screen(self) -> float:
-        """Level-0 pixels of the labels that are one pixel of the canvas."""
+        """How many level-0 pixels of the labels a pixel of the canvas covers."""
         return 1 / max(float(np.mean(np.abs(self.layer.scale[-2:]))) * self.viewer.scene.camera.zoom, 1e-12)
 
     def _drawn(self) -> ToolInput:
@@ -295,7 +295,7 @@ class Tools(QObject):
         )
 
     def _compute(self) -> None:
-        """Have the change worked out beside the GUI thread; while one is, only the newest wish waits."""
+        """Compute the change in a thread; while one is computed, only the newest request waits."""
         if self._computing:
             self._waiting = self._compute
             return
@@ -327,7 +327,7 @@ class Tools(QObject):
             notify_error(f"This could not be done: {error}")
 
     def _store(self) -> None:
-        """One stroke of the store, written beside the GUI thread."""
+        """Write the change as one stroke of the store, in a thread."""
         change, layer, tool = self._change, self.layer, self.tool
         if change is None:
             self._cancel()
@@ -350,11 +350,11 @@ class Tools(QObject):
 
     @property
     def busy(self) -> bool:
-        """Whether something is being computed or written."""
+        """Whether a change is being computed or written."""
         return self._background.busy
 
     def close(self) -> None:
-        """Let go of the viewer; what is being written is."""
+        """Release the viewer; a stroke that is being written is still written."""
         if self.layer is not None and self.layer in self.viewer.layers:
             self.attach(None)
         self._background.close()

@@ -1,4 +1,4 @@
-"""Tools for objects: whole ones, and their outlines."""
+"""The tools that edit whole objects, and those that edit the outlines of objects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from napari_msunet.widgets.tools.tool import Amount, Change, Tool, ToolInput
 # Tools for whole objects.
 
 MANY = 64
-"""Pieces that one cut may make."""
+"""Most pieces that one cut can make."""
 
 
 def clicked(drawn: ToolInput, margin: int = 0) -> tuple[Window, objects.Edit]:
@@ -51,7 +51,7 @@ def change_class(drawn: ToolInput) -> Change | None:
 
 
 def _lassoed(drawn: ToolInput) -> tuple[Window, objects.Edit]:
-    """The labels around a lasso and what is inside it; half of its size as margin where objects reach out of it."""
+    """The labels around a lasso and the pixels inside it, with a margin of half its size for objects that reach out."""
     window = drawn.around()
     values = drawn.store.read(window)
     edge = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
@@ -82,7 +82,7 @@ def keep_largest(drawn: ToolInput) -> Change | None:
 
 
 def merge(drawn: ToolInput) -> Change | None:
-    """Merging changes all pixels of the touched objects, so it looks at each of them whole."""
+    """Merge the objects that a line touches; all their pixels change, so each of them is read whole."""
     line = drawn.around()
     under = objects.line(line.shape, drawn.local(line))
     values = drawn.store.read(line)
@@ -106,7 +106,7 @@ def merge(drawn: ToolInput) -> Change | None:
 
 
 def split(drawn: ToolInput) -> Change | None:
-    """The object that the line cuts is the one with most of it."""
+    """Split an object along a line; of several objects on the line, the one with most of the line is cut."""
     line = drawn.around()
     values = drawn.store.read(line)
     under = objects.line(line.shape, drawn.local(line)) & (values != 0) & (values != drawn.background)
@@ -160,10 +160,11 @@ TOOLS = (
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Tools for the outlines of objects.
 
 
 def _radius(drawn: ToolInput) -> tuple[float, float]:
-    """The amount in pixels; at least one."""
+    """The amount in pixels, at least one."""
     ry, rx = objects.radius_in_pixels(drawn.amount, drawn.pixel)
     return max(1.0, ry), max(1.0, rx)
 

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 # The tools' icons, drawn in the colours of the theme.
 
 SIDE = 18
-_SHARP = 2  # pixmaps are twice as fine, for screens that are
+_SHARP = 2  # pixmaps are drawn at twice the size, for screens of high resolution
 
 Draw = Callable[[QPainter, QColor, QColor], None]
 
 
 def icon(name: str, text: str, accent: str) -> QIcon:
-    """The icon of a tool: its objects in the colour of the text, what the tool does in the accent."""
+    """The icon of a tool: objects in the colour of the text, the effect of the tool in the accent colour."""
     picture = QPixmap(SIDE * _SHARP, SIDE * _SHARP)
     picture.fill(Qt.GlobalColor.transparent)
     painter = QPainter(picture)
@@ -186,13 +186,14 @@ _DRAWN: dict[str, Draw] = {
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The panel of tools.
 
 COLUMNS = 4
 _ICON = 18
 
 
 class ToolPanel(QWidget):
-    """Buttons for the tools, and the number of the one that is chosen.
+    """Buttons for the tools, and the amount of the chosen tool.
 
     Parameters
     ----------
@@ -251,7 +252,7 @@ class ToolPanel(QWidget):
             button.setIcon(icon(name, text, accent))
 
     def refresh(self) -> None:
-        """Show which tools there are, which is chosen, and its number."""
+        """Show the tools that fit, which one is chosen, and its amount."""
         fitting = [tool.name for tool in self.tools.fitting()]
         if fitting != self._place:
             self._place = fitting
@@ -296,7 +297,7 @@ class ToolPanel(QWidget):
 
 
 class KeyList(QWidget):
-    """All registered keys, folded away until asked for."""
+    """The list of all registered keys, folded away at first."""
 
     def __init__(self) -> None:
         super().__init__()

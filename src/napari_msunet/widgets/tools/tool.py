@@ -1,4 +1,4 @@
-"""What a tool is: how it is drawn, and what it makes of what was drawn."""
+"""The description of a tool: the gesture by which it is used, and the function that computes its change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Gesture = Literal["click", "drag", "line", "lasso"]
 
 @dataclass(frozen=True)
 class Amount:
-    """The one number of a tool: `text` names it; `unit` is "µm" (pixels where these are not known) or empty."""
+    """The number that a tool takes: `text` names it; `unit` is "µm" (pixels where µm are not known) or empty."""
 
     text: str
     value: float
@@ -33,12 +33,12 @@ class Amount:
 
     @property
     def shared(self) -> str:
-        """What remembers its value; tools with the same key share it."""
+        """The key under which its value is kept; tools with the same key share the value."""
         return self.key or self.text
 
 
 class Change(NamedTuple):
-    """What is to be written: as `LabelStore.write` takes it."""
+    """The pixels to be written, as `LabelStore.write` takes them."""
 
     window: Window
     values: npt.NDArray[np.integer]
@@ -47,22 +47,22 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class ToolInput:
-    """What was drawn, and on what; a tool sees nothing else, so it can run in any thread.
+    """What was drawn, and on which labels. A tool gets nothing else, so it can run in any thread.
 
     Parameters
     ----------
     store : LabelStore
     points : (n, 2) array
-        `y, x` in level-0 pixels of the store, 0 being the first pixel's edge.
+        `y, x` in level-0 pixels of the store, where 0 is the first pixel's edge.
     label : int
         The label to paint with.
     amount : float
-        Of the tool's number.
+        The value of the tool's `Amount`.
     level : int
-        Of the store, as fine as what is on the screen.
+        The level of the store that is as fine as the screen.
     slide : Slide, optional
     over : int, optional
-        The only label that may be painted over; None: whatever the tool says.
+        The only label that may be painted over; None: the tool decides.
     """
 
     store: LabelStore
@@ -75,12 +75,12 @@ class ToolInput:
 
     @property
     def place(self) -> tuple[float, float]:
-        """Where it began."""
+        """The first point."""
         return float(self.points[0, 0]), float(self.points[0, 1])
 
     @property
     def background(self) -> int:
-        """What is left where an object goes."""
+        """The label that replaces a deleted object."""
         return ANNOTATED_BACKGROUND if self.store.kind == "annotation" else 0
 
     @property
@@ -94,7 +94,7 @@ class ToolInput:
         Raises
         ------
         StoreError
-            If it is larger than `LIMIT` pixels, or outside.
+            If the window is larger than `LIMIT` pixels, or outside the store.
         """
         low, high = np.floor(self.points.min(0) - margin), np.ceil(self.points.max(0) + margin)
         window = Window.between((int(low[0]), int(low[1])), (int(high[0]) + 1, int(high[1]) + 1))
@@ -124,7 +124,7 @@ class ToolInput:
         return int(y), int(x)
 
     def change(self, window: Window, edit: Edit) -> Change | None:
-        """What of an edit is to be written; None: nothing changes."""
+        """The change that an edit makes; None: nothing changes."""
         if self.over is not None:
             before = self.store.read(window)
             edit = Edit(edit.values, edit.mask & (before == self.over))
@@ -139,24 +139,25 @@ class Tool:
     Parameters
     ----------
     name : str
-        As in "tools.split", the name of its key.
+        The name of the tool, as in "tools.split", the name of its key.
     title : str
-        On its button.
+        The text on its button.
     key : str
         See `widgets.keys`.
     text : str
-        What it does; its tooltip.
+        What the tool does; its tooltip.
     how : str
-        What to do now, shown on the canvas while it is chosen.
+        How to use the tool; shown on the canvas while it is chosen.
     gesture : str
         "click", "drag" (click, or hold and drag sideways to change the amount), "line" or "lasso".
     work : callable
-        `ToolInput` to `Change`, or None where nothing changes; raises StoreError with one sentence where it cannot.
+        From a `ToolInput` to a `Change`, or None where nothing changes; raises `StoreError` with one sentence where
+        the tool cannot be used.
     amount : Amount, optional
     labels : str
         "both", "classes" (uint8) or "objects" (uint32).
     group : str
-        Its line in the row.
+        The group of its button in the row of tools.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Tools that look at the slide or at the model's probabilities."""
+"""The wands, which paint by the colours of the slide or by the model's probabilities."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from napari_msunet.labels import LabelStore, Run
 from napari_msunet.widgets.tools.tool import Amount, Change, Tool, ToolInput
 
 SIDE = 512
-"""A wand sees so many pixels of the level shown, in each direction."""
+"""Pixels of the displayed level that a wand reads in each direction."""
 
 COARSEST = 3
-"""The coarsest level a wand works at: there its window is 4,096 level-0 pixels wide."""
+"""The coarsest level at which a wand works; its window is then 4,096 level-0 pixels wide."""
 
 COARSEST_PROBABILITIES = 2
 
 
 def _window(drawn: ToolInput, coarsest: int) -> tuple[Window, Window, int]:
-    """The window a wand looks at: in pixels of its level, in level-0 pixels, and the level."""
+    """The window that a wand reads: in pixels of its level, in level-0 pixels, and the level."""
     level = drawn.level
     if level > coarsest:
         raise StoreError(
@@ -37,7 +37,7 @@ def _window(drawn: ToolInput, coarsest: int) -> tuple[Window, Window, int]:
 
 
 def _painted(drawn: ToolInput, fine: Window, area: npt.NDArray[np.bool_], level: int) -> Change | None:
-    """A wand's area in level-0 pixels, painted; never over an instance that is there."""
+    """The change that paints a wand's area in level-0 pixels; it never covers an existing instance."""
     mask = area.repeat(1 << level, 0).repeat(1 << level, 1)[: fine.height, : fine.width]
     before = drawn.store.read(fine)
     if drawn.store.info.instances:
@@ -64,7 +64,7 @@ def probability_run(store: LabelStore) -> Run:
     Raises
     ------
     StoreError
-        If there is none; it says how to keep them.
+        If there is none; the message says how to keep probabilities.
     """
     kept = [run for run in store.runs if "probabilities" in run.outputs]
     if not kept:
@@ -106,10 +106,10 @@ def probability_wand(drawn: ToolInput) -> Change | None:
 
 def snap(drawn: ToolInput) -> Change | None:
     if drawn.label == 0:
-        raise StoreError("Background is chosen to paint with; choose the class to decide anew.")
+        raise StoreError("Background is chosen to paint with; choose the class to decide again.")
     window = drawn.around()
     run = probability_run(drawn.store)
-    _channel(run, drawn.store, drawn.label)  # or the sentence that the model does not know it
+    _channel(run, drawn.store, drawn.label)  # raises where the model does not know the class
     planes = _probabilities(run, window).astype(np.float32)
     in_store = np.zeros((len(drawn.store.classes) + 1, *window.shape), np.float32)
     in_store[0] = planes[0]
@@ -127,7 +127,7 @@ TOOLS = (
     Tool("probability_wand", "Model wand", "Shift+W", "Paints where the model finds the chosen class as probable.",
          "Click; hold and drag sideways to take more or less.", "drag", probability_wand,
          Amount("Less probable by", 0.3, 0.01, 1, 0.01), "classes", group="Wands"),
-    Tool("snap", "Snap", "Q", "Decides the chosen class anew in a lasso, at another threshold of its probability.",
-         "Draw around the place to decide anew.", "lasso", snap,
+    Tool("snap", "Snap", "Q", "Decides the chosen class again in a lasso, at another threshold of its probability.",
+         "Draw around the place to decide again.", "lasso", snap,
          Amount("From probability", 0.5, 0.01, 0.99, 0.05), "classes", group="Wands"),
 )  # fmt: skip
