@@ -11,7 +11,7 @@ import shutil
 import uuid
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,14 @@ def output_errors(path: Path) -> Iterator[None]:
         raise output_error(path, error) from error
 
 
-def output_error(path: Path, error: OSError) -> OutputError:
-    """What an `OSError` while writing below `path` means for the user."""
+def output_error(path: Path, error: OSError, done: str = "written") -> OutputError:
+    """What an `OSError` while writing below `path`, or while it was `done`, means for the user."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(f"{path} cannot be written: the disk is full; free some space and try again.")
+        return OutputError(f"{path} cannot be {done}: the disk is full; free some space and try again.")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return OutputError(f"{path} cannot be written: the folder is read-only; choose another or change its rights.")
+        return OutputError(f"{path} cannot be {done}: the folder is read-only; choose another or change its rights.")
     reason = error.strerror or str(error)
-    return OutputError(f"{path} cannot be written ({reason}); check the disk and the folder, then try again.")
+    return OutputError(f"{path} cannot be {done} ({reason}); check the disk and the folder, then try again.")
 
 
 def not_saved(path: Path, error: OSError | None, sequence: int, window: Window) -> NotSavedError:
@@ -57,7 +57,8 @@ def not_saved(path: Path, error: OSError | None, sequence: int, window: Window) 
 def sync_path(path: Path) -> None:
     """Bring one file or folder onto the disk; one that is gone by now needs nothing."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        # Windows syncs only what is open for writing
+        descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     except FileNotFoundError:
         return
     except PermissionError:
@@ -99,22 +100,130 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Put `data` at `path`: the old file or the new one is there at any time, and the new one on the disk on return."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{ending}")
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder, as far as the system lets."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def aside(path: Path, *, parents: bool = False, overwrite: bool = False) -> Iterator[Path]:
+    """A name beside `path` to write a file or folder to.
+
+    When the block ends well, what is there is synced and takes the name `path`: the old file or the new one is there at
+    any time. When it fails or is closed, what was written vanishes.
+
+    Parameters
+    ----------
+    path : Path
+        A file that is there is replaced.
+    parents : bool
+        Make the folders that `path` lies in, and take them away again when the block fails.
+    overwrite : bool
+        Let a folder take the place of a file or of another folder, which is moved away first and removed last.
+
+    Raises
+    ------
+    OutputError
+        For every `OSError` in the block.
+    """
+    temporary = _beside(path, "partial")
+    missing = [folder for folder in path.parents if not folder.exists()] if parents else []
     try:
-        write_aside(aside, data)
-        sync_path(aside)
-        os.replace(aside, path)
+        with output_errors(path):
+            if parents:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            sync_path(temporary)
+            if overwrite and os.path.lexists(path):
+                old = _beside(path, "old")
+                os.replace(path, old)
+                os.replace(temporary, path)
+                _remove(old)
+            else:
+                os.replace(temporary, path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        _remove(temporary)
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
         raise
-    sync_path(path.parent)
+    with output_errors(path):
+        sync_path(path.parent)
+
+
+@contextmanager
+def folder_aside(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A new folder that takes the name `path` when the block ends well, and vanishes when it does not; see `aside`."""
+    with aside(path, overwrite=overwrite) as temporary:
+        temporary.mkdir(parents=True)
+        yield temporary
+
+
+@contextmanager
+def output_aside(path: Path) -> Iterator[Path]:
+    """Like `aside`, for a file or folder that a person named: folders are made for it, and none is replaced.
+
+    Raises
+    ------
+    OutputError
+        If `path` is a folder or lies below a file, or the system refuses (no room, no right).
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} exists already and is a folder; choose another name, or remove it first.")
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    if not nearest.is_dir():
+        raise OutputError(f"{path} cannot be written: {nearest} is a file, not a folder; choose another name.")
+    with aside(path, parents=True) as temporary:
+        yield temporary
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those it lies in, unless it is there; `OutputError` if the system refuses."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(path, error, "made") from error
+
+
+def replace_file(path: Path, data: bytes, *, parents: bool = False) -> None:
+    """Put `data` at `path`, whole and synced, or raise `OutputError`; see `aside`."""
+    with aside(path, parents=parents) as temporary:
+        write_aside(temporary, data)
+
+
+def write_text(path: Path, text: str, *, parents: bool = False) -> None:
+    """Replace a text file, in UTF-8 (names of files, which need not be, are escaped); see `aside`."""
+    replace_file(path, text.encode("utf-8", "backslashreplace"), parents=parents)
+
+
+def append(path: Path, data: bytes, *, sync: bool = False) -> None:
+    """Add to a file that is there, all of `data` or (with `OutputError`) nothing."""
+    with output_errors(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        try:
+            size = os.fstat(descriptor).st_size
+            try:
+                write_all(descriptor, data)
+            except OSError:
+                os.ftruncate(descriptor, size)  # half a line would spoil the next one
+                raise
+            if sync:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Replace a JSON file."""
-    replace_file(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -129,20 +238,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise StoreError(f"{path} is damaged (no JSON object): copy the store again from where it came from.")
     return value
-
-
-@contextmanager
-def folder_aside(path: Path) -> Iterator[Path]:
-    """A new folder that takes the name `path` when the block ends well, and vanishes when it does not."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        aside.mkdir(parents=True)
-        yield aside
-        os.replace(aside, path)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    sync_path(path.parent)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from napari_msunet._io import output_aside
 from napari_msunet.annotation.export import object_id
 from napari_msunet.config import MeasureJob
 from napari_msunet.constants import ANNOTATED_BACKGROUND
@@ -17,7 +18,7 @@ from napari_msunet.errors import OutputError
 from napari_msunet.events import Event, Message, Result, progress
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore, open_labels
-from napari_msunet.objects.instances import ClassLook, Objects, aside, objects_of, window_of
+from napari_msunet.objects.instances import ClassLook, Objects, objects_of, window_of
 from napari_msunet.objects.polygons import LabelShape, walk_polygons
 from napari_msunet.objects.table import measure_polygons
 
@@ -82,7 +83,7 @@ def measure_events(job: MeasureJob) -> Iterator[Event]:
     table = _ClassTable(objects.looks, (window.height * window.width - lost) * pixel, f"area_{unit}")
     classes_path = job.out.with_name(f"{job.out.stem}.classes.csv")
     started = time.monotonic()
-    with aside(classes_path) as classes_file, aside(job.out) as objects_file:
+    with output_aside(classes_path) as classes_file, output_aside(job.out) as objects_file:
         with objects_file.open("w", newline="", encoding="utf8") as file:
             writer = csv.writer(file)
             writer.writerow(object_columns(store))

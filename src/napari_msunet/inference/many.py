@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_msunet._io import output_errors, replace_file
+from napari_msunet._io import replace_file
 from napari_msunet.config import GivenSlide, PredictJob, PredictManyJob
 from napari_msunet.constants import CHUNK
 from napari_msunet.errors import MsunetError, failure
@@ -78,9 +78,7 @@ class ResultsTable:
         """Tell about a slide, and write the table."""
         name = self._name(labels)
         self._rows[name] = {**row, "labels": name}
-        with output_errors(self.path.parent):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self.path, self._text().encode())
+        replace_file(self.path, self._text().encode(), parents=True)
 
     def _text(self) -> str:
         areas = sorted({name for row in self._rows.values() for name in row if name.startswith(AREAS)})

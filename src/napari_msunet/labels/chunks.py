@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # The chunk files of a zarr array, one by one.
 #
 # zarr makes the arrays and any zarr reader opens them. Their chunks are read and written here, because only so can a
-# batch of them be written aside, synced and renamed, and a damaged one be named.
+# batch of them be written aside, synced and renamed (together, so not by `_io.aside`), and a damaged one be named.
 
 
 class CorruptChunkError(StoreError):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from napari_msunet._io import output_errors
+from napari_msunet._io import output_errors, write_json
 from napari_msunet.errors import StoreError, StoreLockedError
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -64,9 +64,7 @@ class WriterLock:
                 "user": _user(),
                 "since": datetime.now().astimezone().isoformat(timespec="seconds"),
             }
-            aside = self._note.with_suffix(".partial")
-            aside.write_text(json.dumps(note))
-            os.replace(aside, self._note)
+            write_json(self._note, note)
 
     def release(self) -> None:
         """Give it back; does nothing when it is not held."""

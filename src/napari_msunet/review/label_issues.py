@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from napari_msunet._io import output_errors, read_json, replace_file, write_json
+from napari_msunet._io import read_json, replace_file, write_json
 from napari_msunet.config import Damaged
 from napari_msunet.constants import ANNOTATED_BACKGROUND, IGNORED
 from napari_msunet.errors import OutputError, StoreError
@@ -130,9 +130,7 @@ def was_kept(
 
 
 def _save(store: LabelStore, state: KeptState) -> None:
-    path: Path = store.path / FILE
-    with output_errors(path):
-        write_json(path, state.model_dump(mode="json"))
+    write_json(store.path / FILE, state.model_dump(mode="json"))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -604,7 +602,5 @@ def _write_csv(path: str | Path, rows: list[list[object]]) -> Path:
         raise OutputError(f"{path} does not end in .csv; the review is written as CSV, so choose such a name.")
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, text.getvalue().encode())
+    replace_file(path, text.getvalue().encode(), parents=True)
     return path

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 
-from napari_msunet._io import output_errors, replace_file
+from napari_msunet._io import replace_file
 from napari_msunet.config import Damaged
 from napari_msunet.errors import OutputError, StoreError
 from napari_msunet.geometry import Grid, Window
@@ -350,9 +350,7 @@ def write_queue(candidates: Iterable[Candidate], path: str | Path, labels: Label
         centre = ("", "") if mpp is None else tuple(f"{c * m:.10g}" for c, m in zip(place.centre, mpp, strict=True))
         numbers = [f"{v:.10g}" for v in box]
         writer.writerow([rank, place.by, f"{place.score:.6g}", place.reason, *numbers, *centre])
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, text.getvalue().encode())
+    replace_file(path, text.getvalue().encode(), parents=True)
     return path
 
 

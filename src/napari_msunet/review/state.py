@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from napari_msunet._io import output_errors, read_json, write_json
+from napari_msunet._io import read_json, write_json
 from napari_msunet.config.prediction import Where
 from napari_msunet.constants import IGNORED
 from napari_msunet.errors import MsunetError, StoreError
@@ -286,6 +286,4 @@ def _inside(store: LabelStore, window: Window) -> Window:
 
 
 def _save(store: LabelStore, state: ReviewState) -> None:
-    path: Path = store.path / FILE
-    with output_errors(path):
-        write_json(path, state.model_dump(mode="json"))
+    write_json(store.path / FILE, state.model_dump(mode="json"))

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from napari_msunet._io import write_text
 from napari_msunet.config import Damaged
 from napari_msunet.constants import IGNORED
 from napari_msunet.data.truth import connected
@@ -20,7 +21,6 @@ from napari_msunet.events import check
 from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.store import check_store
-from napari_msunet.training.record import write_text
 from napari_msunet.training.scoring import Overlaps, instance_scores, outline_scores
 from napari_msunet.training.scoring.image import WHOLE
 from napari_msunet.training.scoring.metrics import Confusion, Matrix, report

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_msunet._io import write_text
 from napari_msunet.config import CrossValidateJob, EvaluateJob, TrainJob
 from napari_msunet.data import Item, Split, load_sources, split
 from napari_msunet.data.recipe import settle
@@ -19,7 +20,7 @@ from napari_msunet.events import Event, Message, Result, progress
 from napari_msunet.models import load_model
 from napari_msunet.training.evaluate import Evaluation
 from napari_msunet.training.fit import train_events
-from napari_msunet.training.record import begin_folder, write_text
+from napari_msunet.training.record import begin_folder
 from napari_msunet.training.scoring.metrics import SCORES
 
 _JOB, _SCORES, _MODEL = "crossval.json", "scores.json", "model.safetensors"

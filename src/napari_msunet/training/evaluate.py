@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_msunet._io import make_folder, write_text
 from napari_msunet.config import EvaluateJob
 from napari_msunet.data import Item, load_sources
 from napari_msunet.errors import SourceError
@@ -23,7 +24,6 @@ from napari_msunet.events import Event, Message, Progress, Result
 from napari_msunet.models import MSUNet, build_model, load_model
 from napari_msunet.models.compose import branch_model
 from napari_msunet.slide.identity import short_hash
-from napari_msunet.training.record import make_folder, write_text
 from napari_msunet.training.scoring import INSTANCE_SCORES, OUTLINE_SCORES, mean_interval, pooled_interval
 from napari_msunet.training.scoring.image import WHOLE, add_shapes, score_item
 from napari_msunet.training.scoring.metrics import SCORES, Confusion, Matrix, class_scores, report

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from napari_msunet._io import write_text
 from napari_msunet.config import ExperimentJob, ModelConfig, SettledTrainJob
 from napari_msunet.data import Item, Split, load_sources, split
 from napari_msunet.data.recipe import settle
@@ -24,7 +25,7 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.events import Event, Message, Result, progress
 from napari_msunet.models import load_model
 from napari_msunet.training.fit import train_events
-from napari_msunet.training.record import begin_folder, write_text
+from napari_msunet.training.record import begin_folder
 from napari_msunet.training.scoring import paired_interval, pooled_interval
 from napari_msunet.training.scoring.image import score_item
 from napari_msunet.training.scoring.metrics import Confusion, Matrix, class_scores

@@ -7,16 +7,16 @@ import io
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import uuid4
 
 from pydantic import ValidationError
 
+from napari_msunet._io import append, make_folder, write_text
 from napari_msunet.config import AutoModel, CrossValidateJob, ExperimentJob, SettledTrainJob, TrainJob
 from napari_msunet.data.recipe import UNLIMITED_EPOCHS
 from napari_msunet.errors import OutputError
@@ -33,49 +33,6 @@ _FREE = {"epochs", "time_limit", "clock", "resume", "device", "out", "track", "t
 def column(split: str, name: str, output: str) -> str:
     """A column of metrics.csv, such as ``"validation_iou_scale 1/2"``."""
     return f"{split}_{name}_{output}"
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """Write a file aside and put it in its place when all of it is there.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written; nothing is left behind.
-    """
-    aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
-    try:
-        yield aside
-        os.replace(aside, path)
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror or error}; give a folder that can be written to and has room."
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder, unless it is there.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"The folder {path} cannot be made: {error.strerror}; give one in a place that can be written to."
-        ) from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with writing(path) as aside:
-        aside.write_text(text, encoding="utf-8", errors="backslashreplace")  # names need not be UTF-8
 
 
 def begin_folder(file: Path, job: J, what: str, comparable: Callable[[J], dict[str, Any]]) -> None:
@@ -222,7 +179,7 @@ class RunFolder:
         results = self.model, self.last, self.checkpoint, self.metrics, self.curves, self.panels, self.result_file
         for path in (self.job_file, self.environment, self.test_set, *results):
             path.unlink(missing_ok=True)
-            for aside in self.path.glob(f".{path.name}.*.part"):
+            for aside in self.path.glob(f".{path.name}.*.partial"):
                 aside.unlink(missing_ok=True)
         with suppress(OSError):  # somebody else's files are in it
             self.path.rmdir()
@@ -276,11 +233,7 @@ class RunFolder:
             write_text(self.metrics, self._csv(self.rows, header=True))
             return
         self.rows.append(row)
-        try:
-            with self.metrics.open("a", encoding="utf-8", newline="") as file:
-                file.write(self._csv([row], header=False))
-        except OSError as error:
-            raise OutputError(f"{self.metrics} cannot be written: {error.strerror}; make room and resume.") from error
+        append(self.metrics, self._csv([row], header=False).encode())
 
     def _csv(self, rows: Sequence[Row], header: bool) -> str:
         """Rows as text; a number that is not there is an empty cell."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from napari_msunet._io import make_folder, write_text
 from napari_msunet.constants import OUTPUT_COLOURS
 from napari_msunet.errors import OutputError
-from napari_msunet.training.record import column, write_text
+from napari_msunet.training.record import column
 from napari_msunet.training.scoring.panels import figure_of, save
 
 _OWN = {"out", "resume", "schema_version", "job", "device"}
@@ -112,10 +113,7 @@ def compare(folders: Sequence[str | Path], out: str | Path | None = None) -> lis
     ]
     if out is not None:
         folder = Path(out)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"The folder {folder} cannot be made: {error.strerror}; give another.") from error
+        make_folder(folder)
         write_text(folder / "compare.csv", _csv(rows))
         _draw(folder / "compare.png", runs, names)
     return rows

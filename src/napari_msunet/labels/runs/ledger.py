@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from napari_msunet._io import replace_file, write_all
+from napari_msunet._io import append, replace_file
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
 
@@ -89,11 +89,11 @@ class Ledgers:
         entry: dict[str, Any] = {"block": tile, "window": [window.y, window.x, *window.shape], "files": files}
         if failed is not None:
             entry["failed"] = failed
-        self._append(part, entry, sync=True)
+        append(self.file(part), json.dumps(entry).encode() + b"\n", sync=True)
 
     def drop(self, part: str | None, chunk: Chunk) -> None:
         """Note that a chunk is about to become all zero: no tile needs its file from now on."""
-        self._append(part, {"dropped": chunk_name(chunk)}, sync=False)
+        append(self.file(part), json.dumps({"dropped": chunk_name(chunk)}).encode() + b"\n")
 
     def open(self, part: str | None) -> None:
         """Make a writer's ledger if need be, or cut a torn last line off, so that the next one begins a line."""
@@ -118,20 +118,6 @@ class Ledgers:
     def _sound(self, line: bytes, without: Collection[int]) -> bool:
         entry = _entry(line, self._whole)
         return entry is not None and entry.get("block", -1) not in without
-
-    def _append(self, part: str | None, entry: dict[str, Any], sync: bool) -> None:
-        descriptor = os.open(self.file(part), os.O_WRONLY | os.O_APPEND)
-        try:
-            size = os.fstat(descriptor).st_size
-            try:
-                write_all(descriptor, json.dumps(entry).encode() + b"\n")
-            except OSError:
-                os.ftruncate(descriptor, size)  # half a line would spoil the next one
-                raise
-            if sync:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def _refresh(self) -> None:
         """Read what was added since the last time."""

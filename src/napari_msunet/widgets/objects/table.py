@@ -15,7 +15,7 @@ from qtpy.QtCore import QAbstractTableModel, QItemSelectionModel, QModelIndex, Q
 from qtpy.QtGui import QColor, QPixmap
 from qtpy.QtWidgets import QAbstractItemView, QComboBox, QHBoxLayout, QHeaderView, QLineEdit, QTableView, QWidget
 
-from napari_msunet._io import output_errors, replace_file
+from napari_msunet._io import replace_file
 from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.labels import LabelStore
 from napari_msunet.objects.table import FoundObject, ObjectTable
@@ -378,5 +378,4 @@ def write_rows(path: Path, headers: list[str], columns: list[Sequence[str] | npt
     writer = csv.writer(text)
     writer.writerow(headers)
     writer.writerows([name, *(f"{v:.10g}" for v in rest)] for name, *rest in zip(*columns, strict=True))
-    with output_errors(path):
-        replace_file(path, text.getvalue().encode())
+    replace_file(path, text.getvalue().encode())
