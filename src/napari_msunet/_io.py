@@ -9,18 +9,21 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
-from napari_msunet.errors import NotSavedError, OutputError, SourceError, StoreError
+from napari_msunet.errors import MsunetError, NotSavedError, OutputError, SourceError, StoreError
 from napari_msunet.geometry import Region, Window
 from napari_msunet.names import same_name
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Files that are whole or absent: written aside, synced, renamed; and what a failed write says.
+
+E = TypeVar("E", bound=MsunetError)
 
 _SYNCS = 16  # at once: a file system brings many files onto the disk in little more time than one
 
@@ -42,6 +45,11 @@ def output_error(path: Path, error: OSError, done: str = "written") -> OutputErr
         return OutputError(f"{path} cannot be {done}: the folder is read-only; choose another or change its rights.")
     reason = error.strerror or str(error)
     return OutputError(f"{path} cannot be {done} ({reason}); check the disk and the folder, then try again.")
+
+
+def input_error(what: object, error: OSError, advice: str, kind: type[E]) -> E:
+    """What an `OSError` while reading `what` means for the user, and what to do."""
+    return kind(f"{what} cannot be read ({error.strerror}); {advice}.")
 
 
 def not_saved(path: Path, error: OSError | None, sequence: int, window: Window) -> NotSavedError:
@@ -243,6 +251,46 @@ def read_json(path: Path) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
+def csv_text(rows: Iterable[Iterable[Any]], columns: Iterable[str] | None = None, line_end: str = "\n") -> str:
+    """Rows of cells as the text of a CSV, with a header where `columns` are given; None is an empty cell."""
+    text = io.StringIO(newline="")
+    write_rows(text, rows if columns is None else chain([columns], rows), line_end)
+    return text.getvalue()
+
+
+def write_rows(file: IO[str], rows: Iterable[Iterable[Any]], line_end: str = "\n") -> None:
+    """Write rows of cells into a CSV that is open (with ``newline=""``), such as one that does not fit into memory."""
+    csv.writer(file, lineterminator=line_end).writerows(rows)
+
+
+def table_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], line_end: str = "\n") -> str:
+    """Rows by column as the text of a CSV with a header; what is not in `columns` is left out."""
+    return csv_text(([row.get(name, "") for name in columns] for row in rows), columns, line_end)
+
+
+def read_table(path: Path) -> tuple[list[str], list[dict[Any, Any]]]:
+    """The columns and rows of a CSV that we wrote, as they are; see `read_csv` for the tables of people.
+
+    As `csv.DictReader` gives them: a cell that is missing at the end of a row is None, and None is the name of a list
+    of those that are too many. `OSError` or `ValueError` where it cannot be read.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        try:
+            rows = list(reader)
+        except csv.Error as error:
+            raise ValueError(str(error)) from error
+        return list(reader.fieldnames or ()), rows
+
+
+def csv_name(path: str | Path, what: str) -> Path:
+    """A path, checked to end in .csv; `what` is "a queue is", "measurements are" or the like."""
+    path = Path(path)
+    if path.suffix.lower() != ".csv":
+        raise OutputError(f"{path} does not end in .csv; {what} written as CSV, so choose such a name.")
+    return path
+
+
 class TableRow(dict[str, str]):
     """The fields of a row by `column_key` of their column; `number` is its row in the file, as an editor counts it."""
 
@@ -270,7 +318,7 @@ def read_csv(path: Path) -> tuple[list[str], list[TableRow]]:
         data = path.read_bytes()
         text = data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
     except OSError as error:
-        raise SourceError(f"The table {path} cannot be read ({error.strerror}); give a CSV.") from error
+        raise input_error(f"The table {path}", error, "give a CSV", SourceError) from error
     except UnicodeDecodeError as error:
         raise SourceError(
             f"The table {path} cannot be read as a CSV: {error}; save it as a CSV in UTF-8 (in Excel: CSV UTF-8)."

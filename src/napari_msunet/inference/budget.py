@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from napari_msunet import events
-from napari_msunet._io import write_json
+from napari_msunet._io import read_json, write_json
 from napari_msunet.config import ModelConfig
 from napari_msunet.errors import ModelError, OutputError
 from napari_msunet.geometry import Window
@@ -251,7 +251,7 @@ def _load(file: Path) -> dict[int, float]:
     try:
         if time.time() - file.stat().st_mtime > FRESH:
             return {}
-        return {int(k): float(v) for k, v in json.loads(file.read_text()).items()}
+        return {int(k): float(v) for k, v in read_json(file).items()}
     except (OSError, ValueError, AttributeError):
         return {}
 

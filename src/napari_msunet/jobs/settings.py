@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import platformdirs
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from napari_msunet._io import write_text
+from napari_msunet._io import input_error, write_text
 from napari_msunet.errors import MsunetError
 
 WORKER_VARIABLE = "NAPARI_MSUNET_WORKER"
@@ -100,7 +100,7 @@ def load_settings() -> Settings:
     except FileNotFoundError:
         return Settings()
     except OSError as error:
-        raise MsunetError(f"The settings {path} cannot be read ({error.strerror}); check its permissions.") from error
+        raise input_error(f"The settings {path}", error, "check its permissions", MsunetError) from error
     try:
         return Settings.model_validate_json(text)
     except ValidationError as error:

@@ -16,7 +16,7 @@ import zarr
 from numcodecs.zstd import Zstd
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from napari_msunet._io import write_aside
+from napari_msunet._io import input_error, write_aside
 from napari_msunet.constants import CHUNK
 from napari_msunet.errors import MsunetError, StoreError
 from napari_msunet.geometry import Window
@@ -131,7 +131,7 @@ class ChunkFiles:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StoreError(f"{path} cannot be read ({error.strerror}); check the disk.") from error
+            raise input_error(path, error, "check the disk", StoreError) from error
         try:
             values = np.frombuffer(_CODEC.decode(self._checked(data)), self.dtype.newbyteorder("<"))
             return values.astype(self.dtype).reshape(CHUNK, CHUNK)

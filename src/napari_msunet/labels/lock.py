@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import re
 import socket
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from napari_msunet._io import output_errors, write_json
+from napari_msunet._io import output_errors, read_json, write_json
 from napari_msunet.errors import StoreError, StoreLockedError
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -75,9 +74,9 @@ class WriterLock:
 
     def _holder(self) -> str:
         try:
-            note = json.loads(self._note.read_text())
+            note = read_json(self._note)
             return f"process {note['pid']} on {note['host']} (user {note['user']}, since {note['since']})"
-        except (OSError, ValueError, KeyError):
+        except (StoreError, KeyError):
             return "another process"
 
 

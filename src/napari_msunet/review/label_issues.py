@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import isnan, prod
@@ -14,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from napari_msunet._io import read_json, replace_file, write_json
+from napari_msunet._io import csv_name, csv_text, read_json, write_json, write_text
 from napari_msunet.config import Damaged
 from napari_msunet.constants import ANNOTATED_BACKGROUND, IGNORED
-from napari_msunet.errors import OutputError, StoreError
+from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
 from napari_msunet.labels.levels import tiles
 from napari_msunet.labels.metadata import explained
@@ -597,10 +595,6 @@ def _row(place: TruthPlace, truth: LabelStore) -> list[object]:
 
 
 def _write_csv(path: str | Path, rows: list[list[object]]) -> Path:
-    path = Path(path)
-    if path.suffix.lower() != ".csv":
-        raise OutputError(f"{path} does not end in .csv; the review is written as CSV, so choose such a name.")
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
-    replace_file(path, text.getvalue().encode(), parents=True)
+    path = csv_name(path, "the review is")
+    write_text(path, csv_text(rows, line_end="\r\n"), parents=True)
     return path

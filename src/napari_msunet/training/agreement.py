@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from math import nan
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from napari_msunet._io import write_text
+from napari_msunet._io import write_json
 from napari_msunet.config import Damaged
 from napari_msunet.constants import IGNORED
 from napari_msunet.data.truth import connected
@@ -77,7 +76,7 @@ def agreement(
             if store is not given:
                 store.close()
     if out is not None:
-        write_text(out, json.dumps(values, indent=2))
+        write_json(out, values)
     return values
 
 

@@ -3,13 +3,13 @@ it will cost. No Qt, and no torch as far as devices are not asked."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from napari_msunet._io import read_json
 from napari_msunet.config import ModelConfig, SettledTrainJob, SlideSource, TrainJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.training.prepare import Prepared, loss_windows, prepare_data, settle_training
@@ -179,7 +179,7 @@ def measured_rate(runs: Path) -> float | None:
     results = sorted(runs.glob("*/result.json"), key=lambda p: p.stat().st_mtime, reverse=True)
     for path in results:
         try:
-            values = json.loads(path.read_bytes())
+            values = read_json(path)
             job = SettledTrainJob.model_validate_json((path.parent / "job.json").read_bytes())
             job = job.model_copy(update={"batch_size": values.get("batch_size", job.batch_size)})
             return float(values["seconds_per_step"]) / step_work(job)

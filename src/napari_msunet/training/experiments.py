@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -17,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from napari_msunet._io import write_text
+from napari_msunet._io import read_json, table_text, write_json, write_text
 from napari_msunet.config import ExperimentJob, ModelConfig, SettledTrainJob
 from napari_msunet.data import Item, Split, load_sources, split
 from napari_msunet.data.recipe import settle
@@ -133,8 +131,8 @@ def experiment_events(job: ExperimentJob, peers: Mapping[str, Peer] | None = Non
             fold = f", fold {trial.fold} of {job.folds}" if job.folds else ""
             yield Message(text=f"{trial.variant}{fold}, seed {trial.seed}.")
             row = yield from _run(setting, trial, others.get(trial.variant))
-            write_text(file, json.dumps(row))
-        rows.append(json.loads(file.read_bytes()))
+            write_json(file, row)
+        rows.append(read_json(file))
         if sentence := rows[-1].get("error"):
             yield Message(level="warning", text=f"{trial.variant} cannot be trained: {sentence}")
         report = summarise(rows, names)
@@ -338,13 +336,9 @@ def table(report: dict[str, Any]) -> str:
 
 def _write(out: Path, report: dict[str, Any]) -> dict[str, str]:
     """report.json, report.md, and table.csv with a row for each trial."""
-    text = io.StringIO()
     columns = ("variant", "fold", "seed", "dice", "steps", "processor_seconds", "error")
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(report["trials"])
-    write_text(out / "table.csv", text.getvalue())
-    write_text(out / "report.json", json.dumps(report, indent=1))
+    write_text(out / "table.csv", table_text(report["trials"], columns))
+    write_json(out / "report.json", report)
     write_text(out / "report.md", table(report))
     return {"table": str(out / "table.csv"), "report": str(out / "report.json"), "page": str(out / "report.md")}
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from napari_msunet._io import append, make_folder, write_text
+from napari_msunet._io import append, csv_text, make_folder, read_json, read_table, write_json, write_text
 from napari_msunet.config import AutoModel, CrossValidateJob, ExperimentJob, SettledTrainJob, TrainJob
 from napari_msunet.data.recipe import UNLIMITED_EPOCHS
-from napari_msunet.errors import OutputError
+from napari_msunet.errors import OutputError, StoreError
 
 J = TypeVar("J", CrossValidateJob, ExperimentJob)
 
@@ -169,7 +167,7 @@ class RunFolder:
         self.outputs = job.model.outputs
         make_folder(self.path)
         write_text(self.job_file, job.model_dump_json(indent=2))
-        write_text(self.environment, json.dumps(environment(), indent=2))
+        write_json(self.environment, environment())
         self.result_file.unlink(missing_ok=True)
 
     def discard(self, job: TrainJob) -> None:
@@ -188,14 +186,13 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """The result of a run that came to its end."""
         try:
-            values = json.loads(self.result_file.read_bytes())
-        except (OSError, ValueError):
+            return read_json(self.result_file)
+        except StoreError:
             return None
-        return values if isinstance(values, dict) else None
 
     def finish(self, values: dict[str, Any]) -> None:
         """Write the result of the run."""
-        write_text(self.result_file, json.dumps(values, indent=2))
+        write_json(self.result_file, values)
 
     @property
     def files(self) -> dict[str, str]:
@@ -237,25 +234,19 @@ class RunFolder:
 
     def _csv(self, rows: Sequence[Row], header: bool) -> str:
         """Rows as text; a number that is not there is an empty cell."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
-        if header:
-            writer.writeheader()
-        for row in rows:
-            writer.writerow({c: f"{row[c]:.6g}" for c in self.columns if c in row and isfinite(row[c])})
-        return text.getvalue()
+        cells = [[f"{row[c]:.6g}" if isfinite(row.get(c, nan)) else "" for c in self.columns] for row in rows]
+        return csv_text(cells, self.columns if header else None)
 
     def _read_rows(self) -> list[Row]:
         """The epochs in metrics.csv; a torn last line is left out."""
         if not self.metrics.exists():
             return []
         rows: list[Row] = []
-        with self.metrics.open(encoding="utf-8", newline="") as file:
-            for cells in csv.DictReader(file):
-                try:
-                    row = {c: float(v) for c, v in cells.items() if v}
-                except (TypeError, ValueError, AttributeError):
-                    continue
-                if "epoch" in row:
-                    rows.append(row)
+        for cells in read_table(self.metrics)[1]:
+            try:
+                row = {c: float(v) for c, v in cells.items() if v}
+            except (TypeError, ValueError):
+                continue
+            if "epoch" in row:
+                rows.append(row)
         return rows

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from napari_msunet._io import make_folder, write_text
+from napari_msunet._io import make_folder, read_json, read_table, table_text, write_text
 from napari_msunet.constants import OUTPUT_COLOURS
 from napari_msunet.errors import OutputError
 from napari_msunet.training.record import column
@@ -68,11 +66,11 @@ def read_run(folder: Path) -> TrainingRun:
         If there is no training run in it, or it cannot be read.
     """
     try:
-        job = json.loads((folder / "job.json").read_bytes())
+        job = read_json(folder / "job.json")
         result_file = folder / "result.json"
-        result = json.loads(result_file.read_bytes()) if result_file.exists() else {}
-        with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
-            rows = [{k: float(v) for k, v in row.items() if k and v} for row in csv.DictReader(file)]
+        result = read_json(result_file) if result_file.exists() else {}
+        _, table = read_table(folder / "metrics.csv")
+        rows = [{k: float(v) for k, v in row.items() if k and v} for row in table]
     except (OSError, ValueError) as error:
         raise OutputError(
             f"{folder} is no training run that can be read ({error}); give folders with job.json and metrics.csv."
@@ -140,14 +138,9 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        plain = {k: v if isinstance(v, str | int | float) or v is None else json.dumps(v) for k, v in row.items()}
-        writer.writerow(plain)
-    return text.getvalue()
+    plain = ({k: v if isinstance(v, str | int | float | None) else json.dumps(v) for k, v in r.items()} for r in rows)
+    return table_text(plain, columns)
 
 
 def _draw(path: Path, runs: Sequence[TrainingRun], names: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from napari_msunet._io import append, replace_file
+from napari_msunet._io import append, input_error, replace_file
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
 
@@ -134,7 +134,7 @@ class Ledgers:
                         ledger = self._read[path] = _Ledger(found.st_ino)
                     changed |= self._take(path, ledger)
             except OSError as error:
-                raise StoreError(f"{path} cannot be read ({error.strerror}); check the disk.") from error
+                raise input_error(path, error, "check the disk", StoreError) from error
         if changed or not paths:
             self._merged = _union(self._read[path].lines for path in paths)
 

@@ -15,7 +15,7 @@ import zarr
 from numcodecs import Blosc
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from napari_msunet._io import sync_path, sync_paths, write_aside
+from napari_msunet._io import input_error, sync_path, sync_paths, write_aside
 from napari_msunet.constants import CHUNK
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
@@ -81,7 +81,7 @@ class RunFiles(ChunkFiles):
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StoreError(f"{path} cannot be read ({error.strerror}); check the disk.") from error
+            raise input_error(path, error, "check the disk", StoreError) from error
         try:
             packed = self._checked(data)
             check_blosc(packed, self._size)

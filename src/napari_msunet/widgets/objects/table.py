@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from qtpy.QtCore import QAbstractTableModel, QItemSelectionModel, QModelIndex, Q
 from qtpy.QtGui import QColor, QPixmap
 from qtpy.QtWidgets import QAbstractItemView, QComboBox, QHBoxLayout, QHeaderView, QLineEdit, QTableView, QWidget
 
-from napari_msunet._io import replace_file
+from napari_msunet._io import csv_text, write_text
 from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.labels import LabelStore
 from napari_msunet.objects.table import FoundObject, ObjectTable
@@ -374,8 +372,5 @@ def write_rows(path: Path, headers: list[str], columns: list[Sequence[str] | npt
     columns : list of sequences
         The first of text, the others of numbers.
     """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(headers)
-    writer.writerows([name, *(f"{v:.10g}" for v in rest)] for name, *rest in zip(*columns, strict=True))
-    replace_file(path, text.getvalue().encode())
+    rows = ([name, *(f"{v:.10g}" for v in rest)] for name, *rest in zip(*columns, strict=True))
+    write_text(path, csv_text(rows, headers, "\r\n"))
