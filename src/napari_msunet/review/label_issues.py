@@ -21,6 +21,7 @@ from napari_msunet.labels.levels import tiles
 from napari_msunet.labels.metadata import explained
 from napari_msunet.labels.shape_masks import LARGEST_SHAPE, Polygon
 from napari_msunet.labels.store import LabelStore
+from napari_msunet.objects.components import connected
 from napari_msunet.review import truth_comparison
 from napari_msunet.review.truth_comparison import (
     BOTTOM,
@@ -319,7 +320,7 @@ def review_truth(
     left_out = truth.check(damaged)
     found = _Collector(truth, limit, least, doubt)
     radius = edge_radius(truth, edge)
-    sweep = Sweep(found.closed)
+    sweep = Sweep(truth.store.shape[1], found.closed)
     rows = tile_rows(truth)
     total, done, last = sum(len(row) for _, row in rows), 0, -2
     for number, columns in rows:
@@ -330,7 +331,7 @@ def review_truth(
             one = truth_comparison.padded_codes(truth, tile, radius)
             if one is not None:
                 found.count(one[1])
-                sweep.add(column, one[0], *truth_comparison.regions_of(*one, truth.store.shape[1]))
+                sweep.add(tile, one[0], *truth_comparison.regions_of(*one, truth.store.shape[1]))
             done += 1
             tell(done, total)
         sweep.end_row()
@@ -466,7 +467,7 @@ def place_mask(pair: Pair, place: TruthPlace, edge: float = EDGE) -> Bools:
         return np.zeros(window.shape, np.bool_)
     names = ("background", *pair.classes)
     code = names.index(place.truth) * len(names) + names.index(place.model) + 1
-    parts = truth_comparison.connected(found[0] == code)
+    parts = connected(found[0] == code)
     part = parts[place.first[0] - window.y, place.first[1] - window.x]
     mask: Bools = (parts == part) & (part > 0)
     return mask

@@ -14,12 +14,12 @@ import torch
 from napari_msunet._io import write_json
 from napari_msunet.config import Damaged
 from napari_msunet.constants import IGNORED
-from napari_msunet.data.truth import connected
 from napari_msunet.errors import StoreError
 from napari_msunet.events import check
 from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.store import check_store
+from napari_msunet.objects.components import connected
 from napari_msunet.training.scoring import Overlaps, instance_scores, outline_scores
 from napari_msunet.training.scoring.image import WHOLE
 from napari_msunet.training.scoring.metrics import Confusion, Matrix, report

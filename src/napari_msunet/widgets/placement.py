@@ -1,7 +1,7 @@
 """Where a slide's pixels are in napari, and what of them is in view.
 
-A slide's level-0 pixels begin at 0; napari puts 0 at the *centre* of the first pixel. So the place `p` in level-0
-pixels is `p - 0.5` in the data coordinates of the slide's layer. Only this module knows that.
+A slide's level-0 pixels begin at 0; napari puts 0 at the *centre* of the first pixel. So a place in level-0 pixels is
+another number, its position (see `geometry`), in the data coordinates of the slide's layer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from napari.components import ViewerModel
 from napari.layers import Layer
 
 from napari_msunet.errors import SlideError
-from napari_msunet.geometry import Region
+from napari_msunet.geometry import Region, first_position, to_place, to_position
 
 if TYPE_CHECKING:
     from napari.utils.transforms import Affine
@@ -54,7 +54,7 @@ def placed(mpp: Pair | None, pixel: Pair = (1.0, 1.0), corner: Pair = (0.0, 0.0)
     size = mpp or (1.0, 1.0)
     return {
         "scale": tuple(p * s for p, s in zip(pixel, size, strict=True)),
-        "translate": tuple((c + p / 2 - 0.5) * s for c, p, s in zip(corner, pixel, size, strict=True)),
+        "translate": tuple(first_position(p, c) * s for c, p, s in zip(corner, pixel, size, strict=True)),
         "units": PIXEL if mpp is None else MICROMETER,
         "axis_labels": AXES,
     }
@@ -63,7 +63,7 @@ def placed(mpp: Pair | None, pixel: Pair = (1.0, 1.0), corner: Pair = (0.0, 0.0)
 def over(layer: Layer, pixel: Pair = (1.0, 1.0), corner: Pair = (0.0, 0.0)) -> LayerPlacement:
     """As `placed`, over a slide's layer wherever it was moved, turned or scaled to."""
     linear, origin = _matrix(layer)
-    origin = origin + linear @ (np.asarray(corner) + np.asarray(pixel) / 2 - 0.5)
+    origin = origin + linear @ first_position(np.asarray(pixel, float), np.asarray(corner, float))
     linear = linear * np.asarray(pixel)
     place: LayerPlacement = {"units": tuple(layer.units[-2:]), "axis_labels": AXES}
     straight = linear[0, 1] == linear[1, 0] == 0 and (np.diag(linear) > 0).all()
@@ -77,13 +77,13 @@ def over(layer: Layer, pixel: Pair = (1.0, 1.0), corner: Pair = (0.0, 0.0)) -> L
 def to_level0(viewer: ViewerModel, layer: Layer, world: npt.ArrayLike) -> Pair:
     """A place in the viewer's world (its last two axes) in level-0 pixels `(y, x)` of a slide's layer."""
     data = layer.world_to_data(np.asarray(world, float)[-2:] * _unit(viewer, layer))
-    return float(data[-2] + 0.5), float(data[-1] + 0.5)
+    return to_place(float(data[-2])), to_place(float(data[-1]))
 
 
 def to_world(viewer: ViewerModel, layer: Layer, places: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Places `(n, 2)` in level-0 pixels of a slide's layer in the viewer's world, `(n, 2)` of `y, x`."""
     linear, origin = _matrix(layer)
-    world = (np.asarray(places, float) - 0.5) @ linear.T + origin
+    world = to_position(np.asarray(places, float)) @ linear.T + origin
     result: npt.NDArray[np.float64] = world / _unit(viewer, layer)
     return result
 

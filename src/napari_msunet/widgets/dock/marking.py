@@ -11,6 +11,7 @@ from qtpy.QtCore import QObject, QTimer
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton
 
 from napari_msunet.errors import MsunetError
+from napari_msunet.geometry import to_place, to_position
 from napari_msunet.widgets.dock.show_errors import show_errors
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Marking:
         for layer in self.viewer.layers:
             if isinstance(layer, Shapes) and layer.metadata.get(KEY) == path:
                 return layer
-        known = [corners - 0.5 for corners in annotation.store.fully_annotated]
+        known = [to_position(corners) for corners in annotation.store.fully_annotated]
         layer = Shapes(
             known or None,
             shape_type="polygon",
@@ -131,7 +132,7 @@ class Marking:
             annotation = self.layers.annotation(record)
             if annotation is None:
                 continue
-            polygons = [np.asarray(shape)[:, -2:] + 0.5 for shape in layer.data if len(shape) >= 3]
+            polygons = [to_place(np.asarray(shape)[:, -2:]) for shape in layer.data if len(shape) >= 3]
             before = len(annotation.store.fully_annotated)
             annotation.store.set_annotated(polygons)
             self.state.set_counts(record, record.counts, len(polygons))

@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QHBoxLayout, QLabe
 from napari_msunet.app.project import Ring
 from napari_msunet.config import Drawn, InClasses, Where
 from napari_msunet.errors import MsunetError
-from napari_msunet.geometry import Region
+from napari_msunet.geometry import Region, to_place, to_position
 from napari_msunet.widgets.dock.fields import ChoiceField
 from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.layer_slides import KEY
@@ -84,7 +84,7 @@ class RegionDrawing(QObject):
     def _take(self) -> None:
         if not self.active or not self.layer.data:
             return
-        corners = np.asarray(self.layer.data[-1])[:, -2:] + 0.5  # napari has 0 at the centre of the first pixel
+        corners = to_place(np.asarray(self.layer.data[-1])[:, -2:])
         low, high = corners.min(0), corners.max(0)
         if (high - low < 1).any():
             return
@@ -148,7 +148,7 @@ class Regions(QObject):
     def restore(self, slide: Path, slide_layer: Layer, rings: tuple[Ring, ...]) -> None:
         """Show regions as polygons that were drawn before; their corners in level-0 pixels."""
         layer = self.find(slide) or self._add(slide, slide_layer)
-        layer.add([np.array(ring) - 0.5 for ring in rings], shape_type="polygon")
+        layer.add([to_position(np.array(ring)) for ring in rings], shape_type="polygon")
 
     def _add(self, slide: Path, slide_layer: Layer) -> Shapes:
         size = float(np.mean(slide_layer.scale[-2:]))
