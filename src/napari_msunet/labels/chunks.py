@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import google_crc32c
 import numpy as np
@@ -133,13 +133,16 @@ class ChunkFiles:
         except OSError as error:
             raise input_error(path, error, "check the disk", StoreError) from error
         try:
-            values = np.frombuffer(_CODEC.decode(self._checked(data)), self.dtype.newbyteorder("<"))
-            return values.astype(self.dtype).reshape(CHUNK, CHUNK)
+            return self._decoded(self._checked(data)).reshape(CHUNK, CHUNK)
         except (RuntimeError, ValueError, MemoryError) as error:
-            raise CorruptChunkError(
-                f"{path} is damaged (cut short?): its pixels read as 0; copy this file again from where it came from, "
-                "or paint over them."
-            ) from error
+            raise CorruptChunkError(f"{path} is damaged (cut short?): {self.remedy}.") from error
+
+    remedy: ClassVar[str] = "its pixels read as 0; copy this file again from where it came from, or paint over them"
+    """What is said of a chunk that is damaged."""
+
+    def _decoded(self, packed: bytes) -> npt.NDArray[Any]:
+        """A chunk's values, flat."""
+        return np.frombuffer(_CODEC.decode(packed), self.dtype.newbyteorder("<")).astype(self.dtype)
 
     def _checked(self, data: bytes) -> bytes:
         """A chunk's bytes without the checksum, which is looked at."""

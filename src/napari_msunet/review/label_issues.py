@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from napari_msunet._io import csv_name, csv_text, read_json, write_json, write_text
+from napari_msunet._io import csv_name, csv_text, write_json, write_text
 from napari_msunet.config import Damaged
 from napari_msunet.constants import ANNOTATED_BACKGROUND, IGNORED
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
 from napari_msunet.labels.levels import tiles
-from napari_msunet.labels.metadata import explained
 from napari_msunet.labels.shape_masks import LARGEST_SHAPE, Polygon
 from napari_msunet.labels.store import LabelStore
 from napari_msunet.objects.components import connected
 from napari_msunet.review import truth_comparison
+from napari_msunet.review.state import read_note
 from napari_msunet.review.truth_comparison import (
     BOTTOM,
     CODE,
@@ -87,15 +87,7 @@ def load_kept(store: LabelStore) -> KeptState:
     StoreError
         If the file is damaged; the truth itself is not touched by that.
     """
-    path = store.path / FILE
-    if not path.exists():
-        return KeptState()
-    try:
-        return KeptState.model_validate(read_json(path))
-    except ValidationError as error:
-        raise StoreError(
-            explained(error, f"{path} is damaged (delete it to begin the review of the truth anew) and")
-        ) from error
+    return read_note(store.path / FILE, KeptState, "the review of the truth anew")
 
 
 def add_kept(store: LabelStore, place: KeptPlace) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -176,15 +176,20 @@ def load_state(store: LabelStore) -> ReviewState:
     StoreError
         If the file is damaged; the accepted pixels themselves are in the labels.
     """
-    path = store.path / FILE
+    return read_note(store.path / FILE, ReviewState, "the review anew; the labels stay")
+
+
+Note = TypeVar("Note", bound=BaseModel)
+
+
+def read_note(path: Path, kind: type[Note], what: str) -> Note:
+    """What a review keeps in a store, empty where there is no file; `StoreError` says `what` begins anew without it."""
     if not path.exists():
-        return ReviewState()
+        return kind()
     try:
-        return ReviewState.model_validate(read_json(path))
+        return kind.model_validate(read_json(path))
     except ValidationError as error:
-        raise StoreError(
-            explained(error, f"{path} is damaged (delete it to begin the review anew; the labels stay) and")
-        ) from error
+        raise StoreError(explained(error, f"{path} is damaged (delete it to begin {what}) and")) from error
 
 
 class Accepted(int):

@@ -15,7 +15,7 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.training.prepare import Prepared, loss_windows, prepare_data, settle_training
 from napari_msunet.training.progress import Finding
 from napari_msunet.training.record import RunFolder
-from napari_msunet.wording import duration
+from napari_msunet.wording import duration, gigabytes
 
 _BASE_BYTES = 700e6  # torch and Lightning themselves
 _FEW_PIXELS = 500
@@ -160,18 +160,14 @@ def check_memory(job: SettledTrainJob, available: float | None = None) -> Findin
     needed = training_memory(job)
     free = float(psutil.virtual_memory().available) if available is None else available
     text = (
-        f"A batch of {job.batch_size} windows of {windows_of(job)[1]} pixels needs about {_gigabytes(needed)} of memory"
+        f"A batch of {job.batch_size} windows of {windows_of(job)[1]} pixels needs about {gigabytes(needed)} of memory"
     )
     if job.device.startswith("cuda"):
         return Finding("ok", f"{text} on {job.device}.")
     if needed > free:
         advice = "choose a smaller batch or smaller windows, or close other programs"
-        return Finding("warning", f"{text}, but only {_gigabytes(free)} are free: {advice}.")
-    return Finding("ok", f"{text}; {_gigabytes(free)} are free.")
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB"
+        return Finding("warning", f"{text}, but only {gigabytes(free)} are free: {advice}.")
+    return Finding("ok", f"{text}; {gigabytes(free)} are free.")
 
 
 def measured_rate(runs: Path) -> float | None:

@@ -71,6 +71,16 @@ def begin_folder(file: Path, job: J, what: str, comparable: Callable[[J], dict[s
         )
 
 
+def flat_settings(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names, such as "model.fusion"."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat_settings(value, f"{prefix}.{key}" if prefix else key)
+    return found
+
+
 def environment() -> dict[str, Any]:
     """What a run was made with: versions, machine, processors."""
     import torch

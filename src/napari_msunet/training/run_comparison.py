@@ -11,7 +11,7 @@ from typing import Any
 from napari_msunet._io import make_folder, read_json, read_table, table_text, write_text
 from napari_msunet.constants import OUTPUT_COLOURS
 from napari_msunet.errors import OutputError
-from napari_msunet.training.record import column
+from napari_msunet.training.record import column, flat_settings
 from napari_msunet.training.scoring.panels import figure_of, save
 
 _OWN = {"out", "resume", "schema_version", "job", "device"}
@@ -102,7 +102,7 @@ def compare(folders: Sequence[str | Path], out: str | Path | None = None) -> lis
     """
     runs = [read_run(Path(folder)) for folder in folders]
     names = _told_apart([Path(folder) for folder in folders])
-    settings = [_flat(run.job) for run in runs]
+    settings = [flat_settings({k: v for k, v in run.job.items() if k not in _OWN}) for run in runs]
     keys = list(dict.fromkeys(key for setting in settings for key in setting))
     different = [key for key in keys if len({json.dumps(s.get(key)) for s in settings}) > 1]
     rows = [
@@ -124,17 +124,6 @@ def _told_apart(folders: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [f"{f.name} ({n})" for n, f in enumerate(folders, start=1)]
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names."""
-    if not isinstance(values, dict):
-        return {prefix: values}
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if prefix or key not in _OWN:
-            found |= _flat(value, f"{prefix}.{key}" if prefix else key)
-    return found
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:

@@ -6,7 +6,7 @@ another number, its position (see `geometry`), in the data coordinates of the sl
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +72,12 @@ def over(layer: Layer, pixel: Pair = (1.0, 1.0), corner: Pair = (0.0, 0.0)) -> L
     affine = np.eye(3)
     affine[:2, :2], affine[:2, 2] = linear, origin
     return {"affine": affine, **place}
+
+
+def placement_of(layer: Layer) -> LayerPlacement:
+    """Where a layer lies, for another one over it."""
+    names = ("scale", "translate", "rotate", "shear", "affine", "units")
+    return cast("LayerPlacement", {name: getattr(layer, name) for name in names})
 
 
 def to_level0(viewer: ViewerModel, layer: Layer, world: npt.ArrayLike) -> Pair:

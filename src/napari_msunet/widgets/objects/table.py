@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 from qtpy.QtCore import QAbstractTableModel, QItemSelectionModel, QModelIndex, Qt, Signal
-from qtpy.QtGui import QColor, QPixmap
+from qtpy.QtGui import QPixmap
 from qtpy.QtWidgets import QAbstractItemView, QComboBox, QHBoxLayout, QHeaderView, QLineEdit, QTableView, QWidget
 
 from napari_msunet._io import csv_text, write_text
@@ -18,6 +18,7 @@ from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.labels import LabelStore
 from napari_msunet.objects.table import FoundObject, ObjectTable
 from napari_msunet.typed_numbers import read_number
+from napari_msunet.widgets.forms import swatch
 
 if TYPE_CHECKING:
     from qtpy.QtCore import QObject
@@ -109,7 +110,7 @@ class ObjectModel(QAbstractTableModel):
         self.table = table
         kinds = range(1, len(store.classes) + 1) if not store.info.instances else np.unique(table.kind).tolist()
         self._names = {int(kind): kind_name(store, int(kind)) for kind in kinds}
-        self._colours = {n: _swatch(colour) for n, colour in enumerate(store.colours, 1)}
+        self._colours = {n: swatch(colour) for n, colour in enumerate(store.colours, 1)}
         known = store.mpp is not None
         mpp = np.asarray(store.mpp or (1.0, 1.0))
         place = table.centroid * mpp
@@ -215,12 +216,6 @@ class ObjectModel(QAbstractTableModel):
         if role == Role.TextAlignmentRole and column > 0:
             return int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         return None
-
-
-def _swatch(colour: tuple[int, int, int]) -> QPixmap:
-    picture = QPixmap(10, 10)
-    picture.fill(QColor(*colour))
-    return picture
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import to_position
 from napari_msunet.labels import LabelStore
 from napari_msunet.widgets.navigation import camera, main_window, viewers_showing
+from napari_msunet.widgets.placement import placement_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,12 +93,7 @@ def _show_damage(layers: LayerList, layer: PaintedLayer) -> None:
             name=f"{layer.name}: damaged",
             ndim=2,
             metadata={"damage of": layer.name},
-            scale=layer.scale,
-            translate=layer.translate,
-            rotate=layer.rotate,
-            shear=layer.shear,
-            affine=layer.affine,
-            units=layer.units,
+            **placement_of(layer),
         )
         active = layers.selection.active
         layers.append(marks)

@@ -19,7 +19,7 @@ from napari_msunet.geometry import Region, to_place, to_position
 from napari_msunet.widgets.dock.fields import ChoiceField
 from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.layer_slides import KEY
-from napari_msunet.widgets.layers import store_path
+from napari_msunet.widgets.layers import ShapesUnderWay, store_path
 from napari_msunet.widgets.placement import over, to_level0
 
 if TYPE_CHECKING:
@@ -123,8 +123,7 @@ class Regions(QObject):
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__()
         self.viewer = viewer
-        self._layers: list[Shapes] = []
-        self._pressed = False
+        self.drawing = ShapesUnderWay()
         self._settling = QTimer(self)
         self._settling.setSingleShot(True)
         self._settling.setInterval(SETTLED)
@@ -163,27 +162,11 @@ class Regions(QObject):
         )
         self.viewer.add_layer(layer)
         layer.events.data.connect(self._touched)
-        layer.mouse_drag_callbacks.append(self._held)
-        self._layers.append(layer)
+        self.drawing.follow(layer)
         return layer
 
     def _touched(self, _: object = None) -> None:
         self._settling.start()
-
-    def _held(self, _layer: Shapes, event: NapariMouseEvent) -> Iterator[None]:
-        """Know whether the mouse is held: a shape under way does not count yet."""
-        self._pressed = True
-        yield
-        while event.type == "mouse_move":
-            yield
-        self._pressed = False
-
-    @property
-    def drawing(self) -> bool:
-        """Whether a shape is just being drawn or moved."""
-        return self._pressed or any(
-            getattr(layer, "_is_creating", False) or getattr(layer, "_is_moving", False) for layer in self._layers
-        )
 
     def _settled(self) -> None:
         if self.drawing:
@@ -207,11 +190,9 @@ class Regions(QObject):
     def closing(self) -> None:
         """Let go of the layers."""
         self._settling.stop()
-        for layer in self._layers:
+        for layer in self.drawing.layers:
             layer.events.data.disconnect(self._touched)
-            if self._held in layer.mouse_drag_callbacks:
-                layer.mouse_drag_callbacks.remove(self._held)
-        self._layers.clear()
+        self.drawing.let_go()
 
 
 def area(rings: tuple[Ring, ...], mpp: tuple[float, float]) -> float:
