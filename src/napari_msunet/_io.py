@@ -1,4 +1,7 @@
-"""Files that are whole or absent (written aside, synced, renamed), and the CSV tables that people write."""
+"""Files that are whole or absent (written aside, synced, renamed), JSON, and CSV tables: ours, and those people write.
+
+What the system says when a file cannot be written or read becomes a sentence here too.
+"""
 
 from __future__ import annotations
 
@@ -254,11 +257,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def csv_text(rows: Iterable[Iterable[Any]], columns: Iterable[str] | None = None, line_end: str = "\n") -> str:
     """Rows of cells as the text of a CSV, with a header where `columns` are given; None is an empty cell."""
     text = io.StringIO(newline="")
-    write_rows(text, rows if columns is None else chain([columns], rows), line_end)
+    append_rows(text, rows if columns is None else chain([columns], rows), line_end)
     return text.getvalue()
 
 
-def write_rows(file: IO[str], rows: Iterable[Iterable[Any]], line_end: str = "\n") -> None:
+def append_rows(file: IO[str], rows: Iterable[Iterable[Any]], line_end: str = "\n") -> None:
     """Write rows of cells into a CSV that is open (with ``newline=""``), such as one that does not fit into memory."""
     csv.writer(file, lineterminator=line_end).writerows(rows)
 
@@ -268,7 +271,7 @@ def table_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], line_e
     return csv_text(([row.get(name, "") for name in columns] for row in rows), columns, line_end)
 
 
-def read_table(path: Path) -> tuple[list[str], list[dict[Any, Any]]]:
+def read_rows(path: Path) -> tuple[list[str], list[dict[Any, Any]]]:
     """The columns and rows of a CSV that we wrote, as they are; see `read_csv` for the tables of people.
 
     As `csv.DictReader` gives them: a cell that is missing at the end of a row is None, and None is the name of a list

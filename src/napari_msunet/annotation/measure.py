@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_msunet._io import csv_name, output_aside, table_text, write_rows
+from napari_msunet._io import append_rows, csv_name, output_aside, table_text
 from napari_msunet.annotation.export import object_id
 from napari_msunet.config import MeasureJob
 from napari_msunet.constants import ANNOTATED_BACKGROUND
@@ -82,10 +82,10 @@ def measure_events(job: MeasureJob) -> Iterator[Event]:
     started = time.monotonic()
     with output_aside(classes_path) as classes_file, output_aside(job.out) as objects_file:
         with objects_file.open("w", newline="", encoding="utf8") as file:
-            write_rows(file, [object_columns(store)], "\r\n")
+            append_rows(file, [object_columns(store)], "\r\n")
             for step in walk_polygons(objects.image.read, window):
                 shapes = [shape for shape in step.shapes if objects.kind(shape.value) in objects.looks]
-                write_rows(file, _rows(shapes, objects, store, table), "\r\n")
+                append_rows(file, _rows(shapes, objects, store, table), "\r\n")
                 yield progress(step.done, step.total, "windows", started)
         classes_file.write_bytes(_classes_text(table.rows(), table.column, lost * pixel).encode())
     values = {"classes": table.rows(), table.column: table.total, "objects": sum(table.objects.values())}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_msunet._io import read_table, table_text, write_text
+from napari_msunet._io import read_rows, table_text, write_text
 from napari_msunet.config import GivenSlide, PredictJob, PredictManyJob
 from napari_msunet.constants import CHUNK
 from napari_msunet.errors import MsunetError, failure
@@ -92,7 +92,7 @@ class ResultsTable:
 
     def _load(self) -> None:
         try:
-            columns, rows = read_table(self.path)
+            columns, rows = read_rows(self.path)
         except (OSError, ValueError) as error:
             raise MsunetError(
                 f"The results table {self.path} cannot be read ({error}); move it away or give another --out."

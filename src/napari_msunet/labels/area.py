@@ -353,7 +353,8 @@ class Polygons:
             starts, stops = _within(corners * cell + (window.y, window.x), span * cell, inside)
             on_slide = (starts < stops).all(1)
             corners, starts, stops = corners[on_slide], starts[on_slide], stops[on_slide]
-            first, last = (to_place(starts) - _HAIR) * grid.pixel, (to_position(stops) + _HAIR) * grid.pixel
+            first = (to_place(starts.astype(np.float64)) - _HAIR) * grid.pixel
+            last = (to_position(stops.astype(np.float64)) + _HAIR) * grid.pixel
             boxes = shapely.box(first[:, 1], first[:, 0], last[:, 1], last[:, 0])
             crossed = np.zeros(len(boxes), np.bool_)
             crossed[self._lines.query(boxes, predicate="intersects")[0]] = True

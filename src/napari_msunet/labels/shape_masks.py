@@ -147,7 +147,7 @@ def first_right_of(
     upper: npt.NDArray[np.float64], lower: npt.NDArray[np.float64], row: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
     """The first pixel of a row whose centre is not left of an edge."""
-    rise = (to_place(row) - upper[:, 0]) / (lower[:, 0] - upper[:, 0])
+    rise = (to_place(row.astype(np.float64)) - upper[:, 0]) / (lower[:, 0] - upper[:, 0])
     return first_inside(upper[:, 1] + rise * (lower[:, 1] - upper[:, 1]))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_msunet._io import csv_text, make_folder, read_json, read_table, write_json, write_text
+from napari_msunet._io import csv_text, make_folder, read_json, read_rows, write_json, write_text
 from napari_msunet.config import EvaluateJob
 from napari_msunet.data import Item, load_sources
 from napari_msunet.errors import SourceError
@@ -288,7 +288,7 @@ def training_cost(model: Path) -> dict[str, Any]:
     """Epochs, seconds an epoch and peak memory of the run that a model lies in; empty where it lies in none."""
     try:
         result = read_json(model.parent / "result.json")
-        _, rows = read_table(model.parent / "metrics.csv")
+        _, rows = read_rows(model.parent / "metrics.csv")
         seconds = [float(row["seconds"]) for row in rows if row.get("seconds")]
     except (OSError, ValueError, KeyError):
         return {}

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from napari_msunet._io import append, csv_text, make_folder, read_json, read_table, write_json, write_text
+from napari_msunet._io import append, csv_text, make_folder, read_json, read_rows, write_json, write_text
 from napari_msunet.config import AutoModel, CrossValidateJob, ExperimentJob, SettledTrainJob, TrainJob
 from napari_msunet.data.recipe import UNLIMITED_EPOCHS
 from napari_msunet.errors import OutputError, StoreError
@@ -252,7 +252,7 @@ class RunFolder:
         if not self.metrics.exists():
             return []
         rows: list[Row] = []
-        for cells in read_table(self.metrics)[1]:
+        for cells in read_rows(self.metrics)[1]:
             try:
                 row = {c: float(v) for c, v in cells.items() if v}
             except (TypeError, ValueError):

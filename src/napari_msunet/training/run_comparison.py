@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from napari_msunet._io import make_folder, read_json, read_table, table_text, write_text
+from napari_msunet._io import make_folder, read_json, read_rows, table_text, write_text
 from napari_msunet.constants import OUTPUT_COLOURS
 from napari_msunet.errors import OutputError
 from napari_msunet.training.record import column, flat_settings
@@ -69,7 +69,7 @@ def read_run(folder: Path) -> TrainingRun:
         job = read_json(folder / "job.json")
         result_file = folder / "result.json"
         result = read_json(result_file) if result_file.exists() else {}
-        _, table = read_table(folder / "metrics.csv")
+        _, table = read_rows(folder / "metrics.csv")
         rows = [{k: float(v) for k, v in row.items() if k and v} for row in table]
     except (OSError, ValueError) as error:
         raise OutputError(

@@ -117,11 +117,7 @@ def pooled_interval(
     score : callable
         From the sum over images to a number; draws where it is no number are left out.
     """
-    if len(counts) < 2:
-        return None
-    values = np.array([score(counts[drawn].sum(0)) for drawn in _drawn(len(counts), seed)])
-    values = values[np.isfinite(values)]
-    return _ends(values, level) if len(values) else None
+    return _interval(lambda drawn: score(counts[drawn].sum(0)), len(counts), level, seed)
 
 
 def paired_interval(
@@ -140,10 +136,14 @@ def paired_interval(
     score : callable
         As of `pooled_interval`.
     """
-    if len(first) < 2:
+    return _interval(lambda drawn: score(second[drawn].sum(0)) - score(first[drawn].sum(0)), len(first), level, seed)
+
+
+def _interval(value: Callable[[npt.NDArray[np.int64]], float], count: int, level: float, seed: int) -> Interval | None:
+    """Interval of a value of images that are drawn again, each by its number."""
+    if count < 2:
         return None
-    drawn = _drawn(len(first), seed)
-    values = np.array([score(second[one].sum(0)) - score(first[one].sum(0)) for one in drawn])
+    values = np.array([value(drawn) for drawn in _drawn(count, seed)])
     values = values[np.isfinite(values)]
     return _ends(values, level) if len(values) else None
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton
 
-from napari_msunet._io import read_table
+from napari_msunet._io import read_rows
 from napari_msunet.config import AutoModel, TrainJob
 from napari_msunet.data.recipe import EPOCHS
 from napari_msunet.errors import MsunetError
@@ -354,7 +354,7 @@ def read_history(folder: Path, outputs: tuple[str, ...]) -> TrainingHistory:
     keys = [
         (split, name, output) for split in ("train", "validation") for name in ("loss", "iou") for output in outputs
     ]
-    for row in read_table(path)[1]:
+    for row in read_rows(path)[1]:
         for split, name, output in keys:
             if value := row.get(f"{split}_{name}_{output}"):
                 number = int(float(row["epoch"]))
