@@ -115,7 +115,7 @@ def work(folder: Path, seconds: float, watch: Stopwatch) -> dict[str, object]:
     from napari_msunet.geometry import Window
     from napari_msunet.widgets import resolve
     from napari_msunet.widgets.dock.dock import MultiScaleUNet
-    from napari_msunet.widgets.reader import slide_path
+    from napari_msunet.widgets.samples import slide_path
 
     slide = folder / "slide.svs"
     shutil.copyfile(slide_path(), slide)

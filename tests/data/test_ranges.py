@@ -18,7 +18,7 @@ from napari_msunet.config import (
 from napari_msunet.data import load_sources
 from napari_msunet.data.augmentation import Views, augment
 from napari_msunet.data.loader import Crops
-from napari_msunet.data.normalising import trained_on
+from napari_msunet.data.ranges import trained_on
 from napari_msunet.errors import NotNumbersError, SourceError
 from napari_msunet.geometry import Window
 

@@ -12,7 +12,7 @@ from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window
 from napari_msunet.inference.predict import predict, prediction
 from napari_msunet.models import MSUNet, build_model
-from napari_msunet.models.export import branch_onnx
+from napari_msunet.models.onnx_export import branch_onnx
 from napari_msunet.slide import slide_from_array
 
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -10,8 +10,8 @@ from napari_msunet.config import Augmentation, LossConfig, PreviewAugmentationJo
 from napari_msunet.constants import IGNORED
 from napari_msunet.jobs.run import run
 from napari_msunet.training.augmentation_preview import augmentation_preview
-from napari_msunet.training.prepare import prepare
 from napari_msunet.training.record import RunFolder
+from napari_msunet.training.setup import prepare
 
 
 @pytest.fixture(scope="module")

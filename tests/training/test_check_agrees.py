@@ -15,11 +15,11 @@ from napari_msunet.config import FolderSource, LossConfig, SlideSource, TrainJob
 from napari_msunet.data import load_sources
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Window
-from napari_msunet.training.checks import check
 from napari_msunet.training.held_out import hold_out, save_held_out
-from napari_msunet.training.prepare import prepare
+from napari_msunet.training.prepare import check
 from napari_msunet.training.progress import Finding
 from napari_msunet.training.record import RunFolder
+from napari_msunet.training.setup import prepare
 
 ADVICE = ("annotated pixels", "of memory", "allow about")
 """What the check knows beside: how little there is of a class, memory, time."""
@@ -287,7 +287,7 @@ def test_the_loss_of_branches_is_refused_before_the_training_begins(tmp_path):
 def test_the_window_checks_without_torch(tmp_path):
     job = replaced_model(tmp_path)
     code = (
-        "import sys; from napari_msunet.config import TrainJob; from napari_msunet.training.checks import check\n"
+        "import sys; from napari_msunet.config import TrainJob; from napari_msunet.training.prepare import check\n"
         "found = check(TrainJob.model_validate_json(sys.stdin.read()), devices=False)\n"
         "assert any(f.text.startswith('Training on') for f in found), found\n"
         "assert not {'torch', 'lightning', 'qtpy'} & sys.modules.keys()"

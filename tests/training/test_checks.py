@@ -8,7 +8,7 @@ from data.making import write_folder
 
 from napari_msunet.config import FolderSource, ModelConfig, SettledTrainJob, UNetConfig
 from napari_msunet.events import Metric
-from napari_msunet.training.checks import (
+from napari_msunet.training.prepare import (
     check,
     check_classes,
     check_memory,

@@ -14,8 +14,8 @@ from napari_msunet.events import Message, Progress, Result
 from napari_msunet.jobs.run import cross_validate
 from napari_msunet.models import load_model
 from napari_msunet.training.cross_validation import _all_folds, _training, crossval_events
-from napari_msunet.training.prepare import prepare
 from napari_msunet.training.record import RunFolder
+from napari_msunet.training.setup import prepare
 
 
 @pytest.fixture(scope="module")

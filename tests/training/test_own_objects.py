@@ -13,7 +13,7 @@ from napari_msunet.data import load_sources
 from napari_msunet.data.truth import Part, own_instances
 from napari_msunet.geometry import Region
 from napari_msunet.training.scoring.image import ImageScores, add_shapes
-from napari_msunet.training.scoring.instances import Overlaps, instance_scores
+from napari_msunet.training.scoring.instance_scores import Overlaps, instance_scores
 
 SIZE = (60, 80)
 CONFIG = ModelConfig(classes=("nucleus",), mpp=0.25, scales=(1.0,), fusion="mean", branch=UNetConfig(depth=2, width=4))

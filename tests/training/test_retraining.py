@@ -18,8 +18,8 @@ from napari_msunet.review import state
 from napari_msunet.training.fit import train_events
 from napari_msunet.training.held_out import FILE, HeldOut, load_held_out
 from napari_msunet.training.model_comparison import compare_models, compared, paired_bootstrap
-from napari_msunet.training.prepare import prepare
 from napari_msunet.training.record import RunFolder
+from napari_msunet.training.setup import prepare
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from napari_msunet.inference.slide_statistics import layers_of
 from napari_msunet.models import build_model, load_model
 from napari_msunet.training.evaluate import evaluate_events
 from napari_msunet.training.module import Training
-from napari_msunet.training.prepare import prepare
 from napari_msunet.training.record import RunFolder
+from napari_msunet.training.setup import prepare
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from napari_msunet.geometry import Window
 from napari_msunet.slide import slide_from_array
 from napari_msunet.widgets.fields_of_view import FieldsOfView, as_colours, fields_at, receptive_reach, thumbnail
 from napari_msunet.widgets.layer_slides import slide_of
-from napari_msunet.widgets.reader import slide_path
+from napari_msunet.widgets.samples import slide_path
 from napari_msunet.widgets.slide_layers import add_slide
 
 

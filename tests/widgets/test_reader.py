@@ -14,7 +14,7 @@ from qtpy.QtGui import QDropEvent
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.slide import open_slide
 from napari_msunet.slide.slide import DOUBLE, READABLE, SLIDES
-from napari_msunet.widgets import reader
+from napari_msunet.widgets import samples
 from napari_msunet.widgets.layer_slides import slide_of, slide_path
 from napari_msunet.widgets.paint import PyramidLabels
 from napari_msunet.widgets.reader import chosen, get_slide_reader
@@ -36,7 +36,7 @@ def store(tmp_path):
     """An annotation store on the sample slide, with a disc of class 1, closed."""
     path = tmp_path / "annotation.ome.zarr"
     with (
-        open_slide(reader.slide_path()) as slide,
+        open_slide(samples.slide_path()) as slide,
         LabelStore.create(path, classes=("gland",), kind="annotation", slide=slide) as labels,
     ):
         labels.write(region(100, 100, 50, 50), 1)
@@ -68,10 +68,10 @@ def test_a_dropped_slide_is_a_lazy_layer(make_napari_viewer, plugins, tmp_path):
 
     get_settings().plugins.extension2reader = {"*.svs": PLUGIN}
     viewer = make_napari_viewer(show=True)
-    drop(viewer, reader.slide_path())
+    drop(viewer, samples.slide_path())
     (layer,) = viewer.layers
     assert layer.multiscale
-    assert slide_path(layer) == reader.slide_path()
+    assert slide_path(layer) == samples.slide_path()
     assert layer.source.reader_plugin == PLUGIN
     np.testing.assert_allclose(layer.scale, 0.499)
 
@@ -81,7 +81,7 @@ def test_a_dropped_store_can_be_painted_on(make_napari_viewer, plugins, store):
 
     get_settings().plugins.extension2reader = {"*.zarr/": PLUGIN}
     viewer = make_napari_viewer(show=True)
-    viewer.open(reader.slide_path(), plugin=PLUGIN)
+    viewer.open(samples.slide_path(), plugin=PLUGIN)
     drop(viewer, store)
     layer = viewer.layers[-1]
     assert isinstance(layer, PyramidLabels)
@@ -123,11 +123,11 @@ def test_a_store_held_by_another_process_is_shown_and_says_by_whom(make_napari_v
 def test_several_files_at_once(plugins, tmp_path):
     viewer = ViewerModel()
     copy = tmp_path / "copy.svs"
-    shutil.copyfile(reader.slide_path(), copy)
-    viewer.open([reader.slide_path(), copy], plugin=PLUGIN)
-    assert [slide_path(layer) for layer in viewer.layers] == [reader.slide_path(), copy]
+    shutil.copyfile(samples.slide_path(), copy)
+    viewer.open([samples.slide_path(), copy], plugin=PLUGIN)
+    assert [slide_path(layer) for layer in viewer.layers] == [samples.slide_path(), copy]
     stacked = ViewerModel()
-    stacked.open([reader.slide_path(), copy], plugin=PLUGIN, stack=True)
+    stacked.open([samples.slide_path(), copy], plugin=PLUGIN, stack=True)
     assert len(stacked.layers) == 2
 
 
@@ -136,7 +136,7 @@ def test_what_is_not_ours_is_left_to_others(tmp_path):
     assert get_slide_reader(str(tmp_path / "folder.zarr")) is None
     assert get_slide_reader(str(tmp_path / "missing.svs")) is None
     assert get_slide_reader([]) is None
-    assert get_slide_reader(str(reader.slide_path())) is not None
+    assert get_slide_reader(str(samples.slide_path())) is not None
 
 
 def test_a_damaged_file_is_one_sentence(plugins, tmp_path):
@@ -170,7 +170,7 @@ def test_the_annotated_sample_can_be_painted_on(make_napari_viewer, plugins, tmp
     viewer = make_napari_viewer(show=True)
     viewer.open_sample(PLUGIN, "annotated")
     slide, labels = viewer.layers
-    assert slide_path(slide) == tmp_path / "sample" / reader.SLIDE
+    assert slide_path(slide) == tmp_path / "sample" / samples.SLIDE
     assert isinstance(labels, PyramidLabels)
     assert labels.editable
     counts = np.bincount(labels.store.levels[0].compute().ravel(), minlength=3)

@@ -13,7 +13,7 @@ from napari_msunet.errors import SlideError
 from napari_msunet.slide import build_pyramid, open_slide
 from napari_msunet.widgets.layer_slides import as_slide_file, is_slide, slide_of, slide_path
 from napari_msunet.widgets.placement import over, placed, to_level0, to_world, visible_region
-from napari_msunet.widgets.reader import slide_path as sample_path
+from napari_msunet.widgets.samples import slide_path as sample_path
 from napari_msunet.widgets.slide_layers import add_slide, set_mpp, slide_layers
 from napari_msunet.widgets.slide_levels import Overview, SlideLevel
 

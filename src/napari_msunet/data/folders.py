@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, get_args
 from napari_msunet._io import TableRow, column_key, read_csv
 from napari_msunet.config import AnyModel, FolderSource, Kind, PixelSize, Role, TableSource, ValueRange
 from napari_msunet.data.items import Item, Say, check_channels
-from napari_msunet.data.normalising import settle_numbers
+from napari_msunet.data.ranges import settle_numbers
 from napari_msunet.data.truth import MaskTruth
 from napari_msunet.errors import SlideError, SourceError
 from napari_msunet.names import same_name, true_path

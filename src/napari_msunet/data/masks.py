@@ -249,7 +249,6 @@ def _of_palette(index: Numbers, palette: Numbers, opacity: Numbers | None) -> tu
 
 # ----------------------------------------------------------------------------------------------------------------------
 
-__all__ = ["IGNORED", "ChosenMask", "Mask", "choose_reading", "class_numbers", "majority", "read_mask"]
 
 _TIE = 1e-9
 

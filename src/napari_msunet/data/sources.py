@@ -12,9 +12,9 @@ from napari_msunet.annotation.shape_files import read_shape_file
 from napari_msunet.config import AnyModel, FolderSource, PixelSize, ShapesSource, SlideSource, Source, TableSource
 from napari_msunet.constants import IGNORED
 from napari_msunet.data.duplicates import once
-from napari_msunet.data.folders import folder_items, pair_files, read_table, some, stem, table_items
+from napari_msunet.data.folders import folder_items, some, stem, table_items
 from napari_msunet.data.items import Item, Say, check_channels
-from napari_msunet.data.normalising import settle_numbers
+from napari_msunet.data.ranges import settle_numbers
 from napari_msunet.data.truth import ShapeTruth, StoreTruth
 from napari_msunet.errors import SlideError, SourceError
 from napari_msunet.slide import Slide, open_slide
@@ -117,8 +117,6 @@ def _check_size(slide: Slide, config: AnyModel) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-
-__all__ = ["Say", "load_sources", "pair_files", "read_table", "stem"]
 
 
 def load_sources(sources: Sequence[Source], config: AnyModel, say: Say | None = None) -> list[Item]:

@@ -17,7 +17,7 @@ from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window
 from napari_msunet.models import MSUNet
 from napari_msunet.models.blocks import ConvBlock
-from napari_msunet.models.export import MISSING, branch_onnx, check_exportable
+from napari_msunet.models.onnx_export import MISSING, branch_onnx, check_exportable
 from napari_msunet.models.strip_inference import folded
 
 Precision = Literal["float32", "bfloat16", "float16"]

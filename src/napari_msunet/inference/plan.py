@@ -24,7 +24,7 @@ from napari_msunet.config import Margin, ModelConfig
 from napari_msunet.constants import CHUNK
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Grid, Window, round_up
-from napari_msunet.labels.area import Mask, where_mask
+from napari_msunet.labels.area import Mask
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The streams of a prediction: the networks that are run over the slide, each on a grid of its own, and how they tile.
@@ -315,8 +315,6 @@ def _parts(length: int, count: int) -> list[tuple[int, int]]:
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Where a prediction is computed: the mask of what is wanted, and which tiles it touches.
-
-__all__ = ["Mask", "coverage", "where_mask"]
 
 
 def coverage(mask: Mask | None, grid: Grid, window: Window, cell: int) -> npt.NDArray[np.bool_]:

@@ -275,7 +275,6 @@ def _together(passes: Sequence[Pass], works: list[Work]) -> Iterator[list[TileRe
 
 # ----------------------------------------------------------------------------------------------------------------------
 
-__all__ = ["describe_plan", "fill", "open_run", "predict", "predict_events", "prediction"]
 
 Models = Sequence[MSUNet]
 

@@ -455,13 +455,3 @@ class SegmentationLoss(nn.Module):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-
-__all__ = [
-    "IGNORED",
-    "Maps",
-    "SegmentationLoss",
-    "balanced_weights",
-    "border_weights",
-    "segmentation_loss",
-    "signed_distance",
-]

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from napari_msunet.config import ModelConfig, Normalisation
 from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window, round_up
+from napari_msunet.models.alignment import Alignment, grain_of
 from napari_msunet.models.blocks import Normalise, Stem, arrange, initialise
-from napari_msunet.models.fusion import Alignment, Fusion, JointFusion, build_fusion, grain_of
+from napari_msunet.models.fusion import Fusion, JointFusion, build_fusion
 from napari_msunet.models.networks import Branch, EncoderNetwork
 from napari_msunet.models.receptive_field import ReceptiveField
 from napari_msunet.models.resample import part_to_target, to_target

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from napari_msunet.config import ModelConfig
 from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window
-from napari_msunet.models.fusion import alignments
+from napari_msunet.models.alignment import alignments
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -268,7 +268,7 @@ def tissue_mask(
     holes : float, optional
         Holes under this area in µm² are filled, outside fat; None: as `smallest`.
     pen : bool
-        Take out blue, green, red and black ink of at least 0.05 mm² (`slide.ink` has the rules).
+        Take out blue, green, red and black ink of at least 0.05 mm² (`ink_colours` has the rules).
     progress : callable, optional
         Called with the strips done and their number; what it raises ends the search.
 

@@ -25,15 +25,15 @@ from napari_msunet.data.recipe import UNLIMITED_EPOCHS
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Cancelled, Event, Message, Result, Say, Stop, current, in_background
 from napari_msunet.models import MSUNet, build_model, load_model
-from napari_msunet.models.files import take_weights
+from napari_msunet.models.start import take_weights
 from napari_msunet.slide.identity import short_hash
 from napari_msunet.training.distributed import Rank, fewer_threads, leave_group, others, rank_of, tell_ready
 from napari_msunet.training.held_out import save_held_out
 from napari_msunet.training.model_comparison import compared
-from napari_msunet.training.prepare import TrainingSetup, prepare
 from napari_msunet.training.record import RunFolder
 from napari_msunet.training.scoring.metrics import class_scores, confusion
 from napari_msunet.training.scoring.panels import Panel, best_median_worst, draw_panels, shown
+from napari_msunet.training.setup import TrainingSetup, prepare
 from napari_msunet.training.tracking import Tracker, tracked
 
 if TYPE_CHECKING:

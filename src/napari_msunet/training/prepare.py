@@ -1,39 +1,38 @@
-"""Everything that a training needs before its first step: images, windows, normalisation."""
+"""What a training takes from its job, before anything computes; and what a careful colleague would say of it: `check`.
+
+No torch: the window checks a training before it sends the job."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache, partial
+from functools import lru_cache
 from math import ceil, lcm
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
+import psutil
 from pydantic import ValidationError
 
-from napari_msunet.config import ModelConfig, Normalisation, SettledTrainJob, TrainJob, check_class_names
+from napari_msunet._io import read_json
+from napari_msunet.config import ModelConfig, SettledTrainJob, SlideSource, TrainJob, check_class_names
 from napari_msunet.constants import IGNORED
 from napari_msunet.data import Item, Split, split
-from napari_msunet.data.loader import Batch, Crops, TrainBatches, ValidationBatches, collate
-from napari_msunet.data.normalising import fit_normalisation, trained_on
+from napari_msunet.data.ranges import trained_on
 from napari_msunet.data.recipe import settle
 from napari_msunet.data.sampling import Sampler, Spot, validation_spots
 from napari_msunet.errors import MsunetError, SourceError
-from napari_msunet.events import Event, Message
 from napari_msunet.events import check as check_stop
 from napari_msunet.geometry import round_up
-from napari_msunet.inference.network import pick_device
-from napari_msunet.models import input_windows, load_model
-from napari_msunet.models.files import Start, open_start
-from napari_msunet.models.losses import balanced_weights
+from napari_msunet.models.start import Start, open_start
 from napari_msunet.models.windows import window_multiple
-from napari_msunet.training.distributed import check_devices
 from napari_msunet.training.held_out import HeldOut, load_items, set_aside
-from napari_msunet.training.module import Windows, window_views
+from napari_msunet.training.progress import Finding
 from napari_msunet.training.record import RunFolder
+from napari_msunet.wording import duration, gigabytes
 
 # ----------------------------------------------------------------------------------------------------------------------
 # How much of each class the images of a side hold: for class weights, and to say what cannot be learned or judged.
@@ -323,187 +322,187 @@ def _padding_reach(config: ModelConfig) -> int:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# What a careful colleague would say before a training, in plain sentences: what the training itself will say, and
+# what it will cost. No Qt, and no torch as far as devices are not asked.
 
-_NORMALISATION_WINDOWS = 48
-_CALIBRATION_WINDOWS = 64
-
-
-@dataclass
-class TrainingSetup:
-    """Everything ready to train.
-
-    Attributes
-    ----------
-    job : SettledTrainJob
-    reasons : tuple of str
-        Why what was open in the job is what it is now.
-    config : ModelConfig
-        Of the model.
-    windows : Windows
-        What is seen of the images.
-    accumulate : int
-        Batches for one step of the optimiser.
-    """
-
-    job: SettledTrainJob
-    reasons: tuple[str, ...]
-    config: ModelConfig
-    device: torch.device
-    windows: Windows
-    batches: TrainBatches
-    validation: ValidationBatches | None
-    sides: Split
-    messages: list[Event]
-    start: Start | None
-    aside: HeldOut
-    calibration: UnchangedBatches
-    accumulate: int = 1
-
-    def close(self) -> None:
-        """End reading and close all images."""
-        self.batches.close()
-        if self.validation:
-            self.validation.close()
-        for item in (*self.sides.train, *self.sides.validate, *self.sides.test):
-            item.release()
-
-    def set_batch(self, batch: int) -> None:
-        """Take other batches from now on; an epoch stays about as long."""
-        self.batches.close()
-        if self.job.steps is None:
-            self.batches.steps = self.batches.sampler.steps(batch * self.batches.world)
-        self.regroup(batch)
-
-    def halve(self) -> None:
-        """Take half as many windows at a time, and add up two gradients where one was: the same windows in an epoch."""
-        self.batches.close()
-        self.batches.steps *= 2
-        self.accumulate *= 1 if self.job.optimiser.kind == "lbfgs" else 2
-        self.regroup(self.batches.batch // 2)
-
-    def regroup(self, batch: int) -> None:
-        """Take so many windows at a time, of training and of validation."""
-        self.batches.batch = batch
-        if self.validation:
-            before = self.validation
-            before.close()
-            self.validation = ValidationBatches(
-                before.crops, before.spots, batch, before.rank, before.world, before.together
-            )
+_BASE_BYTES = 700e6  # torch and Lightning themselves
+_FEW_PIXELS = 500
+_FEW_STEPS = 100
 
 
-def prepare(given: TrainJob, folder: RunFolder, rank: int = 0) -> TrainingSetup:
-    """Choose what the job leaves open, load and split the sources, and fit the model's normalisation.
+def check(job: TrainJob, runs: Path | None = None, devices: bool = True) -> list[Finding]:
+    """Look at a training before it starts: what it would say, learn from and cost.
 
-    `rank` is that of this process among several that train together.
-
-    Raises
-    ------
-    SourceError, MissingMppError, SlideError, ModelError
-        If something given cannot be used.
-    """
-    messages: list[Event] = []
-
-    def say(level: str, text: str) -> None:
-        messages.append(Message(level="warning" if level == "warning" else "info", text=text))
-
-    device = pick_device(given.device)
-    check_devices(given, device)
-    job, reasons = settle_training(given, folder, say)
-    if job.optimiser.precision == "16" and device.type == "cpu":
-        say("info", "A processor has no fast 16-bit floats but bfloat16: training with precision bf16.")
-    prepared = prepare_data(job, say, job.resume and folder.checkpoint.exists())
-    try:
-        if prepared.start:
-            prepared.start.check()
-        session = _session(prepared, reasons, folder, device, rank, messages)
-    except BaseException:
-        prepared.release()
-        raise
-    say("info", f"{prepared.words()}, on {device}.")
-    return session
-
-
-def _session(
-    prepared: Prepared,
-    reasons: tuple[str, ...],
-    folder: RunFolder,
-    device: torch.device,
-    rank: int,
-    messages: list[Event],
-) -> TrainingSetup:
-    """What reads the windows, and the model's normalisation."""
-    job, config, seen, sampler = prepared.job, prepared.config, prepared.seen, prepared.sampler
-    crops = Crops(seen.input_ratios, partial(input_windows, seen))
-    normalisation = _normalisation(job, config, crops, sampler, folder if job.resume else None)
-    config, seen = (c.model_copy(update={"normalisation": normalisation}) for c in (config, seen))
-    pads, truth_pad = window_views(seen, prepared.size).pads(job.augmentation)
-    world = job.devices * job.nodes
-    batches = TrainBatches(crops, sampler, job.batch_size, prepared.steps, pads, truth_pad)
-    batches.rank, batches.world = rank, world
-    batches.together = any(branch.by_slide for branch in config.branches)
-    spots = prepared.spots
-    validation = ValidationBatches(crops, spots, job.batch_size, rank, world, batches.together) if spots else None
-    hard = sampler.hard if job.sampling.hard else None
-    calibration = UnchangedBatches(batches)
-    weights = _class_weights(job, prepared.pixels)
-    windows = Windows(seen, prepared.size, prepared.border, weights, calibration, hard)
-    return TrainingSetup(
-        *(job, reasons, config, device, windows, batches, validation, prepared.sides, messages, prepared.start),
-        *(prepared.aside, calibration),
-        accumulate=job.optimiser.accumulate,
-    )
-
-
-def _class_weights(job: SettledTrainJob, pixels: tuple[int, ...]) -> tuple[float, ...] | None:
-    """The weights of background and classes, if they are not all the same."""
-    given = job.loss.class_weights
-    if given == "balanced":
-        return balanced_weights(pixels)
-    return given
-
-
-class UnchangedBatches:
-    """Batches of unchanged training windows, the same each time, read when first asked for.
+    It prepares the data as the training does, by the same functions: what a training refuses is an error, what it warns
+    of is a warning. Reads the sources (each image and mask is opened once), so it belongs into a thread. Weights are
+    not read, and no window of the images.
 
     Parameters
     ----------
-    batches : TrainBatches
-        Whose windows and batch size they have.
+    job : TrainJob
+    runs : Path, optional
+        Folder of earlier training runs on this machine, from which the time of a step is known.
+    devices : bool
+        Whether the job's device must be here. The window leaves that to the worker, which may be on another machine
+        and has torch, which it takes.
+
+    Returns
+    -------
+    list of Finding
     """
+    findings: list[Finding] = []
 
-    def __init__(self, batches: TrainBatches) -> None:
-        self._batches = batches
-        self._read: list[Batch] | None = None
+    def say(level: str, text: str) -> None:
+        findings.append(Finding("warning" if level == "warning" else "ok", text))
 
-    def __len__(self) -> int:
-        return -(-self._windows // self._batches.batch)
+    try:
+        if devices and (job.device not in ("auto", "cpu") or job.devices * job.nodes > 1):
+            _check_devices(job)
+        folder = RunFolder(job)
+        settled, _ = settle_training(job, folder, say)
+    except MsunetError as error:
+        return [*findings, Finding("error", str(error))]
+    steps = None
+    try:
+        prepared = prepare_data(settled, say, settled.resume and folder.checkpoint.exists())
+        prepared.release()
+        steps = prepared.steps
+        findings += _about(prepared)
+    except MsunetError as error:
+        findings.append(Finding("error", str(error)))
+    try:
+        findings.append(check_memory(settled))
+        findings.append(check_time(settled, steps, measured_rate(runs) if runs else None))
+    except MsunetError:
+        pass  # windows that cannot be: said above
+    return findings
 
-    @property
-    def _windows(self) -> int:
-        return min(_CALIBRATION_WINDOWS, len(self._batches) * self._batches.batch)
 
-    def __call__(self) -> list[Batch]:
-        if self._read is None:
-            crops, sampler, size = self._batches.crops, self._batches.sampler, self._batches.batch
-            spots = list(sampler.epoch(2**31 + 1, self._windows))
-            groups = [spots[i : i + size] for i in range(0, len(spots), size)]
-            self._read = [collate([crops.read(s.item, s.window) for s in group], 0) for group in groups]
-        return self._read
+def _check_devices(job: TrainJob) -> None:
+    from napari_msunet.inference.network import pick_device
+    from napari_msunet.training.distributed import check_devices
+
+    check_devices(job, pick_device(job.device))
 
 
-def _normalisation(
-    job: SettledTrainJob, config: ModelConfig, crops: Crops, sampler: Sampler, resumed: RunFolder | None
-) -> Normalisation | tuple[Normalisation, ...] | None:
-    """What the first layer does, fitted to the training images, unless the config has its own."""
-    if config.normalisation is not None:
-        return config.normalisation
-    if resumed is not None and resumed.model.exists():
-        return load_model(resumed.model).config.normalisation
+def _about(prepared: Prepared) -> list[Finding]:
+    """What is about to happen, and how much there is to learn from."""
+    findings = [Finding("ok", f"{prepared.words()}."), *check_classes(prepared.config.classes, prepared.pixels)]
+    if any(isinstance(source, SlideSource) and source.edited_only for source in prepared.job.sources):
+        findings.append(Finding("ok", "Of corrected predictions, only the pixels you changed count as true."))
+    return findings
 
-    def windows() -> Iterator[npt.NDArray[Any]]:
-        for spot in sampler.epoch(2**31, _NORMALISATION_WINDOWS):
-            check_stop()
-            yield crops.read(spot.item, spot.window).inputs[0]
 
-    return fit_normalisation(windows(), job.normalise)
+def check_classes(classes: Sequence[str], pixels: Sequence[int]) -> list[Finding]:
+    """Sentences about classes of which there is little; of what lacks wholly, the training itself warns.
+
+    Parameters
+    ----------
+    classes : sequence of str
+    pixels : sequence of int
+        Of background and of classes 1..K on the training side, at the model's resolution.
+    """
+    named = list(zip(("background", *classes), pixels, strict=True))
+    findings = [
+        Finding("warning", f"{name} has only about {count:,.0f} annotated pixels: more places would help.")
+        for name, count in named
+        if 0 < count < _FEW_PIXELS
+    ]
+    if not findings and all(pixels):
+        known = ", ".join(f"{name} {_short(count)}" for name, count in named)
+        findings.append(Finding("ok", f"Every class has annotated pixels to learn from: {known}."))
+    return findings
+
+
+def _short(pixels: float) -> str:
+    """A number of pixels in two figures."""
+    for size, name in ((1e6, " M"), (1e3, " k")):
+        if pixels >= size:
+            return f"{pixels / size:.2g}{name}" if pixels < 100 * size else f"{pixels / size:.0f}{name}"
+    return f"{pixels:.0f}"
+
+
+def windows_of(job: SettledTrainJob) -> tuple[ModelConfig, int]:
+    """The config on the grid of the loss, and the side of a training window in its pixels."""
+    seen, size, _ = loss_windows(job, job.model, lambda level, text: None)
+    return seen, size
+
+
+def _planes(job: SettledTrainJob) -> list[tuple[Any, float]]:
+    """Each branch's config, and how many pixels its window has."""
+    model, size = windows_of(job)
+    sides = [size if model.field == "concentric" and s < 1 else size * s for s in model.scales]
+    return [(branch, side * side) for branch, side in zip(model.branches, sides, strict=True)]
+
+
+def step_work(job: SettledTrainJob) -> float:
+    """Multiplications of one training step, in 1e9: forward and twice as many backward."""
+    total = 0.0
+    for branch, pixels in _planes(job):
+        widths = branch.widths
+        for level, width in enumerate(widths):
+            before = widths[level - 1] if level else job.model.channels
+            down = 9 * (before * width + width * width)
+            up = widths[level + 1] * width + 27 * width * width if level < branch.depth else 0
+            total += pixels / 4**level * (down + up)
+    return 3 * job.batch_size * total / 1e9
+
+
+def training_memory(job: SettledTrainJob) -> float:
+    """About how many bytes a training needs: what a step keeps for its way back, and the weights with their moments."""
+    kept = weights = 0.0
+    outputs = len(job.model.classes) + 1
+    for branch, pixels in _planes(job):
+        widths = branch.widths
+        for level, width in enumerate(widths):
+            # Of each convolution its input, of each normalisation its input; on the way up also the joined features.
+            kept += pixels / 4**level * width * (10 if level < branch.depth else 4)
+            before = widths[level - 1] if level else job.model.channels
+            weights += 9 * (before + width) * width + (31 * width * width if level < branch.depth else 0)
+    logits = windows_of(job)[1] ** 2 * outputs * (len(job.model.scales) + 1) * 6
+    return _BASE_BYTES + 4 * job.batch_size * (1.3 * kept + logits) + 16 * weights
+
+
+def check_memory(job: SettledTrainJob, available: float | None = None) -> Finding:
+    """Whether the batch fits into this computer's memory."""
+    needed = training_memory(job)
+    free = float(psutil.virtual_memory().available) if available is None else available
+    text = (
+        f"A batch of {job.batch_size} windows of {windows_of(job)[1]} pixels needs about {gigabytes(needed)} of memory"
+    )
+    if job.device.startswith("cuda"):
+        return Finding("ok", f"{text} on {job.device}.")
+    if needed > free:
+        advice = "choose a smaller batch or smaller windows, or close other programs"
+        return Finding("warning", f"{text}, but only {gigabytes(free)} are free: {advice}.")
+    return Finding("ok", f"{text}; {gigabytes(free)} are free.")
+
+
+def measured_rate(runs: Path) -> float | None:
+    """Seconds for 1e9 multiplications, from the newest finished training in a folder of runs; None before the first."""
+    results = sorted(runs.glob("*/result.json"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for path in results:
+        try:
+            values = read_json(path)
+            job = SettledTrainJob.model_validate_json((path.parent / "job.json").read_bytes())
+            job = job.model_copy(update={"batch_size": values.get("batch_size", job.batch_size)})
+            return float(values["seconds_per_step"]) / step_work(job)
+        except (OSError, ValueError, KeyError, TypeError, MsunetError):
+            continue  # a damaged run says nothing about the speed
+    return None
+
+
+def check_time(job: SettledTrainJob, steps: int | None, rate: float | None) -> Finding:
+    """How long the training will take at most."""
+    limit = f"it ends after {duration(job.time_limit)} at the latest" if job.time_limit else ""
+    if steps is None or rate is None:
+        text = "How long a step takes on this computer is known after the first one"
+        return Finding("ok", f"{text}; {limit}." if limit else f"{text}.")
+    step = rate * step_work(job)
+    whole = job.epochs * steps * step
+    text = f"An epoch has {steps} steps of about {step:.2g} s"
+    if job.time_limit and whole > job.time_limit:
+        total = job.time_limit / step
+        text += f"; {duration(job.time_limit)} allow about {total:,.0f} steps"
+        return Finding("ok" if total >= _FEW_STEPS else "warning", f"{text}.")
+    return Finding("ok", f"{text}; all {job.epochs} epochs take at most {duration(whole)}.")

@@ -19,7 +19,7 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.events import Stop
 from napari_msunet.models import MSUNet
 from napari_msunet.training.module import DivergedError, Training
-from napari_msunet.training.prepare import TrainingSetup
+from napari_msunet.training.setup import TrainingSetup
 
 LARGEST = 64
 """Windows in a batch that is looked for: more make steps slower and the result no better."""

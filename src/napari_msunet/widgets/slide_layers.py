@@ -14,25 +14,12 @@ from napari_msunet.slide import open_slide
 from napari_msunet.slide.appearance import display_limits, shows_colours
 from napari_msunet.slide.pixel_size import given_mpp
 from napari_msunet.slide.probing import PROBE
-from napari_msunet.widgets.layer_slides import KEY, as_slide_file, is_slide, open_slide_of, slide_of, slide_path
-from napari_msunet.widgets.placement import MICROMETER, PIXEL, placed, visible_region
+from napari_msunet.widgets.layer_slides import KEY, open_slide_of
+from napari_msunet.widgets.placement import MICROMETER, PIXEL, placed
 from napari_msunet.widgets.slide_levels import LAZY_FACTOR, OVERVIEW_SIDE, OpenSlide, Overview, SlideLevel, fill
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.paint import PyramidLabels
-__all__ = [
-    "add_labels",
-    "add_slide",
-    "as_slide_file",
-    "is_slide",
-    "set_mpp",
-    "slide_layer_data",
-    "slide_layers",
-    "slide_of",
-    "slide_path",
-    "visible_region",
-]
-
 CHANNEL_COLOURS = ("blue", "green", "red", "yellow", "magenta", "cyan", "gray")
 SHOWN_CHANNELS = 4
 

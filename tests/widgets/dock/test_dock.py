@@ -18,7 +18,7 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.labels import open_labels
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.dock import MultiScaleUNet
-from napari_msunet.widgets.reader import slide_path
+from napari_msunet.widgets.samples import slide_path
 from napari_msunet.widgets.state import PRESETS, STEPS
 from napari_msunet.widgets.steps.step import Step
 from napari_msunet.widgets.worker_settings import WorkerSettings

@@ -23,7 +23,7 @@ from napari_msunet.config import (
 )
 from napari_msunet.widgets.dock.fields import OutputsField
 from napari_msunet.widgets.dock.model_form import ModelForm
-from napari_msunet.widgets.dock.sources import FolderForm, PublishedForm, ShapesForm, TableForm
+from napari_msunet.widgets.dock.training_data import FolderForm, PublishedForm, ShapesForm, TableForm
 from napari_msunet.widgets.forms import Form
 from napari_msunet.widgets.state import PredictOptions, TrainOptions
 

@@ -7,7 +7,7 @@ from qtpy.QtWidgets import QAbstractSpinBox, QApplication, QLineEdit
 
 from napari_msunet.config import LossConfig
 from napari_msunet.widgets.dock.fields import AnyField, MinutesField, NumberField, NumbersField, WholeField, _Typed
-from napari_msunet.widgets.dock.sources import MppField
+from napari_msunet.widgets.dock.training_data import MppField
 from napari_msunet.widgets.objects.table import FilterRow
 
 LANGUAGES = ("C", "en_US", "de_DE", "uk_UA", "fr_CH", "ar_EG")

@@ -57,7 +57,7 @@ def test_a_size_in_micrometres_takes_their_place_again(dock, photo, qtbot):
 
 
 def test_labelled_images_can_be_in_pixels(dock, qtbot):
-    from napari_msunet.widgets.dock.sources import MppField
+    from napari_msunet.widgets.dock.training_data import MppField
 
     field = MppField()
     qtbot.addWidget(field)

@@ -12,7 +12,7 @@ import napari_msunet as ms
 from napari_msunet.app.project import ProjectNote
 from napari_msunet.config import AutoModel, FolderSource, PublishedSource, ShapesSource, TableSource
 from napari_msunet.widgets import resolve
-from napari_msunet.widgets.dock.sources import FORMS, SourceDialog
+from napari_msunet.widgets.dock.training_data import FORMS, SourceDialog
 from napari_msunet.widgets.state import PRESETS
 
 LEFT = Qt.MouseButton.LeftButton

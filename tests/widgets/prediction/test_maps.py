@@ -11,7 +11,7 @@ from napari_msunet.errors import OutputError
 from napari_msunet.widgets.layer_slides import is_slide
 from napari_msunet.widgets.placement import to_world
 from napari_msunet.widgets.prediction.why import add_map, add_preview, open_preview
-from napari_msunet.widgets.reader import slide_path
+from napari_msunet.widgets.samples import slide_path
 from napari_msunet.widgets.slide_layers import add_slide
 
 REGION = (403.0, 801.0, 300.0, 260.0)

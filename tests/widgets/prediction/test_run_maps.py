@@ -9,7 +9,7 @@ from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore
 from napari_msunet.widgets.placement import to_world
 from napari_msunet.widgets.prediction.run_maps import RunMap, add_run_maps, map_of, redraw
-from napari_msunet.widgets.reader import slide_path
+from napari_msunet.widgets.samples import slide_path
 from napari_msunet.widgets.slide_layers import add_slide
 
 OUTPUTS = {"labels": "uint8", "disagreement": "uint8", "entropy": "uint8", "probabilities": "float16"}

@@ -15,8 +15,8 @@ from napari_msunet.constants import IGNORED
 from napari_msunet.data.folders import some
 from napari_msunet.data.items import Item, Say, check_channels
 from napari_msunet.data.masks import Mask
-from napari_msunet.data.normalising import settle_numbers
 from napari_msunet.data.published.entry import Contents, Entry, Family, Pixels
+from napari_msunet.data.ranges import settle_numbers
 from napari_msunet.data.truth import ShapeTruth, Truth, WholeTruth
 from napari_msunet.errors import SlideError, SourceError
 from napari_msunet.slide import Slide

@@ -20,7 +20,7 @@ from napari_msunet.inference.postprocess.instances import Instances
 from napari_msunet.inference.postprocess.split_touching import SplitTouching
 from napari_msunet.models import MSUNet
 from napari_msunet.objects.components import ArrayPlane, Walk, connected
-from napari_msunet.training.scoring.instances import Overlaps, instance_scores
+from napari_msunet.training.scoring.instance_scores import Overlaps, instance_scores
 from napari_msunet.training.scoring.metrics import Confusion
 from napari_msunet.training.scoring.outlines import outline_scores
 from napari_msunet.training.scoring.uncertainty import Calibration

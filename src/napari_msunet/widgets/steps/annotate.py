@@ -20,7 +20,7 @@ from napari_msunet.widgets.dock.class_table import KEYS, ClassEdits, ClassTable,
 from napari_msunet.widgets.dock.marking import Marking
 from napari_msunet.widgets.dock.python_lines import call, lines, literal
 from napari_msunet.widgets.dock.show_errors import show_errors
-from napari_msunet.widgets.dock.sources import SourcesBox
+from napari_msunet.widgets.dock.training_data import SourcesBox
 from napari_msunet.widgets.forms import Fold
 from napari_msunet.widgets.state import SlideRecord
 from napari_msunet.widgets.steps.step import Step

@@ -170,7 +170,7 @@ class TrainStep(Step):
         runs = self.state.project.folder / "runs" if self.state.project else None
 
         def look() -> list[Finding]:
-            from napari_msunet.training.checks import check  # reading images is imported beside the window
+            from napari_msunet.training.prepare import check  # reading images is imported beside the window
 
             return check(job, runs, devices=False)
 
