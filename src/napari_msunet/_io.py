@@ -1,4 +1,7 @@
-"""Writing files so that they are whole or absent (written aside, synced, renamed), and reading CSV tables."""
+"""Files that are whole or absent (written aside, synced, renamed), JSON, and CSV tables: ours, and those people write.
+
+What the system says when a file cannot be written or read becomes a sentence here too.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,23 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
-from napari_msunet.errors import NotSavedError, OutputError, SourceError, StoreError
+from napari_msunet.errors import MsunetError, NotSavedError, OutputError, SourceError, StoreError
 from napari_msunet.geometry import Region, Window
 from napari_msunet.names import same_name
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Writing files so that they are whole or absent, and the errors of a failed write.
 
-_SYNCS = 16  # files synced at once, because a file system syncs many files in little more time than one
+E = TypeVar("E", bound=MsunetError)
+
+_SYNCS = 16  # at once: a file system brings many files onto the disk in little more time than one
 
 
 @contextmanager
@@ -34,14 +40,19 @@ def output_errors(path: Path) -> Iterator[None]:
         raise output_error(path, error) from error
 
 
-def output_error(path: Path, error: OSError) -> OutputError:
-    """The error for the user about an `OSError` while writing below `path`."""
+def output_error(path: Path, error: OSError, done: str = "written") -> OutputError:
+    """What an `OSError` while writing below `path`, or while it was `done`, means for the user."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(f"{path} cannot be written: the disk is full; free some space and try again.")
+        return OutputError(f"{path} cannot be {done}: the disk is full; free some space and try again.")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return OutputError(f"{path} cannot be written: the folder is read-only; choose another or change its rights.")
+        return OutputError(f"{path} cannot be {done}: the folder is read-only; choose another or change its rights.")
     reason = error.strerror or str(error)
-    return OutputError(f"{path} cannot be written ({reason}); check the disk and the folder, then try again.")
+    return OutputError(f"{path} cannot be {done} ({reason}); check the disk and the folder, then try again.")
+
+
+def input_error(what: object, error: OSError, advice: str, kind: type[E]) -> E:
+    """What an `OSError` while reading `what` means for the user, and what to do."""
+    return kind(f"{what} cannot be read ({error.strerror}); {advice}.")
 
 
 def not_saved(path: Path, error: OSError | None, sequence: int, window: Window) -> NotSavedError:
@@ -57,7 +68,8 @@ def not_saved(path: Path, error: OSError | None, sequence: int, window: Window) 
 def sync_path(path: Path) -> None:
     """Sync one file or folder to the disk; nothing is done if it no longer exists."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        # Windows syncs only what is open for writing
+        descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     except FileNotFoundError:
         return
     except PermissionError:
@@ -99,22 +111,130 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Replace the file at `path`: at any time the old or the new file exists, and on return the new one is synced."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{ending}")
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder, as far as the system lets."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def aside(path: Path, *, parents: bool = False, overwrite: bool = False) -> Iterator[Path]:
+    """A name beside `path` to write a file or folder to.
+
+    When the block ends well, what is there is synced and takes the name `path`: the old file or the new one is there at
+    any time. When it fails or is closed, what was written vanishes.
+
+    Parameters
+    ----------
+    path : Path
+        A file that is there is replaced.
+    parents : bool
+        Make the folders that `path` lies in, and take them away again when the block fails.
+    overwrite : bool
+        Let a folder take the place of a file or of another folder, which is moved away first and removed last.
+
+    Raises
+    ------
+    OutputError
+        For every `OSError` in the block.
+    """
+    temporary = _beside(path, "partial")
+    missing = [folder for folder in path.parents if not folder.exists()] if parents else []
     try:
-        write_aside(aside, data)
-        sync_path(aside)
-        os.replace(aside, path)
+        with output_errors(path):
+            if parents:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            sync_path(temporary)
+            if overwrite and os.path.lexists(path):
+                old = _beside(path, "old")
+                os.replace(path, old)
+                os.replace(temporary, path)
+                _remove(old)
+            else:
+                os.replace(temporary, path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        _remove(temporary)
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
         raise
-    sync_path(path.parent)
+    with output_errors(path):
+        sync_path(path.parent)
+
+
+@contextmanager
+def folder_aside(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A new folder that takes the name `path` when the block ends well, and vanishes when it does not; see `aside`."""
+    with aside(path, overwrite=overwrite) as temporary:
+        temporary.mkdir(parents=True)
+        yield temporary
+
+
+@contextmanager
+def output_aside(path: Path) -> Iterator[Path]:
+    """Like `aside`, for a file or folder that a person named: folders are made for it, and none is replaced.
+
+    Raises
+    ------
+    OutputError
+        If `path` is a folder or lies below a file, or the system refuses (no room, no right).
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} exists already and is a folder; choose another name, or remove it first.")
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    if not nearest.is_dir():
+        raise OutputError(f"{path} cannot be written: {nearest} is a file, not a folder; choose another name.")
+    with aside(path, parents=True) as temporary:
+        yield temporary
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those it lies in, unless it is there; `OutputError` if the system refuses."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(path, error, "made") from error
+
+
+def replace_file(path: Path, data: bytes, *, parents: bool = False) -> None:
+    """Put `data` at `path`, whole and synced, or raise `OutputError`; see `aside`."""
+    with aside(path, parents=parents) as temporary:
+        write_aside(temporary, data)
+
+
+def write_text(path: Path, text: str, *, parents: bool = False) -> None:
+    """Replace a text file, in UTF-8 (names of files, which need not be, are escaped); see `aside`."""
+    replace_file(path, text.encode("utf-8", "backslashreplace"), parents=parents)
+
+
+def append(path: Path, data: bytes, *, sync: bool = False) -> None:
+    """Add to a file that is there, all of `data` or (with `OutputError`) nothing."""
+    with output_errors(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        try:
+            size = os.fstat(descriptor).st_size
+            try:
+                write_all(descriptor, data)
+            except OSError:
+                os.ftruncate(descriptor, size)  # half a line would spoil the next one
+                raise
+            if sync:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Replace a JSON file."""
-    replace_file(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -131,22 +251,48 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-@contextmanager
-def folder_aside(path: Path) -> Iterator[Path]:
-    """A context with a new folder, which is renamed to `path` at the end, or removed after an error."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        aside.mkdir(parents=True)
-        yield aside
-        os.replace(aside, path)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    sync_path(path.parent)
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Tables: CSV files with a header, whatever their separator and encoding.
+
+
+def csv_text(rows: Iterable[Iterable[Any]], columns: Iterable[str] | None = None, line_end: str = "\n") -> str:
+    """Rows of cells as the text of a CSV, with a header where `columns` are given; None is an empty cell."""
+    text = io.StringIO(newline="")
+    append_rows(text, rows if columns is None else chain([columns], rows), line_end)
+    return text.getvalue()
+
+
+def append_rows(file: IO[str], rows: Iterable[Iterable[Any]], line_end: str = "\n") -> None:
+    """Write rows of cells into a CSV that is open (with ``newline=""``), such as one that does not fit into memory."""
+    csv.writer(file, lineterminator=line_end).writerows(rows)
+
+
+def table_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], line_end: str = "\n") -> str:
+    """Rows by column as the text of a CSV with a header; what is not in `columns` is left out."""
+    return csv_text(([row.get(name, "") for name in columns] for row in rows), columns, line_end)
+
+
+def read_rows(path: Path) -> tuple[list[str], list[dict[Any, Any]]]:
+    """The columns and rows of a CSV that we wrote, as they are; see `read_csv` for the tables of people.
+
+    As `csv.DictReader` gives them: a cell that is missing at the end of a row is None, and None is the name of a list
+    of those that are too many. `OSError` or `ValueError` where it cannot be read.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        try:
+            rows = list(reader)
+        except csv.Error as error:
+            raise ValueError(str(error)) from error
+        return list(reader.fieldnames or ()), rows
+
+
+def csv_name(path: str | Path, what: str) -> Path:
+    """A path, checked to end in .csv; `what` is "a queue is", "measurements are" or the like."""
+    path = Path(path)
+    if path.suffix.lower() != ".csv":
+        raise OutputError(f"{path} does not end in .csv; {what} written as CSV, so choose such a name.")
+    return path
 
 
 class TableRow(dict[str, str]):
@@ -176,7 +322,7 @@ def read_csv(path: Path) -> tuple[list[str], list[TableRow]]:
         data = path.read_bytes()
         text = data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
     except OSError as error:
-        raise SourceError(f"The table {path} cannot be read ({error.strerror}); give a CSV.") from error
+        raise input_error(f"The table {path}", error, "give a CSV", SourceError) from error
     except UnicodeDecodeError as error:
         raise SourceError(
             f"The table {path} cannot be read as a CSV: {error}; save it as a CSV in UTF-8 (in Excel: CSV UTF-8)."

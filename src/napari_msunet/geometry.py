@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor, gcd, isfinite, lcm
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from napari_msunet.errors import MsunetError
 
@@ -221,6 +221,13 @@ class Grid:
             (snap_ceil(region.stop[0] / self.pixel[0] - 0.5), snap_ceil(region.stop[1] / self.pixel[1] - 0.5)),
         )
 
+    def places(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """The centres of pixels `(n, 2)` in level-0 pixels."""
+        import numpy as np
+
+        found: npt.NDArray[np.float64] = (pixels + 0.5) * np.asarray(self.pixel)
+        return found
+
     def region(self, window: Window) -> Region:
         """The footprint of a window, in level-0 pixels."""
         return Region(
@@ -268,6 +275,63 @@ class Resolution:
     def times(self, factor: float) -> Resolution:
         """Pixels that are `factor` times as long a side."""
         return Resolution(self.size * factor, self.unit)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Half pixels. A *place* is 0 at the outer edge of the first pixel, as the sides of a `Region` are, so pixel `i` covers
+# `[i, i + 1)` and its centre is at the place `i + 0.5`. A *position* is 0 at the centre of the first pixel, as napari's
+# data coordinates, the translations of OME-Zarr and scikit-image's drawing have it. Nothing else adds these halves,
+# except where the numbers are tensors (`data.warps.from_centre`) or whole (`models.resample`).
+
+N = TypeVar("N", float, "npt.NDArray[np.float64]")
+
+
+def to_position(place: N) -> N:
+    """From places, 0 at the edge of the first pixel, to positions, 0 at its centre."""
+    return place - 0.5
+
+
+def to_place(position: N) -> N:
+    """From positions, 0 at the centre of the first pixel, to places, 0 at its edge."""
+    return position + 0.5
+
+
+def first_position(pixel: N, corner: N | float = 0.0) -> N:
+    """The position of the first pixel of a coarser grid: of the centre of `pixel` fine pixels from place `corner`."""
+    return corner + pixel / 2 - 0.5
+
+
+def first_inside(edge: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The first pixels whose centre does not lie before places."""
+    import numpy as np
+
+    found: npt.NDArray[np.float64] = np.ceil(edge - 0.5)
+    return found
+
+
+def pixel_centres(start: int, count: int) -> npt.NDArray[np.float64]:
+    """The places of the centres of a run of pixels."""
+    import numpy as np
+
+    centres: npt.NDArray[np.float64] = np.arange(start, start + count, dtype=np.float64) + 0.5
+    return centres
+
+
+def between_centres(
+    places: npt.NDArray[np.float64], count: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """For each place on `count` pixels, the pixel whose centre is before it, and how far it is to the next, 0 to 1.
+
+    Beyond the first and the last centre the outermost pixel counts.
+    """
+    import numpy as np
+
+    positions = np.clip(to_position(places), 0, count - 1)
+    first = np.floor(positions).astype(np.int64)
+    return first, (positions - first).astype(np.float32)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def footprints(start: int, count: int, ratio: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:

@@ -81,3 +81,8 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = seconds / 60
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def gigabytes(size: float) -> str:
+    """Bytes in words: "1.5 GB"."""
+    return f"{size / 1e9:.1f} GB"

@@ -14,6 +14,7 @@ import zarr
 from PIL import Image
 from shapely.geometry import shape as geometry_of
 
+from napari_msunet._io import output_aside
 from napari_msunet.annotation import export, export_events
 from napari_msunet.annotation import export as pyramids
 from napari_msunet.config import ExportJob
@@ -21,7 +22,6 @@ from napari_msunet.errors import OutputError
 from napari_msunet.events import Message, Result
 from napari_msunet.labels import LabelStore
 from napari_msunet.labels.levels import coarsen
-from napari_msunet.objects.instances import aside
 from napari_msunet.objects.polygons import label_polygons
 from napari_msunet.slide import ngff, open_slide, slide_from_array
 
@@ -245,14 +245,14 @@ def test_a_file_is_replaced_whole_and_a_failure_keeps_the_old_one(tmp_path: Path
     path.write_text("old")
 
     def fail() -> None:
-        with aside(path) as temporary:
+        with output_aside(path) as temporary:
             temporary.write_text("half")
             raise KeyError
 
     with pytest.raises(KeyError):
         fail()
     assert path.read_text() == "old"
-    with aside(path) as temporary:
+    with output_aside(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"

@@ -12,7 +12,7 @@ import pytest
 from data.making import CONFIG
 from PIL import Image
 
-from napari_msunet._io import read_csv, write_json
+from napari_msunet._io import read_csv, write_json, write_text
 from napari_msunet.config import FolderSource, PredictJob, SlideSource, TableSource
 from napari_msunet.data import load_sources
 from napari_msunet.data.folders import pair_files
@@ -23,7 +23,6 @@ from napari_msunet.jobs.run import parse_job
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.names import printable, true_path
 from napari_msunet.slide import open_slide
-from napari_msunet.training.record import write_text
 
 COMPOSED, APART = (unicodedata.normalize(form, "Drüse ä") for form in ("NFC", "NFD"))
 

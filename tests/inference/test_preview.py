@@ -41,7 +41,7 @@ def test_maps_are_what_the_model_gives_there(fusion, has_weights, tmp_path):
     if has_weights:
         assert np.allclose(arrays["weights"].sum(0), 1, atol=2e-3)
         assert len(result.values["mean_weights"]) == 3
-    assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".part")] == []
+    assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".partial")] == []
 
 
 def test_a_place_that_cannot_be_written_leaves_nothing(tmp_path):

@@ -212,6 +212,6 @@ def test_a_full_disk_leaves_the_last_good_model(folders, tmp_path):
     for name in ("model.safetensors", "last.ckpt"):
         assert (job.out / name).read_bytes() == before[name]
     load_model(job.out / "model.safetensors")
-    assert not list(job.out.glob(".*.part"))
+    assert not list(job.out.glob(".*.partial"))
     events = list(train_events(job.model_copy(update={"resume": True})))
     assert events[-1].values["epochs"] == 3

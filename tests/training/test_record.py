@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from napari_msunet._io import write_text
 from napari_msunet.config import FolderSource, ModelConfig, TrainJob
 from napari_msunet.errors import OutputError
 from napari_msunet.training.callbacks import draw_curves
-from napari_msunet.training.record import RunFolder, column, write_text
+from napari_msunet.training.record import RunFolder, column
 
 
 def job(out: Path, **options) -> TrainJob:
@@ -79,7 +80,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OutputError, match="No space left"):
+    with pytest.raises(OutputError, match="disk is full"):
         write_text(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]

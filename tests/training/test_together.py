@@ -39,7 +39,7 @@ def test_two_processes_train_one_model(tmp_path):
     result = json.loads((job.out / "result.json").read_text())
     assert result["steps"] == 18
     assert {p.name for p in job.out.glob("*.safetensors")} <= {"model.safetensors", "last.safetensors"}
-    assert not list(job.out.glob(".*.part"))
+    assert not list(job.out.glob(".*.partial"))
     first = load_model(job.out / "model.safetensors").fingerprint
     assert first == result["fingerprint"]
     again = make(tmp_path, tmp_path / "again")

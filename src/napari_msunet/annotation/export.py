@@ -22,6 +22,7 @@ from PIL.PngImagePlugin import PngInfo
 from shapely.geometry.polygon import orient
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from napari_msunet._io import output_aside
 from napari_msunet.config import ExportJob
 from napari_msunet.constants import CHUNK
 from napari_msunet.errors import OutputError
@@ -29,7 +30,7 @@ from napari_msunet.events import Event, Message, Progress, Result, progress, rep
 from napari_msunet.geometry import Window, pyramid_shapes
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.levels import children, coarsen, tiles
-from napari_msunet.objects.instances import ClassLook, LabelImage, Objects, aside, objects_of, window_of
+from napari_msunet.objects.instances import ClassLook, LabelImage, Objects, objects_of, window_of
 from napari_msunet.objects.polygons import LabelShape, walk_polygons
 from napari_msunet.slide.ngff import label_attributes
 
@@ -289,7 +290,7 @@ def export_events(job: ExportJob) -> Iterator[Event]:
     if objects.lost and hole and write is not _geojson and objects.image.dtype == np.uint8:
         objects.looks[hole] = ClassLook("damaged", (128, 128, 128))
     yield from (Message(level="warning", text=f"{text} {_filled(write, hole)}") for text in objects.left_out)
-    with aside(job.out) as temporary:
+    with output_aside(job.out) as temporary:
         count = yield from write(store, window, objects, temporary, job.out.name)
     place = {"y": window.y, "x": window.x, "height": window.height, "width": window.width}
     values: dict[str, Any] = place if count is None else place | {"objects": count}

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Iterator
 from math import prod
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
+from napari_msunet._io import append_rows, csv_name, output_aside, table_text
 from napari_msunet.annotation.export import object_id
 from napari_msunet.config import MeasureJob
 from napari_msunet.constants import ANNOTATED_BACKGROUND
-from napari_msunet.errors import OutputError
 from napari_msunet.events import Event, Message, Result, progress
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore, open_labels
-from napari_msunet.objects.instances import ClassLook, Objects, aside, objects_of, window_of
+from napari_msunet.objects.instances import ClassLook, Objects, objects_of, window_of
 from napari_msunet.objects.polygons import LabelShape, walk_polygons
 from napari_msunet.objects.table import measure_polygons
 
@@ -69,8 +68,7 @@ def measure_events(job: MeasureJob) -> Iterator[Event]:
     OutputError
         If the files cannot be written; nothing is left then.
     """
-    if job.out.suffix.lower() != ".csv":
-        raise OutputError(f"{job.out} does not end in .csv; measurements are written as CSV, so choose such a name.")
+    csv_name(job.out, "measurements are")
     store = open_labels(job.labels)
     window = window_of(store, job.region)
     objects = objects_of(store, job.instances, window, job.damaged)
@@ -82,16 +80,14 @@ def measure_events(job: MeasureJob) -> Iterator[Event]:
     table = _ClassTable(objects.looks, (window.height * window.width - lost) * pixel, f"area_{unit}")
     classes_path = job.out.with_name(f"{job.out.stem}.classes.csv")
     started = time.monotonic()
-    with aside(classes_path) as classes_file, aside(job.out) as objects_file:
+    with output_aside(classes_path) as classes_file, output_aside(job.out) as objects_file:
         with objects_file.open("w", newline="", encoding="utf8") as file:
-            writer = csv.writer(file)
-            writer.writerow(object_columns(store))
+            append_rows(file, [object_columns(store)], "\r\n")
             for step in walk_polygons(objects.image.read, window):
                 shapes = [shape for shape in step.shapes if objects.kind(shape.value) in objects.looks]
-                writer.writerows(_rows(shapes, objects, store, table))
+                append_rows(file, _rows(shapes, objects, store, table), "\r\n")
                 yield progress(step.done, step.total, "windows", started)
-        with classes_file.open("w", newline="", encoding="utf8") as file:
-            _write_classes(file, table.rows(), table.column, lost * pixel)
+        classes_file.write_bytes(_classes_text(table.rows(), table.column, lost * pixel).encode())
     values = {"classes": table.rows(), table.column: table.total, "objects": sum(table.objects.values())}
     if lost:
         values |= {f"damaged_{unit}": lost * pixel, "damaged": _boxes(objects.lost_in(window))}
@@ -141,10 +137,8 @@ def _boxes(windows: list[Window]) -> list[list[int]]:
     return [[w.y, w.x, w.height, w.width] for w in windows]
 
 
-def _write_classes(file: IO[str], rows: list[dict[str, Any]], column: str, lost: float) -> None:
-    writer = csv.DictWriter(file, ("class", column, "share", "objects"))
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({**row, column: f"{row[column]:.10g}", "share": f"{row['share']:.10g}"})
+def _classes_text(rows: list[dict[str, Any]], column: str, lost: float) -> str:
+    shown = [{**row, column: f"{row[column]:.10g}", "share": f"{row['share']:.10g}"} for row in rows]
     if lost:
-        writer.writerow({"class": DAMAGED, column: f"{lost:.10g}", "share": "", "objects": ""})
+        shown.append({"class": DAMAGED, column: f"{lost:.10g}"})
+    return table_text(shown, ("class", column, "share", "objects"), "\r\n")

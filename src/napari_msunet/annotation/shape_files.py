@@ -18,6 +18,7 @@ import shapely
 from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
+from napari_msunet._io import input_error
 from napari_msunet.errors import MsunetError
 from napari_msunet.names import same_name
 from napari_msunet.slide.pixel_size import believed_text
@@ -132,7 +133,7 @@ def read_shape_file(path: str | Path) -> ShapeFile:
             raise ShapeFileError(f"{path} is larger than {_LARGEST >> 20} MB; export fewer shapes at once.")
         data = path.read_bytes()
     except OSError as error:
-        raise ShapeFileError(f"{path} cannot be read ({error.strerror}); give {KINDS}.") from error
+        raise input_error(path, error, f"give {KINDS}", ShapeFileError) from error
     start = data[:64].lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1]
     if data.startswith((b"PK\3\4", b"\x1f\x8b")):
         raise ShapeFileError(f"{path} is a compressed file; unpack it, and give {KINDS}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_msunet._io import aside, output_errors, write_json
 from napari_msunet.config import (
     EvaluateJob,
     ExportJob,
@@ -22,14 +22,13 @@ from napari_msunet.config import (
     TrainJob,
     UNetConfig,
 )
-from napari_msunet.errors import OutputError
 from napari_msunet.events import Event, Message, Result
 from napari_msunet.geometry import Region
 from napari_msunet.jobs import run
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.slide import open_slide
 
-DATA = Path(__file__).with_name("demo_data")
+DATA = Path(__file__).parents[1] / "demo_data"
 SLIDE = DATA / "CMU-1-Small-Region.svs"
 SECONDS_OF_TRAINING = 130.0
 RADIUS = 60
@@ -133,8 +132,7 @@ def demo_events(
     draw_overview(labels, strokes, out / OUTPUTS["picture"])
     report["seconds"] = round(time.monotonic() - started, 1)
     _summarise(report)
-    text = json.dumps(report, indent=2, ensure_ascii=False)
-    (out / OUTPUTS["report"]).write_text(text + "\n", encoding="utf8")
+    write_json(out / OUTPUTS["report"], report)
     yield Result(values=report["summary"], files={what: str(out / name) for what, name in OUTPUTS.items()})
 
 
@@ -163,7 +161,7 @@ OUTPUTS = {
 
 def _empty(out: Path) -> None:
     """Remove what a former demonstration left in `out`, and nothing else."""
-    try:
+    with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         for name in (*OUTPUTS.values(), "training", "evaluation", "project.msunet", "screenshots"):
             path = out / name
@@ -171,8 +169,6 @@ def _empty(out: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"The folder {out} cannot be written ({error.strerror}); give another one.") from error
 
 
 def otsu_scores() -> dict[str, float]:
@@ -254,9 +250,8 @@ def draw_overview(labels: LabelStore, strokes: list[Stroke], path: Path) -> None
     axes["whole"].set_title("CMU-1-Small-Region.svs: nuclei found (green)", loc="left")
     for name, (_, _, value) in zip("012", strokes, strict=True):
         axes[name].set_title(f"painted as {'nucleus' if value else 'background'}, kept", loc="left")
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    with aside(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def _summarise(report: dict[str, Any]) -> None:

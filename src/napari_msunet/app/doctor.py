@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_msunet import own_process
+from napari_msunet.wording import gigabytes
 
 PACKAGES = (
     *("napari-msunet", "numpy", "torch", "lightning", "zarr", "yaozarrs", "dask", "tifffile"),
@@ -29,12 +30,12 @@ def examine() -> dict[str, Any]:
         "window": {name: found for name in WINDOW_PACKAGES if (found := _version(name)) != "not installed"}
         or "napari and Qt are not installed (only the window needs them: pip install 'napari-msunet[all]')",
         "openslide library": _openslide(),
-        "processor": f"{os.cpu_count()} cores ({_usable_cores()} usable), {_gigabytes(_memory()[0])} of memory, "
-        f"{_gigabytes(_memory()[1])} free",
+        "processor": f"{os.cpu_count()} cores ({_usable_cores()} usable), {gigabytes(_memory()[0])} of memory, "
+        f"{gigabytes(_memory()[1])} free",
         "devices": _devices(),
         "gpu": _gpu_sentence(),
         "allocator": _allocator_sentence(),
-        "disk": f"{_gigabytes(shutil.disk_usage(Path.cwd()).free)} free in {Path.cwd()}",
+        "disk": f"{gigabytes(shutil.disk_usage(Path.cwd()).free)} free in {Path.cwd()}",
         "settings folder": _settings_folder(),
     }
 
@@ -78,10 +79,6 @@ def _memory() -> tuple[int, int]:
     return memory.total, memory.available
 
 
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
-
-
 def _devices() -> list[str]:
     try:
         import torch
@@ -90,7 +87,7 @@ def _devices() -> list[str]:
     devices = [f"cpu ({torch.get_num_threads()} threads)"]
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
-        devices.append(f"cuda:{number} {properties.name}, {_gigabytes(properties.total_memory)}")
+        devices.append(f"cuda:{number} {properties.name}, {gigabytes(properties.total_memory)}")
     if torch.backends.mps.is_available():
         devices.append("mps")
     return devices

@@ -11,9 +11,9 @@ from typing import Any, Literal, Self
 import platformdirs
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from napari_msunet._io import read_json, write_json
+from napari_msunet._io import make_folder, read_json, write_json
 from napari_msunet.config import GivenRange, ImageSet, Kind, ModelConfig, Positive, Role
-from napari_msunet.errors import MsunetError, OutputError, StoreError
+from napari_msunet.errors import MsunetError, StoreError
 
 ENDING = ".msunet"
 FILE = "project.json"
@@ -139,13 +139,8 @@ class Project:
         if where.exists() and (not where.is_dir() or any(where.iterdir())):
             raise ProjectError(f"{where} is there already and is no project; choose another name.")
         project = cls(where, ProjectNote())
-        try:
-            for room in ROOMS:
-                (where / room).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"The project {where} cannot be made ({error.strerror}); choose a folder that can be written."
-            ) from error
+        for room in ROOMS:
+            make_folder(where / room)
         project.save(project.note)
         return project
 
@@ -180,10 +175,7 @@ class Project:
 
     def save(self, note: ProjectNote) -> None:
         """Write `project.json`, whole or not at all; `OutputError` if the disk refuses."""
-        try:
-            write_json(self.folder / FILE, note.model_dump(mode="json"))
-        except OSError as error:
-            raise OutputError(f"The project {self.folder} cannot be saved ({error.strerror}).") from error
+        write_json(self.folder / FILE, note.model_dump(mode="json"))
         self.note = note
 
     # --------------------------------------------------------------------------------------------------------- places

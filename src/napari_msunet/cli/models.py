@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
 
+from napari_msunet._io import make_folder
 from napari_msunet.cli.options import parse_scales
 from napari_msunet.cli.running import app
 from napari_msunet.config import Fusion
-from napari_msunet.errors import OutputError
 
 if TYPE_CHECKING:
     from napari_msunet.models import MSUNet
@@ -36,10 +36,7 @@ def split(file: Path, out: Path, *, json: bool = False) -> None:
     from napari_msunet.models import branch_model, load_model
 
     given = load_model(file)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"The folder {out} cannot be made: {error.strerror}; give another.") from error
+    make_folder(out)
     written = {}
     for i in given.config.own or (0,):  # a model without such branches goes on to the error that says why
         name = f"scale-{str(given.config.ratios[i]).replace('/', '-')}.safetensors"

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from napari_msunet.cli.options import RunOptions
 from napari_msunet.config import CrossValidateJob, Job, PredictJob, PredictManyJob, TrainJob, explain, with_damaged
-from napari_msunet.errors import MsunetError
+from napari_msunet.errors import MsunetError, failure
 from napari_msunet.events import Event, Message, Metric, Result
 from napari_msunet.events import Progress as Step
 from napari_msunet.own_process import ENDING, settle
@@ -174,8 +174,7 @@ def error_text(error: BaseException) -> str:
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which must not be imported for this
         return "The device has not enough memory; give a smaller --tile, --size or --batch-size, or --device cpu."
     if isinstance(error, OSError):
-        where = f"{error.filename} cannot be used: " if error.filename else ""
-        return f"{where}{error.strerror or error}."
+        return failure(error)[0]
     return in_flags(_UNREAD.sub(_not_read, " ".join(str(error).split())))
 
 

@@ -13,7 +13,7 @@ from napari_msunet.config import Augmentation
 from napari_msunet.constants import IGNORED
 from napari_msunet.data.degrading import Degradation, degraded, draw_degradation
 from napari_msunet.data.loader import as_unit
-from napari_msunet.data.warps import Warp, draw_warp, moved, padding
+from napari_msunet.data.warps import Warp, draw_warp, from_centre, moved, padding
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The colour part of an augmentation: one change of light and stain for all scales of a window.
@@ -199,7 +199,7 @@ def _inside(shape: Sequence[int], box: Tensor, ratio: float, device: torch.devic
     box = box.to(device)
     sides = []
     for axis in (0, 1):
-        at = (torch.arange(shape[axis], device=device) + 0.5 - shape[axis] / 2) / ratio
+        at = from_centre(shape[axis], device) / ratio
         sides.append((at >= box[:, axis, None]) & (at < box[:, axis + 2, None]))
     return sides[0][:, :, None] & sides[1][:, None, :]
 

@@ -137,7 +137,7 @@ class Item:
         for value in np.unique(values[values != IGNORED]).tolist():
             y, x = np.nonzero(values == value)
             step = -(-y.size // _PLACES)
-            places[value] = (np.stack([y[::step], x[::step]], 1) + 0.5) * np.asarray(grid.pixel)
+            places[value] = grid.places(np.stack([y[::step], x[::step]], 1))
         return places
 
     @cached_property

@@ -16,7 +16,7 @@ from napari_msunet.config import Sampling
 from napari_msunet.constants import IGNORED
 from napari_msunet.data.items import Item
 from napari_msunet.data.truth import WholeTruth
-from napari_msunet.geometry import Window
+from napari_msunet.geometry import Window, pixel_centres
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -136,7 +136,7 @@ def _sample(item: Item, most: int) -> dict[int, npt.NDArray[np.float32]]:
         at = np.flatnonzero(values == value)
         at = at[:: -(-at.size // most)]
         y, x = np.unravel_index(at, values.shape)
-        places[value] = ((np.stack([y, x], 1) + 0.5) * np.asarray(grid.pixel)).astype(np.float32)
+        places[value] = grid.places(np.stack([y, x], 1)).astype(np.float32)
     item.forget_mask()
     return places
 
@@ -314,7 +314,7 @@ def known_cells(item: Item, size: int, step: int = 1, classes: bool = False) -> 
     table = ((values != IGNORED) & (values > 0 if classes else True)).astype(np.int64)
     edges = [_edges(length, size, step) for length in item.grid.shape]
     for axis in (0, 1):
-        middle = (np.arange(values.shape[axis]) + 0.5) * grid.pixel[axis] / item.grid.pixel[axis]
+        middle = pixel_centres(0, values.shape[axis]) * grid.pixel[axis] / item.grid.pixel[axis]
         # The last overview pixel may have its middle beyond the image.
         bounds = np.searchsorted(middle, [*edges[axis][:-1], np.inf])
         sums = np.concatenate([np.zeros_like(table.take([0], axis)), table.cumsum(axis)], axis)

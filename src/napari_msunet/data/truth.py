@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import label
 
 from napari_msunet.annotation.painting import ShapePainter, overview_step
 from napari_msunet.annotation.shape_files import DrawnShape
@@ -20,7 +19,8 @@ from napari_msunet.config import MaskValues
 from napari_msunet.constants import ANNOTATED_BACKGROUND, IGNORED
 from napari_msunet.data.masks import ChosenMask, Mask, choose_reading, majority, read_mask_file
 from napari_msunet.errors import SourceError
-from napari_msunet.geometry import Grid, Region, Window
+from napari_msunet.geometry import Grid, Region, Window, to_position
+from napari_msunet.objects.components import connected
 
 if TYPE_CHECKING:
     from napari_msunet.labels import LabelStore
@@ -64,15 +64,6 @@ def cut_out(values: Mask, window: Window) -> Mask:
     if not inside.empty:
         result[inside.slices((window.y, window.x))] = values[inside.slices()]
     return result
-
-
-def connected(values: Mask) -> npt.NDArray[np.int64]:
-    """Number the pieces of equal values above 0 that are connected by their pixel sides."""
-    numbers = np.zeros(values.shape, np.int64)
-    for value in np.unique(values[values > 0]):
-        pieces, _ = label(values == value)
-        numbers = np.where(pieces > 0, pieces + numbers.max(), numbers)
-    return numbers
 
 
 def own_instances(truth: Truth) -> npt.NDArray[np.int64]:
@@ -293,7 +284,7 @@ class StoreTruth:
 
         full = np.zeros(values.shape, bool)
         for polygon in self.store.fully_annotated:
-            full |= polygon2mask(values.shape, np.asarray(polygon, float) / factor - 0.5)  # type: ignore[no-untyped-call]
+            full |= polygon2mask(values.shape, to_position(np.asarray(polygon, float) / factor))  # type: ignore[no-untyped-call]
         truth = self._numbers[values]
         truth[values == ANNOTATED_BACKGROUND] = 0
         truth[(values == 0) & ~full] = IGNORED

@@ -143,9 +143,8 @@ def moved(x: Tensor, size: tuple[int, int], warp: Warp, mode: str, ratio: float 
     if warp.turns:
         images = [_turned(image, *turn) for image, turn in zip(centre(x, size), warp.turns, strict=True)]
         return torch.stack(images)
-    rows = torch.arange(size[0], device=x.device) + 0.5 - size[0] / 2
-    columns = torch.arange(size[1], device=x.device) + 0.5 - size[1] / 2
-    offsets = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)
+    sides = [from_centre(length, x.device) for length in size]
+    offsets = torch.stack(torch.meshgrid(*sides, indexing="ij"), -1)
     places = torch.einsum("bij,hwj->bhwi", warp.matrix.to(x.device), offsets)
     if not warp.linear:
         places = _displaced(places, offsets / ratio, warp, ratio)
@@ -154,6 +153,11 @@ def moved(x: Tensor, size: tuple[int, int], warp: Warp, mode: str, ratio: float 
     outside = "border" if mode == "bilinear" else "zeros"
     result: Tensor = grid_sample(x, (places * scale).flip(-1), mode, outside, align_corners=False)
     return result
+
+
+def from_centre(length: int, device: torch.device) -> Tensor:
+    """How far the centres of so many pixels lie from the middle of all."""
+    return torch.arange(length, device=device) + 0.5 - length / 2
 
 
 def _displaced(places: Tensor, offsets: Tensor, warp: Warp, ratio: float) -> Tensor:

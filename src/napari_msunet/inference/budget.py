@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import time
 import weakref
@@ -13,7 +12,6 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import platformdirs
 import torch
@@ -21,8 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from napari_msunet import events
+from napari_msunet._io import read_json, write_json
 from napari_msunet.config import ModelConfig
-from napari_msunet.errors import ModelError
+from napari_msunet.errors import ModelError, OutputError
 from napari_msunet.geometry import Window
 from napari_msunet.inference.engine import AHEAD
 from napari_msunet.inference.network import EngineNetwork
@@ -252,15 +251,13 @@ def _load(file: Path) -> dict[int, float]:
     try:
         if time.time() - file.stat().st_mtime > FRESH:
             return {}
-        return {int(k): float(v) for k, v in json.loads(file.read_text()).items()}
+        return {int(k): float(v) for k, v in read_json(file).items()}
     except (OSError, ValueError, AttributeError):
         return {}
 
 
 def _save(file: Path, known: dict[int, float]) -> None:
-    """Keep the measurements; without a writable folder they are made again."""
-    with suppress(OSError):
+    """Keep what was measured; without a writable folder it is measured again."""
+    with suppress(OSError, OutputError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_name(f".{uuid4().hex[:8]}.part")
-        aside.write_text(json.dumps(known))
-        os.replace(aside, file)
+        write_json(file, known)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 
+from napari_msunet._io import aside
 from napari_msunet.config import Margin, PredictOptions, PreviewJob
 from napari_msunet.errors import OutputError, SlideError
 from napari_msunet.events import Event, Message, Result
@@ -123,19 +122,11 @@ def _description(model: MSUNet, grid: Grid, window: Window) -> dict[str, Any]:
 
 
 def _write(out: Path, maps: dict[str, Any], description: dict[str, Any]) -> None:
-    """Write the maps aside, then rename their folder."""
-    aside = out.with_name(f".{out.name}.{uuid4().hex[:8]}.part")
-    try:
-        group = zarr.open_group(aside, mode="w", zarr_format=3, attributes=description)
+    """Write the maps beside their place, then put them there."""
+    with aside(out, overwrite=True) as folder:
+        group = zarr.open_group(folder, mode="w", zarr_format=3, attributes=description)
         for name, values in maps.items():
             # A slash in the name would make another folder.
             group.create_array(
                 name.replace("/", ":"), data=values.astype(np.float16), chunks=(1, 512, 512), attributes={"name": name}
             )
-        if out.exists():
-            shutil.rmtree(out)
-        aside.replace(out)
-    except OSError as error:
-        raise OutputError(f"The preview cannot be written to {out} ({error.strerror}); give another folder.") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

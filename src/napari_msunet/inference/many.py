@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import time
 from collections.abc import Iterator
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_msunet._io import output_errors, replace_file
+from napari_msunet._io import read_rows, table_text, write_text
 from napari_msunet.config import GivenSlide, PredictJob, PredictManyJob
 from napari_msunet.constants import CHUNK
 from napari_msunet.errors import MsunetError, failure
@@ -78,17 +76,11 @@ class ResultsTable:
         """Set the row of a slide, and write the table."""
         name = self._name(labels)
         self._rows[name] = {**row, "labels": name}
-        with output_errors(self.path.parent):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self.path, self._text().encode())
+        write_text(self.path, self._text(), parents=True)
 
     def _text(self) -> str:
         areas = sorted({name for row in self._rows.values() for name in row if name.startswith(AREAS)})
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [*FIRST, *areas, *LAST], restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self._rows.values())
-        return text.getvalue()
+        return table_text(self._rows.values(), [*FIRST, *areas, *LAST])
 
     def _name(self, labels: Path) -> str:
         """The name of a store in the table."""
@@ -100,14 +92,12 @@ class ResultsTable:
 
     def _load(self) -> None:
         try:
-            with self.path.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file)
-                rows = list(reader)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            columns, rows = read_rows(self.path)
+        except (OSError, ValueError) as error:
             raise MsunetError(
                 f"The results table {self.path} cannot be read ({error}); move it away or give another --out."
             ) from error
-        if not {"slide", "status", "labels"} <= set(reader.fieldnames or ()):
+        if not {"slide", "status", "labels"} <= set(columns):
             raise MsunetError(
                 f"{self.path} is there already and is no table of results; move it away or give another --out."
             )

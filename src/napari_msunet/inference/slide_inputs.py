@@ -10,7 +10,7 @@ from typing import Any
 import shapely
 from pydantic import ValidationError
 
-from napari_msunet._io import read_csv
+from napari_msunet._io import input_error, read_csv
 from napari_msunet.annotation.importing import ClassedShapes
 from napari_msunet.annotation.painting import ShapePainter
 from napari_msunet.annotation.shape_files import KINDS, ShapeFileError, read_shape_file
@@ -87,7 +87,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
-        raise MsunetError(f"The folder {folder} cannot be read ({error.strerror}); check its permissions.") from error
+        raise input_error(f"The folder {folder}", error, "check its permissions", MsunetError) from error
     files = {entry.stem for entry in entries if entry.suffix.lower() == ".mrxs"}
     for entry in entries:
         if entry.name.startswith("."):

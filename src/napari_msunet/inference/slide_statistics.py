@@ -187,7 +187,7 @@ def sample_windows(slide: Slide, grid: Grid, side: int, count: int, step: int) -
     places = np.argwhere(tissue.mask if tissue.mask.any() else np.ones_like(tissue.mask))
     picked = places[[(2 * n + 1) * len(places) // (2 * count) for n in range(count)]]
     windows = []
-    for y, x in (picked + 0.5) * (np.asarray(tissue.grid.pixel) / np.asarray(grid.pixel)):
+    for y, x in tissue.grid.places(picked) / grid.pixel:
         top, left = (_corner(float(at), side, length, step) for at, length in zip((y, x), grid.shape, strict=True))
         windows.append(Window(top, left, side, side))
     return windows

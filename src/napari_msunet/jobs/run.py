@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from napari_msunet._io import input_error
 from napari_msunet.config import (
     CrossValidateJob,
     EvaluateJob,
@@ -153,9 +154,7 @@ def job_from_json(path: str | Path) -> Job:
     try:
         text = as_path(path, "a job file").read_bytes()
     except OSError as error:
-        raise MsunetError(
-            f"The job file {path} cannot be read ({error.strerror}); give a JSON file of a job."
-        ) from error
+        raise input_error(f"The job file {path}", error, "give a JSON file of a job", MsunetError) from error
     return parse_job(text, f"The job file {path}")
 
 

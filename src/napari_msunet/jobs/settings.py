@@ -7,12 +7,12 @@ import os
 import shlex
 import sys
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from uuid import uuid4
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from napari_msunet.errors import MsunetError, OutputError
+from napari_msunet._io import input_error, write_text
+from napari_msunet.errors import MsunetError
 
 WORKER_VARIABLE = "NAPARI_MSUNET_WORKER"
 """Environment variable that overrides `worker` in the file."""
@@ -101,7 +101,7 @@ def load_settings() -> Settings:
     except FileNotFoundError:
         return Settings()
     except OSError as error:
-        raise MsunetError(f"The settings {path} cannot be read ({error.strerror}); check its permissions.") from error
+        raise input_error(f"The settings {path}", error, "check its permissions", MsunetError) from error
     try:
         return Settings.model_validate_json(text)
     except ValidationError as error:
@@ -118,18 +118,7 @@ def save_settings(settings: Settings) -> Path:
         If the file cannot be written.
     """
     path = settings_file()
-    aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(settings.model_dump_json(indent=1), encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        raise OutputError(
-            f"The settings cannot be written to {path} ({error.strerror}); check its permissions."
-        ) from error
-    finally:
-        if aside.exists():
-            aside.unlink()
+    write_text(path, settings.model_dump_json(indent=1), parents=True)
     return path
 
 

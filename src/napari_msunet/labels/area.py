@@ -16,8 +16,9 @@ import shapely
 from napari_msunet.config.prediction import Drawn, InClasses, Where
 from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import SlideError, StoreError, as_path
-from napari_msunet.geometry import Grid, Resolution, Window
+from napari_msunet.geometry import Grid, Resolution, Window, first_inside, to_place, to_position
 from napari_msunet.labels.corrupt_chunks import in_words
+from napari_msunet.labels.shape_masks import downward, filled, first_right_of
 from napari_msunet.labels.store import LabelStore, open_labels
 from napari_msunet.slide import Slide, TissueMask, tissue_mask
 from napari_msunet.slide.placed import PlacedMask, same_slide
@@ -319,19 +320,19 @@ class Polygons:
             above, below = self._low / grid.pixel < inside.stop, self._high / grid.pixel > (inside.y, inside.x)
             near = above.all(1) & below.all(1)
             for n in np.flatnonzero(near):
-                view |= _filled(self._rings[n] / np.asarray(grid.pixel), inside)
+                view |= filled(self._rings[n] / np.asarray(grid.pixel), inside)
         return result
 
     def _inside(self, grid: Grid, pixels: npt.NDArray[np.int64]) -> Bools:
         """Which of some pixels `(n, 2)` of a grid are in the mask."""
         found = np.zeros(len(pixels), np.bool_)
         for ring in self._rings:
-            upper, lower = _downward(ring / np.asarray(grid.pixel))
+            upper, lower = downward(ring / np.asarray(grid.pixel))
             for first in range(0, len(pixels), _AT_ONCE):
                 row, column = pixels[first : first + _AT_ONCE, :, None].swapaxes(0, 1)
-                meets = (np.ceil(upper[:, 0] - 0.5) <= row) & (row < np.ceil(lower[:, 0] - 0.5))
+                meets = (first_inside(upper[:, 0]) <= row) & (row < first_inside(lower[:, 0]))
                 pixel, edge = np.nonzero(meets)
-                left = _column(upper[edge], lower[edge], row[pixel, 0]) <= column[pixel, 0]
+                left = first_right_of(upper[edge], lower[edge], row[pixel, 0]) <= column[pixel, 0]
                 found[first : first + _AT_ONCE] |= np.bincount(pixel[left], minlength=len(row)) % 2 == 1
         return found
 
@@ -353,7 +354,8 @@ class Polygons:
             starts, stops = _within(corners * cell + (window.y, window.x), span * cell, inside)
             on_slide = (starts < stops).all(1)
             corners, starts, stops = corners[on_slide], starts[on_slide], stops[on_slide]
-            first, last = (starts + 0.5 - _HAIR) * grid.pixel, (stops - 0.5 + _HAIR) * grid.pixel
+            first = (to_place(starts.astype(np.float64)) - _HAIR) * grid.pixel
+            last = (to_position(stops.astype(np.float64)) + _HAIR) * grid.pixel
             boxes = shapely.box(first[:, 1], first[:, 0], last[:, 1], last[:, 0])
             crossed = np.zeros(len(boxes), np.bool_)
             crossed[self._lines.query(boxes, predicate="intersects")[0]] = True
@@ -377,39 +379,6 @@ class Polygons:
 def _within(corners: npt.NDArray[np.int64], side: int, inside: Window) -> tuple[npt.NDArray[np.int64], ...]:
     """First pixels of squares, and those after their last, as far as they are in a window."""
     return np.maximum(corners, (inside.y, inside.x)), np.minimum(corners + side, inside.stop)
-
-
-def _filled(ring: npt.NDArray[np.float64], window: Window) -> Bools:
-    """Pixels whose centre is inside a ring `(n, 2)` given in pixels: an odd number of edges lies left of it.
-
-    Where an edge meets a row of centres depends on the edge and the row alone, so all windows agree.
-    """
-    upper, lower = _downward(ring)
-    first = np.clip(np.ceil(upper[:, 0] - 0.5), window.y, window.stop[0]).astype(np.int64)
-    counts = np.clip(np.ceil(lower[:, 0] - 0.5), window.y, window.stop[0]).astype(np.int64) - first
-    edge = np.repeat(np.arange(len(ring)), counts)
-    row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + first[edge]
-    column = np.clip(_column(upper[edge], lower[edge], row), window.x, window.stop[1]).astype(np.int64)
-    turns = np.zeros((window.height, window.width + 1), np.uint8)
-    np.bitwise_xor.at(turns, (row - window.y, column - window.x), 1)
-    inside: Bools = np.bitwise_xor.accumulate(turns, axis=1)[:, :-1].astype(np.bool_)
-    return inside
-
-
-def _downward(ring: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The upper and the lower end of each edge of a ring."""
-    other = np.concatenate((ring[1:], ring[:1]))
-    downward = (ring[:, 0] <= other[:, 0])[:, None]
-    return np.where(downward, ring, other), np.where(downward, other, ring)
-
-
-def _column(
-    upper: npt.NDArray[np.float64], lower: npt.NDArray[np.float64], row: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    """The first pixel of a row whose centre is not left of an edge."""
-    rise = (row + 0.5 - upper[:, 0]) / (lower[:, 0] - upper[:, 0])
-    columns: npt.NDArray[np.float64] = np.ceil(upper[:, 1] + rise * (lower[:, 1] - upper[:, 1]) - 0.5)
-    return columns
 
 
 def _checked(number: int, ring: Ring) -> npt.NDArray[np.float64]:

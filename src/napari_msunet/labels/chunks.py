@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import google_crc32c
 import numpy as np
@@ -16,7 +16,7 @@ import zarr
 from numcodecs.zstd import Zstd
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from napari_msunet._io import write_aside
+from napari_msunet._io import input_error, write_aside
 from napari_msunet.constants import CHUNK
 from napari_msunet.errors import MsunetError, StoreError
 from napari_msunet.geometry import Window
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 # ----------------------------------------------------------------------------------------------------------------------
 # The chunk files of a zarr array, one by one.
 #
-# zarr makes the arrays, and any zarr reader can open them. Their chunks are read and written here, because only this
-# allows to write a batch of them aside, to sync and rename it, and to name a damaged chunk.
+# zarr makes the arrays and any zarr reader opens them. Their chunks are read and written here, because only so can a
+# batch of them be written aside, synced and renamed (together, so not by `_io.aside`), and a damaged one be named.
 
 
 class CorruptChunkError(StoreError):
@@ -131,15 +131,18 @@ class ChunkFiles:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StoreError(f"{path} cannot be read ({error.strerror}); check the disk.") from error
+            raise input_error(path, error, "check the disk", StoreError) from error
         try:
-            values = np.frombuffer(_CODEC.decode(self._checked(data)), self.dtype.newbyteorder("<"))
-            return values.astype(self.dtype).reshape(CHUNK, CHUNK)
+            return self._decoded(self._checked(data)).reshape(CHUNK, CHUNK)
         except (RuntimeError, ValueError, MemoryError) as error:
-            raise CorruptChunkError(
-                f"{path} is damaged (cut short?): its pixels read as 0; copy this file again from where it came from, "
-                "or paint over them."
-            ) from error
+            raise CorruptChunkError(f"{path} is damaged (cut short?): {self.remedy}.") from error
+
+    remedy: ClassVar[str] = "its pixels read as 0; copy this file again from where it came from, or paint over them"
+    """What is said of a chunk that is damaged."""
+
+    def _decoded(self, packed: bytes) -> npt.NDArray[Any]:
+        """A chunk's values, flat."""
+        return np.frombuffer(_CODEC.decode(packed), self.dtype.newbyteorder("<")).astype(self.dtype)
 
     def _checked(self, data: bytes) -> bytes:
         """A chunk's bytes without the checksum, which is checked."""

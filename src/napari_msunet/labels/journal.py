@@ -723,6 +723,7 @@ class Journal:
         path = segment_file(self._folder, work.number)
         moved: Records = {}
         with output_errors(self._folder):
+            # not by `aside`: the name is always the same, so that what a killed process left is written over
             with path.with_suffix(".partial").open("wb") as file:
                 note = {"undo": work.undo, "redo": work.redo}
                 file.write(pack_note(Kind.HISTORY, work.latest, note))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import re
 import socket
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from napari_msunet._io import output_errors
+from napari_msunet._io import output_errors, read_json, write_json
 from napari_msunet.errors import StoreError, StoreLockedError
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -64,9 +63,7 @@ class WriterLock:
                 "user": _user(),
                 "since": datetime.now().astimezone().isoformat(timespec="seconds"),
             }
-            aside = self._note.with_suffix(".partial")
-            aside.write_text(json.dumps(note))
-            os.replace(aside, self._note)
+            write_json(self._note, note)
 
     def release(self) -> None:
         """Release the lock; does nothing when it is not held."""
@@ -77,9 +74,9 @@ class WriterLock:
 
     def _holder(self) -> str:
         try:
-            note = json.loads(self._note.read_text())
+            note = read_json(self._note)
             return f"process {note['pid']} on {note['host']} (user {note['user']}, since {note['since']})"
-        except (OSError, ValueError, KeyError):
+        except (StoreError, KeyError):
             return "another process"
 
 

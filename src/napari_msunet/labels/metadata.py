@@ -15,7 +15,7 @@ from napari_msunet._io import read_json, write_json
 from napari_msunet.config import MAX_CLASSES, check_class_names
 from napari_msunet.constants import ANNOTATED_BACKGROUND, IGNORED
 from napari_msunet.errors import StoreError
-from napari_msunet.geometry import Window, pyramid_shapes
+from napari_msunet.geometry import Window, pyramid_shapes, to_position
 from napari_msunet.slide.ngff import label_attributes
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -34,8 +34,7 @@ def inside(window: Window, polygons: Iterable[npt.NDArray[np.float64]]) -> npt.N
     """Which pixels of a window have their centre inside one of the polygons."""
     mask = np.zeros(window.shape, np.bool_)
     for corners in polygons:
-        # pixel centres are whole numbers in skimage, and half a pixel further here
-        y, x = corners[:, 0] - window.y - 0.5, corners[:, 1] - window.x - 0.5
+        y, x = to_position(corners - (window.y, window.x)).T
         rows, columns = fill_polygon(y, x, window.shape)  # type: ignore[no-untyped-call]
         mask[rows, columns] = True
     return mask

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from napari_msunet._io import not_saved, output_errors, read_json, write_json
+from napari_msunet._io import not_saved, read_json, write_json
 from napari_msunet.errors import MsunetError, NotSavedError, OutputError, StoreError
 from napari_msunet.geometry import Window
 from napari_msunet.labels.cache import ChunkCache
@@ -541,8 +541,7 @@ class Session:
 
     def _checkpoint(self, mark: Mark) -> None:
         highest = self.cache.highest if self._dtype.itemsize > 1 and self.counted else None
-        with output_errors(self._path):
-            save_checkpoint(self._path, mark, self.merges, highest, self.cache.present)
+        save_checkpoint(self._path, mark, self.merges, highest, self.cache.present)
         self._saved = mark
 
     def make_room(self) -> None:

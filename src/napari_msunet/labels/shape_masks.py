@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_msunet.errors import StoreError
-from napari_msunet.geometry import Window
+from napari_msunet.geometry import Window, first_inside, pixel_centres, to_place
 
 LARGEST_SHAPE = 32_768
 """Side in level-0 pixels of the largest shape of one stroke, which takes about a second, off the GUI thread."""
@@ -66,8 +66,8 @@ class Brush:
         return Window.between((floor(low[0]), floor(low[1])), (ceil(high[0]), ceil(high[1])))
 
     def on(self, window: Window) -> Inside:
-        y = np.arange(window.height)[:, None] + window.y + 0.5
-        x = np.arange(window.width)[None, :] + window.x + 0.5
+        y = pixel_centres(window.y, window.height)[:, None]
+        x = pixel_centres(window.x, window.width)[None, :]
         near = np.clip(self._points, [window.y, window.x], window.stop)
         square = self._radius**2
         out: Inside = False
@@ -105,35 +105,50 @@ class Polygon:
             raise StoreError(
                 f"A polygon needs at least three corners (y, x) of finite numbers; got shape {points.shape}."
             )
-        self._from, self._to = points, np.roll(points, -1, axis=0)
+        self._corners = points
 
     @property
     def window(self) -> Window:
-        low, high = self._from.min(axis=0), self._from.max(axis=0)
+        low, high = self._corners.min(axis=0), self._corners.max(axis=0)
         return Window.between((floor(low[0]), floor(low[1])), (ceil(high[0]), ceil(high[1])))
 
     def on(self, window: Window) -> Inside:
         if window.intersection(self.window).empty:
             return False
-        first = np.ceil(np.minimum(self._from[:, 0], self._to[:, 0]) - 0.5).astype(np.int64)
-        last = np.ceil(np.maximum(self._from[:, 0], self._to[:, 0]) - 0.5).astype(np.int64)
-        first, last = np.clip(first, window.y, window.stop[0]), np.clip(last, window.y, window.stop[0])
-        counts = last - first
-        edges = np.repeat(np.arange(len(counts)), counts)
-        rows = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + first[edges]
-        start, stop = self._from[edges], self._to[edges]
-        x = start[:, 1] + (rows + 0.5 - start[:, 0]) / (stop[:, 0] - start[:, 0]) * (stop[:, 1] - start[:, 1])
-        # the border is crossed just before this column: all that follow in the row change sides
-        columns = np.clip(np.ceil(x - 0.5) - window.x, 0, window.width).astype(np.int64)
-        width = window.width + 1
-        crossings = np.bincount((rows - window.y) * width + columns, minlength=window.height * width)
-        crossings = crossings.reshape(window.height, width)
-        if not crossings[:, 1:-1].any():
-            whole = crossings[:, 0] % 2 == 1
-            if whole.all() or not whole.any():
-                return bool(whole[0])
-        inside: npt.NDArray[np.bool_] = (np.cumsum(crossings[:, :-1], axis=1, dtype=np.int64) & 1).astype(np.bool_)
-        return inside
+        inside = filled(self._corners, window)
+        return bool(inside[0, 0]) if inside.all() or not inside.any() else inside
+
+
+def filled(corners: npt.NDArray[np.float64], window: Window) -> npt.NDArray[np.bool_]:
+    """Which pixels of a window have their centre inside a polygon `(n, 2)`: an odd number of edges lies left of it.
+
+    Where an edge meets a row of centres depends on the edge and the row alone, so all windows agree.
+    """
+    upper, lower = downward(corners)
+    first = np.clip(first_inside(upper[:, 0]), window.y, window.stop[0]).astype(np.int64)
+    counts = np.clip(first_inside(lower[:, 0]), window.y, window.stop[0]).astype(np.int64) - first
+    edge = np.repeat(np.arange(len(corners)), counts)
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + first[edge]
+    column = np.clip(first_right_of(upper[edge], lower[edge], row), window.x, window.stop[1]).astype(np.int64)
+    turns = np.zeros((window.height, window.width + 1), np.uint8)
+    np.bitwise_xor.at(turns, (row - window.y, column - window.x), 1)
+    inside: npt.NDArray[np.bool_] = np.bitwise_xor.accumulate(turns[:, :-1], axis=1).view(np.bool_)
+    return inside
+
+
+def downward(corners: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The upper and the lower end of each edge of a polygon."""
+    other = np.roll(corners, -1, axis=0)
+    down = (corners[:, 0] <= other[:, 0])[:, None]
+    return np.where(down, corners, other), np.where(down, other, corners)
+
+
+def first_right_of(
+    upper: npt.NDArray[np.float64], lower: npt.NDArray[np.float64], row: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """The first pixel of a row whose centre is not left of an edge."""
+    rise = (to_place(row.astype(np.float64)) - upper[:, 0]) / (lower[:, 0] - upper[:, 0])
+    return first_inside(upper[:, 1] + rise * (lower[:, 1] - upper[:, 1]))
 
 
 def _quads(points: npt.NDArray[np.float64], radius: float) -> list[npt.NDArray[np.float64]]:

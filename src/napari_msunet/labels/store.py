@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import atexit
 import os
-import shutil
 import threading
-import uuid
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -88,14 +86,8 @@ def create_store(
         if not overwrite:
             raise OutputError(f"{path} exists already; choose another name, or overwrite it.")
         _check_replaceable(path)
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
-        with folder_aside(path) as aside:
-            _fill(aside, info)
-            if path.exists():
-                os.replace(path, old)
-        shutil.rmtree(old, ignore_errors=True)
+    with folder_aside(path, overwrite=overwrite) as folder:
+        _fill(folder, info)
 
 
 def _describe(

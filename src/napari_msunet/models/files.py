@@ -6,19 +6,18 @@ Pickles are never used, because loading one can run any code.
 from __future__ import annotations
 
 import json
-import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import google_crc32c
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from napari_msunet._io import replace_file
 from napari_msunet.config import SCHEMA_VERSION, ModelConfig
-from napari_msunet.errors import ModelError, OutputError, as_path
+from napari_msunet.errors import ModelError, as_path
 from napari_msunet.models.blocks import arrange
 from napari_msunet.models.header import FORMAT, header_config, header_summary, opened
 from napari_msunet.models.msunet import tensors_of
@@ -71,20 +70,7 @@ def save_model(model: MSUNet, path: str | Path, summary: dict[str, Any] | None =
     }
     tensors = tensors_of(model)
     header["checksum"] = _checksum(header, tensors)
-    data = save(tensors, metadata=header)
-    aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
-    try:
-        with aside.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise OutputError(
-            f"The model cannot be written to {path}: {error.strerror or error}; give a file in a folder that exists, "
-            "can be written to and has room."
-        ) from error
+    replace_file(path, save(tensors, metadata=header))
     return path
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from itertools import pairwise
-from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
 from napari_msunet.labels.levels import tiles
+from napari_msunet.labels.shape_masks import filled
 from napari_msunet.labels.store import LabelStore
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -180,19 +180,7 @@ def inside_polygon(shape: tuple[int, int], points: npt.ArrayLike) -> Mask:
     is outside. Time goes with the pixels plus the polygon's length, so a lasso may have thousands of points.
     """
     corners = _points(points, 3)
-    height, width = shape
-    crossings = np.zeros((height, width + 1), np.uint8)
-    for (y0, x0), (y1, x1) in zip(corners.tolist(), np.roll(corners, -1, axis=0).tolist(), strict=True):
-        if y0 > y1:
-            y0, x0, y1, x1 = y1, x1, y0, x0
-        first, stop = max(0, ceil(y0 - 0.5)), min(height, ceil(y1 - 0.5))
-        if first >= stop:
-            continue
-        rows = np.arange(first, stop)
-        columns = np.ceil(x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0)) - 0.5)
-        crossings[rows, np.clip(columns, 0, width).astype(np.int64)] ^= 1
-    inside: Mask = np.bitwise_xor.accumulate(crossings[:, :width], axis=1).view(np.bool_)
-    return inside
+    return filled(corners, Window(0, 0, *shape))
 
 
 def _points(points: npt.ArrayLike, fewest: int) -> npt.NDArray[np.float64]:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_msunet._io import output_errors, sync_path
 from napari_msunet.config import Damaged
 from napari_msunet.constants import ANNOTATED_BACKGROUND
-from napari_msunet.errors import OutputError, StoreError
+from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Grid, Region, Window
 from napari_msunet.labels import LabelStore, Run
 from napari_msunet.labels.corrupt_chunks import places
@@ -75,52 +71,6 @@ def window_of(store: LabelStore, region: tuple[float, float, float, float] | Non
             "give y, x, height, width in its own pixels."
         )
     return window
-
-
-@contextmanager
-def aside(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write a file or folder to; it becomes `path` when the block ends well.
-
-    A file that was there is replaced, a folder is not. When the block fails, or is closed, nothing is left: neither
-    what was written nor folders made for it.
-
-    Raises
-    ------
-    OutputError
-        If `path` is a folder or lies below a file, or the system refuses (no room, no right).
-    """
-    if path.is_dir():
-        raise OutputError(f"{path} exists already and is a folder; choose another name, or remove it first.")
-    missing = [folder for folder in path.parents if not folder.exists()]
-    nearest = next(folder for folder in path.absolute().parents if folder.exists())
-    if not nearest.is_dir():
-        raise OutputError(f"{path} cannot be written: {nearest} is a file, not a folder; choose another name.")
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    done = False
-    try:
-        with output_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            sync_path(temporary)
-            temporary.replace(path)
-            done = True
-    finally:
-        if not done:
-            _remove(temporary, missing)
-
-
-def _remove(temporary: Path, folders: list[Path]) -> None:
-    """Remove the written file or folder, then the folders (innermost first) that were made for it."""
-    import shutil
-
-    with suppress(OSError):
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
-    for folder in folders:
-        with suppress(OSError):
-            folder.rmdir()
 
 
 # ----------------------------------------------------------------------------------------------------------------------

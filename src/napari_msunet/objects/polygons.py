@@ -1,8 +1,8 @@
 """Label pixels to polygons that run exactly along the pixels' edges, window by window, with the seams healed.
 
-An object is a set of pixels of one value that are connected by their sides (4-connectivity); it becomes one polygon
-with its holes. Coordinates are ``x, y``, as shapely and GeoJSON have them, in pixels of the label array: the top left
-pixel covers ``[0, 1] x [0, 1]``.
+An object is what is connected through pixel sides (4-connectivity) and has one value; it becomes one polygon with its
+holes. Coordinates are ``x, y``, as shapely and GeoJSON have them, in pixels of the label array: the top left pixel
+covers ``[0, 1] x [0, 1]``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import shapely
-from skimage.measure import label as connected
 
 from napari_msunet.geometry import Window
+from napari_msunet.objects.components import RowJoiner, Sides, connected, sides_of
 
 Labels = npt.NDArray[Any]
 Polygons = npt.NDArray[Any]
+Parts = list[tuple[int, list[Any]]]
 
 WINDOW = 2048
 """Side of the windows in which a store is read, in its pixels."""
@@ -86,124 +87,53 @@ def walk_polygons(read: Callable[[Window], Labels], whole: Window, side: int = W
     """
     rows = range(whole.y, whole.stop[0], side)
     columns = range(whole.x, whole.stop[1], side)
-    seams = _Seams()
-    above = _Edge.blank(whole.width)
+    joiner = RowJoiner(whole.width)
+    parts: Parts = []  # value and polygons of each part that may go on
     done = 0
     for y in rows:
-        below: list[_Edge] = []
-        before = _Edge.blank(side)
+        joiner.begin_row()
         for x in columns:
             window = Window(y, x, side, side).intersection(whole)
-            inner, edges = _window(read(window), window, seams)
-            seams.join(before.head(window.height), edges.left)
-            seams.join(above.part(x - whole.x, window.width), edges.top)
-            before = edges.right
-            below.append(edges.bottom)
+            inner, touching, numbers, values = _window(read(window), window)
+            joiner.add(Window(y, x - whole.x, *window.shape), numbers, values, len(touching))
+            parts += [(shape.value, [shape.polygon]) for shape in touching]
             done += 1
             if x == columns[-1]:
-                above = _Edge.chain(below)
-                inner += seams.closed(above if y != rows[-1] else _Edge.blank(0))
+                parts, closed = _joined(parts, *joiner.end_row(), last=y == rows[-1])
+                inner += closed
             yield PolygonStep(done, len(rows) * len(columns), inner)
 
 
-@dataclass(frozen=True)
-class _Edge:
-    """Pixels along one side of a window: the number of the part each belongs to (0: none), and its value."""
-
-    parts: npt.NDArray[np.int64]
-    values: Labels
-
-    @classmethod
-    def blank(cls, length: int) -> _Edge:
-        return cls(np.zeros(length, np.int64), np.zeros(length, np.int64))
-
-    @classmethod
-    def chain(cls, edges: list[_Edge]) -> _Edge:
-        return cls(np.concatenate([e.parts for e in edges]), np.concatenate([e.values for e in edges]))
-
-    def part(self, start: int, length: int) -> _Edge:
-        return _Edge(self.parts[start : start + length], self.values[start : start + length])
-
-    def head(self, length: int) -> _Edge:
-        return self.part(0, length)
+def _joined(
+    parts: Parts, owner: npt.NDArray[np.int64], is_open: npt.NDArray[np.bool_], last: bool
+) -> tuple[Parts, list[LabelShape]]:
+    """Objects of a row of windows: the parts of those that go on, and those that are whole."""
+    groups: Parts = [(0, []) for _ in is_open]
+    for (value, polygons), number in zip(parts, owner.tolist(), strict=True):
+        groups[number] = (value, groups[number][1] + polygons)
+    if last:
+        is_open = np.zeros_like(is_open)
+    whole = [group for group, goes_on in zip(groups, is_open, strict=True) if not goes_on]
+    polygons = [shapely.union_all(group) if len(group) > 1 else group[0] for _, group in whole]
+    shapes = zip(whole, _tidied(np.array(polygons, object)), strict=True)
+    left = [group for group, goes_on in zip(groups, is_open, strict=True) if goes_on]
+    return left, [LabelShape(value, polygon) for (value, _), polygon in shapes]
 
 
-@dataclass(frozen=True)
-class _Edges:
-    top: _Edge
-    left: _Edge
-    bottom: _Edge
-    right: _Edge
-
-
-class _Seams:
-    """Parts of objects that touch a window's side, joined as the windows come in (union-find)."""
-
-    def __init__(self) -> None:
-        self._parent: dict[int, int] = {}
-        self._polygons: dict[int, list[Any]] = {}
-        self._values: dict[int, int] = {}
-        self._next = 1
-
-    def add(self, value: int, polygon: Any) -> int:
-        number, self._next = self._next, self._next + 1
-        self._parent[number] = number
-        self._polygons[number] = [polygon]
-        self._values[number] = value
-        return number
-
-    def join(self, one: _Edge, other: _Edge) -> None:
-        """Parts that lie side by side and have the same value are one object."""
-        same = (one.parts > 0) & (other.parts > 0) & (one.values == other.values)
-        if not same.any():
-            return
-        for a, b in np.unique(np.stack([one.parts[same], other.parts[same]], 1), axis=0).tolist():
-            first, second = self._root(a), self._root(b)
-            if first != second:
-                self._parent[second] = first
-                self._polygons[first] += self._polygons.pop(second)
-
-    def closed(self, still_open: _Edge) -> list[LabelShape]:
-        """Take out the objects that reach no part of `still_open`."""
-        reaching = np.unique(still_open.parts).tolist()
-        keep = {self._root(part) for part in reaching if part}
-        roots = [root for root in self._polygons if root not in keep]
-        groups = [self._polygons.pop(root) for root in roots]
-        polygons = [shapely.union_all(group) if len(group) > 1 else group[0] for group in groups]
-        shapes = [
-            LabelShape(self._values[root], polygon)
-            for root, polygon in zip(roots, _tidied(np.array(polygons, object)), strict=True)
-        ]
-        # Only what the next row can still meet is remembered: memory must not grow with the slide.
-        self._parent = {part: self._root(part) for part in reaching if part} | {root: root for root in keep}
-        self._values = {root: self._values[root] for root in keep}
-        return shapes
-
-    def _root(self, part: int) -> int:
-        while self._parent[part] != part:
-            self._parent[part] = self._parent[self._parent[part]]
-            part = self._parent[part]
-        return part
-
-
-def _window(values: Labels, window: Window, seams: _Seams) -> tuple[list[LabelShape], _Edges]:
-    """The complete objects inside a window; parts that touch its side go to `seams`."""
+def _window(values: Labels, window: Window) -> tuple[list[LabelShape], list[LabelShape], Sides, Sides]:
+    """The complete objects inside a window; the parts that touch its sides; their numbers and the values there."""
     numbers, faces, first = _faces(values, (window.y, window.x))
-    components: npt.NDArray[np.int64] = connected(values, background=0, connectivity=1)  # type: ignore[no-untyped-call]
+    components = connected(values)
     own = components[first[:, 0], first[:, 1]]
-    sides = (components[0], components[:, 0], components[-1], components[:, -1])
-    touching = np.isin(own, np.unique(np.concatenate(sides)))
-    parts = np.zeros(int(components.max(initial=0)) + 1, np.int64)
-    for number, polygon, component in zip(numbers[touching], faces[touching], own[touching], strict=True):
-        parts[component] = seams.add(int(number), polygon)
-    edges = [_Edge(parts[s], v) for s, v in zip(sides, _sides(values), strict=True)]
-    inner = zip(numbers[~touching], _tidied(faces[~touching]), strict=True)
-    return [LabelShape(int(n), p) for n, p in inner], _Edges(*edges)
-
-
-def _sides(values: Labels) -> tuple[Labels, ...]:
-    """Copies, so that the window itself can be freed."""
-    return values[0].copy(), values[:, 0].copy(), values[-1].copy(), values[:, -1].copy()
+    top, left, bottom, right = sides_of(components)
+    touching = np.isin(own, np.unique(np.concatenate([top, left, bottom, right])))
+    parts = np.full(int(components.max(initial=0)) + 1, -1, np.int64)
+    parts[own[touching]] = np.arange(touching.sum())
+    inner, outer = (
+        [LabelShape(int(n), p) for n, p in zip(numbers[which], polygons, strict=True)]
+        for which, polygons in ((~touching, _tidied(faces[~touching])), (touching, faces[touching]))
+    )
+    return inner, outer, (parts[top], parts[left], parts[bottom], parts[right]), sides_of(values)
 
 
 def _faces(values: Labels, origin: tuple[int, int]) -> tuple[Labels, Polygons, npt.NDArray[np.int64]]:
@@ -213,14 +143,20 @@ def _faces(values: Labels, origin: tuple[int, int]) -> tuple[Labels, Polygons, n
     faces = shapely.get_parts(shapely.polygonize(shapely.get_parts(lines)))
     if not len(faces):
         return np.zeros(0, values.dtype), faces, np.zeros((0, 2), np.int64)
-    corners, owner = shapely.get_coordinates(shapely.get_exterior_ring(faces), return_index=True)
-    # The topmost, then leftmost corner of an outline is the top left corner of a pixel of the object.
-    order = np.lexsort((corners[:, 0], corners[:, 1], owner))
-    first = corners[order[np.r_[0, np.flatnonzero(np.diff(owner)) + 1]]][:, ::-1].astype(np.int64)
+    first = first_corners(faces)
     numbers = values[first[:, 0], first[:, 1]]
     objects = numbers != 0
     shift = np.array([origin[1], origin[0]], float)
     return numbers[objects], shapely.transform(faces[objects], lambda c: c + shift), first[objects]
+
+
+def first_corners(polygons: Polygons) -> npt.NDArray[np.int64]:
+    """The topmost, then leftmost pixel of each polygon along pixel edges, `(n, 2)` of `y, x`."""
+    corners, owner = shapely.get_coordinates(shapely.get_exterior_ring(polygons), return_index=True)
+    order = np.lexsort((corners[:, 0], corners[:, 1], owner))
+    first = order[np.r_[0, np.flatnonzero(np.diff(owner)) + 1]]
+    pixels: npt.NDArray[np.int64] = corners[first][:, ::-1].astype(np.int64)
+    return pixels
 
 
 def _edge_lines(values: Labels) -> Polygons:

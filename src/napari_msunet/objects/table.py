@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 from scipy import ndimage
-from skimage.measure import label
 
 from napari_msunet.constants import ANNOTATED_BACKGROUND, CHUNK
 from napari_msunet.errors import StoreError
@@ -19,9 +18,10 @@ from napari_msunet.events import Progress, progress
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore
 from napari_msunet.labels.levels import tiles
+from napari_msunet.objects.components import connected, cut_off, piece_at
 from napari_msunet.objects.edits import box_of
 from napari_msunet.objects.instances import window_of
-from napari_msunet.objects.polygons import WINDOW, LabelShape, label_polygons, walk_polygons
+from napari_msunet.objects.polygons import WINDOW, LabelShape, first_corners, label_polygons, walk_polygons
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Measures of an object, from the polygon along its pixels' edges.
@@ -285,7 +285,7 @@ def updated(table: ObjectTable, store: LabelStore, window: Window) -> ObjectTabl
     if max(around.shape) > UPDATE_LIMIT:
         return None
     values = store.read(around)
-    parts = _parts(values)
+    parts = connected(values)
     here = near.intersection(around).slices((around.y, around.x))
     changed = np.zeros(int(parts.max(initial=0)) + 1, np.bool_)
     changed[parts[here]] = True
@@ -401,23 +401,8 @@ def _table(store: LabelStore, shapes: Sequence[LabelShape]) -> ObjectTable:
         perimeter=found.perimeter,
         centroid=found.centroid,
         box=found.box,
-        first=_first_pixels(polygons),
+        first=first_corners(polygons),
     )
-
-
-def _first_pixels(polygons: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """The topmost, then leftmost pixel of each polygon along pixel edges, `(n, 2)` of `y, x`."""
-    corners, owner = shapely.get_coordinates(shapely.get_exterior_ring(polygons), return_index=True)
-    order = np.lexsort((corners[:, 0], corners[:, 1], owner))
-    first = order[np.r_[0, np.flatnonzero(np.diff(owner)) + 1]]
-    pixels: npt.NDArray[np.int64] = corners[first][:, ::-1].astype(np.int64)
-    return pixels
-
-
-def _parts(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Numbers 1..n of the objects, which are pixels of one value connected by their sides; 0 on background."""
-    parts: npt.NDArray[Any] = label(values, background=0, connectivity=1)  # type: ignore[no-untyped-call]
-    return parts
 
 
 def _meets(box: npt.NDArray[np.float64], window: Window) -> npt.NDArray[np.bool_]:
@@ -447,16 +432,9 @@ def _component(
         if not len(places):
             return None
         y, x = places[np.square(places - (y, x)).sum(1).argmin()]
-    parts, _ = ndimage.label(same)
-    box = ndimage.find_objects(parts, max_label=parts[y, x])[-1]
-    found = Window(window.y + box[0].start, window.x + box[1].start, *(s.stop - s.start for s in box))
-    cut = (
-        found.y == window.y > 0
-        or found.x == window.x > 0
-        or found.stop[0] == window.stop[0] < whole.height
-        or found.stop[1] == window.stop[1] < whole.width
-    )
-    return (found, parts[box] == parts[y, x]), cut
+    box, mask = piece_at(same, int(y), int(x))
+    found = Window(window.y + box.y, window.x + box.x, *box.shape)
+    return (found, mask), cut_off(found, window, whole)
 
 
 def _thin(mask: npt.NDArray[np.bool_]) -> bool:
@@ -477,7 +455,7 @@ def _described(
     polygon = label_polygons(mask.astype(np.uint8), (box.y, box.x))[0].polygon
     size = store.spacing
     found = measure_polygons([polygon], (size[0] * f, size[1] * f))
-    first = _first_pixels(np.array([polygon], object))[0] * f
+    first = first_corners(np.array([polygon], object))[0] * f
     outline = polygon if f == 1 else shapely.transform(polygon, lambda xy: xy * f)
     place = int(first[0]), int(first[1])
     return FoundObject(kind, float(found.area[0]), float(found.perimeter[0]), outline, place, about)

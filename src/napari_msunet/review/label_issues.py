@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import isnan, prod
@@ -12,18 +10,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from napari_msunet._io import output_errors, read_json, replace_file, write_json
+from napari_msunet._io import csv_name, csv_text, write_json, write_text
 from napari_msunet.config import Damaged
 from napari_msunet.constants import ANNOTATED_BACKGROUND, IGNORED
-from napari_msunet.errors import OutputError, StoreError
+from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
 from napari_msunet.labels.levels import tiles
-from napari_msunet.labels.metadata import explained
 from napari_msunet.labels.shape_masks import LARGEST_SHAPE, Polygon
 from napari_msunet.labels.store import LabelStore
+from napari_msunet.objects.components import connected
 from napari_msunet.review import truth_comparison
+from napari_msunet.review.state import read_note
 from napari_msunet.review.truth_comparison import (
     BOTTOM,
     CODE,
@@ -88,15 +87,7 @@ def load_kept(store: LabelStore) -> KeptState:
     StoreError
         If the file is damaged; the truth itself is not touched by that.
     """
-    path = store.path / FILE
-    if not path.exists():
-        return KeptState()
-    try:
-        return KeptState.model_validate(read_json(path))
-    except ValidationError as error:
-        raise StoreError(
-            explained(error, f"{path} is damaged (delete it to begin the review of the truth again) and")
-        ) from error
+    return read_note(store.path / FILE, KeptState, "the review of the truth anew")
 
 
 def add_kept(store: LabelStore, place: KeptPlace) -> None:
@@ -130,9 +121,7 @@ def was_kept(
 
 
 def _save(store: LabelStore, state: KeptState) -> None:
-    path: Path = store.path / FILE
-    with output_errors(path):
-        write_json(path, state.model_dump(mode="json"))
+    write_json(store.path / FILE, state.model_dump(mode="json"))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -323,7 +312,7 @@ def review_truth(
     left_out = truth.check(damaged)
     found = _Collector(truth, limit, least, doubt)
     radius = edge_radius(truth, edge)
-    sweep = Sweep(found.closed)
+    sweep = Sweep(truth.store.shape[1], found.closed)
     rows = tile_rows(truth)
     total, done, last = sum(len(row) for _, row in rows), 0, -2
     for number, columns in rows:
@@ -334,7 +323,7 @@ def review_truth(
             one = truth_comparison.padded_codes(truth, tile, radius)
             if one is not None:
                 found.count(one[1])
-                sweep.add(column, one[0], *truth_comparison.regions_of(*one, truth.store.shape[1]))
+                sweep.add(tile, one[0], *truth_comparison.regions_of(*one, truth.store.shape[1]))
             done += 1
             tell(done, total)
         sweep.end_row()
@@ -470,7 +459,7 @@ def place_mask(pair: Pair, place: TruthPlace, edge: float = EDGE) -> Bools:
         return np.zeros(window.shape, np.bool_)
     names = ("background", *pair.classes)
     code = names.index(place.truth) * len(names) + names.index(place.model) + 1
-    parts = truth_comparison.connected(found[0] == code)
+    parts = connected(found[0] == code)
     part = parts[place.first[0] - window.y, place.first[1] - window.x]
     mask: Bools = (parts == part) & (part > 0)
     return mask
@@ -600,12 +589,6 @@ def _row(place: TruthPlace, truth: LabelStore) -> list[object]:
 
 
 def _write_csv(path: str | Path, rows: list[list[object]]) -> Path:
-    path = Path(path)
-    if path.suffix.lower() != ".csv":
-        raise OutputError(f"{path} does not end in .csv; the review is written as CSV, so choose such a name.")
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, text.getvalue().encode())
+    path = csv_name(path, "the review is")
+    write_text(path, csv_text(rows, line_end="\r\n"), parents=True)
     return path

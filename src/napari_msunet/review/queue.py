@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -12,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 
-from napari_msunet._io import output_errors, replace_file
+from napari_msunet._io import csv_name, csv_text, write_text
 from napari_msunet.config import Damaged
-from napari_msunet.errors import OutputError, StoreError
+from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Grid, Window
 from napari_msunet.labels.runs.run import Run
 from napari_msunet.labels.store import check_run, check_store
@@ -336,23 +335,16 @@ def write_queue(candidates: Iterable[Candidate], path: str | Path, labels: Label
     OutputError
         If the name does not end in .csv, or the disk refuses.
     """
-    import io
 
-    path = Path(path)
-    if path.suffix.lower() != ".csv":
-        raise OutputError(f"{path} does not end in .csv; a queue is written as CSV, so choose such a name.")
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
+    path = csv_name(path, "a queue is")
+    rows: list[list[Any]] = []
     for rank, place in enumerate(candidates, 1):
         w, pixel, mpp = place.window, labels.pixel, labels.mpp
         box = (w.y * pixel[0], w.x * pixel[1], w.height * pixel[0], w.width * pixel[1])
         centre = ("", "") if mpp is None else tuple(f"{c * m:.10g}" for c, m in zip(place.centre, mpp, strict=True))
         numbers = [f"{v:.10g}" for v in box]
-        writer.writerow([rank, place.by, f"{place.score:.6g}", place.reason, *numbers, *centre])
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, text.getvalue().encode())
+        rows.append([rank, place.by, f"{place.score:.6g}", place.reason, *numbers, *centre])
+    write_text(path, csv_text(rows, COLUMNS, "\r\n"), parents=True)
     return path
 
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from scipy.special import xlogy
 
 from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
 from napari_msunet.labels.runs.run import Run
 from napari_msunet.labels.session import load_checkpoint
+from napari_msunet.objects.components import connected, first_pixels
 
 if TYPE_CHECKING:
     from napari_msunet.labels.store import LabelStore
@@ -199,8 +201,7 @@ def entropy(probabilities: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     p: npt.NDArray[Any] = probabilities.astype(np.float32)
     total = p.sum(0)
     p = p / np.where(total > 0, total, 1)
-    terms = np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0)
-    result: npt.NDArray[np.float32] = (-terms.sum(0) / np.float32(np.log(max(2, len(p))))).clip(0, 1)
+    result: npt.NDArray[np.float32] = (-xlogy(p, p).sum(0) / np.float32(np.log(max(2, len(p))))).clip(0, 1)
     return result
 
 
@@ -323,7 +324,8 @@ def coarse_objects(store: LabelStore, longest: int = 4096) -> ObjectTable:
     values = store.read(Window(0, 0, *store.shape), level)
     if store.kind == "annotation":
         values = np.where(values == ANNOTATED_BACKGROUND, 0, values)
-    parts, count = _components(values)
+    parts = connected(values)
+    count = int(parts.max(initial=0))
     if not count:
         return ObjectTable.empty()
     f = 2**level
@@ -332,7 +334,7 @@ def coarse_objects(store: LabelStore, longest: int = 4096) -> ObjectTable:
     boxes = ndimage.find_objects(parts)
     start = np.array([(b[0].start, b[1].start) for b in boxes], float)
     stop = np.array([(b[0].stop, b[1].stop) for b in boxes], float)
-    first = _first(parts, count)
+    first = first_pixels(parts, count)
     kind = values.ravel()[first]
     y, x = np.divmod(first, values.shape[1])
     return ObjectTable(
@@ -345,24 +347,7 @@ def coarse_objects(store: LabelStore, longest: int = 4096) -> ObjectTable:
     )
 
 
-def _components(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int32], int]:
-    """Numbers 1..n of the pieces of one value that are connected by pixel sides, and n."""
-    from skimage.measure import label
-
-    parts = label(values, background=0, connectivity=1)  # type: ignore[no-untyped-call]
-    return parts.astype(np.int32, copy=False), int(parts.max(initial=0))
-
-
-def _first(parts: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int64]:
-    """Index of the first pixel of each part, in reading order."""
-    flat = parts.ravel()
-    where = np.flatnonzero(flat)
-    first = np.zeros(count + 1, np.int64)
-    first[flat[where[::-1]]] = where[::-1]
-    return first[1:]
-
-
-def _borders(parts: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.float64]:
+def _borders(parts: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.float64]:
     """Length of each part's outline in pixels: its pixel edges, made shorter by what a staircase adds to a disc's."""
     padded = np.pad(parts, 1)
     total = np.zeros(count + 1)

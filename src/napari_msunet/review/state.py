@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from napari_msunet._io import output_errors, read_json, write_json
+from napari_msunet._io import read_json, write_json
 from napari_msunet.config.prediction import Where
 from napari_msunet.constants import IGNORED
 from napari_msunet.errors import MsunetError, StoreError
@@ -178,15 +178,20 @@ def load_state(store: LabelStore) -> ReviewState:
     StoreError
         If the file is damaged; the accepted pixels themselves are in the labels.
     """
-    path = store.path / FILE
+    return read_note(store.path / FILE, ReviewState, "the review anew; the labels stay")
+
+
+Note = TypeVar("Note", bound=BaseModel)
+
+
+def read_note(path: Path, kind: type[Note], what: str) -> Note:
+    """What a review keeps in a store, empty where there is no file; `StoreError` says `what` begins anew without it."""
     if not path.exists():
-        return ReviewState()
+        return kind()
     try:
-        return ReviewState.model_validate(read_json(path))
+        return kind.model_validate(read_json(path))
     except ValidationError as error:
-        raise StoreError(
-            explained(error, f"{path} is damaged (delete it to begin the review again; the labels stay) and")
-        ) from error
+        raise StoreError(explained(error, f"{path} is damaged (delete it to begin {what}) and")) from error
 
 
 class Accepted(int):
@@ -288,6 +293,4 @@ def _inside(store: LabelStore, window: Window) -> Window:
 
 
 def _save(store: LabelStore, state: ReviewState) -> None:
-    path: Path = store.path / FILE
-    with output_errors(path):
-        write_json(path, state.model_dump(mode="json"))
+    write_json(store.path / FILE, state.model_dump(mode="json"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from scipy import ndimage
 from napari_msunet.config import Damaged
 from napari_msunet.constants import IGNORED
 from napari_msunet.errors import StoreError
-from napari_msunet.geometry import Grid, Window, snap_ceil, snap_floor
+from napari_msunet.geometry import Grid, Window, between_centres, pixel_centres, snap_ceil, snap_floor
 from napari_msunet.labels.metadata import load_info
 from napari_msunet.labels.runs.run import Run
 from napari_msunet.labels.store import LabelStore, check_run, check_store, open_labels
+from napari_msunet.objects.components import RowJoiner, connected, first_pixels, sides_of
 from napari_msunet.review.scores import merged_runs
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -271,8 +272,7 @@ class _Sampled:
     def _centres(self, window: Window, axis: int) -> npt.NDArray[np.float64]:
         """Centres of the truth's pixels along an axis, in pixels of the run."""
         start, count = (window.y, window.height) if axis == 0 else (window.x, window.width)
-        places: npt.NDArray[np.float64] = (np.arange(start, start + count, dtype=np.float64) + 0.5) / self.ratio[axis]
-        return places
+        return pixel_centres(start, count) / self.ratio[axis]
 
     def _nearest(self, window: Window, axis: int) -> npt.NDArray[np.int64]:
         """The run's pixel in which each centre lies."""
@@ -281,18 +281,11 @@ class _Sampled:
 
     def _between(self, window: Window, axis: int) -> tuple[npt.NDArray[np.int64], Floats]:
         """The run's pixel whose centre lies before each centre, and how far it is to the next, 0 to 1."""
-        places = np.clip(self._centres(window, axis) - 0.5, 0, self.own.shape[axis] - 1)
-        first = np.floor(places).astype(np.int64)
-        return first, (places - first).astype(np.float32)
+        return between_centres(self._centres(window, axis), self.own.shape[axis])
 
     def _on_truth(self, window: Window) -> Window:
         """The truth's pixels whose centre lies in a window of the run."""
-        edges = [
-            (snap_ceil(a * r - 0.5), snap_ceil(b * r - 0.5))
-            for a, b, r in zip((window.y, window.x), window.stop, self.ratio, strict=True)
-        ]
-        found = Window.between((edges[0][0], edges[1][0]), (edges[0][1], edges[1][1]))
-        return found.intersection(self.grid.whole)
+        return self.grid.centres(self.own.region(window)).intersection(self.grid.whole)
 
 
 def _around(rows: npt.NDArray[Any], columns: npt.NDArray[Any]) -> Window:
@@ -376,14 +369,6 @@ def padded_codes(pair: Pair, window: Window, radius: int) -> tuple[Codes, Compar
     return codes[window.slices((around.y, around.x))], found.cut(window)
 
 
-def connected(codes: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Numbers 1..n of the pieces of one code that are connected by pixel sides; 0 where the code is 0."""
-    from skimage.measure import label
-
-    parts: npt.NDArray[np.int64] = label(codes, background=0, connectivity=1)  # type: ignore[no-untyped-call]
-    return parts
-
-
 def regions_of(codes: Codes, found: Compared, width: int) -> tuple[npt.NDArray[np.int64], Table]:
     """The regions of a tile.
 
@@ -407,14 +392,12 @@ def regions_of(codes: Codes, found: Compared, width: int) -> tuple[npt.NDArray[n
     table = np.zeros((count, COLUMNS))
     if not count:
         return parts, table
-    first = np.zeros(count + 1, np.int64)
-    where = np.flatnonzero(flat)[::-1]
-    first[flat[where]] = where
-    table[:, CODE] = codes.ravel()[first[1:]]
+    first = first_pixels(parts, count)
+    table[:, CODE] = codes.ravel()[first]
     table[:, COUNT] = np.bincount(flat, minlength=count + 1)[1:]
     table[:, LOSS] = np.bincount(flat, found.loss.ravel(), count + 1)[1:]
     table[:, SURE] = np.bincount(flat, found.confidence.ravel(), count + 1)[1:]
-    y, x = np.divmod(first[1:], codes.shape[1])
+    y, x = np.divmod(first, codes.shape[1])
     table[:, FIRST] = (y + found.window.y) * float(width) + (x + found.window.x)
     boxes = ndimage.find_objects(parts)
     table[:, TOP : RIGHT + 1] = [(b[0].start, b[1].start, b[0].stop, b[1].stop) for b in boxes]
@@ -422,91 +405,57 @@ def regions_of(codes: Codes, found: Compared, width: int) -> tuple[npt.NDArray[n
     return parts, table
 
 
-@dataclass
-class _Edge:
-    """The codes along one side of a tile, and the rows of the table that its pixels belong to (-1: none)."""
-
-    codes: Codes
-    nodes: Nodes
-
-
-@dataclass
 class Sweep:
     """Joins the regions of tiles, one row of tiles after the other.
 
     Parameters
     ----------
+    width : int
+        Of the whole truth.
     closed : callable
         Gets tables of regions that are whole.
     """
 
-    closed: Callable[[Table], None]
-    _open: Table = field(default_factory=lambda: np.zeros((0, COLUMNS)))
-    _above: dict[int, _Edge] = field(default_factory=dict)
-    _tables: list[Table] = field(default_factory=list)
-    _pairs: list[Nodes] = field(default_factory=list)
-    _below: dict[int, _Edge] = field(default_factory=dict)
-    _last: tuple[int, _Edge] | None = None
-    _count: int = 0
+    def __init__(self, width: int, closed: Callable[[Table], None]) -> None:
+        self.closed = closed
+        self._joiner = RowJoiner(width)
+        self._tables: list[Table] = [np.zeros((0, COLUMNS))]
 
     def begin_row(self, follows: bool) -> None:
         """Begin a row of tiles; `follows`: it lies right below the one before."""
         if not follows:
-            self.closed(self._open)
-            self._open, self._above = np.zeros((0, COLUMNS)), {}
-        self._tables, self._pairs, self._below, self._last = [self._open], [], {}, None
-        self._count = len(self._open)
+            self.end()
+        self._joiner.begin_row(follows)
 
-    def add(self, column: int, codes: Codes, parts: npt.NDArray[np.int64], table: Table) -> None:
-        """Add the tile in this column, from left to right."""
-        nodes = np.where(parts > 0, parts - 1 + self._count, -1)
+    def add(self, tile: Window, codes: Codes, parts: npt.NDArray[np.int64], table: Table) -> None:
+        """Add a tile, from left to right."""
+        top, left, bottom, right = sides_of(parts - 1)
+        self._joiner.add(tile, (top, left, bottom, right), sides_of(codes), len(table))
         self._tables.append(table)
-        self._count += len(table)
-        if self._last is not None and self._last[0] == column - 1:
-            self._touch(self._last[1], _Edge(codes[:, 0], nodes[:, 0]))
-        if column in self._above:
-            self._touch(self._above[column], _Edge(codes[0], nodes[0]))
-        self._last = column, _Edge(codes[:, -1].copy(), nodes[:, -1].copy())
-        self._below[column] = _Edge(codes[-1].copy(), nodes[-1].copy())
-
-    def _touch(self, one: _Edge, other: _Edge) -> None:
-        same = (one.codes == other.codes) & (one.nodes >= 0) & (other.nodes >= 0)
-        if same.any():
-            self._pairs.append(np.unique(np.stack([one.nodes[same], other.nodes[same]], 1), axis=0))
 
     def end_row(self) -> None:
         """Join regions that touch; those that do not reach the bottom of the row are whole."""
         table = np.concatenate(self._tables)
-        roots = _joined(table, np.concatenate(self._pairs) if self._pairs else np.zeros((0, 2), np.int64))
-        heads, group = np.unique(roots, return_inverse=True)
+        group, is_open = self._joiner.end_row(lambda pairs: _joined(table, pairs))
+        heads = np.unique(group, return_index=True)[1]
         merged = table[heads]
         if len(heads) < len(table):
-            merged = np.zeros((len(heads), COLUMNS))
-            merged[:, CODE] = table[heads, CODE]
             for column in (COUNT, LOSS, SURE):
                 merged[:, column] = np.bincount(group, table[:, column], len(heads))
             for column, least in ((TOP, True), (LEFT, True), (FIRST, True), (BOTTOM, False), (RIGHT, False)):
                 merged[:, column] = np.inf if least else -np.inf
                 (np.minimum if least else np.maximum).at(merged[:, column], group, table[:, column])
-        reaches = np.zeros(len(heads) + 1, np.bool_)
-        for edge in self._below.values():
-            edge.nodes[edge.nodes >= 0] = group[edge.nodes[edge.nodes >= 0]]
-            reaches[edge.nodes] = True
-        reaches = reaches[:-1]  # the last one stood for -1
-        self.closed(merged[~reaches])
-        renumbered = np.append(np.cumsum(reaches) - 1, -1)
-        for edge in self._below.values():
-            edge.nodes = renumbered[edge.nodes]
-        self._open, self._above = merged[reaches], self._below
+        self.closed(merged[~is_open])
+        self._tables = [merged[is_open]]
 
     def end(self) -> None:
         """All tiles were added."""
-        self.closed(self._open)
-        self._open, self._above = np.zeros((0, COLUMNS)), {}
+        self.closed(np.concatenate(self._tables))
+        self._tables = [np.zeros((0, COLUMNS))]
 
 
 def _joined(table: Table, pairs: Nodes) -> Nodes:
-    """The row that stands for each row, after rows that touch were joined as long as none grows over `LARGEST`."""
+    """What each row belongs to, from 0, after rows that touch were joined as long as none grows over `LARGEST`."""
     root = list(range(len(table)))
     boxes = table[:, TOP : RIGHT + 1].copy()
 
@@ -525,4 +474,5 @@ def _joined(table: Table, pairs: Nodes) -> Nodes:
         if (high - low).max() <= LARGEST:
             root[b] = a
             boxes[a] = (*low, *high)
-    return np.array([find(node) for node in range(len(table))], np.int64)
+    owner: Nodes = np.unique([find(node) for node in range(len(table))], return_inverse=True)[1]
+    return owner

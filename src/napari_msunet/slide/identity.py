@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_msunet._io import input_error
 from napari_msunet.errors import MsunetError, SlideError
 from napari_msunet.geometry import Region
 from napari_msunet.slide.backend import Pixels
@@ -37,7 +38,7 @@ def path_identity(path: Path) -> str:
             if path.suffix.lower() in (".mrxs", ".vms", ".vmu") and companion.is_dir():
                 _add_folder(digest, companion)
     except OSError as error:
-        raise SlideError(f"{path} cannot be read ({error.strerror}); check that the file is there.") from error
+        raise input_error(path, error, "check that the file is there", SlideError) from error
     return digest.hexdigest()
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from yaozarrs import v04, v05
 
 from napari_msunet.errors import SlideError
+from napari_msunet.geometry import first_position
 from napari_msunet.slide.numbers import is_rgb
 from napari_msunet.slide.pixel_size import both, micrometres
 
@@ -246,7 +247,7 @@ def _multiscale(
     datasets = []
     for number in range(len(shapes)):
         scale = [base.get(a, 0.0) * 2**number or 1.0 for a in axes]
-        shift = [start.get(a, 0.0) + base.get(a, 0.0) * (2**number - 1) / 2 for a in axes]
+        shift = [start.get(a, 0.0) + base.get(a, 0.0) * first_position(2**number) for a in axes]
         transforms: list[Any] = [v05.ScaleTransformation(scale=scale)]
         if any(shift):
             transforms.append(v05.TranslationTransformation(translation=shift))

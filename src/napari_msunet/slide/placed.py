@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_msunet.errors import SlideError
-from napari_msunet.geometry import SNAP, Grid, Window
+from napari_msunet.geometry import SNAP, Grid, Window, pixel_centres
 
 Bools = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
@@ -97,8 +97,8 @@ class PlacedMask(ABC):
     def _nearest(self, grid: Grid, window: Window, axis: int) -> Indices:
         """The mask's rows (axis 0) or columns (axis 1) that the centres of a window's pixels lie in."""
         start, count = (window.y, window.x)[axis], window.shape[axis]
-        places = (np.arange(start, start + count) + 0.5) * (grid.pixel[axis] / self.grid.pixel[axis])
-        # a centre on a line belongs to the pixel after it; the centre of a grid's last pixel may lie a little outside
+        places = pixel_centres(start, count) * (grid.pixel[axis] / self.grid.pixel[axis])
+        # a centre on a line belongs to the pixel after it; that of a grid's last pixel may lie a little outside
         lines = np.rint(places)
         places = np.where(np.abs(places - lines) <= SNAP, lines, places)
         nearest: Indices = np.minimum(places.astype(np.int64), self.grid.shape[axis] - 1)

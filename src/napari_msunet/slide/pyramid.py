@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from napari_msunet._io import folder_aside
 from napari_msunet.constants import CHUNK
 from napari_msunet.errors import OutputError, as_path
 from napari_msunet.geometry import Window, pyramid_shapes
@@ -70,18 +69,11 @@ def build_pyramid(
     _refuse_taken(target, overwrite)
     opened = not isinstance(image, Slide)
     slide = _as_slide(image, mpp)
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        aside.mkdir(parents=True)
-        _write(slide, aside, target.name, _mpp(slide, mpp), progress)
-        _put_in_place(aside, target, overwrite)
-    except OSError as error:
-        raise OutputError(
-            f"{target} cannot be written ({error.strerror or error}); give a folder that can be written to and has "
-            "enough space."
-        ) from error
+        with folder_aside(target, overwrite=overwrite) as folder:
+            _write(slide, folder, target.name, _mpp(slide, mpp), progress)
+            _refuse_taken(target, overwrite)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
         if opened:
             slide.close()
     return target
@@ -106,19 +98,6 @@ def _as_slide(image: Any, mpp: Any) -> Slide:
 def _refuse_taken(target: Path, overwrite: bool) -> None:
     if os.path.lexists(target) and not overwrite:
         raise OutputError(f"{target} exists already; choose another name, or say overwrite=True to replace it.")
-
-
-def _put_in_place(aside: Path, target: Path, overwrite: bool) -> None:
-    """Rename the finished folder; a folder that it replaces is moved aside first and removed last."""
-    old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
-    _refuse_taken(target, overwrite)
-    if os.path.lexists(target):
-        os.replace(target, old)
-    os.replace(aside, target)
-    if old.is_dir():
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        old.unlink(missing_ok=True)
 
 
 def _write(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import openslide
 
+from napari_msunet._io import input_error
 from napari_msunet.config.base import Kind, ValueRange
 from napari_msunet.errors import MissingMppError, SlideError, as_path
 from napari_msunet.geometry import SNAP, Grid, Region, Resolution, Window, as_region
@@ -567,7 +568,7 @@ def open_backend(path: Path) -> Backend:
             start = file.read(START)
         vendor = openslide.OpenSlide.detect_format(path)
     except OSError as error:
-        raise SlideError(f"{path} cannot be opened ({error.strerror}); check its permissions.") from error
+        raise input_error(path, error, "check its permissions", SlideError) from error
     except openslide.OpenSlideError:
         vendor = None
     if vendor in (None, "generic-tiff", "dicom"):

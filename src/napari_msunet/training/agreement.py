@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from math import nan
 from pathlib import Path
@@ -12,15 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from napari_msunet._io import write_json
 from napari_msunet.config import Damaged
 from napari_msunet.constants import IGNORED
-from napari_msunet.data.truth import connected
 from napari_msunet.errors import StoreError
 from napari_msunet.events import check
 from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.store import check_store
-from napari_msunet.training.record import write_text
+from napari_msunet.objects.components import connected
 from napari_msunet.training.scoring import Overlaps, instance_scores, outline_scores
 from napari_msunet.training.scoring.image import WHOLE
 from napari_msunet.training.scoring.metrics import Confusion, Matrix, report
@@ -78,7 +77,7 @@ def agreement(
             if store is not given:
                 store.close()
     if out is not None:
-        write_text(out, json.dumps(values, indent=2))
+        write_json(out, values)
     return values
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from napari_msunet._io import aside, make_folder
 from napari_msunet.config import Augmentation, PreviewAugmentationJob, TrainJob
 from napari_msunet.constants import IGNORED
 from napari_msunet.data.augmentation import Augmented, Views, augment
@@ -22,7 +23,7 @@ from napari_msunet.events import Event, Message, Result
 from napari_msunet.models import input_windows
 from napari_msunet.training.module import window_views
 from napari_msunet.training.prepare import prepare_data
-from napari_msunet.training.record import make_folder, writing
+from napari_msunet.training.scoring.panels import figure_of, save
 
 _CELL = 1.7  # inches
 
@@ -133,7 +134,7 @@ def augmentation_preview_events(job: PreviewAugmentationJob) -> Iterator[Event]:
     yield from messages
     make_folder(job.out)
     picture, arrays = job.out / "preview.png", job.out / "preview.npz"
-    with writing(arrays) as aside, aside.open("wb") as file:
+    with aside(arrays) as path, path.open("wb") as file:
         inputs: dict[str, Any] = {f"input{i}": values for i, values in enumerate(preview.inputs)}
         np.savez_compressed(file, truth=preview.truth, **inputs)
     draw_preview(picture, preview)
@@ -151,13 +152,9 @@ def draw_preview(path: Path, preview: AugmentationPreview) -> None:
     OutputError
         If the picture cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows, shown = preview.truth.shape[:2]
     each = len(preview.inputs) + 1
-    figure = Figure(figsize=(_CELL * each * shown, _CELL * rows + 0.5), layout="constrained", dpi=100)
-    FigureCanvasAgg(figure)
+    figure = figure_of(_CELL * each * shown, _CELL * rows + 0.5, dpi=100)
     axes = figure.subplots(rows, each * shown, squeeze=False)
     for row in range(rows):
         for variant in range(shown):
@@ -177,8 +174,7 @@ def draw_preview(path: Path, preview: AugmentationPreview) -> None:
                     head = "as it is" if variant == 0 else f"change {variant}"
                     cell.set_title(f"{head}: {title}" if column == 0 else title, fontsize=8)
         axes[row][0].set_ylabel(preview.names[row][:18], fontsize=7)
-    with writing(path) as aside:
-        figure.savefig(aside, format="png")
+    save(figure, path)
 
 
 def _show(cell: Any, pixels: npt.NDArray[np.uint8]) -> None:

@@ -13,12 +13,14 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from napari_msunet._io import aside
 from napari_msunet.config import SettledTrainJob
 from napari_msunet.constants import output_colour
 from napari_msunet.events import Message, Metric, Progress, Say, Stop
 from napari_msunet.models import save_model
 from napari_msunet.training.module import Training
-from napari_msunet.training.record import Row, RunFolder, column, writing
+from napari_msunet.training.record import Row, RunFolder, column
+from napari_msunet.training.scoring.panels import figure_of, save
 from napari_msunet.training.tracking import Tracker
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -40,12 +42,9 @@ def draw_curves(rows: Sequence[Row], outputs: Sequence[str], path: Path, best: i
     best : int, optional
         The epoch whose model was kept, which is marked.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    figure = Figure(figsize=(11, 4.6), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figure_of(11, 4.6)
     panels = figure.subplots(1, 2)
     for axes, name in zip(panels, ("loss", "iou"), strict=True):
         _panel(axes, rows, outputs, name, best)
@@ -58,8 +57,7 @@ def draw_curves(rows: Sequence[Row], outputs: Sequence[str], path: Path, best: i
     if best is not None:
         handles.append(Line2D([], [], color="#999999", linewidth=1, linestyle=(0, (6, 3)), label=f"kept: epoch {best}"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
-    with writing(path) as aside:
-        figure.savefig(aside, format="png")
+    save(figure, path)
 
 
 def _panel(axes: Any, rows: Sequence[Row], outputs: Sequence[str], name: str, best: int | None) -> None:
@@ -306,9 +304,9 @@ class ProgressCallback(pl.Callback):
             self._decide(trainer, row)
         # Several processes save together, so none of them may skip this.
         if self._saving.due or self.standing.reason or trainer.world_size > 1:
-            with self._saving.doing(), writing(self.folder.checkpoint) as aside:
-                # includes the optimiser's state, to continue from; it is only ever read with weights_only=True
-                trainer.save_checkpoint(aside, weights_only=False)
+            with self._saving.doing(), aside(self.folder.checkpoint) as file:
+                # with the optimiser's state, to go on from; it is only ever read with weights_only=True
+                trainer.save_checkpoint(file, weights_only=False)
         if time.monotonic() - self._last_curves >= _CURVES_SECONDS:
             self.draw()
 

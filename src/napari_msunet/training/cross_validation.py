@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -12,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_msunet._io import csv_text, read_json, write_json, write_text
 from napari_msunet.config import CrossValidateJob, EvaluateJob, TrainJob
 from napari_msunet.data import Item, Split, load_sources, split
 from napari_msunet.data.recipe import settle
@@ -19,7 +18,7 @@ from napari_msunet.events import Event, Message, Result, progress
 from napari_msunet.models import load_model
 from napari_msunet.training.evaluate import Evaluation
 from napari_msunet.training.fit import train_events
-from napari_msunet.training.record import begin_folder, write_text
+from napari_msunet.training.record import begin_folder
 from napari_msunet.training.scoring.metrics import SCORES
 
 _JOB, _SCORES, _MODEL = "crossval.json", "scores.json", "model.safetensors"
@@ -68,7 +67,7 @@ def crossval_events(job: CrossValidateJob) -> Iterator[Event]:
             yield Message(text=f"Fold {number} of {job.folds}.")
             yield from _trained(training)
             yield from _scored(training, sides[number - 1])
-        folds.append(json.loads((training.out / _SCORES).read_bytes()))
+        folds.append(read_json(training.out / _SCORES))
         yield progress(number, job.folds, "folds", started)
     values = {"folds": folds, "mean": _over(folds, np.mean), "std": _over(folds, _deviation)}
     files = _write(job.out, values) | {
@@ -130,7 +129,7 @@ def _scored(training: TrainJob, sides: Split) -> Iterator[Event]:
     found = evaluation.values()
     names = {"train": _names(sides.train), "validate": _names(sides.validate), "test": _names(sides.test)}
     kept = {name: found[name] for name in ("pooled", "images", "classes")} | {"split": names}
-    write_text(training.out / _SCORES, json.dumps(kept, indent=1))
+    write_json(training.out / _SCORES, kept)
     fused = found["pooled"]["fused"]
     yield Message(text=f"{training.out.name}: Dice {_text(fused['dice'])}, IoU {_text(fused['iou'])}.")
 
@@ -161,17 +160,15 @@ def _over(folds: list[dict[str, Any]], function: Any) -> Pooled:
 
 def _write(out: Path, values: dict[str, Any]) -> dict[str, str]:
     """report.json, and folds.csv with a row for each fold, output and class, then their mean and deviation."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["fold", "output", "class", *SCORES])
+    table: list[list[Any]] = []
     rows = {str(n): fold["pooled"] for n, fold in enumerate(values["folds"], start=1)}
     for name, outputs in {**rows, "mean": values["mean"], "std": values["std"]}.items():
         for output, scores in outputs.items():
             for label, row in {"mean": scores, **scores["classes"]}.items():
                 numbers = ["" if row[s] is None else f"{row[s]:.6f}" for s in SCORES]
-                writer.writerow([name, output, label, *numbers])
-    write_text(out / "folds.csv", text.getvalue())
-    write_text(out / "report.json", json.dumps(values, indent=1))
+                table.append([name, output, label, *numbers])
+    write_text(out / "folds.csv", csv_text(table, ["fold", "output", "class", *SCORES]))
+    write_json(out / "report.json", values)
     return {"folds": str(out / "folds.csv"), "report": str(out / "report.json")}
 
 

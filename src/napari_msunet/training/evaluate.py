@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_msunet._io import csv_text, make_folder, read_json, read_rows, write_json, write_text
 from napari_msunet.config import EvaluateJob
 from napari_msunet.data import Item, load_sources
 from napari_msunet.errors import SourceError
@@ -23,7 +21,6 @@ from napari_msunet.events import Event, Message, Progress, Result
 from napari_msunet.models import MSUNet, build_model, load_model
 from napari_msunet.models.compose import branch_model
 from napari_msunet.slide.identity import short_hash
-from napari_msunet.training.record import make_folder, write_text
 from napari_msunet.training.scoring import INSTANCE_SCORES, OUTLINE_SCORES, mean_interval, pooled_interval
 from napari_msunet.training.scoring.image import WHOLE, add_shapes, score_item
 from napari_msunet.training.scoring.metrics import SCORES, Confusion, Matrix, class_scores, mean_score, report
@@ -291,9 +288,9 @@ class Evaluation:
 def training_cost(model: Path) -> dict[str, Any]:
     """Epochs, seconds per epoch and peak memory of the run whose folder holds a model; empty where there is no run."""
     try:
-        result = json.loads((model.parent / "result.json").read_bytes())
-        with (model.parent / "metrics.csv").open(encoding="utf-8", newline="") as file:
-            seconds = [float(row["seconds"]) for row in csv.DictReader(file) if row.get("seconds")]
+        result = read_json(model.parent / "result.json")
+        _, rows = read_rows(model.parent / "metrics.csv")
+        seconds = [float(row["seconds"]) for row in rows if row.get("seconds")]
     except (OSError, ValueError, KeyError):
         return {}
     kept = ("epochs", "seconds_per_step", "peak_memory_mb")
@@ -330,15 +327,13 @@ def _warn_of_training(model: MSUNet, items: list[Item]) -> Iterator[Event]:
 def _write(out: Path, values: dict[str, Any]) -> dict[str, str]:
     """Write report.json, and images.csv with a row for each image, output and class."""
     make_folder(out)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "group", "output", "class", *SCORES, "pixels"])
+    rows: list[list[Any]] = []
     for image in values["images"]:
         for output in values["pooled"]:
             scores = image[output]
             for label, row in {"mean": scores, **scores["classes"]}.items():
                 numbers = ["" if row[s] is None else f"{row[s]:.6f}" for s in SCORES]
-                writer.writerow([image["name"], image["group"] or "", output, label, *numbers, scores["pixels"]])
-    write_text(out / "images.csv", text.getvalue())
-    write_text(out / "report.json", json.dumps(values, indent=2))
+                rows.append([image["name"], image["group"] or "", output, label, *numbers, scores["pixels"]])
+    write_text(out / "images.csv", csv_text(rows, ["name", "group", "output", "class", *SCORES, "pixels"]))
+    write_json(out / "report.json", values)
     return {"report": str(out / "report.json"), "images": str(out / "images.csv")}

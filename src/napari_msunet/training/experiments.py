@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -18,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from napari_msunet._io import read_json, table_text, write_json, write_text
 from napari_msunet.config import ExperimentJob, ModelConfig, SettledTrainJob
 from napari_msunet.data import Item, Split, load_sources, split
 from napari_msunet.data.recipe import settle
@@ -25,7 +24,7 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.events import Event, Message, Result, progress
 from napari_msunet.models import load_model
 from napari_msunet.training.fit import train_events
-from napari_msunet.training.record import begin_folder, write_text
+from napari_msunet.training.record import begin_folder
 from napari_msunet.training.scoring import paired_interval, pooled_interval
 from napari_msunet.training.scoring.image import score_item
 from napari_msunet.training.scoring.metrics import Confusion, Matrix, mean_score
@@ -134,8 +133,8 @@ def experiment_events(job: ExperimentJob, peers: Mapping[str, Peer] | None = Non
             fold = f", fold {trial.fold} of {job.folds}" if job.folds else ""
             yield Message(text=f"{trial.variant}{fold}, seed {trial.seed}.")
             row = yield from _run(setting, trial, others.get(trial.variant))
-            write_text(file, json.dumps(row))
-        rows.append(json.loads(file.read_bytes()))
+            write_json(file, row)
+        rows.append(read_json(file))
         if sentence := rows[-1].get("error"):
             yield Message(level="warning", text=f"{trial.variant} cannot be trained: {sentence}")
         report = summarise(rows, names)
@@ -334,14 +333,10 @@ def table(report: dict[str, Any]) -> str:
 
 
 def _write(out: Path, report: dict[str, Any]) -> dict[str, str]:
-    """Write report.json, report.md, and table.csv with a row for each trial."""
-    text = io.StringIO()
+    """report.json, report.md, and table.csv with a row for each trial."""
     columns = ("variant", "fold", "seed", "dice", "steps", "processor_seconds", "error")
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(report["trials"])
-    write_text(out / "table.csv", text.getvalue())
-    write_text(out / "report.json", json.dumps(report, indent=1))
+    write_text(out / "table.csv", table_text(report["trials"], columns))
+    write_json(out / "report.json", report)
     write_text(out / "report.md", table(report))
     return {"table": str(out / "table.csv"), "report": str(out / "report.json"), "page": str(out / "report.md")}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from napari_msunet._io import read_json
+from napari_msunet._io import read_json, write_text
 from napari_msunet.config import ModelConfig, Role, Source, TrainJob
 from napari_msunet.data import Item, load_sources
 from napari_msunet.data.duplicates import once
@@ -18,7 +18,6 @@ from napari_msunet.errors import MsunetError, StoreError
 from napari_msunet.models.header import read_header
 from napari_msunet.names import AnyNames
 from napari_msunet.slide.identity import path_identity
-from napari_msunet.training.record import write_text
 
 FILE = "test_set.json"
 

@@ -4,7 +4,6 @@ No torch: the window checks a training before it sends the job."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import psutil
 from pydantic import ValidationError
 
+from napari_msunet._io import read_json
 from napari_msunet.config import ModelConfig, SettledTrainJob, SlideSource, TrainJob, check_class_names
 from napari_msunet.constants import IGNORED
 from napari_msunet.data import Item, Split, split
@@ -32,7 +32,7 @@ from napari_msunet.models.windows import window_multiple
 from napari_msunet.training.held_out import HeldOut, load_items, set_aside
 from napari_msunet.training.progress import Finding
 from napari_msunet.training.record import RunFolder
-from napari_msunet.wording import duration
+from napari_msunet.wording import duration, gigabytes
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The pixels of each class in the images of a side, for class weights, and for warnings about missing classes.
@@ -323,8 +323,8 @@ def _padding_reach(config: ModelConfig) -> int:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The check before a training: the messages that the training itself will give, and its cost. Uses no Qt, and no torch
-# unless devices are checked.
+# What a careful colleague would say before a training, in plain sentences: what the training itself will say, and
+# what it will cost. No Qt, and no torch as far as devices are not asked.
 
 _BASE_BYTES = 700e6  # memory of torch and Lightning without a model
 _FEW_PIXELS = 500
@@ -470,18 +470,14 @@ def check_memory(job: SettledTrainJob, available: float | None = None) -> Findin
     needed = training_memory(job)
     free = float(psutil.virtual_memory().available) if available is None else available
     text = (
-        f"A batch of {job.batch_size} windows of {windows_of(job)[1]} pixels needs about {_gigabytes(needed)} of memory"
+        f"A batch of {job.batch_size} windows of {windows_of(job)[1]} pixels needs about {gigabytes(needed)} of memory"
     )
     if job.device.startswith("cuda"):
         return Finding("ok", f"{text} on {job.device}.")
     if needed > free:
         advice = "choose a smaller batch or smaller windows, or close other programs"
-        return Finding("warning", f"{text}, but only {_gigabytes(free)} are free: {advice}.")
-    return Finding("ok", f"{text}; {_gigabytes(free)} are free.")
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB"
+        return Finding("warning", f"{text}, but only {gigabytes(free)} are free: {advice}.")
+    return Finding("ok", f"{text}; {gigabytes(free)} are free.")
 
 
 def measured_rate(runs: Path) -> float | None:
@@ -489,7 +485,7 @@ def measured_rate(runs: Path) -> float | None:
     results = sorted(runs.glob("*/result.json"), key=lambda p: p.stat().st_mtime, reverse=True)
     for path in results:
         try:
-            values = json.loads(path.read_bytes())
+            values = read_json(path)
             job = SettledTrainJob.model_validate_json((path.parent / "job.json").read_bytes())
             job = job.model_copy(update={"batch_size": values.get("batch_size", job.batch_size)})
             return float(values["seconds_per_step"]) / step_work(job)

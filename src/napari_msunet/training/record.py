@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import uuid4
 
 from pydantic import ValidationError
 
+from napari_msunet._io import append, csv_text, make_folder, read_json, read_rows, write_json, write_text
 from napari_msunet.config import AutoModel, CrossValidateJob, ExperimentJob, SettledTrainJob, TrainJob
 from napari_msunet.data.recipe import UNLIMITED_EPOCHS
-from napari_msunet.errors import OutputError
+from napari_msunet.errors import OutputError, StoreError
 
 J = TypeVar("J", CrossValidateJob, ExperimentJob)
 
@@ -33,49 +31,6 @@ _FREE = {"epochs", "time_limit", "clock", "resume", "device", "out", "track", "t
 def column(split: str, name: str, output: str) -> str:
     """The name of a column of metrics.csv, such as ``"validation_iou_scale 1/2"``."""
     return f"{split}_{name}_{output}"
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """A context that writes a file aside and renames it when it is complete.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written; nothing is left behind then.
-    """
-    aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
-    try:
-        yield aside
-        os.replace(aside, path)
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror or error}; give a folder that can be written to and has room."
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder, unless it exists.
-
-    Raises
-    ------
-    OutputError
-        If the folder cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"The folder {path} cannot be made: {error.strerror}; give one in a place that can be written to."
-        ) from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with writing(path) as aside:
-        aside.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files need not be UTF-8
 
 
 def begin_folder(file: Path, job: J, what: str, comparable: Callable[[J], dict[str, Any]]) -> None:
@@ -115,6 +70,16 @@ def begin_folder(file: Path, job: J, what: str, comparable: Callable[[J], dict[s
             f"The {noun} in {job.out} was started with another {', '.join(changed)}; resume it with the same job, or "
             "give another folder."
         )
+
+
+def flat_settings(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names, such as "model.fusion"."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat_settings(value, f"{prefix}.{key}" if prefix else key)
+    return found
 
 
 def environment() -> dict[str, Any]:
@@ -214,7 +179,7 @@ class RunFolder:
         self.outputs = job.model.outputs
         make_folder(self.path)
         write_text(self.job_file, job.model_dump_json(indent=2))
-        write_text(self.environment, json.dumps(environment(), indent=2))
+        write_json(self.environment, environment())
         self.result_file.unlink(missing_ok=True)
 
     def discard(self, job: TrainJob) -> None:
@@ -224,7 +189,7 @@ class RunFolder:
         results = self.model, self.last, self.checkpoint, self.metrics, self.curves, self.panels, self.result_file
         for path in (self.job_file, self.environment, self.test_set, *results):
             path.unlink(missing_ok=True)
-            for aside in self.path.glob(f".{path.name}.*.part"):
+            for aside in self.path.glob(f".{path.name}.*.partial"):
                 aside.unlink(missing_ok=True)
         with suppress(OSError):  # the folder has other files in it
             self.path.rmdir()
@@ -233,14 +198,13 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """The result of a finished run; None where it is not finished."""
         try:
-            values = json.loads(self.result_file.read_bytes())
-        except (OSError, ValueError):
+            return read_json(self.result_file)
+        except StoreError:
             return None
-        return values if isinstance(values, dict) else None
 
     def finish(self, values: dict[str, Any]) -> None:
         """Write the result of the run."""
-        write_text(self.result_file, json.dumps(values, indent=2))
+        write_json(self.result_file, values)
 
     @property
     def files(self) -> dict[str, str]:
@@ -278,33 +242,23 @@ class RunFolder:
             write_text(self.metrics, self._csv(self.rows, header=True))
             return
         self.rows.append(row)
-        try:
-            with self.metrics.open("a", encoding="utf-8", newline="") as file:
-                file.write(self._csv([row], header=False))
-        except OSError as error:
-            raise OutputError(f"{self.metrics} cannot be written: {error.strerror}; make room and resume.") from error
+        append(self.metrics, self._csv([row], header=False).encode())
 
     def _csv(self, rows: Sequence[Row], header: bool) -> str:
-        """Rows as text; a missing number is an empty cell."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
-        if header:
-            writer.writeheader()
-        for row in rows:
-            writer.writerow({c: f"{row[c]:.6g}" for c in self.columns if c in row and isfinite(row[c])})
-        return text.getvalue()
+        """Rows as text; a number that is not there is an empty cell."""
+        cells = [[f"{row[c]:.6g}" if isfinite(row.get(c, nan)) else "" for c in self.columns] for row in rows]
+        return csv_text(cells, self.columns if header else None)
 
     def _read_rows(self) -> list[Row]:
         """The epochs in metrics.csv; an incomplete last line is left out."""
         if not self.metrics.exists():
             return []
         rows: list[Row] = []
-        with self.metrics.open(encoding="utf-8", newline="") as file:
-            for cells in csv.DictReader(file):
-                try:
-                    row = {c: float(v) for c, v in cells.items() if v}
-                except (TypeError, ValueError, AttributeError):
-                    continue
-                if "epoch" in row:
-                    rows.append(row)
+        for cells in read_rows(self.metrics)[1]:
+            try:
+                row = {c: float(v) for c, v in cells.items() if v}
+            except (TypeError, ValueError):
+                continue
+            if "epoch" in row:
+                rows.append(row)
         return rows

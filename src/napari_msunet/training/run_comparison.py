@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from napari_msunet._io import make_folder, read_json, read_rows, table_text, write_text
 from napari_msunet.constants import OUTPUT_COLOURS
 from napari_msunet.errors import OutputError
-from napari_msunet.training.record import column, write_text
+from napari_msunet.training.record import column, flat_settings
 from napari_msunet.training.scoring.panels import figure_of, save
 
 _OWN = {"out", "resume", "schema_version", "job", "device"}
@@ -67,11 +66,11 @@ def read_run(folder: Path) -> TrainingRun:
         If there is no training run in it, or it cannot be read.
     """
     try:
-        job = json.loads((folder / "job.json").read_bytes())
+        job = read_json(folder / "job.json")
         result_file = folder / "result.json"
-        result = json.loads(result_file.read_bytes()) if result_file.exists() else {}
-        with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
-            rows = [{k: float(v) for k, v in row.items() if k and v} for row in csv.DictReader(file)]
+        result = read_json(result_file) if result_file.exists() else {}
+        _, table = read_rows(folder / "metrics.csv")
+        rows = [{k: float(v) for k, v in row.items() if k and v} for row in table]
     except (OSError, ValueError) as error:
         raise OutputError(
             f"{folder} is no training run that can be read ({error}); give folders with job.json and metrics.csv."
@@ -103,7 +102,7 @@ def compare(folders: Sequence[str | Path], out: str | Path | None = None) -> lis
     """
     runs = [read_run(Path(folder)) for folder in folders]
     names = _told_apart([Path(folder) for folder in folders])
-    settings = [_flat(run.job) for run in runs]
+    settings = [flat_settings({k: v for k, v in run.job.items() if k not in _OWN}) for run in runs]
     keys = list(dict.fromkeys(key for setting in settings for key in setting))
     different = [key for key in keys if len({json.dumps(s.get(key)) for s in settings}) > 1]
     rows = [
@@ -112,10 +111,7 @@ def compare(folders: Sequence[str | Path], out: str | Path | None = None) -> lis
     ]
     if out is not None:
         folder = Path(out)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"The folder {folder} cannot be made: {error.strerror}; give another.") from error
+        make_folder(folder)
         write_text(folder / "compare.csv", _csv(rows))
         _draw(folder / "compare.png", runs, names)
     return rows
@@ -130,26 +126,10 @@ def _told_apart(folders: Sequence[Path]) -> list[str]:
     return [f"{f.name} ({n})" for n, f in enumerate(folders, start=1)]
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names."""
-    if not isinstance(values, dict):
-        return {prefix: values}
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if prefix or key not in _OWN:
-            found |= _flat(value, f"{prefix}.{key}" if prefix else key)
-    return found
-
-
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        plain = {k: v if isinstance(v, str | int | float) or v is None else json.dumps(v) for k, v in row.items()}
-        writer.writerow(plain)
-    return text.getvalue()
+    plain = ({k: v if isinstance(v, str | int | float | None) else json.dumps(v) for k, v in r.items()} for r in rows)
+    return table_text(plain, columns)
 
 
 def _draw(path: Path, runs: Sequence[TrainingRun], names: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from napari_msunet.config import TrainJob
 from napari_msunet.errors import MsunetError
+from napari_msunet.training.record import flat_settings
 
 EXPERIMENT = "napari-msunet"
 _LONGEST = 500
@@ -72,7 +73,7 @@ class MLflow:
             number = found.experiment_id if found else self.client.create_experiment(EXPERIMENT)
             run = self.client.create_run(number, run_name=job.out.name, tags={"folder": str(job.out)})
             self.run = run.info.run_id
-            for name, value in _flat(json.loads(job.model_dump_json())).items():
+            for name, value in flat_settings(json.loads(job.model_dump_json())).items():
                 self.client.log_param(self.run, name, str(value)[:_LONGEST])
 
     def add(self, epoch: int, numbers: Mapping[str, float]) -> None:
@@ -166,13 +167,3 @@ def _needed(package: str) -> None:
         raise MsunetError(
             f"Tracking needs {package}, which is not installed; install it: pip install 'napari-msunet[tracking]'."
         ) from error
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names; lists as text."""
-    if not isinstance(values, dict):
-        return {prefix: values}
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{prefix}.{key}" if prefix else key)
-    return found

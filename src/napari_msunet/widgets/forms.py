@@ -9,7 +9,8 @@ from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel, ValidationError
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QFormLayout, QLabel, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtGui import QColor, QPixmap
+from qtpy.QtWidgets import QFormLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
 
 from napari_msunet.config import explain
 from napari_msunet.config.base import OptionField, choices_of, fields_of, kinds_of, limits_of, part_of
@@ -249,3 +250,20 @@ def _rows() -> QFormLayout:
     rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
     rows.setLabelAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
     return rows
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def swatch(colour: tuple[int, int, int], side: int = 10) -> QPixmap:
+    """A square of a colour."""
+    picture = QPixmap(side, side)
+    picture.fill(QColor(*colour))
+    return picture
+
+
+def button_of(text: str, tip: str = "") -> QPushButton:
+    """A button with a text and a tip."""
+    button = QPushButton(text)
+    button.setToolTip(tip)
+    return button

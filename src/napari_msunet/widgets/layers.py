@@ -3,16 +3,18 @@ renamed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari.layers import Image, Labels, Layer
+from napari.layers import Image, Labels, Layer, Shapes
 
 from napari_msunet.errors import MsunetError
 from napari_msunet.widgets.layer_slides import KEY
 
 if TYPE_CHECKING:
     import napari.viewer
+    from napari._vispy.mouse_event import NapariMouseEvent
     from napari.components import ViewerModel
 
     from napari_msunet.widgets.paint import PyramidLabels
@@ -156,3 +158,35 @@ class PassingLayer:
         if self.there:
             self.viewer.layers.remove(self.layer)
         self.layer = None
+
+
+class ShapesUnderWay:
+    """Knows whether a shape of some layers is just being drawn or moved: it does not count before it is let go."""
+
+    def __init__(self) -> None:
+        self.layers: list[Shapes] = []
+        self._pressed = False
+
+    def follow(self, layer: Shapes) -> None:
+        """Look after a layer too."""
+        layer.mouse_drag_callbacks.append(self._held)
+        self.layers.append(layer)
+
+    def _held(self, _layer: Shapes, event: NapariMouseEvent) -> Iterator[None]:
+        self._pressed = True
+        yield
+        while event.type == "mouse_move":
+            yield
+        self._pressed = False
+
+    def __bool__(self) -> bool:
+        return self._pressed or any(
+            getattr(layer, "_is_creating", False) or getattr(layer, "_is_moving", False) for layer in self.layers
+        )
+
+    def let_go(self) -> None:
+        """Follow no layer any more."""
+        for layer in self.layers:
+            if self._held in layer.mouse_drag_callbacks:
+                layer.mouse_drag_callbacks.remove(self._held)
+        self.layers.clear()

@@ -1,12 +1,12 @@
 """The coordinates of slides in napari, and the part of a slide that is in view.
 
-A slide's level-0 pixels begin at 0; napari puts 0 at the *centre* of the first pixel. So the place `p` in level-0
-pixels is `p - 0.5` in the data coordinates of the slide's layer. Only this module knows that.
+A slide's level-0 pixels begin at 0; napari puts 0 at the *centre* of the first pixel. So a place in level-0 pixels is
+another number, its position (see `geometry`), in the data coordinates of the slide's layer.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from napari.components import ViewerModel
 from napari.layers import Layer
 
 from napari_msunet.errors import SlideError
-from napari_msunet.geometry import Region
+from napari_msunet.geometry import Region, first_position, to_place, to_position
 
 if TYPE_CHECKING:
     from napari.utils.transforms import Affine
@@ -54,7 +54,7 @@ def placed(mpp: Pair | None, pixel: Pair = (1.0, 1.0), corner: Pair = (0.0, 0.0)
     size = mpp or (1.0, 1.0)
     return {
         "scale": tuple(p * s for p, s in zip(pixel, size, strict=True)),
-        "translate": tuple((c + p / 2 - 0.5) * s for c, p, s in zip(corner, pixel, size, strict=True)),
+        "translate": tuple(first_position(p, c) * s for c, p, s in zip(corner, pixel, size, strict=True)),
         "units": PIXEL if mpp is None else MICROMETER,
         "axis_labels": AXES,
     }
@@ -63,7 +63,7 @@ def placed(mpp: Pair | None, pixel: Pair = (1.0, 1.0), corner: Pair = (0.0, 0.0)
 def over(layer: Layer, pixel: Pair = (1.0, 1.0), corner: Pair = (0.0, 0.0)) -> LayerPlacement:
     """As `placed`, for a layer over a slide's layer, which may have been moved, turned or scaled."""
     linear, origin = _matrix(layer)
-    origin = origin + linear @ (np.asarray(corner) + np.asarray(pixel) / 2 - 0.5)
+    origin = origin + linear @ first_position(np.asarray(pixel, float), np.asarray(corner, float))
     linear = linear * np.asarray(pixel)
     place: LayerPlacement = {"units": tuple(layer.units[-2:]), "axis_labels": AXES}
     straight = linear[0, 1] == linear[1, 0] == 0 and (np.diag(linear) > 0).all()
@@ -74,16 +74,22 @@ def over(layer: Layer, pixel: Pair = (1.0, 1.0), corner: Pair = (0.0, 0.0)) -> L
     return {"affine": affine, **place}
 
 
+def placement_of(layer: Layer) -> LayerPlacement:
+    """Where a layer lies, for another one over it."""
+    names = ("scale", "translate", "rotate", "shear", "affine", "units")
+    return cast("LayerPlacement", {name: getattr(layer, name) for name in names})
+
+
 def to_level0(viewer: ViewerModel, layer: Layer, world: npt.ArrayLike) -> Pair:
     """The level-0 pixels `(y, x)` of a slide's layer at a place in the viewer's world (its last two axes)."""
     data = layer.world_to_data(np.asarray(world, float)[-2:] * _unit(viewer, layer))
-    return float(data[-2] + 0.5), float(data[-1] + 0.5)
+    return to_place(float(data[-2])), to_place(float(data[-1]))
 
 
 def to_world(viewer: ViewerModel, layer: Layer, places: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """The places in the viewer's world, `(n, 2)` of `y, x`, of level-0 pixels `(n, 2)` of a slide's layer."""
     linear, origin = _matrix(layer)
-    world = (np.asarray(places, float) - 0.5) @ linear.T + origin
+    world = to_position(np.asarray(places, float)) @ linear.T + origin
     result: npt.NDArray[np.float64] = world / _unit(viewer, layer)
     return result
 

@@ -1,4 +1,4 @@
-"""napari's readers, called when a file is dropped, opened from the menu or given on the command line."""
+"""Reader contributions: what napari calls when a file is dropped, opened from the menu or given on the command line."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A pytest plugin: napari's own tests of its labels layer get a `PyramidLabels` over a store with the same content.
 
-Used by `test_pyramid_labels_napari.py` in a pytest of its own (`-p widgets.napari_on_store`). The tests look at
+Used by `test_pyramid_labels_napari.py` in a pytest of its own (`-p widgets.paint.napari_on_store`). The tests look at
 `layer.data` as the array they gave, so a stand-in shows level 0 of the store there and hands all else to the layer.
 """
 

@@ -70,7 +70,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     for name in ("test_labels.py", "test_labels_mouse_bindings.py", "test_labels_key_bindings.py"):
         shutil.copy(Path(_tests.__path__[0]) / name, folder)
     (folder / "pytest.ini").touch()
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "widgets.napari_on_store", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "widgets.paint.napari_on_store", "-p", "no:cacheprovider"]
     command += [
         "-W",
         "ignore",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -185,6 +185,26 @@ def paired(folder: Path) -> Iterator[tuple[Path, Path]]:
         near = labels.get(image.stem)
         if near and not any("overlay" in part.lower() for part in image.relative_to(folder).parts):
             yield image, max(near, key=lambda p: sum(a == b for a, b in zip(p.parts, image.parts, strict=False)))
+
+
+def mat_entries(folder: Path, mask: Callable[[Path], Pixels], mpp: float) -> list[Entry]:
+    """All images with the numbers of their objects (``inst_map``) and what `mask` reads of the same file."""
+    return [
+        Entry(
+            image.stem,
+            place_of(image, folder),
+            opened(image),
+            partial(mask, labels),
+            mpp=mpp,
+            path=image,
+            objects=partial(_objects, labels),
+        )
+        for image, labels in paired(folder)
+    ]
+
+
+def _objects(path: Path) -> Pixels:
+    return whole_numbers(read_mat(path, "inst_map")["inst_map"])
 
 
 def by_class(instances: Pixels, numbers: Any, classes: Any) -> Pixels:

@@ -6,19 +6,15 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 from napari_msunet.config import PublishedSource
 from napari_msunet.data.published.entry import (
     Contents,
-    Entry,
     Pixels,
     by_class,
     has_labels,
-    opened,
-    paired,
-    place_of,
+    mat_entries,
     read_mat,
     whole_numbers,
 )
@@ -34,23 +30,7 @@ def found(folder: Path) -> bool:
 
 def contents(folder: Path, source: PublishedSource) -> Contents:
     """All images with their objects."""
-    entries = [
-        Entry(
-            image.stem,
-            place_of(image, folder),
-            opened(image),
-            partial(_mask, labels),
-            mpp=MPP,
-            path=image,
-            objects=partial(_objects, labels),
-        )
-        for image, labels in paired(folder)
-    ]
-    return Contents(CLASSES, entries)
-
-
-def _objects(path: Path) -> Pixels:
-    return whole_numbers(read_mat(path, "inst_map")["inst_map"])
+    return Contents(CLASSES, mat_entries(folder, _mask, MPP))
 
 
 def _mask(path: Path) -> Pixels:

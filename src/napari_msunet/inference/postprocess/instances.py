@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import find_objects
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from napari_msunet.geometry import Window
 from napari_msunet.inference.postprocess.split_touching import Mask, Parts, SplitTouching, by_markers, in_order
-from napari_msunet.objects.components import ComponentJoiner, Numbers, Plane, Walk, connected
+from napari_msunet.objects.components import ComponentJoiner, Numbers, Plane, Walk, components_of, connected
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Pieces of foreground that are too large to be split as a whole are split in cells, fixed to the slide, with a halo.
@@ -317,9 +315,7 @@ class Instances:
         """The final number of each instance, by its first number."""
         first = np.concatenate([*self._firsts, np.zeros(0, np.int64)])
         n = len(first)
-        pairs = np.concatenate([*same, np.zeros((0, 2), np.int64)]) - 1
-        graph = coo_array((np.ones(len(pairs), np.bool_), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
-        self.count, owner = connected_components(graph, directed=False) if n else (0, np.zeros(0, np.int64))
+        self.count, owner = components_of(n, [pairs - 1 for pairs in same])
         lowest = np.full(self.count, np.iinfo(np.int64).max)
         np.minimum.at(lowest, owner, first)
         rank = np.zeros(self.count, np.uint32)

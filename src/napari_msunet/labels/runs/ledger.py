@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from napari_msunet._io import replace_file, write_all
+from napari_msunet._io import append, input_error, replace_file
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
 
@@ -89,11 +89,11 @@ class Ledgers:
         entry: dict[str, Any] = {"block": tile, "window": [window.y, window.x, *window.shape], "files": files}
         if failed is not None:
             entry["failed"] = failed
-        self._append(part, entry, sync=True)
+        append(self.file(part), json.dumps(entry).encode() + b"\n", sync=True)
 
     def drop(self, part: str | None, chunk: Chunk) -> None:
         """Note that a chunk is about to become all zero: no tile needs its file from now on."""
-        self._append(part, {"dropped": chunk_name(chunk)}, sync=False)
+        append(self.file(part), json.dumps({"dropped": chunk_name(chunk)}).encode() + b"\n")
 
     def open(self, part: str | None) -> None:
         """Make a writer's ledger, or cut off an incomplete last line of it, so that the next entry begins a line."""
@@ -120,20 +120,6 @@ class Ledgers:
         entry = _entry(line, self._whole)
         return entry is not None and entry.get("block", -1) not in without
 
-    def _append(self, part: str | None, entry: dict[str, Any], sync: bool) -> None:
-        descriptor = os.open(self.file(part), os.O_WRONLY | os.O_APPEND)
-        try:
-            size = os.fstat(descriptor).st_size
-            try:
-                write_all(descriptor, json.dumps(entry).encode() + b"\n")
-            except OSError:
-                os.ftruncate(descriptor, size)  # half a line would make the next one unreadable
-                raise
-            if sync:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
     def _refresh(self) -> None:
         """Read the lines that were added since the last time."""
         paths = sorted(self._folder.glob("ledger*.jsonl"))
@@ -149,7 +135,7 @@ class Ledgers:
                         ledger = self._read[path] = _Ledger(found.st_ino)
                     changed |= self._take(path, ledger)
             except OSError as error:
-                raise StoreError(f"{path} cannot be read ({error.strerror}); check the disk.") from error
+                raise input_error(path, error, "check the disk", StoreError) from error
         if changed or not paths:
             self._merged = _union(self._read[path].lines for path in paths)
 

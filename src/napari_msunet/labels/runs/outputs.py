@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -73,24 +73,13 @@ class RunFiles(ChunkFiles):
         self._size = CHUNK * CHUNK * self.dtype.itemsize
         self._codec = Blosc("lz4", clevel=5, shuffle=Blosc.BITSHUFFLE, blocksize=self._size)
 
-    def read(self, *key: int) -> npt.NDArray[Any] | None:
-        """A chunk's `(CHUNK, CHUNK)` values, not to be changed, or None where it is absent: all zero."""
-        path = self.file(*key)
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise StoreError(f"{path} cannot be read ({error.strerror}); check the disk.") from error
-        try:
-            packed = self._checked(data)
-            check_blosc(packed, self._size)
-            values = np.frombuffer(self._codec.decode(packed), self.dtype.newbyteorder("<"))
-            return values.astype(self.dtype, copy=False).reshape(CHUNK, CHUNK)
-        except (RuntimeError, ValueError, MemoryError) as error:
-            raise CorruptChunkError(
-                f"{path} is damaged (cut short?): predict again to have its pixels computed."
-            ) from error
+    remedy: ClassVar[str] = "predict again to have its pixels computed"
+
+    def _decoded(self, packed: bytes) -> npt.NDArray[Any]:
+        """A chunk's values, flat and not to be changed."""
+        check_blosc(packed, self._size)
+        values = np.frombuffer(self._codec.decode(packed), self.dtype.newbyteorder("<"))
+        return values.astype(self.dtype, copy=False)
 
     def encode(self, values: npt.NDArray[Any]) -> bytes:
         """A chunk as its file's bytes: none for a chunk of zeros."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from napari_msunet._io import folder_aside, output_errors, read_json, write_json
 from napari_msunet.constants import CHUNK
-from napari_msunet.errors import StoreError
+from napari_msunet.errors import OutputError, StoreError
 from napari_msunet.events import check
 from napari_msunet.geometry import Window
 from napari_msunet.labels.cache import pieces
@@ -281,8 +281,8 @@ class Run(RunView):
                         create_output(aside / name, info.changed(name=f"{info.name} {name}"), classes, dtype)
                     (aside / "ledger.jsonl").touch()
                     write_json(aside / "run.json", {**note, "outputs": dict(outputs), "complete": False})
-            except OSError:
-                if not (path / "run.json").exists():  # otherwise another process has made the same run meanwhile
+            except OutputError:
+                if not (path / "run.json").exists():  # else: another process made the same run meanwhile
                     raise
         return cls(path)
 
@@ -448,7 +448,7 @@ class Run(RunView):
     def note(self, **values: Any) -> None:
         """Keep plain JSON values in the description, such as measurements."""
         self._need_lock()
-        with self._lock.gate(), output_errors(self.path):
+        with self._lock.gate():
             saved = read_json(self.path / "run.json")
             saved["description"] = {**saved["description"], **values}
             write_json(self.path / "run.json", saved)
@@ -466,8 +466,7 @@ class Run(RunView):
             make_levels(self._pending, planes, (read, save), self.info.shapes, windows)
 
     def _set_complete(self, complete: bool) -> None:
-        with output_errors(self.path):
-            write_json(self.path / "run.json", {**read_json(self.path / "run.json"), "complete": complete})
+        write_json(self.path / "run.json", {**read_json(self.path / "run.json"), "complete": complete})
         self._complete = complete
 
     def _check(self, window: Window, values: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -13,13 +13,13 @@ import torch
 from napari_msunet.constants import IGNORED
 from napari_msunet.data import Item
 from napari_msunet.data.sampling import known_cells
-from napari_msunet.data.truth import connected, own_instances
-from napari_msunet.geometry import Grid, Window, round_up
+from napari_msunet.data.truth import own_instances
+from napari_msunet.geometry import Grid, Window, between_centres, pixel_centres, round_up
 from napari_msunet.inference.image import predict_image
 from napari_msunet.inference.postprocess.instances import Instances
 from napari_msunet.inference.postprocess.split_touching import SplitTouching
 from napari_msunet.models import MSUNet
-from napari_msunet.objects.components import ArrayPlane, Walk
+from napari_msunet.objects.components import ArrayPlane, Walk, connected
 from napari_msunet.training.scoring.instance_scores import Overlaps, instance_scores
 from napari_msunet.training.scoring.metrics import Confusion
 from napari_msunet.training.scoring.outlines import outline_scores
@@ -47,10 +47,7 @@ def _places(
     Beyond the first and the last pixel centre of the grid, the outermost pixel is used.
     """
     start, count = (own.y, own.height) if axis == 0 else (own.x, own.width)
-    centres = (start + np.arange(count) + 0.5) * own_grid.pixel[axis] / grid.pixel[axis] - 0.5
-    centres = np.clip(centres, 0, grid.shape[axis] - 1)
-    first = np.floor(centres).astype(np.int64)
-    return first, (centres - first).astype(np.float32)
+    return between_centres(pixel_centres(start, count) * own_grid.pixel[axis] / grid.pixel[axis], grid.shape[axis])
 
 
 def on_grid(maps: Probabilities, window: Window, grid: Grid, own_grid: Grid, own: Window) -> Probabilities:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_msunet._io import aside
 from napari_msunet.constants import IGNORED, OUTPUT_COLOURS
 from napari_msunet.data import Item
 from napari_msunet.geometry import Grid, Region, Window
-from napari_msunet.training.record import writing
 
 SIDE = 768
 """Longest side of a picture, in pixels."""
@@ -22,20 +22,20 @@ SIDE = 768
 ERROR = (0.9, 0.1, 0.1)
 
 
-def figure_of(width: float, height: float) -> Any:
-    """A matplotlib figure that needs no screen."""
+def figure_of(width: float, height: float, dpi: int = 120) -> Any:
+    """A figure that needs no screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def save(figure: Any, path: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
-    with writing(path) as aside:
-        figure.savefig(aside, format="png")
+    with aside(path) as file:
+        figure.savefig(file, format="png")
 
 
 Panel = tuple[str, npt.NDArray[Any], npt.NDArray[np.uint8], npt.NDArray[np.uint8]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QSize, Qt, Signal
-from qtpy.QtGui import QColor, QIcon, QPixmap
+from qtpy.QtGui import QColor, QIcon
 from qtpy.QtWidgets import QAbstractItemView, QColorDialog, QHeaderView, QTableWidget, QTableWidgetItem
 
 from napari_msunet.constants import ANNOTATED_BACKGROUND
@@ -15,6 +15,7 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.metadata import check_new_classes
 from napari_msunet.widgets.dock.counts import erase
+from napari_msunet.widgets.forms import swatch
 from napari_msunet.widgets.layers import Layers
 from napari_msunet.widgets.state import SlideRecord, State
 
@@ -211,7 +212,7 @@ class ClassTable(QTableWidget):
                 flags |= Qt.ItemFlag.ItemIsEditable
             item.setFlags(flags)
             if column == self.COLOUR:
-                item.setIcon(swatch(row.colour))
+                item.setIcon(QIcon(swatch(row.colour, 18)))
                 item.setToolTip("" if row.fixed else "Click to choose another colour.")
             if column == self.KEY:
                 item.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
@@ -233,10 +234,3 @@ class ClassTable(QTableWidget):
             # emptied, so that the rows are shown again even if the new name is refused
             name, self._rows = self._rows[number].name, []
             self.renamed.emit(number, text or name)
-
-
-def swatch(colour: Colour) -> QIcon:
-    """A square of a colour."""
-    picture = QPixmap(18, 18)
-    picture.fill(QColor(*colour))
-    return QIcon(picture)

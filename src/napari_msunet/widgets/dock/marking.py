@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,10 +10,12 @@ from qtpy.QtCore import QObject, QTimer
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton
 
 from napari_msunet.errors import MsunetError
+from napari_msunet.geometry import to_place, to_position
 from napari_msunet.widgets.dock.show_errors import show_errors
+from napari_msunet.widgets.layers import ShapesUnderWay
+from napari_msunet.widgets.placement import placement_of
 
 if TYPE_CHECKING:
-    from napari._vispy.mouse_event import NapariMouseEvent
     from napari.utils.events import Event
 
     from napari_msunet.widgets.layers import Layers
@@ -45,8 +46,7 @@ class Marking:
         self._syncing.setSingleShot(True)
         self._syncing.setInterval(50)
         self._syncing.timeout.connect(show_errors(self.sync))
-        self._layers: list[Shapes] = []
-        self._pressed = False
+        self._drawing = ShapesUnderWay()
 
     def buttons(self) -> QHBoxLayout:
         """The row of buttons."""
@@ -84,7 +84,7 @@ class Marking:
         for layer in self.viewer.layers:
             if isinstance(layer, Shapes) and layer.metadata.get(KEY) == path:
                 return layer
-        known = [corners - 0.5 for corners in annotation.store.fully_annotated]
+        known = [to_position(corners) for corners in annotation.store.fully_annotated]
         layer = Shapes(
             known or None,
             shape_type="polygon",
@@ -94,44 +94,28 @@ class Marking:
             face_color="transparent",
             edge_width=3,
             metadata={KEY: path},
-            scale=annotation.scale,
-            translate=annotation.translate,
-            rotate=annotation.rotate,
-            shear=annotation.shear,
-            affine=annotation.affine,
-            units=annotation.units,
+            **placement_of(annotation),
         )
         self.viewer.add_layer(layer)
         layer.events.data.connect(self._drawn)
-        layer.mouse_drag_callbacks.append(self._held)
-        self._layers.append(layer)
+        self._drawing.follow(layer)
         return layer
 
     def _drawn(self, event: Event) -> None:
         if str(getattr(event.action, "value", event.action)) in ("added", "changed", "removed"):
             self._syncing.start()
 
-    def _held(self, _layer: Shapes, event: NapariMouseEvent) -> Iterator[None]:
-        """Note whether the mouse is held: a shape is not kept before the button is released."""
-        self._pressed = True
-        yield
-        while event.type == "mouse_move":
-            yield
-        self._pressed = False
-
     def sync(self) -> None:
-        """Keep the present shapes in their annotations."""
-        if self._pressed or any(
-            getattr(layer, "_is_creating", False) or getattr(layer, "_is_moving", False) for layer in self._layers
-        ):
-            self._syncing.start()  # napari emits the event of a shape when its drawing begins, so wait for the end
+        """Keep the shapes as they are now in their annotations."""
+        if self._drawing:
+            self._syncing.start()  # napari tells of a shape when its drawing begins: wait for its end
             return
-        for layer in [one for one in self._layers if one in self.viewer.layers]:
+        for layer in [one for one in self._drawing.layers if one in self.viewer.layers]:
             record = next((r for r in self.state.slides if str(r.annotation) == layer.metadata[KEY]), None)
             annotation = self.layers.annotation(record)
             if annotation is None:
                 continue
-            polygons = [np.asarray(shape)[:, -2:] + 0.5 for shape in layer.data if len(shape) >= 3]
+            polygons = [to_place(np.asarray(shape)[:, -2:]) for shape in layer.data if len(shape) >= 3]
             before = len(annotation.store.fully_annotated)
             annotation.store.set_annotated(polygons)
             self.state.set_counts(record, record.counts, len(polygons))
@@ -141,7 +125,6 @@ class Marking:
     def closing(self) -> None:
         """Let go of the layers."""
         self._syncing.stop()
-        for layer in self._layers:
+        for layer in self._drawing.layers:
             layer.events.data.disconnect(self._drawn)
-            layer.mouse_drag_callbacks.remove(self._held)
-        self._layers.clear()
+        self._drawing.let_go()

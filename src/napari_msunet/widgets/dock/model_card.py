@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from napari.utils.theme import get_theme
-from pydantic import ValidationError
 from qtpy.QtCore import QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QPainter, QPaintEvent
 from qtpy.QtWidgets import QSizePolicy, QWidget
@@ -16,25 +14,17 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 from napari_msunet.config import ModelConfig
 from napari_msunet.constants import output_colour
 from napari_msunet.errors import ModelError
+from napari_msunet.models.header import ModelHeader, read_header
 
-_LARGEST_HEADER = 100_000_000
 _ROW = 20
 _INDENT = 5  # the indent of napari's own labels
 
 
-def _header(path: Path) -> dict[str, str]:
-    """The metadata in the header of a model file."""
+def _header(path: Path) -> ModelHeader:
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 0 < length < _LARGEST_HEADER:
-                raise ValueError("no header")
-            header: dict[str, str] = json.loads(file.read(length))["__metadata__"]
-    except OSError as error:
-        raise ModelError(f"The model {path} cannot be read ({error.strerror}); choose another model file.") from error
-    except (ValueError, KeyError, TypeError) as error:
+        return read_header(path)
+    except ModelError as error:
         raise ModelError(f"{path} is no model of napari-msunet, or it is damaged; choose another file.") from error
-    return header
 
 
 def model_config(path: Path) -> ModelConfig:
@@ -45,19 +35,12 @@ def model_config(path: Path) -> ModelConfig:
     ModelError
         If there is no such file, or it is no model.
     """
-    try:
-        return ModelConfig.model_validate_json(_header(path)["config"])
-    except (KeyError, ValidationError) as error:
-        raise ModelError(f"{path} is no model of napari-msunet, or it is damaged; choose another file.") from error
+    return _header(path).config
 
 
 def model_summary(path: Path) -> dict[str, Any]:
-    """The summary of the training in a model file: "best_epoch", scores under "validation" and "train"; or nothing."""
-    try:
-        summary = json.loads(_header(path).get("summary", "{}"))
-    except ValueError:
-        return {}
-    return summary if isinstance(summary, dict) else {}
+    """What a model file says of its training: "best_epoch", scores under "validation" and "train"; or nothing."""
+    return _header(path).summary
 
 
 def is_dark(theme: str) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 from qtpy.QtCore import QAbstractTableModel, QItemSelectionModel, QModelIndex, Qt, Signal
-from qtpy.QtGui import QColor, QPixmap
+from qtpy.QtGui import QPixmap
 from qtpy.QtWidgets import QAbstractItemView, QComboBox, QHBoxLayout, QHeaderView, QLineEdit, QTableView, QWidget
 
-from napari_msunet._io import output_errors, replace_file
+from napari_msunet._io import csv_text, write_text
 from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.labels import LabelStore
 from napari_msunet.objects.table import FoundObject, ObjectTable
 from napari_msunet.typed_numbers import read_number
+from napari_msunet.widgets.forms import swatch
 
 if TYPE_CHECKING:
     from qtpy.QtCore import QObject
@@ -112,7 +111,7 @@ class ObjectModel(QAbstractTableModel):
         self.table = table
         kinds = range(1, len(store.classes) + 1) if not store.info.instances else np.unique(table.kind).tolist()
         self._names = {int(kind): kind_name(store, int(kind)) for kind in kinds}
-        self._colours = {n: _swatch(colour) for n, colour in enumerate(store.colours, 1)}
+        self._colours = {n: swatch(colour) for n, colour in enumerate(store.colours, 1)}
         known = store.mpp is not None
         mpp = np.asarray(store.mpp or (1.0, 1.0))
         place = table.centroid * mpp
@@ -219,12 +218,6 @@ class ObjectModel(QAbstractTableModel):
         if role == Role.TextAlignmentRole and column > 0:
             return int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         return None
-
-
-def _swatch(colour: tuple[int, int, int]) -> QPixmap:
-    picture = QPixmap(10, 10)
-    picture.fill(QColor(*colour))
-    return picture
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -377,9 +370,5 @@ def write_rows(path: Path, headers: list[str], columns: list[Sequence[str] | npt
     columns : list of sequences
         The first column is text, the others are numbers.
     """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(headers)
-    writer.writerows([name, *(f"{v:.10g}" for v in rest)] for name, *rest in zip(*columns, strict=True))
-    with output_errors(path):
-        replace_file(path, text.getvalue().encode())
+    rows = ([name, *(f"{v:.10g}" for v in rest)] for name, *rest in zip(*columns, strict=True))
+    write_text(path, csv_text(rows, headers, "\r\n"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_msunet.errors import StoreError
+from napari_msunet.geometry import first_position
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.widgets.layer_slides import is_slide, slide_of
 from napari_msunet.widgets.navigation import linear_map
@@ -84,7 +85,7 @@ def _beside(store: LabelStore, slide_layer: Layer) -> LayerPlacement:
     pixel = np.asarray(store.pixel, float)
     return {
         "scale": np.asarray(slide_layer.scale)[-2:] * pixel,
-        "translate": np.asarray(slide_layer.translate)[-2:] + linear_map(slide_layer)[-2:, -2:] @ ((pixel - 1) / 2),
+        "translate": np.asarray(slide_layer.translate)[-2:] + linear_map(slide_layer)[-2:, -2:] @ first_position(pixel),
         "rotate": slide_layer.rotate,
         "shear": slide_layer.shear,
         "affine": slide_layer.affine,

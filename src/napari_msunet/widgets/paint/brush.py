@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from napari_msunet.geometry import Window
+from napari_msunet.objects.components import cut_off, piece_at
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The round brush, kept as a shape, because a huge one would not fit into one array.
@@ -138,16 +138,13 @@ def connected(
     while True:
         window = Window(y - side // 2, x - side // 2, side, side).intersection(bounds)
         values = read(window)
-        parts, _ = ndimage.label(values == values[y - window.y, x - window.x])
-        number = parts[y - window.y, x - window.x]
-        box = ndimage.find_objects(parts, max_label=number)[number - 1]
-        found = Window(
-            window.y + box[0].start, window.x + box[1].start, box[0].stop - box[0].start, box[1].stop - box[1].start
-        )
+        at = y - window.y, x - window.x
+        box, mask = piece_at(values == values[at], *at)
+        found = Window(window.y + box.y, window.x + box.x, *box.shape)
         if found.height > LARGEST_FILL or found.width > LARGEST_FILL:
             raise _too_large("This area is")
-        if not _cut_off(found, window, bounds):
-            return found, parts[box] == number
+        if not cut_off(found, window, bounds):
+            return found, mask
         if side >= 2 * LARGEST_FILL:
             raise _too_large("This area is")
         side *= 2
@@ -160,13 +157,3 @@ def everywhere(
     if area.height > LARGEST_FILL or area.width > LARGEST_FILL:
         raise _too_large("What is in view is")
     return area, read(area) == read(Window(y, x, 1, 1))[0, 0]
-
-
-def _cut_off(found: Window, window: Window, bounds: Window) -> bool:
-    """Whether an area reaches an edge of the window that is no edge of the slide."""
-    return (
-        (found.y == window.y > bounds.y)
-        or (found.x == window.x > bounds.x)
-        or (found.stop[0] == window.stop[0] < bounds.stop[0])
-        or (found.stop[1] == window.stop[1] < bounds.stop[1])
-    )

@@ -13,8 +13,10 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import QEvent, QObject, QTimer
 
 from napari_msunet.errors import MsunetError
+from napari_msunet.geometry import to_position
 from napari_msunet.labels import LabelStore
 from napari_msunet.widgets.navigation import camera, main_window, viewers_showing
+from napari_msunet.widgets.placement import placement_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,7 +85,7 @@ def _show_damage(layers: LayerList, layer: PaintedLayer) -> None:
         return
     known.update(damage.path for damage in found)
     frames = [
-        np.array([[w.y, w.x], [w.y, w.stop[1]], [w.stop[0], w.stop[1]], [w.stop[0], w.x]]) - 0.5
+        to_position(np.array([[w.y, w.x], [w.y, w.stop[1]], [w.stop[0], w.stop[1]], [w.stop[0], w.x]], float))
         for w in (damage.window for damage in found)
     ]
     marks = next((other for other in layers if other.metadata.get("damage of") == layer.name), None)
@@ -92,12 +94,7 @@ def _show_damage(layers: LayerList, layer: PaintedLayer) -> None:
             name=f"{layer.name}: damaged",
             ndim=2,
             metadata={"damage of": layer.name},
-            scale=layer.scale,
-            translate=layer.translate,
-            rotate=layer.rotate,
-            shear=layer.shear,
-            affine=layer.affine,
-            units=layer.units,
+            **placement_of(layer),
         )
         active = layers.selection.active
         layers.append(marks)

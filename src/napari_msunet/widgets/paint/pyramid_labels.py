@@ -19,7 +19,7 @@ from qtpy.QtCore import QCoreApplication, QTimer
 
 from napari_msunet.constants import CHUNK
 from napari_msunet.errors import MsunetError, NotSavedError, StoreError
-from napari_msunet.geometry import Region, Window
+from napari_msunet.geometry import Region, Window, first_position
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.checks import touched
 from napari_msunet.labels.chunks import WindowArray
@@ -29,6 +29,7 @@ from napari_msunet.widgets.paint.canvas import Canvas
 from napari_msunet.widgets.paint.napari_internals import PaintHooks, missing
 from napari_msunet.widgets.paint.stroke import Stroke, cut
 from napari_msunet.widgets.paint.writer import Job, StrokeWriter
+from napari_msunet.widgets.placement import MICROMETER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -650,6 +651,6 @@ def placement(store: LabelStore) -> LayerPlacement:
     """The placement of a store in the world for a slide at 0: the centre of the slide's first pixel is the origin."""
     pixel = np.asarray(store.pixel, float)
     if store.mpp is None:
-        return {"scale": tuple(pixel), "translate": tuple((pixel - 1) / 2)}
+        return {"scale": tuple(pixel), "translate": tuple(first_position(pixel))}
     mpp = np.asarray(store.mpp, float)
-    return {"scale": tuple(mpp), "translate": tuple((mpp - mpp / pixel) / 2), "units": ("micrometer", "micrometer")}
+    return {"scale": tuple(mpp), "translate": tuple(first_position(pixel) * mpp / pixel), "units": MICROMETER}

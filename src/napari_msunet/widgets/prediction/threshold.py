@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from qtpy.QtCore import Qt, QTimer, Signal
-from qtpy.QtGui import QColor, QPixmap
 from qtpy.QtWidgets import QCheckBox, QGridLayout, QHBoxLayout, QLabel, QPushButton, QSlider, QWidget
 from superqt import QElidingLabel
 
@@ -19,7 +18,7 @@ from napari_msunet.geometry import Window
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.show_errors import show_errors
-from napari_msunet.widgets.forms import Fold
+from napari_msunet.widgets.forms import Fold, swatch
 from napari_msunet.widgets.objects.table import area_text
 from napari_msunet.widgets.placement import visible_region
 from napari_msunet.widgets.prediction.threshold_layer import (
@@ -58,10 +57,8 @@ class ClassRow:
 
     def __init__(self, name: str, colour: tuple[int, int, int], changed: Callable[[], None]) -> None:
         self.name = name
-        swatch = QPixmap(12, 12)
-        swatch.fill(QColor(*colour))
         self.colour = QLabel()
-        self.colour.setPixmap(swatch)
+        self.colour.setPixmap(swatch(colour, 12))
         self.label = QElidingLabel(name)
         self.label.setToolTip(name)
         self.slider = QSlider(Qt.Orientation.Horizontal)

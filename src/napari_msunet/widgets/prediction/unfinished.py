@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QLabel, QPushButton, QVBoxLayout, QWidget
 
-from napari_msunet._io import write_json
+from napari_msunet._io import read_json, write_json
 from napari_msunet.config import PredictJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.labels import open_labels
@@ -66,7 +65,7 @@ def remember(job: PredictJob, run: str) -> None:
 def find(labels: Path) -> Unfinished | None:
     """The stopped prediction of a label store; None where there is none, or it cannot be continued."""
     try:
-        note: dict[str, Any] = json.loads(note_path(labels).read_text())
+        note = read_json(note_path(labels))
         job = PredictJob.model_validate(note["job"]).model_copy(update={"out": labels})
         run = open_labels(labels).run(str(note["run"]))
         units = run.description["plan"]["units"]

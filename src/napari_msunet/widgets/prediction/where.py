@@ -15,11 +15,11 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QHBoxLayout, QLabe
 from napari_msunet.app.project import Ring
 from napari_msunet.config import Drawn, InClasses, Where
 from napari_msunet.errors import MsunetError
-from napari_msunet.geometry import Region
+from napari_msunet.geometry import Region, to_place, to_position
 from napari_msunet.widgets.dock.fields import ChoiceField
 from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.layer_slides import KEY
-from napari_msunet.widgets.layers import store_path
+from napari_msunet.widgets.layers import ShapesUnderWay, store_path
 from napari_msunet.widgets.placement import over, to_level0
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class RegionDrawing(QObject):
     def _take(self) -> None:
         if not self.active or not self.layer.data:
             return
-        corners = np.asarray(self.layer.data[-1])[:, -2:] + 0.5  # napari has 0 at the centre of the first pixel
+        corners = to_place(np.asarray(self.layer.data[-1])[:, -2:])
         low, high = corners.min(0), corners.max(0)
         if (high - low < 1).any():
             return
@@ -123,8 +123,7 @@ class Regions(QObject):
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__()
         self.viewer = viewer
-        self._layers: list[Shapes] = []
-        self._pressed = False
+        self.drawing = ShapesUnderWay()
         self._settling = QTimer(self)
         self._settling.setSingleShot(True)
         self._settling.setInterval(SETTLED)
@@ -148,7 +147,7 @@ class Regions(QObject):
     def restore(self, slide: Path, slide_layer: Layer, rings: tuple[Ring, ...]) -> None:
         """Show regions that were drawn before as polygons, with corners in level-0 pixels."""
         layer = self.find(slide) or self._add(slide, slide_layer)
-        layer.add([np.array(ring) - 0.5 for ring in rings], shape_type="polygon")
+        layer.add([to_position(np.array(ring)) for ring in rings], shape_type="polygon")
 
     def _add(self, slide: Path, slide_layer: Layer) -> Shapes:
         size = float(np.mean(slide_layer.scale[-2:]))
@@ -163,27 +162,11 @@ class Regions(QObject):
         )
         self.viewer.add_layer(layer)
         layer.events.data.connect(self._touched)
-        layer.mouse_drag_callbacks.append(self._held)
-        self._layers.append(layer)
+        self.drawing.follow(layer)
         return layer
 
     def _touched(self, _: object = None) -> None:
         self._settling.start()
-
-    def _held(self, _layer: Shapes, event: NapariMouseEvent) -> Iterator[None]:
-        """Note whether the mouse is held: a shape under way does not count yet."""
-        self._pressed = True
-        yield
-        while event.type == "mouse_move":
-            yield
-        self._pressed = False
-
-    @property
-    def drawing(self) -> bool:
-        """Whether a shape is being drawn or moved."""
-        return self._pressed or any(
-            getattr(layer, "_is_creating", False) or getattr(layer, "_is_moving", False) for layer in self._layers
-        )
 
     def _settled(self) -> None:
         if self.drawing:
@@ -207,11 +190,9 @@ class Regions(QObject):
     def closing(self) -> None:
         """Let go of the layers."""
         self._settling.stop()
-        for layer in self._layers:
+        for layer in self.drawing.layers:
             layer.events.data.disconnect(self._touched)
-            if self._held in layer.mouse_drag_callbacks:
-                layer.mouse_drag_callbacks.remove(self._held)
-        self._layers.clear()
+        self.drawing.let_go()
 
 
 def area(rings: tuple[Ring, ...], mpp: tuple[float, float]) -> float:

@@ -16,7 +16,6 @@ from qtpy.QtWidgets import (
     QHeaderView,
     QLabel,
     QProgressBar,
-    QPushButton,
     QTableView,
     QVBoxLayout,
     QWidget,
@@ -27,6 +26,7 @@ from napari_msunet.review import TruthPlace, TruthReview
 from napari_msunet.widgets import keys
 from napari_msunet.widgets.dock import section
 from napari_msunet.widgets.dock.show_errors import show_errors
+from napari_msunet.widgets.forms import button_of
 from napari_msunet.widgets.layers import hide_maps
 from napari_msunet.widgets.navigation import Outline, go_to
 from napari_msunet.widgets.review import label_issues
@@ -150,7 +150,7 @@ class TruthPanel(QWidget):
     def _build(self) -> None:
         """Make the widgets and lay them out."""
         self.choice = TruthChoice()
-        self.find = _button(
+        self.find = button_of(
             "Find suspects", "Compares every annotated pixel with the model's answer, in the background."
         )
         self.find.setObjectName("primary")
@@ -162,15 +162,15 @@ class TruthPanel(QWidget):
         self.lack = QLabel()
         self.lack.setObjectName("problem")
         self.lack.setWordWrap(True)
-        self.set_up = _button("Predict with probabilities ›", "Ticks that probabilities are kept, and opens Predict.")
-        self.all = _button("All suspects", "Shows the suspects again, instead of one cell's places.")
-        self.again = _button("Offer kept again", "Offers the places again where you kept the truth.")
-        self.draw = _button(
+        self.set_up = button_of("Predict with probabilities ›", "Ticks that probabilities are kept, and opens Predict.")
+        self.all = button_of("All suspects", "Shows the suspects again, instead of one cell's places.")
+        self.again = button_of("Offer kept again", "Offers the places again where you kept the truth.")
+        self.draw = button_of(
             "Take it in a lasso", "Draw around an area: there the truth takes the model's answer, as one step of undo."
         )
-        self.save = _button("Save CSV…", "Writes the suspects, and beside them the confusion matrix.")
-        self.copy = _button("Copy as Python", "Copies the lines of Python that do this without the dock.")
-        self.buttons = {name: _button(text, keys.hint(tip, name)) for name, (text, tip) in BUTTONS.items()}
+        self.save = button_of("Save CSV…", "Writes the suspects, and beside them the confusion matrix.")
+        self.copy = button_of("Copy as Python", "Copies the lines of Python that do this without the dock.")
+        self.buttons = {name: button_of(text, keys.hint(tip, name)) for name, (text, tip) in BUTTONS.items()}
         self.table = PlaceTable()
         self.table.setModel(self.model)
         header = self.table.horizontalHeader()
@@ -497,12 +497,6 @@ class TruthPanel(QWidget):
         self.outline.close()
         self.decisions.close()
         self.finding.close()
-
-
-def _button(text: str, tip: str) -> QPushButton:
-    button = QPushButton(text)
-    button.setToolTip(tip)
-    return button
 
 
 def heading(review: TruthReview | None, cell: tuple[int, int] | None) -> str:

@@ -8,11 +8,12 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt
-from qtpy.QtGui import QColor, QPixmap
+from qtpy.QtGui import QPixmap
 
 from napari_msunet.labels import LabelStore
 from napari_msunet.labels.metadata import BACKGROUND_COLOUR
 from napari_msunet.review import TruthPlace
+from napari_msunet.widgets.forms import swatch
 from napari_msunet.widgets.objects.table import area_text
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ class PlaceModel(QAbstractTableModel):
         self._ranks = {place: rank for rank, place in enumerate(places, 1)}
         if store is not None:
             self._known = store.mpp is not None
-            self._colours = {name: _swatch(tint) for name, tint in zip(store.classes, store.colours, strict=True)}
-            self._colours["background"] = _swatch(BACKGROUND_COLOUR)
+            self._colours = {name: swatch(tint) for name, tint in zip(store.classes, store.colours, strict=True)}
+            self._colours["background"] = swatch(BACKGROUND_COLOUR)
         self.endResetModel()
 
     def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
@@ -116,9 +117,3 @@ class PlaceModel(QAbstractTableModel):
         if role == Role.TextAlignmentRole and column > 2:
             return int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         return None
-
-
-def _swatch(colour: tuple[int, int, int]) -> QPixmap:
-    picture = QPixmap(10, 10)
-    picture.fill(QColor(*colour))
-    return picture

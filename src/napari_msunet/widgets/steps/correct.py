@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QTimer, Signal
-from qtpy.QtGui import QColor, QIcon, QPixmap
+from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QPushButton
 
 from napari_msunet.errors import MsunetError
@@ -17,6 +17,7 @@ from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.counting import edited_pixels
 from napari_msunet.widgets.dock.python_lines import lines, literal
 from napari_msunet.widgets.dock.show_errors import show_errors
+from napari_msunet.widgets.forms import swatch
 from napari_msunet.widgets.layer_slides import slide_of
 from napari_msunet.widgets.layers import hide_maps
 from napari_msunet.widgets.steps.step import Step
@@ -155,7 +156,7 @@ class CorrectStep(Step):
         for value, (name, colour) in enumerate(zip(names, colours, strict=True)):
             button = QPushButton(name)
             button.setCheckable(True)
-            button.setIcon(_swatch(colour))
+            button.setIcon(QIcon(swatch(colour, 12)))
             text = f"Paints {name.lower() if value == 0 else name}."
             button.setToolTip(keys.hint(text, keys.choose_class_name(value)) if value <= _KEYS else text)
             button.clicked.connect(show_errors(partial(self._choose, value)))
@@ -310,9 +311,3 @@ class CorrectStep(Step):
         self._let_go()
         self.tools.close()
         self._background.close()
-
-
-def _swatch(colour: tuple[int, int, int]) -> QIcon:
-    picture = QPixmap(12, 12)
-    picture.fill(QColor(*colour))
-    return QIcon(picture)

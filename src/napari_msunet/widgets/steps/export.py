@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,8 @@ from qtpy.QtCore import QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QComboBox, QFileDialog, QGridLayout, QHBoxLayout, QLabel, QPushButton
 
-from napari_msunet.errors import MsunetError, OutputError
+from napari_msunet._io import aside
+from napari_msunet.errors import MsunetError
 from napari_msunet.events import Result
 from napari_msunet.geometry import Region
 from napari_msunet.labels import open_labels
@@ -216,14 +216,8 @@ class ExportStep(Step):
             raise MsunetError(f"{target} is the model itself; choose another name.")
 
         def copy() -> Path:
-            aside = target.with_name(f".{target.name}.{time.time_ns()}.part")
-            try:
-                shutil.copyfile(source, aside)
-                aside.replace(target)
-            except OSError as error:
-                raise OutputError(f"{target} cannot be written ({error.strerror}); choose another folder.") from error
-            finally:
-                aside.unlink(missing_ok=True)
+            with aside(target) as copied:
+                shutil.copyfile(source, copied)
             return target
 
         self._background.run(copy, lambda where: self._wrote([where]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +10,9 @@ from qtpy.QtWidgets import QButtonGroup, QFileDialog, QHBoxLayout, QPushButton, 
 
 from napari_msunet.config import ModelConfig
 from napari_msunet.data.recipe import WINDOW
-from napari_msunet.errors import ModelError, MsunetError
+from napari_msunet.errors import MsunetError
 from napari_msunet.widgets import resolve
+from napari_msunet.widgets.dock.model_card import model_config
 from napari_msunet.widgets.dock.model_form import ModelForm
 from napari_msunet.widgets.dock.python_lines import lines, literal
 from napari_msunet.widgets.dock.show_errors import show_errors
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from napari_msunet.widgets.jobs import Jobs
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import State
-HEADER_LIMIT = 100 * 2**20
 
 
 class ModelStep(Step):
@@ -119,7 +118,7 @@ class ModelStep(Step):
             If the file is no model of napari-msunet.
         """
         where = Path(path).absolute()
-        config = read_config(where)
+        config = model_config(where)
         self.state.use_model(where)
         return config
 
@@ -223,19 +222,3 @@ class ModelStep(Step):
 
 def _loaded(path: Path) -> str:
     return f"Predictions use {path.name} (in {path.parent.name}) with its own scales, which the Predict step shows."
-
-
-def read_config(path: Path) -> ModelConfig:
-    """The config in a model file, without loading torch; `ModelError` if it is no model of napari-msunet."""
-    wrong = ModelError(f"{path} is no model of napari-msunet; choose a .safetensors file that a training has written.")
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > HEADER_LIMIT:
-                raise wrong
-            header = json.loads(file.read(length))["__metadata__"]
-        return ModelConfig.model_validate_json(header["config"])
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror}); choose another model file.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise wrong from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_info
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QProgressBar, QPushButton
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QProgressBar
 
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Region, Window
@@ -20,6 +20,7 @@ from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.fields import WholeField
 from napari_msunet.widgets.dock.python_lines import lines, literal
 from napari_msunet.widgets.dock.show_errors import notify_error, show_errors
+from napari_msunet.widgets.forms import button_of
 from napari_msunet.widgets.layers import hide_maps
 from napari_msunet.widgets.navigation import Outline, go_to
 from napari_msunet.widgets.objects.measuring import Hover
@@ -96,7 +97,7 @@ class ReviewStep(Step):
         self.size = WholeField(32, 4096, "px", step=32)
         self.size.setValue(queue.SIZE)
         self.size.setToolTip("Side of a place, in pixels of the labels.")
-        self.find = _button("Find places to review", "Ranks all that is predicted and was not reviewed yet.")
+        self.find = button_of("Find places to review", "Ranks all that is predicted and was not reviewed yet.")
         self.find.setObjectName("primary")
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
@@ -111,22 +112,22 @@ class ReviewStep(Step):
         self.done_bar.setTextVisible(False)
         self.done_bar.setMaximumHeight(8)
         self.progress = self.note()
-        self.again = _button("Offer skipped places again")
+        self.again = button_of("Offer skipped places again")
 
     def _build_tools(self) -> None:
         """Make the line about the object under the mouse, and the buttons of the panels below the canvas."""
         self.object = self.note()
         self.object.setMinimumHeight(34)
         self.object.setAlignment(Qt.AlignmentFlag.AlignTop)
-        self.objects = _button(
+        self.objects = button_of(
             "Table of objects…",
             "All objects with their areas, linked with the view; sort, filter, delete, change class.",
         )
-        self.check_truth = _button(
+        self.check_truth = button_of(
             "Check the truth…",
             "Where the model contradicts your annotation: likely annotation errors, and which classes are confused.",
         )
-        self.csv = _button("Save places…", "Writes the queue as CSV.")
+        self.csv = button_of("Save places…", "Writes the queue as CSV.")
 
     def _connect(self) -> None:
         self.find.clicked.connect(show_errors(lambda *_: self.find_places()))
@@ -433,12 +434,6 @@ def _accepted_now(store: LabelStore) -> set[Window]:
     """The places that are accepted, without those whose acceptance was undone."""
     level = min(2, len(store.info.shapes) - 1)
     return set(review_state.still_accepted(store, review_state.load_state(store), level))
-
-
-def _button(text: str, tip: str = "") -> QPushButton:
-    button = QPushButton(text)
-    button.setToolTip(tip)
-    return button
 
 
 def reviewed_text(found: Survey) -> str:

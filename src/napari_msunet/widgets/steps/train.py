@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton
 
+from napari_msunet._io import read_rows
 from napari_msunet.config import AutoModel, TrainJob
 from napari_msunet.data.recipe import EPOCHS
 from napari_msunet.errors import MsunetError
@@ -170,7 +170,7 @@ class TrainStep(Step):
         runs = self.state.project.folder / "runs" if self.state.project else None
 
         def look() -> list[Finding]:
-            from napari_msunet.training.prepare import check  # imported in the thread, because the import takes a while
+            from napari_msunet.training.prepare import check  # reading images is imported beside the window
 
             return check(job, runs, devices=False)
 
@@ -354,10 +354,9 @@ def read_history(folder: Path, outputs: tuple[str, ...]) -> TrainingHistory:
     keys = [
         (split, name, output) for split in ("train", "validation") for name in ("loss", "iou") for output in outputs
     ]
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            for split, name, output in keys:
-                if value := row.get(f"{split}_{name}_{output}"):
-                    number = int(float(row["epoch"]))
-                    history.add(Metric(epoch=number, name=name, split=split, output=output, value=float(value)))
+    for row in read_rows(path)[1]:
+        for split, name, output in keys:
+            if value := row.get(f"{split}_{name}_{output}"):
+                number = int(float(row["epoch"]))
+                history.add(Metric(epoch=number, name=name, split=split, output=output, value=float(value)))
     return history
