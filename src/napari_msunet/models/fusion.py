@@ -148,7 +148,7 @@ class Attention(Fusion):
     def __init__(self, features: Sequence[int], outputs: int, details: Sequence[int] | None = None) -> None:
         super().__init__(features, outputs, details)
         if self.scales == 1:
-            return  # one branch has all the weight: nothing to learn
+            return  # a single branch has all the weight: there is nothing to learn
         self._project(features, HIDDEN)
         self.bias = nn.Parameter(torch.zeros(HIDDEN))
         self.score = nn.Conv2d(HIDDEN, self.scales, kernel_size=1)
@@ -162,9 +162,8 @@ class Attention(Fusion):
         shares = self.weights(zs)
         fused = shares[:, :1] * self.classes(zs[0])
         for i, z in enumerate(zs[1:], start=1):
-            fused.addcmul_(
-                shares[:, i : i + 1], self.classes(z)
-            )  # in place, because the backward pass needs none of the sums
+            # in place, because the backward pass needs none of the sums
+            fused.addcmul_(shares[:, i : i + 1], self.classes(z))
         return fused
 
     def weights(self, zs: Sequence[Tensor]) -> Tensor:
@@ -202,7 +201,7 @@ class MultiHead(Fusion):
     def __init__(self, features: Sequence[int], outputs: int, details: Sequence[int] | None = None) -> None:
         super().__init__(features, outputs, details)
         if self.scales == 1:
-            return  # one branch has all the weight: nothing to learn
+            return  # a single branch has all the weight: there is nothing to learn
         size = HEADS * DIMENSIONS
         self._project(features, 2 * size)
         self.bias = nn.Parameter(torch.zeros(size))
