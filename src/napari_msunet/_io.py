@@ -288,7 +288,7 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[Any, Any]]]:
 
 
 def csv_name(path: str | Path, what: str) -> Path:
-    """A path, checked to end in .csv; `what` is "a queue is", "measurements are" or the like."""
+    """A path, checked to end in .csv; `what` is for example "a queue is"."""
     path = Path(path)
     if path.suffix.lower() != ".csv":
         raise OutputError(f"{path} does not end in .csv; {what} written as CSV, so choose such a name.")

@@ -138,7 +138,7 @@ class ChunkFiles:
             raise CorruptChunkError(f"{path} is damaged (cut short?): {self.remedy}.") from error
 
     remedy: ClassVar[str] = "its pixels read as 0; copy this file again from where it came from, or paint over them"
-    """What is said of a chunk that is damaged."""
+    """What a person can do about a damaged chunk, for the end of the error."""
 
     def _decoded(self, packed: bytes) -> npt.NDArray[Any]:
         """A chunk's values, flat."""

@@ -87,7 +87,7 @@ def load_kept(store: LabelStore) -> KeptState:
     StoreError
         If the file is damaged; the truth itself is not touched by that.
     """
-    return read_note(store.path / FILE, KeptState, "the review of the truth anew")
+    return read_note(store.path / FILE, KeptState, "the review of the truth again")
 
 
 def add_kept(store: LabelStore, place: KeptPlace) -> None:

@@ -178,14 +178,14 @@ def load_state(store: LabelStore) -> ReviewState:
     StoreError
         If the file is damaged; the accepted pixels themselves are in the labels.
     """
-    return read_note(store.path / FILE, ReviewState, "the review anew; the labels stay")
+    return read_note(store.path / FILE, ReviewState, "the review again; the labels stay")
 
 
 Note = TypeVar("Note", bound=BaseModel)
 
 
 def read_note(path: Path, kind: type[Note], what: str) -> Note:
-    """What a review keeps in a store, empty where there is no file; `StoreError` says `what` begins anew without it."""
+    """A review's notes on disk, empty where there is no file; `what` completes the error about a damaged one."""
     if not path.exists():
         return kind()
     try:

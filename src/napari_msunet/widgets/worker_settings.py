@@ -133,7 +133,7 @@ class WorkerSettings(QDialog):
         try:
             return Settings.model_validate(self._before.model_dump() | given)
         except ValidationError as error:
-            raise explain(error, "What is said about the worker") from error
+            raise explain(error, "The setting of the worker") from error
 
     def _save(self) -> None:
         try:
