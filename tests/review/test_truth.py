@@ -333,13 +333,13 @@ def test_bad_input_is_one_sentence(tmp_path):
         review.review_truth(objects, model)
     found = review.review_truth(labels, model)
     with pytest.raises(OutputError, match=r"\.csv"):
-        review.write_suspects(found, tmp_path / "a.txt", labels)
+        review.write_label_issues(found, tmp_path / "a.txt", labels)
 
 
 def test_csv(tmp_path):
     labels = store_of(tmp_path / "t.ome.zarr", np.ones((64, 64), np.uint8))
     found = review.review_truth(labels, predicted(tmp_path / "n.ome.zarr", np.zeros((64, 64), np.uint8)))
-    (row,) = csv.DictReader(review.write_suspects(found, tmp_path / "s.csv", labels).read_text().splitlines())
+    (row,) = csv.DictReader(review.write_label_issues(found, tmp_path / "s.csv", labels).read_text().splitlines())
     assert (row["truth"], row["model"], row["pixels"], row["area_um2"]) == ("gland", "background", "4096", "1024")
     assert (row["centre_y_um"], row["height"]) == ("16", "64")
     rows = list(csv.DictReader(review.write_confusion(found.confusion, tmp_path / "c.csv").read_text().splitlines()))

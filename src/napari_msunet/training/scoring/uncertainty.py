@@ -117,7 +117,7 @@ def pooled_interval(
     score : callable
         From the sum over images to a number; draws that give NaN are left out.
     """
-    return _interval(lambda drawn: score(counts[drawn].sum(0)), len(counts), level, seed)
+    return _interval(len(counts), lambda drawn: score(counts[drawn].sum(0)), level, seed)
 
 
 def paired_interval(
@@ -136,22 +136,26 @@ def paired_interval(
     score : callable
         As for `pooled_interval`.
     """
-    return _interval(lambda drawn: score(second[drawn].sum(0)) - score(first[drawn].sum(0)), len(first), level, seed)
+    return _interval(len(first), lambda drawn: score(second[drawn].sum(0)) - score(first[drawn].sum(0)), level, seed)
 
 
-def _interval(value: Callable[[npt.NDArray[np.int64]], float], count: int, level: float, seed: int) -> Interval | None:
-    """Interval of a value of images that are drawn again, each by its number."""
+def _interval(count: int, value: Callable[[npt.NDArray[np.int64]], float], level: float, seed: int) -> Interval | None:
+    """Percentiles of `value` of images drawn again; it takes their numbers, 0 to `count` - 1."""
     if count < 2:
         return None
-    values = np.array([value(drawn) for drawn in _drawn(count, seed)])
-    values = values[np.isfinite(values)]
-    return _ends(values, level) if len(values) else None
-
-
-def _drawn(count: int, seed: int) -> npt.NDArray[np.int64]:
-    return np.random.default_rng(seed).integers(0, count, (DRAWS, count))
-
-
-def _ends(values: npt.NDArray[np.float64], level: float) -> Interval:
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # of draws without the class, which are left out below
+        drawn = bootstrap(
+            (np.arange(count),),
+            value,
+            vectorized=False,
+            n_resamples=DRAWS,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
+    found = drawn.bootstrap_distribution
+    known = found[np.isfinite(found)]
+    if not len(known):
+        return None
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return [float(low), float(high)]

@@ -76,7 +76,7 @@ class ReviewRequest:
             f"annotation = ms.open_labels({literal(self.truth)})",
             f"pair = truth.Pair(annotation, {literal(self.labels)})",
             "found = truth.review_truth(pair)",
-            'truth.write_suspects(found, "suspects.csv", annotation)',
+            'truth.write_label_issues(found, "suspects.csv", annotation)',
             'truth.write_confusion(found.confusion, "confusion.csv")',
             "# The model's answer at the first suspect, as one stroke. Undo takes it back.",
             "for place in found.suspects[:1]:",
