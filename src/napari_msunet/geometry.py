@@ -335,6 +335,7 @@ def between_centres(
 
 # Averages from one grid to another, scales, and the shapes of pyramids.
 
+
 def footprints(start: int, count: int, ratio: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Which source pixels a run of target pixels averages along one axis, and with which weights.
 

@@ -256,6 +256,7 @@ def _rows() -> QFormLayout:
 
 # Small parts that several widgets share.
 
+
 def swatch(colour: tuple[int, int, int], side: int = 10) -> QPixmap:
     """A square of a colour."""
     picture = QPixmap(side, side)
