@@ -332,7 +332,6 @@ def between_centres(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-
 # Averages from one grid to another, scales, and the shapes of pyramids.
 
 
