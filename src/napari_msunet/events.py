@@ -36,20 +36,6 @@ class Cancelled(Exception):  # noqa: N818 (it is no error)
     """The job was asked to stop."""
 
 
-class Interrupted(BaseException):
-    """Ctrl-C, or the system, asked this process to end.
-
-    Attributes
-    ----------
-    number : int
-        Number of the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
 class Stop:
     """Asks a job to stop, and tells it what is in view; any thread may use it.
 

@@ -14,8 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from napari_msunet.events import Interrupted
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Keeping freed memory. Giving it back and requesting it again after each layer takes half of a network's time on CPUs.
 
@@ -132,6 +130,20 @@ def settle() -> None:
 def _patience() -> dict[str, str]:
     chosen = any(name in os.environ for name in (*PATIENCE, "OMP_WAIT_POLICY"))
     return {} if chosen else dict(PATIENCE)
+
+
+class Interrupted(BaseException):
+    """Ctrl-C, or the system, asked this process to end.
+
+    Attributes
+    ----------
+    number : int
+        Number of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 GRACE = 1.2
