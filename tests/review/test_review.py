@@ -264,11 +264,11 @@ def test_another_process_reads_the_queue_and_may_not_accept(store):
     code = (
         "import sys, napari_msunet as ms\n"
         "from napari_msunet.geometry import Window\n"
-        "from napari_msunet.review import queue as review, state as review_state\n"
+        "from napari_msunet.review import state\n"
         "store = ms.open_labels(sys.argv[1])\n"
-        "print(len(review.review_queue(store)))\n"
+        "print(len(ms.review_queue(store)))\n"
         "try:\n"
-        "    review_state.accept(store, Window(0, 0, 256, 256))\n"
+        "    state.accept(store, Window(0, 0, 256, 256))\n"
         "except ms.StoreLockedError:\n"
         "    print('locked')\n"
     )

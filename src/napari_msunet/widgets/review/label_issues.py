@@ -71,16 +71,16 @@ class ReviewRequest:
     def as_python(self) -> str:
         """The lines that compare them, write the files, and take the model's answer at one place."""
         return lines(
-            "from napari_msunet import review as truth",
+            "from napari_msunet.review import Pair, review_truth, take_answer, write_confusion, write_label_issues",
             "",
             f"annotation = ms.open_labels({literal(self.truth)})",
-            f"pair = truth.Pair(annotation, {literal(self.labels)})",
-            "found = truth.review_truth(pair)",
-            'truth.write_label_issues(found, "suspects.csv", annotation)',
-            'truth.write_confusion(found.confusion, "confusion.csv")',
+            f"pair = Pair(annotation, {literal(self.labels)})",
+            "found = review_truth(pair)",
+            'write_label_issues(found, "suspects.csv", annotation)',
+            'write_confusion(found.confusion, "confusion.csv")',
             "# The model's answer at the first suspect, as one stroke. Undo takes it back.",
             "for place in found.suspects[:1]:",
-            "    truth.take_answer(pair, place)",
+            "    take_answer(pair, place)",
             "    annotation.undo()",
         )
 

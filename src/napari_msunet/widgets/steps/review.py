@@ -408,13 +408,14 @@ class ReviewStep(Step):
             raise MsunetError(self.missing() or "Predict first.")
         by, size = self.by.currentData(), self.size.value()
         return lines(
-            "from napari_msunet.review import queue as review, state as review_state",
+            "from napari_msunet.review.queue import write_queue",
+            "from napari_msunet.review.state import accept",
             "",
             f"labels = ms.open_labels({literal(record.labels)})",
             f'places = ms.review_queue(labels, by="{by}", size={size})',
-            'review.write_queue(places, "review.csv", labels)',
+            'write_queue(places, "review.csv", labels)',
             "# All that is predicted in the first place is true, background too. Undo takes it back.",
-            "print(review_state.accept(labels, places[0].window).left_out, 'pixels were not predicted')",
+            "print(accept(labels, places[0].window).left_out, 'pixels were not predicted')",
             "labels.undo()",
         )
 
