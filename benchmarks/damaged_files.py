@@ -86,7 +86,7 @@ def read_model(path: Path) -> list[Any]:
 
 def read_shapes(path: Path) -> list[Any]:
     """Class and outline of each shape."""
-    from napari_msunet.annotation.shape_files import read_shape_file
+    from napari_msunet.annotation.formats import read_shape_file
 
     found = read_shape_file(path).shapes
     return [np.array([f"{shape.name} {shape.geometry.wkt}" for shape in found])]

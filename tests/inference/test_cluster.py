@@ -20,7 +20,7 @@ from napari_msunet.events import Message, Progress, RegionDone, Result, Stop, st
 from napari_msunet.inference import cluster as worker
 from napari_msunet.inference import cluster as workers
 from napari_msunet.inference.cluster import Workers, predict_on, slurm_cluster, workers_of
-from napari_msunet.inference.many import predict_many_events
+from napari_msunet.inference.many_slides import predict_many_events
 from napari_msunet.inference.network import exact_arithmetic
 from napari_msunet.inference.predict import fill, open_run, options_of
 from napari_msunet.inference.setup import set_up

@@ -17,7 +17,7 @@ from napari_msunet.cli import execute
 from napari_msunet.config import Drawn, GivenSlide, InClasses, PredictManyJob, PredictSettings
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Message, Progress, Result
-from napari_msunet.inference.many import ResultsTable, class_areas
+from napari_msunet.inference.many_slides import ResultsTable, class_areas
 from napari_msunet.inference.slide_inputs import drawn, is_many, parse_where, slide_inputs
 from napari_msunet.jobs.run import parse_job
 from napari_msunet.labels.store import is_open

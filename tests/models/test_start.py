@@ -8,7 +8,7 @@ import torch
 from napari_msunet.config import ModelConfig, Normalisation, UNetConfig
 from napari_msunet.errors import ModelError
 from napari_msunet.models import MSUNet, build_model, load_model, save_model
-from napari_msunet.models.start import open_start, take_weights
+from napari_msunet.models.start_weights import open_start, take_weights
 
 CONFIG = ModelConfig(classes=("gland", "stroma"), mpp=1.0, scales=(1.0, 0.5), branch=UNetConfig(depth=2, width=4))
 FITTED = Normalisation(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))

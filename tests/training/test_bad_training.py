@@ -19,7 +19,7 @@ from napari_msunet.jobs.run import job_from_json
 from napari_msunet.models import build_model, load_model
 from napari_msunet.training.callbacks import Paced
 from napari_msunet.training.fit import train_events
-from napari_msunet.training.module import DivergedError, Guard, Training
+from napari_msunet.training.module import DivergedError, LossCheck, Training
 from napari_msunet.training.prepare import known_only
 from napari_msunet.training.tuner import steepest
 
@@ -95,7 +95,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_model(folders, tmp_path, m
 def test_why_a_loss_is_no_number():
     model = build_model(TINY)
     good, bad = torch.rand(1, 3, 8, 8), torch.full((1, 3, 8, 8), torch.nan)
-    guard = Guard(model, Optimiser(learning_rate=0.5))
+    guard = LossCheck(model, Optimiser(learning_rate=0.5))
     guard.add(1, 1, torch.tensor(1.0), [good])
     with pytest.raises(DivergedError, match=r"step 2 .*an image of this batch"):
         guard.add(2, 1, torch.tensor(torch.inf), [bad])

@@ -1,4 +1,4 @@
-"""Importing outlines into label stores, as strokes of a person."""
+"""Importing outlines into label stores, as strokes of a person; the files are read in `annotation.formats`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
+from napari_msunet.annotation.formats import DrawnShape, ShapeFile, ShapeFileError, read_shape_file
 from napari_msunet.annotation.painting import ShapePainter, class_numbers
-from napari_msunet.annotation.shape_files import DrawnShape, ShapeFile, ShapeFileError, read_shape_file
 from napari_msunet.config import is_no_class
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window

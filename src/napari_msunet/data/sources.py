@@ -7,8 +7,8 @@ from functools import partial
 
 import numpy as np
 
+from napari_msunet.annotation.formats import read_shape_file
 from napari_msunet.annotation.importing import ClassedShapes
-from napari_msunet.annotation.shape_files import read_shape_file
 from napari_msunet.config import AnyModel, FolderSource, PixelSize, ShapesSource, SlideSource, Source, TableSource
 from napari_msunet.constants import IGNORED
 from napari_msunet.data.duplicates import once

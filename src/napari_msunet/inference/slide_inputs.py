@@ -11,9 +11,9 @@ import shapely
 from pydantic import ValidationError
 
 from napari_msunet._io import input_error, read_csv
+from napari_msunet.annotation.formats import KINDS, ShapeFileError, read_shape_file
 from napari_msunet.annotation.importing import ClassedShapes
 from napari_msunet.annotation.painting import ShapePainter
-from napari_msunet.annotation.shape_files import KINDS, ShapeFileError, read_shape_file
 from napari_msunet.config import Drawn, GivenSlide, InClasses, Where, explain
 from napari_msunet.errors import MsunetError, SlideError
 from napari_msunet.names import true_path

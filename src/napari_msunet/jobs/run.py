@@ -77,11 +77,11 @@ def run(job: Job) -> Iterator[Event]:
 
         yield from augmentation_preview_events(job)
     elif isinstance(job, PredictJob):
-        from napari_msunet.inference.many import one_events
+        from napari_msunet.inference.many_slides import one_events
 
         yield from one_events(job)
     elif isinstance(job, PredictManyJob):
-        from napari_msunet.inference.many import predict_many_events
+        from napari_msunet.inference.many_slides import predict_many_events
 
         yield from predict_many_events(job)
     elif isinstance(job, PlanJob):

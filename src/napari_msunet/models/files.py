@@ -1,6 +1,7 @@
 """A model as one safetensors file: the weights, and a header with the config and a summary of the training.
 
-Pickles are never used, because loading one can run any code.
+Pickles are never used, because loading one can run any code: `header.open_safetensors` refuses whatever is no
+safetensors file.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from napari_msunet._io import replace_file
 from napari_msunet.config import SCHEMA_VERSION, ModelConfig
 from napari_msunet.errors import ModelError, as_path
 from napari_msunet.models.blocks import arrange
-from napari_msunet.models.header import FORMAT, header_config, header_summary, opened
+from napari_msunet.models.header import FORMAT, header_config, header_summary, open_safetensors
 from napari_msunet.models.msunet import tensors_of
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def load_model(path: str | Path) -> MSUNet:
         If there is no such file, or it is damaged, no model of napari-msunet, or from a newer version.
     """
     path = as_path(path, "a model file")
-    with opened(path, "pt") as file:
+    with open_safetensors(path, "pt") as file:
         header = file.metadata() or {}
         config = header_config(header, path)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)

@@ -42,13 +42,13 @@ def read_header(path: str | Path) -> ModelHeader:
         If there is no such file, or it is cut short, no model of napari-msunet, or from a newer version.
     """
     path = as_path(path, "a model file")
-    with opened(path, "np") as file:
+    with open_safetensors(path, "np") as file:
         header = file.metadata() or {}
     return ModelHeader(header_config(header, path), header_summary(header, path))
 
 
 @contextmanager
-def opened(path: Path, framework: str) -> Iterator[Any]:
+def open_safetensors(path: Path, framework: str) -> Iterator[Any]:
     """A safetensors file, open for reading; `ModelError` where the file is none."""
     if not path.is_file():
         raise ModelError(f"There is no model file at {path}; give a .safetensors file that napari-msunet has written.")

@@ -1,4 +1,4 @@
-"""The size of a pixel in µm, and whether the one in a file is believed. Only this module decides that.
+"""The size of a pixel in µm, and whether the one in a file is believed. Only this module decides that; the `*_backend`s read it.
 
 A size that a person gives is always used, if it can be a size at all (4 nm of an electron microscope is 0.004). A size
 in a file is believed where a light microscope can have it. Other sizes come from printers (300 dpi is 85 µm), from

@@ -25,7 +25,7 @@ from napari_msunet.data.recipe import UNLIMITED_EPOCHS
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Cancelled, Event, Message, Result, Say, Stop, current, in_background
 from napari_msunet.models import MSUNet, build_model, load_model
-from napari_msunet.models.start import take_weights
+from napari_msunet.models.start_weights import take_weights
 from napari_msunet.slide.identity import short_hash
 from napari_msunet.training.distributed import Rank, fewer_threads, leave_group, others, rank_of, tell_ready
 from napari_msunet.training.held_out import save_held_out

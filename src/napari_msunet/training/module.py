@@ -72,7 +72,7 @@ class DivergedError(MsunetError):
     """The loss has become NaN or infinite."""
 
 
-class Guard:
+class LossCheck:
     """Checks the loss of each step, and raises an error with the reason when it is NaN or infinite.
 
     Parameters
@@ -224,7 +224,7 @@ class Training(pl.LightningModule):
         self.views = window_views(windows.config, windows.size)
         self.average = Average(model, job.optimiser) if job.optimiser.average != "none" else None
         self.watched = f"watched_{job.optimiser.monitor}"
-        self.guard = Guard(model, job.optimiser)
+        self.guard = LossCheck(model, job.optimiser)
         self._averaged_at = self._kept_at = -1
         self._counted: Any = None
         self._window_losses: list[float] = []

@@ -27,7 +27,7 @@ from napari_msunet.data.sampling import Sampler, Spot, validation_spots
 from napari_msunet.errors import MsunetError, SourceError
 from napari_msunet.events import check as check_stop
 from napari_msunet.geometry import round_up
-from napari_msunet.models.start import Start, open_start
+from napari_msunet.models.start_weights import Start, open_start
 from napari_msunet.models.windows import window_multiple
 from napari_msunet.training.held_out import HeldOut, load_items, set_aside
 from napari_msunet.training.progress import Finding

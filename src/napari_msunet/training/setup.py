@@ -20,7 +20,7 @@ from napari_msunet.events import check as check_stop
 from napari_msunet.inference.network import pick_device
 from napari_msunet.models import input_windows, load_model
 from napari_msunet.models.losses import balanced_weights
-from napari_msunet.models.start import Start
+from napari_msunet.models.start_weights import Start
 from napari_msunet.training.distributed import check_devices
 from napari_msunet.training.held_out import HeldOut
 from napari_msunet.training.module import Windows, window_views

@@ -23,7 +23,7 @@ from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.area import TISSUE, Mask, StoreClasses
 from napari_msunet.slide.numbers import Numbers
 from napari_msunet.slide.pixel_size import given_mpp
-from napari_msunet.widgets.dock.counts import Counts
+from napari_msunet.widgets.dock.annotation_counts import Counts
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The options of training and prediction that the dock's forms show.

@@ -10,7 +10,7 @@ from napari_msunet.config import ModelConfig, PreviewJob, UNetConfig
 from napari_msunet.errors import OutputError
 from napari_msunet.widgets.layer_slides import is_slide
 from napari_msunet.widgets.placement import to_world
-from napari_msunet.widgets.prediction.why import add_map, add_preview, open_preview
+from napari_msunet.widgets.prediction.explanation import add_map, add_preview, open_preview
 from napari_msunet.widgets.samples import slide_path
 from napari_msunet.widgets.slide_layers import add_slide
 
@@ -104,8 +104,8 @@ def test_removing_one_leaves_the_others(viewer, previews, tmp_path):
 
 
 def test_large_maps_stay_on_disk(viewer, previews, monkeypatch):
-    monkeypatch.setattr("napari_msunet.widgets.prediction.why.IN_MEMORY", 100)
-    monkeypatch.setattr("napari_msunet.widgets.prediction.why.OVERVIEW_SIDE", 64)
+    monkeypatch.setattr("napari_msunet.widgets.prediction.explanation.IN_MEMORY", 100)
+    monkeypatch.setattr("napari_msunet.widgets.prediction.explanation.OVERVIEW_SIDE", 64)
     (fused, _) = add_map(viewer, previews / "attention", "fused")
     assert fused.multiscale
     assert max(fused.data[-1].shape) <= 64

@@ -8,14 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from napari_msunet.config import PublishedSource
-from napari_msunet.data.published.entry import (
-    Contents,
-    Pixels,
-    has_labels,
-    mat_entries,
-    read_mat,
-    whole_numbers,
-)
+from napari_msunet.data.published.entry import Contents, Pixels, has_labels, mat_entries, read_mat, whole_numbers
 
 CLASSES = {
     1: "other",

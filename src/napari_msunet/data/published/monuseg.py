@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from napari_msunet.annotation.formats import read_shape_file
 from napari_msunet.annotation.painting import ShapePainter
-from napari_msunet.annotation.shape_files import read_shape_file
 from napari_msunet.config import PublishedSource
 from napari_msunet.data.published.entry import Contents, Entry, Pixels, has_outlines, opened, place_of, with_outlines
 from napari_msunet.geometry import Window

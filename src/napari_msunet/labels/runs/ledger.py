@@ -1,4 +1,7 @@
-"""The ledgers of a run: which tiles are finished, a line for each, and which chunk files they need."""
+"""The ledgers of a run: which tiles are finished, a line for each, and which chunk files they need.
+
+`inference.predict` compares them with its plan, and computes what is not finished.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import MsunetError
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.metadata import check_new_classes
-from napari_msunet.widgets.dock.counts import erase
+from napari_msunet.widgets.dock.annotation_counts import erase
 from napari_msunet.widgets.forms import swatch
 from napari_msunet.widgets.layers import Layers
 from napari_msunet.widgets.state import SlideRecord, State

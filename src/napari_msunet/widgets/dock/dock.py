@@ -26,7 +26,7 @@ from napari_msunet.events import View
 from napari_msunet.slide.probing import PROBE
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.active_slide import ActiveSlideView
-from napari_msunet.widgets.dock.counting import AnnotationCounter
+from napari_msunet.widgets.dock.annotation_counting import AnnotationCounter
 from napari_msunet.widgets.dock.project_sync import remember
 from napari_msunet.widgets.dock.section import WIDTH, Section, stylesheet
 from napari_msunet.widgets.dock.show_errors import show_errors

@@ -39,7 +39,7 @@ class _Last:
     job: TrainJob | None
 
 
-class GoingOn(QWidget):
+class ContinueTraining(QWidget):
     """The tick "Go on from the last model", and the jobs that follow from it. It is on by default where corrections
     count.
 

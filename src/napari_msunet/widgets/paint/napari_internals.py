@@ -1,4 +1,4 @@
-"""The private parts of napari that painting on a pyramid needs; no other file of this folder uses them.
+"""The private parts of napari that painting on a pyramid needs, all overridden in one class.
 
 napari has no public way to paint on a multiscale layer. In 0.9 all its tools end in a few private methods of `Labels`.
 `PaintHooks` overrides these, and calls methods of its own (`paint_window` and so on), which `PyramidLabels` implements.

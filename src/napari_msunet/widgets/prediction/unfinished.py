@@ -81,7 +81,7 @@ def find(labels: Path) -> Unfinished | None:
     return Unfinished(job, run.key, len(run.done), total, len(run.failed))
 
 
-class GoOnRow(QWidget):
+class ResumePrediction(QWidget):
     """Offers to continue the stopped prediction of the active slide.
 
     Parameters

@@ -13,8 +13,8 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.labels import open_labels
 from napari_msunet.widgets import keys, resolve
 from napari_msunet.widgets.dock import section
+from napari_msunet.widgets.dock.annotation_counting import edited_pixels
 from napari_msunet.widgets.dock.background import Background
-from napari_msunet.widgets.dock.counting import edited_pixels
 from napari_msunet.widgets.dock.python_lines import lines, literal
 from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.forms import swatch

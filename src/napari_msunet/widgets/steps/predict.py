@@ -25,15 +25,15 @@ from napari_msunet.widgets.layers import hide_maps
 from napari_msunet.widgets.placement import visible_region
 from napari_msunet.widgets.prediction.channels import Channel, ChannelsRow
 from napari_msunet.widgets.prediction.difference import DifferenceRow
+from napari_msunet.widgets.prediction.explanation import WhyRow
 from napari_msunet.widgets.prediction.live import LiveMaps
 from napari_msunet.widgets.prediction.merging import Merging, prepare_store
 from napari_msunet.widgets.prediction.models import EnsembleRow, model_name
 from napari_msunet.widgets.prediction.plan import PlanLine, left_words, result_words, stamp_of
 from napari_msunet.widgets.prediction.run_maps import add_instances
 from napari_msunet.widgets.prediction.threshold import ThresholdPanel
-from napari_msunet.widgets.prediction.unfinished import GoOnRow
+from napari_msunet.widgets.prediction.unfinished import ResumePrediction
 from napari_msunet.widgets.prediction.where import RegionDrawing, WhereRow
-from napari_msunet.widgets.prediction.why import WhyRow
 from napari_msunet.widgets.steps.step import Step
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class PredictStep(Step):
         self.region.setToolTip("Then draw a rectangle on the slide: it is predicted as soon as you let go.")
         self.region.clicked.connect(show_errors(lambda *_: self.draw_region()))
         self.plan = PlanLine(self.state, self.jobs, self.layers)
-        self.go_on = GoOnRow(self.state)
+        self.go_on = ResumePrediction(self.state)
         self.box = JobBox(self.state, self.jobs, "predict")
         self.warning = self.note()
         self.warning.setObjectName("problem")

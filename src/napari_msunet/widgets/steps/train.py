@@ -1,4 +1,7 @@
-"""The Train step: checking the data, and starting, watching, stopping and continuing a training."""
+"""The Train step: checking the data, and starting, watching, stopping and continuing a training.
+
+What is missing before a training can start, and so whether its button can be clicked, is decided in `widgets.resolve`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.job_box import Choice, JobBox
 from napari_msunet.widgets.dock.model_card import model_summary
 from napari_msunet.widgets.dock.python_lines import job_lines
-from napari_msunet.widgets.dock.retraining import GoingOn, ModelComparisonBox
+from napari_msunet.widgets.dock.retraining import ContinueTraining, ModelComparisonBox
 from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.dock.training_views import CrossValidation, Curves, Scores, WindowPreview
 from napari_msunet.widgets.forms import Form
@@ -61,7 +64,7 @@ class TrainStep(Step):
         self.checks = QLabel()
         self.checks.setWordWrap(True)
         self.checks.setToolTip("Findings about this training, from your data and this computer.")
-        self.going_on = GoingOn(self.state)
+        self.going_on = ContinueTraining(self.state)
         self.verdict = ModelComparisonBox()
         self.verdict.use_wanted.connect(self.state.use_model)
         self.start = QPushButton("Train")

@@ -19,8 +19,8 @@ from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.levels import tiles
 from napari_msunet.review.state import load_state
+from napari_msunet.widgets.dock.annotation_counts import Counts
 from napari_msunet.widgets.dock.background import Background
-from napari_msunet.widgets.dock.counts import Counts
 from napari_msunet.widgets.state import SlideRecord, State
 
 
