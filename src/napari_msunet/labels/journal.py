@@ -1,7 +1,7 @@
 """The append-only journal of a label store, which makes a stroke safe before its pixels reach the chunks.
 
-Records, their files, undo and redo (which strokes stand and which were taken back) and the journal itself are in one module, since none of them can be
-understood without the others.
+Records, their files, undo and redo (which strokes stand and which were taken back) and the journal itself are in one
+module, since none of them can be understood without the others.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The size of a pixel in µm, and whether the one in a file is believed. Only this module decides that; the `*_backend`s read it.
+"""The size of a pixel in µm, and whether the one in a file is believed. Only this module decides that.
+
+Each `*_backend` reads what its files say of it (`tiff_backend.tiff_mpp`).
 
 A size that a person gives is always used, if it can be a size at all (4 nm of an electron microscope is 0.004). A size
 in a file is believed where a light microscope can have it. Other sizes come from printers (300 dpi is 85 µm), from
