@@ -1,9 +1,59 @@
 """Fixtures of all tests with a window."""
 
 import gc
+import itertools
 from collections.abc import Iterator
 
 import pytest
+
+from napari_msunet.errors import MsunetError
+from napari_msunet.jobs.client import CLOSE_SECONDS, WorkerClient
+from napari_msunet.jobs.link import Link
+from napari_msunet.jobs.settings import default_worker
+
+IDLE: list[Link] = []
+"""Worker processes that earlier tests left with nothing to do."""
+
+
+class LentWorker(WorkerClient):
+    """A client that goes on with the process of an earlier test, since one that starts loads torch for seconds.
+
+    A process is handed on when it is closed with no job under way; any other one ends as always.
+    """
+
+    _all_numbers = itertools.count(1)
+
+    def __init__(self, *arguments, **options) -> None:
+        super().__init__(*arguments, **options)
+        self._numbers = self._all_numbers
+
+    def _usable(self) -> Link:
+        if not self._closed and (self._link is None or not self._link.alive):
+            try:
+                usual = tuple(self._command()) == default_worker()
+            except MsunetError:
+                usual = False  # the link says so, in its own time
+            while usual and IDLE:
+                link = IDLE.pop()
+                if link.alive:
+                    self._link = link
+                    break
+        return super()._usable()
+
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        link = self._link
+        if link is not None and link.warm and not link.jobs and tuple(link._words) == default_worker():
+            self._closed, self._link = True, None
+            IDLE.append(link)
+        super().close(seconds)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_worker_is_left() -> Iterator[None]:
+    """Ends the processes that are left at the end."""
+    yield
+    for link in IDLE:
+        link.stop("The tests are over.", 1.0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -21,13 +71,14 @@ def garbage_collected_in_the_main_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def no_worker_before_a_job(monkeypatch):
-    """A worker loads torch for seconds when a step is opened; a test that sends no job needs none."""
+def few_workers(monkeypatch):
+    """A worker loads torch for seconds: none starts before a job is sent, and tests hand theirs on."""
     monkeypatch.setattr("napari_msunet.widgets.dock.dock.WARMING", ())
+    monkeypatch.setattr("napari_msunet.widgets.jobs.WorkerClient", LentWorker)
 
 
 @pytest.fixture
-def viewer(make_napari_viewer, no_worker_before_a_job):
+def viewer(make_napari_viewer, few_workers):
     """A viewer with a window."""
     found = make_napari_viewer(show=True)
     found.window._qt_window.resize(1280, 800)
