@@ -2,7 +2,8 @@
 
 ``tests/made_before`` was made with the code of 2026-11-28, before files and classes got the names they have now:
 ``labels.ome.zarr`` was predicted with ``model.safetensors`` on ``slide.png`` and edited; ``unfinished.ome.zarr`` is the
-same prediction in small tiles, stopped after two of them; the process that wrote ``killed.ome.zarr`` was killed.
+same prediction in small tiles, stopped after two of them; the process that wrote ``killed.ome.zarr`` was killed;
+``training/run`` is a training of three epochs, begun in the folder ``training``.
 """
 
 import json
@@ -102,3 +103,20 @@ def test_a_project_opens_and_finds_its_slide(before):
     with open_labels(project.find(slide.annotation)) as store:
         assert store.classes == ("cell",)
         assert (np.asarray(store.levels[0]) == 1).any()
+
+
+def test_a_training_goes_on_with_what_it_knew(before, monkeypatch):
+    monkeypatch.chdir(before / "training")
+    job = parse_job(Path("run/job.json").read_text())
+    rows = Path("run/metrics.csv").read_text().splitlines()
+    best = json.loads(Path("run/result.json").read_text())
+    ms.train(job.model_copy(update={"epochs": 4, "resume": True}))
+    result = json.loads(Path("run/result.json").read_text())
+    again = Path("run/metrics.csv").read_text().splitlines()
+    assert again[: len(rows)] == rows
+    assert len(again) == len(rows) + 1
+    assert result["epochs"] == 4
+    assert result["steps"] == best["steps"] + 2
+    assert result["best_epoch"] in (best["best_epoch"], 4)
+    if result["best_epoch"] == best["best_epoch"]:  # it knew which epoch was the best
+        assert result["validation"] == best["validation"]

@@ -155,6 +155,10 @@ class RunProgress:
     reason: str = ""
 
 
+STATE_KEY = "Watch"
+"""Name of the state of `ProgressCallback` in the checkpoint of a training."""
+
+
 class ProgressCallback(pl.Callback):
     """Reports the progress of a training, saves its models, and ends it.
 
@@ -191,6 +195,11 @@ class ProgressCallback(pl.Callback):
         self.finishing_passes = 0
         self._processor_began = time.process_time()
         self._saving, self._keeping = Paced(), Paced()
+
+    @property
+    def state_key(self) -> str:
+        """The name of its state in a checkpoint, which is that of checkpoints written since the first version."""
+        return STATE_KEY
 
     # ------------------------------------------------------------------------------------------------------ the clock
 

@@ -133,7 +133,9 @@ def _settle(session: TrainingSetup, folder: RunFolder, said: _Said, resume: bool
     """Set the batch and the learning rate, where they are to be found by trials or are those of the resumed run."""
     job = session.job
     if resume:
-        before = _saved(folder)["callbacks"].get("Watch", {}).get("summary", {})
+        from napari_msunet.training.callbacks import STATE_KEY
+
+        before = _saved(folder)["callbacks"].get(STATE_KEY, {}).get("summary", {})
         if before.get("batch_size", session.batches.batch) != session.batches.batch and "accumulate" in before:
             session.accumulate, session.batches.steps = before["accumulate"], before["steps_per_epoch"]
             session.regroup(before["batch_size"])
