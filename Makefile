@@ -35,8 +35,9 @@ SYSTEM_PACKAGES := xvfb xauth libegl1 libgl1 libopengl0 libgl1-mesa-dri libxkbco
 demo: setup
 	$(ALLOCATOR) $(SCREEN) $(BIN)/napari-msunet demo --out demo-output $(if $(SCREEN),--close)
 
-# Two halves beside each other, one thread each: two that both want all cores wait for one another.
-WITH_WINDOW := tests/widgets tests/labels tests/objects tests/review tests/slide tests/annotation
+# Two halves of about the same length beside each other, one thread each: two that both want all cores wait for one
+# another. The one with the window also has what its layers stand on.
+WITH_WINDOW := tests/widgets tests/labels tests/objects tests/review tests/slide tests/annotation tests/models
 
 test: setup
 	@OMP_NUM_THREADS=1 $(MAKE) --no-print-directory -j2 test-core test-window
