@@ -175,12 +175,12 @@ def prediction(slide: str, model: str, out: str, **options: Any) -> dict[str, An
 
     import napari_msunet as ms
     from napari_msunet.inference import engine, network
-    from napari_msunet.inference import engine as fuse
     from napari_msunet.inference.plan import Plan
 
     loaded = ms.load_model(Path(model))
     _ = loaded.branch_margins  # measured when a model is loaded in a worker, too
     before = psutil.Process().memory_info().rss / 1e9
+    fuse = engine.fuse  # as it is before `record` puts its own in its place
     calls, fusions = record(network.TorchNetwork, engine)
     begin = time.perf_counter()
     labels = ms.predict(Path(slide), loaded, Path(out), **options)
@@ -262,5 +262,5 @@ def _timed_fusion(fuse: Any, own: Any, streams: Any, shapes: Any, shape: Any, wa
 
     zs = [[torch.randn(z).contiguous(memory_format=torch.channels_last) for z in variants] for variants in shapes]
     begin = time.perf_counter()
-    fuse.fuse([own], streams, zs, shape, wanted)
+    fuse([own], streams, zs, shape, wanted)
     return time.perf_counter() - begin
