@@ -39,6 +39,7 @@ class Average(nn.Module):
         epochs (Izmailov et al., "Averaging weights leads to wider optima and better generalization", UAI 2018).
     """
 
+    # As `torch.optim.swa_utils.AveragedModel`, under the names that checkpoints of trainings under way have.
     count: Tensor
 
     def __init__(self, model: MSUNet, options: Optimiser) -> None:
@@ -86,6 +87,7 @@ def recalibrate(model: MSUNet, batches: Inputs, run: Callable[[MSUNet, Sequence[
     int
         How many layers have new statistics.
     """
+    # Not `torch.optim.swa_utils.update_bn`: it puts the whole model into training mode, dropout too.
     modes = {module: module.training for module in model.modules()}
     layers = [m for m in modes if isinstance(m, _BatchNorm) and type(m) in _FOLLOWING]
     if not layers:
