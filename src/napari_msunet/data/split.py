@@ -42,8 +42,8 @@ def assign(content: Table, counts: Sequence[int], seed: int) -> npt.NDArray[np.i
     -------
     (groups,) int
     """
-    # Not scikit-learn's StratifiedGroupKFold: it balances one label a sample over equal folds. Here an image has pixels of
-    # many classes, sides have sizes of their own, and training must not lack a class that another side has.
+    # Not scikit-learn's StratifiedGroupKFold: it balances one label a sample over equal folds. Here an image has pixels
+    # of many classes, sides have sizes of their own, and training must not lack a class that another side has.
     rng = np.random.default_rng(seed)
     total = content.sum(0)
     shares = content[:, total > 0] / total[total > 0]
