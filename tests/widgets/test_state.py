@@ -15,7 +15,7 @@ from napari_msunet.geometry import Region
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.project_sync import recall, remember
 from napari_msunet.widgets.dock.python_lines import job_lines
-from napari_msunet.widgets.state import PRESETS, PredictOptions, SlideRecord, State, TrainOptions, suggested_mpp
+from napari_msunet.widgets.state import PRESETS, PredictChoices, SlideRecord, State, TrainChoices, suggested_mpp
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_jobs_are_what_was_decided(state, tmp_path):
     record = annotated(state, {1: 1, ANNOTATED_BACKGROUND: 1})
     record.mpp_given, record.role = True, "train"
     state.set_sets([FolderSource(images=tmp_path, masks=tmp_path, mask_suffix="_m", role="test")])
-    state.set_train_options(TrainOptions(epochs=3, batch_size=2))
+    state.set_train_options(TrainChoices(epochs=3, batch_size=2))
     job = resolve.train_job(state)
     assert isinstance(job, TrainJob)
     assert (job.epochs, job.batch_size, job.model.classes) == (3, 2, state.classes)
@@ -113,7 +113,7 @@ def test_jobs_are_what_was_decided(state, tmp_path):
     model = tmp_path / "m.safetensors"
     model.write_bytes(b"")
     state.use_model(model)
-    state.set_predict_options(PredictOptions(margin="fast"))
+    state.set_predict_options(PredictChoices(margin="fast"))
     predict = resolve.predict_job(state, region=Region(1, 2, 30, 40))
     assert isinstance(predict, PredictJob)
     assert (predict.margin, predict.region, predict.slide_mpp) == ("fast", (1, 2, 30, 40), (0.25, 0.25))
@@ -153,7 +153,7 @@ def test_a_project_gives_everything_back(state, tmp_path):
     record = annotated(state, {1: 1})
     state.set_classes(("x", "y"))
     state.set_model(state.model.model_copy(update={"mpp": 3.0}))
-    state.set_train_options(TrainOptions(epochs=7))
+    state.set_train_options(TrainChoices(epochs=7))
     state.set_sets([FolderSource(images="a", masks="b")])
     model = tmp_path / "other.safetensors"
     model.touch()

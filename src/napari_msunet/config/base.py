@@ -30,7 +30,7 @@ from napari_msunet.names import AnyNames
 # How a field of a config is shown to people, written beside the field: the command line, forms and docs read it here.
 #
 # A field is an option where its annotation carries an `Option`; what it is for is the text under it. From these come
-# the options of the command line (`cli.options`), the rows of the dock's forms (`widgets.dock.forms`) and the tables
+# the options of the command line (`cli.options`), the rows of the dock's forms (`widgets.forms`) and the tables
 # in docs.
 
 

@@ -69,8 +69,8 @@ class SlideNorm(nn.BatchNorm2d):
     """Slide normalisation: like instance normalisation, but with the statistics of a whole slide.
 
     In training the statistics are those of the batch, whose windows come from one slide. For a prediction they are
-    taken once from a sample of the slide (`infer.slide_statistics`) and become the running statistics; without a slide,
-    the running ones are the mean over the training.
+    taken once from a sample of the slide (`inference.slide_statistics`) and become the running statistics; without a
+    slide, the running ones are the mean over the training.
     """
 
     borrowed = False

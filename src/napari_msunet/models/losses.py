@@ -22,8 +22,6 @@ from napari_msunet.geometry import as_scale
 # ----------------------------------------------------------------------------------------------------------------------
 # The input of all losses: probabilities, the truth, and the weights of pixels and classes.
 
-"""Value of target pixels that carry no loss."""
-
 TINY = 1e-6
 """Added to denominators, so that a mean over no pixels is zero; small against one pixel."""
 

@@ -27,7 +27,6 @@ from napari_msunet.review.scores import merged_runs
 LEAST_PROBABILITY = 1e-4
 """A probability counts as at least this, since float16 rounds small ones to 0; the loss of a pixel is at most 9.2."""
 
-"""The value of pixels in a run's raw labels that were not predicted."""
 
 _COMPARED = ("labels", "raw", "probabilities")
 """The outputs of a run that are read."""

@@ -40,16 +40,16 @@ def _taken(name: str, job: type[BaseModel], *more: str) -> type[BaseModel]:
 if TYPE_CHECKING:
     Options = TypeVar("Options", bound=BaseModel)
 
-    class TrainOptions(TrainJob):
+    class TrainChoices(TrainJob):
         def __init__(self, **options: object) -> None: ...
 
-    class PredictOptions(PredictJob):
+    class PredictChoices(PredictJob):
         def __init__(self, **options: object) -> None: ...
 
 else:
-    TrainOptions = _taken("TrainOptions", TrainJob)
+    TrainChoices = _taken("TrainChoices", TrainJob)
     # two more options, which have rows of their own in the Predict step
-    PredictOptions = _taken("PredictOptions", PredictJob, "channels", "where")
+    PredictChoices = _taken("PredictChoices", PredictJob, "channels", "where")
 
 
 def changed(options: Options, **values: object) -> Options:
@@ -147,8 +147,6 @@ CONFLICTS: dict[StepName, tuple[StepName, ...]] = {
 
 TIME_LIMIT = 600.0
 """Seconds that a training takes unless the person sets another time."""
-
-"""The value of annotated background in an annotation."""
 
 
 @dataclass(eq=False)
@@ -314,7 +312,7 @@ class State:
         The model that predicts: the last one trained, or one that was loaded.
     ensemble : tuple of Path
         Models that predict together with `model_path`.
-    train_options, predict_options : TrainOptions, PredictOptions
+    train_options, predict_options : TrainChoices, PredictChoices
         Fields of the jobs.
     to_review : (Path, int), optional
         Labels with a queue of places, and how many of these are open.
@@ -335,8 +333,8 @@ class State:
         self.model_path: Path | None = None
         self.ensemble: tuple[Path, ...] = ()
         self.model_chosen = False
-        self.train_options = TrainOptions(time_limit=TIME_LIMIT)
-        self.predict_options: PredictOptions = PredictOptions()
+        self.train_options = TrainChoices(time_limit=TIME_LIMIT)
+        self.predict_options: PredictChoices = PredictChoices()
         self.running: set[StepName] = set()
         self.predicted: set[Path] = set()
         self.corrected = False
@@ -464,12 +462,12 @@ class State:
         self.ensemble = paths
         self.emit("predict")
 
-    def set_train_options(self, options: TrainOptions) -> None:
+    def set_train_options(self, options: TrainChoices) -> None:
         """Choose how to train."""
         self.train_options = options
         self.emit("train")
 
-    def set_predict_options(self, options: PredictOptions) -> None:
+    def set_predict_options(self, options: PredictChoices) -> None:
         """Choose how to predict."""
         self.predict_options = options
         self.emit("predict")

@@ -21,7 +21,7 @@ from napari_msunet.config.training import Sampling
 from napari_msunet.widgets.dock.fields import AnyField, CheckField, ChoiceField, NumberField, WholeField
 from napari_msunet.widgets.dock.model_form import BranchesField, ModelForm
 from napari_msunet.widgets.forms import Form
-from napari_msunet.widgets.state import TrainOptions
+from napari_msunet.widgets.state import TrainChoices
 
 NETWORKS = (UNetConfig, LinkNetConfig, HRNetConfig, EncoderConfig)
 PARTS = {"loss": LossConfig, "optimiser": Optimiser, "augmentation": Augmentation, "sampling": Sampling}
@@ -29,14 +29,14 @@ PARTS = {"loss": LossConfig, "optimiser": Optimiser, "augmentation": Augmentatio
 
 @pytest.fixture
 def form(qtbot):
-    made = Form(TrainOptions())
+    made = Form(TrainChoices())
     qtbot.addWidget(made)
     return made
 
 
 def test_nothing_is_out_of_reach(form):
     wanted = {f"{part}.{name}" for part, kind in PARTS.items() for name in kind.model_fields}
-    wanted |= {name for name in TrainOptions.model_fields if name not in PARTS}
+    wanted |= {name for name in TrainChoices.model_fields if name not in PARTS}
     assert wanted == set(form.editors)
 
 

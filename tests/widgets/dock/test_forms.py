@@ -25,7 +25,7 @@ from napari_msunet.widgets.dock.fields import OutputsField
 from napari_msunet.widgets.dock.model_form import ModelForm
 from napari_msunet.widgets.dock.training_data import FolderForm, PublishedForm, ShapesForm, TableForm
 from napari_msunet.widgets.forms import Form
-from napari_msunet.widgets.state import PredictOptions, TrainOptions
+from napari_msunet.widgets.state import PredictChoices, TrainChoices
 
 
 def train_form(value):
@@ -58,7 +58,7 @@ OBJECTS = [
     (ModelForm, ModelConfig(classes=("x",), mpp=1, scales=(1.0, 0.25), shared=True, fusion="max")),
     (
         train_form,
-        TrainOptions(
+        TrainChoices(
             size=130,
             border=7,
             batch_size=3,
@@ -75,7 +75,7 @@ OBJECTS = [
     ),
     (
         predict_form,
-        PredictOptions(
+        PredictChoices(
             outputs=("labels", "probabilities", "entropy", "instances"),
             margin=96,
             tile=700,
@@ -142,8 +142,8 @@ def test_what_is_shown_is_what_is_given_back(qtbot, kind, value):
 def test_setting_another_object_shows_and_tells_it(qtbot, kind, value):
     usual = {
         ModelForm: MODEL.model_copy(update={"scales": (1.0,), "mpp": 1.0}),
-        train_form: TrainOptions(),
-        predict_form: PredictOptions(),
+        train_form: TrainChoices(),
+        predict_form: PredictChoices(),
         cleaning_form: Postprocess(),
         FolderForm: FolderSource(images=Path("i"), masks=Path("m")),
         TableForm: TableSource(table=Path("u.csv")),
@@ -164,7 +164,7 @@ def test_every_field_has_a_tooltip(qtbot, kind, value):
 
 
 def test_typing_changes_the_object(qtbot):
-    form = form_of(train_form, TrainOptions(), qtbot)
+    form = form_of(train_form, TrainChoices(), qtbot)
     epochs = form.editors["epochs"]
     epochs.selectAll()
     with qtbot.waitSignal(form.valueChanged):
@@ -209,7 +209,7 @@ def test_the_wheel_scrolls_the_dock_instead_of_changing_values(qtbot):
     from qtpy.QtCore import QPoint, QPointF
     from qtpy.QtGui import QWheelEvent
 
-    form = form_of(train_form, TrainOptions(), qtbot)
+    form = form_of(train_form, TrainChoices(), qtbot)
     event = QWheelEvent(
         QPointF(5, 5),
         QPointF(5, 5),
@@ -222,4 +222,4 @@ def test_the_wheel_scrolls_the_dock_instead_of_changing_values(qtbot):
     )
     QWidget.event(form, event)
     form.editors["epochs"].wheelEvent(event)
-    assert form.value() == TrainOptions()
+    assert form.value() == TrainChoices()

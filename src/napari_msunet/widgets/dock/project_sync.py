@@ -12,7 +12,7 @@ from napari_msunet.app.project import FILE, FileReference, Project, ProjectNote,
 from napari_msunet.errors import MsunetError
 from napari_msunet.slide import open_slide
 from napari_msunet.slide.identity import path_identity
-from napari_msunet.widgets.state import PredictOptions, SlideRecord, State, TrainOptions
+from napari_msunet.widgets.state import PredictChoices, SlideRecord, State, TrainChoices
 
 
 def record_of(path: Path, mpp: tuple[float, float] | Literal["px"] | None = None) -> SlideRecord:
@@ -104,7 +104,7 @@ def recall(state: State, project: Project) -> list[str]:
         state.set_model(note.model)
     state.model_path = None if note.model_path is None else project.find(note.model_path)
     state.ensemble = tuple(path for path in map(project.find, note.ensemble) if path.is_file())
-    for name, kind in (("train", TrainOptions), ("predict", PredictOptions)):
+    for name, kind in (("train", TrainChoices), ("predict", PredictChoices)):
         try:
             setattr(state, f"{name}_options", kind.model_validate(getattr(note, name)))
         except ValidationError:

@@ -17,7 +17,7 @@ from napari_msunet.events import Result
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.model_card import model_config
 from napari_msunet.widgets.dock.show_errors import show_errors
-from napari_msunet.widgets.state import TrainOptions
+from napari_msunet.widgets.state import TrainChoices
 
 if TYPE_CHECKING:
     from napari_msunet.config import AnyModel
@@ -159,7 +159,7 @@ class ContinueTraining(QWidget):
         # of another project are all used again.
         sources = [s for s in before.sources if not ours or any(same_truth(s, now) for now in plain.sources)]
         before = before.model_copy(update={"out": folder, "sources": tuple(sources)})
-        options = {name: getattr(plain, name) for name in TrainOptions.model_fields} | {
+        options = {name: getattr(plain, name) for name in TrainChoices.model_fields} | {
             "model": self._model(before, last.config)
         }
         return retraining_job(before, plain.sources, plain.out, start=self.on, **options)
