@@ -1,5 +1,6 @@
 """Files that are whole or absent."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -59,3 +60,21 @@ def test_tables_are_read_as_they_were_written(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(table_text(rows, ("a", "b")), newline="")
     assert read_rows(tmp_path / "t.csv") == (["a", "b"], [{"a": 'x,"y"', "b": "1"}, {"a": "", "b": ""}])
     assert csv_text([(1, None)], line_end="\r\n") == "1,\r\n"
+
+
+def test_what_was_there_comes_back_when_the_new_folder_cannot_take_its_name(tmp_path, monkeypatch):
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    (folder / "old").touch()
+    replace = os.replace
+
+    def refuse(source, target):
+        if Path(source).name.endswith(".partial"):
+            raise PermissionError(errno.EACCES, "refused")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OutputError), folder_aside(folder, overwrite=True) as new:
+        (new / "new").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["labels"]
+    assert [path.name for path in folder.iterdir()] == ["old"]

@@ -156,7 +156,11 @@ def aside(path: Path, *, parents: bool = False, overwrite: bool = False) -> Iter
             if overwrite and os.path.lexists(path):
                 old = _beside(path, "old")
                 os.replace(path, old)
-                os.replace(temporary, path)
+                try:
+                    os.replace(temporary, path)
+                except OSError:
+                    os.replace(old, path)  # what was there stays under its name
+                    raise
                 _remove(old)
             else:
                 os.replace(temporary, path)
