@@ -99,6 +99,8 @@ def activation_bytes(session: TrainingSetup, module: Training) -> int:
     return kept
 
 
+# Not Lightning's `Tuner.lr_find`: it writes a checkpoint of the model into the working folder and reads it back, and
+# takes the learning rate from the module's hyperparameters, while ours is a field of the job.
 def find_learning_rate(session: TrainingSetup, build: Build, stop: Stop) -> float:
     """The learning rate at which the smoothed loss falls fastest, in a trial in which the rate rises from step to step.
 

@@ -24,6 +24,7 @@ from napari_msunet.slide import Slide
 from napari_msunet.slide.appearance import shows_colours
 from napari_msunet.slide.numbers import is_plain, to_unit, unit_scale
 from napari_msunet.widgets.layer_slides import slide_of
+from napari_msunet.widgets.napari_internals import canvas_scene
 from napari_msunet.widgets.placement import to_level0, to_world
 
 if TYPE_CHECKING:
@@ -481,7 +482,7 @@ class FieldsOfView(QObject):
         fields_at(self._slide, self.config, place, self.size)
         self._reader = ThumbnailReader()
         self._reader.ready.connect(self.panel.show_pictures)
-        scene = self.viewer.window._qt_viewer.canvas.view.scene
+        scene = canvas_scene(self.viewer)
         for width in (4, 2):
             line = Line(np.zeros((2, 2)), connect="segments", width=width, method="gl", antialias=True, parent=scene)
             line.order = ORDER + len(self._lines)

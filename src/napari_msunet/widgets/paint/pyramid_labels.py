@@ -23,10 +23,10 @@ from napari_msunet.geometry import Region, Window, first_position
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.checks import touched
 from napari_msunet.labels.chunks import WindowArray
-from napari_msunet.widgets.navigation import camera, viewers_showing
-from napari_msunet.widgets.paint import brush, class_colours, lifetime
+from napari_msunet.widgets import brush
+from napari_msunet.widgets.napari_internals import PaintHooks, camera, missing, viewers_showing
+from napari_msunet.widgets.paint import class_colours, lifetime
 from napari_msunet.widgets.paint.canvas import Canvas
-from napari_msunet.widgets.paint.napari_internals import PaintHooks, missing
 from napari_msunet.widgets.paint.stroke import Stroke, cut
 from napari_msunet.widgets.paint.writer import Job, StrokeWriter
 from napari_msunet.widgets.placement import MICROMETER
