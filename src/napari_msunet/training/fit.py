@@ -69,7 +69,7 @@ def _panels(session: TrainingSetup, model: MSUNet) -> list[tuple[float, Panel]]:
         inputs = [as_unit(x).to(session.device) for x in batch.inputs]
         size = (int(batch.target.shape[1]), int(batch.target.shape[2]))
         with torch.inference_mode():
-            predicted = seen.outputs(inputs, size, seen.config.field)[0].argmax(1).cpu()
+            predicted = seen.outputs(inputs, size, seen.config.field)[0].max(1).indices.cpu()
         images = interpolate(inputs[finest].cpu(), size, mode="nearest")
         for image, truth, labels in zip(images, batch.target, predicted, strict=True):
             scores = class_scores(confusion(labels, truth, outputs).numpy())["dice"][1:]
