@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from napari_msunet.geometry import Window
+from napari_msunet.geometry import Grid, Window
 from napari_msunet.names import AnyNames, loaded_again
 
 if TYPE_CHECKING:
@@ -168,22 +168,42 @@ class RegionDone(_Event):
     width: int
 
 
-class FirstLook(_Event):
-    """The answer of the coarsest scale alone for a part in view, before its tiles are computed; it is not stored.
+def packed(values: npt.NDArray[np.generic]) -> str:
+    """An array as text: compressed (zlib), in base64; `unpacked` gives it back."""
+    import numpy as np  # imported here, because the command's help does not need it
+
+    return b64encode(zlib.compress(np.ascontiguousarray(values).tobytes(), 1)).decode()
+
+
+def unpacked(text: str, kind: npt.DTypeLike) -> npt.NDArray[np.generic]:
+    """The values in a text that `packed` made, in one dimension.
+
+    Raises
+    ------
+    ValueError
+        If the text is none of that function, or of another type of numbers.
+    """
+    import numpy as np
+
+    try:
+        return np.frombuffer(zlib.decompress(b64decode(text)), kind)
+    except zlib.error as error:
+        raise ValueError(f"an array cannot be unpacked ({error})") from error
+
+
+class _Labelled(_Event):
+    """A part of a slide with its labels.
 
     Attributes
     ----------
-    run : str
     y, x, height, width : int
-        The part, in pixels of the run's level 0.
+        The part, in pixels of the level 0 of a run, or of a grid.
     rows, columns : int
         Size of the labels, which cover the part evenly.
     labels : str
-        The labels, uint8 row by row, compressed (zlib) and in base64; `array` decodes them.
+        The labels, uint8 row by row, as `packed` makes them; `array` decodes them.
     """
 
-    event: Literal["first_look"] = "first_look"
-    run: str
     y: int
     x: int
     height: int
@@ -192,21 +212,49 @@ class FirstLook(_Event):
     columns: int
     labels: str
 
-    @classmethod
-    def of(cls, run: str, window: Window, labels: npt.NDArray[np.uint8]) -> FirstLook:
-        """The event for labels `(rows, columns)` over a window."""
-        place = {"y": window.y, "x": window.x, "height": window.height, "width": window.width}
-        import numpy as np  # imported here, because the command's help does not need it
-
-        text = b64encode(zlib.compress(np.ascontiguousarray(labels).tobytes(), 1)).decode()
-        return cls(run=run, **place, rows=labels.shape[0], columns=labels.shape[1], labels=text)
-
     def array(self) -> npt.NDArray[np.uint8]:
         """The labels `(rows, columns)`."""
         import numpy as np
 
-        values = np.frombuffer(zlib.decompress(b64decode(self.labels)), np.uint8)
-        return values.reshape(self.rows, self.columns)
+        return unpacked(self.labels, np.uint8).reshape(self.rows, self.columns)  # type: ignore[return-value]
+
+
+def _placed(window: Window, labels: npt.NDArray[np.uint8]) -> dict[str, Any]:
+    """The fields of labels `(rows, columns)` over a window."""
+    place = {"y": window.y, "x": window.x, "height": window.height, "width": window.width}
+    return {**place, "rows": labels.shape[0], "columns": labels.shape[1], "labels": packed(labels)}
+
+
+class FirstLook(_Labelled):
+    """The answer of the coarsest scale alone for a part in view, before its tiles are computed; it is not stored.
+
+    The part is in pixels of the level 0 of the run `run`.
+    """
+
+    event: Literal["first_look"] = "first_look"
+    run: str
+
+    @classmethod
+    def of(cls, run: str, window: Window, labels: npt.NDArray[np.uint8]) -> FirstLook:
+        """The event for labels `(rows, columns)` over a window."""
+        return cls(run=run, **_placed(window, labels))
+
+
+class Answered(_Labelled):
+    """The labels of a tile by a head that was fitted to what is annotated so far.
+
+    The part is in pixels of a grid over the slide, whose pixels are `pixel` `(y, x)` level-0 pixels large, and of which
+    there are `shape` `(height, width)`.
+    """
+
+    event: Literal["answered"] = "answered"
+    pixel: tuple[float, float]
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, grid: Grid, window: Window, labels: npt.NDArray[np.uint8]) -> Answered:
+        """The event for labels `(height, width)` of a window of a grid."""
+        return cls(pixel=grid.pixel, shape=grid.shape, **_placed(window, labels))
 
 
 class Message(_Event):
@@ -225,7 +273,9 @@ class Result(_Event):
     files: dict[str, str] = Field(default_factory=dict)
 
 
-Event = Annotated[Progress | Metric | RegionDone | FirstLook | Message | Result, Field(discriminator="event")]
+Event = Annotated[
+    Progress | Metric | RegionDone | FirstLook | Answered | Message | Result, Field(discriminator="event")
+]
 """The type of any event."""
 
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)

@@ -15,6 +15,7 @@ from napari_msunet.config.base import (
     explain,
 )
 from napari_msunet.config.branches import NETWORKS, BranchConfig, EncoderConfig, HRNetConfig, LinkNetConfig, UNetConfig
+from napari_msunet.config.instant import AnswerRequest, FitHeadJob
 from napari_msunet.config.jobs import (
     CrossValidateJob,
     EvaluateJob,
@@ -85,6 +86,7 @@ __all__ = [
     "MAX_CLASSES",
     "NETWORKS",
     "SCHEMA_VERSION",
+    "AnswerRequest",
     "AnyModel",
     "Augmentation",
     "AutoModel",
@@ -98,6 +100,7 @@ __all__ = [
     "EvaluateJob",
     "ExperimentJob",
     "ExportJob",
+    "FitHeadJob",
     "FolderSource",
     "Fusion",
     "GivenRange",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, model_validator
 
 from napari_msunet.config.base import Damaged, Device, GivenRange, Kind, Option, PixelSize, Positive, Share, Versioned
+from napari_msunet.config.instant import FitHeadJob
 from napari_msunet.config.model import AnyModel, ModelConfig
 from napari_msunet.config.prediction import REGION, PlanJob, PostprocessJob, PredictJob, PredictManyJob, PreviewJob
 from napari_msunet.config.sources import Role, SlideSource, Source
@@ -299,7 +300,8 @@ Job = Annotated[
     | PreviewAugmentationJob
     | MeasureJob
     | ExportJob
-    | PyramidJob,
+    | PyramidJob
+    | FitHeadJob,
     Field(discriminator="job"),
 ]
 """Any job."""

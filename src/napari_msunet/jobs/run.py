@@ -16,6 +16,7 @@ from napari_msunet.config import (
     EvaluateJob,
     ExperimentJob,
     ExportJob,
+    FitHeadJob,
     Job,
     MeasureJob,
     PlanJob,
@@ -49,6 +50,7 @@ _EVENTS_OF: dict[type, str] = {
     PreviewJob: "napari_msunet.inference.image:preview_events",
     MeasureJob: "napari_msunet.annotation:measure_events",
     ExportJob: "napari_msunet.annotation:export_events",
+    FitHeadJob: "napari_msunet.inference.instant:fit_head_events",
     PyramidJob: "napari_msunet.jobs.run:pyramid_events",
 }
 """The module and the function that run a job; loaded when one is run, since measuring must not wait for

@@ -147,20 +147,40 @@ class MSUNet(ReceptiveField):
         ModelError
             If `x` has other channels or sides, or this is a joint model.
         """
-        if self.config.joint:
-            raise ModelError("The branches of this model cannot be computed one by one; use run_joint.")
-        stride = self.config.branches[i].stride
-        if x.dim() != 4 or x.shape[-2] % stride or x.shape[-1] % stride:
-            raise ModelError(
-                f"Branch {i} was given a window of shape {tuple(x.shape)}; it needs (batch, channels, height, width) "
-                f"with sides that are multiples of {stride}."
-            )
+        self._check_branch(i, x)
         if self.training or torch.is_grad_enabled():
             z = self._project(i, self.branch(i).network(self._input(i, x, (x.shape[-2], x.shape[-1]))))
             return z if keep is None else z[(..., *keep.slices())]
         x = self._normalised(i, x).contiguous(memory_format=torch.channels_last)
         wanted = keep or Window(0, 0, x.shape[-2], x.shape[-1])
         return run_within(self.branch(i).network, x, wanted, lambda features: self._project(i, features))
+
+    def branch_features(self, i: int, x: Tensor, keep: Window) -> Tensor:
+        """The last features of a branch on a window of its own grid, from which heads and fusions are projected.
+
+        Parameters
+        ----------
+        i, x, keep
+            See `run_branch`; without gradients.
+
+        Returns
+        -------
+        (B, F, keep.height, keep.width) Tensor
+            Where the features are coarser than the branch's grid, each is repeated.
+
+        Raises
+        ------
+        ModelError
+            As `run_branch`.
+        """
+        self._check_branch(i, x)
+        x = self._normalised(i, x).contiguous(memory_format=torch.channels_last)
+        detail = self.details[i]
+
+        def repeated(features: Tensor) -> Tensor:
+            return F.interpolate(features, scale_factor=float(detail)) if detail > 1 else features
+
+        return run_within(self.branch(i).network, x, keep, repeated)
 
     def to_target(self, i: int, z: Tensor) -> Tensor:
         """Bring a `z` of branch `i` to the target grid: bilinear from a coarse grid, area average from a finer one.
@@ -290,6 +310,17 @@ class MSUNet(ReceptiveField):
         branch = self.branches[0 if len(self.branches) == 1 else i]
         assert isinstance(branch, Branch)  # for the type checker
         return branch
+
+    def _check_branch(self, i: int, x: Tensor) -> None:
+        """`ModelError` if a branch cannot be computed alone, or not on such a window."""
+        if self.config.joint:
+            raise ModelError("The branches of this model cannot be computed one by one; use run_joint.")
+        stride = self.config.branches[i].stride
+        if x.dim() != 4 or x.shape[-2] % stride or x.shape[-1] % stride:
+            raise ModelError(
+                f"Branch {i} was given a window of shape {tuple(x.shape)}; it needs (batch, channels, height, width) "
+                f"with sides that are multiples of {stride}."
+            )
 
     def _input(self, i: int, x: Tensor, padded: Size) -> Tensor:
         """A branch's normalised input, padded with zeros at the bottom and right, and enlarged where it has a stem."""

@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_msunet.constants import CHUNK
-from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import LabelStore
-from napari_msunet.labels.checks import touched
+from napari_msunet.labels.stroke_samples import chunks_of, written_chunks
 
 _ZERO = np.zeros(256, np.int64)
 
@@ -36,7 +35,7 @@ class Counts:
         """Count all blocks that have a file, which are those that hold anything."""
         version = self.store.version
         self.store.flush()
-        on_disk = self._on_disk()
+        on_disk = written_chunks(self.store)
         with self._mutex:
             self._blocks = {key: counts for key, counts in self._blocks.items() if key in set(on_disk)}
         found = self._count(on_disk)
@@ -52,10 +51,7 @@ class Counts:
         """Count the blocks again that a stroke touched (level-0 pixels of the store)."""
         if self._version is not None:
             self._version = self.store.version
-        window = touched(region)
-        rows = range(max(0, window.y) // CHUNK, -(-min(window.stop[0], self.store.shape[0]) // CHUNK))
-        columns = range(max(0, window.x) // CHUNK, -(-min(window.stop[1], self.store.shape[1]) // CHUNK))
-        return self._count((row, column) for row in rows for column in columns)
+        return self._count(chunks_of(self.store, region))
 
     def of(self) -> dict[int, int]:
         """Pixels by value, without 0 and without values that do not occur."""
@@ -83,21 +79,6 @@ class Counts:
     def _window(self, row: int, column: int) -> Window:
         whole = Window(0, 0, *self.store.shape)
         return Window(row * CHUNK, column * CHUNK, CHUNK, CHUNK).intersection(whole)
-
-    def _on_disk(self) -> list[tuple[int, int]]:
-        folder = self.store.path / "0" / "c"
-        try:
-            return sorted(
-                (int(row.name), int(column.name))
-                for row in folder.iterdir()
-                if row.name.isdigit()
-                for column in row.iterdir()
-                if column.name.isdigit()
-            )
-        except FileNotFoundError:
-            if not self.store.path.exists():
-                raise StoreError(f"{self.store.path} is gone; put it back, or start another annotation.") from None
-            return []
 
 
 def erase(store: LabelStore, counts: Counts, value: int) -> list[Region]:

@@ -1,0 +1,66 @@
+"""Light heads on the frozen features of a model: the request for an answer while one paints, and the job that keeps
+one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from napari_msunet.config.base import Device, GivenRange, Kind, Option, PixelSize, Positive, Versioned
+
+
+class AnswerRequest(Versioned):
+    """What is in view, and the annotated pixels by which it is to be labelled.
+
+    Attributes
+    ----------
+    model : Path
+        The model whose features are used.
+    classes : tuple of str
+        Names of classes 1..K.
+    places, values : str
+        Annotated pixels, as `packed` makes them: centres `(n, 2)` float64 in level-0 pixels of the slide, and classes
+        `(n,)` uint8, 0 background.
+    view : (y, x, height, width)
+        In level-0 pixels of the slide.
+    near : (y, x), optional
+        The place that is answered first, such as that of the last stroke; None: the middle of the view.
+    """
+
+    model: Path
+    slide: Path
+    slide_mpp: PixelSize | None = None
+    image_kind: Kind | None = None
+    value_range: GivenRange | None = None
+    classes: tuple[str, ...] = Field(min_length=1)
+    places: str = ""
+    values: str = ""
+    view: tuple[float, float, float, float]
+    near: tuple[float, float] | None = None
+    memory: Positive = 1.0
+    """GB that the kept features may take."""
+    device: Device = "auto"
+
+
+class FitHeadJob(Versioned):
+    """Make a model from the features of another one and an annotation: only the last layer is fitted, in seconds."""
+
+    job: Literal["fit_head"] = "fit_head"
+    model: Path
+    """The model whose features are used; its weights stay as they are."""
+    slide: Path
+    """The slide."""
+    labels: Path
+    """Its annotation: a label store."""
+    out: Path
+    """The model file that is made."""
+    slide_mpp: Annotated[PixelSize | None, Option(example="µm per pixel, or px")] = None
+    """µm per pixel of the slide, where its file does not give it; px: no size in µm."""
+    image_kind: Annotated[Kind | None, Option()] = None
+    """What the slide is, where its file does not say it."""
+    value_range: Annotated[GivenRange | None, Option()] = None
+    """The values that are black and white, such as 0 4095, where the file does not give them."""
+    device: Device = "auto"
+    """Where it computes: auto, cpu, cuda, cuda:1 or mps."""
