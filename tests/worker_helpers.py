@@ -7,10 +7,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from data.making import CONFIG, write_folder
 
-from napari_msunet.config import FolderSource, Optimiser, PredictJob, TrainJob
-from napari_msunet.events import Event
+from napari_msunet.config import AnswerRequest, FolderSource, Optimiser, PredictJob, TrainJob
+from napari_msunet.events import Event, packed
 from napari_msunet.jobs.client import WorkerClient, WorkerRequest
 
 SLIDE = Path(__file__).parents[1] / "src" / "napari_msunet" / "demo_data" / "CMU-1-Small-Region.svs"
@@ -29,8 +30,9 @@ class Heard:
         self.ends = 0
         self.threads: set[str] = set()
         self._changed = threading.Condition()
-        ask = client.inspect if isinstance(job, dict) else client.submit
-        if not isinstance(job, dict):
+        jobs = not isinstance(job, dict | AnswerRequest)
+        ask = client.submit if jobs else client.inspect if isinstance(job, dict) else client.answer
+        if jobs:
             options["on_start"] = lambda: self._note("started")
         self.handle: WorkerRequest = ask(job, self._event, self._end, **options)
 
@@ -89,6 +91,14 @@ def prediction(root: Path, model: Path, name: str = "labels", **options: Any) ->
     """A prediction of a part of the shipped slide."""
     given = {"region": (500.0, 500.0, 600.0, 700.0), "device": "cpu"} | options
     return PredictJob(slide=SLIDE, model=model, out=root / f"{name}.ome.zarr", **given)
+
+
+def answering(model: Path, slide: Path = SLIDE, **options: Any) -> AnswerRequest:
+    """A request for the labels of a part of the shipped slide, with dots of two classes."""
+    places = np.random.default_rng(0).uniform(500, 900, (60, 2))
+    values = np.repeat(np.array([0, 1], np.uint8), 30)
+    given = {"view": (400.0, 400.0, 700.0, 700.0), "classes": ("1 disc",), "device": "cpu"} | options
+    return AnswerRequest(model=model, slide=slide, places=packed(places), values=packed(values), **given)
 
 
 def altered_worker(before: str) -> list[str]:

@@ -131,7 +131,7 @@ def test_tiles_and_pixels_are_those_of_the_kept_model(slide, samples, scales, br
 
 
 def test_kept_features_stay_within_their_memory_and_the_oldest_go_first(slide, model):
-    one = FeatureTiles(model, slide)._bytes()
+    one = FeatureTiles(model, slide).tile_bytes
     tiles = FeatureTiles(model, slide, memory=int(2.5 * one))
     for key in ((0, 0), (0, 1), (0, 0), (1, 0)):
         tiles.features(key)
@@ -141,7 +141,7 @@ def test_kept_features_stay_within_their_memory_and_the_oldest_go_first(slide, m
 
 
 def test_samples_of_tiles_that_went_are_still_known(slide, model, samples):
-    tiles = FeatureTiles(model, slide, memory=int(1.5 * FeatureTiles(model, slide)._bytes()))
+    tiles = FeatureTiles(model, slide, memory=int(1.5 * FeatureTiles(model, slide).tile_bytes))
     _, _, head = fitted(tiles, samples)
     count = tiles.computed
     _, _, again = fitted(tiles, samples)
@@ -196,12 +196,17 @@ def test_a_large_view_is_answered_around_the_stroke(path, samples, monkeypatch):
     assert "zoom in" in message.text
 
 
+@pytest.mark.parametrize("painted", [(1,), ()])
+def test_strokes_of_one_kind_are_no_answer_but_the_view_is_prepared(path, samples, painted):
+    few, answers = np.isin(samples.values, painted), Answers()
+    asked = request(path, Samples(samples.places[few], samples.values[few]), view=(1400, 1400, 900, 200))
+    message, result = answers.answer(asked)
+    assert "Paint a second class" in message.text
+    assert result.values["computed"] == 2
+    assert list(answers.answer(asked))[-1].values["computed"] == 0
+
+
 def test_what_cannot_be_answered_is_one_sentence(slide, path, samples, tmp_path):
-    one = samples.values == 1
-    with pytest.raises(MsunetError, match="Paint a second class"):
-        list(Answers().answer(request(path, Samples(samples.places[one], samples.values[one]))))
-    with pytest.raises(MsunetError, match="Paint a second class"):
-        list(Answers().answer(request(path, Samples(samples.places[:0], samples.values[:0]))))
     with pytest.raises(MsunetError, match="do not fit together"):
         list(Answers().answer(request(path, Samples(samples.places[:5], samples.values))))
     with pytest.raises(ModelError, match=r"one tile of this model take .* GB"):

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from worker_helpers import SLIDE, Heard, altered_worker, model_file, prediction, training
+from worker_helpers import SLIDE, Heard, altered_worker, answering, model_file, prediction, training
 
 from napari_msunet import own_process
 from napari_msunet.errors import MsunetError
-from napari_msunet.events import Message, Metric, Progress, RegionDone, Result
+from napari_msunet.events import Answered, Message, Metric, Progress, RegionDone, Result
 from napari_msunet.geometry import Region
 from napari_msunet.jobs import link
 from napari_msunet.jobs.client import WorkerClient
@@ -99,6 +99,29 @@ def test_inspections_do_not_wait_for_jobs(client, model, tmp_path):
     assert Heard(client, {"path": str(SLIDE)}).ended()[0] == "done"
     assert "nothing at" in Heard(client, {"path": str(tmp_path / "no.svs")}).ended()[1]
     assert "needs" in Heard(client, {"colour": "red"}).ended()[1]
+    assert long.end is None
+    long.handle.cancel("none")
+    assert long.ended()[0] == "cancelled"
+
+
+def test_an_answer_waits_for_no_job_and_the_newest_replaces_the_others(client, model, tmp_path):
+    long = Heard(client, training(tmp_path))
+    long.until(lambda heard: heard.order)
+    first = Heard(client, answering(model))
+    assert first.ended() == ("done", None, None)
+    tiles = [event for event in first.events if isinstance(event, Answered)]
+    assert {event.rows * event.columns for event in tiles} == {512 * 512}
+    several = [Heard(client, answering(model, view=(0.0, 0.0, 2900.0, 2200.0))) for _ in range(3)]
+    assert [heard.ended()[0] for heard in several] == ["cancelled", "cancelled", "done"]
+    assert several[-1].events[-1].values["tiles"] > len(tiles)
+    gone = tmp_path / "gone.svs"
+    outcome, text, details = Heard(client, answering(model, slide=gone)).ended()
+    assert (outcome, details) == ("error", None)
+    assert "gone.svs" in text
+    assert Heard(client, answering(model)).ended()[0] == "done"
+    forgotten: list[object] = []
+    client.answer(None, forgotten.append)
+    assert wait_until(lambda: bool(forgotten))
     assert long.end is None
     long.handle.cancel("none")
     assert long.ended()[0] == "cancelled"

@@ -16,15 +16,17 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, get_args
+from typing import TYPE_CHECKING, Any, BinaryIO, get_args
 
-from napari_msunet.config import Job, PredictJob, TrainJob
+from napari_msunet.config import AnswerRequest, Job, PredictJob, TrainJob
 from napari_msunet.errors import MsunetError, failure
 from napari_msunet.events import Cancelled, Event, Keep, Result, Stop, View, stoppable
 from napari_msunet.jobs.paths import missing_here
 from napari_msunet.jobs.run import parse_job, run
 from napari_msunet.own_process import settle
 
+if TYPE_CHECKING:
+    from napari_msunet.inference.instant import Answers
 # ----------------------------------------------------------------------------------------------------------------------
 # The queue of the worker, and the sentence about a job that was stopped.
 
@@ -40,6 +42,8 @@ class Task:
     job : a job or None
     inspect : dict
         What to inspect, where there is no job.
+    answer : AnswerRequest, optional
+        What to answer while a person paints.
     stop : Stop
     left : tuple of str
         Names of the main files that a training has left.
@@ -48,6 +52,7 @@ class Task:
     id: int
     job: Job | None
     inspect: dict[str, Any] = field(default_factory=dict)
+    answer: AnswerRequest | None = None
     stop: Stop = field(default_factory=Stop)
     left: tuple[str, ...] = ()
 
@@ -77,6 +82,23 @@ class TaskQueue:
         with self._changed:
             (self._first if first else self._rest).append(task)
             self._changed.notify_all()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a task is under way."""
+        return self._running is not None
+
+    def replace(self, task: Task) -> list[Task]:
+        """Add a task in place of all others: those that wait are given back, and the one under way is asked to stop."""
+        with self._changed:
+            dropped = [*self._first, *self._rest]
+            self._first.clear()
+            self._rest.clear()
+            if self._running is not None:
+                self._running.stop.ask()
+            self._rest.append(task)
+            self._changed.notify_all()
+        return dropped
 
     def wait(self, seconds: float | None) -> None:
         """Wait until there is a task, the queue has ended, or the time is over."""
@@ -164,8 +186,9 @@ class Worker:
     Requests: ``{"id": n, "run": job}`` (with ``"priority": true`` before those that wait); ``{"id": n, "cancel":
     true}`` (with ``"keep": "best" | "last" | "none"`` for a training); ``{"id": n, "inspect": {"path": ...}}`` or
     ``{"machine": true}``, which waits for no job; ``{"id": n, "look": [y, x, height, width] or null}``, the view of a
-    person (level-0 pixels); and ``{"ping": n}``. With ``"expected": {path: name}`` beside a job or an inspection, each
-    path must exist, and an error gives its name on the client's machine.
+    person (level-0 pixels); ``{"id": n, "answer": request}``, an `AnswerRequest`, which waits for no job and replaces
+    the one before (null: its features are forgotten); and ``{"ping": n}``. With ``"expected": {path: name}`` beside a
+    job, an inspection or an answer, each path must exist, and an error gives its name on the client's machine.
 
     Answers: ``{"ready": {...}}`` once, ``{"warm": true}`` when torch is loaded, ``{"id": n, "started": true}``,
     ``{"id": n, "event": {...}}``, and for each request with an `id` at last ``{"id": n, "end": "done" | "cancelled" |
@@ -184,6 +207,8 @@ class Worker:
         self._stores = threading.Lock()
         self._tasks = TaskQueue()
         self._inspections = TaskQueue()
+        self._painting = TaskQueue()
+        self._instant: Answers | None = None
 
     def serve(self) -> None:
         """Answer requests until there are no more, then end what is under way and keep what it has finished."""
@@ -192,7 +217,8 @@ class Worker:
         self.say(ready={"version": __version__, "pid": os.getpid()})
         threads = [
             threading.Thread(target=self._work, name="jobs", daemon=True),
-            threading.Thread(target=self._inspect, name="inspections", daemon=True),
+            self._beside("inspections", self._inspections, self._inspection_events),
+            self._beside("answers", self._painting, self._answer_events),
         ]
         for thread in threads:
             thread.start()
@@ -237,8 +263,8 @@ class Worker:
                 return
             if type(request.get("id")) is not int:
                 raise ValueError("it has no whole number as its id")
-            if not {"cancel", "look"} & set(request) and (
-                request["id"] in self._tasks or request["id"] in self._inspections
+            if not {"cancel", "look"} & set(request) and any(
+                request["id"] in queue for queue in (self._tasks, self._inspections, self._painting)
             ):
                 raise ValueError(f"there is a job {request['id']} already")
             number = request["id"]
@@ -263,12 +289,17 @@ class Worker:
             self._tasks.put(Task(number, job), first=bool(request.get("priority")))
         elif isinstance(request.get("inspect"), dict):
             self._inspections.put(Task(number, None, request["inspect"]))
+        elif "answer" in request:
+            asked = request["answer"]
+            task = Task(number, None, answer=None if asked is None else AnswerRequest.model_validate(asked))
+            for older in self._painting.replace(task):
+                self._end(older.id, "cancelled")
         else:
-            raise ValueError('it has neither "run" nor "cancel" nor "look" nor "inspect"')
+            raise ValueError('it has neither "run" nor "cancel" nor "look" nor "inspect" nor "answer"')
 
     def _cancel(self, number: int, keep: Keep) -> None:
         """Stop a job that runs, or remove one that waits; for a job that has ended nothing is done."""
-        waiting = self._tasks.cancel(number, keep)
+        waiting = self._tasks.cancel(number, keep) or self._painting.cancel(number, keep)
         if waiting is not None:
             self._end(number, "cancelled", "The job was cancelled before it began.")
 
@@ -352,15 +383,31 @@ class Worker:
             with self._stores:
                 stores.close_all()
 
-    # ---------------------------------------------------------------------------------------------------- inspections
+    # --------------------------------------------------------------------------------------- inspections and answers
 
-    def _inspect(self) -> None:
-        """Answer inspections; in a thread beside the jobs, because they are quick."""
-        while not self._inspections.ended:
-            task = self._inspections.next(None)
-            if task is not None:
-                self._run(task, self._inspection_events)
-                self._inspections.finish()
+    def _beside(self, name: str, tasks: TaskQueue, events: Callable[[Task], Iterator[Event]]) -> threading.Thread:
+        """A thread that answers inspections, or a person who paints: beside the jobs, because they are quick."""
+
+        def body() -> None:
+            while not tasks.ended:
+                task = tasks.next(None)
+                if task is not None:
+                    self._run(task, events)
+                    tasks.finish()
+
+        return threading.Thread(target=body, name=name, daemon=True)
+
+    def _answer_events(self, task: Task) -> Iterator[Event]:
+        if task.answer is None:
+            self._instant = None
+            give_memory_back()
+            yield Result()
+            return
+        from napari_msunet.inference.instant import Answers
+
+        if self._instant is None:
+            self._instant = Answers(lambda: self._tasks.busy)
+        yield from self._instant.answer(task.answer)
 
     def _inspection_events(self, task: Task) -> Iterator[Event]:
         asked = task.inspect

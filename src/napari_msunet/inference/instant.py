@@ -104,13 +104,14 @@ class FeatureTiles:
         self._vectors: dict[Key, tuple[npt.NDArray[np.int64], Vectors]] = {}
         self.computed = 0
         """How many tiles were computed so far."""
-        if (needed := self._bytes()) > memory:
+        if self.tile_bytes > memory:
             raise ModelError(
-                f"The features of one tile of this model take {needed / 1e9:.2g} GB, and {memory / 1e9:.2g} GB are set "
-                "aside for them; choose a model with fewer channels."
+                f"The features of one tile of this model take {self.tile_bytes / 1e9:.2g} GB, and "
+                f"{memory / 1e9:.2g} GB are set aside for them; choose a model with fewer channels."
             )
 
-    def _bytes(self) -> int:
+    @property
+    def tile_bytes(self) -> int:
         """Bytes of one tile."""
         sides = [self.side * ratio + 2 * _ring(ratio) for ratio in self.config.ratios]
         return sum(2 * width * int(side) ** 2 for width, side in zip(self.widths, sides, strict=True))
@@ -143,7 +144,7 @@ class FeatureTiles:
             with torch.inference_mode():
                 tile = tuple(self._branch(i, self.window(key)) for i in range(len(self.widths)))
             self.computed += 1
-            room = self.memory - self._bytes()
+            room = self.memory - self.tile_bytes
             while self._tiles and self.used > room:
                 self._tiles.popitem(last=False)
         self._tiles[key] = tile
@@ -436,46 +437,54 @@ class Answers:
             y, x = tiles.grid.places(np.array(key) * tiles.side + (tiles.side - 1) / 2)
             return hypot(y - near[0], x - near[1])
 
-        placed = [Placed(key, *found) for key, found in tiles.place(samples).items()]
-        placed.sort(key=lambda one: distance(one.key))
-        first, later = _for_now(tiles, placed)
-        outputs = len(request.classes) + 1
-        head = self._head(tiles, first, outputs)
         seen = sorted(tiles.keys(tiles.grid.centres(Region(*request.view))), key=distance)
-        most = max(1, MOST_PIXELS // tiles.side**2)
-        shown = seen[:most]
-        spent: dict[str, Any] = {"fitted": time.monotonic() - began}
-        for key in shown:
-            yield self._tile(tiles, key, head)
-            spent.setdefault("first", time.monotonic() - began)
-        if later:
-            for one in later:
-                self._rested(lambda one=one: tiles.vectors(one.key, one.pixels))  # type: ignore[misc]
-                events.check()
-            head = self._head(tiles, placed, outputs)
+        shown = seen[: max(1, MOST_PIXELS // tiles.side**2)]
+        placed = [Placed(key, *found) for key, found in tiles.place(samples).items()]
+        spent: dict[str, Any] = {}
+        agreement = None
+        if len({value for one in placed for value in one.values.tolist()}) < 2:
+            yield Message(level="warning", text=TOO_FEW)
+            self._prepare(tiles, shown)
+        else:
+            placed.sort(key=lambda one: distance(one.key))
+            first, later = _for_now(tiles, placed)
+            head = self._head(tiles, first, len(request.classes) + 1)
+            spent["fitted"] = time.monotonic() - began
             for key in shown:
                 yield self._tile(tiles, key, head)
+                spent.setdefault("first", time.monotonic() - began)
+            if later:
+                for one in later:
+                    self._rested(lambda one=one: tiles.vectors(one.key, one.pixels))  # type: ignore[misc]
+                    events.check()
+                head = self._head(tiles, placed, len(request.classes) + 1)
+                yield from (self._tile(tiles, key, head) for key in shown)
+            agreement = head.agreement
         if len(shown) < len(seen):
-            yield Message(
-                level="warning",
-                text=f"The view is {len(seen) / len(shown):.1f} times as large as what is answered at once; the answer "
-                "is around your last stroke: zoom in for the rest.",
-            )
+            yield Message(level="warning", text=_too_large(len(seen) / len(shown)))
         yield Result(
             values={
                 **{name: round(seconds, 4) for name, seconds in spent.items()},
                 "seconds": round(time.monotonic() - began, 4),
                 "samples": len(samples),
-                "agreement": head.agreement,
+                "agreement": agreement,
                 "tiles": len(shown),
                 "computed": tiles.computed - count,
             }
         )
 
+    def _prepare(self, tiles: FeatureTiles, keys: Sequence[Key]) -> None:
+        """Compute what the first answer will need, while there is nothing to answer yet."""
+        import sklearn.linear_model  # which takes a second
+
+        del sklearn
+        for key in keys[: max(1, tiles.memory // tiles.tile_bytes)]:
+            if key not in tiles:
+                self._rested(lambda key=key: tiles.features(key))  # type: ignore[misc]
+            events.check()
+
     def _head(self, tiles: FeatureTiles, placed: Sequence[Placed], outputs: int) -> Head:
         found = [tiles.vectors(one.key, one.pixels) for one in placed]
-        if not found:
-            raise MsunetError(TOO_FEW)
         values = np.concatenate([one.values for one in placed])
         return fit_head(np.concatenate(found), values, tiles.widths, outputs)
 
@@ -490,6 +499,13 @@ class Answers:
         if self._busy():
             time.sleep(min(0.5, time.monotonic() - began))
         return found
+
+
+def _too_large(times: float) -> str:
+    return (
+        f"The view is {times:.1f} times as large as what is answered at once; the answer is around your last stroke: "
+        "zoom in for the rest."
+    )
 
 
 def _samples(request: AnswerRequest) -> Samples:

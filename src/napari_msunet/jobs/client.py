@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from napari_msunet.config import Job
+from napari_msunet.config import AnswerRequest, Job
 from napari_msunet.events import Event, Keep, View
 from napari_msunet.jobs.link import Link
 from napari_msunet.jobs.paths import PathMap
@@ -210,6 +210,19 @@ class WorkerClient:
         The request waits for no job. The answer is the `values` of a `Result`.
         """
         return self._give({"inspect": asked}, WorkerRequest(next(self._numbers), asked, on_event, on_end, None))
+
+    def answer(
+        self,
+        asked: AnswerRequest | None,
+        on_event: Callable[[Event], None] | None = None,
+        on_end: Callable[[Outcome, str | None, str | None], None] | None = None,
+    ) -> WorkerRequest:
+        """Ask for the labels of what is in view while a person paints; the worker forgets its features where it is
+        None.
+
+        The request waits for no job, and the worker stops the one before. Its events are `Answered`.
+        """
+        return self._give({"answer": asked}, WorkerRequest(next(self._numbers), asked, on_event, on_end, None))
 
     def _give(self, request: dict[str, Any], handle: WorkerRequest) -> WorkerRequest:
         request = {"id": handle.id, **request}

@@ -51,8 +51,9 @@ class PathMap:
         """A request as it is sent: with the worker's paths, and with the paths that must exist there and their names
         here."""
         out = dict(request)
-        if isinstance(job := request.get("run"), BaseModel):
-            out["run"] = self._mapped(job.model_dump(mode="json"), job)
+        kind = "answer" if "answer" in request else "run"
+        if isinstance(job := request.get(kind), BaseModel):
+            out[kind] = self._mapped(job.model_dump(mode="json"), job)
             out["expected"] = self._seen(list(_paths(job)))
         elif isinstance(asked := request.get("inspect"), dict) and isinstance(asked.get("path"), str):
             path = Path(asked["path"])

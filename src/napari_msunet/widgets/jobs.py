@@ -17,6 +17,7 @@ from qtpy.QtCore import QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import QApplication
 
 from napari_msunet.config import (
+    AnswerRequest,
     CrossValidateJob,
     EvaluateJob,
     ExperimentJob,
@@ -331,7 +332,7 @@ class Jobs(QObject):
         self._before.run(before or (lambda: None), prepared, failed)
         return handle
 
-    def _handle(self, job: Job | dict[str, object]) -> JobHandle:
+    def _handle(self, job: Job | AnswerRequest | dict[str, object] | None) -> JobHandle:
         handle = JobHandle(next(self._numbers), job, self)
         self._unfinished[handle.number] = handle
         return handle
@@ -411,6 +412,13 @@ class Jobs(QObject):
         handle = self._handle(asked)
         on = _Listening(self, handle)
         handle._request = self.client.inspect(asked, on.event, on.end)
+        return handle
+
+    def answer(self, asked: AnswerRequest | None) -> JobHandle:
+        """Ask for the labels of what is in view while a person paints; see `WorkerClient.answer`."""
+        handle = self._handle(asked)
+        on = _Listening(self, handle)
+        handle._request = self.client.answer(asked, on.event, on.end)
         return handle
 
     def close(self) -> None:
