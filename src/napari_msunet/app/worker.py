@@ -22,7 +22,7 @@ from napari_msunet.config import AnswerRequest, Job, PredictJob, TrainJob
 from napari_msunet.errors import MsunetError, failure
 from napari_msunet.events import Cancelled, Event, Keep, Result, Stop, View, stoppable
 from napari_msunet.jobs.paths import missing_here
-from napari_msunet.jobs.run import parse_job, run
+from napari_msunet.jobs.run import function_of, parse_job, run
 from napari_msunet.own_process import settle
 
 if TYPE_CHECKING:
@@ -209,6 +209,8 @@ class Worker:
         self._inspections = TaskQueue()
         self._painting = TaskQueue()
         self._instant: Answers | None = None
+        # Python's import of one package from two threads at once can fail
+        self._importing = threading.Lock()
 
     def serve(self) -> None:
         """Answer requests until there are no more, then end what is under way and keep what it has finished."""
@@ -325,15 +327,17 @@ class Worker:
         return [self._warm, self._pause, self._warm_training]
 
     def _warm(self) -> None:
-        from napari_msunet import inference
-        from napari_msunet.inference.model_cache import MODEL_CACHE
+        with self._importing:
+            from napari_msunet import inference
+            from napari_msunet.inference.model_cache import MODEL_CACHE
 
         del inference
         MODEL_CACHE.models, MODEL_CACHE.slides = MODELS, SLIDES
         self.say(warm=True)
 
     def _warm_training(self) -> None:
-        from napari_msunet.training import callbacks
+        with self._importing:
+            from napari_msunet.training import callbacks
 
         del callbacks
 
@@ -368,6 +372,8 @@ class Worker:
         them."""
         job = task.job
         assert job is not None  # for the type checker
+        with self._importing:
+            function_of(job)
         events = run(job)
         try:
             yield from events
@@ -403,8 +409,12 @@ class Worker:
             give_memory_back()
             yield Result()
             return
-        from napari_msunet.inference.instant import Answers
+        with self._importing:
+            import sklearn.linear_model  # takes a second, and is needed once there are two classes
 
+            from napari_msunet.inference.instant import Answers
+
+        del sklearn
         if self._instant is None:
             self._instant = Answers(lambda: self._tasks.busy)
         yield from self._instant.answer(task.answer)

@@ -475,9 +475,6 @@ class Answers:
 
     def _prepare(self, tiles: FeatureTiles, keys: Sequence[Key]) -> None:
         """Compute what the first answer will need, while there is nothing to answer yet."""
-        import sklearn.linear_model  # which takes a second
-
-        del sklearn
         for key in keys[: max(1, tiles.memory // tiles.tile_bytes)]:
             if key not in tiles:
                 self._rested(lambda key=key: tiles.features(key))  # type: ignore[misc]

@@ -76,11 +76,17 @@ def run(job: Job) -> Iterator[Event]:
     MsunetError
         When something in the job cannot be used; the error is one sentence.
     """
+    yield from function_of(job)(job)
+
+
+def function_of(job: Job) -> Callable[[Any], Iterator[Event]]:
+    """The function that runs a job; its module is imported. `MsunetError` where it is no job."""
     found = next((_EVENTS_OF[kind] for kind in type(job).__mro__ if kind in _EVENTS_OF), None)
     if found is None:
         raise MsunetError(f"{job!r} is no job; give a TrainJob, PredictJob or another job of napari_msunet.config.")
-    module, function = found.split(":")
-    yield from getattr(import_module(module), function)(job)
+    module, name = found.split(":")
+    function: Callable[[Any], Iterator[Event]] = getattr(import_module(module), name)
+    return function
 
 
 def pyramid_events(job: PyramidJob) -> Iterator[Event]:

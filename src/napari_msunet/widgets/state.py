@@ -314,6 +314,8 @@ class State:
         Models that predict together with `model_path`.
     train_options, predict_options : TrainChoices, PredictChoices
         Fields of the jobs.
+    go_on : bool, optional
+        Whether the next training begins with the weights of the model that predicts; None: where corrections count.
     to_review : (Path, int), optional
         Labels with a queue of places, and how many of these are open.
     running : set of str
@@ -333,6 +335,7 @@ class State:
         self.model_path: Path | None = None
         self.ensemble: tuple[Path, ...] = ()
         self.model_chosen = False
+        self.go_on: bool | None = None
         self.train_options = TrainChoices(time_limit=TIME_LIMIT)
         self.predict_options: PredictChoices = PredictChoices()
         self.running: set[StepName] = set()
@@ -456,6 +459,12 @@ class State:
         """Choose the model file that predicts."""
         self.model_path = path
         self.emit("results")
+
+    def start_from_model(self) -> None:
+        """Let the next training begin with the weights of the model that predicts, and open its step."""
+        self.go_on, self.model_chosen = True, False
+        self.emit("model")
+        self.wanted.emit("train")
 
     def set_ensemble(self, paths: tuple[Path, ...]) -> None:
         """Choose the models that predict together with the one that was chosen."""

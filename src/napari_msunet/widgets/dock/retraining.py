@@ -51,7 +51,6 @@ class ContinueTraining(QWidget):
     def __init__(self, state: State) -> None:
         super().__init__()
         self.state = state
-        self._chosen: bool | None = None
         self._read: tuple[tuple[Path, int], tuple[ModelConfig | None, TrainJob | None]] | tuple[None, None] = (
             None,
             None,
@@ -72,7 +71,7 @@ class ContinueTraining(QWidget):
     def on(self) -> bool:
         """Whether training begins with the last model's weights; known even if the step was never opened."""
         last = self._last()
-        wanted = self._corrected() if self._chosen is None else self._chosen
+        wanted = self._corrected() if self.state.go_on is None else self.state.go_on
         return wanted and last is not None and last.obstacle is None
 
     def refresh(self) -> None:
@@ -82,13 +81,13 @@ class ContinueTraining(QWidget):
         obstacle = None if last is None else last.obstacle
         self.tick.setEnabled(last is not None and obstacle is None)
         self.tick.setToolTip(_TIP if obstacle is None else obstacle)
-        wanted = self._corrected() if self._chosen is None else self._chosen
+        wanted = self._corrected() if self.state.go_on is None else self.state.go_on
         self.tick.setChecked(wanted and self.tick.isEnabled())
         self.why.setText(obstacle or "")
         self.why.setVisible(bool(obstacle) and wanted)
 
     def _clicked(self, on: bool) -> None:
-        self._chosen = on
+        self.state.go_on = on
         self.state.emit("train")
 
     def _corrected(self) -> bool:

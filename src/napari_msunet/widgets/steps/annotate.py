@@ -16,9 +16,10 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.labels import LabelStore
 from napari_msunet.labels.metadata import BACKGROUND_COLOUR, default_colours
 from napari_msunet.slide import open_slide
+from napari_msunet.widgets.answering.answering import Answering
 from napari_msunet.widgets.dock.class_table import KEYS, ClassEdits, ClassTable, ClassTableRow
 from napari_msunet.widgets.dock.marking import Marking
-from napari_msunet.widgets.dock.python_lines import call, lines, literal
+from napari_msunet.widgets.dock.python_lines import call, job_lines, lines, literal
 from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.dock.training_data import SourcesBox
 from napari_msunet.widgets.forms import Fold
@@ -67,6 +68,8 @@ class AnnotateStep(Step):
         self.help = self.note("Keys: 1–9 class, 0 background, P brush, E eraser, F fill, [ ] brush size.")
         self.body.addWidget(self.help)
         self.body.addLayout(self.marking.buttons())
+        self.answering = Answering(state, jobs, layers)
+        self.body.addWidget(self.answering)
         self.more = Fold("Sources", "What each slide is for, and labelled images from elsewhere.")
         self.sources = SourcesBox(self.state)
         self.more.inside.addWidget(self.sources)
@@ -323,7 +326,11 @@ class AnnotateStep(Step):
         path = record.annotation or self.state.project_folder() / "annotations" / f"{record.name}.ome.zarr"
         slide = f"slide = {call('ms.open_slide', record.open_options, positional=(literal(record.path),))}"
         if record.annotation is not None:
-            return lines(slide, f"labels = ms.open_labels({literal(path)})", "print(labels)")
+            opened = lines(slide, f"labels = ms.open_labels({literal(path)})", "print(labels)")
+            if not self.answering.on:
+                return opened
+            kept = job_lines(self.answering.job(self.state.project_folder() / "models" / "answer.safetensors"))
+            return f"{opened}\n{kept}"
         made = {"classes": self.state.classes, "kind": "annotation"}
         create = call("ms.LabelStore.create", made, positional=(literal(path), "slide=slide"))
         return lines(slide, f"labels = {create}", "print(labels)")
@@ -335,3 +342,4 @@ class AnnotateStep(Step):
             layer.events.stroke.disconnect(self._stroke)
             layer.events.selected_label.disconnect(self._selected)
         self.marking.closing()
+        self.answering.closing()
