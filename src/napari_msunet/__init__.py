@@ -31,7 +31,17 @@ if TYPE_CHECKING:
     from napari_msunet.errors import MissingMppError, MsunetError, StoreLockedError
     from napari_msunet.geometry import Region
     from napari_msunet.inference.predict import predict
-    from napari_msunet.jobs.run import cross_validate, evaluate, experiment, export, job_from_json, measure, run, train
+    from napari_msunet.jobs.run import (
+        context_study,
+        cross_validate,
+        evaluate,
+        experiment,
+        export,
+        job_from_json,
+        measure,
+        run,
+        train,
+    )
     from napari_msunet.labels import LabelStore, open_labels, tissue_labels
     from napari_msunet.models import MSUNet, build_model, load_model, save_model
     from napari_msunet.review.queue import review_queue
@@ -48,7 +58,7 @@ _HOMES = {
     "errors": "MissingMppError MsunetError StoreLockedError",
     "geometry": "Region",
     "inference.predict": "predict",
-    "jobs.run": "cross_validate evaluate experiment export job_from_json measure run train",
+    "jobs.run": "context_study cross_validate evaluate experiment export job_from_json measure run train",
     "labels": "LabelStore open_labels tissue_labels",
     "models": "MSUNet build_model load_model save_model",
     "review.queue": "review_queue",
@@ -82,6 +92,7 @@ __all__ = [
     "UNetConfig",
     "build_model",
     "build_pyramid",
+    "context_study",
     "cross_validate",
     "evaluate",
     "experiment",

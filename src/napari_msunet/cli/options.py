@@ -17,6 +17,7 @@ from napari_msunet.config import (
     NETWORKS,
     AutoModel,
     BranchConfig,
+    ContextJob,
     CrossValidateJob,
     Damaged,
     EvaluateJob,
@@ -411,6 +412,7 @@ if TYPE_CHECKING:  # a type checker cannot see classes that are made at run time
     ModelOptions: TypeAlias = Given
     TrainOptions: TypeAlias = Given
     CrossValidateOptions: TypeAlias = Given
+    ContextOptions: TypeAlias = Given
     PreviewOptions: TypeAlias = Given
     EvaluateOptions: TypeAlias = Given
     PredictOptions: TypeAlias = Given
@@ -423,6 +425,7 @@ else:
     ModelOptions = options_of(ModelConfig, values_of=AutoModel)
     TrainOptions = options_of(TrainJob)
     CrossValidateOptions = options_of(CrossValidateJob)
+    ContextOptions = options_of(ContextJob)
     PreviewOptions = options_of(PreviewAugmentationJob)
     EvaluateOptions = options_of(EvaluateJob)
     PredictOptions = options_of(PredictJob)

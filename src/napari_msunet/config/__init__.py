@@ -16,6 +16,7 @@ from napari_msunet.config.base import (
 )
 from napari_msunet.config.branches import NETWORKS, BranchConfig, EncoderConfig, HRNetConfig, LinkNetConfig, UNetConfig
 from napari_msunet.config.jobs import (
+    ContextJob,
     CrossValidateJob,
     EvaluateJob,
     ExperimentJob,
@@ -90,6 +91,7 @@ __all__ = [
     "AutoModel",
     "BranchConfig",
     "Cluster",
+    "ContextJob",
     "CrossValidateJob",
     "Damaged",
     "Device",
