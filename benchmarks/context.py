@@ -1,4 +1,4 @@
-"""Is the study of context right where the answer is known? Two tasks made from real gland images, and the study on both.
+"""Is the study of context right where the answer is known? Two tasks made of real images, and the study on both.
 
     python benchmarks/context.py make --data ../shared/data --out build/context
     python benchmarks/context.py study --out build/context --task surroundings --seconds 100 [--seeds 0 1 2]
