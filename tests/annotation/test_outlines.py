@@ -295,10 +295,11 @@ def test_names_written_in_two_ways(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"images": [], "annotations": [], "categories": []}', "a file of COCO"),
-        ('{"version": "5", "shapes": [], "imagePath": "a.png"}', "a file of labelme"),
-        ("<annotations><image/></annotations>", "is CVAT's"),
-        ("<annotation><object/></annotation>", "is LabelMe's or Pascal VOC's"),
+        ('{"_via_settings": {}}', "a file of the VGG Image Annotator"),
+        ('{"images": [], "annotations": [{"segments_info": []}]}', "COCO's panoptic form"),
+        ("<annotations><track><box/></track></annotations>", "tracks of a video"),
+        ("<annotation><object><bndbox/></object></annotation>", "is Pascal VOC's XML"),
+        ("<annotation/>", "neither LabelMe's"),
         ("PK\3\4", "compressed"),
         ("[" * 100_000, "damaged"),
     ],

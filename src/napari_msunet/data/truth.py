@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from napari_msunet.annotation.formats import DrawnShape
 from napari_msunet.annotation.painting import ShapePainter, overview_step
+from napari_msunet.annotation.shapes import DrawnShape
 from napari_msunet.config import MaskValues
 from napari_msunet.constants import ANNOTATED_BACKGROUND, IGNORED
 from napari_msunet.data.masks import ChosenMask, Mask, choose_reading, majority, read_mask_file
