@@ -460,7 +460,7 @@ _AREAS = ("polygon", "rectangle", "circle", "mask", "oriented_rectangle", "rotat
 
 def _cytomine_items(read: Any) -> list[Any]:
     if isinstance(read, dict) and isinstance(read.get("collection"), list):
-        return read["collection"]
+        return list(read["collection"])
     return read if isinstance(read, list) else [read]
 
 

@@ -130,7 +130,8 @@ def png_mask(text: str) -> npt.NDArray[np.bool_]:
         data = base64.b64decode(text.rpartition(",")[2] if text.startswith("data:") else text, validate=True)
     except (binascii.Error, ValueError):
         raise BadRingError(DAMAGED) from None
-    return image_mask(io.BytesIO(data))
+    mask: npt.NDArray[np.bool_] = image_mask(io.BytesIO(data))
+    return mask
 
 
 def image_mask(file: Path | io.BytesIO, formats: tuple[Literal["PNG", "TIFF", "BMP"], ...] = ("PNG",)) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -428,17 +429,49 @@ def _polygon(rings: Any, wrong: list[str]) -> Any:
             wrong.append(f"with a hole {bad}")
     polygon = shapely.polygons(shapely.linearrings(shell), holes or None)
     if not shapely.is_valid(polygon):
-        signed = 0.0 if holes else abs(_signed_area(shell))
-        parts = [p for p in flat(shapely.make_valid(polygon)) if p.geom_type == "Polygon" and p.area > 0]
+        touching = None if holes else _unbridged(shell)
+        parts = [p for p in flat(touching or shapely.make_valid(polygon)) if p.geom_type == "Polygon" and p.area > 0]
         if parts:
-            # an outline that only touches itself, as one that goes into a hole and back, needs no repair
-            if abs(sum(p.area for p in parts) - signed) > 1e-9 * signed or not signed:
+            if touching is None:
                 wrong.append(CROSSES)
             return parts[0] if len(parts) == 1 else shapely.multipolygons(parts)
         polygon = shapely.Polygon()
     if not polygon.area > 0:
         raise BadRingError(FEW_CORNERS if len(np.unique(shell, axis=0)) < 3 else NO_AREA)
     return polygon
+
+
+def _unbridged(ring: Corners) -> Any:
+    """The area of an outline that only touches itself, such as one that goes into each hole and back along the same
+    line, as formats without holes have it; None where it crosses itself."""
+    loops: list[list[Any]] = []
+    way: list[Any] = []
+    place: dict[Any, int] = {}
+    for corner in map(tuple, ring.tolist()):
+        if corner in place:  # the way since then is a loop
+            start = place[corner]
+            loops.append(way[start:])
+            for left in way[start + 1 :]:
+                del place[left]
+            del way[start + 1 :]
+        else:
+            place[corner] = len(way)
+            way.append(corner)
+    rings = [np.array(loop) for loop in (*loops, way) if len(loop) > 2]
+    signs = [_signed_area(loop) for loop in rings]
+    signed = sum(signs)
+    if len(rings) < 2 or not signed:
+        return None
+    areas = [shapely.Polygon(loop) for loop in rings]
+    if not all(area.is_valid for area in areas):
+        return None
+    found = shapely.Polygon()
+    # what lies inside another loop is smaller, so from the largest to the smallest each adds or takes away
+    order = sorted(range(len(areas)), key=lambda k: -float(areas[k].area))
+    for solid, members in groupby(order, lambda k: signs[k] * signed > 0):
+        together = shapely.union_all([areas[k] for k in members])
+        found = shapely.union(found, together) if solid else shapely.difference(found, together)
+    return found if abs(found.area - abs(signed)) <= 1e-9 * abs(signed) else None
 
 
 def _signed_area(ring: Corners) -> float:
@@ -465,7 +498,7 @@ def ellipse(centre: tuple[float, float], radii: tuple[float, float], angle: floa
     """The outline of an ellipse: centre ``x, y``, radii ``y, x``, turned clockwise (y goes down) by `angle` degrees."""
     along = np.linspace(0, 2 * np.pi, _ELLIPSE_CORNERS, endpoint=False)
     outline = np.stack([radii[1] * np.cos(along), radii[0] * np.sin(along)], 1)
-    return turned(outline, angle) + centre
+    return turned(outline, angle) + np.asarray(centre, np.float64)
 
 
 def turned(corners: Corners, angle: float) -> Corners:
@@ -473,4 +506,5 @@ def turned(corners: Corners, angle: float) -> Corners:
     if not angle:
         return corners
     cosine, sine = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-    return corners @ np.array([[cosine, sine], [-sine, cosine]])
+    rotated: Corners = corners @ np.array([[cosine, sine], [-sine, cosine]])
+    return rotated

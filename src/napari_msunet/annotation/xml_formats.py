@@ -274,7 +274,7 @@ def _labelme_web(root: Any, found: FoundShapes) -> None:
 
 
 def _labelme_object(item: Any, name: str, folder: str, found: FoundShapes) -> None:
-    look = {"classed": bool(name)}
+    look: dict[str, Any] = {"classed": bool(name)}
     polygon, mask = item.find("polygon"), item.find("segm")
     if polygon is not None:
         corners = [((p.findtext("x") or "").strip(), (p.findtext("y") or "").strip()) for p in polygon.iter("pt")]

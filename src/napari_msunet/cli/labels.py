@@ -63,7 +63,8 @@ def export(labels: Path, *, out: Path, exporting: ExportOptions = _EXPORT, optio
     labels : Path
         The label store.
     out : Path
-        A name ending in .geojson (QuPath), .ome.tif (tiled pyramid), .ome.zarr (plain copy) or .png (best of a region).
+        A name ending in .geojson (QuPath), .json (COCO), .xml (ASAP), .ome.tif (tiled pyramid), .ome.zarr (plain copy)
+        or .png (best of a region).
     """
     run_or_print(lambda: ExportJob(labels=labels, out=out, **exporting.values()), options)
 

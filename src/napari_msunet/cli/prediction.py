@@ -51,11 +51,13 @@ def predict(
     """
     if not slides:
         raise MsunetError("No slide was given; give a slide, several, a folder of slides, or a CSV.")
+    outlines: str | None = None
     try:
-        values, outlines = predicting.values(), None
+        values = predicting.values()
     except ImageNeededError:  # the slides say which outlines of the file are meant
-        outlines = str(predicting.where)
-        values = replace(predicting, where=None).values()
+        given: Any = predicting
+        outlines = str(given.where)
+        values = replace(given, where=None).values()
     if probabilities:
         values["outputs"] = tuple(dict.fromkeys((*values.get("outputs", ("labels",)), "probabilities")))
     job = _job(slides, out, model[0] if len(model) == 1 else model, values, outlines)

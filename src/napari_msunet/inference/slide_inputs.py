@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import shapely
 from pydantic import ValidationError
 
 from napari_msunet._io import input_error, read_csv
@@ -18,6 +17,7 @@ from napari_msunet.annotation.shapes import DrawnImage, ShapeFileError
 from napari_msunet.config import Drawn, GivenSlide, InClasses, Where, explain
 from napari_msunet.errors import MsunetError, SlideError
 from napari_msunet.names import true_path
+from napari_msunet.objects.polygons import without_holes
 from napari_msunet.slide import Slide, open_slide
 from napari_msunet.slide.numbers import checked_kind, parse_range
 from napari_msunet.slide.pixel_size import parse_mpp
@@ -231,7 +231,7 @@ def drawn(path: Path, slide: Slide | Path | None = None, image: str | None = Non
     areas = ClassedShapes(file, [(1, s) for s in file.shapes if s.areal], {})
     painting = ShapePainter(areas.numbered)
     report = areas.report(None, painting)
-    solid = [p for s in sorted(painting.shapes) for p in _without_holes(s.geometry)]
+    solid = [p for s in sorted(painting.shapes) for p in without_holes(s.geometry)]
     if not solid:
         why = f" {report.losses()}" if report.lost else ""
         raise ShapeFileError(
@@ -240,23 +240,3 @@ def drawn(path: Path, slide: Slide | Path | None = None, image: str | None = Non
     polygons = tuple(tuple((y, x) for x, y in piece.exterior.coords[:-1]) for piece in solid)
     lost = report.notes or [f for f in report.fates if f.fate == "left out" or f.repaired]
     return Drawn(polygons=polygons, left_out=f"{path.name}: {report.losses()}" if lost else "")
-
-
-def _without_holes(area: Any) -> list[Any]:
-    """The same area as polygons without holes, by cuts through each hole."""
-    pieces: list[Any] = []
-    waiting = [area]
-    while waiting:
-        part = waiting.pop()
-        if part.geom_type in ("MultiPolygon", "GeometryCollection"):
-            waiting += list(part.geoms)
-        elif part.geom_type == "Polygon" and part.area and not part.interiors:
-            pieces.append(part)
-        elif part.geom_type == "Polygon" and part.area:
-            left, _, right, _ = part.interiors[0].bounds
-            # an odd fraction, so that hardly any pixel's centre lies on the cut
-            middle = left + 0.4871 * (right - left)
-            x0, y0, x1, y1 = part.bounds
-            boxes = (shapely.box(x0 - 1, y0 - 1, middle, y1 + 1), shapely.box(middle, y0 - 1, x1 + 1, y1 + 1))
-            waiting += [shapely.intersection(part, box) for box in boxes]
-    return pieces
