@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -458,3 +459,52 @@ def test_an_outline_that_goes_into_a_hole_and_back_is_whole(tmp_path):
 def test_a_radius_that_makes_no_disc(tmp_path, wrong):
     with pytest.raises(ShapeFileError, match="makes no disc of a point"):
         read_shapes(write(tmp_path, CVAT), "a.png", radius=wrong)
+
+
+def swapped(value, junk):
+    """Copies of a JSON value in which one part is something else."""
+    yield junk
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            for one in swapped(inner, junk):
+                yield {**value, key: one}
+            yield {k: v for k, v in value.items() if k != key}
+    elif isinstance(value, list):
+        for index, inner in enumerate(value[:3]):
+            for one in swapped(inner, junk):
+                yield [*value[:index], one, *value[index + 1 :]]
+
+
+WHOLE = {
+    "coco": coco([{"segmentation": [FLAT]}, {"segmentation": MASK}, {"bbox": [1, 2, 3, 4]}], ("a.png", "b.png")),
+    "labelbox": [row(NEW[:2] + NEW[3:5] + NEW[7:]), row(NEW[:1], "b.png")],
+    "labelbox of before": [
+        {"ID": "1", "External ID": "a.png", "Label": {"objects": NEW[:2], "gland": [places(SQUARE)]}}
+    ],
+    "labelme": {
+        "imagePath": "a.png",
+        "imageHeight": 9,
+        "imageWidth": 9,
+        "shapes": [shape("polygon", SQUARE, group_id=1)],
+    },
+    "cytomine": {"collection": [cytomine("POINT (1 1)", term=[{"id": 1, "name": "a"}], originalFilename="a.png")]},
+    "GeoJSON": {
+        "type": "FeatureCollection",
+        "features": [
+            {
+                "type": "Feature",
+                "geometry": {"type": "Polygon", "coordinates": [SQUARE]},
+                "properties": {"classification": {"name": "a", "color": [1, 2, 3]}},
+            }
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("format", WHOLE)
+def test_anything_in_place_of_any_part_is_read_or_refused_with_a_sentence(tmp_path, format):
+    for junk in (None, "x", -1, True, 1e300, [], [[]], {}, {"x": 1}, ["a"], [None]):
+        for damaged in swapped(json.loads(json.dumps(WHOLE[format])), junk):
+            path = write(tmp_path, damaged)
+            with suppress(ShapeFileError):
+                read_shape_file(path, DrawnImage("a.png", (50, 60)), radius=3)

@@ -87,10 +87,10 @@ def run_polygons(runs: Any, shape: tuple[int, int], down: bool, origin: tuple[fl
     except (TypeError, ValueError):
         raise BadRingError(DAMAGED) from None
     side, count = (shape[0], shape[1]) if down else (shape[1], shape[0])
-    if lengths.ndim != 1 or side <= 0 or count <= 0 or not (np.isfinite(lengths).all() and (lengths >= 0).all()):
+    if lengths.ndim != 1 or side <= 0 or count <= 0 or not ((lengths >= 0) & (lengths < 2.0**53)).all():
         raise BadRingError(DAMAGED)
     ends = np.cumsum(lengths.astype(np.int64))
-    if (lengths > 2.0**53).any() or (len(ends) and (ends[-1] > side * count or (np.diff(ends) < 0).any())):
+    if len(ends) and (ends[-1] > side * count or (np.diff(ends) < 0).any()):
         raise BadRingError(DAMAGED)
     starts, stops = ends[0 : len(ends) // 2 * 2 : 2], ends[1::2]
     starts, stops = starts[stops > starts], stops[stops > starts]
