@@ -40,6 +40,7 @@ __all__ = [
     "LeftOut",
     "ShapeFile",
     "ShapeFileError",
+    "is_outline_file",
     "read_shape_file",
     "read_shapes",
 ]
@@ -50,6 +51,24 @@ KINDS = (
 ENDINGS = (".geojson", ".json", ".ndjson", ".jsonl", ".geojsonl", ".xml", ".annotations")
 """Usual endings of files of outlines; what a file is, is found by its content."""
 _LARGEST = 1 << 30
+
+
+_MARKS = re.compile(
+    rb"<\s*(ASAP_Annotations|Annotations|annotations?)\b"
+    rb'|"(FeatureCollection|Feature|geometry|coordinates|segmentation|shapes|annotations|data_row|dataRow|Labeled Data'
+    rb'|location|positive|categories)"'
+)
+
+
+def is_outline_file(path: Path) -> bool:
+    """Whether a file looks like one of outlines, by its ending and its first kilobytes."""
+    if path.suffix.lower() not in ENDINGS:
+        return False
+    try:
+        with path.open("rb") as file:
+            return _MARKS.search(file.read(1 << 14).replace(b"\0", b"")) is not None
+    except OSError:
+        return False
 
 
 def read_shapes(
