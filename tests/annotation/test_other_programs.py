@@ -508,3 +508,29 @@ def test_anything_in_place_of_any_part_is_read_or_refused_with_a_sentence(tmp_pa
             path = write(tmp_path, damaged)
             with suppress(ShapeFileError):
                 read_shape_file(path, DrawnImage("a.png", (50, 60)), radius=3)
+
+
+# --------------------------------------------------------------------------------------------------------------- doors
+
+
+def test_truth_of_one_image_with_points_and_its_numbers(tmp_path):
+    from napari_msunet.config import ModelConfig, ShapesSource, UNetConfig
+    from napari_msunet.data.sources import shapes_item
+    from napari_msunet.data.truth import own_instances
+    from napari_msunet.geometry import Window
+
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (100, 200, 3), dtype=np.uint8)).save(tmp_path / "s.png")
+    path = write(tmp_path, CVAT)
+    config = ModelConfig(classes=("gland", "dot"), mpp=0.5, branch=UNetConfig(depth=2, width=4))
+    source = ShapesSource(slide=tmp_path / "s.png", shapes=path, mpp=0.5, image="a.png", radius=1.0)
+    said = []
+    item = shapes_item(source, config, lambda *a: said.append(a[1]))
+    values = item.truth.read(Window(0, 0, 100, 200))
+    assert (values[20:40, 10:30] == 1).all()
+    assert (values == 2).sum() == 12 + 8  # discs of two pixels' radius, of which one is cut by the slide's corner
+    numbers = own_instances(item.truth)
+    assert numbers[25, 15] == 1
+    assert numbers[71, 60] == 4
+    assert "drawn as a cuboid" in " ".join(said)
+    # A file in which several discs have one number: they are objects of their own.
+    assert numbers[5, 5] != numbers[1, 1]

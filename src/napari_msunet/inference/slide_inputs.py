@@ -225,9 +225,14 @@ def drawn(path: Path, slide: Slide | Path | None = None, image: str | None = Non
         If the slide is needed and not given.
     """
     if isinstance(slide, Path):
-        with open_slide(slide, mpp="px") as opened:
-            return drawn(path, opened, image)
-    file = read_shape_file(path, DrawnImage.of(slide, image))
+        try:
+            with open_slide(slide, mpp="px") as opened:
+                on = DrawnImage.of(opened, image)
+        except SlideError:  # of many slides, one that is damaged fails when its turn comes
+            on = DrawnImage(image or str(slide), chosen=image is not None)
+    else:
+        on = DrawnImage.of(slide, image)
+    file = read_shape_file(path, on)
     areas = ClassedShapes(file, [(1, s) for s in file.shapes if s.areal], {})
     painting = ShapePainter(areas.numbered)
     report = areas.report(None, painting)

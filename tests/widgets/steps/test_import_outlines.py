@@ -68,7 +68,7 @@ def test_a_file_on_the_canvas(dock, qtbot, slide, tmp_path):
     assert get_slide_reader(str(path)) is read_outlines
     (tmp_path / "settings.json").write_text('{"colour": 1}')
     assert get_slide_reader(str(tmp_path / "settings.json")) is not read_outlines
-    with pytest.raises(MsunetError, match="Open a slide"):
+    with pytest.raises(MsunetError, match="Choose a slide"):
         read_outlines(str(path))
     dock.open_slide(slide)
     assert read_outlines(str(path)) == [(None,)]
