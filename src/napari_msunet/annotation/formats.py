@@ -127,7 +127,7 @@ def read_shape_file(
             del data
             return found.file(_json(text, found))
         if start == b"<":
-            return found.file(*read_xml(_parsed(data), found, KINDS))
+            return found.file(*read_xml(data, found, KINDS))
     except ShapeFileError:
         raise
     except (ElementTree.ParseError, DefusedXmlException, RecursionError, LookupError, ValueError) as error:
@@ -138,18 +138,6 @@ def read_shape_file(
 def _short(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def _parsed(data: bytes) -> Any:
-    """The root of an XML file; some programs for Windows say utf-16 in it, but write UTF-8."""
-    try:
-        return ElementTree.fromstring(data)
-    except ElementTree.ParseError:
-        if not re.match(rb"(\xef\xbb\xbf)?\s*<\?xml[^>]*utf-16", data, re.I):
-            raise
-        parser = ElementTree.DefusedXMLParser(encoding="utf-8")
-        parser.feed(data)
-        return parser.close()
 
 
 # ------------------------------------------------------------------------------------------------- JSON, item by item

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import TreeBuilder
 
 import numpy as np
+from defusedxml import ElementTree
 
 from napari_msunet.annotation.run_lengths import image_mask, mask_polygons, run_polygons
 from napari_msunet.annotation.shapes import (
@@ -24,16 +28,23 @@ from napari_msunet.annotation.shapes import (
 from napari_msunet.names import same_name
 from napari_msunet.slide.pixel_size import believed_text
 
+Events = Iterator[tuple[str, Any]]
 
-def read_xml(root: Any, found: FoundShapes, kinds: str) -> tuple[str, float | None]:
-    """Read the shapes of a file; its format, and the µm per pixel that it gives."""
+
+def read_xml(data: bytes, found: FoundShapes, kinds: str) -> tuple[str, float | None]:
+    """Read the shapes of a file; its format, and the µm per pixel that it gives.
+
+    Files of ASAP, ImageScope and HALO have an element for each corner, so each shape is forgotten once it was read.
+    """
+    events, root = _begun(data)
     if root.tag == "ASAP_Annotations":
-        _asap(root, found)
+        _asap(events, found)
         return "ASAP XML", None
     if root.tag == "Annotations":
-        halo = next(root.iter("V"), None) is not None and next(root.iter("Vertex"), None) is None
-        _layers(root, found)
+        halo = _layers(events, found)
         return ("HALO annotations" if halo else "Aperio XML"), believed_text(root.get("MicronsPerPixel"))
+    for _ in events:
+        pass  # all others are read whole
     if root.tag == "annotations":
         _cvat(root, found)
         return "CVAT", None
@@ -44,6 +55,21 @@ def read_xml(root: Any, found: FoundShapes, kinds: str) -> tuple[str, float | No
         f"{found.path} is XML with <{root.tag}>, which is neither ASAP's nor Aperio's, HALO's, CVAT's or LabelMe's; "
         f"give {kinds}."
     )
+
+
+def _begun(data: bytes) -> tuple[Events, Any]:
+    """The events of a file, and its root; some programs for Windows say utf-16 in it, but write UTF-8."""
+    kinds = ("start", "end")
+    try:
+        events = iter(ElementTree.iterparse(io.BytesIO(data), kinds))
+        _, root = next(events)
+    except ElementTree.ParseError:
+        if not re.match(rb"(\xef\xbb\xbf)?\s*<\?xml[^>]*utf-16", data, re.I):
+            raise
+        parser = ElementTree.DefusedXMLParser(target=TreeBuilder(), encoding="utf-8")
+        events = iter(ElementTree.iterparse(io.BytesIO(data), kinds, parser))
+        _, root = next(events)
+    return events, root
 
 
 def _number(text: str | None, otherwise: float) -> float:
@@ -78,9 +104,11 @@ def _hex(text: str | None) -> tuple[int, int, int] | None:
 # ---------------------------------------------------------------------------------------------------------------- ASAP
 
 
-def _asap(root: Any, found: FoundShapes) -> None:
+def _asap(events: Events, found: FoundShapes) -> None:
     """ASAP: the group is the class; an annotation without a group has its own name."""
-    for item in root.iter("Annotation"):
+    for event, item in events:
+        if event != "end" or item.tag != "Annotation":
+            continue
         found.number += 1
         order = sorted(item.iter("Coordinate"), key=lambda c: _number(c.get("Order"), 0.0))
         corners = [(c.get("X"), c.get("Y")) for c in order]
@@ -95,23 +123,51 @@ def _asap(root: Any, found: FoundShapes) -> None:
             found.points(name, corners, line=True, **look)
         else:
             found.polygons(name, [[box(corners) if kind == "Rectangle" and len(corners) == 2 else corners]], **look)
+        item.clear()
 
 
 # ------------------------------------------------------------------------------------------------- ImageScope and HALO
 
 
-def _layers(root: Any, found: FoundShapes) -> None:
-    """ImageScope and HALO: a layer has a name or an attribute with one, a negative region is a hole, colours are
-    BGR."""
-    for number, layer in enumerate(root.iter("Annotation"), start=1):
-        called = _layer_name(layer)
-        colour = _parts(int(_number(layer.get("LineColor"), 0.0)))[::-1]
-        for region in layer.iter("Region"):
-            found.number += 1
-            name = same_name(region.get("Text") or called)
-            corners = [(v.get("X"), v.get("Y")) for tag in ("Vertex", "V") for v in region.iter(tag)]
-            look: dict[str, Any] = {"colour": (colour[0], colour[1], colour[2]), "layer": number, "classed": bool(name)}
-            _region(region, corners, name, look, found)
+def _layers(events: Events, found: FoundShapes) -> bool:
+    """ImageScope and HALO: a layer has a name or an attribute with one, a negative region is a hole, colours are BGR.
+    The value is whether the file is HALO's."""
+    number = 0
+    corner_tags: set[str] = set()
+    regions: list[tuple[dict[str, str], Any]] = []
+    for event, item in events:
+        if event == "start":
+            continue
+        if item.tag == "Region":
+            corners = [(tag, v.get("X"), v.get("Y")) for tag in ("Vertex", "V") for v in item.iter(tag)]
+            corner_tags.update(tag for tag, _, _ in corners)
+            regions.append((dict(item.attrib), _compact([(x, y) for _, x, y in corners])))
+            item.clear()
+        elif item.tag == "Annotation":
+            number += 1
+            _layer(item, number, regions, found)
+            regions = []
+            item.clear()
+    return corner_tags == {"V"}
+
+
+def _compact(corners: list[Any]) -> Any:
+    """Corners as an array, which takes a tenth of the memory; unchanged where they are no numbers."""
+    try:
+        return corners_of(corners) if corners else corners
+    except BadRingError:
+        return corners
+
+
+def _layer(layer: Any, number: int, regions: list[tuple[dict[str, str], Any]], found: FoundShapes) -> None:
+    called = _layer_name(layer)
+    shown = _number(layer.get("LineColor"), 0.0)
+    colour = _parts(int(shown) if np.isfinite(shown) else 0)[::-1]
+    for region, corners in regions:
+        found.number += 1
+        name = same_name(region.get("Text") or called)
+        look: dict[str, Any] = {"colour": (colour[0], colour[1], colour[2]), "layer": number, "classed": bool(name)}
+        _region(region, corners, name, look, found)
 
 
 def _layer_name(layer: Any) -> str:
@@ -135,14 +191,14 @@ def _true(text: str | None) -> bool:
     return (text or "").strip().lower() in ("1", "true")
 
 
-def _region(region: Any, corners: list[Any], name: str, look: dict[str, Any], found: FoundShapes) -> None:
+def _region(region: dict[str, str], corners: Any, name: str, look: dict[str, Any], found: FoundShapes) -> None:
     """Read a region; an ellipse or a rectangle may be given by two corners of its box."""
     kind = _REGIONS.get((region.get("Type") or "0").strip().lower())
     if kind == "polygon" and _true(region.get("HasEndcaps")):
         kind = "ruler"  # an open line of HALO, which has ends
     if kind is None:
         found.leave(name, f"of the unknown kind {region.get('Type')!r}")
-    elif not corners:
+    elif not len(corners):
         found.leave(name, NO_GEOMETRY)
     elif kind in ("ruler", "arrow"):
         found.points(name, corners, line=True, **look)
