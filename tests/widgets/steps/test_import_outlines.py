@@ -84,3 +84,15 @@ def test_a_path_field_takes_a_dropped_file(qtbot, tmp_path):
     assert field.value() == tmp_path / "a b.ndjson"
     assert heard == [tmp_path / "a b.ndjson"]
     assert "*.ndjson" in SHAPES
+
+
+def test_a_file_of_regions_to_predict(dock, qtbot, slide, tmp_path):
+    dock.open_slide(slide)
+    row = dock.steps["predict"].where
+    drop(row, labelme(tmp_path, slide, {"label": "", "points": [[100, 100], [103, 104]], "shape_type": "circle"}))
+    assert row.kind == "drawn"
+    first, second = row.value(dock.state.active).polygons
+    assert np.array(first) == pytest.approx(np.array(RING)[:, ::-1], abs=0.01)
+    assert np.array(second).mean(0) == pytest.approx([100, 100], abs=0.1)
+    with pytest.raises(MsunetError, match="has no image called x"):
+        row.load(tmp_path / "drawn.json", "x")
