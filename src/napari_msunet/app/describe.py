@@ -6,7 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from napari_msunet.annotation import read_shape_file
+from napari_msunet.annotation import ImageNeededError, read_shape_file
+from napari_msunet.annotation.formats import ENDINGS
 from napari_msunet.config import Kind, ModelConfig, ValueRange
 from napari_msunet.errors import MsunetError, StoreError
 from napari_msunet.labels import LabelStore, open_labels
@@ -14,9 +15,6 @@ from napari_msunet.labels.corrupt_chunks import in_words
 from napari_msunet.labels.metadata import load_info
 from napari_msunet.slide import open_slide
 from napari_msunet.slide.numbers import TOLD
-
-OUTLINES = (".geojson", ".json", ".xml", ".annotations")
-"""Endings of files of outlines."""
 
 
 def describe(path: Path, kind: Kind | None = None, value_range: ValueRange | None = None) -> dict[str, Any]:
@@ -39,7 +37,7 @@ def describe(path: Path, kind: Kind | None = None, value_range: ValueRange | Non
         return {"is": "model", **_model(path)}
     if path.is_dir() and _is_store(path):
         return {"is": "label store", **_store(open_labels(path))}
-    if path.suffix.lower() in OUTLINES:
+    if path.suffix.lower() in ENDINGS:
         return {"is": "outlines", **_outlines(path)}
     return {"is": "slide", **_slide(path, kind, value_range)}
 
@@ -56,10 +54,14 @@ def _is_store(path: Path) -> bool:
 
 
 def _outlines(path: Path) -> dict[str, Any]:
-    found = read_shape_file(path)
+    try:
+        found = read_shape_file(path)
+    except ImageNeededError as error:
+        return {"path": str(path), "shapes": str(error)}
     names = Counter(shape.name or "without a class" for shape in found.shapes)
     return {
         "path": str(path),
+        "format": found.format,
         "shapes": len(found.shapes),
         "classes": [f"{name}: {count}" for name, count in sorted(names.items())],
         "use": "napari-msunet import, with the slide that they lie on",

@@ -294,7 +294,8 @@ class ExportJob(Versioned):
     labels: Path
     """The label store."""
     out: Path
-    """``.geojson`` (QuPath, level-0 pixels of the slide), ``.ome.tif`` (tiled pyramid), ``.ome.zarr`` (a plain copy),
+    """``.geojson`` (QuPath, level-0 pixels of the slide), ``.json`` (COCO), ``.xml`` (ASAP), ``.ome.tif`` (tiled
+    pyramid), ``.ome.zarr`` (a plain copy),
     ``.png`` (one region)."""
     region: Annotated[tuple[float, float, float, float] | None, Option(example=REGION)] = None
     """y,x,height,width in the store's level-0 pixels; without it, the whole store."""
