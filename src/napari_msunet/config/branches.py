@@ -24,7 +24,7 @@ class _Network(Frozen):
     """The properties that all networks have."""
 
     kind: str
-    if TYPE_CHECKING:  # most have both as fields
+    if TYPE_CHECKING:  # networks have both as fields, a classical method has them as they are
 
         @property
         def depth(self) -> int:
@@ -60,7 +60,15 @@ class _Network(Frozen):
         return tuple(self.width * 2**level for level in range(self.depth + 1))
 
 
-class _Trained(_Network):
+class _Sized(_Network):
+    """A network whose size is chosen."""
+
+    # Before all other fields: their order is part of a model's fingerprint.
+    depth: int
+    width: int
+
+
+class _Trained(_Sized):
     """The options of networks that begin with random weights."""
 
     norm: Annotated[Norm, Option("Normalisation", _GROUP)] = "batch"
@@ -148,7 +156,7 @@ class HRNetConfig(_Trained):
     """Residual blocks of each resolution between two exchanges."""
 
 
-class EncoderConfig(_Network):
+class EncoderConfig(_Sized):
     """A known encoder with a decoder of segmentation-models-pytorch; needs the extra ``napari-msunet[encoders]``."""
 
     kind: Literal["encoder"] = "encoder"

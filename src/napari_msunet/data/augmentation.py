@@ -19,7 +19,6 @@ from napari_msunet.data.warps import Warp, draw_warp, from_centre, moved, paddin
 # The colour part of an augmentation: one change of light and stain for all scales of a window.
 
 
-
 @dataclass(frozen=True)
 class Colours:
     """Random numbers of a batch.
