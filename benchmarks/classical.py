@@ -30,7 +30,7 @@ def shipped(model: AutoModel, out: Path) -> float:
     """The Dice on the test images of the shipped nuclei."""
     path = ms.train(TrainJob(model=model, sources=(nuclei("train"),), out=out, validation=0)).model_path
     found = ms.evaluate(ms.EvaluateJob(model=path, sources=(nuclei("test"),)))
-    return float(found.values["pooled"]["fused"]["dice"])
+    return float(found.scores["pooled"]["fused"]["dice"])
 
 
 def monuseg(model: AutoModel, out: Path, shared: Path) -> float:
@@ -39,7 +39,7 @@ def monuseg(model: AutoModel, out: Path, shared: Path) -> float:
     source = FolderSource(images=folder / "images", masks=folder / "masks", mpp=0.25, group="^(.{12})")
     training = TrainJob(model=model, sources=(source,), out=out, validation=0)
     found = ms.cross_validate(CrossValidateJob(training=training, folds=3, out=out))
-    return float(found.values["mean"]["fused"]["dice"])
+    return float(found.scores["mean"]["fused"]["dice"])
 
 
 def main() -> None:

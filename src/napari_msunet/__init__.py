@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "app.retraining": "retraining_job",
     "config": (
-        "AutoModel ClassicalConfig EncoderConfig EvaluateJob ExperimentJob ExportJob FolderSource HRNetConfig LinkNetConfig "
-        "LossConfig MeasureJob ModelConfig PredictJob PyramidJob SlideSource TrainJob UNetConfig"
+        "AutoModel ClassicalConfig EncoderConfig EvaluateJob ExperimentJob ExportJob FolderSource HRNetConfig "
+        "LinkNetConfig LossConfig MeasureJob ModelConfig PredictJob PyramidJob SlideSource TrainJob UNetConfig"
     ),
     "errors": "MissingMppError MsunetError StoreLockedError",
     "geometry": "Region",

@@ -16,7 +16,7 @@ from napari_msunet.events import Message
 from napari_msunet.geometry import Region
 from napari_msunet.inference.image import predict_image
 from napari_msunet.inference.slide_statistics import fit_statistics
-from napari_msunet.models import build_model, load_model, save_model
+from napari_msunet.models import build_model, load_model
 from napari_msunet.slide import slide_from_array
 
 
@@ -45,7 +45,7 @@ def test_it_is_fitted_in_one_pass_and_scored_like_a_network(trained):
     assert found["train"]["fused"]["iou"] > 0.95
     assert any("fitted once" in e.text for e in events if isinstance(e, Message))
     assert {p.name for p in path.parent.iterdir()} >= {"job.json", "metrics.csv", "curves.png", "panels.png"}
-    scores = ms.evaluate(ms.EvaluateJob(model=path, sources=job.sources)).values
+    scores = ms.evaluate(ms.EvaluateJob(model=path, sources=job.sources)).scores
     assert scores["pooled"]["fused"]["dice"] > 0.97
     kept = load_model(path)
     centres = kept.branch(0).network.values.numpy() * 255
@@ -87,7 +87,11 @@ def test_the_threshold_of_a_slide_is_otsus():
     pixels = (90 + 90 * (rng.random((160, 160, 1)) < 0.5) + rng.normal(0, 9, (160, 160, 1))).clip(0, 255)
     slide = slide_from_array(np.repeat(pixels, 3, -1).astype(np.uint8), mpp=1.0)
     config = ModelConfig(
-        classes=("a",), mpp=1.0, scales=(1.0,), fusion="mean", branch=ClassicalConfig(look="channel1", first="brightest")
+        classes=("a",),
+        mpp=1.0,
+        scales=(1.0,),
+        fusion="mean",
+        branch=ClassicalConfig(look="channel1", first="brightest"),
     )
     found = predict_image(build_model(config).eval(), slide)["fused"].argmax(0)
     seen = slide.read(Region(0, 0, 160, 160))[..., 0]
@@ -95,9 +99,7 @@ def test_the_threshold_of_a_slide_is_otsus():
 
 
 def test_a_method_fitted_to_nothing_is_not_used(tmp_path):
-    config = ModelConfig(
-        classes=("a",), mpp=1.0, scales=(1.0,), fusion="mean", branch=ClassicalConfig(fit="training")
-    )
+    config = ModelConfig(classes=("a",), mpp=1.0, scales=(1.0,), fusion="mean", branch=ClassicalConfig(fit="training"))
     slide = slide_from_array(np.zeros((64, 64, 3), np.uint8), mpp=1.0)
     with pytest.raises(ModelError, match="not fitted yet"):
         ms.predict(slide, build_model(config).eval(), out=tmp_path / "l.ome.zarr")
@@ -146,5 +148,3 @@ def test_a_model_without_training_by_the_command_line(tmp_path, capsys):
     ):
         assert execute([*command, *more]) == 2
         assert words in " ".join(capsys.readouterr().err.split())
-
-

@@ -139,7 +139,10 @@ def _method(model: MSUNet) -> dict[str, Any]:
         return {}
     found = model.branch(0).network
     values = [", ".join(f"{v:.4g}" for v in row) for row in found.values.tolist()]
-    return {"method": f"{branch.method} of {branch.look}", "parts at": values if found.fitted else "those of each slide"}
+    return {
+        "method": f"{branch.method} of {branch.look}",
+        "parts_at": values if found.fitted else "those of each slide",
+    }
 
 
 def _model(path: Path) -> dict[str, Any]:

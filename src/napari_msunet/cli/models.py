@@ -20,7 +20,9 @@ from napari_msunet.errors import MsunetError
 
 if TYPE_CHECKING:
     from napari_msunet.models import MSUNet
-model = App(name="model", help="Take models apart, put them together, change their scales, or make them without training.")
+model = App(
+    name="model", help="Take models apart, put them together, change their scales, or make them without training."
+)
 app.command(model)
 
 

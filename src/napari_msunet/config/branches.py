@@ -190,9 +190,7 @@ class EncoderConfig(_Sized):
 
 
 Method: TypeAlias = Literal["threshold", "valley", "otsu", "multiotsu", "kmeans"]
-Look: TypeAlias = Literal[
-    "density", "haematoxylin", "eosin", "colour", "channel1", "channel2", "channel3", "channel4"
-]
+Look: TypeAlias = Literal["density", "haematoxylin", "eosin", "colour", "channel1", "channel2", "channel3", "channel4"]
 
 _METHODS: dict[Method, str] = {
     "threshold": "threshold by hand",

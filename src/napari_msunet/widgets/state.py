@@ -14,7 +14,17 @@ from psygnal import Signal
 from pydantic import BaseModel, ConfigDict, create_model
 
 from napari_msunet.app.project import Project, Ring, default_folder
-from napari_msunet.config import ClassicalConfig, ImageSet, Kind, ModelConfig, PredictJob, Role, TrainJob, UNetConfig, ValueRange
+from napari_msunet.config import (
+    ClassicalConfig,
+    ImageSet,
+    Kind,
+    ModelConfig,
+    PredictJob,
+    Role,
+    TrainJob,
+    UNetConfig,
+    ValueRange,
+)
 from napari_msunet.config.base import option_of
 from napari_msunet.config.prediction import InClasses
 from napari_msunet.constants import ANNOTATED_BACKGROUND

@@ -84,8 +84,8 @@ def _thresholds(line: Values, config: ClassicalConfig) -> Values:
     found = len(np.unique(line))
     if found < config.made:
         raise ModelError(
-            f"{config.method} cannot make {config.made} parts of pixels with {_different(found)} of {config.look}; look "
-            "at something else, or leave out images without contrast."
+            f"{config.method} cannot make {config.made} parts of pixels with {_different(found)} of {config.look}; "
+            "look at something else, or leave out images without contrast."
         )
     if config.method == "otsu":
         return np.array([threshold_otsu(line, nbins=_BINS)])  # type: ignore[no-untyped-call]
@@ -225,8 +225,8 @@ class Classical(nn.Module):
     def begin(self, head: nn.Conv2d) -> None:
         """Take the parts for classes 1, 2, ... in the order of the config, and let the head pass the logits on."""
         nn.init.dirac_(head.weight)
-        if head.bias is not None:
-            nn.init.zeros_(head.bias)
+        nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+        head.requires_grad_(False)
         absorbs = self.config.look in ("density", "haematoxylin", "eosin")
         last_first = absorbs == (self.config.first == "darkest")
         order = range(self.config.made)[:: -1 if last_first else 1]

@@ -262,7 +262,9 @@ class ModelStep(Step):
         if self.state.model_path in self._made_of:
             made = [f"config = {literal(self._made_of[self.state.model_path])}"]
             path = literal(self.state.model_path)
-            return lines(*made, "model = ms.build_model(config)", f"ms.save_model(model, {path})", "print(model.config)")
+            return lines(
+                *made, "model = ms.build_model(config)", f"ms.save_model(model, {path})", "print(model.config)"
+            )
         if self.state.model_path is not None:
             return lines(*made, f"model = ms.load_model({literal(self.state.model_path)})", "print(model.config)")
         if not self.state.model_chosen:
