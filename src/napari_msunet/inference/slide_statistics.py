@@ -159,7 +159,7 @@ def _sample(
 ) -> list[Tensor]:
     """One batch `(n, C, h, w)` for each scale, 0..1."""
     if config.classical:  # pixels outside of a small image would count as background
-        side = min(side, *(length for slide in slides for length in slide.grid(config.target).shape))
+        side = min(LARGEST, *(length for slide in slides for length in slide.grid(config.target).shape))
     pairs = list(zip(slides, scales, strict=True))
     if len(pairs) > SAMPLE:
         pairs = [pairs[n * len(pairs) // SAMPLE] for n in range(SAMPLE)]
@@ -167,7 +167,10 @@ def _sample(
     for slide, scale in pairs:
         grid = slide.grid(config.target)
         grids = [grid.scaled(ratio) for ratio in config.input_ratios]
-        for window in sample_windows(slide, grid, side, ceil(SAMPLE / len(pairs)), config.size_multiple):
+        windows = sample_windows(slide, grid, side, ceil(SAMPLE / len(pairs)), config.size_multiple)
+        if config.classical and len(pairs) == 1 and grid.shape[0] * grid.shape[1] <= SAMPLE * LARGEST**2:
+            windows = [grid.whole]  # all of a small image is no more work
+        for window in windows:
             for batch, own, part in zip(batches, grids, input_windows(config, window), strict=True):
                 pixels = slide.read_window(own, part)
                 batch.append(as_input(pixels if channels is None else pixels[..., list(channels)], scale))
