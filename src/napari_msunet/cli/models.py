@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json as jsonlib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,8 +118,7 @@ def classical(
     json : bool
         Print the result as JSON.
     """
-    kind = vars(networks)["network"] or "classical"
-    wanted = model_of(classes, options, replace(networks, network=kind))
+    wanted = model_of(classes, options, networks, "classical")
     if wanted.mpp is None:
         raise MsunetError("Give the resolution: --model-mpp with µm per pixel, or px for images without a size in µm.")
     given = {"mpp": None, "scales": (1.0,), "fusion": "mean"} | wanted.given

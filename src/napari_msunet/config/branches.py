@@ -204,7 +204,10 @@ _LOOKS: dict[Look, str] = {
     "haematoxylin": "haematoxylin",
     "eosin": "eosin",
     "colour": "colour",
-    **{f"channel{n}": f"channel {n}" for n in range(1, 5)},  # type: ignore[dict-item]
+    "channel1": "channel 1",
+    "channel2": "channel 2",
+    "channel3": "channel 3",
+    "channel4": "channel 4",
 }
 MULTIOTSU = 5
 """Most parts of multi-Otsu, whose work grows with each as with another loop over the histogram."""

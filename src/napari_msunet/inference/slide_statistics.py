@@ -137,7 +137,7 @@ def adapted(model: MSUNet, statistics: Statistics) -> MSUNet:
         buffers = layer.followed()
         if values.size != sum(buffer.numel() for buffer in buffers):
             raise ModelError(f"The statistics of the layer {name} are another model's; predict into a new output.")
-        parts = torch.from_numpy(values.copy()).split([buffer.numel() for buffer in buffers])
+        parts = torch.split(torch.from_numpy(values.copy()), [buffer.numel() for buffer in buffers])
         for buffer, new in zip(buffers, parts, strict=True):
             buffer.copy_(new.view_as(buffer))
     return copy
