@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from napari_msunet.app.retraining import retraining_job
     from napari_msunet.config import (
         AutoModel,
+        ClassicalConfig,
         EncoderConfig,
         EvaluateJob,
         ExperimentJob,
@@ -52,8 +53,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "app.retraining": "retraining_job",
     "config": (
-        "AutoModel EncoderConfig EvaluateJob ExperimentJob ExportJob FolderSource HRNetConfig LinkNetConfig LossConfig "
-        "MeasureJob ModelConfig PredictJob PyramidJob SlideSource TrainJob UNetConfig"
+        "AutoModel ClassicalConfig EncoderConfig EvaluateJob ExperimentJob ExportJob FolderSource HRNetConfig "
+        "LinkNetConfig LossConfig MeasureJob ModelConfig PredictJob PyramidJob SlideSource TrainJob UNetConfig"
     ),
     "errors": "MissingMppError MsunetError StoreLockedError",
     "geometry": "Region",
@@ -68,6 +69,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "AutoModel",
+    "ClassicalConfig",
     "EncoderConfig",
     "EvaluateJob",
     "ExperimentJob",

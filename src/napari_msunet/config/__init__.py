@@ -14,7 +14,15 @@ from napari_msunet.config.base import (
     ValueRange,
     explain,
 )
-from napari_msunet.config.branches import NETWORKS, BranchConfig, EncoderConfig, HRNetConfig, LinkNetConfig, UNetConfig
+from napari_msunet.config.branches import (
+    NETWORKS,
+    BranchConfig,
+    ClassicalConfig,
+    EncoderConfig,
+    HRNetConfig,
+    LinkNetConfig,
+    UNetConfig,
+)
 from napari_msunet.config.jobs import (
     ContextJob,
     CrossValidateJob,
@@ -90,6 +98,7 @@ __all__ = [
     "Augmentation",
     "AutoModel",
     "BranchConfig",
+    "ClassicalConfig",
     "Cluster",
     "ContextJob",
     "CrossValidateJob",

@@ -1,4 +1,5 @@
-"""The statistics of slide normalisation, taken once for each slide from a fixed sample of its tissue.
+"""The statistics of slide normalisation, and the thresholds of classical methods, taken once for each slide from a
+fixed sample of its tissue.
 
 The sample depends on the slide and the model only, never on the predicted region or the tiles, and the statistics are
 kept with a run, so that the prediction is one function of the whole slide.
@@ -24,6 +25,7 @@ from napari_msunet.geometry import Grid, Window, round_up
 from napari_msunet.inference.engine import as_input
 from napari_msunet.models import MSUNet, input_windows
 from napari_msunet.models.blocks import SlideNorm
+from napari_msunet.models.networks import Classical
 from napari_msunet.models.windows import window_multiple
 from napari_msunet.slide import Slide
 from napari_msunet.slide.appearance import seen_by
@@ -39,14 +41,19 @@ LARGEST = 256
 _KEPT = 8
 
 Statistics = dict[str, str]
-"""For each layer of slide normalisation its means and variances, as little-endian float32 in base64."""
+"""For each layer that follows the slide its numbers (of slide normalisation: means and variances), as little-endian
+float32 in base64."""
 
 _found: OrderedDict[tuple[Any, ...], Statistics] = OrderedDict()
 
 
-def layers_of(model: MSUNet) -> dict[str, SlideNorm]:
-    """The layers of slide normalisation, by name; empty for models without."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, SlideNorm)}
+def layers_of(model: MSUNet) -> dict[str, SlideNorm | Classical]:
+    """The layers that follow the slide, by name: of slide normalisation, and classical methods fitted to each slide."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, SlideNorm) or (isinstance(module, Classical) and module.config.by_slide)
+    }
 
 
 def fit_statistics(
@@ -87,9 +94,7 @@ def fit_statistics(
     copy = deepcopy(model).cpu().eval()
     layers = layers_of(copy)
     for layer in layers.values():
-        layer.reset_running_stats()
-        layer.momentum = None  # the mean over calls, of which there are several where scales share a network
-        layer.train()
+        layer.follow()
     inputs = _sample(copy.config, slides, _side(copy), channels, scales)
     with torch.no_grad():
         copy.outputs(inputs, field=copy.config.field)
@@ -124,24 +129,22 @@ def adapted(model: MSUNet, statistics: Statistics) -> MSUNet:
     layers = layers_of(copy)
     if layers.keys() != statistics.keys():
         raise ModelError(
-            f"The statistics of {len(statistics)} layers were given for a model with {len(layers)} layers of slide "
-            "normalisation; predict again into a new output."
+            f"The statistics of {len(statistics)} layers were given for a model with {len(layers)} layers that follow "
+            "the slide; predict again into a new output."
         )
     for name, layer in layers.items():
         values = np.frombuffer(base64.b64decode(statistics[name]), "<f4")
-        if values.size != 2 * layer.num_features:
+        buffers = layer.followed()
+        if values.size != sum(buffer.numel() for buffer in buffers):
             raise ModelError(f"The statistics of the layer {name} are another model's; predict into a new output.")
-        mean, var = torch.from_numpy(values.copy()).chunk(2)
-        for buffer, new in ((layer.running_mean, mean), (layer.running_var, var)):
-            assert buffer is not None  # for the type checker
-            buffer.copy_(new)
+        parts = torch.split(torch.from_numpy(values.copy()), [buffer.numel() for buffer in buffers])
+        for buffer, new in zip(buffers, parts, strict=True):
+            buffer.copy_(new.view_as(buffer))
     return copy
 
 
-def _packed(layer: SlideNorm) -> str:
-    assert layer.running_mean is not None  # this and the next for the type checker
-    assert layer.running_var is not None
-    values = torch.cat((layer.running_mean, layer.running_var)).numpy().astype("<f4")
+def _packed(layer: SlideNorm | Classical) -> str:
+    values = torch.cat([buffer.flatten() for buffer in layer.followed()]).numpy().astype("<f4")
     return base64.b64encode(values.tobytes()).decode()
 
 
@@ -155,6 +158,8 @@ def _sample(
     config: ModelConfig, slides: Sequence[Slide], side: int, channels: Sequence[int] | None, scales: Sequence[Scale]
 ) -> list[Tensor]:
     """One batch `(n, C, h, w)` for each scale, 0..1."""
+    if config.classical:  # pixels outside of a small image would count as background
+        side = min(LARGEST, *(length for slide in slides for length in slide.grid(config.target).shape))
     pairs = list(zip(slides, scales, strict=True))
     if len(pairs) > SAMPLE:
         pairs = [pairs[n * len(pairs) // SAMPLE] for n in range(SAMPLE)]
@@ -162,7 +167,10 @@ def _sample(
     for slide, scale in pairs:
         grid = slide.grid(config.target)
         grids = [grid.scaled(ratio) for ratio in config.input_ratios]
-        for window in sample_windows(slide, grid, side, ceil(SAMPLE / len(pairs)), config.size_multiple):
+        windows = sample_windows(slide, grid, side, ceil(SAMPLE / len(pairs)), config.size_multiple)
+        if config.classical and len(pairs) == 1 and grid.shape[0] * grid.shape[1] <= SAMPLE * LARGEST**2:
+            windows = [grid.whole]  # all of a small image is no more work
+        for window in windows:
             for batch, own, part in zip(batches, grids, input_windows(config, window), strict=True):
                 pixels = slide.read_window(own, part)
                 batch.append(as_input(pixels if channels is None else pixels[..., list(channels)], scale))

@@ -25,6 +25,7 @@ from napari_msunet.data.recipe import UNLIMITED_EPOCHS
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Cancelled, Event, Message, Result, Say, Stop, current, in_background
 from napari_msunet.models import MSUNet, build_model, load_model
+from napari_msunet.models.networks import Classical
 from napari_msunet.models.start_weights import take_weights
 from napari_msunet.slide.identity import short_hash
 from napari_msunet.training.distributed import Rank, fewer_threads, leave_group, others, rank_of, tell_ready
@@ -179,6 +180,12 @@ def _model(session: TrainingSetup) -> MSUNet:
     """The model at the beginning, the same at each call."""
     torch.manual_seed(session.job.seed)
     model = build_model(session.config)
+    if session.config.classical:  # nothing of an earlier model is left in thresholds that are fitted anew
+        network = model.branch(0).network
+        assert isinstance(network, Classical)  # for the type checker
+        batches = session.calibration()
+        network.learn([as_unit(b.inputs[0]) for b in batches], [b.target for b in batches])
+        return model
     if session.start:
         take_weights(model, session.start)
     return model

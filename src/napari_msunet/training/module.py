@@ -215,6 +215,8 @@ class Training(pl.LightningModule):
     def __init__(self, model: MSUNet, job: SettledTrainJob, windows: Windows, fraction: Callable[[], float]) -> None:
         super().__init__()
         self.model = model
+        # A classical method is fitted already: its one epoch counts scores, and no optimiser changes anything.
+        self.automatic_optimization = not model.config.classical
         self.job = job
         self.windows = windows
         self.size = (windows.size, windows.size)

@@ -199,7 +199,7 @@ def _normalisation(
     job: SettledTrainJob, config: ModelConfig, crops: Crops, sampler: Sampler, resumed: RunFolder | None
 ) -> Normalisation | tuple[Normalisation, ...] | None:
     """The normalisation of the first layer, fitted to the training images unless the config has one."""
-    if config.normalisation is not None:
+    if config.normalisation is not None or config.classical:  # which looks at the values as they are
         return config.normalisation
     if resumed is not None and resumed.model.exists():
         return load_model(resumed.model).config.normalisation
