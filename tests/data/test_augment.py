@@ -271,3 +271,27 @@ def test_values_stay_in_range():
         for image in run(options, seed)[2]:
             assert float(image.min()) >= 0
             assert float(image.max()) <= 1
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_a_share_of_the_windows_is_mirrored_left_to_right(share):
+    options = NONE.model_copy(update={"mirror": share})
+    images = torch.rand(400, 1, 4, 6)
+    target = (images[:, 0] > 0.5).to(torch.uint8)
+    views = Views((4, 6), [(4, 6)], (1.0,))
+    assert views.pads(options) == ([0], 0)
+    found = augment([images], target, views, options, 3)
+    mirrored = (found.inputs[0] == images.flip(-1)).flatten(1).all(1)
+    still = (found.inputs[0] == images).flatten(1).all(1)
+    assert bool((mirrored ^ still).all())
+    assert float(mirrored.float().mean()) == pytest.approx(share, abs=0.07)
+    expected = torch.where(mirrored[:, None, None], target.flip(-1), target)
+    assert torch.equal(found.target, expected.long())
+
+
+def test_without_a_share_the_numbers_of_earlier_trainings_stay():
+    before, after = (draw(8, options, 5, VIEWS) for options in (Augmentation(), Augmentation(mirror=0)))
+    assert torch.equal(before.warp.matrix, after.warp.matrix)
+    turned = draw(8, Augmentation(mirror=1), 5, VIEWS)
+    assert torch.equal(turned.warp.matrix[..., 0], before.warp.matrix[..., 0])  # the columns of x alone are mirrored
+    assert torch.equal(turned.warp.matrix[..., 1], -before.warp.matrix[..., 1])

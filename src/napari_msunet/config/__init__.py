@@ -37,6 +37,7 @@ from napari_msunet.config.model import (
     Fusion,
     ModelConfig,
     Normalisation,
+    OwnStatistics,
     check_class_names,
     is_no_class,
 )
@@ -119,6 +120,7 @@ __all__ = [
     "Optimiser",
     "OptimiserKind",
     "Output",
+    "OwnStatistics",
     "PixelSize",
     "PlanJob",
     "Positive",

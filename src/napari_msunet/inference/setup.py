@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
 from typing import Any
@@ -18,9 +18,10 @@ from napari_msunet.geometry import Grid, Region, Window, round_up
 from napari_msunet.inference.budget import LONG, Speeds, limit_for, planned_memory
 from napari_msunet.inference.engine import Pass, RequestedMaps
 from napari_msunet.inference.network import VARIANTS, EngineNetwork, TorchNetwork, pick_devices
+from napari_msunet.inference.own_grid import ResizedPass
 from napari_msunet.inference.plan import UNIT, Plan, Request, make_plan
 from napari_msunet.inference.postprocess import threshold_array
-from napari_msunet.inference.slide_statistics import Statistics, adapted, fit_statistics, layers_of
+from napari_msunet.inference.slide_statistics import Statistics, adapted, by_slide, fit_statistics
 from napari_msunet.labels.area import Mask, where_mask
 from napari_msunet.models import MSUNet
 from napari_msunet.own_process import resident
@@ -61,6 +62,8 @@ class Setup:
         For each model, how it sees the slide's values.
     bare : int
         Bytes that the process had before this prediction.
+    inner : Grid, optional
+        The grid of the networks, where the whole image is brought to one size; `grid` is then the image's own.
     """
 
     slide: Slide
@@ -74,6 +77,7 @@ class Setup:
     kept: Sequence[Statistics | None] | None = None
     seen: tuple[SeenByModel, ...] = ()
     bare: int = field(default_factory=resident)
+    inner: Grid | None = None
 
     def key(self) -> tuple[str, dict[str, Any]]:
         """The key of the run of these options, and the values of which it is the hash: all that can change the
@@ -115,11 +119,11 @@ class Setup:
 
     @cached_property
     def statistics(self) -> tuple[Statistics | None, ...] | None:
-        """The slide's statistics for each model with slide normalisation; None if no model has it."""
+        """The slide's statistics for each model that normalises by them; None if no model does."""
         if self.kept is not None:
             return tuple(self.kept)
         found = [
-            fit_statistics(m, [self.slide], self.channels, scale) if layers_of(m) else None
+            fit_statistics(m, [self.slide], self.channels, scale) if by_slide(m) else None
             for m, scale in zip(self.models, self.scales, strict=True)
         ]
         return tuple(found) if any(found) else None
@@ -130,11 +134,16 @@ class Setup:
         fitting = [m if s is None else adapted(m, s) for m, s in zip(self.models, known, strict=True)]
         return tuple(network_for(model, device, self.options) for model in fitting)
 
-    def passes(self, plan: Plan, device: torch.device) -> Pass:
+    def passes(self, plan: Plan, device: torch.device) -> Pass | ResizedPass:
         """The engine on a device."""
         variants = VARIANTS[self.options.tta]
         networks = self.networks(device)
-        return Pass(networks, self.slide, plan, self.grid, self.wanted, variants, self.channels, self.bare, self.scales)
+        rest = (self.wanted, variants, self.channels, self.bare, self.scales)
+        own = Pass(networks, self.slide, plan, self.grid, *rest)
+        if self.inner is None:
+            return own
+        around = plan_for(replace(self, grid=self.inner, window=self.inner.whole, mask=None, inner=None))
+        return ResizedPass(own, Pass(networks, self.slide, around, self.inner, *rest), self.grid, self.inner)
 
     @property
     def scales(self) -> list[Scale]:
@@ -190,11 +199,20 @@ def set_up(slide: Slide, models: Sequence[MSUNet], options: PredictOptions) -> S
     return setup
 
 
+def on_own_pixels(setup: Setup) -> Setup:
+    """The setup of a prediction that is stored: where images are brought to one size, on the image's own grid."""
+    if setup.models[0].config.image_size is None:
+        return setup
+    grid = setup.slide.grid()
+    window = wanted_window(setup.slide, grid, setup.options.region)
+    return replace(setup, grid=grid, window=window, inner=setup.grid)
+
+
 def check_ensemble(models: Sequence[MSUNet]) -> None:
     """Raise `ModelError` where models of an ensemble differ in classes, µm per pixel or channels."""
     first = models[0].config
     for other in (model.config for model in models[1:]):
-        for name in ("classes", "mpp", "pixel", "channels"):
+        for name in ("classes", "mpp", "pixel", "channels", "image_size"):
             if getattr(other, name) != getattr(first, name):
                 raise ModelError(
                     f"The models of an ensemble differ in {name}: {getattr(first, name)} and {getattr(other, name)}; "
@@ -280,12 +298,16 @@ def plan_for(setup: Setup, unit: int | None = None, halvings: int = 0) -> Plan:
     limit = limit_for(configs, memory, variants, setup.devices[0], whole) if counted else SMALL_LIMIT
     batch = max(1, options.batch_size >> halvings)
     limit >>= max(0, halvings - (options.batch_size.bit_length() - 1))
-    if setup.window.height * setup.window.width > LONG and options.tile is None and halvings == 0:
+    long = setup.window.height * setup.window.width > LONG and setup.inner is None
+    if long and options.tile is None and halvings == 0:
         limit = _fastest(setup, limit)
+    margins = [margins_of(model) for model in setup.models]
+    if setup.inner is not None:  # tiles of the own pixels are only brought back, so they need nothing around them
+        margins = [(0,) * len(each) for each in margins]
     return make_plan(
         Request(
             configs=configs,
-            exact_margins=[margins_of(model) for model in setup.models],
+            exact_margins=margins,
             grid=setup.grid,
             window=setup.window,
             mask=setup.mask,

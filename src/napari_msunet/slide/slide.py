@@ -18,7 +18,7 @@ import openslide
 from napari_msunet._io import input_error
 from napari_msunet.config.base import Kind, ValueRange
 from napari_msunet.errors import MissingMppError, SlideError, as_path
-from napari_msunet.geometry import SNAP, Grid, Region, Resolution, Window, as_region
+from napari_msunet.geometry import SNAP, Grid, Region, Resolution, Window, as_region, mirrored_source
 from napari_msunet.names import true_path
 from napari_msunet.slide.array_backend import ArrayBackend
 from napari_msunet.slide.backend import Backend, Pixels, SlideInfo
@@ -274,6 +274,8 @@ class Slide:
             return Grid(self.shape[:2], (1.0, 1.0), self.mpp)
         wanted = checked_mpp(mpp.size if isinstance(mpp, Resolution) else mpp)
         self.check_unit(mpp.unit if isinstance(mpp, Resolution) else "µm")
+        if isinstance(mpp, Resolution) and mpp.side is not None:
+            return self._sized(Grid(self.shape[:2], (self.shape[0] / mpp.side, self.shape[1] / mpp.side)))
         if self.mpp is None:
             return self._sized(Grid(self.shape[:2], wanted))
         grid = Grid(self.shape[:2], (wanted[0] / self.mpp[0], wanted[1] / self.mpp[1]), wanted)
@@ -316,7 +318,7 @@ class Slide:
         grid = self.grid(mpp)
         return self.read_window(grid, grid.window(as_region(region)))
 
-    def read_window(self, grid: Grid, window: Window, check: bool = True) -> Pixels:
+    def read_window(self, grid: Grid, window: Window, check: bool = True, mirror: bool = False) -> Pixels:
         """The pixels of a window of a grid over this slide.
 
         Parameters
@@ -327,6 +329,8 @@ class Slide:
             A window in pixels of the grid; parts of it outside the slide are background.
         check : bool
             Whether to refuse NaN and infinite values; False for pixels that are only displayed.
+        mirror : bool
+            Whether parts outside the slide are its mirror image instead; its outermost pixels are not repeated.
 
         Returns
         -------
@@ -344,9 +348,12 @@ class Slide:
                 f"The grid lies over a slide of {grid.extent} pixels, but {self.name} has {self.shape[:2]}; "
                 "make the grid with this slide's own grid(mpp)."
             )
+        inside = window.intersection(grid.whole)
+        if mirror and inside.shape != window.shape and not window.empty:
+            source, rows, columns = mirrored_source(window, grid.shape)
+            return self.read_window(grid, source, check)[rows][:, columns]
         result = np.empty((max(0, window.height), max(0, window.width), len(self.channels)), self.dtype)
         result[...] = self.background
-        inside = window.intersection(grid.whole)
         if inside.empty:
             return result
         number = self._level_for(grid)
