@@ -20,6 +20,7 @@ from napari_msunet.config import (
 from napari_msunet.data import load_sources
 from napari_msunet.errors import SlideError
 from napari_msunet.events import Message
+from napari_msunet.geometry import Window
 from napari_msunet.inference.image import predict_image
 from napari_msunet.inference.own_grid import on_grid
 from napari_msunet.inference.predict import describe_plan, predict
@@ -86,15 +87,13 @@ def test_predictions_are_brought_back(trained, source, tmp_path):
         grid = slide.grid(CONFIG.target)
         small = predict_image(model, slide)["fused"]
         assert small.shape == (2, 64, 64)
-        read = (
-            slide.read_window(grid, grid.whole),
-            slide.read_window(grid.scaled(model.config.ratios[1]), grid.scaled(model.config.ratios[1]).whole),
-        )
-        inputs = [torch.from_numpy(r).permute(2, 0, 1)[None] / 255 for r in read]
-        # the network itself on the image as it was brought to one size, away from the edges, where padding differs
+        # the network itself on the image as it was brought to one size, with background around it
+        around = Window(-64, -64, 192, 192)
+        read = [slide.read_window(grid.scaled(r), around.times(r)) for r in CONFIG.ratios]
         with torch.no_grad():
-            direct = torch.softmax(model(inputs), 1)[0].numpy()
-        assert np.abs(direct - small)[:, 24:-24, 24:-24].max() < 1e-4
+            logits = model([torch.from_numpy(r).permute(2, 0, 1)[None] / 255 for r in read])
+        direct = torch.softmax(logits, 1)[0, :, 64:-64, 64:-64].numpy()
+        assert np.abs(direct - small).max() < 1e-4
         labels = predict(
             slide,
             path,

@@ -391,7 +391,10 @@ class AutoModel(Versioned):
 
     @model_validator(mode="after")
     def _can_be_completed(self) -> Self:
-        ModelConfig(**({"mpp": 1.0, "fusion": "mean"} | self.given))
+        usual: dict[str, Any] = {"mpp": 1.0, "fusion": "mean"}
+        if self.image_size is not None:  # the network is chosen to fit it, if it can be halved at all
+            usual |= {"scales": (1.0,), "branch": UNetConfig(depth=1)}
+        ModelConfig(**(usual | self.given))
         return self
 
 

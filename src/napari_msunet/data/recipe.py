@@ -24,7 +24,7 @@ from napari_msunet.data.masks import Mask
 from napari_msunet.data.sources import load_sources
 from napari_msunet.errors import SourceError
 from napari_msunet.events import check as check_stop
-from napari_msunet.geometry import Region, Resolution, Window, round_up
+from napari_msunet.geometry import Region, Resolution, Window, as_scale, common_alignment, round_up
 from napari_msunet.slide.pixel_size import PIXELS
 
 EPOCHS = 100
@@ -172,8 +172,16 @@ def _model(given: AutoModel, look: ImageStatistics, reasons: list[str]) -> Model
     scales = given.scales or (1.0,)
     chosen |= {"scales": scales, "fusion": "mean" if len(scales) == 1 else "attention"}
     chosen["field"] = "same" if len(scales) == 1 else "concentric"
-    chosen["branch"] = UNetConfig(depth=_depth(look, size), width=_WIDTHS[look.effort >= 0.5])
+    depth = _depth(look, size)
+    while given.image_size is not None and depth > 1 and given.image_size % _multiple(scales, depth):
+        depth -= 1
+    chosen["branch"] = UNetConfig(depth=depth, width=_WIDTHS[look.effort >= 0.5])
     return ModelConfig.model_validate(chosen | given.given)
+
+
+def _multiple(scales: Sequence[float], depth: int) -> int:
+    """Sides of windows are multiples of this, with U-Nets of this depth."""
+    return common_alignment(tuple(as_scale(s) for s in scales), (2**depth,) * len(scales))
 
 
 def resolution(look: ImageStatistics) -> tuple[Resolution, str]:
