@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeGuard
+from typing import Any, Literal, NamedTuple, TypeGuard, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -329,6 +329,7 @@ def choose_reading(file: MaskFile, values: MaskValues, classes: tuple[str, ...],
             raise SourceError(f"The mask {name} is a JPEG, which changes colours; save it as PNG or TIFF.")
         numbers = file.readings[0].numbers
         return ChosenMask(numbers, class_colours(numbers, values, classes, name), False, None, file.orientation)
+    meant = cast("Literal['classes', 'instances'] | Mapping[int, str]", values)
     named = isinstance(values, Mapping)
     if file.unsure is not None and not named:
         raise SourceError(f"The mask {name} can be read in two ways: {file.unsure}.")
@@ -343,7 +344,7 @@ def choose_reading(file: MaskFile, values: MaskValues, classes: tuple[str, ...],
     fitting = []
     for reading in readings:
         try:
-            fitting.append((reading, *class_numbers(reading.numbers, values, classes, name)))
+            fitting.append((reading, *class_numbers(reading.numbers, meant, classes, name)))
         except SourceError as error:
             refused = refused or error
     if refused is not None and (not fitting or (fitting[0][0].asked_only and not named)):

@@ -157,8 +157,8 @@ def adapted(model: MSUNet, statistics: Statistics) -> MSUNet:
             "normalisation; predict again into a new output."
         )
     if own:
-        mean, std = np.frombuffer(base64.b64decode(statistics[OWN]), "<f4").reshape(2, -1).tolist()
-        _set_constants(copy, Normalisation(mean=tuple(mean), std=tuple(std)))
+        constants = np.frombuffer(base64.b64decode(statistics[OWN]), "<f4").reshape(2, -1).tolist()
+        _set_constants(copy, Normalisation(mean=tuple(constants[0]), std=tuple(constants[1])))
     for name, layer in layers.items():
         values = np.frombuffer(base64.b64decode(statistics[name]), "<f4")
         if values.size != 2 * layer.num_features:

@@ -350,8 +350,8 @@ class Slide:
             )
         inside = window.intersection(grid.whole)
         if mirror and inside.shape != window.shape and not window.empty:
-            source, rows, columns = mirrored_source(window, grid.shape)
-            return self.read_window(grid, source, check)[rows][:, columns]
+            shown, at_rows, at_columns = mirrored_source(window, grid.shape)
+            return self.read_window(grid, shown, check)[at_rows][:, at_columns]
         result = np.empty((max(0, window.height), max(0, window.width), len(self.channels)), self.dtype)
         result[...] = self.background
         if inside.empty:
