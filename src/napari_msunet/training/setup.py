@@ -207,14 +207,14 @@ def own_statistics(job: SettledTrainJob, config: ModelConfig) -> OwnStatistics |
     ModelError
         If a known encoder has constants of its own.
     """
-    if config.normalisation is not None or not job.normalise.startswith("image "):
+    if config.normalisation is not None or not job.normalise.startswith("image-"):
         return config.own_statistics
     if any(branch.kind == "encoder" for branch in config.branches):
         raise ModelError(
             f"normalise={job.normalise!r} takes an image's own statistics, but known encoders normalise by the "
             "constants they were trained with: leave normalise out."
         )
-    by: Literal["z-score", "min-max"] = "z-score" if job.normalise == "image z-score" else "min-max"
+    by: Literal["z-score", "min-max"] = "z-score" if job.normalise == "image-z-score" else "min-max"
     return OwnStatistics(by=by, within=job.statistics_of)
 
 
