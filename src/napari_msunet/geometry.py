@@ -175,11 +175,15 @@ class Grid:
         Size `(y, x)` of one grid pixel in level-0 pixels.
     mpp : tuple of float, optional
         Size `(y, x)` of one grid pixel in µm; None where the slide's own is not known.
+    smooth : bool
+        Whether pixels smaller than those of the slide are read bilinearly between the centres of these, as image
+        programs enlarge; without it, each shows the pixel that it lies in.
     """
 
     extent: tuple[int, int]
     pixel: tuple[float, float]
     mpp: tuple[float, float] | None = None
+    smooth: bool = False
 
     def __post_init__(self) -> None:
         if min(self.extent) < 1 or not all(isfinite(p) and p > 0 for p in self.pixel):
@@ -205,7 +209,7 @@ class Grid:
         """The grid with `scale` times as many pixels a side over the same slide."""
         factor = float(scale)
         mpp = None if self.mpp is None else (self.mpp[0] / factor, self.mpp[1] / factor)
-        return Grid(self.extent, (self.pixel[0] / factor, self.pixel[1] / factor), mpp)
+        return Grid(self.extent, (self.pixel[0] / factor, self.pixel[1] / factor), mpp, self.smooth)
 
     def window(self, region: Region) -> Window:
         """The grid pixels whose footprint the region touches."""

@@ -20,12 +20,12 @@ from napari_msunet.config import (
 from napari_msunet.data import load_sources
 from napari_msunet.errors import SlideError
 from napari_msunet.events import Message
-from napari_msunet.geometry import Window
+from napari_msunet.geometry import Grid, Window
 from napari_msunet.inference.image import predict_image
 from napari_msunet.inference.own_grid import on_grid
 from napari_msunet.inference.predict import describe_plan, predict
 from napari_msunet.models import load_model
-from napari_msunet.slide import open_slide
+from napari_msunet.slide import open_slide, slide_from_array
 from napari_msunet.training.evaluate import evaluate_events
 from napari_msunet.training.fit import train_events
 
@@ -69,6 +69,20 @@ def test_every_image_is_as_large(source):
     assert (truth == (votes >= 0.5)).all()
     for one in items:
         one.release()
+
+
+def test_a_smaller_image_is_enlarged_bilinearly():
+    pixels = np.random.default_rng(1).integers(0, 255, (40, 200, 3)).astype(np.uint8)
+    slide = slide_from_array(pixels, mpp="px")
+    grid = slide.grid(CONFIG.target)  # 64 x 64: higher, and narrower by averages of 3.125 pixels
+    found = slide.read_window(grid, grid.whole)
+    own = slide.read_window(Grid((40, 200), (1.0, 200 / 64)), Window(0, 0, 40, 64)).astype(np.float32)
+    expected = F.interpolate(torch.from_numpy(own).permute(2, 0, 1)[None], (64, 64), mode="bilinear")[0]
+    assert np.abs(found - expected.permute(1, 2, 0).numpy()).max() <= 0.5 + 1e-3
+    for window in (Window(10, 20, 7, 9), Window(60, 60, 9, 9), Window(-3, 5, 8, 4)):
+        part, inside = slide.read_window(grid, window), window.intersection(grid.whole)
+        assert np.array_equal(part[inside.slices((window.y, window.x))], found[inside.slices()])
+        assert (part == slide.background).all(-1).sum() >= part.shape[0] * part.shape[1] - inside.height * inside.width
 
 
 def test_windows_are_whole_images_and_it_learns(trained):

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from napari_msunet.config import PredictOptions
+from napari_msunet.config import ModelConfig, PredictOptions
 from napari_msunet.errors import ModelError, MsunetError
 from napari_msunet.geometry import Grid, Region, Window, round_up
 from napari_msunet.inference.budget import LONG, Speeds, limit_for, planned_memory
@@ -34,6 +34,10 @@ SMALL = 2_500_000
 once."""
 
 SMALL_LIMIT = 4_000_000
+
+FAR = 40
+"""Margins of more strides than this, such as HRNet-W32's, are read only where a tile with them fits into the memory;
+where it does not, squares are blended, as for a network that sees the whole tile."""
 
 GUESS = {"cpu": 1e6, "cuda": 50e6, "mps": 10e6}
 """Assumed pixels per second through a network, where no speed was measured."""
@@ -279,6 +283,24 @@ def margins_of(model: MSUNet) -> tuple[int | None, ...]:
     return tuple(None if need == inf else round_up(need, stride) for need, stride in needs)
 
 
+def readable_margins(config: ModelConfig, margins: Sequence[int | None], limit: int) -> tuple[int | None, ...]:
+    """The margins as `margins_of` gives them, without those of more than `FAR` strides with which no tile fits.
+
+    Parameters
+    ----------
+    limit : int
+        Pixels, margins included, that may go through a network at once.
+    """
+    if config.joint:
+        strides, most = (config.size_multiple,), limit / float(max(config.input_ratios)) ** 2
+    else:
+        strides, most = tuple(branch.stride for branch in config.branches), float(limit)
+    return tuple(
+        None if m is not None and m > FAR * stride and (2 * m + stride) ** 2 > most else m
+        for m, stride in zip(margins, strides, strict=True)
+    )
+
+
 def plan_for(setup: Setup, unit: int | None = None, halvings: int = 0) -> Plan:
     """The plan of a prediction.
 
@@ -301,7 +323,7 @@ def plan_for(setup: Setup, unit: int | None = None, halvings: int = 0) -> Plan:
     long = setup.window.height * setup.window.width > LONG and setup.inner is None
     if long and options.tile is None and halvings == 0:
         limit = _fastest(setup, limit)
-    margins = [margins_of(model) for model in setup.models]
+    margins = [readable_margins(c, margins_of(m), limit) for c, m in zip(configs, setup.models, strict=True)]
     if setup.inner is not None:  # tiles of the own pixels are only brought back, so they need nothing around them
         margins = [(0,) * len(each) for each in margins]
     return make_plan(
