@@ -19,6 +19,7 @@ from napari_msunet.slide.numbers import TOLD
 if TYPE_CHECKING:
     from napari_msunet.models import MSUNet
 
+
 def describe(path: Path, kind: Kind | None = None, value_range: ValueRange | None = None) -> dict[str, Any]:
     """Describe what is at `path`, as plain values.
 

@@ -46,6 +46,7 @@ from napari_msunet.config.model import (
     Fusion,
     ModelConfig,
     Normalisation,
+    OwnStatistics,
     check_class_names,
     is_no_class,
 )
@@ -130,6 +131,7 @@ __all__ = [
     "Optimiser",
     "OptimiserKind",
     "Output",
+    "OwnStatistics",
     "PixelSize",
     "PlanJob",
     "Positive",

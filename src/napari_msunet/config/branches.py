@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from math import ceil
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
@@ -9,7 +10,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from napari_msunet.config.base import Frozen, Option
 
-Norm: TypeAlias = Literal["batch", "renorm", "slide"]
+Norm: TypeAlias = Literal["batch", "renorm", "slide", "none"]
 Stem: TypeAlias = Literal["plain", "space_to_depth"]
 Decoder: TypeAlias = Literal["unet", "unetplusplus", "linknet", "fpn", "manet", "deeplabv3plus"]
 
@@ -47,7 +48,12 @@ class _Network(Frozen):
     @property
     def valid(self) -> bool:
         """Whether pixels that its padding reaches carry no loss."""
-        return getattr(self, "padding", "zero") == "valid"
+        return getattr(self, "padding", "zero") != "zero"
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether it sees the mirrored image beyond the image's edge, instead of background."""
+        return getattr(self, "padding", "zero") == "mirror"
 
     @property
     def stride(self) -> int:
@@ -73,10 +79,12 @@ class _Trained(_Sized):
 
     norm: Annotated[Norm, Option("Normalisation", _GROUP)] = "batch"
     """batch normalisation; renorm: batch renormalisation, for small batches; slide: statistics taken once for each
-    slide from its own tissue, so that the network adapts to a stain."""
-    padding: Annotated[Literal["zero", "valid"], Option(group=_GROUP)] = "zero"
+    slide from its own tissue, so that the network adapts to a stain; none: convolutions with a bias, as in the first
+    U-Net."""
+    padding: Annotated[Literal["zero", "valid", "mirror"], Option(group=_GROUP)] = "zero"
     """What surrounds a training window: zero, or valid: pixels that its edge reaches carry no loss, and windows are
-    read larger for it."""
+    read larger for it. mirror (U-Net only): likewise, with valid convolutions and cropped skips as in the first U-Net,
+    and the image mirrored beyond its edges."""
 
 
 class UNetConfig(_Trained):
@@ -119,6 +127,26 @@ class UNetConfig(_Trained):
     """The result is made from all levels of the way up, as in a feature pyramid."""
     context: Annotated[bool, Option("Dilated context", _GROUP, flag="--dilated-context")] = False
     """Dilated convolutions of several widths at the bottleneck."""
+    block_dropout: Annotated[float, Field(ge=0, lt=1), Option("Dropout in blocks", _GROUP)] = 0.0
+    """Share (0 to 0.9) of the numbers switched off between the two convolutions of every block at random while
+    training."""
+
+    @model_validator(mode="after")
+    def _can_be_cropped(self) -> Self:
+        uncropped = {
+            'up="resize"': self.up == "resize",
+            'attention="self"': self.attention == "self",
+            "dense": self.dense,
+            "pyramid": self.pyramid,
+            "context": self.context,
+        }
+        if self.mirrored and any(uncropped.values()):
+            names = " and ".join(name for name, used in uncropped.items() if used)
+            raise ValueError(
+                f'padding="mirror" crops the skips of a plain U-Net, which cannot be done with {names}: leave that '
+                'out, or give padding="valid"'
+            )
+        return self
 
     @property
     def stride(self) -> int:
@@ -127,7 +155,17 @@ class UNetConfig(_Trained):
         return int(self.grain * max(2**self.depth, windows))
 
 
-class LinkNetConfig(_Trained):
+class _OnlyZeros(_Trained):
+    """The same for networks that have no cropped skips."""
+
+    @model_validator(mode="after")
+    def _not_cropped(self) -> Self:
+        if self.mirrored:
+            raise ValueError('padding="mirror" crops the skips of a U-Net: give padding="zero" or "valid" here')
+        return self
+
+
+class LinkNetConfig(_OnlyZeros):
     """A LinkNet branch: residual blocks, and skips that are added; thin and fast."""
 
     kind: Literal["linknet"] = "linknet"
@@ -135,14 +173,35 @@ class LinkNetConfig(_Trained):
     """How often the resolution halves; the stride is ``2 ** depth``."""
     width: Annotated[int, Option(group=_GROUP)] = Field(16, ge=4, le=256)
     """Channels at half the resolution, where the network begins; they double at each further halving."""
+    layout: Annotated[Literal["thin", "published"], Option(group=_GROUP, flag="--linknet-layout")] = "thin"
+    """thin: without the pooling behind the first convolution, and its last features at the full resolution. published:
+    the network of the paper, layer by layer; with depth 5 and width 64 it is the paper's own."""
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels at each resolution, finest first; `depth + 1` numbers."""
+        if self.layout == "published":  # the first two resolutions below the image's have the same width
+            return (self.width // 2, self.width, *(self.width * 2**level for level in range(self.depth - 1)))
         return (self.width, *(self.width * 2**level for level in range(self.depth)))
 
+    @property
+    def grain(self) -> int:
+        """How many branch pixels a side make one pixel of the network's last features."""
+        return 2 if self.layout == "published" else 1
 
-class HRNetConfig(_Trained):
+    @property
+    def stride(self) -> int:
+        """The period of the network in branch pixels."""
+        return int(2**self.depth)
+
+    @model_validator(mode="after")
+    def _layers(self) -> Self:
+        if self.layout == "published" and (self.depth < 3 or self.width % 4):
+            raise ValueError('layout="published" needs a depth of 3 or more, and a width that is a multiple of 4')
+        return self
+
+
+class HRNetConfig(_OnlyZeros):
     """An HRNet branch: all resolutions side by side, exchanging features; the finest resolution is kept throughout."""
 
     kind: Literal["hrnet"] = "hrnet"
@@ -295,6 +354,26 @@ class ClassicalConfig(_Network):
                 f"multiotsu makes at most {MULTIOTSU} parts, not {self.parts}: give fewer, or method kmeans"
             )
         return self
+
+
+ENCODER_PACKAGES = {
+    "segmentation_models_pytorch": "segmentation-models-pytorch",
+    "timm": "timm",
+    "torchvision": "torchvision",
+    "huggingface_hub": "huggingface-hub",
+}
+"""The modules that encoders need, and the packages that have them."""
+
+
+def missing_for_encoders() -> str:
+    """What is not installed here that encoders need, as a sentence; empty where all is there. Nothing is imported."""
+    missing = [name for module, name in ENCODER_PACKAGES.items() if find_spec(module) is None]
+    if not missing:
+        return ""
+    return (
+        f"Known encoders need {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed here: "
+        "pip install 'napari-msunet[encoders]', with a torchvision that fits the installed torch."
+    )
 
 
 def _kind(value: Any) -> str:

@@ -13,7 +13,7 @@ from napari_msunet.config.prediction import REGION, PlanJob, PostprocessJob, Pre
 from napari_msunet.config.sources import Role, SlideSource, Source
 from napari_msunet.config.training import Augmentation, LossConfig, Optimiser, Sampling
 
-NormaliseBy: TypeAlias = Literal["z-score", "0-1", "-1-1", "percentile"]
+NormaliseBy: TypeAlias = Literal["z-score", "0-1", "-1-1", "percentile", "image-z-score", "image-min-max"]
 
 
 _TIME, _WINDOWS, _SPLIT, _BEFORE, _MACHINE = "Time", "Windows", "Split", "Earlier models", "Machine"
@@ -60,8 +60,14 @@ class TrainJob(Versioned):
     """Where windows are taken."""
     normalise: Annotated[NormaliseBy, Option("Normalise", _WINDOWS)] = "z-score"
     """What the model's first layer does with the channels, fitted to the training images: z-score (mean 0, standard
-    deviation 1), 0-1 and -1-1 (the range of the file's numbers), percentile (the 1st to the 99th become 0 to 1). Only
-    where the model has no normalisation yet."""
+    deviation 1), 0-1 and -1-1 (the range of the file's numbers), percentile (the 1st to the 99th become 0 to 1).
+    image-z-score and image-min-max: each image or slide by its own statistics, taken once of all of it. Only where the
+    model has no normalisation yet."""
+    statistics_of: Annotated[
+        Literal["whole", "tissue"],
+        Option("Own statistics of", _WINDOWS, words={"whole": "the whole image", "tissue": "its tissue"}),
+    ] = "whole"
+    """For image-z-score and image-min-max: the pixels that count, all of them, or those on tissue."""
     loss: Annotated[LossConfig, Option(group="Loss", example="a sum such as bce+dice")] = LossConfig()
     """What training minimises: a sum of cross_entropy (ce), bce, dice, jaccard, tversky, focal, boundary and edge with
     weights, such as bce+jaccard+dice or focal+0.5*dice+0.01*boundary."""

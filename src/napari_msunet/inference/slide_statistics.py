@@ -1,5 +1,5 @@
-"""The statistics of slide normalisation, and the thresholds of classical methods, taken once for each slide from a
-fixed sample of its tissue.
+"""What follows each slide, taken once: the statistics of layers that normalise by it and the thresholds of classical
+methods, from a fixed sample of its tissue, and the constants of the first layer from all its pixels.
 
 The sample depends on the slide and the model only, never on the predicted region or the tiles, and the statistics are
 kept with a run, so that the prediction is one function of the whole slide.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from math import ceil
 from typing import Any
@@ -19,12 +19,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_msunet.config import ModelConfig
+from napari_msunet.config import ModelConfig, Normalisation
+from napari_msunet.data.normalising import own_normalisation
 from napari_msunet.errors import ModelError, SlideError
 from napari_msunet.geometry import Grid, Window, round_up
 from napari_msunet.inference.engine import as_input
 from napari_msunet.models import MSUNet, input_windows
-from napari_msunet.models.blocks import SlideNorm
+from napari_msunet.models.blocks import Normalise, SlideNorm
 from napari_msunet.models.networks import Classical
 from napari_msunet.models.windows import window_multiple
 from napari_msunet.slide import Slide
@@ -41,10 +42,19 @@ LARGEST = 256
 _KEPT = 8
 
 Statistics = dict[str, str]
-"""For each layer that follows the slide its numbers (of slide normalisation: means and variances), as little-endian
-float32 in base64."""
+"""For each layer that follows the slide its numbers (of slide normalisation: means and variances), and for `OWN` the
+means and deviations of the first layer, as little-endian float32 in base64."""
 
 _found: OrderedDict[tuple[Any, ...], Statistics] = OrderedDict()
+
+
+OWN = "first layer"
+"""The name, among the statistics, of the constants of a model that normalises by a slide's own statistics."""
+
+
+def by_slide(model: MSUNet) -> bool:
+    """Whether a model needs the statistics of the slide that it works on."""
+    return bool(layers_of(model)) or model.config.own_statistics is not None
 
 
 def layers_of(model: MSUNet) -> dict[str, SlideNorm | Classical]:
@@ -91,19 +101,35 @@ def fit_statistics(
     if key is not None and key in _found:
         _found.move_to_end(key)
         return _found[key]
-    copy = deepcopy(model).cpu().eval()
+    copy, found = deepcopy(model).cpu().eval(), {}
+    if (how := model.config.own_statistics) is not None:
+        constants = own_normalisation(slides, scales, how, channels)
+        found[OWN] = _text(np.array([constants.mean, constants.std]))
+        _set_constants(copy, constants)
     layers = layers_of(copy)
-    for layer in layers.values():
-        layer.follow()
-    inputs = _sample(copy.config, slides, _side(copy), channels, scales)
-    with torch.no_grad():
-        copy.outputs(inputs, field=copy.config.field)
-    found = {name: _packed(layer) for name, layer in layers.items()}
+    if layers:
+        _measure(copy, layers, slides, channels, scales)
+    found |= {name: _packed(layer) for name, layer in layers.items()}
     if key is not None:
         _found[key] = found
         while len(_found) > _KEPT:
             _found.popitem(last=False)
     return found
+
+
+def _measure(
+    copy: MSUNet,
+    layers: Mapping[str, SlideNorm | Classical],
+    slides: Sequence[Slide],
+    channels: Sequence[int] | None,
+    scales: Sequence[Scale],
+) -> None:
+    """Run a sample of the slides through a model, whose layers keep the statistics."""
+    for layer in layers.values():
+        layer.follow()
+    inputs = _sample(copy.config, slides, _side(copy), channels, scales)
+    with torch.no_grad():
+        copy.outputs(inputs, field=copy.config.field)
 
 
 def _key(
@@ -127,11 +153,15 @@ def adapted(model: MSUNet, statistics: Statistics) -> MSUNet:
     """
     copy = deepcopy(model)
     layers = layers_of(copy)
-    if layers.keys() != statistics.keys():
+    own = {OWN} if model.config.own_statistics is not None else set()
+    if layers.keys() | own != statistics.keys():
         raise ModelError(
             f"The statistics of {len(statistics)} layers were given for a model with {len(layers)} layers that follow "
             "the slide; predict again into a new output."
         )
+    if own:
+        constants = np.frombuffer(base64.b64decode(statistics[OWN]), "<f4").reshape(2, -1).tolist()
+        _set_constants(copy, Normalisation(mean=tuple(constants[0]), std=tuple(constants[1])))
     for name, layer in layers.items():
         values = np.frombuffer(base64.b64decode(statistics[name]), "<f4")
         buffers = layer.followed()
@@ -144,8 +174,17 @@ def adapted(model: MSUNet, statistics: Statistics) -> MSUNet:
 
 
 def _packed(layer: SlideNorm | Classical) -> str:
-    values = torch.cat([buffer.flatten() for buffer in layer.followed()]).numpy().astype("<f4")
-    return base64.b64encode(values.tobytes()).decode()
+    return _text(torch.cat([buffer.flatten() for buffer in layer.followed()]).numpy())
+
+
+def _text(values: npt.NDArray[Any]) -> str:
+    return base64.b64encode(values.astype("<f4").tobytes()).decode()
+
+
+def _set_constants(model: MSUNet, constants: Normalisation) -> None:
+    """Give a model's first layer these constants, also in its config, so that it counts as another model."""
+    model.config = model.config.model_copy(update={"normalisation": constants})
+    model.normalise = Normalise(constants.mean, constants.std).to(model.normalise.mean.device)
 
 
 def _side(model: MSUNet) -> int:
@@ -172,7 +211,7 @@ def _sample(
             windows = [grid.whole]  # all of a small image is no more work
         for window in windows:
             for batch, own, part in zip(batches, grids, input_windows(config, window), strict=True):
-                pixels = slide.read_window(own, part)
+                pixels = slide.read_window(own, part, mirror=config.mirrored)
                 batch.append(as_input(pixels if channels is None else pixels[..., list(channels)], scale))
     return [torch.from_numpy(np.stack(batch)) for batch in batches]
 

@@ -110,7 +110,7 @@ def combine_models(models: Sequence[MSUNet], fusion: Fusion = "mean", mpp: float
             f"{[len(m.config.scales) for m in models]} scales: take one branch of each with branch_model."
         )
     first = models[0].config
-    for name in ("classes", "channels", "channel_names", "upscale"):
+    for name in ("classes", "channels", "channel_names", "upscale", "image_size", "own_statistics"):
         values = [getattr(m.config, name) for m in models]
         if any(value != values[0] for value in values):
             raise ModelError(f"The models differ in {name}: {values}; give models that were trained for the same.")

@@ -22,7 +22,7 @@ from napari_msunet.config import ModelConfig, Normalisation
 from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window, round_up
 from napari_msunet.models.alignment import Alignment, grain_of
-from napari_msunet.models.blocks import Normalise, Stem, arrange, initialise
+from napari_msunet.models.blocks import Normalise, Stem, arrange, initialise, mirrored
 from napari_msunet.models.fusion import Fusion, JointFusion, build_fusion
 from napari_msunet.models.networks import Branch, Classical, EncoderNetwork
 from napari_msunet.models.receptive_field import ReceptiveField
@@ -112,7 +112,7 @@ class MSUNet(ReceptiveField):
         for branch in branches:
             branch.apply(initialise)
             nn.init.normal_(branch.head.weight, std=branch.network.features**-0.5)
-            if isinstance(branch.network, Classical):
+            if isinstance(branch.network, Classical) and isinstance(branch.head, nn.Conv2d):
                 branch.network.begin(branch.head)
         self.branches = nn.ModuleList(branches)
         self.stems = nn.ModuleDict({str(i): Stem(config.channels, n) for i, n in enumerate(config.enlarged) if n > 1})
@@ -294,11 +294,12 @@ class MSUNet(ReceptiveField):
         return branch
 
     def _input(self, i: int, x: Tensor, padded: Size) -> Tensor:
-        """A branch's normalised input, padded with zeros at the bottom and right, and enlarged where it has a stem."""
+        """A branch's normalised input, padded at the bottom and right with zeros or its mirror image, and enlarged
+        where it has a stem."""
         x = self._normalised(i, x)
         below, right = padded[0] - x.shape[-2], padded[1] - x.shape[-1]
         if below or right:
-            x = F.pad(x, (0, right, 0, below))
+            x = mirrored(x, 0, below, 0, right) if self.config.mirrored else F.pad(x, (0, right, 0, below))
         x = self.stems[str(i)](x) if self.config.enlarged[i] > 1 else x
         return x.contiguous(memory_format=torch.channels_last)
 

