@@ -17,6 +17,7 @@ NAMED_OTHERWISE = {
     "PIL": "pillow",
     "openslide": "openslide-python",
     "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
     "pydantic_core": "pydantic",  # the same release, always
     "distributed": "dask",
     "mlflow": "mlflow-skinny",

@@ -20,7 +20,7 @@ from napari_msunet.inference.image import predict_image
 from napari_msunet.inference.instant import Answers, FeatureTiles, fit_head, with_head
 from napari_msunet.jobs.run import run
 from napari_msunet.labels import LabelStore
-from napari_msunet.labels.stroke_samples import Samples
+from napari_msunet.labels.stroke_samples import AnnotatedPixels
 from napari_msunet.models import MSUNet, build_model, load_model, save_model
 from napari_msunet.slide import Slide, open_slide
 
@@ -71,17 +71,17 @@ def by_colour(slide: Slide, places: np.ndarray) -> np.ndarray:
 @pytest.fixture(scope="module")
 def samples(slide):
     places = np.random.default_rng(5).uniform((100, 100), (2000, 2000), (900, 2))
-    return Samples(places, by_colour(slide, places))
+    return AnnotatedPixels(places, by_colour(slide, places))
 
 
-def fitted(tiles: FeatureTiles, samples: Samples, outputs: int = 3):
+def fitted(tiles: FeatureTiles, samples: AnnotatedPixels, outputs: int = 3):
     placed = tiles.place(samples)
     features = np.concatenate([tiles.vectors(key, pixels) for key, (pixels, _) in placed.items()])
     values = np.concatenate([values for _, values in placed.values()])
     return features, values, fit_head(features, values, tiles.widths, outputs)
 
 
-def request(path: Path, samples: Samples, **changes) -> AnswerRequest:
+def request(path: Path, samples: AnnotatedPixels, **changes) -> AnswerRequest:
     values = {"view": (0, 0, 2900, 2200), "near": (1500, 1500)} | changes
     return AnswerRequest(
         model=path, slide=SLIDE, classes=("a", "b"), places=packed(samples.places), values=packed(samples.values),
@@ -92,7 +92,9 @@ def request(path: Path, samples: Samples, **changes) -> AnswerRequest:
 @pytest.mark.parametrize("present", [(0, 1, 2), (1, 2)])
 def test_a_head_has_the_probabilities_of_scikit_learn(slide, model, samples, present):
     few = np.isin(samples.values, present)
-    features, values, head = fitted(FeatureTiles(model, slide), Samples(samples.places[few], samples.values[few]))
+    features, values, head = fitted(
+        FeatureTiles(model, slide), AnnotatedPixels(samples.places[few], samples.values[few])
+    )
     theirs = make_pipeline(
         StandardScaler(), LogisticRegression(C=instant.REGULARISATION, class_weight="balanced", max_iter=200)
     ).fit(features.astype(np.float64), values)
@@ -147,14 +149,14 @@ def test_samples_of_tiles_that_went_are_still_known(slide, model, samples):
     _, _, again = fitted(tiles, samples)
     assert tiles.computed == count > 1
     assert torch.equal(again.bias, head.bias)
-    fewer = Samples(samples.places[::2], samples.values[::2])
+    fewer = AnnotatedPixels(samples.places[::2], samples.values[::2])
     assert all(tiles.known(key, pixels) for key, (pixels, _) in tiles.place(fewer).items())
 
 
 def test_an_answer_begins_at_the_stroke_and_what_was_computed_is_kept(path, samples):
     answers = Answers()
     near = np.hypot(*(samples.places - 1500).T) < 300
-    asked = request(path, Samples(samples.places[near], samples.values[near]))
+    asked = request(path, AnnotatedPixels(samples.places[near], samples.values[near]))
     found = [parse_event(event.model_dump_json()) for event in answers.answer(asked)]
     *tiles, last = found
     assert [type(event) for event in tiles] == [Answered] * 9
@@ -199,7 +201,7 @@ def test_a_large_view_is_answered_around_the_stroke(path, samples, monkeypatch):
 @pytest.mark.parametrize("painted", [(1,), ()])
 def test_strokes_of_one_kind_are_no_answer_but_the_view_is_prepared(path, samples, painted):
     few, answers = np.isin(samples.values, painted), Answers()
-    asked = request(path, Samples(samples.places[few], samples.values[few]), view=(1400, 1400, 900, 200))
+    asked = request(path, AnnotatedPixels(samples.places[few], samples.values[few]), view=(1400, 1400, 900, 200))
     message, result = answers.answer(asked)
     assert "Paint a second class" in message.text
     assert result.values["computed"] == 2
@@ -208,7 +210,7 @@ def test_strokes_of_one_kind_are_no_answer_but_the_view_is_prepared(path, sample
 
 def test_what_cannot_be_answered_is_one_sentence(slide, path, samples, tmp_path):
     with pytest.raises(MsunetError, match="do not fit together"):
-        list(Answers().answer(request(path, Samples(samples.places[:5], samples.values))))
+        list(Answers().answer(request(path, AnnotatedPixels(samples.places[:5], samples.values))))
     with pytest.raises(ModelError, match=r"one tile of this model take .* GB"):
         list(Answers().answer(request(path, samples, memory=1e-4)))
     other = build_model(ModelConfig(classes=("a",), mpp=1.0, channels=2, branch=TINY)).eval()

@@ -1,4 +1,4 @@
-"""Samples of annotated pixels, stroke by stroke."""
+"""AnnotatedPixels of annotated pixels, stroke by stroke."""
 
 import numpy as np
 import pytest

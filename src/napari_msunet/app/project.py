@@ -215,7 +215,7 @@ class Project:
         return self._free("slides", name, ".ome.zarr")
 
     def model_path(self, name: str) -> Path:
-        """A free path for a model file of this name."""
+        """A free path for a model that was made without training."""
         return self._free("models", name, ".safetensors")
 
     def new_run(self) -> Path:

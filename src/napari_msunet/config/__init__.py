@@ -14,9 +14,18 @@ from napari_msunet.config.base import (
     ValueRange,
     explain,
 )
-from napari_msunet.config.branches import NETWORKS, BranchConfig, EncoderConfig, HRNetConfig, LinkNetConfig, UNetConfig
+from napari_msunet.config.branches import (
+    NETWORKS,
+    BranchConfig,
+    ClassicalConfig,
+    EncoderConfig,
+    HRNetConfig,
+    LinkNetConfig,
+    UNetConfig,
+)
 from napari_msunet.config.instant import AnswerRequest, FitHeadJob
 from napari_msunet.config.jobs import (
+    ContextJob,
     CrossValidateJob,
     EvaluateJob,
     ExperimentJob,
@@ -38,6 +47,7 @@ from napari_msunet.config.model import (
     Fusion,
     ModelConfig,
     Normalisation,
+    OwnStatistics,
     check_class_names,
     is_no_class,
 )
@@ -91,7 +101,9 @@ __all__ = [
     "Augmentation",
     "AutoModel",
     "BranchConfig",
+    "ClassicalConfig",
     "Cluster",
+    "ContextJob",
     "CrossValidateJob",
     "Damaged",
     "Device",
@@ -122,6 +134,7 @@ __all__ = [
     "Optimiser",
     "OptimiserKind",
     "Output",
+    "OwnStatistics",
     "PixelSize",
     "PlanJob",
     "Positive",

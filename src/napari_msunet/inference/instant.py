@@ -32,7 +32,7 @@ from napari_msunet.inference.network import TorchNetwork, is_out_of_memory
 from napari_msunet.inference.plan import margin_of
 from napari_msunet.inference.setup import margins_of, set_up
 from napari_msunet.labels import open_labels
-from napari_msunet.labels.stroke_samples import Samples, StrokeSamples
+from napari_msunet.labels.stroke_samples import AnnotatedPixels, StrokeSamples
 from napari_msunet.models import MSUNet, save_model
 from napari_msunet.models.blocks import arrange
 from napari_msunet.models.resample import to_target
@@ -164,8 +164,8 @@ class FeatureTiles:
 
     # --------------------------------------------------------------------------------------------- features of pixels
 
-    def place(self, samples: Samples) -> dict[Key, tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]]:
-        """Samples by tile: numbers of the tile's pixels, row by row, and their values; each target pixel once."""
+    def place(self, samples: AnnotatedPixels) -> dict[Key, tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]]:
+        """AnnotatedPixels by tile: numbers of the tile's pixels, row by row, and their values; each target pixel once."""
         pixels = np.floor(samples.places / np.asarray(self.grid.pixel)).astype(np.int64)
         inside = ((pixels >= 0) & (pixels < self.grid.shape)).all(1)
         pixels, values = pixels[inside], samples.values[inside]
@@ -505,11 +505,11 @@ def _too_large(times: float) -> str:
     )
 
 
-def _samples(request: AnswerRequest) -> Samples:
+def _samples(request: AnswerRequest) -> AnnotatedPixels:
     try:
         places = unpacked(request.places, np.float64) if request.places else np.empty(0)
         values = unpacked(request.values, np.uint8) if request.values else np.empty(0, np.uint8)
-        samples = Samples(places.reshape(-1, 2), values)  # type: ignore[arg-type]  # of the types named above
+        samples = AnnotatedPixels(places.reshape(-1, 2), values)  # type: ignore[arg-type]  # of the types named above
     except ValueError as error:
         raise MsunetError(f"The samples of the request cannot be read ({error}).") from error
     if len(samples.places) != len(values) or (len(values) and int(values.max()) > len(request.classes)):

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from napari_msunet._io import input_error
 from napari_msunet.config import (
+    ContextJob,
     CrossValidateJob,
     EvaluateJob,
     ExperimentJob,
@@ -41,6 +42,7 @@ _EVENTS_OF: dict[type, str] = {
     TrainJob: "napari_msunet.training.fit:train_events",
     EvaluateJob: "napari_msunet.training.evaluate:evaluate_events",
     CrossValidateJob: "napari_msunet.training.cross_validation:crossval_events",
+    ContextJob: "napari_msunet.training.context_study:context_events",
     ExperimentJob: "napari_msunet.training.experiments:experiment_events",
     PreviewAugmentationJob: "napari_msunet.training.augmentation_preview:augmentation_preview_events",
     PredictJob: "napari_msunet.inference.many_slides:one_events",
@@ -207,6 +209,31 @@ class ExperimentResult:
 
 
 @dataclass(frozen=True)
+class ContextResult:
+    """The answer of a study of context.
+
+    Attributes
+    ----------
+    answer : str
+        "yes" (several scales are better), "no" (they gain nothing worth their time) or "unclear".
+    sentence : str
+        The answer with its numbers, and what to do.
+    best : TrainJob
+        The training that is advised.
+    report : dict
+        All that was found, as plain values.
+    files : dict of str to Path
+        The files that it wrote, by their kind.
+    """
+
+    answer: str
+    sentence: str
+    best: TrainJob
+    report: dict[str, Any]
+    files: dict[str, Path]
+
+
+@dataclass(frozen=True)
 class MeasureResult:
     """The result of a measurement: one row of `classes` per class (area in µm²), and the CSV `files` that it wrote."""
 
@@ -257,6 +284,15 @@ def experiment(job: ExperimentJob, on_event: Listener | None = None) -> Experime
     """Compare variants of a training, and wait for it; `on_event` is called with each event."""
     result = _finish(job, on_event)
     return ExperimentResult(result.values, _paths(result))
+
+
+def context_study(job: ContextJob, on_event: Listener | None = None) -> ContextResult:
+    """Ask whether context helps, and wait for the answer; `on_event` is called with each event."""
+    result = _finish(job, on_event)
+    files = _paths(result)
+    best = job_from_json(files["best"])
+    assert isinstance(best, TrainJob)  # for the type checker
+    return ContextResult(result.values["answer"], result.values["sentence"], best, result.values, files)
 
 
 def measure(job: MeasureJob, on_event: Listener | None = None) -> MeasureResult:

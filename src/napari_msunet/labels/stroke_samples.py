@@ -1,4 +1,4 @@
-"""Samples of the annotated pixels of a store, kept up to date stroke by stroke without reading the whole store."""
+"""AnnotatedPixels of the annotated pixels of a store, kept up to date stroke by stroke without reading the whole store."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Key = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Samples:
+class AnnotatedPixels:
     """Annotated pixels.
 
     Attributes
@@ -92,7 +92,7 @@ def _order() -> npt.NDArray[np.int64]:
 
 
 class StrokeSamples:
-    """Samples of a store of classes, chunk by chunk; any thread may use it.
+    """AnnotatedPixels of a store of classes, chunk by chunk; any thread may use it.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ class StrokeSamples:
                 else:
                     self._chunks.pop((row, column), None)
 
-    def of(self, most: int = MOST) -> Samples:
+    def of(self, most: int = MOST) -> AnnotatedPixels:
         """At most so many samples of each class, about as many from each chunk."""
         with self._mutex:
             chunks = dict(self._chunks)
@@ -157,7 +157,7 @@ class StrokeSamples:
                 y, x = np.divmod(pixels[:share], CHUNK)
                 places.append(np.stack((y + row * CHUNK, x + column * CHUNK), axis=1))
                 values.append(np.full(len(y), value, np.uint8))
-        return Samples(self.store.grid.places(np.concatenate(places)), np.concatenate(values))
+        return AnnotatedPixels(self.store.grid.places(np.concatenate(places)), np.concatenate(values))
 
 
 def _share(counts: list[int], most: int) -> int:

@@ -17,7 +17,7 @@ from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 from vispy.scene.visuals import Line
 
-from napari_msunet.config import BranchConfig, HRNetConfig, LinkNetConfig, ModelConfig, UNetConfig
+from napari_msunet.config import BranchConfig, ClassicalConfig, HRNetConfig, LinkNetConfig, ModelConfig, UNetConfig
 from napari_msunet.errors import MsunetError, SlideError
 from napari_msunet.geometry import Grid, Region, Resolution, Window, round_up
 from napari_msunet.slide import Slide
@@ -112,8 +112,10 @@ def receptive_reach(branch: BranchConfig) -> int:
     It follows the way of a pixel outside a window into it: a 3x3 convolution carries it one pixel further, a pooling
     halves the distance (rounded up), and a step up doubles it. For encoders the result is an estimate.
     """
-    if isinstance(branch, LinkNetConfig):
+    if isinstance(branch, LinkNetConfig):  # as measured
         return int(2 ** (branch.depth + 3)) - 1
+    if isinstance(branch, ClassicalConfig):
+        return branch.radius
     if isinstance(branch, HRNetConfig):
         return ceil(branch.stride * (2.5 + 3 * branch.blocks))
     if not isinstance(branch, UNetConfig):

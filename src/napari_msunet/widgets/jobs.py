@@ -18,6 +18,7 @@ from qtpy.QtWidgets import QApplication
 
 from napari_msunet.config import (
     AnswerRequest,
+    ContextJob,
     CrossValidateJob,
     EvaluateJob,
     ExperimentJob,
@@ -46,7 +47,7 @@ LOOK_SECONDS = 0.1
 WAIT_SECONDS = 0.01
 """Time after which `JobHandle.wait` looks again."""
 
-_TRAININGS = (TrainJob, CrossValidateJob, ExperimentJob)
+_TRAININGS = (TrainJob, CrossValidateJob, ContextJob, ExperimentJob)
 """Jobs that take minutes to hours. Other jobs do not wait for them."""
 
 BUDGET_SECONDS = 0.02

@@ -16,7 +16,7 @@ from napari_msunet.errors import MsunetError
 from napari_msunet.events import Answered, Event, Message, Result, packed
 from napari_msunet.geometry import Region
 from napari_msunet.labels import LabelStore
-from napari_msunet.labels.stroke_samples import Samples, StrokeSamples
+from napari_msunet.labels.stroke_samples import AnnotatedPixels, StrokeSamples
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.answering.answer_layer import AnswerLayer
 from napari_msunet.widgets.dock.background import Background
@@ -62,7 +62,7 @@ class Answering(QWidget):
         self.record: SlideRecord | None = None
         """The slide that is answered."""
         self._samples: StrokeSamples | None = None
-        self._sampled: Samples | None = None
+        self._sampled: AnnotatedPixels | None = None
         self._marked = 0
         self._near: tuple[float, float] | None = None
         self._handle: JobHandle | None = None
@@ -196,11 +196,11 @@ class Answering(QWidget):
             return
         work = samples.scan if region is None else partial(samples.update, region)
 
-        def sampled() -> Samples:
+        def sampled() -> AnnotatedPixels:
             work()
             return samples.of()
 
-        def ready(found: Samples) -> None:
+        def ready(found: AnnotatedPixels) -> None:
             if self._samples is samples:
                 self._sampled = found
                 self.ask(None if region is None else self._middle(samples.store, region))

@@ -69,7 +69,22 @@ TEXTURE_LIMIT = 8192
 
 
 class LevelArray(WindowArray):
-    """A level of a canvas as an array for napari; never cached, since it is painted on."""
+    """A level of a canvas as an array for napari; never cached, since it is painted on.
+
+    Attributes
+    ----------
+    store : LabelStore
+        The store that it is a level of, by which a writer finds the labels on disk.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        store: LabelStore,
+        read: Callable[[Window], npt.NDArray[np.integer]],
+    ) -> None:
+        super().__init__(shape, store.dtype, read)
+        self.store = store
 
     @property
     def chunks(self) -> tuple[int, ...]:
@@ -145,7 +160,7 @@ class PyramidLabels(PaintHooks):
         self._obstacle = self._hold(read_only)
         self._partial = missing() is None
         levels = [
-            LevelArray(shape, self.store.dtype, _reader(self._canvas, n)) for n, shape in enumerate(self._canvas.shapes)
+            LevelArray(shape, self.store, _reader(self._canvas, n)) for n, shape in enumerate(self._canvas.shapes)
         ]
         defaults: dict[str, Any] = {
             "multiscale": True,
