@@ -1,4 +1,4 @@
-"""AnnotatedPixels of annotated pixels, stroke by stroke."""
+"""Samples of annotated pixels, stroke by stroke."""
 
 import numpy as np
 import pytest

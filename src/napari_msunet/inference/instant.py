@@ -165,7 +165,7 @@ class FeatureTiles:
     # --------------------------------------------------------------------------------------------- features of pixels
 
     def place(self, samples: AnnotatedPixels) -> dict[Key, tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]]:
-        """AnnotatedPixels by tile: numbers of the tile's pixels, row by row, and their values; each target pixel once."""
+        """Samples by tile: numbers of the tile's pixels, row by row, and their values; each target pixel once."""
         pixels = np.floor(samples.places / np.asarray(self.grid.pixel)).astype(np.int64)
         inside = ((pixels >= 0) & (pixels < self.grid.shape)).all(1)
         pixels, values = pixels[inside], samples.values[inside]

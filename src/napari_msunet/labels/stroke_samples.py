@@ -1,4 +1,4 @@
-"""AnnotatedPixels of the annotated pixels of a store, kept up to date stroke by stroke without reading the whole store."""
+"""Samples of the annotated pixels of a store, kept up to date stroke by stroke without reading the whole store."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _order() -> npt.NDArray[np.int64]:
 
 
 class StrokeSamples:
-    """AnnotatedPixels of a store of classes, chunk by chunk; any thread may use it.
+    """Samples of a store of classes, chunk by chunk; any thread may use it.
 
     Parameters
     ----------
