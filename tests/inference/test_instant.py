@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import napari_msunet
-from napari_msunet.config import AnswerRequest, FitHeadJob, HRNetConfig, ModelConfig, UNetConfig
+from napari_msunet.config import AnswerRequest, FiltersConfig, FitHeadJob, HRNetConfig, ModelConfig, UNetConfig
 from napari_msunet.errors import ModelError, MsunetError
 from napari_msunet.events import Answered, Message, Result, packed, parse_event
 from napari_msunet.geometry import Window
@@ -22,7 +22,7 @@ from napari_msunet.jobs.run import run
 from napari_msunet.labels import LabelStore
 from napari_msunet.labels.stroke_samples import AnnotatedPixels
 from napari_msunet.models import MSUNet, build_model, load_model, save_model
-from napari_msunet.slide import Slide, open_slide
+from napari_msunet.slide import Slide, open_slide, slide_from_array
 
 SLIDE = Path(napari_msunet.__file__).parent / "demo_data" / "CMU-1-Small-Region.svs"
 TINY = UNetConfig(depth=2, width=4)
@@ -81,7 +81,7 @@ def fitted(tiles: FeatureTiles, samples: AnnotatedPixels, outputs: int = 3):
     return features, values, fit_head(features, values, tiles.widths, outputs)
 
 
-def request(path: Path, samples: AnnotatedPixels, **changes) -> AnswerRequest:
+def request(path: Path | None, samples: AnnotatedPixels, **changes) -> AnswerRequest:
     values = {"view": (0, 0, 2900, 2200), "near": (1500, 1500)} | changes
     return AnswerRequest(
         model=path, slide=SLIDE, classes=("a", "b"), places=packed(samples.places), values=packed(samples.values),
@@ -108,7 +108,8 @@ def test_a_head_has_the_probabilities_of_scikit_learn(slide, model, samples, pre
 @pytest.mark.parametrize(
     ("scales", "branch", "shared"),
     [((1.0, 0.5), TINY, False), ((1.0, 2 / 3), TINY, True), ((2.0, 0.25), TINY, False), ((0.5,), TINY, False),
-     ((1.0, 0.5), (HRNetConfig(width=4), TINY), False)],
+     ((1.0, 0.5), (HRNetConfig(width=4), TINY), False),
+     ((1.0, 0.25), (FiltersConfig(), FiltersConfig(sigmas=(0.7, 2.0))), False)],
 )  # fmt: skip
 def test_tiles_and_pixels_are_those_of_the_kept_model(slide, samples, scales, branch, shared):
     model = varied(ModelConfig(classes=("x",), mpp=1.5, scales=scales, branch=branch, shared=shared), slide)
@@ -122,9 +123,9 @@ def test_tiles_and_pixels_are_those_of_the_kept_model(slide, samples, scales, br
     logits = tiles.logits(key, head)[0, :, : window.height, : window.width]
     ours = torch.softmax(logits, 0).numpy()
     assert whole.std() > 0.1
-    assert np.abs(ours - whole).max() < 1e-3
+    assert np.abs(ours - whole).max() < 2e-3  # float16 has eleven bits
     two = np.sort(whole, 0)
-    clear = two[-1] - two[-2] > 2e-3
+    clear = two[-1] - two[-2] > 4e-3
     assert (tiles.labels(key, head) == whole.argmax(0))[clear].all()
     pixels = np.array([0, 7, tiles.side * 3 + 11, tiles.side * (window.height - 1)])
     again = tiles.vectors(key, pixels) @ torch.cat(head.weights, 1).numpy().T + head.bias.numpy()
@@ -196,6 +197,16 @@ def test_a_large_view_is_answered_around_the_stroke(path, samples, monkeypatch):
     assert len({(event.y, event.x) for event in tiles}) == 2
     assert isinstance(message, Message)
     assert "zoom in" in message.text
+
+
+def test_without_a_model_fixed_filters_answer_and_are_kept(slide, samples, tmp_path):
+    *tiles, result = Answers().answer(request(None, samples))
+    assert tiles[0].pixel == (1.0, 1.0)
+    assert result.values["agreement"] > 0.8
+    assert instant.filters_model(slide).config.mpp == pytest.approx(0.499)
+    fine = slide_from_array(np.zeros((64, 64, 2), np.uint16), mpp=0.1)
+    assert (instant.filters_model(fine).config.mpp, instant.filters_model(fine).config.channels) == (0.4, 2)
+    assert instant.filters_model(slide_from_array(np.zeros((64, 64), np.uint8), mpp="px")).config.mpp is None
 
 
 @pytest.mark.parametrize("painted", [(1,), ()])

@@ -356,6 +356,29 @@ class ClassicalConfig(_Network):
         return self
 
 
+class FiltersConfig(_Network):
+    """No network: fixed filters, which describe each pixel's neighbourhood; only the layer behind them is learned."""
+
+    kind: Literal["filters"] = "filters"
+    sigmas: tuple[Annotated[float, Field(gt=0, le=8)], ...] = Field((1.0,), min_length=1, max_length=8)
+    """Widths of the filters: standard deviations of Gaussians, in pixels of the branch."""
+
+    @property
+    def depth(self) -> int:
+        """No resolution is halved."""
+        return 0
+
+    @property
+    def width(self) -> int:
+        """Filters have no channels of their own."""
+        return 1
+
+    @property
+    def radius(self) -> int:
+        """How far it looks, in pixels: each Gaussian is cut at three standard deviations, and a neighbour decides."""
+        return ceil(3 * max(self.sigmas)) + 1
+
+
 ENCODER_PACKAGES = {
     "segmentation_models_pytorch": "segmentation-models-pytorch",
     "timm": "timm",
@@ -386,7 +409,8 @@ BranchConfig: TypeAlias = Annotated[
     | Annotated[LinkNetConfig, Tag("linknet")]
     | Annotated[HRNetConfig, Tag("hrnet")]
     | Annotated[EncoderConfig, Tag("encoder")]
-    | Annotated[ClassicalConfig, Tag("classical")],
+    | Annotated[ClassicalConfig, Tag("classical")]
+    | Annotated[FiltersConfig, Tag("filters")],
     Discriminator(_kind),
 ]
 """The config of any network that a branch can have."""
@@ -397,5 +421,6 @@ NETWORKS: dict[str, tuple[type[BranchConfig], str, str]] = {
     "hrnet": (HRNetConfig, "HRNet", "All resolutions side by side."),
     "encoder": (EncoderConfig, "Known encoder", "A trained encoder by name."),
     "classical": (ClassicalConfig, "Classical method", "No network: a threshold or k-means, pixel by pixel."),
+    "filters": (FiltersConfig, "Fixed filters", "No network: edges and textures, and one layer that learns."),
 }
 """For each kind of network: its config, its name, and a sentence about it."""

@@ -16,8 +16,8 @@ class AnswerRequest(Versioned):
 
     Attributes
     ----------
-    model : Path
-        The model whose features are used.
+    model : Path, optional
+        The model whose features are used; None: fixed filters, which need no model.
     classes : tuple of str
         Names of classes 1..K.
     places, values : str
@@ -29,7 +29,7 @@ class AnswerRequest(Versioned):
         The place that is answered first, such as that of the last stroke; None: the middle of the view.
     """
 
-    model: Path
+    model: Path | None = None
     slide: Path
     slide_mpp: PixelSize | None = None
     image_kind: Kind | None = None
@@ -45,11 +45,13 @@ class AnswerRequest(Versioned):
 
 
 class FitHeadJob(Versioned):
-    """Make a model from the features of another one and an annotation: only the last layer is fitted, in seconds."""
+    """Make a model from an annotation in seconds: fixed features, and a last layer that is fitted to what is
+    painted."""
 
     job: Literal["fit_head"] = "fit_head"
-    model: Path
-    """The model whose features are used; its weights stay as they are."""
+    model: Annotated[Path | None, Option()] = None
+    """The model whose features are used; its weights stay as they are. Without it: fixed filters for colour, edges and
+    textures, which need no model."""
     slide: Path
     """The slide."""
     labels: Path

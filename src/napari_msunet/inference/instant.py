@@ -6,6 +6,7 @@ as a `concat` fusion, whose projections run on each branch's own grid: a head th
 
 from __future__ import annotations
 
+import hashlib
 import time
 import warnings
 from collections import OrderedDict
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from napari_msunet import events
-from napari_msunet.config import AnswerRequest, FitHeadJob, ModelConfig, PredictOptions
+from napari_msunet.config import AnswerRequest, FiltersConfig, FitHeadJob, ModelConfig, PredictOptions, TrainedOn
 from napari_msunet.errors import ModelError, MsunetError
 from napari_msunet.events import Answered, Event, Message, Progress, Result, unpacked
 from napari_msunet.geometry import Region, Window, round_up
@@ -33,8 +34,9 @@ from napari_msunet.inference.plan import margin_of
 from napari_msunet.inference.setup import margins_of, set_up
 from napari_msunet.labels import open_labels
 from napari_msunet.labels.stroke_samples import AnnotatedPixels, StrokeSamples
-from napari_msunet.models import MSUNet, save_model
+from napari_msunet.models import MSUNet, build_model, save_model
 from napari_msunet.models.blocks import arrange
+from napari_msunet.models.msunet import tensors_of
 from napari_msunet.models.resample import to_target
 from napari_msunet.slide import Slide
 
@@ -43,6 +45,9 @@ from napari_msunet.slide import Slide
 
 TILE = 512
 """Side of a tile in target pixels, rounded up to the model's alignment."""
+
+FINEST = 0.24
+"""µm per pixel: fixed filters look at the slide's own pixels, unless they are finer than this."""
 
 Key = tuple[int, int]
 """Row and column of a tile."""
@@ -62,6 +67,28 @@ def check_features(model: MSUNet) -> None:
             "A layer of this model sees the whole tile (such as instance norm), so it cannot answer while you paint; "
             "choose a model with batch norm."
         )
+
+
+def filters_model(slide: Slide) -> MSUNet:
+    """A model of fixed filters at several scales, which needs no training: colour, edges and textures.
+
+    Measured (`benchmarks/instant.py`), a head on them is better than one on the last features of a network that was
+    trained for something else.
+    """
+    size: dict[str, float | None] = {"mpp": None}
+    if slide.mpp is not None:
+        mpp = max(slide.mpp)
+        while mpp < FINEST:
+            mpp *= 2
+        size = {"mpp": float(f"{mpp:.4g}")}
+    own, coarsest = FiltersConfig(sigmas=(1.0,)), FiltersConfig(sigmas=(1.0, 2.0))
+    scales = (1.0, 0.5, 0.25, 0.125)
+    known = TrainedOn(kind=slide.kind, ranges={slide.dtype.name: slide.value_range})
+    config = ModelConfig(
+        classes=("class 1",), scales=scales, fusion="concat", channels=slide.shape[2], trained_on=known,
+        branch=(own,) * (len(scales) - 1) + (coarsest,), **size,
+    )  # fmt: skip
+    return build_model(config).eval()
 
 
 class FeatureTiles:
@@ -259,7 +286,7 @@ def _between(pixels: Tensor, ratio: Fraction) -> tuple[Tensor, Tensor, Tensor]:
 # ----------------------------------------------------------------------------------------------------------------------
 # The head.
 
-REGULARISATION = 0.01
+REGULARISATION = 0.1
 """The inverse strength `C` of scikit-learn: pixels of a stroke are much alike, so there are fewer than they seem."""
 
 ABSENT = -10.0
@@ -354,7 +381,10 @@ def with_head(model: MSUNet, classes: Sequence[str], head: Head, own: Sequence[H
     tensors["fusion.bias"] = head.bias
     for i, alone in enumerate(own):
         tensors[f"branches.{i}.head.weight"] = _sub_pixels(alone.weights[0], model.details[i])[..., None, None]
-        tensors[f"branches.{i}.head.bias"] = _sub_pixels(alone.bias, model.details[i])
+        if f"branches.{i}.head.offset" in tensors:  # one bias for all sub-pixels of a class
+            tensors[f"branches.{i}.head.offset"] = alone.bias
+        else:
+            tensors[f"branches.{i}.head.bias"] = _sub_pixels(alone.bias, model.details[i])
     made.load_state_dict({name: t.detach().clone() for name, t in tensors.items()}, assign=True)
     return arrange(made).eval()
 
@@ -395,6 +425,7 @@ class Answers:
         self._cache = ModelCache(models=1, slides=1)
         self._busy = busy
         self._tiles: tuple[Any, FeatureTiles] | None = None
+        self._known: tuple[Any, str] = ((), "")
 
     def answer(self, request: AnswerRequest) -> Iterator[Event]:
         """The events of a request: `Answered` for each tile, the nearest first, and a `Result` with numbers.
@@ -405,7 +436,7 @@ class Answers:
             If the model, the slide or the samples cannot be used.
         """
         began = time.monotonic()
-        model = self._cache.model(request.model)
+        model = None if request.model is None else self._cache.model(request.model)
         with self._cache.slide(request.slide, request.slide_mpp, request.image_kind, request.value_range) as slide:
             try:
                 yield from self._answer(request, self._features(request, model, slide), began)
@@ -417,14 +448,17 @@ class Answers:
                     "The features of what is in view do not fit into the memory; zoom in, or end other programs."
                 ) from error
 
-    def _features(self, request: AnswerRequest, model: MSUNet, slide: Slide) -> FeatureTiles:
+    def _features(self, request: AnswerRequest, model: MSUNet | None, slide: Slide) -> FeatureTiles:
+        if model is not None and self._known[0] != (where := stamp(request.model or request.slide)):
+            self._known = where, _features_of(model)
         key = (
-            stamp(request.model), stamp(request.slide), request.slide_mpp, request.image_kind, request.value_range,
-            request.memory, request.device,
+            None if model is None else self._known[1], stamp(request.slide), request.slide_mpp, request.image_kind,
+            request.value_range, request.memory, request.device,
         )  # fmt: skip
         if self._tiles is None or self._tiles[0] != key:
             self._tiles = None  # the memory of the former goes first
-            self._tiles = key, FeatureTiles(model, slide, int(request.memory * 1e9), request.device)
+            room = int(request.memory * 1e9)
+            self._tiles = key, FeatureTiles(model or filters_model(slide), slide, room, request.device)
         tiles = self._tiles[1]
         tiles.slide = slide
         return tiles
@@ -505,6 +539,19 @@ def _too_large(times: float) -> str:
     )
 
 
+def _features_of(model: MSUNet) -> str:
+    """What decides the features of a model: all but its classes, heads and fusion, so that those of a kept head are
+    known already."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors_of(model).items()):
+        if not name.startswith("fusion.") and ".head." not in name:
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.numpy().tobytes())
+    config = model.config
+    digest.update(repr((config.scales, config.mpp, config.pixel, config.branches, config.trained_on)).encode())
+    return digest.hexdigest()
+
+
 def _samples(request: AnswerRequest) -> AnnotatedPixels:
     try:
         places = unpacked(request.places, np.float64) if request.places else np.empty(0)
@@ -544,10 +591,10 @@ def _for_now(tiles: FeatureTiles, placed: Sequence[Placed]) -> tuple[list[Placed
 
 def fit_head_events(job: FitHeadJob) -> Iterator[Event]:
     """Run a `FitHeadJob`; see `napari_msunet.run`."""
-    model = MODEL_CACHE.model(job.model)
     store = open_labels(job.labels)
     with MODEL_CACHE.slide(job.slide, job.slide_mpp, job.image_kind, job.value_range) as slide:
         store.check_slide(slide)
+        model = filters_model(slide) if job.model is None else MODEL_CACHE.model(job.model)
         tiles = FeatureTiles(model, slide, device=job.device)
         annotated = StrokeSamples(store)
         annotated.scan()

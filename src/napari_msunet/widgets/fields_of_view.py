@@ -17,7 +17,15 @@ from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 from vispy.scene.visuals import Line
 
-from napari_msunet.config import BranchConfig, ClassicalConfig, HRNetConfig, LinkNetConfig, ModelConfig, UNetConfig
+from napari_msunet.config import (
+    BranchConfig,
+    ClassicalConfig,
+    FiltersConfig,
+    HRNetConfig,
+    LinkNetConfig,
+    ModelConfig,
+    UNetConfig,
+)
 from napari_msunet.errors import MsunetError, SlideError
 from napari_msunet.geometry import Grid, Region, Resolution, Window, round_up
 from napari_msunet.slide import Slide
@@ -114,7 +122,7 @@ def receptive_reach(branch: BranchConfig) -> int:
     """
     if isinstance(branch, LinkNetConfig):  # as measured
         return int(2 ** (branch.depth + 3)) - 1
-    if isinstance(branch, ClassicalConfig):
+    if isinstance(branch, ClassicalConfig | FiltersConfig):
         return branch.radius
     if isinstance(branch, HRNetConfig):
         return ceil(branch.stride * (2.5 + 3 * branch.blocks))

@@ -57,6 +57,7 @@ def idle(step, qtbot) -> None:
 def test_strokes_are_answered_kept_and_trained_from(ready, annotate, qtbot, viewer):
     look_at(viewer, (175, 175), 1.4)
     assert not annotate.answering.keep.isVisible()
+    annotate.answering.use_model(True)
     qtbot.mouseClick(annotate.answering.switch, Qt.MouseButton.LeftButton, pos=QPoint(8, 8))
     idle(annotate, qtbot)
     assert "Paint a second class" in annotate.answering.says.text()
@@ -97,6 +98,23 @@ def test_strokes_are_answered_kept_and_trained_from(ready, annotate, qtbot, view
     assert not annotate.answering.answer.there
 
 
+def test_without_a_model_colour_and_edges_answer(ready, annotate, qtbot, viewer):
+    ready.state.use_model(None)
+    look_at(viewer, (175, 175), 1.4)
+    annotate.answering.set_on(True)
+    paint(annotate, 1)
+    paint(annotate, 255)
+    qtbot.waitUntil(lambda: annotate.answering.answer.there, timeout=LONG)
+    idle(annotate, qtbot)
+    assert (shown(annotate) == truth(SIDE)).mean() > 0.8
+    assert not annotate.answering.train.isEnabled()
+    click(qtbot, annotate.answering.keep)
+    qtbot.waitUntil(lambda: ready.state.model_path is not None, timeout=LONG)
+    assert load_model(ready.state.model_path).config.branches[0].kind == "filters"
+    assert "it predicts from now on" in annotate.answering.says.text()
+    assert ready.steps["predict"].missing() is None
+
+
 def test_a_slide_that_goes_while_answering_is_one_sentence(ready, annotate, qtbot, viewer):
     annotate.answering.set_on(True)
     paint(annotate, 1)
@@ -115,25 +133,26 @@ def test_a_slide_that_goes_while_answering_is_one_sentence(ready, annotate, qtbo
     assert "Answered" in annotate.answering.says.text()
 
 
-def test_without_a_model_it_says_what_to_do(dock, trained, tmp_path, qtbot, monkeypatch):
-    from napari_msunet.app import shipped
-
-    monkeypatch.setattr(shipped.napari_msunet, "__file__", str(tmp_path / "none.py"))
+def test_what_is_missing_is_said(dock, trained, tmp_path, qtbot):
     slide = tmp_path / "blobs.ome.zarr"
     shutil.copytree(trained[0], slide)
     answering = dock.steps["annotate"].answering
+    answering.use_model(True)
     answering.set_on(True)
     assert answering.says.text() == "Choose a slide: a file, or an image layer that is open."
     dock.open_slide(slide)
     assert "Start annotating" in answering.says.text()
     dock.start_annotating(("blob",))
     settle(0.2)
-    assert "train one first, or load a model file" in answering.says.text()
+    assert "Load a model in the Model step or train one" in answering.says.text()
     dock.load_model(trained[1])
     assert answering.record is dock.state.active
     job = answering.job(tmp_path / "kept.safetensors")
     assert isinstance(job, FitHeadJob)
     assert job.model == trained[1]
+    answering.use_model(False)
+    assert answering.job(tmp_path / "kept.safetensors").model is None
+    assert "press Train in the Train step" in answering.train.toolTip()
 
 
 def test_tiles_replace_older_ones_at_every_level():

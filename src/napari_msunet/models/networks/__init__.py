@@ -16,6 +16,7 @@ from torch.nn.functional import conv2d
 from napari_msunet.config.branches import BranchConfig
 from napari_msunet.models.networks.classical import Classical
 from napari_msunet.models.networks.encoders import EncoderNetwork
+from napari_msunet.models.networks.filters import Filters
 from napari_msunet.models.networks.hrnet import HRNet
 from napari_msunet.models.networks.linknet import LinkNet
 from napari_msunet.models.networks.unet import UNet
@@ -26,7 +27,7 @@ from napari_msunet.models.networks.unet import UNet
 # Each is a Module with `features` (channels of its result), `grain` (input pixels a side for one of the result) and
 # `forward`: `(B, C, h, w)`, sides multiples of `config.stride`, to `(B, features, h / grain, w / grain)`.
 
-__all__ = ["BranchNetwork", "Classical", "EncoderNetwork", "HRNet", "LinkNet", "UNet", "build_network"]
+__all__ = ["BranchNetwork", "Classical", "EncoderNetwork", "Filters", "HRNet", "LinkNet", "UNet", "build_network"]
 
 
 class BranchNetwork(Protocol):
@@ -45,6 +46,7 @@ NETWORKS: dict[str, Callable[..., Any]] = {
     "hrnet": HRNet,
     "encoder": EncoderNetwork,
     "classical": Classical,
+    "filters": Filters,
 }
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from napari_msunet.app.shipped import shipped_model
 from napari_msunet.config import AnswerRequest, FitHeadJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Answered, Event, Message, Result, packed
@@ -30,12 +29,21 @@ if TYPE_CHECKING:
     from napari_msunet.widgets.paint import PyramidLabels
     from napari_msunet.widgets.state import SlideRecord, State
 TIP = (
-    "After each stroke, what is in view is labelled by what you painted so far: by the features of the chosen model "
-    "(or of the one that comes with napari-msunet), and a last layer that is fitted anew in a moment. Nothing is "
-    "stored until you press Keep."
+    "After each stroke, what is in view is labelled by what you painted so far: a last layer is fitted anew in a "
+    "moment. Nothing is stored until you press Keep."
+)
+FILTERS, MODEL = "Colour, edges and textures", "The features of the chosen model"
+FEATURES_TIP = (
+    "By what pixels are told apart. Colour, edges and textures need no model. The features of a model are better where "
+    "it was trained for something similar on such slides."
+)
+NOTHING_TO_TRAIN = (
+    "Colour, edges and textures learn nothing more: press Train in the Train step for a network of its own, or answer "
+    "by the features of a model."
 )
 KEEP_TIP = "Makes a model file of the present answer, which then predicts whole slides like any other model."
 TRAIN_TIP = "Keeps the answer as a model, and opens the Train step with a training that begins with its weights."
+NO_MODEL = "Load a model in the Model step or train one, or answer by colour, edges and textures."
 NOT_YET = "Press Start annotating first, then paint a stroke of each class and of background."
 
 MOVED_MS = 200
@@ -88,6 +96,11 @@ class Answering(QWidget):
         self.switch = QCheckBox("Answer while I paint")
         self.switch.setToolTip(TIP)
         self.switch.toggled.connect(self._switched)
+        self.features = QComboBox()
+        self.features.addItems([FILTERS, MODEL])
+        self.features.setToolTip(FEATURES_TIP)
+        self.features.setAccessibleName("By what pixels are told apart")
+        self.features.activated.connect(show_errors(lambda *_: self._begin()))
         self.keep = QPushButton("Keep")
         self.keep.setToolTip(KEEP_TIP)
         self.keep.clicked.connect(show_errors(lambda *_: self.keep_answer()))
@@ -106,10 +119,10 @@ class Answering(QWidget):
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(4)
-        for widget in (self.switch, self.says, self.buttons):
+        for widget in (self.switch, self.features, self.says, self.buttons):
             column.addWidget(widget)
-        self.says.hide()
-        self.buttons.hide()
+        for widget in (self.features, self.says, self.buttons):
+            widget.hide()
 
     # ---------------------------------------------------------------------------------------------------- the switch
 
@@ -124,8 +137,8 @@ class Answering(QWidget):
 
     @show_errors
     def _switched(self, on: bool) -> None:
-        self.says.setVisible(on)
-        self.buttons.setVisible(on)
+        for widget in (self.features, self.says, self.buttons):
+            widget.setVisible(on)
         if on:
             self._begin()
         else:
@@ -166,18 +179,28 @@ class Answering(QWidget):
             self._handle.cancel()
             self._handle = None
 
-    def model_path(self) -> Path:
-        """The model whose features are used: the chosen one, else the one that comes with the package.
+    def use_model(self, on: bool) -> None:
+        """Answer by the features of the chosen model, or by colour, edges and textures."""
+        self.features.setCurrentText(MODEL if on else FILTERS)
+        if self.on:
+            self._begin()
+
+    def model_path(self) -> Path | None:
+        """The model whose features are used; None: fixed filters.
 
         Raises
         ------
         MsunetError
-            If there is neither.
+            If features of a model are wanted, and there is none.
         """
+        if self.features.currentText() == FILTERS:
+            return None
         chosen = self.state.model_path
-        if chosen is not None and chosen.is_file():
-            return chosen
-        return shipped_model()
+        if chosen is None:
+            raise MsunetError(NO_MODEL)
+        if not chosen.is_file():
+            raise MsunetError(f"The model {chosen} is no longer there: load another, or answer by colour and edges.")
+        return chosen
 
     def say(self, text: str) -> None:
         """Show a sentence below the switch."""
@@ -226,7 +249,7 @@ class Answering(QWidget):
             store = None if self._samples is None else self._samples.store
             if record is not self.record or (layer.store if layer else None) is not store:
                 self._begin()
-        elif what == "results":
+        elif what == "results" and self.features.currentText() == MODEL:
             self._begin() if self.record is None else self.ask(self._near)
         elif what == "classes" and self._samples is not None:
             self.answer.recolour(self._samples.store)
@@ -312,9 +335,10 @@ class Answering(QWidget):
     def _refresh_buttons(self) -> None:
         there = self.answer.answers is not None and self._keeping is None
         why = "" if there else "There is no answer yet: paint a stroke of each class and of background."
-        for button, tip in ((self.keep, KEEP_TIP), (self.train, TRAIN_TIP)):
-            button.setEnabled(there)
-            button.setToolTip(why or tip)
+        fixed = NOTHING_TO_TRAIN if self.features.currentText() == FILTERS else ""
+        for button, tip in ((self.keep, why or KEEP_TIP), (self.train, fixed or why or TRAIN_TIP)):
+            button.setEnabled(there and tip in (KEEP_TIP, TRAIN_TIP))
+            button.setToolTip(tip)
 
     def job(self, out: Path) -> FitHeadJob:
         """The job that keeps the answer as a model file.
