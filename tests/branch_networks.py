@@ -1,6 +1,6 @@
 """Small branch networks, one for each option: what all tests of networks go through."""
 
-from napari_msunet.config import FiltersConfig, HRNetConfig, LinkNetConfig, UNetConfig
+from napari_msunet.config import HRNetConfig, LinkNetConfig, UNetConfig
 
 
 def unet(**options) -> UNetConfig:
@@ -43,6 +43,5 @@ NETWORKS = {
     "linknet": LinkNetConfig(depth=2, width=8),
     "linknet published": LinkNetConfig(depth=3, width=8, layout="published"),
     "hrnet": HRNetConfig(depth=1, width=8),
-    "filters": FiltersConfig(sigmas=(1.0, 2.0)),
     "hrnet plain": HRNetConfig(depth=2, width=8, stem="plain"),
 }
