@@ -335,6 +335,7 @@ def fit_head(features: Vectors, values: npt.NDArray[np.uint8], widths: Sequence[
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     present = np.unique(values)
     if len(present) < 2:
@@ -342,7 +343,8 @@ def fit_head(features: Vectors, values: npt.NDArray[np.uint8], widths: Sequence[
     mean, std = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
     std = np.where(std > 1e-6, std, 1.0)
     regression = LogisticRegression(C=REGULARISATION, class_weight="balanced", max_iter=200)
-    with warnings.catch_warnings():
+    # Threads cost more than they bring for matrices this small, above all beside a training.
+    with threadpool_limits(1, "blas"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # nearly converged is as good an answer
         regression.fit((features - mean) / std, values)
     coefficients, intercept = regression.coef_, regression.intercept_
