@@ -26,12 +26,23 @@ if TYPE_CHECKING:
         PyramidJob,
         SlideSource,
         TrainJob,
+        TuneJob,
         UNetConfig,
     )
     from napari_msunet.errors import MissingMppError, MsunetError, StoreLockedError
     from napari_msunet.geometry import Region
     from napari_msunet.inference.predict import predict
-    from napari_msunet.jobs.run import cross_validate, evaluate, experiment, export, job_from_json, measure, run, train
+    from napari_msunet.jobs.run import (
+        cross_validate,
+        evaluate,
+        experiment,
+        export,
+        job_from_json,
+        measure,
+        run,
+        train,
+        tune,
+    )
     from napari_msunet.labels import LabelStore, open_labels, tissue_labels
     from napari_msunet.models import MSUNet, build_model, load_model, save_model
     from napari_msunet.review.queue import review_queue
@@ -43,12 +54,12 @@ _HOMES = {
     "app.retraining": "retraining_job",
     "config": (
         "AutoModel EncoderConfig EvaluateJob ExperimentJob ExportJob FolderSource HRNetConfig LinkNetConfig LossConfig "
-        "MeasureJob ModelConfig PredictJob PyramidJob SlideSource TrainJob UNetConfig"
+        "MeasureJob ModelConfig PredictJob PyramidJob SlideSource TrainJob TuneJob UNetConfig"
     ),
     "errors": "MissingMppError MsunetError StoreLockedError",
     "geometry": "Region",
     "inference.predict": "predict",
-    "jobs.run": "cross_validate evaluate experiment export job_from_json measure run train",
+    "jobs.run": "cross_validate evaluate experiment export job_from_json measure run train tune",
     "labels": "LabelStore open_labels tissue_labels",
     "models": "MSUNet build_model load_model save_model",
     "review.queue": "review_queue",
@@ -79,6 +90,7 @@ __all__ = [
     "SlideSource",
     "StoreLockedError",
     "TrainJob",
+    "TuneJob",
     "UNetConfig",
     "build_model",
     "build_pyramid",
@@ -100,6 +112,7 @@ __all__ = [
     "tissue_labels",
     "tissue_mask",
     "train",
+    "tune",
 ]
 
 

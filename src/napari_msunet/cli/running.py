@@ -21,7 +21,16 @@ from rich.table import Table
 from rich.text import Text
 
 from napari_msunet.cli.options import RunOptions
-from napari_msunet.config import CrossValidateJob, Job, PredictJob, PredictManyJob, TrainJob, explain, with_damaged
+from napari_msunet.config import (
+    CrossValidateJob,
+    Job,
+    PredictJob,
+    PredictManyJob,
+    TrainJob,
+    TuneJob,
+    explain,
+    with_damaged,
+)
 from napari_msunet.errors import MsunetError, failure
 from napari_msunet.events import Event, Message, Metric, Result
 from napari_msunet.events import Progress as Step
@@ -338,6 +347,8 @@ def _kept(job: Job) -> str:
         return "No epoch was finished, so there is no model yet."
     if isinstance(job, CrossValidateJob) and job.out.exists():
         return f"The finished folds are kept in {job.out}; the same command with --resume goes on."
+    if isinstance(job, TuneJob) and job.out.exists():
+        return f"The finished trials are kept in {job.out}; the same command with --resume goes on."
     if isinstance(job, PredictJob) and job.out.exists():
         return f"The finished tiles are kept in {job.out}; the same command goes on where it stopped."
     if isinstance(job, PredictManyJob):

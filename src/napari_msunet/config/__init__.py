@@ -27,6 +27,7 @@ from napari_msunet.config.jobs import (
     PyramidJob,
     SettledTrainJob,
     TrainJob,
+    TuneJob,
     with_damaged,
 )
 from napari_msunet.config.model import (
@@ -145,6 +146,7 @@ __all__ = [
     "TableSource",
     "TrainJob",
     "TrainedOn",
+    "TuneJob",
     "UNetConfig",
     "ValueRange",
     "Watched",

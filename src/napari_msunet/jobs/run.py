@@ -25,6 +25,7 @@ from napari_msunet.config import (
     PreviewJob,
     PyramidJob,
     TrainJob,
+    TuneJob,
     explain,
 )
 from napari_msunet.errors import MsunetError, as_path
@@ -72,6 +73,10 @@ def run(job: Job) -> Iterator[Event]:
         from napari_msunet.training.experiments import experiment_events
 
         yield from experiment_events(job)
+    elif isinstance(job, TuneJob):
+        from napari_msunet.training.search.search import tune_events
+
+        yield from tune_events(job)
     elif isinstance(job, PreviewAugmentationJob):
         from napari_msunet.training.augmentation_preview import augmentation_preview_events
 
@@ -227,6 +232,28 @@ class ExperimentResult:
 
 
 @dataclass(frozen=True)
+class TuneResult:
+    """The result of a search.
+
+    Attributes
+    ----------
+    best : TrainJob
+        The training that scored best, to be run on all images.
+    dice : float
+        Its Dice on groups that it had not seen, mean over the folds.
+    report : dict
+        All trials and what was found, as plain values.
+    files : dict of str to Path
+        The files that it wrote, by their kind.
+    """
+
+    best: TrainJob
+    dice: float
+    report: dict[str, Any]
+    files: dict[str, Path]
+
+
+@dataclass(frozen=True)
 class MeasureResult:
     """The result of a measurement: one row of `classes` per class (area in µm²), and the CSV `files` that it wrote."""
 
@@ -277,6 +304,15 @@ def experiment(job: ExperimentJob, on_event: Listener | None = None) -> Experime
     """Compare variants of a training, and wait for it; `on_event` is called with each event."""
     result = _finish(job, on_event)
     return ExperimentResult(result.values, _paths(result))
+
+
+def tune(job: TuneJob, on_event: Listener | None = None) -> TuneResult:
+    """Search for the best options of a training, and wait for it; `on_event` is called with each event."""
+    result = _finish(job, on_event)
+    files = _paths(result)
+    best = job_from_json(files["best"])
+    assert isinstance(best, TrainJob)  # for the type checker
+    return TuneResult(best, result.values["best"]["dice"], result.values, files)
 
 
 def measure(job: MeasureJob, on_event: Listener | None = None) -> MeasureResult:

@@ -14,6 +14,7 @@ from napari_msunet._io import read_json, write_text
 from napari_msunet.config import ModelConfig, Role, Source, TrainJob
 from napari_msunet.data import Item, load_sources
 from napari_msunet.data.duplicates import once
+from napari_msunet.data.sharing import SharedImages
 from napari_msunet.errors import MsunetError, StoreError
 from napari_msunet.models.header import read_header
 from napari_msunet.names import AnyNames
@@ -104,8 +105,12 @@ class HeldOut:
     replaces: Path | None = None
 
 
-def load_items(job: TrainJob, config: ModelConfig, say: Say) -> tuple[list[Item], HeldOutSet | None]:
+def load_items(
+    job: TrainJob, config: ModelConfig, say: Say, shared: SharedImages | None = None
+) -> tuple[list[Item], HeldOutSet | None]:
     """The items of a job, none of which trains on a frozen test image, and the test set that was frozen before.
+
+    `shared` has the images of earlier trainings of the same work.
 
     Raises
     ------
@@ -113,7 +118,7 @@ def load_items(job: TrainJob, config: ModelConfig, say: Say) -> tuple[list[Item]
         If something given cannot be used.
     """
     frozen = load_held_out(job.replaces)
-    items = load_sources(job.sources, config, say)
+    items = (shared.load if shared else load_sources)(job.sources, config, say)
     if frozen is not None:
         more = [source for source in frozen.sources if source not in job.sources]
         try:

@@ -19,11 +19,11 @@ from pydantic import ValidationError
 
 from napari_msunet._io import read_json
 from napari_msunet.config import ModelConfig, SettledTrainJob, SlideSource, TrainJob, check_class_names
-from napari_msunet.constants import IGNORED
 from napari_msunet.data import Item, Split, split
 from napari_msunet.data.ranges import trained_on
 from napari_msunet.data.recipe import settle
 from napari_msunet.data.sampling import Sampler, Spot, validation_spots
+from napari_msunet.data.sharing import SharedImages
 from napari_msunet.errors import MsunetError, SourceError
 from napari_msunet.events import check as check_stop
 from napari_msunet.geometry import round_up
@@ -42,11 +42,7 @@ Say = Callable[[str, str], None]
 
 def class_pixels(item: Item, outputs: int) -> npt.NDArray[np.int64]:
     """The approximate number of target pixels of background and of classes 1..K in an image's truth, `(K+1,)`."""
-    values, grid = item.truth.overview()
-    counts = np.bincount(values.ravel(), minlength=IGNORED + 1)[:outputs]
-    item.forget_mask()
-    each = np.prod(grid.pixel) / np.prod(item.grid.pixel)
-    return np.asarray(np.ceil(counts * each), np.int64)
+    return np.asarray(np.ceil(item.content[:outputs]), np.int64)
 
 
 def known_only(sides: Split, classes: Sequence[str], say: Say) -> tuple[Split, tuple[int, ...]]:
@@ -192,7 +188,7 @@ def settle_training(given: TrainJob, folder: RunFolder, say: Say) -> tuple[Settl
     return job, reasons
 
 
-def prepare_data(job: SettledTrainJob, say: Say, goes_on: bool = False) -> Prepared:
+def prepare_data(job: SettledTrainJob, say: Say, goes_on: bool = False, shared: SharedImages | None = None) -> Prepared:
     """Load and split the sources, and lay out the windows.
 
     Parameters
@@ -202,6 +198,8 @@ def prepare_data(job: SettledTrainJob, say: Say, goes_on: bool = False) -> Prepa
         Takes a level ("info" or "warning") and a sentence.
     goes_on : bool
         Whether the run continues from its checkpoint, and so does not begin with the weights of another model.
+    shared : SharedImages, optional
+        The images of earlier trainings of the same work.
 
     Raises
     ------
@@ -214,7 +212,7 @@ def prepare_data(job: SettledTrainJob, say: Say, goes_on: bool = False) -> Prepa
     job.loss.branch_weights(len(config.scales))
     if start:
         say("info", start.words())
-    items, frozen = load_items(job, seen, say)
+    items, frozen = load_items(job, seen, say, shared)
     try:
         split_seed = job.seed if job.split_seed is None else job.split_seed
         sides = split(items, job.validation, split_seed, job.test, job.fold, config.classes)

@@ -1,0 +1,122 @@
+"""Other processes of this machine that take trials of the same search."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from napari_msunet._io import make_folder
+from napari_msunet.config import TuneJob
+from napari_msunet.events import Cancelled, Stop, stoppable
+from napari_msunet.own_process import environment, settle
+
+_ENDING_SECONDS = 20.0
+
+
+class Worker:
+    """A process that takes trials until there are no more, or its standard input is closed.
+
+    Parameters
+    ----------
+    job : TuneJob
+    number : int
+        Its number, from 1.
+    """
+
+    def __init__(self, job: TuneJob, number: int) -> None:
+        self.number = number
+        self.log = job.out / "workers" / f"{number}.log"
+        make_folder(self.log.parent)
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                env={**os.environ, **environment()},
+                start_new_session=True,  # Ctrl-C is for the process that started it, which closes its input
+            )
+        asked = {"job": job.model_dump(mode="json"), "number": number}
+        assert self._process.stdin is not None  # for the type checker
+        self._process.stdin.write(json.dumps(asked).encode() + b"\n")
+        self._process.stdin.flush()
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    @property
+    def problem(self) -> str | None:
+        """Why it ended before its time; None where it did not."""
+        if self.running or self._process.returncode == 0:
+            return None
+        lines = self.log.read_text(encoding="utf8", errors="replace").strip().splitlines()
+        reason = lines[-1].strip() if lines else f"exit code {self._process.returncode}"
+        return f"Worker {self.number} ended early ({reason.rstrip('.')}); the others go on."
+
+    def end(self) -> None:
+        """Ask it to stop, and wait until it has."""
+        stdin = self._process.stdin
+        if stdin is not None and not stdin.closed:
+            try:
+                stdin.close()
+            except OSError:
+                pass  # it has ended already
+        try:
+            self._process.wait(_ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def working(job: TuneJob, count: int) -> Iterator[Sequence[Worker]]:
+    """A context in which so many other processes take trials of a job."""
+    workers: list[Worker] = []
+    try:
+        for number in range(1, count + 1):
+            workers.append(Worker(job, number))
+        yield workers
+    finally:
+        for worker in workers:
+            worker.end()
+
+
+def main(stdin: IO[bytes]) -> int:
+    """Take trials of the job in the first line of the input, until there are none or the input ends."""
+    from napari_msunet.errors import failure
+    from napari_msunet.training.search.search import worker_events
+
+    asked: dict[str, Any] = json.loads(stdin.readline())
+    stop = Stop()
+
+    def listen() -> None:
+        stdin.read()
+        stop.ask()
+
+    threading.Thread(target=listen, name="end of input", daemon=True).start()
+    job = TuneJob.model_validate(asked["job"])
+    try:
+        with stoppable(stop):
+            for _ in worker_events(job, asked["number"]):
+                pass
+    except Cancelled:
+        return 0
+    except Exception as error:
+        sentence, details = failure(error)
+        sys.stderr.write(f"{details or ''}\n{sentence}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    settle()
+    sys.exit(main(sys.stdin.buffer))
