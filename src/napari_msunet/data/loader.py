@@ -56,7 +56,7 @@ class WindowSample(NamedTuple):
 
 def cache_bytes() -> int:
     """Bytes of images that may be held in memory now: a quarter of what is free, at most `CACHE_BYTES`."""
-    return min(CACHE_BYTES, psutil.virtual_memory().available // 4)
+    return min(CACHE_BYTES, int(psutil.virtual_memory().available) // 4)
 
 
 class WholeCache:

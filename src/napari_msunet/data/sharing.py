@@ -1,4 +1,4 @@
-"""Images that several trainings of one job share: loaded, checked and read once, and held in memory as far as it goes."""
+"""Images that several trainings of one job share: loaded, checked and read once, then held in memory."""
 
 from __future__ import annotations
 

@@ -264,7 +264,8 @@ class SearchStudy:
         if len(before) >= self.job.trials:  # another process has taken the last one at the same time
             self._end(trial.number, {"outcome": "surplus"})
             return None
-        return Asked(trial.number, dict(trial.params), *getattr(sampler, "predicted", (None, None)), trial)
+        mean, deviation = getattr(sampler, "predicted", (None, None))
+        return Asked(trial.number, dict(trial.params), mean, deviation, trial)
 
     def is_bad(self, asked: Asked, dice: float, step: int) -> bool:
         """Note the mean Dice over the first folds, and return whether the trial is to end here."""

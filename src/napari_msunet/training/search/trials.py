@@ -22,7 +22,7 @@ from napari_msunet.data import Item, split
 from napari_msunet.data.recipe import ImageStatistics, look_for, settle
 from napari_msunet.data.sharing import SharedImages
 from napari_msunet.errors import MsunetError, OutputError, SourceError, failure
-from napari_msunet.events import Cancelled, Event, Message
+from napari_msunet.events import Cancelled, Event
 from napari_msunet.inference.network import pick_device
 from napari_msunet.training.experiments import mean_dice, pooled, train_and_score, using_threads
 

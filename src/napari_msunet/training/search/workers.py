@@ -8,8 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 from napari_msunet._io import make_folder
@@ -66,10 +65,8 @@ class Worker:
         """Ask it to stop, and wait until it has."""
         stdin = self._process.stdin
         if stdin is not None and not stdin.closed:
-            try:
+            with suppress(OSError):  # it has ended already
                 stdin.close()
-            except OSError:
-                pass  # it has ended already
         try:
             self._process.wait(_ENDING_SECONDS)
         except subprocess.TimeoutExpired:
