@@ -180,6 +180,7 @@ def test_two_searches_in_one_folder(source, tmp_path):
     first.close()
 
 
+@pytest.mark.slow
 def test_two_searches_of_one_name_in_one_database(source, tmp_path):
     storage = f"sqlite:///{tmp_path / 'both.db'}"
     tune(search(source, tmp_path / "a" / "one", storage=storage, trials=1))
@@ -191,6 +192,7 @@ def test_two_searches_of_one_name_in_one_database(source, tmp_path):
     assert (tmp_path / "c" / "slices.png").exists()
 
 
+@pytest.mark.slow
 def test_the_gaussian_process_tells_what_it_expected(source, tmp_path, monkeypatch):
     monkeypatch.setattr(study_module, "_STARTUP", 2)
     result = tune(search(source, tmp_path / "gp", sampler="gp", trials=4))
@@ -209,6 +211,7 @@ def test_one_group_only(source, tmp_path):
         list(tune_events(search(one, tmp_path / "s")))
 
 
+@pytest.mark.slow
 def test_fewer_groups_than_folds_and_a_single_split(source, tmp_path):
     events = []
     tune(search(source, tmp_path / "s", folds=9, trials=1), events.append)
@@ -225,6 +228,7 @@ def test_no_trial_that_runs_is_one_sentence(source, tmp_path):
     assert len(table(tmp_path / "s")) == 2
 
 
+@pytest.mark.slow
 def test_bad_trials_end_after_their_first_fold(source, tmp_path):
     space = {"optimiser.learning_rate": [1e-9, 2e-9, 0.02, 0.03, 0.04, 0.05]}
     seeded = search(source, tmp_path / "s", space=space, sampler="grid", pruner="median", trials=6)

@@ -75,16 +75,27 @@ def tune_events(job: TuneJob) -> Iterator[Event]:
 def worker_events(job: TuneJob, worker: int) -> Iterator[Event]:
     """Take trials of a search that another process of this machine leads."""
     work = prepare(job, lambda level, text: None)
-    yield from _take_trials(work, SearchStudy(job, work.fingerprint, worker))
+    with SearchStudy(job, work.fingerprint, worker) as study:
+        yield from _take_trials(work, study, set())
 
 
 def _search(job: TuneJob) -> Iterator[Event]:
     if job.workers > 1 and job.threads is None:
         job = job.model_copy(update={"threads": max(1, (os.cpu_count() or 1) // job.workers)})
-    said: list[Event] = []
-    work = prepare(job, lambda level, text: said.append(Message(level=_level(level), text=text)))
-    yield from said
-    study = SearchStudy(job, work.fingerprint)
+    first: list[Message] = []
+    work = prepare(job, lambda level, text: first.append(Message(level=_level(level), text=text)))
+    yield from first
+    with SearchStudy(job, work.fingerprint) as study:
+        yield from _going_on(job, study)
+        started = time.monotonic()
+        with working(job, job.workers - 1) as workers:
+            busy = yield from _lead(work, study, workers, {message.text for message in first})
+        elapsed, rows = time.monotonic() - started, study.rows()
+    yield from _finish(work, rows, elapsed, busy)
+
+
+def _going_on(job: TuneJob, study: SearchStudy) -> Iterator[Event]:
+    """Put in order what an earlier start has left, and plan a grid."""
     begun_again = study.adopt(lambda number: finished_row(job.out, number))
     if begun_again:
         yield Message(text=f"{begun_again} trials were under way when the search ended: they begin again.")
@@ -92,11 +103,6 @@ def _search(job: TuneJob) -> Iterator[Event]:
         yield Message(text=f"The grid has {points} points, so there are no more trials than that.")
     if rows := study.rows():
         yield Message(text=f"Of {job.trials} trials, {len(rows)} have ended before.")
-    started = time.monotonic()
-    with working(job, job.workers - 1) as workers:
-        busy = yield from _lead(work, study, workers)
-    elapsed = time.monotonic() - started
-    yield from _finish(work, study.rows(), elapsed, busy)
 
 
 def _level(level: str) -> Any:
@@ -106,11 +112,9 @@ def _level(level: str) -> Any:
 # ----------------------------------------------------------------------------------------------------- taking trials
 
 
-def _take_trials(work: SharedWork, study: SearchStudy) -> Iterator[Event]:
-    """Run trials until there are as many as the job wants."""
-    said: set[str] = set()
+def _take_trials(work: SharedWork, study: SearchStudy, said: set[str]) -> Iterator[Event]:
+    """Run trials until there are as many as the job wants; what was `said` before is not said again."""
     while (asked := study.ask()) is not None:
-        yield Message(text=f"Trial {asked.number}: {_words(asked.point)}.")
         row = yield from _take(work, study, asked, said)
         yield TrialDone(number=asked.number, row=row)
 
@@ -122,6 +126,7 @@ def _take(work: SharedWork, study: SearchStudy, asked: Asked, said: set[str]) ->
         known |= {"predicted": asked.predicted, "predicted_deviation": asked.predicted_deviation}
     ended = False
     try:
+        yield Message(text=f"Trial {asked.number}: {_words(asked.point)}.")
         trial = run_trial(work, known, lambda dice, fold: study.is_bad(asked, dice, fold))
         row: Row = yield from _new_only(trial, said)
         ended = True  # the row is in its folder now, whatever happens to the database
@@ -149,13 +154,15 @@ def _new_only(events: Generator[Event, None, Row], said: set[str]) -> Generator[
         events.close()
 
 
-def _lead(work: SharedWork, study: SearchStudy, workers: Sequence[Worker]) -> Generator[Event, None, float]:
+def _lead(
+    work: SharedWork, study: SearchStudy, workers: Sequence[Worker], said: set[str]
+) -> Generator[Event, None, float]:
     """Run trials, and tell of those of all processes; return the seconds that this process spent in trials."""
     job = work.job
     before = study.rows()
     known = {row["trial"] for row in before}
     started, busy = time.monotonic(), 0.0
-    for event in _take_trials(work, study):
+    for event in _take_trials(work, study, said):
         if not isinstance(event, TrialDone):
             yield event
             continue
@@ -169,9 +176,8 @@ def _lead(work: SharedWork, study: SearchStudy, workers: Sequence[Worker]) -> Ge
     for worker in workers:
         if worker.problem:
             yield Message(level="warning", text=worker.problem)
-    left = job.trials - len(known)
-    if left > 0 and workers and job.sampler != "grid":
-        yield from _lead(work, study, ())
+    if workers and study.adopt(lambda number: finished_row(job.out, number)):  # a worker that ended left some
+        yield from _lead(work, study, (), said)
     return busy
 
 

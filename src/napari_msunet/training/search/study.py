@@ -135,8 +135,25 @@ class SearchStudy:
         self.worker = worker
         self._distributions = distributions(job)
         self._reached = self.lost = False
-        self._study = self._call(lambda: self._open(images))
+        self._storage: optuna.storages.RDBStorage | None = None
+        try:
+            self._study = self._call(lambda: self._open(images))
+        except BaseException:
+            self.close()
+            raise
         self._reached = True
+
+    def __enter__(self) -> SearchStudy:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections to the database."""
+        if self._storage is not None:
+            self._storage.scoped_session.remove()
+            self._storage.engine.dispose()
 
     # --------------------------------------------------------------------------------------------------- the database
 
@@ -147,7 +164,7 @@ class SearchStudy:
         local = self.url.startswith("sqlite")
         reach = {"timeout": 60} if local else {"connect_timeout": 10} if "psycopg" in self.url else {}
         try:
-            storage = optuna.storages.RDBStorage(self.url, {"pool_pre_ping": not local, "connect_args": reach})
+            storage = self._storage = optuna.storages.RDBStorage(self.url, {"pool_pre_ping": not local, "connect_args": reach})
         except (ArgumentError, NoSuchModuleError) as error:
             raise OutputError(
                 f"The storage {self.shown} is no URL of a database; give one such as "
@@ -160,7 +177,6 @@ class SearchStudy:
         study = optuna.create_study(
             storage=storage, study_name=self.name, direction="maximize", load_if_exists=True, pruner=pruner_of(self.job)
         )
-        self._storage = storage
         self._check_same(study, images)
         study.sampler = sampler_of(self.job, len(study.get_trials(deepcopy=False)), self.worker)
         return study
@@ -310,6 +326,7 @@ class SearchStudy:
         """Keep an attribute with a trial that has not ended."""
 
         def note() -> None:
+            assert self._storage is not None  # for the type checker
             study = self._storage.get_study_id_from_name(self.name)
             trial = self._storage.get_trial_id_from_study_id_trial_number(study, number)
             self._storage.set_trial_user_attr(trial, name, value)
@@ -358,6 +375,8 @@ class SearchStudy:
         if by is None:
             return age > 60
         if by["host"] == socket.gethostname():
+            if by["pid"] == os.getpid():  # of an earlier search in this process: it asks only after this
+                return True
             try:
                 return bool(abs(psutil.Process(by["pid"]).create_time() - by["since"]) > 1)
             except psutil.Error:
