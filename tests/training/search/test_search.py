@@ -100,7 +100,7 @@ def test_only_the_models_of_the_best_are_kept(finished):
 
 
 def test_pictures(finished):
-    job, result, _ = finished
+    _, result, _ = finished
     for name in ("history", "slices"):
         assert result.files[name].stat().st_size > 5000
     assert "importance" not in result.files  # two scored trials say nothing
@@ -158,12 +158,15 @@ def test_a_stopped_trial_begins_again_with_the_same_values(source, tmp_path):
     job = search(source, tmp_path / "again", trials=1)
     said = []
     stop = Stop()
+
+    def happened(event):
+        if isinstance(event, Message):
+            said.append(event.text)
+            if event.text.startswith("Training on"):
+                stop.ask()
+
     with pytest.raises(Cancelled), stoppable(stop):
-        for event in tune_events(job):
-            if isinstance(event, Message):
-                said.append(event.text)
-                if event.text.startswith("Training on"):
-                    stop.ask()
+        tune(job, happened)
     begun = next(text for text in said if text.startswith("Trial 0:"))
     events = []
     tune(job.model_copy(update={"resume": True}), events.append)
@@ -215,7 +218,9 @@ def test_one_group_only(source, tmp_path):
 def test_fewer_groups_than_folds_and_a_single_split(source, tmp_path):
     events = []
     tune(search(source, tmp_path / "s", folds=9, trials=1), events.append)
-    assert any("4 groups, so they are cut into 4 folds instead of 9" in e.text for e in events if isinstance(e, Message))
+    assert any(
+        "4 groups, so they are cut into 4 folds instead of 9" in e.text for e in events if isinstance(e, Message)
+    )
     result = tune(search(source, tmp_path / "t", folds=1, trials=1))
     assert len(result.report["trials"][0]["folds"]) == 1
     split = json.loads((tmp_path / "t" / "trials" / "0000" / "fold1" / "result.json").read_bytes())["split"]

@@ -16,7 +16,9 @@ OPEN = AutoModel(classes=("disc",))
 
 
 def job(space=None, model=OPEN, **training):
-    return TuneJob(training=TrainJob(model=model, sources=(SOURCE,), out=Path("o"), **training), space=space, out=Path("s"))
+    return TuneJob(
+        training=TrainJob(model=model, sources=(SOURCE,), out=Path("o"), **training), space=space, out=Path("s")
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,9 @@ def test_a_job_file_holds_the_whole_space():
 
 
 def test_labels_stand_for_choices():
-    space = job({"model.scales": [[1], [1, 0.5]], "model.shared": [True, False], "loss": ["dice", {"focal": 1}]}).searched
+    space = job(
+        {"model.scales": [[1], [1, 0.5]], "model.shared": [True, False], "loss": ["dice", {"focal": 1}]}
+    ).searched
     point = {"model.scales": "1,0.5", "model.shared": "true", "loss": '{"focal": 1}'}
     assert values_of(space, point) == {"model.scales": [1, 0.5], "model.shared": True, "loss": {"focal": 1}}
 
@@ -85,7 +89,9 @@ def test_levels_of_a_grid(entry, whole, levels):
 
 
 def test_the_points_of_a_grid_come_each_once_and_in_the_same_order():
-    space = job({"batch_size": [4, 8], "model.branch.depth": {"low": 2, "high": 5}, "model.fusion": ["mean", "max"]}).searched
+    space = job(
+        {"batch_size": [4, 8], "model.branch.depth": {"low": 2, "high": 5}, "model.fusion": ["mean", "max"]}
+    ).searched
     points = list(grid_points(space, TrainJob, 1))
     assert len(points) == grid_size(space, TrainJob) == 16
     assert len({json.dumps(point, sort_keys=True) for point in points}) == 16
@@ -94,7 +100,16 @@ def test_the_points_of_a_grid_come_each_once_and_in_the_same_order():
 
 
 def test_a_grid_too_large_to_list_has_different_points_too():
-    names = ("learning_rate", "weight_decay", "average_decay", "average_from", "min_delta", "rise", "factor", "threshold")
+    names = (
+        "learning_rate",
+        "weight_decay",
+        "average_decay",
+        "average_from",
+        "min_delta",
+        "rise",
+        "factor",
+        "threshold",
+    )
     space = {f"optimiser.{name}": {"low": 0.1, "high": 0.9, "step": 0.1} for name in names}
     found = list(islice(grid_points(job(space).searched, TrainJob, 0), 200))
     assert len({json.dumps(point, sort_keys=True) for point in found}) == 200

@@ -1,4 +1,4 @@
-"""Several processes in one search, processes and servers that are killed, a disk that is full: no finished trial is lost."""
+"""Several processes in one search, killed processes and servers, a full disk: no finished trial is lost."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,11 @@ from napari_msunet.jobs.run import tune
 from napari_msunet.training.search import study as study_module
 from napari_msunet.training.search.search import tune_events
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(os.name == "nt", reason="signals of POSIX"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +63,17 @@ class Server:
         subprocess.run(asked, check=True, capture_output=True, user=self.user, cwd=self.folder, timeout=120)
 
     def start(self) -> None:
-        words = ["-D", self.folder / "data", "-p", self.port, "-k", self.folder, "-c", "listen_addresses=127.0.0.1", "-F"]
+        words = [
+            "-D",
+            self.folder / "data",
+            "-p",
+            self.port,
+            "-k",
+            self.folder,
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-F",
+        ]
         self._process = subprocess.Popen(
             [str(self.binaries / "postgres"), *map(str, words)],
             user=self.user,
@@ -130,12 +145,15 @@ def test_a_server_that_goes_away_loses_no_finished_trial(source, tmp_path, serve
     monkeypatch.setattr(study_module, "PATIENCE_SECONDS", 1.0)
     job = search(source, tmp_path / "gone", storage=server.url, trials=3)
     said = []
+
+    def happened(event):
+        if isinstance(event, Message) and event.text.startswith("Training on"):
+            said.append(event.text)
+            server.kill()  # in the middle of a training, whose row cannot be told any more
+
     try:
         with pytest.raises(OutputError) as caught:
-            for event in tune_events(job):
-                if isinstance(event, Message) and event.text.startswith("Training on"):
-                    said.append(event.text)
-                    server.kill()  # in the middle of a training, whose row cannot be told any more
+            tune(job, happened)
         assert said
         text = str(caught.value)
         assert text.count(". ") <= 1
@@ -190,13 +208,15 @@ def test_a_full_disk_is_a_sentence_and_what_was_finished_stays(source, tmp_path)
     try:
         job = search(source, folder / "search", trials=3)
         filler = folder / "filler"
+
+        def fill(event):
+            if isinstance(event, TrialDone):
+                with suppress(OSError), filler.open("wb", buffering=0) as file:
+                    while True:
+                        file.write(bytes(4096))
+
         with pytest.raises(OutputError, match="disk is full"):
-            for event in tune_events(job):
-                if isinstance(event, TrialDone):
-                    filler.write_bytes(b"")
-                    with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:
-                        while True:
-                            file.write(bytes(4096))
+            tune(job, fill)
         filler.unlink()
         rows = tune(job.model_copy(update={"resume": True})).report["trials"]
         assert [row["outcome"] for row in rows] == ["scored"] * 3

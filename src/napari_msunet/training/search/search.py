@@ -25,9 +25,9 @@ from napari_msunet.training.search.results import (
     write_report,
     write_table,
 )
-from napari_msunet.training.search.study import Asked, SearchStudy, check_optuna, comparable, without_password
+from napari_msunet.training.search.study import AskedTrial, SearchStudy, check_optuna, comparable, without_password
 from napari_msunet.training.search.trials import Row, SharedWork, finished_row, prepare, run_trial
-from napari_msunet.training.search.workers import Worker, working
+from napari_msunet.training.search.workers import SearchWorker, working
 
 _JOB = "search.json"
 _POLL_SECONDS = 0.5
@@ -119,7 +119,7 @@ def _take_trials(work: SharedWork, study: SearchStudy, said: set[str]) -> Iterat
         yield TrialDone(number=asked.number, row=row)
 
 
-def _take(work: SharedWork, study: SearchStudy, asked: Asked, said: set[str]) -> Generator[Event, None, Row]:
+def _take(work: SharedWork, study: SearchStudy, asked: AskedTrial, said: set[str]) -> Generator[Event, None, Row]:
     """Run one trial. What each training says is said once in the search: it is nearly always the same."""
     known: Row = {"trial": asked.number, "values": asked.point, "worker": study.worker}
     if asked.predicted is not None:
@@ -155,7 +155,7 @@ def _new_only(events: Generator[Event, None, Row], said: set[str]) -> Generator[
 
 
 def _lead(
-    work: SharedWork, study: SearchStudy, workers: Sequence[Worker], said: set[str]
+    work: SharedWork, study: SearchStudy, workers: Sequence[SearchWorker], said: set[str]
 ) -> Generator[Event, None, float]:
     """Run trials, and tell of those of all processes; return the seconds that this process spent in trials."""
     job = work.job

@@ -42,7 +42,7 @@ _FREE_OF_TRAINING = {"out", "resume", "device", "validation", "test", "fold"}
 Found = TypeVar("Found")
 
 
-class Asked(NamedTuple):
+class AskedTrial(NamedTuple):
     """A trial that is to be run.
 
     Attributes
@@ -164,7 +164,9 @@ class SearchStudy:
         local = self.url.startswith("sqlite")
         reach = {"timeout": 60} if local else {"connect_timeout": 10} if "psycopg" in self.url else {}
         try:
-            storage = self._storage = optuna.storages.RDBStorage(self.url, {"pool_pre_ping": not local, "connect_args": reach})
+            storage = self._storage = optuna.storages.RDBStorage(
+                self.url, {"pool_pre_ping": not local, "connect_args": reach}
+            )
         except (ArgumentError, NoSuchModuleError) as error:
             raise OutputError(
                 f"The storage {self.shown} is no URL of a database; give one such as "
@@ -257,7 +259,7 @@ class SearchStudy:
                 self._call(lambda point=point: self._study.enqueue_trial(point))  # type: ignore[misc]
         return len(points)
 
-    def ask(self) -> Asked | None:
+    def ask(self) -> AskedTrial | None:
         """The next trial; None where as many as the job wants have ended or run."""
         from optuna.trial import TrialState
 
@@ -281,9 +283,9 @@ class SearchStudy:
             self._end(trial.number, {"outcome": "surplus"})
             return None
         mean, deviation = getattr(sampler, "predicted", (None, None))
-        return Asked(trial.number, dict(trial.params), mean, deviation, trial)
+        return AskedTrial(trial.number, dict(trial.params), mean, deviation, trial)
 
-    def is_bad(self, asked: Asked, dice: float, step: int) -> bool:
+    def is_bad(self, asked: AskedTrial, dice: float, step: int) -> bool:
         """Note the mean Dice over the first folds, and return whether the trial is to end here."""
 
         def judge() -> bool:

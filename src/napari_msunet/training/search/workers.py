@@ -6,20 +6,17 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import IO, Any
 
 from napari_msunet._io import make_folder
 from napari_msunet.config import TuneJob
-from napari_msunet.events import Cancelled, Stop, stoppable
-from napari_msunet.own_process import environment, settle
+from napari_msunet.own_process import environment
 
 _ENDING_SECONDS = 20.0
 
 
-class Worker:
+class SearchWorker:
     """A process that takes trials until there are no more, or its standard input is closed.
 
     Parameters
@@ -35,7 +32,7 @@ class Worker:
         make_folder(self.log.parent)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__],
+                [sys.executable, "-m", __package__],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -75,45 +72,13 @@ class Worker:
 
 
 @contextmanager
-def working(job: TuneJob, count: int) -> Iterator[Sequence[Worker]]:
+def working(job: TuneJob, count: int) -> Iterator[Sequence[SearchWorker]]:
     """A context in which so many other processes take trials of a job."""
-    workers: list[Worker] = []
+    workers: list[SearchWorker] = []
     try:
         for number in range(1, count + 1):
-            workers.append(Worker(job, number))
+            workers.append(SearchWorker(job, number))
         yield workers
     finally:
         for worker in workers:
             worker.end()
-
-
-def main(stdin: IO[bytes]) -> int:
-    """Take trials of the job in the first line of the input, until there are none or the input ends."""
-    from napari_msunet.errors import failure
-    from napari_msunet.training.search.search import worker_events
-
-    asked: dict[str, Any] = json.loads(stdin.readline())
-    stop = Stop()
-
-    def listen() -> None:
-        stdin.read()
-        stop.ask()
-
-    threading.Thread(target=listen, name="end of input", daemon=True).start()
-    job = TuneJob.model_validate(asked["job"])
-    try:
-        with stoppable(stop):
-            for _ in worker_events(job, asked["number"]):
-                pass
-    except Cancelled:
-        return 0
-    except Exception as error:
-        sentence, details = failure(error)
-        sys.stderr.write(f"{details or ''}\n{sentence}\n")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    settle()
-    sys.exit(main(sys.stdin.buffer))
