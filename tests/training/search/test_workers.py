@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from data.making import write_folder
@@ -74,18 +75,22 @@ class Server:
             "listen_addresses=127.0.0.1",
             "-F",
         ]
-        self._process = subprocess.Popen(
-            [str(self.binaries / "postgres"), *map(str, words)],
-            user=self.user,
-            cwd=self.folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for _ in range(300):
-            with socket.socket() as tried:
-                if tried.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.1)
+        import psycopg
+
+        ends = time.monotonic() + 60
+        while time.monotonic() < ends:
+            # it does not start as long as a process of the one that was killed is there
+            if self._process is None or self._process.poll() is not None:
+                self._process = subprocess.Popen(
+                    [str(self.binaries / "postgres"), *map(str, words)],
+                    user=self.user,
+                    cwd=self.folder,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+            with suppress(psycopg.OperationalError), psycopg.connect(self.url, connect_timeout=2):
+                return
+            time.sleep(0.2)
         raise AssertionError("the server does not answer")
 
     def kill(self) -> None:
@@ -97,19 +102,17 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[Server]:
+def server() -> Iterator[Server]:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     initdb = shutil.which("initdb") or (str(found[-1]) if found else None)
     if initdb is None:
         pytest.skip("there is no PostgreSQL server here (initdb of Debian's package postgresql)")
     pytest.importorskip("psycopg", reason="the driver of PostgreSQL is not installed")
-    folder = Path(shutil.os.path.realpath(tmp_path_factory.mktemp("postgres")))
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)
-    made = Server(folder, Path(initdb).resolve().parent)
-    made.start()
-    yield made
-    made.kill()
+    with TemporaryDirectory(prefix="postgres") as folder:  # pytest's own is for nobody but its user
+        made = Server(Path(folder), Path(initdb).resolve().parent)
+        made.start()
+        yield made
+        made.kill()
 
 
 def table(out):
