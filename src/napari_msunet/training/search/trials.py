@@ -30,8 +30,11 @@ SECONDS = 60.0
 """Time of each training where the job gives none."""
 
 TRIAL = "trial.json"
+PARTS = 4
+"""Into how many parts the groups are cut where one of them is held out once."""
+
 HELD_OUT = 0.25
-"""Share of the groups that is held out where there are no folds."""
+"""Share of a single image that is held out."""
 
 Row = dict[str, Any]
 """A row of the table of trials, as plain values."""
@@ -47,7 +50,10 @@ class SharedWork:
     base : TrainJob
         The training whose fields the trials change.
     folds : int
-        Into how many parts the groups are cut; 1: a part of them is held out.
+        How many trainings a trial has.
+    parts : int
+        Into how many parts the groups are cut, of which each training holds out another; 1: there is one image, of
+        which a part is held out.
     images : SharedImages
     look : ImageStatistics, optional
         What was found in the images, from which trials choose what is open.
@@ -58,6 +64,7 @@ class SharedWork:
     job: TuneJob
     base: TrainJob
     folds: int
+    parts: int
     images: SharedImages
     look: ImageStatistics | None
     fingerprint: str
@@ -73,7 +80,7 @@ class SharedWork:
     def fold(self, settled: SettledTrainJob, number: int, out: Path) -> SettledTrainJob:
         """The training of a fold, counted from 1."""
         own: dict[str, Any] = {"out": out, "split_seed": self.base.seed}
-        own |= {"fold": (number, self.folds)} if self.folds > 1 else {"validation": HELD_OUT}
+        own |= {"fold": (number, self.parts)} if self.parts > 1 else {"validation": HELD_OUT}
         return settled.model_copy(update=own)
 
     def held_out(self, training: SettledTrainJob, number: int) -> list[Item]:
@@ -115,22 +122,22 @@ def prepare(job: TuneJob, say: Callable[[str, str], None]) -> SharedWork:
         base = base.model_copy(update={"model": base.model.model_copy(update={"branch": settled.model.branch})})
     images = SharedImages()
     items = images.load(base.sources, settled.model, say)
-    folds = _folds(items, job.folds, say)
+    folds, parts = _folds(items, job.folds, say)
     fingerprint = sha256("\n".join(sorted(item.pixel_key for item in items)).encode()).hexdigest()[:16]
-    work = SharedWork(job, base, folds, images, look, fingerprint)
+    work = SharedWork(job, base, folds, parts, images, look, fingerprint)
     _check_folds(work, settled, items, say)
     return work
 
 
-def _folds(items: Sequence[Item], wanted: int, say: Callable[[str, str], None]) -> int:
-    """Into how many folds the images are cut."""
+def _folds(items: Sequence[Item], wanted: int, say: Callable[[str, str], None]) -> tuple[int, int]:
+    """How many trainings a trial has, and into how many parts the groups are cut."""
     free = [item for item in items if item.role in ("auto", "validate")]
     groups = {item.group if item.group is not None else id(item.truth) for item in free}
     images = {(item.name, item.group) for item in free}
     if len(images) == 1:
         if wanted > 1:
             say("info", "There is one image, so it is not cut into folds: a part of it is held out.")
-        return 1
+        return 1, 1
     if len(groups) < 2:
         found = f"All images are of the one group {free[0].group}" if free else "No image may be held out"
         raise SourceError(
@@ -139,7 +146,7 @@ def _folds(items: Sequence[Item], wanted: int, say: Callable[[str, str], None]) 
         )
     if len(groups) < wanted:
         say("info", f"There are {len(groups)} groups, so they are cut into {len(groups)} folds instead of {wanted}.")
-    return min(wanted, len(groups))
+    return min(wanted, len(groups)), min(wanted if wanted > 1 else PARTS, len(groups))
 
 
 def _check_folds(
