@@ -190,7 +190,8 @@ def _tell(work: SharedWork, rows: Sequence[Row], known: set[int], since: tuple[i
     known |= {row["trial"] for row in new}
     write_table(job.out, rows, list(job.searched), work.folds)
     best = best_of(rows)
-    if best is not None:
+    if best is not None and best in new:
+        write_best(work, best)
         keep_models(job.out, best["trial"])
     for row in new:
         yield TrialDone(number=row["trial"], row=row)
