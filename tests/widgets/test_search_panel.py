@@ -37,11 +37,11 @@ def click(qtbot, button):
     qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
 
 
-def keep_picture(dock, name):
-    """A picture of the window, where a person wants to look at it."""
+def keep_picture(widget, name):
+    """A picture of a widget, where a person wants to look at it."""
     if folder := os.environ.get("MSUNET_TEST_PICTURES"):
         settle(0.3)
-        dock.window().grab().save(os.path.join(folder, f"{name}.png"))
+        widget.grab().save(os.path.join(folder, f"{name}.png"))
 
 
 def test_a_search_by_mouse(ready, qtbot, messages):
@@ -49,13 +49,14 @@ def test_a_search_by_mouse(ready, qtbot, messages):
     panel = step.search
     assert isinstance(panel.form.value().trials, int)
     assert not panel.table.isVisible()
-    keep_picture(ready, "search-before")
+    keep_picture(ready.window(), "search-before")
     click(qtbot, panel.start)
     assert ready.state.running == {"train"}
     settle()
     assert not step.start.isEnabled()  # one training at a time
     qtbot.waitUntil(lambda: panel.table.rowCount() >= 1, timeout=LONG)
     assert panel.table.isVisible()
+    keep_picture(panel, "search-running")
     click(qtbot, panel.box.stop)
     qtbot.waitUntil(lambda: not ready.state.running, timeout=LONG)
     settle(0.3)
@@ -70,7 +71,7 @@ def test_a_search_by_mouse(ready, qtbot, messages):
     assert scores == sorted(scores, reverse=True)
     best = panel.table.best
     assert best["dice"] == max(scores)
-    keep_picture(ready, "search-done")
+    keep_picture(panel, "search-done")
 
     click(qtbot, panel.use)
     chosen, options = ready.state.model, ready.state.train_options
@@ -85,7 +86,7 @@ def test_a_search_by_mouse(ready, qtbot, messages):
 
     click(qtbot, panel.pictures)
     qtbot.waitUntil(lambda: panel.dialog is not None, timeout=10_000)
-    keep_picture(ready, "search-pictures")
+    keep_picture(panel.dialog, "search-pictures")
     panel.dialog.close()
     settle()
     assert not [m for m in messages if m.severity.value == "error"]

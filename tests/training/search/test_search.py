@@ -103,7 +103,6 @@ def test_pictures(finished):
     _, result, _ = finished
     for name in ("history", "slices"):
         assert result.files[name].stat().st_size > 5000
-    assert "importance" not in result.files  # two scored trials say nothing
 
 
 def test_images_are_loaded_once(source, tmp_path, monkeypatch):
@@ -204,8 +203,7 @@ def test_the_gaussian_process_tells_what_it_expected(source, tmp_path, monkeypat
     for row in rows[2:]:
         assert 0 < float(row["predicted_deviation"]) < 1
         assert -1 < float(row["predicted"]) < 2
-    assert set(result.report["importance"]) == {"optimiser.learning_rate"}
-    assert result.files["importance"].exists()
+    assert "importance" not in result.files  # a few trials say nothing
 
 
 def test_one_group_only(source, tmp_path):
@@ -231,16 +229,6 @@ def test_no_trial_that_runs_is_one_sentence(source, tmp_path):
     with pytest.raises(MsunetError, match="None of the 2 trials could run; the first says: A border of 4"):
         tune(search(source, tmp_path / "s", space={"border": [40, 44]}))
     assert len(table(tmp_path / "s")) == 2
-
-
-@pytest.mark.slow
-def test_bad_trials_end_after_their_first_fold(source, tmp_path):
-    space = {"optimiser.learning_rate": [1e-9, 2e-9, 0.02, 0.03, 0.04, 0.05]}
-    seeded = search(source, tmp_path / "s", space=space, sampler="grid", pruner="median", trials=6)
-    rows = tune(seeded.model_copy(update={"trials": 6})).report["trials"]
-    ended = [row for row in rows if row["outcome"] == "pruned"]
-    assert all(len(row["folds"]) == 1 for row in ended)
-    assert all(row["outcome"] == "scored" for row in rows[:5])  # nothing to compare with before
 
 
 @pytest.mark.parametrize(

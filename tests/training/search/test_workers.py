@@ -161,7 +161,7 @@ def test_a_server_that_goes_away_loses_no_finished_trial(source, tmp_path, serve
         text = str(caught.value)
         assert text.count(". ") <= 1
         assert "does not answer any more" in text
-        assert "the same command with resume goes on" in text
+        assert "the finished trials are kept: resume=True goes on" in text
         finished = list(job.out.glob("trials/*/trial.json"))
     finally:
         server.start()

@@ -29,7 +29,7 @@ COLUMNS = (
 )
 """Columns of trials.csv; after them one for each fold, and one for each field that varies."""
 
-_FEW = 4  # trials below which nothing is said about the importance of fields
+_FEW = 10  # trials below which nothing is said about the importance of fields
 
 
 def best_of(rows: Sequence[Row]) -> Row | None:

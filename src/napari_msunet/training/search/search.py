@@ -85,12 +85,15 @@ def _search(job: TuneJob) -> Iterator[Event]:
     first: list[Message] = []
     work = prepare(job, lambda level, text: first.append(Message(level=_level(level), text=text)))
     yield from first
-    with SearchStudy(job, work.fingerprint) as study:
-        yield from _going_on(job, study)
-        started = time.monotonic()
-        with working(job, job.workers - 1) as workers:
-            busy = yield from _lead(work, study, workers, {message.text for message in first})
-        elapsed, rows = time.monotonic() - started, study.rows()
+    try:
+        with SearchStudy(job, work.fingerprint) as study:
+            yield from _going_on(job, study)
+            started = time.monotonic()
+            with working(job, job.workers - 1) as workers:
+                busy = yield from _lead(work, study, workers, {message.text for message in first})
+            elapsed, rows = time.monotonic() - started, study.rows()
+    finally:
+        work.images.release()
     yield from _finish(work, rows, elapsed, busy)
 
 

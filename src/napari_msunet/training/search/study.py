@@ -195,7 +195,7 @@ class SearchStudy:
         if changed := [name for name, value in now.items() if value != before.get(name)]:
             raise OutputError(
                 f"{self.shown} holds another search called {self.name}, which differs in {', '.join(changed)}; give "
-                "this one a name of its own (study), or the same job."
+                "this one another study=..., or the same job."
             )
 
     @property
@@ -227,7 +227,7 @@ class SearchStudy:
         while cause.__cause__ is not None:
             cause = cause.__cause__
         reason = " ".join(str(cause).split("\n(Background")[0].split())[:300].rstrip(". ")
-        kept = f"the finished trials are kept; the same command with resume goes on with {self.job.out}"
+        kept = f"the finished trials are kept: resume=True goes on with {self.job.out}"
         if "disk is full" in reason or "No space left" in reason:
             return OutputError(f"{self.shown} cannot be written: the disk is full; free some space. Then {kept}.")
         if not self._reached:
