@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,11 +14,13 @@ from napari_msunet._io import read_json, write_text
 from napari_msunet.config import ModelConfig, Role, Source, TrainJob
 from napari_msunet.data import Item, load_sources
 from napari_msunet.data.duplicates import once
-from napari_msunet.data.sharing import SharedImages
 from napari_msunet.errors import MsunetError, StoreError
 from napari_msunet.models.header import read_header
 from napari_msunet.names import AnyNames
 from napari_msunet.slide.identity import path_identity
+
+if TYPE_CHECKING:  # it imports torch
+    from napari_msunet.data.sharing import SharedImages
 
 FILE = "test_set.json"
 

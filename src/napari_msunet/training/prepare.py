@@ -10,7 +10,7 @@ from fractions import Fraction
 from functools import lru_cache
 from math import ceil, lcm
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,6 @@ from napari_msunet.data import Item, Split, split
 from napari_msunet.data.ranges import trained_on
 from napari_msunet.data.recipe import settle
 from napari_msunet.data.sampling import Sampler, Spot, validation_spots
-from napari_msunet.data.sharing import SharedImages
 from napari_msunet.errors import MsunetError, SourceError
 from napari_msunet.events import check as check_stop
 from napari_msunet.geometry import round_up
@@ -33,6 +32,9 @@ from napari_msunet.training.held_out import HeldOut, load_items, set_aside
 from napari_msunet.training.progress import Finding
 from napari_msunet.training.record import RunFolder
 from napari_msunet.wording import duration, gigabytes
+
+if TYPE_CHECKING:  # it imports torch
+    from napari_msunet.data.sharing import SharedImages
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The pixels of each class in the images of a side, for class weights, and for warnings about missing classes.
