@@ -28,9 +28,9 @@ from napari_msunet.widgets.dock.retraining import ContinueTraining, ModelCompari
 from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.dock.training_views import CrossValidation, Curves, Scores, WindowPreview
 from napari_msunet.widgets.forms import Fold, Form
-from napari_msunet.widgets.search_panel import SearchPanel
 from napari_msunet.widgets.state import changed
 from napari_msunet.widgets.steps.step import Step
+from napari_msunet.widgets.training.search_panel import SearchPanel
 from napari_msunet.wording import in_labels
 
 if TYPE_CHECKING:
