@@ -16,6 +16,7 @@ from napari_msunet.cli.options import (
     ModelOptions,
     NetworkOptions,
     PixelSizeOption,
+    PresetOption,
     PreviewOptions,
     RunOptions,
     SourceOptions,
@@ -45,6 +46,7 @@ def train(
     model: ModelOptions = _MODEL,
     networks: NetworkOptions = _NETWORKS,
     training: TrainOptions = _TRAINING,
+    preset: PresetOption = None,
     options: RunOptions = _RUN,
 ) -> None:
     """Train a model on folders of images and masks, on slides with painted labels, or on both.
@@ -58,7 +60,7 @@ def train(
     out : Path
         Folder of the run: the best model (model.safetensors), metrics.csv, curves.png, and the files to continue from.
     """
-    run_or_print(lambda: training_of(classes, out, sources, model, networks, training), options)
+    run_or_print(lambda: training_of(classes, out, sources, model, networks, training, preset), options)
 
 
 @app.command
@@ -92,6 +94,7 @@ def crossval(
     model: ModelOptions = _MODEL,
     networks: NetworkOptions = _NETWORKS,
     training: TrainOptions = _TRAINING,
+    preset: PresetOption = None,
     options: RunOptions = _RUN,
 ) -> None:
     """Train and score a model once for each fold: each group of images validates once.
@@ -105,7 +108,7 @@ def crossval(
     """
 
     def build() -> CrossValidateJob:
-        job = training_of(classes, out, sources, model, networks, training)
+        job = training_of(classes, out, sources, model, networks, training, preset)
         own = job.model_copy(update={"resume": False})
         return CrossValidateJob(training=own, out=out, resume=job.resume, **folds.values())
 
@@ -147,6 +150,7 @@ def preview(
     model: ModelOptions = _MODEL,
     networks: NetworkOptions = _NETWORKS,
     training: TrainOptions = _TRAINING,
+    preset: PresetOption = None,
     options: RunOptions = _RUN,
 ) -> None:
     """Show what each scale will see of some training windows, unchanged and after their random changes.
@@ -160,7 +164,7 @@ def preview(
     """
 
     def build() -> PreviewAugmentationJob:
-        job = training_of(classes, out, sources, model, networks, training)
+        job = training_of(classes, out, sources, model, networks, training, preset)
         return PreviewAugmentationJob(training=job, out=out, **shown.values())
 
     run_or_print(build, options)
