@@ -285,7 +285,9 @@ class RunFolder:
 
     @property
     def columns(self) -> list[str]:
-        """The columns of metrics.csv, those that it has had from the beginning first."""
+        """The columns of metrics.csv: those that it has, in a run begun when there were fewer, else all."""
+        if self._header is not None:
+            return self._header
 
         def numbers(names: Sequence[str], outputs: Sequence[str]) -> list[str]:
             return [column(s, name, output) for s in ("train", "validation") for name in names for output in outputs]
@@ -297,10 +299,9 @@ class RunFolder:
     def add(self, row: Row) -> None:
         """Append an epoch; those with the same or a later number, from before a resume, are removed."""
         fresh = [r for r in self.rows if r["epoch"] < row["epoch"]]
-        if len(fresh) != len(self.rows) or self._header != self.columns or not self.metrics.exists():
+        if len(fresh) != len(self.rows) or not self.metrics.exists():
             self.rows = [*fresh, row]
             write_text(self.metrics, self._csv(self.rows, header=True))
-            self._header = self.columns
             return
         self.rows.append(row)
         append(self.metrics, self._csv([row], header=False).encode())
@@ -315,7 +316,8 @@ class RunFolder:
         if not self.metrics.exists():
             return []
         rows: list[Row] = []
-        self._header, found = read_rows(self.metrics)
+        header, found = read_rows(self.metrics)
+        self._header = header or None
         for cells in found:
             try:
                 row = {c: float(v) for c, v in cells.items() if v}
