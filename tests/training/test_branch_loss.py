@@ -13,9 +13,11 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from napari_msunet.cli import execute
-from napari_msunet.config import LossConfig, ModelConfig, UNetConfig
+from napari_msunet.config import FolderSource, LossConfig, ModelConfig, TrainJob, UNetConfig
 from napari_msunet.errors import ModelError
 from napari_msunet.models import build_model, load_model
+from napari_msunet.training.distributed import Rank, many_devices
+from napari_msunet.training.prepare import check
 
 SIDE, STEPS, RATE = 32, 3, 0.1
 FUSIONS = ("mean", "weighted", "max", "concat", "attention")
@@ -193,6 +195,48 @@ def test_the_weights_are_those_of_a_plain_training(folder, trained, fusion, bran
 def test_each_way_gives_other_weights(trained):
     prints = [trained("attention", way)[0].fingerprint for way in ("off", "0.4", "0", "separate")]
     assert len(set(prints)) == 4
+
+
+@pytest.mark.parametrize("fusion", [*FUSIONS, "feature_attention", "multihead"])
+def test_separate_scales_keep_what_the_combined_output_says_to_themselves(fusion):
+    """The same outputs, but a loss on the combined one trains the fusion alone, and one on a scale only that scale."""
+    torch.manual_seed(0)
+    small = UNetConfig(depth=1, width=2)
+    model = build_model(ModelConfig(classes=("a",), mpp=1, scales=(1, 0.5), fusion=fusion, branch=small)).eval()
+    inputs = [torch.rand(1, 3, 32, 32), torch.rand(1, 3, 16, 16)]
+    plain, plain_own = model.outputs(inputs)
+    fused, own = model.outputs(inputs, separate=True)
+    torch.testing.assert_close([fused, *own], [plain, *plain_own])
+
+    def taught(output: Tensor) -> set[str]:
+        model.zero_grad()
+        if output.requires_grad:
+            output[:, 0].square().sum().backward(retain_graph=True)
+        return {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+
+    assert taught(fused) == {name for name, _ in model.named_parameters() if name.startswith("fusion.")}
+    for i, output in enumerate(own):
+        assert {name.rsplit(".network", 1)[0].split(".head")[0] for name in taught(output)} == {f"branches.{i}"}
+
+
+def job(folder, out, **options) -> TrainJob:
+    source = FolderSource(images=folder / "images", masks=folder / "masks", mpp=1.0)
+    small = UNetConfig(depth=1, width=2)
+    model = ModelConfig(classes=("disc",), mpp=1.0, scales=(1, 0.5), branch=small, fusion=options.pop("fusion"))
+    return TrainJob(model=model, sources=(source,), out=out, size=SIDE, validation=0.0, epochs=1, **options)
+
+
+@pytest.mark.parametrize(("fusion", "said"), [("concat", True), ("mean", False)])
+def test_it_is_said_where_the_scales_own_outputs_do_not_learn(folder, tmp_path, fusion, said):
+    found = check(job(folder[0], tmp_path / "run", fusion=fusion, loss=LossConfig(branch="off")), devices=False)
+    assert any("own outputs do not learn" in finding.text for finding in found) == said
+    assert not [finding for finding in found if finding.level == "error"]
+
+
+def test_several_devices_allow_for_heads_without_a_gradient(folder, tmp_path):
+    for way, strategy in (("off", "ddp_find_unused_parameters_true"), (0.4, "ddp")):
+        one = job(folder[0], tmp_path / "run", fusion="inject", loss=LossConfig(branch=way), devices=2)
+        assert many_devices(one, torch.device("cpu"), Rank(0, 2, 1))["strategy"] == strategy
 
 
 # ------------------------------------------------------------------------------------------------------------- config
