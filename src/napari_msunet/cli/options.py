@@ -41,6 +41,7 @@ from napari_msunet.config import (
 )
 from napari_msunet.config.base import OptionField, as_text, choices_of, fields_of, kinds_of, part_of, read_text
 from napari_msunet.config.prediction import REGION
+from napari_msunet.config.presets import PresetName, with_preset
 from napari_msunet.errors import MsunetError
 
 
@@ -127,7 +128,7 @@ def _read(one: OptionField, value: Any) -> Any:
     part = part_of(one.info)
     if part is not None:
         try:
-            return part.model_validate(value).model_dump()
+            return part.model_validate(value).model_dump(exclude_unset=True)
         except ValidationError as error:
             raise explain(error, f"{one.flag} {value!r}") from error
     if _pairs(one):
@@ -438,9 +439,28 @@ else:
     PyramidOptions = options_of(PyramidJob)
 
 
-def model_of(classes: str, given: Given, networks: _Networks, usual: str | None = None) -> AutoModel:
+PresetOption: TypeAlias = Annotated[
+    PresetName | None,
+    Parameter(
+        help="Settings to begin with, where nothing else is given: method is the method as it was written (scales 1/2, "
+        "1 and 2, the mean of their probabilities, one binary cross-entropy on it, Adam at 1e-4).",
+        group=_group("Model"),
+        show_default=False,
+    ),
+]
+
+
+def model_of(
+    classes: str,
+    given: Given,
+    networks: _Networks,
+    preset: PresetName | None = None,
+    usual: str | None = None,
+) -> AutoModel:
     """The model as far as it is given, with networks of a usual kind; `MsunetError` where something cannot be used."""
     values = given.values()
+    if preset is not None:
+        values = with_preset(preset, {"model": values})["model"]
     branch = networks.branch(len(values.get("scales", (1.0,))), usual)
     if branch is not None:
         values["branch"] = branch
@@ -457,11 +477,16 @@ def training_of(
     model: Given,
     networks: _Networks,
     training: Given,
+    preset: PresetName | None = None,
 ) -> TrainJob:
     """The training that the options describe; `MsunetError` where something cannot be used."""
-    found, made = sources.sources(), model_of(classes, model, networks)
+    found, made = sources.sources(), model_of(classes, model, networks, preset)
+    values = training.values()
+    if preset is not None:
+        own = with_preset(preset, values)
+        values |= {name: own[name] for name in ("loss", "optimiser")}
     try:
-        return TrainJob(model=made, sources=found, out=out, **training.values())
+        return TrainJob(model=made, sources=found, out=out, **values)
     except ValidationError as error:
         raise explain(error, "The training") from error
 

@@ -169,7 +169,7 @@ def epoch_text(metrics: list[Metric]) -> str:
     for split in ("train", "validation"):
         outputs: dict[str, list[str]] = {}
         for metric in metrics:
-            if metric.split == split and metric.name in ("loss", "iou", "dice"):
+            if metric.split == split and metric.name in ("loss", "iou"):
                 outputs.setdefault(metric.output, []).append(f"{metric.name} {metric.value:.3f}")
         if outputs:
             scores = "; ".join(" ".join([*([] if o == "fused" else [o]), *numbers]) for o, numbers in outputs.items())

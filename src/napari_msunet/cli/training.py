@@ -17,6 +17,7 @@ from napari_msunet.cli.options import (
     ModelOptions,
     NetworkOptions,
     PixelSizeOption,
+    PresetOption,
     PreviewOptions,
     RunOptions,
     SourceOptions,
@@ -57,6 +58,7 @@ def train(
     model: ModelOptions = _MODEL,
     networks: NetworkOptions = _NETWORKS,
     training: TrainOptions = _TRAINING,
+    preset: PresetOption = None,
     options: RunOptions = _RUN,
 ) -> None:
     """Train a model on folders of images and masks, on slides with painted labels, or on both.
@@ -70,7 +72,7 @@ def train(
     out : Path
         Folder of the run: the best model (model.safetensors), metrics.csv, curves.png, and the files to continue from.
     """
-    run_or_print(lambda: training_of(classes, out, sources, model, networks, training), options)
+    run_or_print(lambda: training_of(classes, out, sources, model, networks, training, preset), options)
 
 
 @app.command
@@ -104,6 +106,7 @@ def crossval(
     model: ModelOptions = _MODEL,
     networks: NetworkOptions = _NETWORKS,
     training: TrainOptions = _TRAINING,
+    preset: PresetOption = None,
     options: RunOptions = _RUN,
 ) -> None:
     """Train and score a model once for each fold: each group of images validates once.
@@ -117,7 +120,7 @@ def crossval(
     """
 
     def build() -> CrossValidateJob:
-        job = training_of(classes, out, sources, model, networks, training)
+        job = training_of(classes, out, sources, model, networks, training, preset)
         own = job.model_copy(update={"resume": False})
         return CrossValidateJob(training=own, out=out, resume=job.resume, **folds.values())
 
@@ -229,6 +232,7 @@ def preview(
     model: ModelOptions = _MODEL,
     networks: NetworkOptions = _NETWORKS,
     training: TrainOptions = _TRAINING,
+    preset: PresetOption = None,
     options: RunOptions = _RUN,
 ) -> None:
     """Show what each scale will see of some training windows, unchanged and after their random changes.
@@ -242,7 +246,7 @@ def preview(
     """
 
     def build() -> PreviewAugmentationJob:
-        job = training_of(classes, out, sources, model, networks, training)
+        job = training_of(classes, out, sources, model, networks, training, preset)
         return PreviewAugmentationJob(training=job, out=out, **shown.values())
 
     run_or_print(build, options)

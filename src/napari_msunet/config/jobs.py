@@ -13,7 +13,7 @@ from napari_msunet.config.model import AnyModel, ModelConfig
 from napari_msunet.config.prediction import REGION, PlanJob, PostprocessJob, PredictJob, PredictManyJob, PreviewJob
 from napari_msunet.config.search import SearchSpace, check_space, default_space, parse_space, some_points
 from napari_msunet.config.sources import Role, SlideSource, Source
-from napari_msunet.config.training import Augmentation, LossConfig, Optimiser, Sampling
+from napari_msunet.config.training import Augmentation, LossConfig, MetricName, Optimiser, Sampling
 
 NormaliseBy: TypeAlias = Literal["z-score", "0-1", "-1-1", "percentile", "image-z-score", "image-min-max"]
 
@@ -118,6 +118,12 @@ class TrainJob(Versioned):
         Literal["auto", "ddp", "ddp_find_unused_parameters_true"], Option(group=_MACHINE, form=False)
     ] = "auto"
     """How devices work together: Lightning's ddp, which auto means too."""
+    step_metrics: Annotated[
+        tuple[MetricName, ...],
+        Option("Keep of each step", _MACHINE, none="nothing", example="metrics with commas, such as loss,iou"),
+    ] = ("loss",)
+    """Numbers of each training step that are kept too, in steps.csv, for every output: loss, iou, dice, f1, precision,
+    recall, accuracy. They cost a step nothing: they are computed at the end of the epoch."""
     track: Annotated[
         tuple[Literal["tensorboard", "mlflow"], ...],
         Option("Also tell", _MACHINE, example="tensorboard, mlflow, or both with a comma"),
