@@ -375,6 +375,8 @@ class SegmentationLoss(nn.Module):
         Weights of background and classes 1..K; None: those of the config. They must be given for "balanced".
     own : sequence of int, optional
         The scales that have an output of their own; None: all.
+    fused_is_branch : bool
+        Whether the fused output is that of the only branch, whose loss is then computed once for both.
 
     Raises
     ------
@@ -390,8 +392,10 @@ class SegmentationLoss(nn.Module):
         scales: Sequence[float | Fraction],
         class_weights: Sequence[float] | None = None,
         own: Sequence[int] | None = None,
+        fused_is_branch: bool = False,
     ) -> None:
         super().__init__()
+        self.fused_is_branch = fused_is_branch
         weights = config.branch_weights(len(scales))
         if class_weights is None and isinstance(config.class_weights, tuple):
             class_weights = config.class_weights
@@ -436,6 +440,8 @@ class SegmentationLoss(nn.Module):
         maps = Maps.of(target, fused.shape[1], self.config)
         total = segmentation_loss(fused, target, self.config, self.class_weights, maps)
         parts = {"fused": total.detach()}
+        if self.fused_is_branch and not (self.alone or self.separate or self.detach[0]):
+            return (1 + self.weights[0]) * total, parts | {self.names[0]: parts["fused"]}
         for name, weight, logits in zip(self.names, self.weights, branches, strict=True):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.alone):
                 loss = segmentation_loss(logits, target, self.config, self.class_weights, maps)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_msunet.config import ModelConfig, Optimiser, SettledTrainJob
+from napari_msunet.config.model import JOINED
 from napari_msunet.config.training import MEAN_OF_SCALES, watched_metric
 from napari_msunet.constants import IGNORED
 from napari_msunet.data.augmentation import Augmented, Views, augment
@@ -266,7 +267,9 @@ class Training(pl.LightningModule):
         self.size = (windows.size, windows.size)
         self._elsewhere = windows.config != model.config
         self.fraction = fraction
-        self.loss = SegmentationLoss(job.loss, model.config.ratios, windows.class_weights, model.config.own)
+        config = model.config
+        same = len(config.scales) == 1 and config.fusion not in ("concat", *JOINED)
+        self.loss = SegmentationLoss(job.loss, config.ratios, windows.class_weights, config.own, same)
         self.views = window_views(windows.config, windows.size)
         self.average = Average(model, job.optimiser) if job.optimiser.average != "none" else None
         self.monitor = watched_metric(job.optimiser.monitor)
