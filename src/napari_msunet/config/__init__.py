@@ -14,8 +14,17 @@ from napari_msunet.config.base import (
     ValueRange,
     explain,
 )
-from napari_msunet.config.branches import NETWORKS, BranchConfig, EncoderConfig, HRNetConfig, LinkNetConfig, UNetConfig
+from napari_msunet.config.branches import (
+    NETWORKS,
+    BranchConfig,
+    ClassicalConfig,
+    EncoderConfig,
+    HRNetConfig,
+    LinkNetConfig,
+    UNetConfig,
+)
 from napari_msunet.config.jobs import (
+    ContextJob,
     CrossValidateJob,
     EvaluateJob,
     ExperimentJob,
@@ -90,7 +99,9 @@ __all__ = [
     "Augmentation",
     "AutoModel",
     "BranchConfig",
+    "ClassicalConfig",
     "Cluster",
+    "ContextJob",
     "CrossValidateJob",
     "Damaged",
     "Device",

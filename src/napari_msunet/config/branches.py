@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from math import ceil
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -24,8 +25,15 @@ class _Network(Frozen):
     """The properties that all networks have."""
 
     kind: str
-    depth: int
-    width: int
+    if TYPE_CHECKING:  # networks have both as fields, a classical method has them as they are
+
+        @property
+        def depth(self) -> int:
+            """How often the resolution halves."""
+
+        @property
+        def width(self) -> int:
+            """Channels at the finest resolution."""
 
     @property
     def grain(self) -> int:
@@ -58,7 +66,15 @@ class _Network(Frozen):
         return tuple(self.width * 2**level for level in range(self.depth + 1))
 
 
-class _Trained(_Network):
+class _Sized(_Network):
+    """A network whose size is chosen."""
+
+    # Before all other fields: their order is part of a model's fingerprint.
+    depth: int
+    width: int
+
+
+class _Trained(_Sized):
     """The options of networks that begin with random weights."""
 
     norm: Annotated[Norm, Option("Normalisation", _GROUP)] = "batch"
@@ -199,7 +215,7 @@ class HRNetConfig(_OnlyZeros):
     """Residual blocks of each resolution between two exchanges."""
 
 
-class EncoderConfig(_Network):
+class EncoderConfig(_Sized):
     """A known encoder with a decoder of segmentation-models-pytorch; needs the extra ``napari-msunet[encoders]``."""
 
     kind: Literal["encoder"] = "encoder"
@@ -232,6 +248,114 @@ class EncoderConfig(_Network):
         return self
 
 
+Method: TypeAlias = Literal["threshold", "valley", "otsu", "multiotsu", "kmeans"]
+Look: TypeAlias = Literal["density", "haematoxylin", "eosin", "colour", "channel1", "channel2", "channel3", "channel4"]
+
+_METHODS: dict[Method, str] = {
+    "threshold": "threshold by hand",
+    "valley": "threshold at the valley",
+    "otsu": "Otsu's threshold",
+    "multiotsu": "several thresholds (multi-Otsu)",
+    "kmeans": "k-means",
+}
+_LOOKS: dict[Look, str] = {
+    "density": "optical density",
+    "haematoxylin": "haematoxylin",
+    "eosin": "eosin",
+    "colour": "colour",
+    "channel1": "channel 1",
+    "channel2": "channel 2",
+    "channel3": "channel 3",
+    "channel4": "channel 4",
+}
+MULTIOTSU = 5
+"""Most parts of multi-Otsu, whose work grows with each as with another loop over the histogram."""
+
+
+class ClassicalConfig(_Network):
+    """No network: a threshold or k-means, which parts all pixels by what each of them shows. For one scale.
+
+    Thresholds and centres are fitted once, to the training images or to the tissue of a whole slide, never to a tile.
+    """
+
+    kind: Literal["classical"] = "classical"
+    method: Annotated[Method, Option("Method", _GROUP, False, words=_METHODS)] = "otsu"
+    """How pixels are parted: threshold (given by hand), valley (the threshold between the two peaks of the histogram),
+    otsu, multiotsu (several thresholds), kmeans (by the nearest of several centres)."""
+    look: Annotated[Look, Option("Of", _GROUP, False, words=_LOOKS)] = "density"
+    """What is looked at: density (optical density), haematoxylin or eosin (their amount, of red, green and blue),
+    colour, or one channel. Of density and colour, kmeans looks at all channels, and a threshold at their mean."""
+    parts: Annotated[int, Option("Parts", _GROUP, False)] = Field(3, ge=2, le=32)
+    """For multiotsu (up to 5) and kmeans: into how many parts the pixels fall; at least one more than there are
+    classes. The others make two."""
+    threshold: Annotated[float, Option("Threshold", _GROUP, False, step=0.01)] = Field(0.2, ge=-10, le=10)
+    """For the method threshold: where the parts meet. Colours and channels go from 0 (black) to 1 (white); density and
+    the amounts of stains are decadic, 0 where nothing absorbs light."""
+    smooth: Annotated[float, Option("Smooth", _GROUP, False, "px", 0.5, flag="--smooth-by")] = Field(0.0, ge=0, le=8)
+    """Standard deviation of a Gaussian blur of what is looked at, in pixels, against noise."""
+    fit: Annotated[
+        Literal["slide", "training"],
+        Option("Fitted to", _GROUP, False, words={"slide": "each slide by itself", "training": "the training images"}),
+    ] = "slide"
+    """What thresholds and centres are fitted to: slide (the tissue of each slide or image, so nothing needs to be
+    trained), or training (all training images together, the same for each slide)."""
+    first: Annotated[
+        Literal["darkest", "brightest"],
+        Option(
+            "First class",
+            _GROUP,
+            False,
+            flag="--first-class",
+            words={"darkest": "the darkest part", "brightest": "the brightest part"},
+        ),
+    ] = "darkest"
+    """Which part is class 1 where nothing is trained; the next one is class 2, and what is left is background. A
+    training gives each part the class that most of its pixels have."""
+
+    @property
+    def depth(self) -> int:
+        """No resolution is halved."""
+        return 0
+
+    @property
+    def width(self) -> int:
+        """Nothing is made of features."""
+        return 1
+
+    @property
+    def made(self) -> int:
+        """How many parts the method makes."""
+        return self.parts if self.method in ("multiotsu", "kmeans") else 2
+
+    @property
+    def radius(self) -> int:
+        """How far it looks, in pixels: the Gaussian is cut at three standard deviations."""
+        return ceil(3 * self.smooth)
+
+    def check_channels(self, channels: int) -> None:
+        """Raise `ValueError` where images with so many channels do not have what is looked at."""
+        if self.look in ("haematoxylin", "eosin") and channels != 3:
+            raise ValueError(
+                f"{self.look} is found in red, green and blue, and the images have {channels} channels: look at "
+                "density, colour or a channel"
+            )
+        if self.look.startswith("channel") and int(self.look[-1]) > channels:
+            raise ValueError(f"there is no channel {self.look[-1]} in images with {channels}: look at another one")
+
+    @property
+    def by_slide(self) -> bool:
+        """Whether its thresholds or centres are those of each slide."""
+        return self.fit == "slide" and self.method != "threshold"
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.method == "multiotsu" and self.parts > MULTIOTSU:
+            raise ValueError(
+                f"multiotsu makes at most {MULTIOTSU} parts, not {self.parts}: give fewer, or method kmeans"
+            )
+        return self
+
+
 ENCODER_PACKAGES = {
     "segmentation_models_pytorch": "segmentation-models-pytorch",
     "timm": "timm",
@@ -261,7 +385,8 @@ BranchConfig: TypeAlias = Annotated[
     Annotated[UNetConfig, Tag("unet")]
     | Annotated[LinkNetConfig, Tag("linknet")]
     | Annotated[HRNetConfig, Tag("hrnet")]
-    | Annotated[EncoderConfig, Tag("encoder")],
+    | Annotated[EncoderConfig, Tag("encoder")]
+    | Annotated[ClassicalConfig, Tag("classical")],
     Discriminator(_kind),
 ]
 """The config of any network that a branch can have."""
@@ -271,5 +396,6 @@ NETWORKS: dict[str, tuple[type[BranchConfig], str, str]] = {
     "linknet": (LinkNetConfig, "LinkNet", "Thin and fast: residual blocks, skips are added."),
     "hrnet": (HRNetConfig, "HRNet", "All resolutions side by side."),
     "encoder": (EncoderConfig, "Known encoder", "A trained encoder by name."),
+    "classical": (ClassicalConfig, "Classical method", "No network: a threshold or k-means, pixel by pixel."),
 }
 """For each kind of network: its config, its name, and a sentence about it."""

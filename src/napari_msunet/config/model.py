@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from napari_msunet.config.base import Frozen, Option, Positive, TrainedOn, Versioned
-from napari_msunet.config.branches import BranchConfig, UNetConfig
+from napari_msunet.config.branches import BranchConfig, ClassicalConfig, UNetConfig
 from napari_msunet.geometry import Resolution, as_scale, common_alignment, round_up
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -171,6 +171,8 @@ class ModelConfig(Versioned):
 
     @model_validator(mode="after")
     def _joins(self) -> Self:
+        if self.classical:
+            self._is_classical()
         if self.fusion in JOINED and any(b.kind != "unet" for b in self.branches):
             raise ValueError(f'fusion="{self.fusion}" needs branches of kind "unet", whose levels it enters')
         if self.fusion in JOINED and self.mirrored:
@@ -188,6 +190,22 @@ class ModelConfig(Versioned):
                     f"the scale {ratio} is no whole multiple of finest_scale {read}, from which it is brought up"
                 )
         return self
+
+    def _is_classical(self) -> None:
+        """Raise `ValueError` where a classical method cannot be what is asked for."""
+        branch = self.branches[0]
+        if len(self.scales) > 1 or self.upscale > 1 or self.finest_scale is not None:
+            raise ValueError(
+                "a classical method looks at each pixel of one scale: give one scale, such as scales=(1.0,), and leave "
+                "upscale and finest_scale as they are"
+            )
+        if isinstance(branch, ClassicalConfig) and branch.made <= len(self.classes):
+            raise ValueError(
+                f"{branch.method} makes {branch.made} parts, too few for background and {len(self.classes)} classes: "
+                f"give method kmeans with {len(self.classes) + 1} parts or more"
+            )
+        if isinstance(branch, ClassicalConfig):
+            branch.check_channels(self.channels)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -243,6 +261,11 @@ class ModelConfig(Versioned):
     def branches(self) -> tuple[BranchConfig, ...]:
         """One config per scale."""
         return self.branch if isinstance(self.branch, tuple) else (self.branch,) * len(self.scales)
+
+    @property
+    def classical(self) -> bool:
+        """Whether it is a classical method, which has nothing to learn by gradients."""
+        return any(branch.kind == "classical" for branch in self.branches)
 
     @property
     def mirrored(self) -> bool:
@@ -391,10 +414,12 @@ class AutoModel(Versioned):
 
     @model_validator(mode="after")
     def _can_be_completed(self) -> Self:
-        usual: dict[str, Any] = {"mpp": 1.0, "fusion": "mean"}
-        if self.image_size is not None:  # the network is chosen to fit it, if it can be halved at all
-            usual |= {"scales": (1.0,), "branch": UNetConfig(depth=1)}
-        ModelConfig(**(usual | self.given))
+        assumed: dict[str, Any] = {"mpp": 1.0, "fusion": "mean"}
+        if isinstance(self.branch, ClassicalConfig):  # its channels are checked again when they are known
+            assumed |= {"scales": (1.0,), "channels": 4 if self.branch.look.startswith("channel") else 3}
+        elif self.image_size is not None:  # the network is chosen to fit it, if it can be halved at all
+            assumed |= {"scales": (1.0,), "branch": UNetConfig(depth=1)}
+        ModelConfig(**(assumed | self.given))
         return self
 
 

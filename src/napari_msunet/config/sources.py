@@ -112,14 +112,23 @@ class TableSource(_Source):
 
 
 class ShapesSource(_Source):
-    """A slide with outlines drawn in another program: QuPath's GeoJSON, ASAP's or Aperio ImageScope's XML."""
+    """A slide with outlines drawn in another program: QuPath, ASAP, ImageScope, HALO, CVAT, Labelbox, labelme, ..."""
 
     kind: Literal["shapes"] = "shapes"
     slide: Annotated[Path, Option(group=_WHERE, advanced=False)]
     """The slide on which the outlines were drawn."""
     shapes: Annotated[Path, Option("Outlines", _WHERE, False)]
-    """Instead of labels, for each slide: outlines drawn in QuPath (GeoJSON), ASAP or ImageScope (XML), named by
-    class."""
+    """Instead of labels, for each slide: outlines drawn in another program (QuPath, ASAP, ImageScope, HALO, CVAT,
+    Labelbox, labelme, Cytomine, COCO), named by class; the file's content says which."""
+    image: Annotated[
+        str | None, Option("Image in the file", _WHERE, flag="--shapes-image", none="the one of the slide's name")
+    ] = None
+    """Where a file holds the outlines of several images: which of them, by its name there."""
+    radius: Annotated[
+        Annotated[float, Field(gt=0)] | None,
+        Option("Points are discs of", _WHAT, flag="--point-radius", unit="µm", none="left out"),
+    ] = None
+    """For outlines: the radius in µm of the disc that each point becomes (in pixels where the slide has no µm)."""
     values: Annotated[Literal["classes"] | dict[str, str], Option("Names", _WHAT, False, example=_NAMES)] = "classes"
     """classes: the names in the file are those of the classes; or pairs such as Tumor=tumour,Artefact=ignored, where
     "background" and "ignored" can be given as classes too. Shapes with other names are left out."""

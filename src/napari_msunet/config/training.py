@@ -263,7 +263,7 @@ def parse_loss(text: str) -> dict[str, Any]:
 OptimiserKind: TypeAlias = Literal["adamw", "adam", "sgd", "rmsprop", "adagrad", "lbfgs"]
 Schedule: TypeAlias = Literal["plateau", "cosine", "constant", "restarts", "one_cycle"]
 Watched: TypeAlias = Literal["loss", "iou"]
-Precision: TypeAlias = Literal["32", "bf16", "16"]
+Precision: TypeAlias = Literal["auto", "32", "bf16", "16"]
 Averaging: TypeAlias = Literal["none", "ema", "swa"]
 
 _Decay: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
@@ -336,8 +336,9 @@ class Optimiser(Frozen):
     """Largest norm of the gradient; a larger one is scaled down."""
     accumulate: Annotated[int, Option(group=_LEARNING, unit="batches")] = Field(1, ge=1)
     """Batches whose gradients are added up for one step of the optimiser."""
-    precision: Annotated[Precision, Option(group=_LEARNING)] = "32"
-    """32, or mixed precision: bf16 or 16 (bfloat16 on a processor)."""
+    precision: Annotated[Precision, Option(group=_LEARNING, words={"auto": "measured"})] = "auto"
+    """32, or mixed precision: bf16 or 16 (bfloat16 on a processor). auto: with a time limit, a few steps on the
+    processor show whether bf16 is faster; else 32."""
     average: Annotated[Averaging, Option(group=_WEIGHTS)] = "ema"
     """Which weights are validated and kept: those of the last step (none), their exponential moving average (ema), or
     the mean over the ends of the last epochs (swa)."""

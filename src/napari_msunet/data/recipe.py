@@ -16,7 +16,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import zoom
 
-from napari_msunet.config import AnyModel, AutoModel, ModelConfig, SettledTrainJob, TrainJob, UNetConfig
+from napari_msunet.config import (
+    AnyModel,
+    Augmentation,
+    AutoModel,
+    ModelConfig,
+    Optimiser,
+    SettledTrainJob,
+    TrainJob,
+    UNetConfig,
+)
 from napari_msunet.config.sources import Source
 from napari_msunet.constants import IGNORED
 from napari_msunet.data.items import Item
@@ -37,6 +46,8 @@ VALIDATION = 0.2
 BATCH = 8
 WINDOW = 128
 STOP_AFTER = 25
+_PASS = 32
+"""Batches that a classical method is fitted to and scored on."""
 
 _IMAGES = 24  # how many are looked at
 _SIDE = 1024  # pixels of each that are looked at, about its middle
@@ -131,6 +142,13 @@ def settle(job: TrainJob) -> tuple[SettledTrainJob, tuple[str, ...]]:
         values["model"] = model
         if job.size is None:
             values["size"] = _window(model, look, reasons)
+    if values["model"].classical:
+        reasons.append(
+            "A classical method is fitted once, in one pass: time, epochs, loss, optimiser and random changes do not "
+            "count."
+        )
+        values |= {"epochs": 1, "steps": job.steps or _PASS, "augmentation": Augmentation.none()}
+        values |= {"optimiser": Optimiser(average="none"), "find_batch_size": False, "find_learning_rate": False}
     if limited and job.validation is None:
         reasons.append("All images train until the time is up, and an average of the last weights is kept: not scored.")
     return SettledTrainJob(**values), tuple(reasons)

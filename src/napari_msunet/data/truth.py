@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from napari_msunet.annotation.formats import DrawnShape
 from napari_msunet.annotation.painting import ShapePainter, overview_step
+from napari_msunet.annotation.shapes import DrawnShape
 from napari_msunet.config import MaskValues
 from napari_msunet.constants import ANNOTATED_BACKGROUND, IGNORED
 from napari_msunet.data.masks import (
@@ -393,17 +393,23 @@ class ShapeTruth:
         self._outside = outside
         self._within = within if outside == 0 else None
         self._painting = ShapePainter(shapes)
+        own = np.array([0, *(shapes[shape.place][1].number for shape in self._painting.shapes)], np.int64)
+        again = np.ones(len(own), bool)  # the discs of one shape of points, or shapes from no file
+        again[np.unique(own, return_index=True)[1]] = False
+        again[1:] |= own[1:] == 0
+        own[again] = own.max() + 1 + np.arange(again.sum())
+        self._numbers = own
 
     def read(self, window: Window) -> Mask:
         """The truth in a window of the slide's level-0 pixels; 255 outside the slide."""
         return self._painted(window, self.grid, 1)
 
     def instances(self) -> npt.NDArray[np.int64]:
-        """`(h, w)` numbers of the objects, 0 outside: each outline is one, also where two touch."""
-        objects = self._painting.read_objects(self.grid.whole).astype(np.int64)
+        """`(h, w)` numbers of the objects, 0 outside: each outline is one, also where two touch, with its number in the
+        file."""
+        objects = self._painting.read_objects(self.grid.whole)
         classes = np.array([0, *(s.number for s in self._painting.shapes)])
-        objects[(classes[objects] == 0) | (classes[objects] == IGNORED)] = 0
-        return objects
+        return np.where((classes == 0) | (classes == IGNORED), 0, self._numbers)[objects]
 
     def overview(self) -> tuple[Mask, Grid]:
         """Every n-th pixel; a shape smaller than that is one pixel."""

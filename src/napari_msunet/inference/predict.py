@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from pydantic import ValidationError
 
-from napari_msunet.config import PredictJob, PredictOptions, explain
+from napari_msunet.config import PlanJob, PredictJob, PredictOptions, explain
 from napari_msunet.constants import IGNORED
 from napari_msunet.errors import MsunetError, SlideError, StoreError, StoreLockedError, as_path
 from napari_msunet.events import Event, FirstLook, Message, Progress, RegionDone, Result
@@ -481,6 +481,11 @@ def describe_plan(job: PredictJob) -> dict[str, Any]:
             needed = planned_memory([model.config for model in models], most, plan.variants)
             found["memory_gb"] = round(needed / 1e9, 2)
         return {**found, "seconds": estimate(setup, plan) if plan.tiles else 0.0}
+
+
+def plan_events(job: PlanJob) -> Iterator[Event]:
+    """The events of a `PlanJob`: its result alone."""
+    yield Result(values=describe_plan(job.prediction))
 
 
 def _store(out: Path, setup: Setup) -> LabelStore:

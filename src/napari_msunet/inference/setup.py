@@ -24,6 +24,7 @@ from napari_msunet.inference.postprocess import threshold_array
 from napari_msunet.inference.slide_statistics import Statistics, adapted, by_slide, fit_statistics
 from napari_msunet.labels.area import Mask, where_mask
 from napari_msunet.models import MSUNet
+from napari_msunet.models.networks import Classical
 from napari_msunet.own_process import resident
 from napari_msunet.slide import Slide
 from napari_msunet.slide.appearance import SeenByModel, legacy_scale, seen_by
@@ -183,6 +184,8 @@ def set_up(slide: Slide, models: Sequence[MSUNet], options: PredictOptions) -> S
     """
     bare = resident()
     check_ensemble(models)
+    for model in models:
+        check_fitted(model)
     config = models[0].config
     channels = matched_channels(models[0], slide, options.channels)
     grid = slide.grid(config.target)
@@ -201,6 +204,16 @@ def set_up(slide: Slide, models: Sequence[MSUNet], options: PredictOptions) -> S
     setup = Setup(slide, tuple(models), options, grid, window, mask, devices, channels, seen=seen, bare=bare)
     _ = setup.thresholds  # raises now for names that are no class
     return setup
+
+
+def check_fitted(model: MSUNet) -> None:
+    """Raise `ModelError` where a classical method was neither fitted to training images nor is to follow the slide."""
+    network = model.branch(0).network
+    if isinstance(network, Classical) and not (network.fitted or network.config.by_slide):
+        raise ModelError(
+            f"This model is a classical method ({network.config.method}) that was not fitted yet: train it, or let it "
+            "be fitted to each slide (fit='slide')."
+        )
 
 
 def on_own_pixels(setup: Setup) -> Setup:

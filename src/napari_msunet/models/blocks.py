@@ -77,6 +77,18 @@ class SlideNorm(nn.BatchNorm2d):
     borrowed = False
     """Whether evaluation mode uses the batch's own statistics, as in validation; see `of_the_batch`."""
 
+    def follow(self) -> None:
+        """Take the running statistics from the next calls: their mean, since scales may share a network."""
+        self.reset_running_stats()
+        self.momentum = None
+        self.train()
+
+    def followed(self) -> tuple[Tensor, ...]:
+        """What `follow` changes."""
+        assert self.running_mean is not None  # this and the next for the type checker
+        assert self.running_var is not None
+        return self.running_mean, self.running_var
+
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, h, w)`, normalised for each channel."""
         if self.training or not self.borrowed:

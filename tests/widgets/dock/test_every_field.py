@@ -8,6 +8,7 @@ from pydantic import Field as PydanticField
 from napari_msunet.config import (
     FUSIONS,
     Augmentation,
+    ClassicalConfig,
     EncoderConfig,
     HRNetConfig,
     LinkNetConfig,
@@ -23,7 +24,7 @@ from napari_msunet.widgets.dock.model_form import BranchesField, ModelForm
 from napari_msunet.widgets.forms import Form
 from napari_msunet.widgets.state import TrainChoices
 
-NETWORKS = (UNetConfig, LinkNetConfig, HRNetConfig, EncoderConfig)
+NETWORKS = (UNetConfig, LinkNetConfig, HRNetConfig, EncoderConfig, ClassicalConfig)
 PARTS = {"loss": LossConfig, "optimiser": Optimiser, "augmentation": Augmentation, "sampling": Sampling}
 
 

@@ -91,6 +91,7 @@ def test_regions_drawn_by_mouse_are_predicted_and_nothing_else(ready, step, qtbo
     assert "config.Drawn(" in ready.as_python("predict")
 
     viewer.layers.remove(step.where.regions.find(ready.state.active.path))  # another day
+    ready.save_project()  # what closing the dock does
     again = State()
     assert recall(again, Project.open(ready.state.project.folder)) == []
     assert again.active.regions == where.polygons

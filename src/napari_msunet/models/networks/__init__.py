@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from napari_msunet.config.branches import BranchConfig
+from napari_msunet.models.networks.classical import Classical
 from napari_msunet.models.networks.encoders import EncoderNetwork
 from napari_msunet.models.networks.hrnet import HRNet
 from napari_msunet.models.networks.linknet import LinkNet
@@ -25,7 +26,7 @@ from napari_msunet.models.networks.unet import UNet
 # Each is a Module with `features` (channels of its result), `grain` (input pixels a side for one of the result) and
 # `forward`: `(B, C, h, w)`, sides multiples of `config.stride`, to `(B, features, h / grain, w / grain)`.
 
-__all__ = ["BranchNetwork", "EncoderNetwork", "HRNet", "LinkNet", "UNet", "build_network"]
+__all__ = ["BranchNetwork", "Classical", "EncoderNetwork", "HRNet", "LinkNet", "UNet", "build_network"]
 
 
 class BranchNetwork(Protocol):
@@ -43,6 +44,7 @@ NETWORKS: dict[str, Callable[..., Any]] = {
     "linknet": LinkNet,
     "hrnet": HRNet,
     "encoder": EncoderNetwork,
+    "classical": Classical,
 }
 
 

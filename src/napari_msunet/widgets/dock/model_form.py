@@ -118,6 +118,10 @@ class BranchesField(QWidget):
                 field.setValue(number)
                 field.blockSignals(False)
 
+        sized = branches[0].kind != "classical"  # which has no size, and one scale
+        self.same.setVisible(sized)
+        for index in range(self.grid.count()):
+            self.grid.itemAt(index).widget().setVisible(sized)
         self.kind.blockSignals(True)
         self.kind.setValue(branches[0].kind)
         self.kind.blockSignals(False)
