@@ -209,6 +209,22 @@ class FirstLook(_Event):
         return values.reshape(self.rows, self.columns)
 
 
+class TrialDone(_Event):
+    """A trial of a search has ended, here or in another process.
+
+    Attributes
+    ----------
+    number : int
+        Its number, from 0.
+    row : dict
+        Its row of the table of trials, as plain values.
+    """
+
+    event: Literal["trial_done"] = "trial_done"
+    number: int
+    row: dict[str, Any] = Field(default_factory=dict)
+
+
 class Message(_Event):
     """A sentence for the user."""
 
@@ -225,7 +241,9 @@ class Result(_Event):
     files: dict[str, str] = Field(default_factory=dict)
 
 
-Event = Annotated[Progress | Metric | RegionDone | FirstLook | Message | Result, Field(discriminator="event")]
+Event = Annotated[
+    Progress | Metric | RegionDone | FirstLook | TrialDone | Message | Result, Field(discriminator="event")
+]
 """The type of any event."""
 
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)

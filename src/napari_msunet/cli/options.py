@@ -35,6 +35,7 @@ from napari_msunet.config import (
     Source,
     TableSource,
     TrainJob,
+    TuneJob,
     UNetConfig,
     explain,
 )
@@ -413,6 +414,7 @@ if TYPE_CHECKING:  # a type checker cannot see classes that are made at run time
     TrainOptions: TypeAlias = Given
     CrossValidateOptions: TypeAlias = Given
     ContextOptions: TypeAlias = Given
+    TuneOptions: TypeAlias = Given
     PreviewOptions: TypeAlias = Given
     EvaluateOptions: TypeAlias = Given
     PredictOptions: TypeAlias = Given
@@ -426,6 +428,7 @@ else:
     TrainOptions = options_of(TrainJob)
     CrossValidateOptions = options_of(CrossValidateJob)
     ContextOptions = options_of(ContextJob)
+    TuneOptions = options_of(TuneJob)
     PreviewOptions = options_of(PreviewAugmentationJob)
     EvaluateOptions = options_of(EvaluateJob)
     PredictOptions = options_of(PredictJob)
@@ -500,6 +503,23 @@ def parse_source(text: str) -> list[Any]:
         ) from None
     except ValidationError as error:
         raise explain(error, f"--source {text!r}") from error
+
+
+def parse_space(text: str) -> Any:
+    """The space of a search in a piece of JSON, or in a JSON file."""
+    given = text.lstrip()
+    if not given.startswith("{"):
+        try:
+            given = Path(text).read_text(encoding="utf8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise MsunetError(f"The space {text} cannot be read ({error}); give a JSON file.") from error
+    try:
+        return json.loads(given)
+    except json.JSONDecodeError as error:
+        raise MsunetError(
+            f"The space {text} is no JSON ({error}); give such as "
+            '{"optimiser.learning_rate": {"low": 0.001, "high": 0.03, "log": true}}.'
+        ) from None
 
 
 def parse_region(text: str | None) -> tuple[float, float, float, float] | None:

@@ -29,6 +29,7 @@ from napari_msunet.config import (
     PredictJob,
     PredictManyJob,
     TrainJob,
+    TuneJob,
     explain,
     with_damaged,
 )
@@ -350,6 +351,8 @@ def _kept(job: Job) -> str:
         return f"The finished trainings are kept in {job.out}; the same command with --resume goes on."
     if isinstance(job, CrossValidateJob) and job.out.exists():
         return f"The finished folds are kept in {job.out}; the same command with --resume goes on."
+    if isinstance(job, TuneJob) and job.out.exists():
+        return f"The finished trials are kept in {job.out}; the same command with --resume goes on."
     if isinstance(job, PredictJob) and job.out.exists():
         return f"The finished tiles are kept in {job.out}; the same command goes on where it stopped."
     if isinstance(job, PredictManyJob):

@@ -1,4 +1,4 @@
-"""The verbs of training: train, evaluate, crossval, experiment, preview, retrain, compare, agree."""
+"""The verbs of training: train, evaluate, crossval, experiment, context, tune, preview, retrain, compare, agree."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from napari_msunet.cli.options import (
     RunOptions,
     SourceOptions,
     TrainOptions,
+    TuneOptions,
     parse_region,
+    parse_space,
     training_of,
 )
 from napari_msunet.cli.running import app, run_or_print, warn_of
@@ -32,16 +34,18 @@ from napari_msunet.config import (
     ExperimentJob,
     PreviewAugmentationJob,
     TrainJob,
+    TuneJob,
 )
 from napari_msunet.errors import MsunetError
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The verbs of training: train, evaluate, crossval, experiment, preview.
+# The verbs of training: train, evaluate, crossval, experiment, context, tune, preview.
 
 _SOURCES, _MODEL, _NETWORKS, _TRAINING, _RUN = (
     *(SourceOptions(), ModelOptions(), NetworkOptions(), TrainOptions(), RunOptions()),
 )
-_FOLDS, _PREVIEW, _SCORING, _STUDY = CrossValidateOptions(), PreviewOptions(), EvaluateOptions(), ContextOptions()
+_FOLDS, _PREVIEW, _SCORING = CrossValidateOptions(), PreviewOptions(), EvaluateOptions()
+_STUDY, _SEARCH = ContextOptions(), TuneOptions()
 
 
 @app.command
@@ -172,6 +176,45 @@ def context(
         job = training_of(classes, out, sources, model, networks, training)
         own = job.model_copy(update={"resume": False})
         return ContextJob(training=own, out=out, resume=job.resume, **study.values())
+
+    run_or_print(build, options)
+
+
+@app.command
+def tune(
+    *,
+    classes: str,
+    out: Path,
+    space: str | None = None,
+    search: TuneOptions = _SEARCH,
+    sources: SourceOptions = _SOURCES,
+    model: ModelOptions = _MODEL,
+    networks: NetworkOptions = _NETWORKS,
+    training: TrainOptions = _TRAINING,
+    options: RunOptions = _RUN,
+) -> None:
+    """Search for the options with which a training scores best on groups that it has not seen.
+
+    The time limit is that of each training, in processor time on a processor; 60 s without one.
+
+    Parameters
+    ----------
+    classes : str
+        Names of classes 1, 2, ... with commas; background is not one.
+    out : Path
+        Folder for trials.csv, best.json (a job to run), and pictures. With --resume, the search in it goes on, and with
+        more --trials some are added.
+    space : str
+        JSON file with what varies: for each field of the training, such as optimiser.learning_rate, {"low": 0.001,
+        "high": 0.03, "log": true} or {"choices": [...]}. Without it, scales, fusion, network, loss and rates vary, as
+        far as they are not given.
+    """
+
+    def build() -> TuneJob:
+        job = training_of(classes, out, sources, model, networks, training)
+        own = job.model_copy(update={"resume": False})
+        varied = None if space is None else parse_space(space)
+        return TuneJob(training=own, space=varied, out=out, resume=job.resume, **search.values())
 
     run_or_print(build, options)
 

@@ -403,6 +403,8 @@ class ProgressCallback(pl.Callback):
     def draw(self) -> None:
         """Write the curves."""
         self._last_curves = time.monotonic()
+        if not self.folder.with_pictures:
+            return
         draw_curves(self.folder.rows, self.folder.outputs, self.folder.curves, self.standing.best_epoch or None)
 
     def state_dict(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from napari_msunet.config.training import Precision
 from napari_msunet.data import Item
 from napari_msunet.data.loader import as_unit
 from napari_msunet.data.recipe import UNLIMITED_EPOCHS
+from napari_msunet.data.sharing import SharedImages
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Cancelled, Event, Message, Result, Say, Stop, current, in_background
 from napari_msunet.models import MSUNet, build_model, load_model
@@ -48,7 +49,7 @@ WINDOWS = 64
 
 def draw_run_panels(session: TrainingSetup, folder: RunFolder) -> None:
     """Write panels.png of a finished run; without validation there is none."""
-    if session.validation is None:
+    if session.validation is None or not folder.with_pictures:
         return
     model = load_model(folder.model).to(session.device)
     panels = _panels(session, model)
@@ -370,7 +371,7 @@ def peak_memory_mb(device: torch.device) -> float:
 # The training job.
 
 
-def train_events(job: TrainJob) -> Iterator[Event]:
+def train_events(job: TrainJob, shared: SharedImages | None = None) -> Iterator[Event]:
     """Train a model.
 
     Closing the iterator stops the training within a batch and keeps the best model so far. `events.Stop` stops it from
@@ -379,6 +380,9 @@ def train_events(job: TrainJob) -> Iterator[Event]:
     Parameters
     ----------
     job : TrainJob
+    shared : SharedImages, optional
+        The images of earlier trainings of the same work, such as a search. No pictures are drawn then, which would take
+        a good part of a short training.
 
     Yields
     ------
@@ -407,8 +411,9 @@ def train_events(job: TrainJob) -> Iterator[Event]:
         yield Message(text=f"The run in {job.out} is finished after {done['epochs']} epochs ({done['stopped']}).")
         yield Result(values=done, files=folder.files)
         return
+    folder.with_pictures = shared is None
     stop, under_way = current(), False
-    session = prepare(job, folder)
+    session = prepare(job, folder, shared=shared)
     try:
         yield from session.messages
         folder.begin(session.job)

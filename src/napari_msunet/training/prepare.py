@@ -10,7 +10,7 @@ from fractions import Fraction
 from functools import lru_cache
 from math import ceil, lcm
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,6 @@ from pydantic import ValidationError
 
 from napari_msunet._io import read_json
 from napari_msunet.config import ModelConfig, SettledTrainJob, SlideSource, TrainJob, check_class_names
-from napari_msunet.constants import IGNORED
 from napari_msunet.data import Item, Split, split
 from napari_msunet.data.ranges import trained_on
 from napari_msunet.data.recipe import settle
@@ -34,6 +33,9 @@ from napari_msunet.training.progress import Finding
 from napari_msunet.training.record import RunFolder
 from napari_msunet.wording import duration, gigabytes
 
+if TYPE_CHECKING:  # it imports torch
+    from napari_msunet.data.sharing import SharedImages
+
 # ----------------------------------------------------------------------------------------------------------------------
 # The pixels of each class in the images of a side, for class weights, and for warnings about missing classes.
 
@@ -42,11 +44,7 @@ Say = Callable[[str, str], None]
 
 def class_pixels(item: Item, outputs: int) -> npt.NDArray[np.int64]:
     """The approximate number of target pixels of background and of classes 1..K in an image's truth, `(K+1,)`."""
-    values, grid = item.truth.overview()
-    counts = np.bincount(values.ravel(), minlength=IGNORED + 1)[:outputs]
-    item.forget_mask()
-    each = np.prod(grid.pixel) / np.prod(item.grid.pixel)
-    return np.asarray(np.ceil(counts * each), np.int64)
+    return np.asarray(np.ceil(item.content[:outputs]), np.int64)
 
 
 def known_only(sides: Split, classes: Sequence[str], say: Say) -> tuple[Split, tuple[int, ...]]:
@@ -194,7 +192,7 @@ def settle_training(given: TrainJob, folder: RunFolder, say: Say) -> tuple[Settl
     return job, reasons
 
 
-def prepare_data(job: SettledTrainJob, say: Say, goes_on: bool = False) -> Prepared:
+def prepare_data(job: SettledTrainJob, say: Say, goes_on: bool = False, shared: SharedImages | None = None) -> Prepared:
     """Load and split the sources, and lay out the windows.
 
     Parameters
@@ -204,6 +202,8 @@ def prepare_data(job: SettledTrainJob, say: Say, goes_on: bool = False) -> Prepa
         Takes a level ("info" or "warning") and a sentence.
     goes_on : bool
         Whether the run continues from its checkpoint, and so does not begin with the weights of another model.
+    shared : SharedImages, optional
+        The images of earlier trainings of the same work.
 
     Raises
     ------
@@ -216,7 +216,7 @@ def prepare_data(job: SettledTrainJob, say: Say, goes_on: bool = False) -> Prepa
     job.loss.branch_weights(len(config.scales))
     if start:
         say("info", start.words())
-    items, frozen = load_items(job, seen, say)
+    items, frozen = load_items(job, seen, say, shared)
     try:
         split_seed = job.seed if job.split_seed is None else job.split_seed
         sides = split(items, job.validation, split_seed, job.test, job.fold, config.classes)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 from psygnal import Signal
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from napari_msunet.app.project import Project, Ring, default_folder
 from napari_msunet.config import (
@@ -19,13 +19,15 @@ from napari_msunet.config import (
     ImageSet,
     Kind,
     ModelConfig,
+    Positive,
     PredictJob,
     Role,
     TrainJob,
+    TuneJob,
     UNetConfig,
     ValueRange,
 )
-from napari_msunet.config.base import option_of
+from napari_msunet.config.base import Option, option_of
 from napari_msunet.config.prediction import InClasses
 from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import MsunetError
@@ -37,6 +39,10 @@ from napari_msunet.widgets.dock.annotation_counts import Counts
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The options of training and prediction that the dock's forms show.
+
+
+SEARCH_SECONDS = 60.0
+"""Seconds that each training of a search takes unless the person sets another time."""
 
 
 def _taken(name: str, job: type[BaseModel], *more: str) -> type[BaseModel]:
@@ -56,10 +62,23 @@ if TYPE_CHECKING:
     class PredictChoices(PredictJob):
         def __init__(self, **options: object) -> None: ...
 
+    class TuneChoices(TuneJob):
+        seconds: float
+
+        def __init__(self, **options: object) -> None: ...
+
 else:
     TrainChoices = _taken("TrainChoices", TrainJob)
     # two more options, which have rows of their own in the Predict step
     PredictChoices = _taken("PredictChoices", PredictJob, "channels", "where")
+    TuneChoices = create_model(
+        "TuneChoices",
+        __base__=_taken("TuneChoices", TuneJob),
+        seconds=(
+            Annotated[Positive, Option("Time of a training", "Search", False, "s", 10)],
+            Field(SEARCH_SECONDS, description="Seconds of each training, in processor time on a processor."),
+        ),
+    )
 
 
 def changed(options: Options, **values: object) -> Options:

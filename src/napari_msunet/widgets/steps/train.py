@@ -27,7 +27,8 @@ from napari_msunet.widgets.dock.python_lines import job_lines
 from napari_msunet.widgets.dock.retraining import ContinueTraining, ModelComparisonBox
 from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.dock.training_views import CrossValidation, Curves, Scores, WindowPreview
-from napari_msunet.widgets.forms import Form
+from napari_msunet.widgets.forms import Fold, Form
+from napari_msunet.widgets.search_panel import SearchPanel
 from napari_msunet.widgets.state import changed
 from napari_msunet.widgets.steps.step import Step
 from napari_msunet.wording import in_labels
@@ -80,6 +81,11 @@ class TrainStep(Step):
         self.crossval.clicked.connect(show_errors(lambda *_: self.cross_validate()))
         self.test = Scores(state, jobs, layers)
         self.test.clicked.connect(show_errors(lambda *_: self.test.ask(self._stores_flusher())))
+        self.search = SearchPanel(state, jobs, self._stores_flusher)
+        self.searching = Fold(
+            "Search for the best options", "Tries many trainings, and scores each on what it has not seen."
+        )
+        self.searching.inside.addWidget(self.search)
         self.box = JobBox(state, jobs, "train", _CHOICES)
         self.box.happened.connect(self._happened)
         self.box.ended.connect(self._ended)
@@ -109,6 +115,7 @@ class TrainStep(Step):
         self.body.addLayout(row)
         for widget in (self.box, self.verdict, self.problems, self.scores, self.crossval, self.curves, self.test):
             self.body.addWidget(widget)
+        self.body.addWidget(self.searching)
         for label in (self.checks, self.problems, self.scores, self.crossval):
             label.hide()
 
@@ -129,6 +136,7 @@ class TrainStep(Step):
         self.needed.setVisible(missing is not None)
         free = resolve.blocked_by(self.state, "train") is None
         self.going_on.refresh()
+        self.search.refresh()
         self.form.setVisible(not self.box.running)  # the options cannot be changed now, and the curves need the room
         self.windows.setVisible(not self.box.running)
         self.windows.setEnabled(missing is None and free and not self.windows.busy)
@@ -150,7 +158,8 @@ class TrainStep(Step):
             self.checks.hide()
 
     def summary(self) -> str:
-        return self.box.bar.format() if self.box.running else ""
+        running = next((box for box in (self.box, self.search.box) if box.running), None)
+        return running.bar.format() if running else ""
 
     def _restyle(self, event: object = None) -> None:
         self.curves.set_theme(self.viewer.theme)
@@ -330,7 +339,9 @@ class TrainStep(Step):
         self.scores.show()
 
     def as_python(self) -> str:
-        """The training as Python."""
+        """The training as Python; with the search unfolded, the search."""
+        if self.searching.button.isChecked():
+            return self.search.as_python()
         return job_lines(self._job(self.state.project_folder() / "runs" / "run 1"))
 
     def closing(self) -> None:
@@ -338,6 +349,7 @@ class TrainStep(Step):
         self._problem_timer.stop()
         self._background.close()
         self.box.closing()
+        self.search.closing()
         self.windows.closing()
         self.test.closing()
         self.crossval.closing()
