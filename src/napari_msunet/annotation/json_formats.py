@@ -142,16 +142,14 @@ def _coco(read: Any, found: FoundShapes) -> None:
         name = _text(category.get("name")) or ("" if key is None else str(key))
         size = None if chosen is None else chosen.size
         before = len(found.shapes)
-        _coco_item(item, name, size, found, {"colour": _colour(category.get("color")), "classed": bool(name)})
+        look = {"colour": _colour(category.get("color")), "classed": bool(name), "crowd": bool(item.get("iscrowd"))}
+        _coco_item(item, name, size, found, look)
         if item.get("iscrowd") and len(found.shapes) > before:
             crowds.append(found.number)
     if crowds:
         which = ", ".join(map(str, crowds[:5])) + (f" and {len(crowds) - 5} more" if len(crowds) > 5 else "")
-        several = len(crowds) > 1
-        found.notes.append(
-            f"{len(crowds)} shape{'s are crowds' if several else ' is a crowd'} ({which}), which "
-            f"count{'' if several else 's'} as one object{' each' if several else ''}."
-        )
+        shapes, count = ("shapes are crowds", "count") if len(crowds) > 1 else ("shape is a crowd", "counts")
+        found.notes.append(f"{len(crowds)} {shapes} ({which}), which {count} for the class, but not as an object.")
 
 
 def _hashable(value: Any) -> bool:

@@ -64,6 +64,8 @@ class DrawnShape:
         Whether `name` is a class, and not only the name of this one shape.
     repaired : str
         What was wrong with its outline and was repaired; empty for most shapes.
+    crowd : bool
+        Whether it is an area of objects that are not told apart.
     """
 
     name: str
@@ -74,6 +76,7 @@ class DrawnShape:
     layer: int = 0
     classed: bool = True
     repaired: str = ""
+    crowd: bool = False
 
     @property
     def areal(self) -> bool:
