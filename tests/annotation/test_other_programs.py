@@ -545,3 +545,11 @@ def test_a_crowd_has_a_class_but_is_no_object(tmp_path):
     assert (truth.read(Window(0, 0, 50, 60)) == 1).sum() == 416
     numbers, counts = np.unique(own_instances(truth), return_counts=True)
     assert dict(zip(numbers.tolist(), counts.tolist(), strict=True)) == {-1: 400, 0: 50 * 60 - 416, 2: 16}
+
+
+def test_parts_of_coco_inside_others_are_filled_and_that_is_said(tmp_path):
+    hole = [v for corner in [(12, 22), (12, 30), (20, 30), (20, 22)] for v in corner]
+    beside = [40, 20, 44, 20, 44, 24]
+    file = read_shape_file(write(tmp_path, coco([{"segmentation": [FLAT, hole]}, {"segmentation": [FLAT, beside]}])))
+    assert areas(file) == {1: ("gland", 400), 2: ("gland", 408)}
+    assert file.notes == ("1 shape has parts inside others (1), which are no holes in COCO: they are filled.",)

@@ -18,12 +18,14 @@ from napari_msunet.annotation.shapes import (
     NO_GEOMETRY,
     NO_NUMBER,
     BadRingError,
+    DrawnShape,
     FoundShapes,
     ListedImage,
     ShapeFileError,
     box,
     corners_of,
     ellipse,
+    signed_area,
 )
 from napari_msunet.names import same_name
 
@@ -115,7 +117,53 @@ def _coco(read: Any, found: FoundShapes) -> None:
             f"{found.path} is COCO's panoptic form, whose outlines are in PNG files beside it; give the form for "
             "instances, or read the PNG files as masks."
         )
-    images = _dicts(read.get("images")) if isinstance(read, dict) else []
+    chosen = found.choose(_coco_images(_dicts(read.get("images")) if isinstance(read, dict) else [], items))
+    categories = _dicts(read.get("categories")) if isinstance(read, dict) else []
+    named = {c.get("id"): c for c in categories if _hashable(c.get("id"))}
+    crowds, filled = [], []
+    for found.number, item in enumerate(items, start=1):
+        if not isinstance(item, dict):
+            found.leave("", NO_GEOMETRY)
+            continue
+        if chosen is not None and item.get("image_id") != chosen.key:
+            continue
+        key = item.get("category_id")
+        category = named.get(key, {}) if _hashable(key) else {}
+        name = _text(category.get("name")) or ("" if key is None else str(key))
+        before = len(found.shapes)
+        look = {"colour": _colour(category.get("color")), "classed": bool(name), "crowd": bool(item.get("iscrowd"))}
+        _coco_item(item, name, None if chosen is None else chosen.size, found, look)
+        if len(found.shapes) > before:
+            crowds += [found.number] if item.get("iscrowd") else []
+            filled += [found.number] if _overlapping(item.get("segmentation"), found.shapes[-1]) else []
+    if crowds:
+        shapes, count = ("shapes are crowds", "count") if len(crowds) > 1 else ("shape is a crowd", "counts")
+        found.notes.append(
+            f"{len(crowds)} {shapes} ({_first(crowds)}), which {count} for the class, but not as an object."
+        )
+    if filled:
+        have = "shapes have parts" if len(filled) > 1 else "shape has parts"
+        found.notes.append(
+            f"{len(filled)} {have} inside others ({_first(filled)}), which are no holes in COCO: they are filled."
+        )
+
+
+def _first(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
+
+
+def _overlapping(outlines: Any, shape: DrawnShape) -> bool:
+    """Whether parts of an object overlap, of which one may be meant as a hole."""
+    if not isinstance(outlines, list) or len(outlines) < 2:
+        return False
+    parts = [
+        ring.reshape(-1, 2) for ring in outlines if isinstance(ring, np.ndarray) and ring.size % 2 == 0 and ring.size
+    ]
+    return sum(abs(signed_area(part)) for part in parts) > float(shape.geometry.area) * (1 + 1e-6)
+
+
+def _coco_images(images: list[dict[str, Any]], items: list[Any]) -> list[ListedImage]:
+    """The images that a file lists, and those that only its annotations name."""
     counts = Counter(item.get("image_id") for item in _dicts(items) if _hashable(item.get("image_id")))
     listed = [
         ListedImage(
@@ -126,30 +174,7 @@ def _coco(read: Any, found: FoundShapes) -> None:
         )
         for image in images
     ]
-    listed += [ListedImage(_names(key), None, count, key) for key, count in counts.items()]
-    chosen = found.choose(listed)
-    categories = _dicts(read.get("categories")) if isinstance(read, dict) else []
-    named = {c.get("id"): c for c in categories if _hashable(c.get("id"))}
-    crowds = []
-    for found.number, item in enumerate(items, start=1):
-        if not isinstance(item, dict):
-            found.leave("", NO_GEOMETRY)
-            continue
-        if chosen is not None and item.get("image_id") != chosen.key:
-            continue
-        key = item.get("category_id")
-        category = named.get(key, {}) if _hashable(key) else {}
-        name = _text(category.get("name")) or ("" if key is None else str(key))
-        size = None if chosen is None else chosen.size
-        before = len(found.shapes)
-        look = {"colour": _colour(category.get("color")), "classed": bool(name), "crowd": bool(item.get("iscrowd"))}
-        _coco_item(item, name, size, found, look)
-        if item.get("iscrowd") and len(found.shapes) > before:
-            crowds.append(found.number)
-    if crowds:
-        which = ", ".join(map(str, crowds[:5])) + (f" and {len(crowds) - 5} more" if len(crowds) > 5 else "")
-        shapes, count = ("shapes are crowds", "count") if len(crowds) > 1 else ("shape is a crowd", "counts")
-        found.notes.append(f"{len(crowds)} {shapes} ({which}), which {count} for the class, but not as an object.")
+    return listed + [ListedImage(_names(key), None, count, key) for key, count in counts.items()]
 
 
 def _hashable(value: Any) -> bool:

@@ -461,7 +461,7 @@ def _unbridged(ring: Corners) -> Any:
             place[corner] = len(way)
             way.append(corner)
     rings = [np.array(loop) for loop in (*loops, way) if len(loop) > 2]
-    signs = [_signed_area(loop) for loop in rings]
+    signs = [signed_area(loop) for loop in rings]
     signed = sum(signs)
     if len(rings) < 2 or not signed:
         return None
@@ -477,7 +477,8 @@ def _unbridged(ring: Corners) -> Any:
     return found if abs(found.area - abs(signed)) <= 1e-9 * abs(signed) else None
 
 
-def _signed_area(ring: Corners) -> float:
+def signed_area(ring: Corners) -> float:
+    """The area within an open ring, negative where it goes round the other way."""
     x, y = (ring - ring[0]).T
     return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
 
