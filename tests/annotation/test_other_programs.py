@@ -552,4 +552,4 @@ def test_parts_of_coco_inside_others_are_filled_and_that_is_said(tmp_path):
     beside = [40, 20, 44, 20, 44, 24]
     file = read_shape_file(write(tmp_path, coco([{"segmentation": [FLAT, hole]}, {"segmentation": [FLAT, beside]}])))
     assert areas(file) == {1: ("gland", 400), 2: ("gland", 408)}
-    assert file.notes == ("1 shape has parts inside others (1), which are no holes in COCO: they are filled.",)
+    assert file.notes == ("1 shape has parts that overlap (1); COCO has no holes, so all are filled.",)

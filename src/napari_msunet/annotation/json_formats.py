@@ -137,15 +137,12 @@ def _coco(read: Any, found: FoundShapes) -> None:
             crowds += [found.number] if item.get("iscrowd") else []
             filled += [found.number] if _overlapping(item.get("segmentation"), found.shapes[-1]) else []
     if crowds:
-        shapes, count = ("shapes are crowds", "count") if len(crowds) > 1 else ("shape is a crowd", "counts")
-        found.notes.append(
-            f"{len(crowds)} {shapes} ({_first(crowds)}), which {count} for the class, but not as an object."
-        )
+        said = "shapes are crowds ({}), which count" if len(crowds) > 1 else "shape is a crowd ({}), which counts"
+        found.notes.append(f"{len(crowds)} {said.format(_first(crowds))} for the class, but not as an object.")
     if filled:
-        have = "shapes have parts" if len(filled) > 1 else "shape has parts"
-        found.notes.append(
-            f"{len(filled)} {have} inside others ({_first(filled)}), which are no holes in COCO: they are filled."
-        )
+        have = "shapes have" if len(filled) > 1 else "shape has"
+        said = f"{len(filled)} {have} parts that overlap ({_first(filled)})"
+        found.notes.append(f"{said}; COCO has no holes, so all are filled.")
 
 
 def _first(numbers: list[int]) -> str:
@@ -156,10 +153,8 @@ def _overlapping(outlines: Any, shape: DrawnShape) -> bool:
     """Whether parts of an object overlap, of which one may be meant as a hole."""
     if not isinstance(outlines, list) or len(outlines) < 2:
         return False
-    parts = [
-        ring.reshape(-1, 2) for ring in outlines if isinstance(ring, np.ndarray) and ring.size % 2 == 0 and ring.size
-    ]
-    return sum(abs(signed_area(part)) for part in parts) > float(shape.geometry.area) * (1 + 1e-6)
+    parts = [part for part in outlines if isinstance(part, np.ndarray) and part.size and part.size % 2 == 0]
+    return sum(abs(signed_area(part.reshape(-1, 2))) for part in parts) > float(shape.geometry.area) * (1 + 1e-6)
 
 
 def _coco_images(images: list[dict[str, Any]], items: list[Any]) -> list[ListedImage]:
