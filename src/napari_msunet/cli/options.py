@@ -17,6 +17,7 @@ from napari_msunet.config import (
     NETWORKS,
     AutoModel,
     BranchConfig,
+    ContextJob,
     CrossValidateJob,
     Damaged,
     EvaluateJob,
@@ -248,11 +249,11 @@ def _taken(one: OptionField, config: type[BaseModel]) -> Any:
 class _Networks:
     """The options of the networks that were given: one value for all scales, or one for each."""
 
-    def branch(self, count: int) -> BranchConfig | tuple[BranchConfig, ...] | None:
-        """The configs of the networks of `count` scales; None where no option of them was given."""
+    def branch(self, count: int, usual: str | None = None) -> BranchConfig | tuple[BranchConfig, ...] | None:
+        """The configs of the networks of `count` scales; None where no option of them was given, nor a usual kind."""
         given = {flag: getattr(self, flag) for flag in _network_fields() if getattr(self, flag) is not None}
-        kinds = _one_or_each("--network", vars(self)["network"], count) or ("unet",) * count
-        if not given and vars(self)["network"] is None:
+        kinds = _one_or_each("--network", vars(self)["network"], count) or (usual or "unet",) * count
+        if not given and usual is None and vars(self)["network"] is None:
             return None
         if unknown := [kind for kind in kinds if kind not in NETWORKS]:
             raise MsunetError(f"--network {unknown[0]!r} is none; give {', '.join(NETWORKS)}.")
@@ -411,6 +412,7 @@ if TYPE_CHECKING:  # a type checker cannot see classes that are made at run time
     ModelOptions: TypeAlias = Given
     TrainOptions: TypeAlias = Given
     CrossValidateOptions: TypeAlias = Given
+    ContextOptions: TypeAlias = Given
     PreviewOptions: TypeAlias = Given
     EvaluateOptions: TypeAlias = Given
     PredictOptions: TypeAlias = Given
@@ -423,6 +425,7 @@ else:
     ModelOptions = options_of(ModelConfig, values_of=AutoModel)
     TrainOptions = options_of(TrainJob)
     CrossValidateOptions = options_of(CrossValidateJob)
+    ContextOptions = options_of(ContextJob)
     PreviewOptions = options_of(PreviewAugmentationJob)
     EvaluateOptions = options_of(EvaluateJob)
     PredictOptions = options_of(PredictJob)
@@ -432,10 +435,10 @@ else:
     PyramidOptions = options_of(PyramidJob)
 
 
-def model_of(classes: str, given: Given, networks: _Networks) -> AutoModel:
-    """The model as far as it is given; `MsunetError` where something cannot be used."""
+def model_of(classes: str, given: Given, networks: _Networks, usual: str | None = None) -> AutoModel:
+    """The model as far as it is given, with networks of a usual kind; `MsunetError` where something cannot be used."""
     values = given.values()
-    branch = networks.branch(len(values.get("scales", (1.0,))))
+    branch = networks.branch(len(values.get("scales", (1.0,))), usual)
     if branch is not None:
         values["branch"] = branch
     try:

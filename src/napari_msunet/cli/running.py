@@ -21,7 +21,17 @@ from rich.table import Table
 from rich.text import Text
 
 from napari_msunet.cli.options import RunOptions
-from napari_msunet.config import CrossValidateJob, Job, PredictJob, PredictManyJob, TrainJob, explain, with_damaged
+from napari_msunet.config import (
+    ContextJob,
+    CrossValidateJob,
+    ExperimentJob,
+    Job,
+    PredictJob,
+    PredictManyJob,
+    TrainJob,
+    explain,
+    with_damaged,
+)
 from napari_msunet.errors import MsunetError, failure
 from napari_msunet.events import Event, Message, Metric, Result
 from napari_msunet.events import Progress as Step
@@ -336,6 +346,8 @@ def _kept(job: Job) -> str:
         if best.exists():
             return f"The best model so far is {best}; the same command with --resume goes on."
         return "No epoch was finished, so there is no model yet."
+    if isinstance(job, ContextJob | ExperimentJob) and job.out.exists():
+        return f"The finished trainings are kept in {job.out}; the same command with --resume goes on."
     if isinstance(job, CrossValidateJob) and job.out.exists():
         return f"The finished folds are kept in {job.out}; the same command with --resume goes on."
     if isinstance(job, PredictJob) and job.out.exists():

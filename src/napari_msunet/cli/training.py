@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from napari_msunet.app.retraining import REPLAY, corrections, retraining_job
 from napari_msunet.cli.options import (
+    ContextOptions,
     CrossValidateOptions,
     DamageOptions,
     EvaluateOptions,
@@ -24,7 +25,14 @@ from napari_msunet.cli.options import (
     training_of,
 )
 from napari_msunet.cli.running import app, run_or_print, warn_of
-from napari_msunet.config import CrossValidateJob, EvaluateJob, ExperimentJob, PreviewAugmentationJob, TrainJob
+from napari_msunet.config import (
+    ContextJob,
+    CrossValidateJob,
+    EvaluateJob,
+    ExperimentJob,
+    PreviewAugmentationJob,
+    TrainJob,
+)
 from napari_msunet.errors import MsunetError
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -33,7 +41,7 @@ from napari_msunet.errors import MsunetError
 _SOURCES, _MODEL, _NETWORKS, _TRAINING, _RUN = (
     *(SourceOptions(), ModelOptions(), NetworkOptions(), TrainOptions(), RunOptions()),
 )
-_FOLDS, _PREVIEW, _SCORING = CrossValidateOptions(), PreviewOptions(), EvaluateOptions()
+_FOLDS, _PREVIEW, _SCORING, _STUDY = CrossValidateOptions(), PreviewOptions(), EvaluateOptions(), ContextOptions()
 
 
 @app.command
@@ -133,6 +141,37 @@ def experiment(file: Path, *, out: Path | None = None, resume: bool = False, opt
             raise MsunetError(f"{file} is a job of another kind ({job.job}); give one whose job is experiment.")
         changes = {"resume": resume or job.resume} | ({} if out is None else {"out": out})
         return job.model_copy(update=changes)
+
+    run_or_print(build, options)
+
+
+@app.command
+def context(
+    *,
+    classes: str,
+    out: Path,
+    study: ContextOptions = _STUDY,
+    sources: SourceOptions = _SOURCES,
+    model: ModelOptions = _MODEL,
+    networks: NetworkOptions = _NETWORKS,
+    training: TrainOptions = _TRAINING,
+    options: RunOptions = _RUN,
+) -> None:
+    """Ask whether context helps on these images: several scales against one, in equal time, on held-out groups.
+
+    Parameters
+    ----------
+    classes : str
+        Names of classes 1, 2, ... with commas; background is not one.
+    out : Path
+        Folder for the trainings, answer.md (the answer and the table), and best.json: the training that is advised,
+        which `napari-msunet run` runs. With --resume, finished trainings are kept.
+    """
+
+    def build() -> ContextJob:
+        job = training_of(classes, out, sources, model, networks, training)
+        own = job.model_copy(update={"resume": False})
+        return ContextJob(training=own, out=out, resume=job.resume, **study.values())
 
     run_or_print(build, options)
 

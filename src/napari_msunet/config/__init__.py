@@ -14,8 +14,17 @@ from napari_msunet.config.base import (
     ValueRange,
     explain,
 )
-from napari_msunet.config.branches import NETWORKS, BranchConfig, EncoderConfig, HRNetConfig, LinkNetConfig, UNetConfig
+from napari_msunet.config.branches import (
+    NETWORKS,
+    BranchConfig,
+    ClassicalConfig,
+    EncoderConfig,
+    HRNetConfig,
+    LinkNetConfig,
+    UNetConfig,
+)
 from napari_msunet.config.jobs import (
+    ContextJob,
     CrossValidateJob,
     EvaluateJob,
     ExperimentJob,
@@ -37,6 +46,7 @@ from napari_msunet.config.model import (
     Fusion,
     ModelConfig,
     Normalisation,
+    OwnStatistics,
     check_class_names,
     is_no_class,
 )
@@ -89,7 +99,9 @@ __all__ = [
     "Augmentation",
     "AutoModel",
     "BranchConfig",
+    "ClassicalConfig",
     "Cluster",
+    "ContextJob",
     "CrossValidateJob",
     "Damaged",
     "Device",
@@ -119,6 +131,7 @@ __all__ = [
     "Optimiser",
     "OptimiserKind",
     "Output",
+    "OwnStatistics",
     "PixelSize",
     "PlanJob",
     "Positive",

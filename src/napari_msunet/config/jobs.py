@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from napari_msunet.config.base import Damaged, Device, GivenRange, Kind, Option, PixelSize, Positive, Share, Versioned
 from napari_msunet.config.model import AnyModel, ModelConfig
@@ -13,10 +13,11 @@ from napari_msunet.config.prediction import REGION, PlanJob, PostprocessJob, Pre
 from napari_msunet.config.sources import Role, SlideSource, Source
 from napari_msunet.config.training import Augmentation, LossConfig, Optimiser, Sampling
 
-NormaliseBy: TypeAlias = Literal["z-score", "0-1", "-1-1", "percentile"]
+NormaliseBy: TypeAlias = Literal["z-score", "0-1", "-1-1", "percentile", "image-z-score", "image-min-max"]
 
 
 _TIME, _WINDOWS, _SPLIT, _BEFORE, _MACHINE = "Time", "Windows", "Split", "Earlier models", "Machine"
+_STUDY = "Study of context"
 
 
 class TrainJob(Versioned):
@@ -59,8 +60,14 @@ class TrainJob(Versioned):
     """Where windows are taken."""
     normalise: Annotated[NormaliseBy, Option("Normalise", _WINDOWS)] = "z-score"
     """What the model's first layer does with the channels, fitted to the training images: z-score (mean 0, standard
-    deviation 1), 0-1 and -1-1 (the range of the file's numbers), percentile (the 1st to the 99th become 0 to 1). Only
-    where the model has no normalisation yet."""
+    deviation 1), 0-1 and -1-1 (the range of the file's numbers), percentile (the 1st to the 99th become 0 to 1).
+    image-z-score and image-min-max: each image or slide by its own statistics, taken once of all of it. Only where the
+    model has no normalisation yet."""
+    statistics_of: Annotated[
+        Literal["whole", "tissue"],
+        Option("Own statistics of", _WINDOWS, words={"whole": "the whole image", "tissue": "its tissue"}),
+    ] = "whole"
+    """For image-z-score and image-min-max: the pixels that count, all of them, or those on tissue."""
     loss: Annotated[LossConfig, Option(group="Loss", example="a sum such as bce+dice")] = LossConfig()
     """What training minimises: a sum of cross_entropy (ce), bce, dice, jaccard, tversky, focal, boundary and edge with
     weights, such as bce+jaccard+dice or focal+0.5*dice+0.01*boundary."""
@@ -200,6 +207,40 @@ class ExperimentJob(Versioned):
         return TrainJob.model_validate(values)
 
 
+class ContextJob(Versioned):
+    """Ask whether context helps: one scale at several resolutions against several scales, in the same time."""
+
+    job: Literal["context"] = "context"
+    training: TrainJob
+    """How each is trained; its scales, fusion, `validation`, `test`, `fold` and time limit do not count."""
+    resolutions: Annotated[tuple[Positive, ...], Option(group=_STUDY, example="factors with commas")] = (0.67, 1.0, 1.5)
+    """For one scale: factors on the µm per pixel that suit the images, with commas; larger is coarser."""
+    scales: tuple[tuple[Positive, ...], ...] = Field(((1.0, 0.5), (1.0, 0.25)), min_length=1)
+    """The sets of several scales, each with wider surroundings around the same place."""
+    folds: Annotated[int, Option(group=_STUDY)] = Field(3, ge=2, le=50)
+    """The groups (patients, slides) are cut into this many parts, and each is held out once; a single slide is cut into
+    strips."""
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """Each training is repeated with each of these."""
+    seconds: Annotated[Positive, Option("Each training", _STUDY, False, "s")] = 100.0
+    """Processor time of each training, of all processors together."""
+    threads: int | None = Field(None, ge=1)
+    """Threads of each training. None: as many as there are processors."""
+    scored: tuple[Source, ...] | None = None
+    """As for an experiment."""
+    out: Path
+    """Folder: experiment/, answer.json, answer.md and best.json (the training that is advised)."""
+    resume: bool = False
+    """Continue where it stopped: finished trainings are kept."""
+
+    @field_validator("scales")
+    @classmethod
+    def _several(cls, value: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
+        if any(len(scales) < 2 for scales in value):
+            raise ValueError("each set of scales has at least two; one scale is compared with them anyway")
+        return value
+
+
 class PreviewAugmentationJob(Versioned):
     """Show what each scale will see of some training windows, unchanged and after their random changes."""
 
@@ -296,6 +337,7 @@ Job = Annotated[
     | PreviewJob
     | EvaluateJob
     | CrossValidateJob
+    | ContextJob
     | ExperimentJob
     | PreviewAugmentationJob
     | MeasureJob
@@ -316,7 +358,7 @@ def with_damaged(job: Job, damaged: Damaged) -> Job:
             source.model_copy(update={"damaged": damaged}) if isinstance(source, SlideSource) else source
             for source in job.sources
         )
-    if isinstance(job, CrossValidateJob | PreviewAugmentationJob):
+    if isinstance(job, CrossValidateJob | ContextJob | PreviewAugmentationJob):
         changes["training"] = with_damaged(job.training, damaged)
     if isinstance(job, PredictManyJob):
         changes["settings"] = job.settings.model_copy(update={"damaged": damaged})

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from napari_msunet.config.base import Frozen, Option, Positive, TrainedOn, Versioned
-from napari_msunet.config.branches import BranchConfig, UNetConfig
-from napari_msunet.geometry import Resolution, as_scale, common_alignment
+from napari_msunet.config.branches import BranchConfig, ClassicalConfig, UNetConfig
+from napari_msunet.geometry import Resolution, as_scale, common_alignment, round_up
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The model: its scales, its fusion, its branches.
@@ -58,6 +58,13 @@ def check_class_names(names: Sequence[str]) -> None:
             f"give 1 to {MAX_CLASSES} different class names (background is not one, nor is what is ignored or not "
             f"annotated), not {tuple(names)}"
         )
+
+
+class OwnStatistics(Frozen):
+    """The first layer takes its constants from each image or slide itself, once for the whole of it."""
+
+    by: Literal["z-score", "min-max"]
+    within: Literal["whole", "tissue"] = "whole"
 
 
 class Normalisation(Frozen):
@@ -125,6 +132,14 @@ class ModelConfig(Versioned):
     trained_on: TrainedOn | None = None
     """Kind and range of the images' values. None until a training sets it, and in models that were saved before it was
     kept."""
+    image_size: Annotated[int | None, Option("Bring images to", _GROUP, unit="px", none="no common size", step=64)] = (
+        Field(None, ge=16, le=8192)
+    )
+    """Pixels a side that every image is brought to as a whole, such as 256 or 512, whatever its own size and shape; for
+    models in pixels. Predictions are brought back to the image's own pixels. Without it, images keep their
+    resolution."""
+    own_statistics: OwnStatistics | None = None
+    """The normalisation by each image's own statistics; None: by the constants in `normalisation`."""
 
     def __init__(self, **values: Any) -> None:
         # Class names are checked only in configs made by code, so that files older than this check still open.
@@ -156,8 +171,15 @@ class ModelConfig(Versioned):
 
     @model_validator(mode="after")
     def _joins(self) -> Self:
+        if self.classical:
+            self._is_classical()
         if self.fusion in JOINED and any(b.kind != "unet" for b in self.branches):
             raise ValueError(f'fusion="{self.fusion}" needs branches of kind "unet", whose levels it enters')
+        if self.fusion in JOINED and self.mirrored:
+            raise ValueError(
+                f'fusion="{self.fusion}" enters the levels of a network, which padding="mirror" crops: give '
+                'padding="valid", or another fusion'
+            )
         if self.fusion == "pyramid" and (self.shared or len(set(self.branches)) != 1):
             raise ValueError(
                 'fusion="pyramid" is one network for all scales: give one branch config, and leave shared off'
@@ -168,6 +190,22 @@ class ModelConfig(Versioned):
                     f"the scale {ratio} is no whole multiple of finest_scale {read}, from which it is brought up"
                 )
         return self
+
+    def _is_classical(self) -> None:
+        """Raise `ValueError` where a classical method cannot be what is asked for."""
+        branch = self.branches[0]
+        if len(self.scales) > 1 or self.upscale > 1 or self.finest_scale is not None:
+            raise ValueError(
+                "a classical method looks at each pixel of one scale: give one scale, such as scales=(1.0,), and leave "
+                "upscale and finest_scale as they are"
+            )
+        if isinstance(branch, ClassicalConfig) and branch.made <= len(self.classes):
+            raise ValueError(
+                f"{branch.method} makes {branch.made} parts, too few for background and {len(self.classes)} classes: "
+                f"give method kmeans with {len(self.classes) + 1} parts or more"
+            )
+        if isinstance(branch, ClassicalConfig):
+            branch.check_channels(self.channels)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -180,6 +218,21 @@ class ModelConfig(Versioned):
         if self.mpp is not None and self.pixel != 1:
             raise ValueError(
                 f"pixel={self.pixel:g} is for models in pixels (mpp=None); this one works at {self.mpp:g} µm"
+            )
+        if self.image_size is not None and (self.mpp is not None or self.pixel != 1):
+            raise ValueError(
+                f"image_size={self.image_size} brings images of any size to as many pixels, so the model has no "
+                "resolution of its own: leave out mpp and pixel"
+            )
+        if self.image_size is not None and self.image_size % self.size_multiple:
+            raise ValueError(
+                f"image_size={self.image_size} cannot be halved as often as these networks do at these scales: give a "
+                f"multiple of {self.size_multiple}, such as {round_up(self.image_size, self.size_multiple)}"
+            )
+        if self.own_statistics is not None and any(branch.kind == "encoder" for branch in self.branches):
+            raise ValueError(
+                "known encoders normalise by the constants they were trained with, not by an image's own statistics: "
+                "leave own_statistics out"
             )
         if self.shared and len(set(self.branches)) != 1:
             raise ValueError("branches that share their weights need the same branch config: give one for all scales")
@@ -210,6 +263,16 @@ class ModelConfig(Versioned):
         return self.branch if isinstance(self.branch, tuple) else (self.branch,) * len(self.scales)
 
     @property
+    def classical(self) -> bool:
+        """Whether it is a classical method, which has nothing to learn by gradients."""
+        return any(branch.kind == "classical" for branch in self.branches)
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether images are mirrored at their edges, for all branches, instead of background beyond them."""
+        return any(branch.mirrored for branch in self.branches)
+
+    @property
     def _read(self) -> tuple[Fraction, ...]:
         """The scale at which each branch reads the image."""
         if self.finest_scale is None:
@@ -234,7 +297,7 @@ class ModelConfig(Versioned):
     @property
     def resolution(self) -> Resolution:
         """The resolution at which the model works: the size of a pixel of scale 1."""
-        return Resolution(self.pixel, "px") if self.mpp is None else Resolution(self.mpp)
+        return Resolution(self.pixel, "px", self.image_size) if self.mpp is None else Resolution(self.mpp)
 
     @property
     def unit(self) -> Literal["µm", "px"]:
@@ -247,12 +310,20 @@ class ModelConfig(Versioned):
         return self.resolution.times(1 / self.upscale)
 
     @property
+    def output(self) -> Resolution | None:
+        """The resolution of the labels that are stored: that of the target grid; None where images are brought to one
+        size, because these predictions are brought back to the image's own pixels."""
+        return None if self.image_size is not None else self.target
+
+    @property
     def target_mpp(self) -> float | None:
         """µm per pixel of the target grid; None of a model in pixels."""
         return self.target.mpp
 
     def at(self, resolution: Resolution) -> dict[str, float | None]:
         """The fields of a config that works at this resolution."""
+        if resolution.side is not None:
+            return {"mpp": None, "pixel": 1.0, "image_size": resolution.side}
         return {"mpp": resolution.mpp, "pixel": resolution.size if resolution.mpp is None else 1.0}
 
     @property
@@ -311,6 +382,15 @@ class AutoModel(Versioned):
     field: Literal["same", "concentric"] | None = None
     upscale: Literal[1, 2] | None = None
     finest_scale: float | None = None
+    image_size: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_pixels(cls, given: Any) -> Any:
+        """Images that are brought to one size have no µm."""
+        if isinstance(given, dict) and given.get("image_size") is not None and given.get("mpp") is None:
+            return {**given, "mpp": "px"}
+        return given
 
     @property
     def unit(self) -> Literal["µm", "px"]:
@@ -320,6 +400,8 @@ class AutoModel(Versioned):
     @property
     def target(self) -> Resolution | None:
         """The target of `ModelConfig`, where the resolution is given."""
+        if self.image_size is not None:
+            return Resolution(1.0, "px", self.image_size).times(1 / (self.upscale or 1))
         return None if self.mpp is None or self.mpp == "px" else Resolution(self.mpp)
 
     @property
@@ -328,11 +410,16 @@ class AutoModel(Versioned):
         given = {name: value for name, value in self if name != "kind" and value is not None}
         if self.mpp == "px":
             del given["mpp"]  # for a model in pixels, `pixel` is still to be chosen
-        return given
+        return given | ({"mpp": None, "pixel": 1.0} if self.mpp == "px" and self.image_size is not None else {})
 
     @model_validator(mode="after")
     def _can_be_completed(self) -> Self:
-        ModelConfig(**({"mpp": 1.0, "fusion": "mean"} | self.given))
+        assumed: dict[str, Any] = {"mpp": 1.0, "fusion": "mean"}
+        if isinstance(self.branch, ClassicalConfig):  # its channels are checked again when they are known
+            assumed |= {"scales": (1.0,), "channels": 4 if self.branch.look.startswith("channel") else 3}
+        elif self.image_size is not None:  # the network is chosen to fit it, if it can be halved at all
+            assumed |= {"scales": (1.0,), "branch": UNetConfig(depth=1)}
+        ModelConfig(**(assumed | self.given))
         return self
 
 
@@ -342,10 +429,13 @@ AnyModel: TypeAlias = ModelConfig | AutoModel
 # ----------------------------------------------------------------------------------------------------------------------
 # How two models differ, where one is to continue from the other's weights.
 
-_FREE = {"schema_version", "classes", "mpp", "pixel", "channel_names", "field", "normalisation", "trained_on"}
+_FREE = {
+    *("schema_version", "classes", "mpp", "pixel", "channel_names", "field", "normalisation", "trained_on"),
+    *("image_size", "own_statistics"),
+}
 """Fields in which a new model may differ from the one it starts from: none changes what the weights compute."""
 
-_TRAINING_ONLY = {"dropout"}
+_TRAINING_ONLY = {"dropout", "block_dropout"}
 """The same for fields of a branch."""
 
 

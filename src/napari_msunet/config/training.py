@@ -84,6 +84,9 @@ class Augmentation(Frozen):
     """How often a rectangle of a window, with its truth, is replaced by that of another window of the batch."""
     mixup: Annotated[Half, Option("MixUp", _CHANGES)] = 0.0
     """Largest share of another window of the batch that is blended in; the loss counts both truths by their shares."""
+    mirror: Annotated[Share, Option("Mirror left to right", _CHANGES)] = 0.0
+    """Share (0 to 1) of the windows that are mirrored left to right, drawn for each; alone with flip=no, it is the only
+    change of direction."""
 
     @model_validator(mode="before")
     @classmethod
@@ -142,6 +145,14 @@ class LossConfig(Frozen):
     """Weight of the binary cross-entropy: each class against all others."""
     dice: Annotated[Weight, Option("Dice", _LOSS, step=0.1)] = 1.0
     """Weight of 1 - Dice, a loss of the overlap. Raise it for rare, small objects."""
+    dice_of: Annotated[
+        Literal["present", "foreground"],
+        Option("Dice of", _LOSS, words={"present": "background and present classes", "foreground": "the classes only"}),
+    ] = "present"
+    """What the Dice is a mean of: background and the classes that the batch has (present), or classes 1 to K without
+    background, also where the batch has none of them, as most published code computes it (foreground)."""
+    dice_smooth: Annotated[Positive, Option("Dice smoothing", _LOSS, step=0.1)] = 2e-5
+    """Added above and below the line of the Dice, ``(2 TP + s) / (P + T + s)``; 1 in much published code."""
     jaccard: Annotated[Weight, Option(group=_LOSS, step=0.1)] = 0.0
     """Weight of 1 - Jaccard."""
     tversky: Annotated[Weight, Option(group=_LOSS, step=0.1)] = 0.0
@@ -252,7 +263,7 @@ def parse_loss(text: str) -> dict[str, Any]:
 OptimiserKind: TypeAlias = Literal["adamw", "adam", "sgd", "rmsprop", "adagrad", "lbfgs"]
 Schedule: TypeAlias = Literal["plateau", "cosine", "constant", "restarts", "one_cycle"]
 Watched: TypeAlias = Literal["loss", "iou"]
-Precision: TypeAlias = Literal["32", "bf16", "16"]
+Precision: TypeAlias = Literal["auto", "32", "bf16", "16"]
 Averaging: TypeAlias = Literal["none", "ema", "swa"]
 
 _Decay: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
@@ -325,8 +336,9 @@ class Optimiser(Frozen):
     """Largest norm of the gradient; a larger one is scaled down."""
     accumulate: Annotated[int, Option(group=_LEARNING, unit="batches")] = Field(1, ge=1)
     """Batches whose gradients are added up for one step of the optimiser."""
-    precision: Annotated[Precision, Option(group=_LEARNING)] = "32"
-    """32, or mixed precision: bf16 or 16 (bfloat16 on a processor)."""
+    precision: Annotated[Precision, Option(group=_LEARNING, words={"auto": "measured"})] = "auto"
+    """32, or mixed precision: bf16 or 16 (bfloat16 on a processor). auto: with a time limit, a few steps on the
+    processor show whether bf16 is faster; else 32."""
     average: Annotated[Averaging, Option(group=_WEIGHTS)] = "ema"
     """Which weights are validated and kept: those of the last step (none), their exponential moving average (ema), or
     the mean over the ends of the last epochs (swa)."""

@@ -17,7 +17,15 @@ from napari_msunet.annotation.painting import ShapePainter, overview_step
 from napari_msunet.annotation.shapes import DrawnShape
 from napari_msunet.config import MaskValues
 from napari_msunet.constants import ANNOTATED_BACKGROUND, IGNORED
-from napari_msunet.data.masks import ChosenMask, Mask, choose_reading, majority, read_mask_file
+from napari_msunet.data.masks import (
+    ChosenMask,
+    Mask,
+    choose_reading,
+    is_colour_table,
+    majority,
+    read_colour_mask,
+    read_mask_file,
+)
 from napari_msunet.errors import SourceError
 from napari_msunet.geometry import Grid, Region, Window, to_position
 from napari_msunet.objects.components import connected
@@ -188,7 +196,7 @@ class MaskTruth(WholeTruth):
         return chosen.truth
 
     def _chosen(self) -> ChosenMask:
-        file = read_mask_file(self.path)
+        file = read_colour_mask(self.path) if is_colour_table(self._values) else read_mask_file(self.path)
         try:
             self._check(file.readings[0].numbers.shape)  # before its values are looked at
         except SourceError as error:

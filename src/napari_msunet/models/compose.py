@@ -1,4 +1,6 @@
-"""Taking models apart and putting them together: a branch as a model, one model from several, other scales."""
+"""Taking models apart and putting them together: a branch as a model, one model from several, other scales.
+
+Also classical methods, which are models without training."""
 
 from __future__ import annotations
 
@@ -9,11 +11,32 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from napari_msunet.config import Fusion, ModelConfig, TrainedOn, ValueRange, explain
+from napari_msunet.config import ClassicalConfig, Fusion, ModelConfig, TrainedOn, ValueRange, explain
 from napari_msunet.errors import ModelError, MsunetError
 from napari_msunet.geometry import Resolution, as_scale
 from napari_msunet.models.blocks import arrange
 from napari_msunet.models.msunet import MSUNet, build_model
+
+
+def untrained_model(config: ModelConfig) -> MSUNet:
+    """A classical method as a model that predicts without having been trained.
+
+    Its thresholds or centres are those of each slide, or a threshold that is given by hand.
+
+    Raises
+    ------
+    ModelError
+        If it is no classical method, or one that has to be fitted to training images.
+    """
+    branch = config.branches[0]
+    if not isinstance(branch, ClassicalConfig):
+        raise ModelError("Only a classical method works without training; give one, or train the model.")
+    if branch.method != "threshold" and not branch.by_slide:
+        raise ModelError(
+            f"{branch.method} is to be fitted to the training images: train it, or let it be fitted to each slide "
+            "(fit='slide')."
+        )
+    return build_model(config).eval()
 
 
 def branch_model(model: MSUNet, i: int) -> MSUNet:
@@ -87,7 +110,7 @@ def combine_models(models: Sequence[MSUNet], fusion: Fusion = "mean", mpp: float
             f"{[len(m.config.scales) for m in models]} scales: take one branch of each with branch_model."
         )
     first = models[0].config
-    for name in ("classes", "channels", "channel_names", "upscale"):
+    for name in ("classes", "channels", "channel_names", "upscale", "image_size", "own_statistics"):
         values = [getattr(m.config, name) for m in models]
         if any(value != values[0] for value in values):
             raise ModelError(f"The models differ in {name}: {values}; give models that were trained for the same.")

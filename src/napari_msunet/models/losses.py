@@ -120,7 +120,7 @@ def binary_cross_entropy(scene: Scene) -> Tensor:
     With one class it is equal to the cross-entropy.
     """
     log_p = scene.log_probabilities
-    best = log_p.argmax(1, keepdim=True)
+    best = log_p.max(1, keepdim=True).indices
     top = torch.zeros_like(log_p, dtype=torch.bool).scatter_(1, best, True)
     # 1 - p can be small only for the largest p, where it is computed as the sum of the others, without cancellation.
     others = log_p.masked_fill(top, -torch.inf).logsumexp(1, keepdim=True)
@@ -129,11 +129,12 @@ def binary_cross_entropy(scene: Scene) -> Tensor:
     return scene.mean(losses, _of_classes(scene, scene.near))
 
 
-def overlap(scene: Scene, alpha: float, beta: float) -> Tensor:
+def overlap(scene: Scene, alpha: float, beta: float, smooth: float = SMOOTH, foreground: bool = False) -> Tensor:
     """1 - Tversky index: ``TP / (TP + alpha FP + beta FN)`` with ``TP = sum p_c t_c`` and so on over the whole batch.
 
-    The mean by class weights is over background and the classes that have pixels in the batch. At alpha = beta = 1/2
-    the index is Dice, at 1 it is Jaccard.
+    The mean by class weights is over background and the classes that have pixels in the batch; with `foreground` over
+    classes 1..K, whether they have pixels or not. At alpha = beta = 1/2 the index is Dice, at 1 it is Jaccard. `smooth`
+    is added above and below the line (for a Dice of ``(2 TP + s) / (P + T + s)``, give ``s / 2``).
 
     References
     ----------
@@ -147,8 +148,8 @@ def overlap(scene: Scene, alpha: float, beta: float) -> Tensor:
     pixels = zeros.index_add(0, scene.target.flatten(), counted)
     common = zeros.index_add(0, scene.target.flatten(), scene.at_target.exp().flatten() * counted)
     predicted = torch.where(scene.counted.unsqueeze(1), scene.probabilities, 0.0).sum(dim=(0, 2, 3))
-    index = (common + SMOOTH) / (common + alpha * (predicted - common) + beta * (pixels - common) + SMOOTH)
-    weights = (pixels > 0) * scene.class_weights
+    index = (common + smooth) / (common + alpha * (predicted - common) + beta * (pixels - common) + smooth)
+    weights = scene.class_weights * (torch.arange(outputs, device=pixels.device) if foreground else pixels).gt(0)
     return ((1 - index) * weights).sum() / weights.sum().clamp_min(TINY)
 
 
@@ -333,8 +334,9 @@ def _term(name: str, scene: Scene, config: LossConfig, maps: Maps) -> Tensor:
         return boundary(scene, maps.distances)
     if name == "edge":
         return edge(scene)
+    if name == "dice":
+        return overlap(scene, 0.5, 0.5, config.dice_smooth / 2, config.dice_of == "foreground")
     alpha_beta = {
-        "dice": (0.5, 0.5),
         "jaccard": (1.0, 1.0),
         "tversky": (config.tversky_alpha, config.tversky_beta),
     }

@@ -22,9 +22,9 @@ from napari_msunet.config import ModelConfig, Normalisation
 from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window, round_up
 from napari_msunet.models.alignment import Alignment, grain_of
-from napari_msunet.models.blocks import Normalise, Stem, arrange, initialise
+from napari_msunet.models.blocks import Normalise, Stem, arrange, initialise, mirrored
 from napari_msunet.models.fusion import Fusion, JointFusion, build_fusion
-from napari_msunet.models.networks import Branch, EncoderNetwork
+from napari_msunet.models.networks import Branch, Classical, EncoderNetwork
 from napari_msunet.models.receptive_field import ReceptiveField
 from napari_msunet.models.resample import part_to_target, to_target
 from napari_msunet.models.strip_inference import run_within
@@ -112,6 +112,8 @@ class MSUNet(ReceptiveField):
         for branch in branches:
             branch.apply(initialise)
             nn.init.normal_(branch.head.weight, std=branch.network.features**-0.5)
+            if isinstance(branch.network, Classical) and isinstance(branch.head, nn.Conv2d):
+                branch.network.begin(branch.head)
         self.branches = nn.ModuleList(branches)
         self.stems = nn.ModuleDict({str(i): Stem(config.channels, n) for i, n in enumerate(config.enlarged) if n > 1})
         networks = [self.branch(i).network for i in range(len(config.scales))]
@@ -292,11 +294,12 @@ class MSUNet(ReceptiveField):
         return branch
 
     def _input(self, i: int, x: Tensor, padded: Size) -> Tensor:
-        """A branch's normalised input, padded with zeros at the bottom and right, and enlarged where it has a stem."""
+        """A branch's normalised input, padded at the bottom and right with zeros or its mirror image, and enlarged
+        where it has a stem."""
         x = self._normalised(i, x)
         below, right = padded[0] - x.shape[-2], padded[1] - x.shape[-1]
         if below or right:
-            x = F.pad(x, (0, right, 0, below))
+            x = mirrored(x, 0, below, 0, right) if self.config.mirrored else F.pad(x, (0, right, 0, below))
         x = self.stems[str(i)](x) if self.config.enlarged[i] > 1 else x
         return x.contiguous(memory_format=torch.channels_last)
 
@@ -321,10 +324,10 @@ class MSUNet(ReceptiveField):
 
     def _normalised(self, i: int, x: Tensor) -> Tensor:
         """The normalised input of a branch; known encoders have constants of their own, with which they were
-        trained."""
+        trained, and classical methods see the image as it is."""
         x, network = self._checked(i, x), self.branch(i).network
         own = self.normalise_others[i - 1] if i and len(self.normalise_others) else self.normalise
-        normalised: Tensor = (network.normalise if isinstance(network, EncoderNetwork) else own)(x)
+        normalised: Tensor = (network.normalise if isinstance(network, EncoderNetwork | Classical) else own)(x)
         return normalised
 
     def _checked(self, i: int, x: Tensor) -> Tensor:

@@ -189,7 +189,7 @@ class ProgressCallback(pl.Callback):
         self.trackers: Sequence[Tracker] = ()
         self._epoch_began = self._step_ended = 0.0
         self._validation_seconds = 0.0
-        self._last_progress = self._last_curves = 0.0
+        self._last_progress, self._last_curves = 0.0, time.monotonic()
         self._warm_steps, self._warm_seconds = 0, 0.0
         self._steps_done, self._steps_total = 0, 1
         self.finishing_passes = 0

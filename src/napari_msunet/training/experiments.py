@@ -231,7 +231,7 @@ mean_dice = partial(mean_score, "dice")
 
 def summarise(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
     """Means and intervals of each variant, and its differences to the first one over the trials that both have."""
-    counts = {name: _counts([row for row in rows if row["variant"] == name and "groups" in row]) for name in names}
+    counts = {name: variant_counts(rows, name) for name in names}
     variants = {}
     for name in names:
         own = [row for row in rows if row["variant"] == name]
@@ -261,13 +261,19 @@ def summarise(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str,
 Key: TypeAlias = tuple[int, int, str]
 
 
-def _counts(rows: Sequence[dict[str, Any]]) -> dict[Key, Matrix]:
-    """Confusion matrices of the fused output, by fold, seed and group."""
+def variant_counts(rows: Sequence[dict[str, Any]], name: str) -> dict[Key, Matrix]:
+    """Confusion matrices of a variant's fused output, by fold, seed and group; none of trials that could not run."""
     return {
         (row["fold"], row["seed"], group): np.asarray(outputs["fused"], np.int64)
         for row in rows
-        for group, outputs in row["groups"].items()
+        if row["variant"] == name
+        for group, outputs in row.get("groups", {}).items()
     }
+
+
+def trial_rows(job: ExperimentJob) -> list[dict[str, Any]]:
+    """The rows of the finished trials of an experiment, with the counts of each group."""
+    return [read_json(file) for file in sorted((job.out / "trials").glob(f"*/{_TRIAL}"))]
 
 
 def _by_group(counts: dict[Key, Matrix]) -> Matrix:

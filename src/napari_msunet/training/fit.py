@@ -25,6 +25,7 @@ from napari_msunet.data.recipe import UNLIMITED_EPOCHS
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Cancelled, Event, Message, Result, Say, Stop, current, in_background
 from napari_msunet.models import MSUNet, build_model, load_model
+from napari_msunet.models.networks import Classical
 from napari_msunet.models.start_weights import take_weights
 from napari_msunet.slide.identity import short_hash
 from napari_msunet.training.distributed import Rank, fewer_threads, leave_group, others, rank_of, tell_ready
@@ -66,11 +67,11 @@ def _panels(session: TrainingSetup, model: MSUNet) -> list[tuple[float, Panel]]:
     found: list[tuple[float, Panel]] = []
     assert session.validation is not None  # for the type checker
     for batch in session.validation:
-        inputs = [as_unit(x).to(session.device) for x in batch.inputs]
+        inputs = [x.to(session.device) for x in batch.normalised()]
         size = (int(batch.target.shape[1]), int(batch.target.shape[2]))
         with torch.inference_mode():
-            predicted = seen.outputs(inputs, size, seen.config.field)[0].argmax(1).cpu()
-        images = interpolate(inputs[finest].cpu(), size, mode="nearest")
+            predicted = seen.outputs(inputs, size, seen.config.field)[0].max(1).indices.cpu()
+        images = interpolate(as_unit(batch.inputs[finest]), size, mode="nearest")
         for image, truth, labels in zip(images, batch.target, predicted, strict=True):
             scores = class_scores(confusion(labels, truth, outputs).numpy())["dice"][1:]
             known = scores[np.isfinite(scores)]
@@ -86,6 +87,9 @@ def _panels(session: TrainingSetup, model: MSUNet) -> list[tuple[float, Panel]]:
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The training loop, run by Lightning's trainer, and its result.
+
+_TRIAL_FROM = 60.0
+"""Seconds of a time limit from which a trial of the precision pays: it takes about six steps."""
 
 
 def fit(session: TrainingSetup, folder: RunFolder, started: float, place: Rank, say: Say, stop: Stop) -> None:
@@ -139,26 +143,49 @@ def _settle(session: TrainingSetup, folder: RunFolder, said: _Said, resume: bool
         if before.get("batch_size", session.batches.batch) != session.batches.batch and "accumulate" in before:
             session.accumulate, session.batches.steps = before["accumulate"], before["steps_per_epoch"]
             session.regroup(before["batch_size"])
+        _set(session, precision=before.get("precision", "32") if job.optimiser.precision == "auto" else None)
         return  # the checkpoint has the learning rate
-    if not job.find_batch_size and not job.find_learning_rate:
+    # Only where time is what counts: a training without a limit gives the same weights on any machine.
+    alone = session.device.type == "cpu" and said.place.world == 1
+    trial = alone and job.optimiser.precision == "auto" and (job.time_limit or 0) >= _TRIAL_FROM
+    if not job.find_batch_size and not job.find_learning_rate and not trial:
+        _set(session, precision="32" if job.optimiser.precision == "auto" else None)
         return
-    from napari_msunet.training.tuner import find_batch_size, find_learning_rate
+    from napari_msunet.training.tuner import find_batch_size, find_learning_rate, find_precision
 
     with torch.random.fork_rng():
+        precision, times = ("32", 1.0) if not trial else find_precision(session, partial(_model, session), said.stop)
+        _set(session, precision=precision if job.optimiser.precision == "auto" else None)
+        if precision == "bf16":
+            said.say(
+                Message(text=f"A step in bfloat16 is {times:.1f} times as fast here: training with precision bf16.")
+            )
         if job.find_batch_size:
             session.set_batch(find_batch_size(session, partial(_model, session), said.stop))
             text = f"{session.batches.batch} windows at a time fit into the memory of {session.device}."
             said.say(Message(text=text))
         if job.find_learning_rate:
             rate = find_learning_rate(session, partial(_model, session), said.stop)
-            session.job = job.model_copy(update={"optimiser": job.optimiser.model_copy(update={"learning_rate": rate})})
+            _set(session, learning_rate=rate)
             said.say(Message(text=f"The loss falls fastest at a learning rate of {rate:g}: training begins with it."))
+
+
+def _set(session: TrainingSetup, **found: Any) -> None:
+    """Put what was found into the optimiser's options; None: nothing was."""
+    update = {name: value for name, value in found.items() if value is not None}
+    session.job = session.job.model_copy(update={"optimiser": session.job.optimiser.model_copy(update=update)})
 
 
 def _model(session: TrainingSetup) -> MSUNet:
     """The model at the beginning, the same at each call."""
     torch.manual_seed(session.job.seed)
     model = build_model(session.config)
+    if session.config.classical:  # nothing of an earlier model is left in thresholds that are fitted anew
+        network = model.branch(0).network
+        assert isinstance(network, Classical)  # for the type checker
+        batches = session.calibration()
+        network.learn([as_unit(b.inputs[0]) for b in batches], [b.target for b in batches])
+        return model
     if session.start:
         take_weights(model, session.start)
     return model
@@ -241,7 +268,7 @@ def _precision(wanted: Precision, device: torch.device) -> Any:
     """The precision in Lightning's words; on a CPU, bfloat16 is the only 16-bit type."""
     if wanted == "16" and device.type == "cpu":
         wanted = "bf16"
-    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[wanted]
+    return {"auto": "32-true", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[wanted]
 
 
 def _saved(folder: RunFolder) -> dict[str, Any]:
@@ -283,6 +310,7 @@ def _summary(session: TrainingSetup) -> dict[str, Any]:
         "accumulate": session.accumulate,
         "steps_per_epoch": session.batches.steps,
         "learning_rate": session.job.optimiser.learning_rate,
+        "precision": session.job.optimiser.precision,
         "seed": session.job.seed,
         "split": {"train": _names(session.sides.train), "validate": _names(session.sides.validate)},
         "training_pixels": [short_hash(item.pixel_key) for item in session.sides.train],

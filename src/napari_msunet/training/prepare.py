@@ -187,6 +187,8 @@ def settle_training(given: TrainJob, folder: RunFolder, say: Say) -> tuple[Settl
     if resumed:
         return resumed, ()
     job, reasons = settle(given)
+    if job.model.classical and given.devices * given.nodes > 1:
+        raise MsunetError("A classical method is fitted in seconds on one device; leave devices and nodes at 1.")
     for reason in reasons:
         say("info", reason)
     return job, reasons
@@ -273,6 +275,11 @@ def seen_config(config: ModelConfig, own_grid: bool, say: Say) -> ModelConfig:
     finest = max(config.ratios)
     if not own_grid or finest == 1:
         return config
+    if config.image_size is not None:
+        raise MsunetError(
+            f"The loss cannot be computed on the finest branch's own grid where images are brought to one size: give "
+            f"image_size={round(config.image_size * float(finest))} and a largest scale of 1, or leave own_grid off."
+        )
     if finest > 1 or config.joint:
         raise MsunetError(
             "The loss cannot be computed on the finest branch's own grid with these scales and this fusion: that is "

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from napari_msunet._io import append, csv_text, make_folder, read_json, read_rows, write_json, write_text
-from napari_msunet.config import AutoModel, CrossValidateJob, ExperimentJob, SettledTrainJob, TrainJob
+from napari_msunet.config import AutoModel, ContextJob, CrossValidateJob, ExperimentJob, SettledTrainJob, TrainJob
 from napari_msunet.data.recipe import UNLIMITED_EPOCHS
 from napari_msunet.errors import OutputError, StoreError
 
-J = TypeVar("J", CrossValidateJob, ExperimentJob)
+J = TypeVar("J", CrossValidateJob, ContextJob, ExperimentJob)
 
 Row = dict[str, float]
 """The numbers of one epoch: "epoch", "seconds", "learning_rate", and others by `column`."""
@@ -41,7 +41,7 @@ def begin_folder(file: Path, job: J, what: str, comparable: Callable[[J], dict[s
     ----------
     file : Path
         The file of the job, in `job.out`.
-    job : CrossValidateJob or ExperimentJob
+    job : CrossValidateJob, ContextJob or ExperimentJob
     what : str
         A word for the work, with its article, such as "an experiment".
     comparable : callable

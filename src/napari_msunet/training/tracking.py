@@ -20,6 +20,8 @@ _LONGEST = 500
 """Longest text of a setting, which all MLflow servers accept."""
 
 
+# Not Lightning's loggers: they hang on a Trainer and its module's `self.log`, while the numbers here are the columns of
+# metrics.csv, also after a resumed run has dropped the epochs after its last checkpoint.
 class Tracker(Protocol):
     """A program that gets the metrics of each epoch."""
 

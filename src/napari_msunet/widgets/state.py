@@ -14,7 +14,17 @@ from psygnal import Signal
 from pydantic import BaseModel, ConfigDict, create_model
 
 from napari_msunet.app.project import Project, Ring, default_folder
-from napari_msunet.config import ImageSet, Kind, ModelConfig, PredictJob, Role, TrainJob, UNetConfig, ValueRange
+from napari_msunet.config import (
+    ClassicalConfig,
+    ImageSet,
+    Kind,
+    ModelConfig,
+    PredictJob,
+    Role,
+    TrainJob,
+    UNetConfig,
+    ValueRange,
+)
 from napari_msunet.config.base import option_of
 from napari_msunet.config.prediction import InClasses
 from napari_msunet.constants import ANNOTATED_BACKGROUND
@@ -86,6 +96,21 @@ def three_scales(classes: tuple[str, ...], mpp: float | None) -> ModelConfig:
     )
 
 
+def classical(classes: tuple[str, ...], mpp: float | None) -> ModelConfig:
+    """No network: a threshold, or for several classes k-means."""
+    config = ModelConfig(classes=classes[:1], mpp=mpp, scales=(1.0,), fusion="mean", branch=ClassicalConfig())
+    return with_enough_parts(config.model_copy(update={"classes": classes}))
+
+
+def with_enough_parts(config: ModelConfig) -> ModelConfig:
+    """The model; a classical method with too few parts for its classes becomes k-means with enough."""
+    branch = config.branch
+    if not isinstance(branch, ClassicalConfig) or branch.made > len(config.classes):
+        return config
+    more = {"method": "kmeans", "parts": max(branch.parts, len(config.classes) + 1)}
+    return config.model_copy(update={"branch": branch.model_copy(update=more)})
+
+
 @dataclass(frozen=True)
 class Preset:
     """A model to start from: its `name`, a `sentence` about it, and the function that makes its config."""
@@ -97,6 +122,8 @@ class Preset:
     def fits(self, config: ModelConfig) -> bool:
         """Whether a model is this preset, at any resolution and with any classes."""
         made = self.make(config.classes, config.mpp)
+        if made.classical or config.classical:
+            return made.classical and config.classical
         free = {"channels": made.channels, "pixel": 1.0, "normalisation": None, "trained_on": None}
         return made == config.model_copy(update=free)
 
@@ -111,6 +138,7 @@ PRESETS = (
     Preset("One scale", "The least work per step. A first result in minutes without a graphics card.", one_scale),
     Preset("Two scales", "Detail, and more surroundings. Each step costs half as much again.", two_scales),
     Preset("Three scales", "For what only wide surroundings explain. Takes longest.", three_scales),
+    Preset("Classical", "No network: a threshold or k-means. A first annotation to correct, at once.", classical),
 )
 
 
@@ -438,7 +466,7 @@ class State:
     @property
     def model(self) -> ModelConfig:
         """The model to train, with the classes as they are now."""
-        return self._model.model_copy(update={"classes": self.classes or ("class 1",)})
+        return with_enough_parts(self._model.model_copy(update={"classes": self.classes or ("class 1",)}))
 
     def set_model(self, config: ModelConfig) -> None:
         """Choose the model to train; `ValueError` if its fields do not fit together (pydantic does not check

@@ -8,6 +8,7 @@ from pydantic import Field as PydanticField
 from napari_msunet.config import (
     FUSIONS,
     Augmentation,
+    ClassicalConfig,
     EncoderConfig,
     HRNetConfig,
     LinkNetConfig,
@@ -23,7 +24,7 @@ from napari_msunet.widgets.dock.model_form import BranchesField, ModelForm
 from napari_msunet.widgets.forms import Form
 from napari_msunet.widgets.state import TrainChoices
 
-NETWORKS = (UNetConfig, LinkNetConfig, HRNetConfig, EncoderConfig)
+NETWORKS = (UNetConfig, LinkNetConfig, HRNetConfig, EncoderConfig, ClassicalConfig)
 PARTS = {"loss": LossConfig, "optimiser": Optimiser, "augmentation": Augmentation, "sampling": Sampling}
 
 
@@ -102,6 +103,19 @@ def test_values_of_any_type(qtbot, text, value):
     field.setText(text)
     field.editingFinished.emit()
     assert field.value() == value
+
+
+def test_what_encoders_lack_is_said_beside_them(qtbot, monkeypatch):
+    sentence = "Known encoders need timm, which is not installed here."
+    monkeypatch.setattr("napari_msunet.widgets.dock.model_form.missing_for_encoders", lambda: sentence)
+    field = BranchesField()
+    qtbot.addWidget(field)
+    assert not field.lacking.isVisibleTo(field)
+    field.kind.setValue("encoder")
+    assert field.lacking.isVisibleTo(field)
+    assert field.lacking.text() == sentence
+    field.kind.setValue("linknet")
+    assert not field.lacking.isVisibleTo(field)
 
 
 def test_networks_of_all_kinds_with_their_options(qtbot):

@@ -16,6 +16,7 @@ from qtpy.QtWidgets import QFormLayout, QGridLayout, QLabel, QVBoxLayout, QWidge
 import napari_msunet
 from napari_msunet.config import FUSIONS, NETWORKS, BranchConfig, Fusion, ModelConfig, UNetConfig
 from napari_msunet.config.base import fields_of
+from napari_msunet.config.branches import missing_for_encoders
 from napari_msunet.geometry import as_scale
 from napari_msunet.widgets.dock.fields import (
     CheckField,
@@ -65,6 +66,11 @@ class BranchesField(QWidget):
         row.setContentsMargins(0, 0, 0, 0)
         row.addRow("Network", self.kind)
         column.addLayout(row)
+        self.lacking = QLabel()
+        self.lacking.setObjectName("note")
+        self.lacking.setWordWrap(True)
+        self.lacking.setVisible(False)
+        column.addWidget(self.lacking)
         self.fold = Fold("What it is made of", "Blocks, skips, normalisation: the same for all scales.")
         self.details = _Details()
         self.details.edited.connect(self._detail)
@@ -112,10 +118,17 @@ class BranchesField(QWidget):
                 field.setValue(number)
                 field.blockSignals(False)
 
+        sized = branches[0].kind != "classical"  # which has no size, and one scale
+        self.same.setVisible(sized)
+        for index in range(self.grid.count()):
+            self.grid.itemAt(index).widget().setVisible(sized)
         self.kind.blockSignals(True)
         self.kind.setValue(branches[0].kind)
         self.kind.blockSignals(False)
         self.details.show_config(branches[0])
+        lacking = missing_for_encoders() if any(branch.kind == "encoder" for branch in branches) else ""
+        self.lacking.setText(lacking)
+        self.lacking.setVisible(bool(lacking))
 
     def _other_kind(self, kind: str) -> None:
         """Change the kind of the networks, and keep their depth and width where the new kind allows them."""

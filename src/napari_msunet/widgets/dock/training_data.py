@@ -151,9 +151,12 @@ class ValuesField(TextField):
             return text or self._usual
         try:
             pairs = [part.split("=") for part in text.replace(";", ",").split(",") if part.strip()]
+            if self._number is int and any(set("#/") & set(key) for key, _ in pairs):  # colours
+                return {key.strip(): label.strip() for key, label in pairs}
             return {self._number(k.strip()): v.strip() for k, v in pairs}
         except ValueError:
-            example = "classes, instances, or 1=gland, 2=stroma" if self._number is int else "classes, or Tumour=tumour"
+            numbers = "classes, instances, or 1=gland, 2=stroma, or #ff0000=gland"
+            example = numbers if self._number is int else "classes, or Tumour=tumour"
             raise MsunetError(f"{text!r} does not say what the values mean; write {example}.") from None
 
     def setValue(self, value: str | dict[int, str] | dict[str, str]) -> None:

@@ -6,18 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
 from qtpy.QtWidgets import QButtonGroup, QFileDialog, QHBoxLayout, QPushButton, QRadioButton, QToolButton
 
-from napari_msunet.config import ModelConfig
+from napari_msunet.config import ClassicalConfig, ModelConfig, explain
 from napari_msunet.data.recipe import WINDOW
 from napari_msunet.errors import MsunetError
 from napari_msunet.widgets import resolve
+from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.model_card import model_config
 from napari_msunet.widgets.dock.model_form import ModelForm
 from napari_msunet.widgets.dock.python_lines import lines, literal
 from napari_msunet.widgets.dock.show_errors import show_errors
+from napari_msunet.widgets.forms import Form
 from napari_msunet.widgets.state import AUTOMATIC, AUTOMATIC_SENTENCE, PRESETS, RESOLUTIONS, Preset
 from napari_msunet.widgets.steps.step import Step
+from napari_msunet.wording import in_labels
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.fields_of_view import FieldsOfView
@@ -36,11 +40,22 @@ class ModelStep(Step):
     def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
         super().__init__(state, jobs, layers)
         self._fields: FieldsOfView | None = None
+        self._background = Background("msunet-model", self)
+        self._made_of: dict[Path, ModelConfig] = {}
         self.body.addWidget(self.note("For the next training:"))
         self.presets = QButtonGroup(self)
         self._add_preset(AUTOMATIC, AUTOMATIC_SENTENCE, len(PRESETS), self.state.leave_model_open)
         for number, preset in enumerate(PRESETS):
             self._add_preset(preset.name, preset.sentence, number, lambda p=preset: self.use_preset(p))
+        self.classical = Form(ClassicalConfig())
+        self.classical.valueChanged.connect(self.use_method)
+        self.untrained = QPushButton("Use without training")
+        self.untrained.setToolTip(
+            "Makes a model of this method at once, for the Predict step: a first annotation to correct."
+        )
+        self.untrained.clicked.connect(show_errors(lambda *_: self.use_untrained()))
+        self.body.addWidget(self.classical)
+        self.body.addWidget(self.untrained)
         self.form = ModelForm(self.state.model)
         self.form.valueChanged.connect(self.state.set_model)
         self.body.addWidget(self.form)
@@ -108,6 +123,37 @@ class ModelStep(Step):
         if config.classes != self.state.classes:
             self.state.set_classes(config.classes)
         self.refresh()
+
+    def use_method(self, method: ClassicalConfig) -> None:
+        """Choose the options of a classical method."""
+        try:
+            self.set_model(self.state.model.model_copy(update={"branch": method}))
+        except ValidationError as error:  # the fields keep what was given, so that it can be put right
+            self.classical.problem.setText(in_labels(str(explain(error, "This method"))))
+            self.classical.problem.show()
+
+    def use_untrained(self) -> None:
+        """Make a model of the classical method, which then predicts; in the background, since torch may be loaded.
+
+        Raises
+        ------
+        MsunetError
+            If it is fitted to training images, so that it has to be trained.
+        """
+        config, branch = self.state.model, self.state.model.branch
+        path = self.state.make_project().model_path(getattr(branch, "method", "model"))
+
+        def make() -> Path:
+            from napari_msunet.models import save_model
+            from napari_msunet.models.compose import untrained_model
+
+            return save_model(untrained_model(config), path)
+
+        self._background.run(make, self._made)
+
+    def _made(self, path: Path) -> None:
+        self._made_of[path] = self.state.model
+        self.state.use_model(path)
 
     def load_model(self, path: str | Path) -> ModelConfig:
         """Choose a model file that predicts; gives its config.
@@ -181,6 +227,12 @@ class ModelStep(Step):
         if self._fields is not None and (self._fields.config, self._fields.size) != (config, size):
             self._fields.set_model(config, size)
         automatic = not self.state.model_chosen
+        method = None if automatic or not isinstance(config.branch, ClassicalConfig) else config.branch
+        for widget in (self.classical, self.untrained):
+            widget.setVisible(method is not None)
+        if method is not None:
+            self.classical.setValue(method)
+            self.untrained.setEnabled(method.by_slide or method.method == "threshold")
         self.form.setVisible(not automatic)
         fitting = next((n for n, preset in enumerate(PRESETS) if preset.fits(config)), None)
         fitting = len(PRESETS) if automatic else fitting  # the number of the choice "automatic"
@@ -207,6 +259,12 @@ class ModelStep(Step):
     def as_python(self) -> str:
         """The lines that make the config and the network, or load the model."""
         made = [f"config = {literal(resolve.wanted_model(self.state))}"]
+        if self.state.model_path in self._made_of:
+            made = [f"config = {literal(self._made_of[self.state.model_path])}"]
+            path = literal(self.state.model_path)
+            return lines(
+                *made, "model = ms.build_model(config)", f"ms.save_model(model, {path})", "print(model.config)"
+            )
         if self.state.model_path is not None:
             return lines(*made, f"model = ms.load_model({literal(self.state.model_path)})", "print(model.config)")
         if not self.state.model_chosen:
@@ -214,7 +272,8 @@ class ModelStep(Step):
         return lines(*made, "model = ms.build_model(config)", "print(model.margin)")
 
     def closing(self) -> None:
-        """Remove the overlay."""
+        """Remove the overlay, and end the thread."""
+        self._background.close()
         if self._fields is not None:
             self._fields.hide()
             self._fields = None
