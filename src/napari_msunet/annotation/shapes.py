@@ -39,7 +39,15 @@ class ShapeFileError(MsunetError):
 
 
 class ImageNeededError(ShapeFileError):
-    """A file of shapes can only be read for a certain image, which was not given."""
+    """A file of shapes can only be read for a certain image, which was not given.
+
+    Attributes
+    ----------
+    images : tuple of str
+        The names of the images in the file that may be meant; empty where it is the image's size that is needed.
+    """
+
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,11 +318,13 @@ class FoundShapes:
             drawn = [image for image in images if image.shapes] or list(images)
             if len(drawn) > 1:
                 doubt = f"none of which is called {name}" if wanted else "and it was not said which one is meant"
-                raise ImageNeededError(
+                needed = ImageNeededError(
                     f"{self.path} holds the outlines of {len(drawn)} images ({_some(drawn)}), {doubt}; give the slide "
                     f"of that name, or say which image it is: image={printable(drawn[0])!r} (import --image, train "
                     "--shapes-image)."
                 )
+                needed.images = tuple(map(str, drawn))
+                raise needed
             matched = drawn
             if wanted and matched[0].names:
                 self.notes.append(f"{self.path.name} was drawn on {matched[0]}, as it says, and not on {name}.")
