@@ -1,4 +1,4 @@
-"""The verbs of training: train, evaluate, crossval, experiment, preview, retrain, compare, agree."""
+"""The verbs of training: train, evaluate, crossval, experiment, context, tune, preview, retrain, compare, agree."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from napari_msunet.cli.options import (
     ModelOptions,
     NetworkOptions,
     PixelSizeOption,
+    PresetOption,
     PreviewOptions,
     RunOptions,
     SourceOptions,
     TrainOptions,
+    TuneOptions,
     parse_region,
+    parse_space,
     training_of,
 )
 from napari_msunet.cli.running import app, run_or_print, warn_of
@@ -32,16 +35,18 @@ from napari_msunet.config import (
     ExperimentJob,
     PreviewAugmentationJob,
     TrainJob,
+    TuneJob,
 )
 from napari_msunet.errors import MsunetError
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The verbs of training: train, evaluate, crossval, experiment, preview.
+# The verbs of training: train, evaluate, crossval, experiment, context, tune, preview.
 
 _SOURCES, _MODEL, _NETWORKS, _TRAINING, _RUN = (
     *(SourceOptions(), ModelOptions(), NetworkOptions(), TrainOptions(), RunOptions()),
 )
-_FOLDS, _PREVIEW, _SCORING, _STUDY = CrossValidateOptions(), PreviewOptions(), EvaluateOptions(), ContextOptions()
+_FOLDS, _PREVIEW, _SCORING = CrossValidateOptions(), PreviewOptions(), EvaluateOptions()
+_STUDY, _SEARCH = ContextOptions(), TuneOptions()
 
 
 @app.command
@@ -53,6 +58,7 @@ def train(
     model: ModelOptions = _MODEL,
     networks: NetworkOptions = _NETWORKS,
     training: TrainOptions = _TRAINING,
+    preset: PresetOption = None,
     options: RunOptions = _RUN,
 ) -> None:
     """Train a model on folders of images and masks, on slides with painted labels, or on both.
@@ -66,7 +72,7 @@ def train(
     out : Path
         Folder of the run: the best model (model.safetensors), metrics.csv, curves.png, and the files to continue from.
     """
-    run_or_print(lambda: training_of(classes, out, sources, model, networks, training), options)
+    run_or_print(lambda: training_of(classes, out, sources, model, networks, training, preset), options)
 
 
 @app.command
@@ -100,6 +106,7 @@ def crossval(
     model: ModelOptions = _MODEL,
     networks: NetworkOptions = _NETWORKS,
     training: TrainOptions = _TRAINING,
+    preset: PresetOption = None,
     options: RunOptions = _RUN,
 ) -> None:
     """Train and score a model once for each fold: each group of images validates once.
@@ -113,7 +120,7 @@ def crossval(
     """
 
     def build() -> CrossValidateJob:
-        job = training_of(classes, out, sources, model, networks, training)
+        job = training_of(classes, out, sources, model, networks, training, preset)
         own = job.model_copy(update={"resume": False})
         return CrossValidateJob(training=own, out=out, resume=job.resume, **folds.values())
 
@@ -177,6 +184,45 @@ def context(
 
 
 @app.command
+def tune(
+    *,
+    classes: str,
+    out: Path,
+    space: str | None = None,
+    search: TuneOptions = _SEARCH,
+    sources: SourceOptions = _SOURCES,
+    model: ModelOptions = _MODEL,
+    networks: NetworkOptions = _NETWORKS,
+    training: TrainOptions = _TRAINING,
+    options: RunOptions = _RUN,
+) -> None:
+    """Search for the options with which a training scores best on groups that it has not seen.
+
+    The time limit is that of each training, in processor time on a processor; 60 s without one.
+
+    Parameters
+    ----------
+    classes : str
+        Names of classes 1, 2, ... with commas; background is not one.
+    out : Path
+        Folder for trials.csv, best.json (a job to run), and pictures. With --resume, the search in it goes on, and with
+        more --trials some are added.
+    space : str
+        JSON file with what varies: for each field of the training, such as optimiser.learning_rate, {"low": 0.001,
+        "high": 0.03, "log": true} or {"choices": [...]}. Without it, scales, fusion, network, loss and rates vary, as
+        far as they are not given.
+    """
+
+    def build() -> TuneJob:
+        job = training_of(classes, out, sources, model, networks, training)
+        own = job.model_copy(update={"resume": False})
+        varied = None if space is None else parse_space(space)
+        return TuneJob(training=own, space=varied, out=out, resume=job.resume, **search.values())
+
+    run_or_print(build, options)
+
+
+@app.command
 def preview(
     *,
     classes: str,
@@ -186,6 +232,7 @@ def preview(
     model: ModelOptions = _MODEL,
     networks: NetworkOptions = _NETWORKS,
     training: TrainOptions = _TRAINING,
+    preset: PresetOption = None,
     options: RunOptions = _RUN,
 ) -> None:
     """Show what each scale will see of some training windows, unchanged and after their random changes.
@@ -199,7 +246,7 @@ def preview(
     """
 
     def build() -> PreviewAugmentationJob:
-        job = training_of(classes, out, sources, model, networks, training)
+        job = training_of(classes, out, sources, model, networks, training, preset)
         return PreviewAugmentationJob(training=job, out=out, **shown.values())
 
     run_or_print(build, options)

@@ -36,6 +36,7 @@ from napari_msunet.config.jobs import (
     PyramidJob,
     SettledTrainJob,
     TrainJob,
+    TuneJob,
     with_damaged,
 )
 from napari_msunet.config.model import (
@@ -158,6 +159,7 @@ __all__ = [
     "TableSource",
     "TrainJob",
     "TrainedOn",
+    "TuneJob",
     "UNetConfig",
     "ValueRange",
     "Watched",

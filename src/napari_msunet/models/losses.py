@@ -361,6 +361,10 @@ class SegmentationLoss(nn.Module):
     The loss of a branch of weight 0 is added fully, but on logits from detached features (give `detach` to
     `MSUNet.outputs`). So only its head learns from it, and the scores of the branch stay meaningful.
 
+    With ``branch="off"`` the total is the loss of the fused output alone. With "separate" every branch has a weight of
+    1, and the fused output must come from detached branches (give `separate` to `MSUNet.outputs`), so that its loss
+    trains the fusion alone.
+
     Parameters
     ----------
     config : LossConfig
@@ -396,7 +400,11 @@ class SegmentationLoss(nn.Module):
         self.config = config
         own = range(len(scales)) if own is None else own
         self.weights = tuple(float(weights[i]) or 1.0 for i in own)
-        self.detach = tuple(w == 0 for w in weights)
+        self.alone = config.branch_mode == "off"
+        """Whether the loss of the fused output is the only one."""
+        self.separate = config.branch_mode == "separate"
+        """Whether the fused output must come from detached branches."""
+        self.detach = tuple(w == 0 and not self.alone for w in weights)
         """For each scale, whether its own logits must come from detached features."""
         self.names = tuple(f"scale {as_scale(scales[i])}" for i in own)
 
@@ -429,9 +437,11 @@ class SegmentationLoss(nn.Module):
         total = segmentation_loss(fused, target, self.config, self.class_weights, maps)
         parts = {"fused": total.detach()}
         for name, weight, logits in zip(self.names, self.weights, branches, strict=True):
-            loss = segmentation_loss(logits, target, self.config, self.class_weights, maps)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.alone):
+                loss = segmentation_loss(logits, target, self.config, self.class_weights, maps)
             parts[name] = loss.detach()
-            total = total + weight * loss
+            if not self.alone:
+                total = total + weight * loss
         return total, parts
 
     def _check(self, fused: Tensor, branches: Sequence[Tensor], target: Tensor) -> None:

@@ -20,8 +20,10 @@ from napari_msunet._io import read_json, table_text, write_json, write_text
 from napari_msunet.config import ExperimentJob, ModelConfig, SettledTrainJob
 from napari_msunet.data import Item, Split, load_sources, split
 from napari_msunet.data.recipe import settle
+from napari_msunet.data.sharing import SharedImages
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Event, Message, Result, progress
+from napari_msunet.events import check as check_stop
 from napari_msunet.models import load_model
 from napari_msunet.training.fit import train_events
 from napari_msunet.training.record import begin_folder
@@ -165,7 +167,7 @@ def _run(setting: _Setting, trial: Trial, peer: Peer | None) -> Generator[Event,
     rmtree(out, ignore_errors=True)
     before = time.process_time()
     try:
-        with _threads(job.threads):
+        with using_threads(job.threads):
             found = yield from (_peer(setting, trial, peer, out) if peer else _ours(setting, trial, out))
     except MsunetError as error:
         found = {"error": str(error)}
@@ -175,28 +177,55 @@ def _run(setting: _Setting, trial: Trial, peer: Peer | None) -> Generator[Event,
 
 def _ours(setting: _Setting, trial: Trial, out: Path) -> Generator[Event, None, dict[str, Any]]:
     training, reasons = setting.training(trial, out)
+    found = yield from train_and_score(training, lambda: setting.held_out(trial, training.model))
+    return found | {"choices": reasons}
+
+
+def train_and_score(
+    training: SettledTrainJob, held_out: Callable[[], Sequence[Item]], shared: SharedImages | None = None
+) -> Generator[Event, None, dict[str, Any]]:
+    """Train, and count what the model says of images that it has not seen.
+
+    Parameters
+    ----------
+    training : SettledTrainJob
+    held_out : callable
+        Gives these images, once the training has ended.
+    shared : SharedImages, optional
+        The images of earlier trainings of the same work.
+
+    Yields
+    ------
+    Message
+        Those of the training.
+
+    Returns
+    -------
+    dict
+        ``"groups"``: for each group and output its confusion matrix; ``"steps"`` and ``"parameters"``.
+    """
     result: dict[str, Any] = {}
-    for event in train_events(training):
+    for event in train_events(training, shared):
         if isinstance(event, Result):
             result = event.values
         elif isinstance(event, Message):
             yield event
-    model = load_model(out / "model.safetensors")
+    model = load_model(training.out / "model.safetensors")
     groups: dict[str, dict[str, Confusion]] = {}
-    for item in setting.held_out(trial, training.model):
+    for item in held_out():
+        check_stop()
         counts = score_item(model, item, training.device).counts
         own = groups.setdefault(item.group or item.name, {})
         for name, confusion in counts.items():
             own.setdefault(name, Confusion(len(model.config.classes) + 1)).merge(confusion)
         item.release()
-    for file in out.iterdir():  # the model is kept, so that any trial can be examined later
+    for file in training.out.iterdir():  # the model is kept, so that any trial can be examined later
         if file.suffix == ".ckpt" or file.name == "last.safetensors":
             file.unlink()
     return {
         "groups": {group: {name: c.matrix.tolist() for name, c in own.items()} for group, own in groups.items()},
         "steps": result["steps"],
         "parameters": result["parameters"],
-        "choices": reasons,
     }
 
 
@@ -214,7 +243,8 @@ def _peer(setting: _Setting, trial: Trial, peer: Peer, out: Path) -> Generator[E
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def using_threads(count: int | None) -> Iterator[None]:
+    """A context in which networks of this process use so many threads; None: as many as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -252,7 +282,7 @@ def summarise(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str,
         }
     trials = [
         {key: value for key, value in row.items() if key != "groups"}
-        | {"dice": _number(mean_dice(_pooled(row, "fused"))) if "groups" in row else None}
+        | {"dice": _number(mean_dice(pooled(row, "fused"))) if "groups" in row else None}
         for row in rows
     ]
     return {"first": first, "variants": variants, "differences": differences, "trials": trials}
@@ -282,7 +312,8 @@ def _by_group(counts: dict[Key, Matrix]) -> Matrix:
     return np.stack([np.sum([c for key, c in counts.items() if key[2] == group], axis=0) for group in groups])
 
 
-def _pooled(row: dict[str, Any], output: str) -> Matrix:
+def pooled(row: dict[str, Any], output: str) -> Matrix:
+    """The confusion matrix of an output over all groups of a trial."""
     found = [np.asarray(outputs[output], np.int64) for outputs in row["groups"].values()]
     return np.asarray(np.sum(found, axis=0), np.int64)
 
@@ -292,15 +323,14 @@ def _described(rows: list[dict[str, Any]], counts: dict[Key, Matrix]) -> dict[st
     if not scored:
         return {"trials": 0, "error": rows[0].get("error")}
     outputs = list(next(iter(scored[0]["groups"].values())))
-    each = np.array([mean_dice(_pooled(row, "fused")) for row in scored])
+    each = np.array([mean_dice(pooled(row, "fused")) for row in scored])
     return {
         "trials": len(scored),
         "dice": _number(float(np.nanmean(each))),
         "deviation": _number(float(np.nanstd(each, ddof=1))) if len(each) > 1 else None,
         "interval": pooled_interval(_by_group(counts), mean_dice),
         "outputs": {
-            output: _number(float(np.nanmean([mean_dice(_pooled(row, output)) for row in scored])))
-            for output in outputs
+            output: _number(float(np.nanmean([mean_dice(pooled(row, output)) for row in scored]))) for output in outputs
         },
         "steps": round(float(np.mean([row["steps"] for row in scored]))),
         "processor_seconds": round(float(np.mean([row["processor_seconds"] for row in scored]))),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 WIDTH = 100
 VERBS = {
     "train": "train",
+    "tune": "tune",
     "evaluate": "evaluate",
     "measure": "measure",
     "export": "export",

@@ -110,6 +110,9 @@ class ModelStep(Step):
 
     def use_preset(self, preset: Preset) -> None:
         """Start from a preset, at the resolution that is set."""
+        options = preset.trained(self.state.train_options)
+        if options != self.state.train_options:
+            self.state.set_train_options(options)
         config = preset.make(self.state.model.classes, self.state.model.mpp)
         self.set_model(config.model_copy(update={"channels": self.state.model.channels}))
 
