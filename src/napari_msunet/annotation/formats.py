@@ -28,11 +28,11 @@ from napari_msunet.annotation.shapes import (
     ShapeFileError,
 )
 from napari_msunet.annotation.xml_formats import read_xml
+from napari_msunet.constants import OUTLINE_ENDINGS
 from napari_msunet.names import same_name
 from napari_msunet.slide import Slide
 
 __all__ = [
-    "ENDINGS",
     "KINDS",
     "DrawnImage",
     "DrawnShape",
@@ -48,8 +48,6 @@ __all__ = [
 KINDS = (
     "a file of outlines of QuPath (GeoJSON), ASAP, Aperio ImageScope, HALO, CVAT, Labelbox, labelme, Cytomine or COCO"
 )
-ENDINGS = (".geojson", ".json", ".ndjson", ".jsonl", ".geojsonl", ".xml", ".annotations")
-"""Usual endings of files of outlines; what a file is, is found by its content."""
 _LARGEST = 1 << 30
 
 
@@ -62,7 +60,7 @@ _MARKS = re.compile(
 
 def is_outline_file(path: Path) -> bool:
     """Whether a file looks like one of outlines, by its ending and its first kilobytes."""
-    if path.suffix.lower() not in ENDINGS:
+    if path.suffix.lower() not in OUTLINE_ENDINGS:
         return False
     try:
         with path.open("rb") as file:

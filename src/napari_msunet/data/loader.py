@@ -167,10 +167,12 @@ class Crops:
         with self._measuring:
             key = id(item._kept)  # shared by the parts of one image
             if key not in self._constants:
-                was_open = "slide" in item._kept
-                self._constants[key] = own_normalisation([item.slide], [item.scale], self.own)
-                if not was_open:
-                    item.release()
+                slide = item.open()  # not the item's own, which another thread may read or close
+                try:
+                    slide.numbers = item.numbers
+                    self._constants[key] = own_normalisation([slide], [item.scale], self.own)
+                finally:
+                    slide.close()
             return self._constants[key]
 
     def read_all(self, items: Sequence[Item]) -> None:

@@ -343,6 +343,8 @@ def mirrored(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
 
     It may be continued by more than its own size, where it is mirrored again and again.
     """
+    if torch.compiler.is_exporting():  # an exported branch sees tiles, whose margin keeps what is here from the result
+        return F.pad(x, (left, right, top, bottom))
     for axis, before, after in ((-2, top, bottom), (-1, left, right)):
         if before or after:
             places = mirrored_places(-before, before + x.shape[axis] + after, x.shape[axis])
