@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_msunet.annotation import ImageNeededError, ShapeFileError, read_shape_file, read_shapes
+from napari_msunet.annotation import read_shape_file, read_shapes
 from napari_msunet.annotation.run_lengths import coco_runs
 from napari_msunet.annotation.shapes import DrawnImage, ListedImage, _called
+from napari_msunet.errors import ImageNeededError, ShapeFileError
 
 SQUARE = [(10, 20), (30, 20), (30, 40), (10, 40)]
 

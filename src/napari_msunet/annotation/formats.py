@@ -17,18 +17,10 @@ from defusedxml.common import DefusedXmlException
 
 from napari_msunet._io import input_error
 from napari_msunet.annotation.json_formats import compact, read_json
-from napari_msunet.annotation.shapes import (
-    NO_GEOMETRY,
-    DrawnImage,
-    DrawnShape,
-    FoundShapes,
-    ImageNeededError,
-    LeftOut,
-    ShapeFile,
-    ShapeFileError,
-)
+from napari_msunet.annotation.shapes import NO_GEOMETRY, DrawnImage, DrawnShape, FoundShapes, LeftOut, ShapeFile
 from napari_msunet.annotation.xml_formats import read_xml
 from napari_msunet.constants import OUTLINE_ENDINGS
+from napari_msunet.errors import ImageNeededError, ShapeFileError
 from napari_msunet.names import same_name
 from napari_msunet.slide import Slide
 

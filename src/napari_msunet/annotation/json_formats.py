@@ -21,12 +21,12 @@ from napari_msunet.annotation.shapes import (
     DrawnShape,
     FoundShapes,
     ListedImage,
-    ShapeFileError,
     box,
     corners_of,
     ellipse,
     signed_area,
 )
+from napari_msunet.errors import ShapeFileError
 from napari_msunet.names import same_name
 
 _WKT = re.compile(r"\s*(SRID=\d+;)?\s*((MULTI)?(POINT|LINESTRING|POLYGON)|LINEARRING|GEOMETRYCOLLECTION)\b", re.I)

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from napari_msunet.errors import MsunetError
 from napari_msunet.names import printable, same_name
 from napari_msunet.slide import Slide
 
@@ -32,22 +31,6 @@ NO_GEOMETRY = "without a geometry"
 CROSSES = "with an outline that crosses itself"
 
 Corners = npt.NDArray[np.float64]
-
-
-class ShapeFileError(MsunetError):
-    """A file of shapes cannot be read."""
-
-
-class ImageNeededError(ShapeFileError):
-    """A file of shapes can only be read for a certain image, which was not given.
-
-    Attributes
-    ----------
-    images : tuple of str
-        The names of the images in the file that may be meant; empty where it is the image's size that is needed.
-    """
-
-    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from napari_msunet._io import input_error, read_csv
 from napari_msunet.annotation.formats import KINDS, read_shape_file
 from napari_msunet.annotation.importing import ClassedShapes
 from napari_msunet.annotation.painting import ShapePainter
-from napari_msunet.annotation.shapes import DrawnImage, ShapeFileError
+from napari_msunet.annotation.shapes import DrawnImage
 from napari_msunet.config import Drawn, GivenSlide, InClasses, Where, explain
 from napari_msunet.constants import OUTLINE_ENDINGS
-from napari_msunet.errors import MsunetError, SlideError
+from napari_msunet.errors import MsunetError, ShapeFileError, SlideError
 from napari_msunet.names import true_path
 from napari_msunet.objects.polygons import without_holes
 from napari_msunet.slide import Slide, open_slide

@@ -13,10 +13,10 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QInputDialog, QMessageBox, 
 
 from napari_msunet.annotation.formats import is_outline_file, read_shape_file
 from napari_msunet.annotation.importing import ShapeReport, import_shapes, radii
-from napari_msunet.annotation.shapes import DrawnImage, ImageNeededError, ShapeFile
+from napari_msunet.annotation.shapes import DrawnImage, ShapeFile
 from napari_msunet.config import FolderSource, is_no_class
 from napari_msunet.constants import ANNOTATED_BACKGROUND
-from napari_msunet.errors import MsunetError
+from napari_msunet.errors import ImageNeededError, MsunetError
 from napari_msunet.geometry import Region
 from napari_msunet.labels import LabelStore
 from napari_msunet.labels.metadata import BACKGROUND_COLOUR, default_colours
