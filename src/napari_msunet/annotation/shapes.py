@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
+from napari_msunet.errors import ImageNeededError, ShapeFileError
 from napari_msunet.names import printable, same_name
 from napari_msunet.slide import Slide
 
