@@ -133,7 +133,7 @@ def test_weights_by_hand_follow_their_scales(calibrated):
     assert with_scales(model, (0.25, 1)).config.scale_weights == (5, 1)
     assert with_scales(model, (1, 0.5, 0.125)).config.scale_weights is None  # a new scale has no weight: they learn
     assert with_scales(model, (1, 0.5), "mean").config.scale_weights is None
-    with pytest.raises(ModelError, match="1 scale_weights|all zero"):
+    with pytest.raises(ModelError, match="all zero"):
         with_scales(calibrated(fusion="weighted", scale_weights=(0, 0, 5)), (1, 0.5))
 
 
