@@ -56,7 +56,7 @@ def test_optimisers_and_devices(capsys):
         ("--class-weights a,b", "--class-weights 'a,b' cannot be read; give balanced"),
         ("--optimiser lbfgs --precision 16", "L-BFGS"),
         ("--branch-loss of", "--branch-loss 'of' cannot be read; give off, separate, or numbers with commas"),
-        ("--stop-metric jaccard", "--stop-metric 'jaccard' cannot be read; give a metric, such as iou"),
+        ("--stop-metric jaccard", "--stop-metric 'jaccard' cannot be read; give one of loss, iou, dice"),
         ("--step-metrics loss,oops", "--step-metrics 'loss,oops' cannot be read; give metrics with commas"),
         ("--scales 1,1/2 --fusion weighted --scale-weights 1", "1 scale_weights for 2 scales"),
         ("--scale-weights 1,1", "scale_weights need scales"),

@@ -192,6 +192,47 @@ def test_the_weights_are_those_of_a_plain_training(folder, trained, fusion, bran
     assert moved > 0.02
 
 
+def test_the_preset_is_the_method_as_it_was_written(folder, tmp_path):
+    """Scales 1/2, 1 and 2 of one image by PyTorch's own resampling, the mean of sigmoids, one loss, Adam at 1e-4."""
+    root, image, mask = folder
+    words = (
+        f"train --preset method --classes disc --images {root / 'images'} --masks {root / 'masks'} --mpp 1 "
+        f"--model-mpp 1 --depth 1 --width 2 --size {SIDE} --batch-size 1 --epochs 1 --steps {STEPS} --validation 0 "
+        f"--augmentation none --device cpu --out {tmp_path / 'run'}"
+    )
+    assert execute(shlex.split(words)) == 0
+    model = load_model(tmp_path / "run" / "last.safetensors")
+    torch.manual_seed(0)
+    begun = build_model(model.config)
+    nets = nn.ModuleList(PlainUNet(2) for _ in range(3))
+    with torch.no_grad():
+        for net, branch in zip(nets, begun.branches, strict=True):
+            for mine, theirs in zip(net.parameters(), branch.parameters(), strict=True):
+                mine.copy_(theirs)
+    x = begun.normalise(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)
+    inputs = [F.avg_pool2d(x, 2), x, F.interpolate(x, scale_factor=2, mode="bilinear")]
+    truth = torch.from_numpy(mask)[None].float()
+    optimiser = torch.optim.Adam(nets.parameters(), lr=1e-4, betas=(0.9, 0.999))
+    expected = []
+    for _ in range(STEPS):
+        coarse, same, fine = (net.head(net(one)) for net, one in zip(nets, inputs, strict=True))
+        logits = (F.interpolate(coarse, scale_factor=2, mode="bilinear"), same, F.avg_pool2d(fine, 2))
+        loss = F.binary_cross_entropy(
+            torch.stack([torch.sigmoid(one[:, 1] - one[:, 0]) for one in logits]).mean(0), truth
+        )
+        expected.append(float(loss.detach()))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with (tmp_path / "run" / "steps.csv").open(newline="") as file:
+        losses = [float(row["loss_fused"]) for row in csv.DictReader(file)]
+    assert losses == pytest.approx(expected, rel=1e-5)
+    assert len(set(losses)) == STEPS
+    for net, branch in zip(nets, model.branches, strict=True):
+        for mine, theirs in zip(net.parameters(), branch.parameters(), strict=True):
+            torch.testing.assert_close(theirs, mine, rtol=0, atol=1e-5)  # each has moved by up to 3e-4
+
+
 def test_each_way_gives_other_weights(trained):
     prints = [trained("attention", way)[0].fingerprint for way in ("off", "0.4", "0", "separate")]
     assert len(set(prints)) == 4

@@ -408,7 +408,7 @@ _Decay: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 
 _LEARNING, _WEIGHTS = "Learning", "Which weights are kept"
 
-_WATCHED_EXAMPLE = 'a metric, such as iou, "dice scale 1/2" or "train loss"'
+_WATCHED_EXAMPLE = f'one of {", ".join(METRICS)}, alone or as in "dice scale 1/2" and "train loss"'
 
 
 class Optimiser(Frozen):

@@ -209,7 +209,7 @@ class Curves(QWidget):
             line.setData([place for place, _ in points], [v for _, v in points])
         best, epochs = self.history.best_epoch, self.history.epochs
         for name, plot in self.plots.items():
-            plot.setXRange(0.5, max(epochs, 5) + 0.5, padding=0)
+            plot.setXRange(0, max(epochs, 5) + 0.5, padding=0)  # from the first step on
             self.best[name].setVisible(best is not None)
             if best is not None:
                 self.best[name].setValue(best)
