@@ -21,6 +21,8 @@ NormaliseBy: TypeAlias = Literal["z-score", "0-1", "-1-1", "percentile", "image-
 _TIME, _WINDOWS, _SPLIT, _BEFORE, _MACHINE = "Time", "Windows", "Split", "Earlier models", "Machine"
 _STUDY = "Study of context"
 
+ScoreName: TypeAlias = Literal["dice", "iou", "f1", "precision", "recall", "accuracy"]
+
 
 class TrainJob(Versioned):
     """Train a model.
@@ -185,11 +187,13 @@ class ExperimentJob(Versioned):
     """Processor time of each training, of all processors together."""
     threads: int | None = Field(None, ge=1)
     """Threads of each training. None: as many as there are processors."""
+    metric: ScoreName = "dice"
+    """What the variants are compared by, mean over the classes: dice, iou, f1, precision, recall or accuracy."""
     scored: tuple[Source, ...] | None = None
     """Where the truth is by which held-out images are scored, matched by name, if not by that of the training (which
     may be strokes only)."""
     out: Path
-    """Folder: trials/, table.csv, report.json, report.md."""
+    """Folder: trials/, table.csv, report.json, report.md, bars.png."""
     resume: bool = False
     """Continue where it stopped: finished trials are kept, and a trial that was stopped begins again."""
 
