@@ -58,6 +58,7 @@ from napari_msunet.config.prediction import (
     PreviewJob,
     Where,
 )
+from napari_msunet.config.search import SearchChoices, SearchRange
 from napari_msunet.config.sources import (
     FolderSource,
     ImageSet,
@@ -137,6 +138,8 @@ __all__ = [
     "Role",
     "Sampling",
     "Schedule",
+    "SearchChoices",
+    "SearchRange",
     "SetName",
     "SettledTrainJob",
     "ShapesSource",
