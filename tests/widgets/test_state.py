@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from subprocess import run
 
 import pytest
 
+import napari_msunet as ms
 from napari_msunet.app.project import Project
 from napari_msunet.config import ExportJob, FolderSource, PredictJob, SlideSource, TrainJob
 from napari_msunet.constants import ANNOTATED_BACKGROUND
@@ -205,3 +207,15 @@ def test_a_job_as_python_is_the_job(state, tmp_path):
 def test_state_and_forms_load_no_torch():
     code = "import sys, napari_msunet.widgets.dock.dock; print([m for m in ('torch', 'lightning') if m in sys.modules])"
     assert run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_search_as_python_is_the_same_search():
+    source = ms.FolderSource(images=Path("a"), masks=Path("b"), mpp=1.0)
+    training = ms.TrainJob(model=ms.AutoModel(classes=("x",)), sources=(source,), out=Path("o"))
+    space = {"model.scales": [[1], [1, 0.5]], "optimiser.learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
+    job = ms.TuneJob(training=training, space=space, sampler="gp", out=Path("s"))
+    names: dict[str, object] = {}
+    text = job_lines(job)
+    assert text.endswith("result = ms.tune(job, on_event=print)\n")
+    exec(text.replace("result = ms.tune(job, on_event=print)", ""), names)
+    assert names["job"] == job

@@ -69,6 +69,7 @@ from napari_msunet.config.prediction import (
     PreviewJob,
     Where,
 )
+from napari_msunet.config.search import SearchChoices, SearchRange
 from napari_msunet.config.sources import (
     FolderSource,
     ImageSet,
@@ -152,6 +153,8 @@ __all__ = [
     "Sampling",
     "Schedule",
     "ScoreName",
+    "SearchChoices",
+    "SearchRange",
     "SetName",
     "SettledTrainJob",
     "ShapesSource",

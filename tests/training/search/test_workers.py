@@ -130,6 +130,7 @@ def test_two_processes_share_a_search(source, tmp_path, server):
     assert len({row["optimiser.learning_rate"] for row in rows}) == 24
     assert sorted(e.number for e in events if isinstance(e, TrialDone)) == list(range(24))
     assert result.report["counts"]["scored"] == 24
+    assert not [e for e in events if isinstance(e, Message) and "ended early" in e.text]
 
 
 def test_another_machine_joins_with_the_same_images_only(source, tmp_path, server):

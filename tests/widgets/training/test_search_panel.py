@@ -1,10 +1,12 @@
 """The search in the Train step, by mouse: start, watch the table fill, stop, go on, use the best, copy as Python."""
 
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 from qtpy.QtCore import Qt
-from widgets.dock.making import LONG, annotated_dock, make_slide, settle
+from widgets.dock.making import LONG, settle
 
 import napari_msunet as ms
 from napari_msunet.config import TuneJob
@@ -13,18 +15,28 @@ pytest.importorskip("pyqtgraph")
 pytestmark = pytest.mark.slow
 
 
+NUCLEI = Path(ms.__file__).parent / "demo_data" / "nuclei" / "train"
+
+
 @pytest.fixture
 def ready(dock, tmp_path, qtbot):
-    """A dock that can train, its Train step open, the search unfolded, and short trials chosen."""
-    annotated_dock(dock, make_slide(tmp_path))
+    """A dock with real images of nuclei, its Train step open, the search unfolded, and short trials chosen."""
+    for kind, ending in (("images", "jpg"), ("masks", "png")):
+        (tmp_path / kind).mkdir()
+        for file in sorted((NUCLEI / kind).glob(f"*.{ending}"))[:8]:
+            shutil.copy(file, tmp_path / kind)
+    source = ms.FolderSource(images=tmp_path / "images", masks=tmp_path / "masks", values="instances", mpp=0.5)
+    dock.state.set_classes(("nucleus",))
+    dock.state.set_sets([source])
     dock.state.set_train_options(
         type(dock.state.train_options).model_validate({**dict(dock.state.train_options), "size": 64, "batch_size": 4})
     )
     dock.show_step("train")
     step = dock.steps["train"]
+    settle()
     click(qtbot, step.searching.button)
     editors = step.search.form.editors
-    for name, value in {"sampler": "random", "trials": 3, "seconds": 0.5, "pruner": "none"}.items():
+    for name, value in {"sampler": "random", "trials": 3, "folds": 2, "seconds": 0.5, "pruner": "none"}.items():
         editors[name].setValue(value)
     settle()
     return dock
@@ -81,6 +93,7 @@ def test_a_search_by_mouse(ready, qtbot, messages):
     assert options.optimiser.learning_rate == pytest.approx(best["values"]["optimiser.learning_rate"])
     assert options.size == 64  # what was not searched stays
     assert "press Train" in panel.box.status.text()
+    assert chosen.mpp is not None  # what was left open is as in the best trial
     job = step._job(ready.state.make_project().folder / "next")
     assert job.optimiser.learning_rate == options.optimiser.learning_rate
 

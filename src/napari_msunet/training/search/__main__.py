@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from typing import IO, Any
@@ -20,7 +21,9 @@ def main(stdin: IO[bytes]) -> int:
     stop = Stop()
 
     def listen() -> None:
-        stdin.read()
+        # not through the buffer, whose lock would be held when this process ends before its input does
+        while os.read(stdin.fileno(), 64):
+            pass
         stop.ask()
 
     threading.Thread(target=listen, name="end of input", daemon=True).start()

@@ -90,11 +90,11 @@ def _search(job: TuneJob) -> Iterator[Event]:
             yield from _going_on(job, study)
             started = time.monotonic()
             with working(job, job.workers - 1) as workers:
-                busy = yield from _lead(work, study, workers, {message.text for message in first})
+                between = yield from _lead(work, study, workers, {message.text for message in first})
             elapsed, rows = time.monotonic() - started, study.rows()
     finally:
         work.images.release()
-    yield from _finish(work, rows, elapsed, busy)
+    yield from _finish(work, rows, elapsed, between)
 
 
 def _going_on(job: TuneJob, study: SearchStudy) -> Iterator[Event]:
@@ -159,8 +159,8 @@ def _new_only(events: Generator[Event, None, Row], said: set[str]) -> Generator[
 
 def _lead(
     work: SharedWork, study: SearchStudy, workers: Sequence[SearchWorker], said: set[str]
-) -> Generator[Event, None, float]:
-    """Run trials, and tell of those of all processes; return the seconds that this process spent in trials."""
+) -> Generator[Event, None, float | None]:
+    """Run trials, and tell of those of all processes; return the share of the time between those of this process."""
     job = work.job
     before = study.rows()
     known = {row["trial"] for row in before}
@@ -171,6 +171,7 @@ def _lead(
             continue
         busy += event.row["seconds"]
         yield from _tell(work, study.rows(), known, (len(before), started))
+    between = 1 - busy / (time.monotonic() - started) if busy else None
     while any(worker.running for worker in workers):
         check_stop()
         time.sleep(_POLL_SECONDS)
@@ -181,7 +182,7 @@ def _lead(
             yield Message(level="warning", text=worker.problem)
     if workers and study.adopt(lambda number: finished_row(job.out, number)):  # a worker that ended left some
         yield from _lead(work, study, (), said)
-    return busy
+    return between
 
 
 def _tell(work: SharedWork, rows: Sequence[Row], known: set[int], since: tuple[int, float]) -> Iterator[Event]:
@@ -228,7 +229,7 @@ def _short(value: Any) -> str:
 # ----------------------------------------------------------------------------------------------------------- the end
 
 
-def _finish(work: SharedWork, rows: Sequence[Row], elapsed: float, busy: float) -> Iterator[Event]:
+def _finish(work: SharedWork, rows: Sequence[Row], elapsed: float, between: float | None) -> Iterator[Event]:
     """Write what came of the search, and say it."""
     job = work.job
     best = best_of(rows)
@@ -250,7 +251,7 @@ def _finish(work: SharedWork, rows: Sequence[Row], elapsed: float, busy: float) 
         "importance": importances(job, rows),
         "counts": {name: sum(row["outcome"] == name for row in rows) for name in ("scored", "pruned", "failed")},
         "seconds": round(elapsed, 2),
-        "between": round(1 - busy / elapsed, 4) if busy else None,
+        "between": None if between is None else round(between, 4),
         "trials": list(rows),
     }
     files["report"] = write_report(job.out, values)

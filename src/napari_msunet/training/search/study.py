@@ -21,6 +21,7 @@ from napari_msunet.config import TrainJob, TuneJob
 from napari_msunet.config.search import SearchChoices, SearchRange, fields_at, grid_points, is_whole
 from napari_msunet.errors import MsunetError, OutputError
 from napari_msunet.events import check as check_stop
+from napari_msunet.training.experiments import using_threads
 
 if TYPE_CHECKING:
     import optuna
@@ -270,7 +271,8 @@ class SearchStudy:
             return None
 
         def ask() -> optuna.Trial:
-            trial = self._study.ask(self._distributions)
+            with using_threads(1):  # on small matrices several threads only wait for each other: six times the time
+                trial = self._study.ask(self._distributions)
             trial.set_user_attr("by", _this_process())
             return trial
 

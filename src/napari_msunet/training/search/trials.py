@@ -25,6 +25,7 @@ from napari_msunet.errors import MsunetError, OutputError, SourceError, failure
 from napari_msunet.events import Cancelled, Event
 from napari_msunet.inference.network import pick_device
 from napari_msunet.training.experiments import mean_dice, pooled, train_and_score, using_threads
+from napari_msunet.training.held_out import load_items
 
 SECONDS = 60.0
 """Time of each training where the job gives none."""
@@ -87,7 +88,7 @@ class SharedWork:
         """The images that a fold does not train on."""
         key = training.model.model_dump_json(include={"classes", "mpp", "pixel", "upscale"}), number
         if key not in self._held_out:
-            items = self.images.load(training.sources, training.model)
+            items, _ = load_items(training, training.model, lambda level, text: None, self.images)
             model = training.model
             sides = split(items, training.validation, self.base.seed, 0.0, training.fold, model.classes)
             self._held_out[key] = sides.validate
@@ -111,6 +112,7 @@ def prepare(job: TuneJob, say: Callable[[str, str], None]) -> SharedWork:
         "test": 0.0,
         "fold": None,
         "resume": False,
+        "replaces": None,
     }
     base = job.training.model_copy(update=limits)
     opened = isinstance(base.model, AutoModel) or base.size is None
@@ -121,7 +123,7 @@ def prepare(job: TuneJob, say: Callable[[str, str], None]) -> SharedWork:
     if isinstance(base.model, AutoModel) and base.model.branch is None:
         base = base.model_copy(update={"model": base.model.model_copy(update={"branch": settled.model.branch})})
     images = SharedImages()
-    items = images.load(base.sources, settled.model, say)
+    items, _ = load_items(base, settled.model, say, images)
     folds, parts = _folds(items, job.folds, say)
     fingerprint = sha256("\n".join(sorted(item.pixel_key for item in items)).encode()).hexdigest()[:16]
     work = SharedWork(job, base, folds, parts, images, look, fingerprint)
