@@ -34,6 +34,8 @@ def test_k_means_by_mouse_is_a_first_annotation(dock, step, qtbot):
     qtbot.keyClick(method, Qt.Key.Key_End)  # the last choice
     settle()
     assert dock.state.model.branch.method == "kmeans"
+    assert step.classical.editors["parts"].isEnabled()
+    assert not step.classical.editors["threshold"].isEnabled()
     step.classical.editors["look"].setValue("colour")
     step.classical.editors["parts"].setValue(2)
     settle()
