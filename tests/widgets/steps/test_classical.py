@@ -26,6 +26,7 @@ def step(dock, tmp_path, qtbot):
     return step
 
 
+@pytest.mark.slow
 def test_k_means_by_mouse_is_a_first_annotation(dock, step, qtbot):
     assert step.presets.checkedId() == CLASSICAL
     assert step.classical.isVisible()
