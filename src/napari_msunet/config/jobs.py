@@ -134,6 +134,11 @@ class TrainJob(Versioned):
     track_uri: Annotated[str | None, Option("MLflow at", _MACHINE)] = None
     """Folder or server of MLflow; without it, in the run's folder."""
 
+    @property
+    def classical(self) -> bool:
+        """Whether a classical method is fitted, in one pass and without gradients."""
+        return isinstance(self.model, ModelConfig) and self.model.classical
+
     @model_validator(mode="after")
     def _sides(self) -> Self:
         validation = self.validation or 0.0

@@ -392,7 +392,7 @@ def train_events(job: TrainJob, shared: SharedImages | None = None) -> Iterator[
         return
     folder = RunFolder(job)
     done = folder.result
-    if job.resume and done is not None and _finished(done, job):
+    if job.resume and done is not None and _finished(done, job, folder):
         yield Message(text=f"The run in {job.out} is finished after {done['epochs']} epochs ({done['stopped']}).")
         yield Result(values=done, files=folder.files)
         return
@@ -414,8 +414,11 @@ def train_events(job: TrainJob, shared: SharedImages | None = None) -> Iterator[
             folder.discard(job)
 
 
-def _finished(done: dict[str, Any], job: TrainJob) -> bool:
-    """Whether a finished run is all that the job asks for."""
+def _finished(done: dict[str, Any], job: TrainJob, folder: RunFolder) -> bool:
+    """Whether a finished run is all that the job asks for; of a classical method there is nothing to go on with."""
+    begun = folder.begun_job(job)
+    if begun is not None and begun.classical:
+        return True
     ended = done.get("stopped") in ("no better", "low loss")
     return ended or int(done.get("epochs", 0)) >= (job.epochs or UNLIMITED_EPOCHS)
 

@@ -187,7 +187,7 @@ def settle_training(given: TrainJob, folder: RunFolder, say: Say) -> tuple[Settl
     if resumed:
         return resumed, ()
     job, reasons = settle(given)
-    if job.model.classical and given.devices * given.nodes > 1:
+    if job.classical and given.devices * given.nodes > 1:
         raise MsunetError("A classical method is fitted in seconds on one device; leave devices and nodes at 1.")
     for reason in reasons:
         say("info", reason)
@@ -217,7 +217,7 @@ def prepare_data(job: SettledTrainJob, say: Say, goes_on: bool = False, shared: 
     seen, size, border = loss_windows(job, config, say)
     _check_branch_loss(job, config, say)
     _check_metrics(job, config)
-    if start:
+    if start and not job.classical:  # whose thresholds are fitted anew
         say("info", start.words())
     items, frozen = load_items(job, seen, say, shared)
     try:

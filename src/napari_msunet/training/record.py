@@ -41,6 +41,9 @@ Row = dict[str, float]
 _FREE = {"epochs", "time_limit", "clock", "resume", "device", "out", "step_metrics", "track", "track_uri"}
 """The fields of a job that may change when a run is resumed."""
 
+_LEARNING = {"optimiser", "augmentation", "find_batch_size", "find_learning_rate"}
+"""The fields that do not count for a classical method; the job of its run has them as they were used."""
+
 
 def column(split: str, name: str, output: str) -> str:
     """The name of a column of metrics.csv, such as ``"validation_iou_scale 1/2"``."""
@@ -222,7 +225,8 @@ class RunFolder:
             now["model"] = before["model"] | json.loads(job.model.model_dump_json(include=set(job.model.given)))
         if job.optimiser.stop_after is None:
             now["optimiser"]["stop_after"] = before["optimiser"]["stop_after"]
-        changed = [name for name in now if name not in _FREE and now[name] not in (None, before.get(name))]
+        free = _FREE | (_LEARNING if old.classical else set())
+        changed = [name for name in now if name not in free and now[name] not in (None, before.get(name))]
         if changed:
             raise OutputError(
                 f"The run in {self.path} was started with another {', '.join(changed)}; resume it with the same job "

@@ -129,7 +129,12 @@ def test_networks_of_all_kinds_with_their_options(qtbot):
         (2, True, "space_to_depth"),
         (3, True, "space_to_depth"),
     ]
-    for kind, config in (("linknet", LinkNetConfig), ("hrnet", HRNetConfig), ("encoder", EncoderConfig)):
+    for kind, config in (
+        ("linknet", LinkNetConfig),
+        ("hrnet", HRNetConfig),
+        ("classical", ClassicalConfig),
+        ("encoder", EncoderConfig),
+    ):
         field.kind.setValue(kind)
         assert all(isinstance(b, config) for b in field.value())
         assert set(field.details.editors) == set(config.model_fields) - {"kind", "depth", "width", "dropout"}
