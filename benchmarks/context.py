@@ -29,7 +29,7 @@ import napari_msunet as ms
 from napari_msunet.config import ContextJob
 from napari_msunet.events import Message, Result
 from napari_msunet.own_process import keep_freed_memory
-from napari_msunet.training.context_study import context_events
+from napari_msunet.training.search.context_study import context_events
 
 MPP = 0.62
 TASKS = {"surroundings": ("benign", "malignant"), "local": ("nucleus",)}

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         PyramidJob,
         SlideSource,
         TrainJob,
+        TuneJob,
         UNetConfig,
     )
     from napari_msunet.errors import MissingMppError, MsunetError, StoreLockedError
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         measure,
         run,
         train,
+        tune,
     )
     from napari_msunet.labels import LabelStore, open_labels, tissue_labels
     from napari_msunet.models import MSUNet, build_model, load_model, save_model
@@ -54,12 +56,12 @@ _HOMES = {
     "app.retraining": "retraining_job",
     "config": (
         "AutoModel ClassicalConfig EncoderConfig EvaluateJob ExperimentJob ExportJob FolderSource HRNetConfig "
-        "LinkNetConfig LossConfig MeasureJob ModelConfig PredictJob PyramidJob SlideSource TrainJob UNetConfig"
+        "LinkNetConfig LossConfig MeasureJob ModelConfig PredictJob PyramidJob SlideSource TrainJob TuneJob UNetConfig"
     ),
     "errors": "MissingMppError MsunetError StoreLockedError",
     "geometry": "Region",
     "inference.predict": "predict",
-    "jobs.run": "context_study cross_validate evaluate experiment export job_from_json measure run train",
+    "jobs.run": "context_study cross_validate evaluate experiment export job_from_json measure run train tune",
     "labels": "LabelStore open_labels tissue_labels",
     "models": "MSUNet build_model load_model save_model",
     "review.queue": "review_queue",
@@ -91,6 +93,7 @@ __all__ = [
     "SlideSource",
     "StoreLockedError",
     "TrainJob",
+    "TuneJob",
     "UNetConfig",
     "build_model",
     "build_pyramid",
@@ -113,6 +116,7 @@ __all__ = [
     "tissue_labels",
     "tissue_mask",
     "train",
+    "tune",
 ]
 
 

@@ -27,6 +27,14 @@ Okabe and Ito, "Color Universal Design", 2008.
 """
 
 
+MEAN_COLOUR = "#8c8c8c"
+"""The colour of the mean over scales."""
+
+
 def output_colour(index: int, dark: bool = False) -> str:
     """The colour of an output: 0 is the fused one, then the scales in their order."""
     return "#ffffff" if dark and index == 0 else OUTPUT_COLOURS[index % len(OUTPUT_COLOURS)]
+
+
+OUTLINE_ENDINGS = (".geojson", ".json", ".ndjson", ".jsonl", ".geojsonl", ".xml", ".annotations")
+"""Usual endings of files of outlines of other programs; what a file is, is found by its content."""

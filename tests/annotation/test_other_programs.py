@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_msunet.annotation import ImageNeededError, ShapeFileError, read_shape_file, read_shapes
+from napari_msunet.annotation import read_shape_file, read_shapes
 from napari_msunet.annotation.run_lengths import coco_runs
 from napari_msunet.annotation.shapes import DrawnImage, ListedImage, _called
+from napari_msunet.errors import ImageNeededError, ShapeFileError
 
 SQUARE = [(10, 20), (30, 20), (30, 40), (10, 40)]
 
@@ -169,7 +170,7 @@ def test_coco(tmp_path):
         "with a damaged mask",
         "with a mask without a size",
     ]
-    assert file.notes == ("1 shape is a crowd (2), which counts as one object.",)
+    assert file.notes == ("1 shape is a crowd (2), which counts for the class, but not as an object.",)
 
 
 def test_coco_results_and_a_list_of_nothing(tmp_path):
@@ -534,3 +535,22 @@ def test_truth_of_one_image_with_points_and_its_numbers(tmp_path):
     assert "drawn as a cuboid" in " ".join(said)
     # A file in which several discs have one number: they are objects of their own.
     assert numbers[5, 5] != numbers[1, 1]
+
+
+def test_a_crowd_has_a_class_but_is_no_object(tmp_path):
+    from napari_msunet.data.truth import ShapeTruth, own_instances
+    from napari_msunet.geometry import Window
+
+    found = coco([{"segmentation": [FLAT], "iscrowd": 1}, {"segmentation": [[40, 20, 44, 20, 44, 24, 40, 24]]}])
+    truth = ShapeTruth([(1, shape) for shape in read_shapes(write(tmp_path, found))], (50, 60))
+    assert (truth.read(Window(0, 0, 50, 60)) == 1).sum() == 416
+    numbers, counts = np.unique(own_instances(truth), return_counts=True)
+    assert dict(zip(numbers.tolist(), counts.tolist(), strict=True)) == {-1: 400, 0: 50 * 60 - 416, 2: 16}
+
+
+def test_parts_of_coco_inside_others_are_filled_and_that_is_said(tmp_path):
+    hole = [v for corner in [(12, 22), (12, 30), (20, 30), (20, 22)] for v in corner]
+    beside = [40, 20, 44, 20, 44, 24]
+    file = read_shape_file(write(tmp_path, coco([{"segmentation": [FLAT, hole]}, {"segmentation": [FLAT, beside]}])))
+    assert areas(file) == {1: ("gland", 400), 2: ("gland", 408)}
+    assert file.notes == ("1 shape has parts that overlap (1); COCO has no holes, so all are filled.",)

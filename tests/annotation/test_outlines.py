@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_msunet.annotation import ShapeFileError, import_file, read_shape_file, read_shapes
+from napari_msunet.annotation import import_file, read_shape_file, read_shapes
 from napari_msunet.annotation.importing import ClassedShapes
 from napari_msunet.config import Drawn, ModelConfig, ShapesSource, UNetConfig
 from napari_msunet.data.sources import shapes_item
-from napari_msunet.errors import MsunetError, StoreError
+from napari_msunet.errors import MsunetError, ShapeFileError, StoreError
 from napari_msunet.geometry import Region, Window
 from napari_msunet.inference.slide_inputs import drawn
 from napari_msunet.labels import LabelStore, open_labels

@@ -144,6 +144,28 @@ def test_defaults_are_those_of_the_jobs(capsys: pytest.CaptureFixture[str]):
     assert parse_job(capsys.readouterr().out) == job
 
 
+def test_tune_has_the_options_of_train_and_its_own(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    space = {"optimiser.learning_rate": {"low": 0.001, "high": 0.01, "log": True}, "batch_size": [4, 8]}
+    (tmp_path / "space.json").write_text(json.dumps(space))
+    words = shlex.split("tune --classes x --images a --masks b --mpp 0.5 --out o --scales 1 --time-limit 20 --width 8")
+    own = shlex.split(
+        "--sampler gp --pruner hyperband --trials 7 --workers 2 --folds 4 --storage postgresql://h/d --study s"
+    )
+    assert execute([*words, *own, "--space", str(tmp_path / "space.json"), "--resume", "--print-job"]) == 0
+    job = parse_job(capsys.readouterr().out)
+    assert isinstance(job, ms.TuneJob)
+    assert (job.sampler, job.pruner, job.trials, job.workers, job.folds) == ("gp", "hyperband", 7, 2, 4)
+    assert (job.storage, job.study, job.resume, job.out) == ("postgresql://h/d", "s", True, Path("o"))
+    assert set(job.space) == {"optimiser.learning_rate", "batch_size"}
+    assert (job.training.time_limit, job.training.resume, job.training.model.branch.width) == (20, False, 8)
+    assert execute([*words, "--print-job"]) == 0
+    assert "model.scales" not in parse_job(capsys.readouterr().out).searched
+    assert execute([*words, "--space", str(tmp_path / "none.json")]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    assert execute([*words, "--space", '{"optimiser.learning_rat": [1]}']) == 2
+    assert "did you mean optimiser.learning_rate?" in capsys.readouterr().err
+
+
 def test_predict_and_evaluate_options_reach_the_job(capsys: pytest.CaptureFixture[str]):
     words = "predict s --model m --out o --region 1,2,3,4.5 --margin 16 --tile 300 --probabilities --slide-mpp 0.3"
     assert execute([*words.split(), "--device", "cpu", "--probability-dtype", "uint8", "--print-job"]) == 0

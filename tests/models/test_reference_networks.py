@@ -7,10 +7,12 @@ from pydantic import ValidationError
 from torch import nn
 
 from napari_msunet.config import HRNetConfig, LinkNetConfig, ModelConfig, UNetConfig
+from napari_msunet.geometry import Window
 from napari_msunet.models import build_model
 from napari_msunet.models.blocks import initialise, mirrored
 from napari_msunet.models.networks import build_network
 from napari_msunet.models.networks.unet import around_valid
+from napari_msunet.models.strip_inference import run_within
 
 
 class PlainUNet(nn.Module):
@@ -215,6 +217,21 @@ def test_valid_convolutions_of_every_depth_keep_the_size(depth):
     network = build_network(UNetConfig(depth=depth, width=1, padding="mirror", stem="space_to_depth"), 3).eval()
     side = 2 * 2**depth
     assert network(torch.rand(1, 3, 2 * side, side)).shape == (1, 1, side, side // 2)
+
+
+@pytest.mark.parametrize("stem", ["plain", "space_to_depth"])
+def test_nothing_is_mirrored_where_there_are_real_pixels(stem, monkeypatch):
+    config = UNetConfig(depth=2, width=3, padding="mirror", stem=stem, norm="none")
+    network = made(config).eval()
+    x = torch.randn(1, 3, 20 * config.stride, 24 * config.stride, dtype=torch.float64)
+    edge = -(-22 * config.grain // config.stride) * config.stride
+    keep = Window(edge + 3, edge, 2 * config.stride, 5 * config.stride - 1)
+    double = torch.nn.Upsample(scale_factor=float(config.grain))
+    with torch.no_grad():
+        expected = double(network(x))[(..., *keep.slices())]
+        monkeypatch.setattr("napari_msunet.models.networks.unet.mirrored", None)
+        found = run_within(network, x, keep, double)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_a_line_is_mirrored_again_and_again():

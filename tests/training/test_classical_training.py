@@ -53,6 +53,15 @@ def test_it_is_fitted_in_one_pass_and_scored_like_a_network(trained):
     assert kept.branch(0).network.group.tolist() == [1, 0]
 
 
+def test_there_is_nothing_to_go_on_with(trained):
+    job, _, path = trained
+    before = path.stat().st_mtime_ns
+    for changes in ({}, {"epochs": None, "time_limit": 60.0}):
+        events = run(job.model_copy(update={"resume": True} | changes))
+        assert "is finished after 1 epochs" in events[0].text
+    assert path.stat().st_mtime_ns == before
+
+
 def test_it_predicts_a_slide_by_the_same_engine(trained, tmp_path):
     rng = np.random.default_rng(0)
     pixels = np.where(rng.random((300, 260, 1)) < 0.3, (150, 60, 160), (230, 200, 220)).astype(np.uint8)

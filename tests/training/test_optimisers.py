@@ -73,6 +73,7 @@ CHANGES = {
     "momentum": optimiser(kind="sgd"),
     "nesterov": optimiser(kind="sgd", nesterov=True),
     "rmsprop": optimiser(kind="rmsprop"),
+    "rmsprop, shorter memory": optimiser(kind="rmsprop", memory=0.5),
     "rmsprop with momentum": optimiser(kind="rmsprop", momentum=0.5),
     "adagrad": optimiser(kind="adagrad"),
     "lbfgs": optimiser(kind="lbfgs", learning_rate=0.5),

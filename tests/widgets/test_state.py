@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from subprocess import run
 
 import pytest
 
+import napari_msunet as ms
 from napari_msunet.app.project import Project
 from napari_msunet.config import ExportJob, FolderSource, PredictJob, SlideSource, TrainJob
 from napari_msunet.constants import ANNOTATED_BACKGROUND
@@ -15,7 +17,15 @@ from napari_msunet.geometry import Region
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.project_sync import recall, remember
 from napari_msunet.widgets.dock.python_lines import job_lines
-from napari_msunet.widgets.state import PRESETS, PredictChoices, SlideRecord, State, TrainChoices, suggested_mpp
+from napari_msunet.widgets.state import (
+    PRESETS,
+    PredictChoices,
+    SlideRecord,
+    State,
+    TrainChoices,
+    changed,
+    suggested_mpp,
+)
 
 
 @pytest.fixture
@@ -137,6 +147,18 @@ def test_a_first_slide_suggests_the_resolution_until_one_is_chosen(state, tmp_pa
     assert [suggested_mpp(v) for v in (0.1, 0.2428, 0.499, 3.0)] == [0.8, 0.486, 0.499, 3.0]
 
 
+def test_the_published_preset_sets_the_training_and_another_takes_it_back():
+    published = next(preset for preset in PRESETS if preset.training)
+    before = TrainChoices(epochs=7)
+    options = published.trained(before)
+    assert (options.loss.branch, options.loss.terms, options.optimiser.kind) == ("off", {"bce": 1.0}, "adam")
+    assert options.epochs == 7
+    assert PRESETS[0].trained(options) == before
+    own = changed(options, optimiser=options.optimiser.model_copy(update={"learning_rate": 0.5}))
+    assert PRESETS[0].trained(own).optimiser == own.optimiser  # a person's own choice stays
+    assert published.make(("a",), None).input_ratios == (0.5, 1, 1)
+
+
 def test_presets_know_themselves_and_differ():
     made = [preset.make(("a",), 0.7) for preset in PRESETS]
     for preset, config in zip(PRESETS, made, strict=True):
@@ -185,3 +207,15 @@ def test_a_job_as_python_is_the_job(state, tmp_path):
 def test_state_and_forms_load_no_torch():
     code = "import sys, napari_msunet.widgets.dock.dock; print([m for m in ('torch', 'lightning') if m in sys.modules])"
     assert run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_search_as_python_is_the_same_search():
+    source = ms.FolderSource(images=Path("a"), masks=Path("b"), mpp=1.0)
+    training = ms.TrainJob(model=ms.AutoModel(classes=("x",)), sources=(source,), out=Path("o"))
+    space = {"model.scales": [[1], [1, 0.5]], "optimiser.learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
+    job = ms.TuneJob(training=training, space=space, sampler="gp", out=Path("s"))
+    names: dict[str, object] = {}
+    text = job_lines(job)
+    assert text.endswith("result = ms.tune(job, on_event=print)\n")
+    exec(text.replace("result = ms.tune(job, on_event=print)", ""), names)
+    assert names["job"] == job

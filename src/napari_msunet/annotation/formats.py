@@ -17,22 +17,14 @@ from defusedxml.common import DefusedXmlException
 
 from napari_msunet._io import input_error
 from napari_msunet.annotation.json_formats import compact, read_json
-from napari_msunet.annotation.shapes import (
-    NO_GEOMETRY,
-    DrawnImage,
-    DrawnShape,
-    FoundShapes,
-    ImageNeededError,
-    LeftOut,
-    ShapeFile,
-    ShapeFileError,
-)
+from napari_msunet.annotation.shapes import NO_GEOMETRY, DrawnImage, DrawnShape, FoundShapes, LeftOut, ShapeFile
 from napari_msunet.annotation.xml_formats import read_xml
+from napari_msunet.constants import OUTLINE_ENDINGS
+from napari_msunet.errors import ImageNeededError, ShapeFileError
 from napari_msunet.names import same_name
 from napari_msunet.slide import Slide
 
 __all__ = [
-    "ENDINGS",
     "KINDS",
     "DrawnImage",
     "DrawnShape",
@@ -48,8 +40,6 @@ __all__ = [
 KINDS = (
     "a file of outlines of QuPath (GeoJSON), ASAP, Aperio ImageScope, HALO, CVAT, Labelbox, labelme, Cytomine or COCO"
 )
-ENDINGS = (".geojson", ".json", ".ndjson", ".jsonl", ".geojsonl", ".xml", ".annotations")
-"""Usual endings of files of outlines; what a file is, is found by its content."""
 _LARGEST = 1 << 30
 
 
@@ -62,7 +52,7 @@ _MARKS = re.compile(
 
 def is_outline_file(path: Path) -> bool:
     """Whether a file looks like one of outlines, by its ending and its first kilobytes."""
-    if path.suffix.lower() not in ENDINGS:
+    if path.suffix.lower() not in OUTLINE_ENDINGS:
         return False
     try:
         with path.open("rb") as file:

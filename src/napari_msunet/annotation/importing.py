@@ -14,9 +14,9 @@ import shapely
 
 from napari_msunet.annotation.formats import read_shape_file
 from napari_msunet.annotation.painting import ShapePainter, class_numbers
-from napari_msunet.annotation.shapes import DrawnImage, DrawnShape, ShapeFile, ShapeFileError
+from napari_msunet.annotation.shapes import DrawnImage, DrawnShape, ShapeFile
 from napari_msunet.config import is_no_class
-from napari_msunet.errors import StoreError
+from napari_msunet.errors import ShapeFileError, StoreError
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.store import is_open

@@ -18,13 +18,15 @@ from napari_msunet.annotation.shapes import (
     NO_GEOMETRY,
     NO_NUMBER,
     BadRingError,
+    DrawnShape,
     FoundShapes,
     ListedImage,
-    ShapeFileError,
     box,
     corners_of,
     ellipse,
+    signed_area,
 )
+from napari_msunet.errors import ShapeFileError
 from napari_msunet.names import same_name
 
 _WKT = re.compile(r"\s*(SRID=\d+;)?\s*((MULTI)?(POINT|LINESTRING|POLYGON)|LINEARRING|GEOMETRYCOLLECTION)\b", re.I)
@@ -115,7 +117,48 @@ def _coco(read: Any, found: FoundShapes) -> None:
             f"{found.path} is COCO's panoptic form, whose outlines are in PNG files beside it; give the form for "
             "instances, or read the PNG files as masks."
         )
-    images = _dicts(read.get("images")) if isinstance(read, dict) else []
+    chosen = found.choose(_coco_images(_dicts(read.get("images")) if isinstance(read, dict) else [], items))
+    categories = _dicts(read.get("categories")) if isinstance(read, dict) else []
+    named = {c.get("id"): c for c in categories if _hashable(c.get("id"))}
+    crowds, filled = [], []
+    for found.number, item in enumerate(items, start=1):
+        if not isinstance(item, dict):
+            found.leave("", NO_GEOMETRY)
+            continue
+        if chosen is not None and item.get("image_id") != chosen.key:
+            continue
+        key = item.get("category_id")
+        category = named.get(key, {}) if _hashable(key) else {}
+        name = _text(category.get("name")) or ("" if key is None else str(key))
+        before = len(found.shapes)
+        look = {"colour": _colour(category.get("color")), "classed": bool(name), "crowd": bool(item.get("iscrowd"))}
+        _coco_item(item, name, None if chosen is None else chosen.size, found, look)
+        if len(found.shapes) > before:
+            crowds += [found.number] if item.get("iscrowd") else []
+            filled += [found.number] if _overlapping(item.get("segmentation"), found.shapes[-1]) else []
+    if crowds:
+        said = "shapes are crowds ({}), which count" if len(crowds) > 1 else "shape is a crowd ({}), which counts"
+        found.notes.append(f"{len(crowds)} {said.format(_first(crowds))} for the class, but not as an object.")
+    if filled:
+        have = "shapes have" if len(filled) > 1 else "shape has"
+        said = f"{len(filled)} {have} parts that overlap ({_first(filled)})"
+        found.notes.append(f"{said}; COCO has no holes, so all are filled.")
+
+
+def _first(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
+
+
+def _overlapping(outlines: Any, shape: DrawnShape) -> bool:
+    """Whether parts of an object overlap, of which one may be meant as a hole."""
+    if not isinstance(outlines, list) or len(outlines) < 2:
+        return False
+    parts = [part for part in outlines if isinstance(part, np.ndarray) and part.size and part.size % 2 == 0]
+    return sum(abs(signed_area(part.reshape(-1, 2))) for part in parts) > float(shape.geometry.area) * (1 + 1e-6)
+
+
+def _coco_images(images: list[dict[str, Any]], items: list[Any]) -> list[ListedImage]:
+    """The images that a file lists, and those that only its annotations name."""
     counts = Counter(item.get("image_id") for item in _dicts(items) if _hashable(item.get("image_id")))
     listed = [
         ListedImage(
@@ -126,32 +169,7 @@ def _coco(read: Any, found: FoundShapes) -> None:
         )
         for image in images
     ]
-    listed += [ListedImage(_names(key), None, count, key) for key, count in counts.items()]
-    chosen = found.choose(listed)
-    categories = _dicts(read.get("categories")) if isinstance(read, dict) else []
-    named = {c.get("id"): c for c in categories if _hashable(c.get("id"))}
-    crowds = []
-    for found.number, item in enumerate(items, start=1):
-        if not isinstance(item, dict):
-            found.leave("", NO_GEOMETRY)
-            continue
-        if chosen is not None and item.get("image_id") != chosen.key:
-            continue
-        key = item.get("category_id")
-        category = named.get(key, {}) if _hashable(key) else {}
-        name = _text(category.get("name")) or ("" if key is None else str(key))
-        size = None if chosen is None else chosen.size
-        before = len(found.shapes)
-        _coco_item(item, name, size, found, {"colour": _colour(category.get("color")), "classed": bool(name)})
-        if item.get("iscrowd") and len(found.shapes) > before:
-            crowds.append(found.number)
-    if crowds:
-        which = ", ".join(map(str, crowds[:5])) + (f" and {len(crowds) - 5} more" if len(crowds) > 5 else "")
-        several = len(crowds) > 1
-        found.notes.append(
-            f"{len(crowds)} shape{'s are crowds' if several else ' is a crowd'} ({which}), which "
-            f"count{'' if several else 's'} as one object{' each' if several else ''}."
-        )
+    return listed + [ListedImage(_names(key), None, count, key) for key, count in counts.items()]
 
 
 def _hashable(value: Any) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from napari_msunet.errors import MsunetError
+from napari_msunet.errors import ImageNeededError, ShapeFileError
 from napari_msunet.names import printable, same_name
 from napari_msunet.slide import Slide
 
@@ -32,14 +32,6 @@ NO_GEOMETRY = "without a geometry"
 CROSSES = "with an outline that crosses itself"
 
 Corners = npt.NDArray[np.float64]
-
-
-class ShapeFileError(MsunetError):
-    """A file of shapes cannot be read."""
-
-
-class ImageNeededError(ShapeFileError):
-    """A file of shapes can only be read for a certain image, which was not given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +56,8 @@ class DrawnShape:
         Whether `name` is a class, and not only the name of this one shape.
     repaired : str
         What was wrong with its outline and was repaired; empty for most shapes.
+    crowd : bool
+        Whether it is an area of objects that are not told apart.
     """
 
     name: str
@@ -74,6 +68,7 @@ class DrawnShape:
     layer: int = 0
     classed: bool = True
     repaired: str = ""
+    crowd: bool = False
 
     @property
     def areal(self) -> bool:
@@ -307,11 +302,13 @@ class FoundShapes:
             drawn = [image for image in images if image.shapes] or list(images)
             if len(drawn) > 1:
                 doubt = f"none of which is called {name}" if wanted else "and it was not said which one is meant"
-                raise ImageNeededError(
+                needed = ImageNeededError(
                     f"{self.path} holds the outlines of {len(drawn)} images ({_some(drawn)}), {doubt}; give the slide "
                     f"of that name, or say which image it is: image={printable(drawn[0])!r} (import --image, train "
                     "--shapes-image)."
                 )
+                needed.images = tuple(map(str, drawn))
+                raise needed
             matched = drawn
             if wanted and matched[0].names:
                 self.notes.append(f"{self.path.name} was drawn on {matched[0]}, as it says, and not on {name}.")
@@ -458,7 +455,7 @@ def _unbridged(ring: Corners) -> Any:
             place[corner] = len(way)
             way.append(corner)
     rings = [np.array(loop) for loop in (*loops, way) if len(loop) > 2]
-    signs = [_signed_area(loop) for loop in rings]
+    signs = [signed_area(loop) for loop in rings]
     signed = sum(signs)
     if len(rings) < 2 or not signed:
         return None
@@ -474,7 +471,8 @@ def _unbridged(ring: Corners) -> Any:
     return found if abs(found.area - abs(signed)) <= 1e-9 * abs(signed) else None
 
 
-def _signed_area(ring: Corners) -> float:
+def signed_area(ring: Corners) -> float:
+    """The area within an open ring, negative where it goes round the other way."""
     x, y = (ring - ring[0]).T
     return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
 

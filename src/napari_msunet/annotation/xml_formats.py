@@ -19,12 +19,12 @@ from napari_msunet.annotation.shapes import (
     BadRingError,
     FoundShapes,
     ListedImage,
-    ShapeFileError,
     box,
     corners_of,
     ellipse,
     turned,
 )
+from napari_msunet.errors import ShapeFileError
 from napari_msunet.names import same_name
 from napari_msunet.slide.pixel_size import believed_text
 

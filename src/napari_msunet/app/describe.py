@@ -6,10 +6,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_msunet.annotation import ImageNeededError, read_shape_file
-from napari_msunet.annotation.formats import ENDINGS
+from napari_msunet.annotation import read_shape_file
 from napari_msunet.config import ClassicalConfig, Kind, ModelConfig, ValueRange
-from napari_msunet.errors import MsunetError, StoreError
+from napari_msunet.constants import OUTLINE_ENDINGS
+from napari_msunet.errors import ImageNeededError, MsunetError, StoreError
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.corrupt_chunks import in_words
 from napari_msunet.labels.metadata import load_info
@@ -40,7 +40,7 @@ def describe(path: Path, kind: Kind | None = None, value_range: ValueRange | Non
         return {"is": "model", **_model(path)}
     if path.is_dir() and _is_store(path):
         return {"is": "label store", **_store(open_labels(path))}
-    if path.suffix.lower() in ENDINGS:
+    if path.suffix.lower() in OUTLINE_ENDINGS:
         return {"is": "outlines", **_outlines(path)}
     return {"is": "slide", **_slide(path, kind, value_range)}
 

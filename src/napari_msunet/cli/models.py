@@ -118,7 +118,7 @@ def classical(
     json : bool
         Print the result as JSON.
     """
-    wanted = model_of(classes, options, networks, "classical")
+    wanted = model_of(classes, options, networks, usual="classical")
     if wanted.mpp is None:
         raise MsunetError("Give the resolution: --model-mpp with µm per pixel, or px for images without a size in µm.")
     given = {"mpp": None, "scales": (1.0,), "fusion": "mean"} | wanted.given

@@ -35,11 +35,13 @@ from napari_msunet.config import (
     Source,
     TableSource,
     TrainJob,
+    TuneJob,
     UNetConfig,
     explain,
 )
 from napari_msunet.config.base import OptionField, as_text, choices_of, fields_of, kinds_of, part_of, read_text
 from napari_msunet.config.prediction import REGION
+from napari_msunet.config.presets import PresetName, with_preset
 from napari_msunet.errors import MsunetError
 
 
@@ -126,7 +128,7 @@ def _read(one: OptionField, value: Any) -> Any:
     part = part_of(one.info)
     if part is not None:
         try:
-            return part.model_validate(value).model_dump()
+            return part.model_validate(value).model_dump(exclude_unset=True)
         except ValidationError as error:
             raise explain(error, f"{one.flag} {value!r}") from error
     if _pairs(one):
@@ -413,6 +415,7 @@ if TYPE_CHECKING:  # a type checker cannot see classes that are made at run time
     TrainOptions: TypeAlias = Given
     CrossValidateOptions: TypeAlias = Given
     ContextOptions: TypeAlias = Given
+    TuneOptions: TypeAlias = Given
     PreviewOptions: TypeAlias = Given
     EvaluateOptions: TypeAlias = Given
     PredictOptions: TypeAlias = Given
@@ -426,6 +429,7 @@ else:
     TrainOptions = options_of(TrainJob)
     CrossValidateOptions = options_of(CrossValidateJob)
     ContextOptions = options_of(ContextJob)
+    TuneOptions = options_of(TuneJob)
     PreviewOptions = options_of(PreviewAugmentationJob)
     EvaluateOptions = options_of(EvaluateJob)
     PredictOptions = options_of(PredictJob)
@@ -435,9 +439,28 @@ else:
     PyramidOptions = options_of(PyramidJob)
 
 
-def model_of(classes: str, given: Given, networks: _Networks, usual: str | None = None) -> AutoModel:
+PresetOption: TypeAlias = Annotated[
+    PresetName | None,
+    Parameter(
+        help="Settings to begin with, where nothing else is given: method is the method as it was written (scales 1/2, "
+        "1 and 2, the mean of their probabilities, one binary cross-entropy on it, Adam at 1e-4).",
+        group=_group("Model"),
+        show_default=False,
+    ),
+]
+
+
+def model_of(
+    classes: str,
+    given: Given,
+    networks: _Networks,
+    preset: PresetName | None = None,
+    usual: str | None = None,
+) -> AutoModel:
     """The model as far as it is given, with networks of a usual kind; `MsunetError` where something cannot be used."""
     values = given.values()
+    if preset is not None:
+        values = with_preset(preset, {"model": values})["model"]
     branch = networks.branch(len(values.get("scales", (1.0,))), usual)
     if branch is not None:
         values["branch"] = branch
@@ -454,11 +477,16 @@ def training_of(
     model: Given,
     networks: _Networks,
     training: Given,
+    preset: PresetName | None = None,
 ) -> TrainJob:
     """The training that the options describe; `MsunetError` where something cannot be used."""
-    found, made = sources.sources(), model_of(classes, model, networks)
+    found, made = sources.sources(), model_of(classes, model, networks, preset)
+    values = training.values()
+    if preset is not None:
+        own = with_preset(preset, values)
+        values |= {name: own[name] for name in ("loss", "optimiser")}
     try:
-        return TrainJob(model=made, sources=found, out=out, **training.values())
+        return TrainJob(model=made, sources=found, out=out, **values)
     except ValidationError as error:
         raise explain(error, "The training") from error
 
@@ -500,6 +528,23 @@ def parse_source(text: str) -> list[Any]:
         ) from None
     except ValidationError as error:
         raise explain(error, f"--source {text!r}") from error
+
+
+def parse_space(text: str) -> Any:
+    """The space of a search in a piece of JSON, or in a JSON file."""
+    given = text.lstrip()
+    if not given.startswith("{"):
+        try:
+            given = Path(text).read_text(encoding="utf8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise MsunetError(f"The space {text} cannot be read ({error}); give a JSON file.") from error
+    try:
+        return json.loads(given)
+    except json.JSONDecodeError as error:
+        raise MsunetError(
+            f"The space {text} is no JSON ({error}); give such as "
+            '{"optimiser.learning_rate": {"low": 0.001, "high": 0.03, "log": true}}.'
+        ) from None
 
 
 def parse_region(text: str | None) -> tuple[float, float, float, float] | None:

@@ -10,11 +10,10 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from pydantic import ValidationError
 
-from napari_msunet.annotation.shapes import ImageNeededError
 from napari_msunet.cli.options import PredictOptions, RunOptions
 from napari_msunet.cli.running import FAILED, app, run_or_print
 from napari_msunet.config import PredictJob, PredictManyJob, PredictSettings, explain
-from napari_msunet.errors import MsunetError
+from napari_msunet.errors import ImageNeededError, MsunetError
 
 _PREDICTING, _RUN = PredictOptions(), RunOptions()
 

@@ -29,6 +29,7 @@ from napari_msunet.config import (
     PredictJob,
     PredictManyJob,
     TrainJob,
+    TuneJob,
     explain,
     with_damaged,
 )
@@ -168,7 +169,7 @@ def epoch_text(metrics: list[Metric]) -> str:
     for split in ("train", "validation"):
         outputs: dict[str, list[str]] = {}
         for metric in metrics:
-            if metric.split == split and metric.name in ("loss", "iou", "dice"):
+            if metric.split == split and metric.name in ("loss", "iou"):
                 outputs.setdefault(metric.output, []).append(f"{metric.name} {metric.value:.3f}")
         if outputs:
             scores = "; ".join(" ".join([*([] if o == "fused" else [o]), *numbers]) for o, numbers in outputs.items())
@@ -350,6 +351,8 @@ def _kept(job: Job) -> str:
         return f"The finished trainings are kept in {job.out}; the same command with --resume goes on."
     if isinstance(job, CrossValidateJob) and job.out.exists():
         return f"The finished folds are kept in {job.out}; the same command with --resume goes on."
+    if isinstance(job, TuneJob) and job.out.exists():
+        return f"The finished trials are kept in {job.out}; the same command with --resume goes on."
     if isinstance(job, PredictJob) and job.out.exists():
         return f"The finished tiles are kept in {job.out}; the same command goes on where it stopped."
     if isinstance(job, PredictManyJob):

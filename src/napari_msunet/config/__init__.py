@@ -36,8 +36,10 @@ from napari_msunet.config.jobs import (
     NormaliseBy,
     PreviewAugmentationJob,
     PyramidJob,
+    ScoreName,
     SettledTrainJob,
     TrainJob,
+    TuneJob,
     with_damaged,
 )
 from napari_msunet.config.model import (
@@ -69,6 +71,7 @@ from napari_msunet.config.prediction import (
     PreviewJob,
     Where,
 )
+from napari_msunet.config.search import SearchChoices, SearchRange
 from napari_msunet.config.sources import (
     FolderSource,
     ImageSet,
@@ -154,6 +157,9 @@ __all__ = [
     "Role",
     "Sampling",
     "Schedule",
+    "ScoreName",
+    "SearchChoices",
+    "SearchRange",
     "SetName",
     "SettledTrainJob",
     "ShapesSource",
@@ -163,6 +169,7 @@ __all__ = [
     "TableSource",
     "TrainJob",
     "TrainedOn",
+    "TuneJob",
     "UNetConfig",
     "ValueRange",
     "Watched",

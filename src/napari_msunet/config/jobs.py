@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from napari_msunet.config.base import Damaged, Device, GivenRange, Kind, Option, PixelSize, Positive, Share, Versioned
 from napari_msunet.config.instant import FitHeadJob
 from napari_msunet.config.model import AnyModel, ModelConfig
 from napari_msunet.config.prediction import REGION, PlanJob, PostprocessJob, PredictJob, PredictManyJob, PreviewJob
+from napari_msunet.config.search import SearchSpace, check_space, default_space, parse_space, some_points
 from napari_msunet.config.sources import Role, SlideSource, Source
-from napari_msunet.config.training import Augmentation, LossConfig, Optimiser, Sampling
+from napari_msunet.config.training import Augmentation, LossConfig, MetricName, Optimiser, Sampling
 
 NormaliseBy: TypeAlias = Literal["z-score", "0-1", "-1-1", "percentile", "image-z-score", "image-min-max"]
 
 
 _TIME, _WINDOWS, _SPLIT, _BEFORE, _MACHINE = "Time", "Windows", "Split", "Earlier models", "Machine"
 _STUDY = "Study of context"
+
+ScoreName: TypeAlias = Literal["dice", "iou", "f1", "precision", "recall", "accuracy"]
 
 
 class TrainJob(Versioned):
@@ -117,6 +121,12 @@ class TrainJob(Versioned):
         Literal["auto", "ddp", "ddp_find_unused_parameters_true"], Option(group=_MACHINE, form=False)
     ] = "auto"
     """How devices work together: Lightning's ddp, which auto means too."""
+    step_metrics: Annotated[
+        tuple[MetricName, ...],
+        Option("Keep of each step", _MACHINE, none="nothing", example="metrics with commas, such as loss,iou"),
+    ] = ("loss",)
+    """Numbers of each training step that are kept too, in steps.csv, for every output: loss, iou, dice, f1, precision,
+    recall, accuracy. They cost a step nothing: they are computed at the end of the epoch."""
     track: Annotated[
         tuple[Literal["tensorboard", "mlflow"], ...],
         Option("Also tell", _MACHINE, example="tensorboard, mlflow, or both with a comma"),
@@ -124,6 +134,11 @@ class TrainJob(Versioned):
     """Other programs that are sent the metrics, with commas: tensorboard (in the run's folder), mlflow."""
     track_uri: Annotated[str | None, Option("MLflow at", _MACHINE)] = None
     """Folder or server of MLflow; without it, in the run's folder."""
+
+    @property
+    def classical(self) -> bool:
+        """Whether a classical method is fitted, in one pass and without gradients."""
+        return isinstance(self.model, ModelConfig) and self.model.classical
 
     @model_validator(mode="after")
     def _sides(self) -> Self:
@@ -178,11 +193,13 @@ class ExperimentJob(Versioned):
     """Processor time of each training, of all processors together."""
     threads: int | None = Field(None, ge=1)
     """Threads of each training. None: as many as there are processors."""
+    metric: ScoreName = "dice"
+    """What the variants are compared by, mean over the classes: dice, iou, f1, precision, recall or accuracy."""
     scored: tuple[Source, ...] | None = None
     """Where the truth is by which held-out images are scored, matched by name, if not by that of the training (which
     may be strokes only)."""
     out: Path
-    """Folder: trials/, table.csv, report.json, report.md."""
+    """Folder: trials/, table.csv, report.json, report.md, bars.png."""
     resume: bool = False
     """Continue where it stopped: finished trials are kept, and a trial that was stopped begins again."""
 
@@ -196,16 +213,136 @@ class ExperimentJob(Versioned):
 
     def variant(self, name: str) -> TrainJob:
         """The training of a variant; `ValueError` where its fields do not fit."""
-        values = self.training.model_dump(mode="json")
-        for path, value in self.variants[name].items():
-            *outer, last = path.split(".")
-            inner = values
-            for part in outer:
-                inner = inner.get(part) if isinstance(inner, dict) else None  # type: ignore[assignment]
-            if not isinstance(inner, dict) or (last not in inner and not outer):
-                raise ValueError(f"the variant {name!r} names {path}, which a training does not have")
-            inner[last] = value
-        return TrainJob.model_validate(values)
+        return with_changes(self.training, self.variants[name], f"the variant {name!r}")
+
+
+def with_changes(training: TrainJob, changes: Mapping[str, Any], what: str) -> TrainJob:
+    """A training in which fields have other values.
+
+    Parameters
+    ----------
+    training : TrainJob
+    changes : mapping
+        The values by the names of their fields; names with dots reach inside, and into each of several networks.
+    what : str
+        Who names the fields, in the error.
+
+    Raises
+    ------
+    ValueError
+        If there is no such field, or the values do not fit.
+    """
+    values = training.model_dump(mode="json")
+    for path, value in changes.items():
+        *outer, last = path.split(".")
+        places: list[Any] = [values]
+        for part in outer:
+            places = [inner for place in places for inner in _inside(place, part)]
+        if not places or not all(isinstance(place, dict) for place in places) or (last not in values and not outer):
+            raise ValueError(f"{what} names {path}, which a training does not have")
+        for place in places:
+            place[last] = value
+    return TrainJob.model_validate(values)
+
+
+def _inside(place: Any, part: str) -> list[Any]:
+    """What a part of a path names: one value, or each of several networks."""
+    if isinstance(place, list) and part.isdigit():
+        return place[int(part) : int(part) + 1]
+    found = place.get(part) if isinstance(place, dict) else None
+    return found if isinstance(found, list) and found and all(isinstance(f, dict) for f in found) else [found]
+
+
+_SEARCH = "Search"
+_TRIED = 64  # points of a space that are made before the search, to see whether any is a training
+
+Sampler: TypeAlias = Literal["grid", "random", "gp", "tpe"]
+SAMPLERS: dict[Sampler, str] = {
+    "tpe": "Parzen estimators (TPE)",
+    "gp": "Gaussian process",
+    "random": "at random",
+    "grid": "grid",
+}
+"""What each way of searching is called."""
+
+
+class TuneJob(Versioned):
+    """Search for the options with which a training scores best on groups that it has not seen."""
+
+    job: Literal["tune"] = "tune"
+    training: TrainJob
+    """What all trials share. Its time_limit is that of each training (60 s without it), in processor time on a
+    processor; its `out`, `validation`, `test` and `fold` do not count."""
+    space: SearchSpace | None = None
+    """For each field that varies, by its path with dots: {"low", "high", "log", "step"} or {"choices": [...]}. Without
+    it: scales, fusion, network, loss, rates and batch, as far as the training leaves them open."""
+    sampler: Annotated[Sampler, Option("Search by", _SEARCH, False, words=SAMPLERS)] = "tpe"
+    """How the next trial is chosen: grid (all combinations), random, gp (a Gaussian process of all scores so far), tpe
+    (Parzen estimators of good and bad trials)."""
+    pruner: Annotated[
+        Literal["none", "median", "hyperband"],
+        Option(
+            "End bad trials", _SEARCH, words={"none": "never", "median": "below the median", "hyperband": "Hyperband"}
+        ),
+    ] = "median"
+    """Which trials end after some of their folds: none, those below the median of the others at the same folds, or
+    those that Hyperband drops."""
+    trials: Annotated[int, Option(group=_SEARCH, advanced=False)] = Field(40, ge=1, le=100_000)
+    """How many trials there are in all, those of earlier starts of the same search included. Raise it to add some."""
+    folds: Annotated[int, Option(group=_SEARCH, advanced=False)] = Field(3, ge=1, le=50)
+    """Each trial trains once for each of so many parts of the groups (patients, slides), and is scored on the part
+    that it has not seen, so that the best is not the luckiest. 1: a quarter of the groups is held out."""
+    storage: Annotated[str | None, Option(group=_SEARCH, form=False, example="postgresql://user@host/database")] = None
+    """Database in which several processes or machines search together, such as postgresql://user@host/database.
+    Without it, a file (SQLite) in the folder of the search."""
+    study: Annotated[str | None, Option(group=_SEARCH, form=False, example="its name")] = None
+    """Name of the search in the storage; without it, that of its folder."""
+    workers: Annotated[int, Option(group=_SEARCH)] = Field(1, ge=1, le=256)
+    """Processes of this machine that try at the same time, each with its share of the threads."""
+    threads: Annotated[int | None, Option(group=_SEARCH, none="automatic")] = Field(None, ge=1)
+    """Threads of each of these processes; without it, as many as there are processors, shared among them."""
+    out: Path
+    """Folder: trials.csv, best.json (the best training as a job), importance.png, history.png, slices.png, trials/."""
+    resume: bool = False
+    """Go on where it stopped: finished trials are kept, and one that was stopped begins again."""
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _space(cls, given: Any) -> Any:
+        return parse_space(given)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        space = self.searched
+        if not space:
+            raise ValueError("the training leaves nothing open that could be searched: give a space")
+        check_space(space, TrainJob)
+        reason = ""
+        for point in some_points(space, TrainJob, _TRIED):
+            try:
+                with_changes(self.training, _in_the_open(self.training, point), "the space")
+                return self
+            except ValueError as error:
+                reason = reason or reason_of(error)
+        raise ValueError(f"no point of the space is a training that can be made: {reason}")
+
+    @property
+    def searched(self) -> SearchSpace:
+        """The space, where none is given the default one."""
+        return default_space(self.training) if self.space is None else self.space
+
+
+def _in_the_open(training: TrainJob, point: Mapping[str, Any]) -> dict[str, Any]:
+    """A point without fields of networks that are only chosen when the training begins."""
+    if training.model.branch is not None:
+        return dict(point)
+    return {name: value for name, value in point.items() if not name.startswith("model.branch.")}
+
+
+def reason_of(error: ValueError) -> str:
+    """The first reason in an error about values."""
+    items = error.errors() if isinstance(error, ValidationError) else []
+    return str(items[0]["msg"] if items else error).removeprefix("Value error, ").rstrip(".")
 
 
 class ContextJob(Versioned):
@@ -340,6 +477,7 @@ Job = Annotated[
     | CrossValidateJob
     | ContextJob
     | ExperimentJob
+    | TuneJob
     | PreviewAugmentationJob
     | MeasureJob
     | ExportJob
@@ -360,7 +498,7 @@ def with_damaged(job: Job, damaged: Damaged) -> Job:
             source.model_copy(update={"damaged": damaged}) if isinstance(source, SlideSource) else source
             for source in job.sources
         )
-    if isinstance(job, CrossValidateJob | ContextJob | PreviewAugmentationJob):
+    if isinstance(job, CrossValidateJob | ContextJob | TuneJob | PreviewAugmentationJob):
         changes["training"] = with_damaged(job.training, damaged)
     if isinstance(job, PredictManyJob):
         changes["settings"] = job.settings.model_copy(update={"damaged": damaged})

@@ -16,14 +16,28 @@ from napari_msunet.geometry import Resolution, as_scale, common_alignment, round
 # ----------------------------------------------------------------------------------------------------------------------
 # The model: its scales, its fusion, its branches.
 
-Fusion: TypeAlias = Literal["mean", "weighted", "max", "concat", "attention", "multihead", "inject", "pyramid"]
+Fusion: TypeAlias = Literal[
+    "mean", "weighted", "max", "concat", "attention", "feature_attention", "multihead", "inject", "pyramid"
+]
 
 JOINED: tuple[Fusion, ...] = ("inject", "pyramid")
 """Fusions inside the network: the branches cannot be computed one by one."""
 
+HEADLESS: tuple[Fusion, ...] = ("concat", "feature_attention", "inject")
+"""Fusions that combine features: the scales' own class logits take no part in the combined output."""
+
+NOT_SEPARATE = (
+    'The scales cannot be trained each by its own loss where they meet inside the network (fusion="{}"); give a branch '
+    'loss of "off" or a weight such as 0.4, or another fusion.'
+)
+
 FUSIONS: dict[Fusion, tuple[str, str]] = {
     "attention": ("Attention", "At each pixel it learns which scale to trust."),
-    "weighted": ("Weighted", "One learned weight per scale, the same everywhere: easy to read off."),
+    "feature_attention": (
+        "Feature attention",
+        "At each pixel it learns whose features to trust, and decides once, on their weighted sum.",
+    ),
+    "weighted": ("Weighted", "One weight per scale, learned or given, the same everywhere: easy to read off."),
     "mean": ("Mean", "All scales count the same; nothing to learn."),
     "max": ("Maximum", "The most confident scale decides at each pixel."),
     "concat": ("Concatenate", "Learns one decision from the features of all scales together."),
@@ -67,6 +81,10 @@ class OwnStatistics(Frozen):
     within: Literal["whole", "tissue"] = "whole"
 
 
+Enlarging: TypeAlias = Literal["learned", "bilinear"]
+ScaleWeight: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class Normalisation(Frozen):
     """The model's first layer: ``(input - mean) / std`` for each channel, inputs in 0..1."""
 
@@ -98,8 +116,9 @@ class ModelConfig(Versioned):
         Fusion, Option(group=_GROUP, advanced=False, words={name: words for name, (words, _) in FUSIONS.items()})
     ] = "attention"
     """How the answers of the scales are combined: mean, weighted, max (of probabilities); concat (of features);
-    attention, multihead (weighted at each pixel, by features); inject (coarse features enter the finest network);
-    pyramid (one network, copies of the image enter its levels)."""
+    attention, multihead (answers weighted at each pixel, by features); feature_attention (features weighted at each
+    pixel); inject (coarse features enter the finest network); pyramid (one network, copies of the image enter its
+    levels)."""
     channels: Annotated[int, Option(group=_GROUP, form=False)] = Field(3, ge=1)
     """Channels of the images."""
     channel_names: tuple[str, ...] | None = None
@@ -121,8 +140,8 @@ class ModelConfig(Versioned):
     ] = 1
     """With 2, the labels have pixels of half the size, which the network learns to place."""
     finest_scale: Annotated[float | None, Option("Read at most at", _GROUP, example="a ratio such as 1 or 1/2")] = None
-    """Largest scale that images are read at, such as 1: larger scales are brought up from it inside the network, which
-    learns how. Without it each scale reads its own."""
+    """Largest scale that images are read at, such as 1: larger scales are brought up from it inside the network (see
+    enlarge). Without it each scale reads its own."""
     pixel: Positive = 1.0
     """For a model in pixels: how many pixels of the image a pixel of the model is long. At 2 the image is read at half
     its size."""
@@ -140,6 +159,17 @@ class ModelConfig(Versioned):
     resolution."""
     own_statistics: OwnStatistics | None = None
     """The normalisation by each image's own statistics; None: by the constants in `normalisation`."""
+    enlarge: Annotated[
+        Enlarging,
+        Option("Larger scales are", _GROUP, words={"learned": "learned from it", "bilinear": "enlarged bilinearly"}),
+    ] = "learned"
+    """How scales above the finest one that is read are brought up from it: learned (repeated pixels plus what the
+    network adds), or bilinear, as image programs enlarge; then at most scale 1 is read, if nothing else is given."""
+    scale_weights: Annotated[
+        tuple[ScaleWeight, ...] | None,
+        Option("Weights of the mean", _GROUP, none="learned", example="numbers with commas, such as 1,2,1"),
+    ] = None
+    """For the fusion weighted: the weight of each scale, in place of learned ones; only their ratios matter."""
 
     def __init__(self, **values: Any) -> None:
         # Class names are checked only in configs made by code, so that files older than this check still open.
@@ -206,6 +236,21 @@ class ModelConfig(Versioned):
             )
         if isinstance(branch, ClassicalConfig):
             branch.check_channels(self.channels)
+
+    @model_validator(mode="after")
+    def _weighs(self) -> Self:
+        given = self.scale_weights
+        if given is None:
+            return self
+        if self.fusion != "weighted":
+            raise ValueError(f'scale_weights are for fusion="weighted", not for fusion="{self.fusion}": leave them out')
+        if len(given) != len(self.scales):
+            raise ValueError(
+                f"{len(given)} scale_weights for {len(self.scales)} scales: give one weight for each scale"
+            )
+        if not sum(given) > 0:
+            raise ValueError(f"scale_weights {_short(given)} are all zero: give one of the scales a weight above zero")
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -275,13 +320,14 @@ class ModelConfig(Versioned):
     @property
     def _read(self) -> tuple[Fraction, ...]:
         """The scale at which each branch reads the image."""
-        if self.finest_scale is None:
+        finest = 1.0 if self.finest_scale is None and self.enlarge == "bilinear" else self.finest_scale
+        if finest is None:
             return self.ratios
-        return tuple(min(r, as_scale(self.finest_scale)) for r in self.ratios)
+        return tuple(min(r, as_scale(finest)) for r in self.ratios)
 
     @property
     def enlarged(self) -> tuple[int, ...]:
-        """For each scale, how many times a stem enlarges what was read; 1 without a stem."""
+        """For each scale, how many times what was read is enlarged; 1 where it is read as it is."""
         return tuple(int(r / read) for r, read in zip(self.ratios, self._read, strict=True))
 
     @property
@@ -383,6 +429,8 @@ class AutoModel(Versioned):
     upscale: Literal[1, 2] | None = None
     finest_scale: float | None = None
     image_size: int | None = None
+    enlarge: Enlarging | None = None
+    scale_weights: tuple[ScaleWeight, ...] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -414,6 +462,8 @@ class AutoModel(Versioned):
 
     @model_validator(mode="after")
     def _can_be_completed(self) -> Self:
+        if self.scale_weights is not None and (self.scales is None or self.fusion is None):
+            raise ValueError('scale_weights need scales, one for each weight, and fusion="weighted": give both too')
         assumed: dict[str, Any] = {"mpp": 1.0, "fusion": "mean"}
         if isinstance(self.branch, ClassicalConfig):  # its channels are checked again when they are known
             assumed |= {"scales": (1.0,), "channels": 4 if self.branch.look.startswith("channel") else 3}

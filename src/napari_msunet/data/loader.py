@@ -23,6 +23,7 @@ from napari_msunet.data.masks import Mask
 from napari_msunet.data.normalising import own_normalisation
 from napari_msunet.data.sampling import Place, Sampler, Spot, in_batches
 from napari_msunet.data.truth import cut_out
+from napari_msunet.events import check as check_stop
 from napari_msunet.geometry import Window, mirrored_source
 from napari_msunet.slide.appearance import legacy_scale
 from napari_msunet.slide.numbers import Scale, is_plain, to_unit
@@ -56,6 +57,11 @@ class WindowSample(NamedTuple):
         return self.truth.nbytes + sum(i.nbytes for i in self.inputs)
 
 
+def cache_bytes() -> int:
+    """Bytes of images that may be held in memory now: a quarter of what is free, at most `CACHE_BYTES`."""
+    return min(CACHE_BYTES, int(psutil.virtual_memory().available) // 4)
+
+
 class WholeCache:
     """Whole images kept in memory up to a number of bytes; the least recently used go first. Thread-safe."""
 
@@ -63,11 +69,15 @@ class WholeCache:
         self.limit = limit
         self.nbytes = 0
         self._kept: OrderedDict[Hashable, WindowSample] = OrderedDict()
+        self._owners: dict[Hashable, object] = {}
         self._lock = threading.Lock()
         self._making: dict[Hashable, threading.Lock] = {}
 
-    def get(self, key: Hashable, make: Callable[[], WindowSample]) -> WindowSample:
-        """The image of `key`, made by `make()` where it is not held; two threads never make the same at once."""
+    def get(self, key: Hashable, make: Callable[[], WindowSample], owners: object = None) -> WindowSample:
+        """The image of `key`, made by `make()` where it is not held; two threads never make the same at once.
+
+        `owners` are kept alive as long as the image: objects whose ids are in the key, which no other object must get.
+        """
         with self._lock:
             making = self._making.setdefault(key, threading.Lock())
         with making:
@@ -78,9 +88,12 @@ class WholeCache:
             made = make()
             with self._lock:
                 self._kept[key] = made
+                self._owners[key] = owners
                 self.nbytes += made.nbytes
                 while self.nbytes > self.limit and len(self._kept) > 1:
-                    self.nbytes -= self._kept.popitem(last=False)[1].nbytes
+                    gone, image = self._kept.popitem(last=False)
+                    self.nbytes -= image.nbytes
+                    del self._owners[gone]
         return made
 
 
@@ -99,6 +112,8 @@ class Crops:
         Whether images are mirrored at their edges, instead of background beyond them.
     own : OwnStatistics, optional
         How each image is normalised by its own statistics; None: it is not.
+    cache : WholeCache, optional
+        Where whole images are held, such as one that several trainings share; None: one of its own.
     """
 
     def __init__(
@@ -108,6 +123,7 @@ class Crops:
         limit: int | None = None,
         mirror: bool = False,
         own: OwnStatistics | None = None,
+        cache: WholeCache | None = None,
     ) -> None:
         self.ratios = tuple(ratios)
         self.mirror = mirror
@@ -115,7 +131,7 @@ class Crops:
         self._constants: dict[int, Normalisation] = {}
         self._measuring = threading.Lock()
         self.windows = windows
-        self._cache = WholeCache(min(CACHE_BYTES, psutil.virtual_memory().available // 4) if limit is None else limit)
+        self._cache = cache or WholeCache(cache_bytes() if limit is None else limit)
 
     def read(self, item: Item, window: Window, pads: Sequence[int] = (), truth_pad: int = 0) -> WindowSample:
         """The pixels of all branches, and the truth, of a window of the target grid.
@@ -133,7 +149,7 @@ class Crops:
         parts = [w.padded(p) for w, p in zip(self.windows(window), pads or (0,) * len(self.ratios), strict=True)]
         known = window.padded(truth_pad)
         if self._is_small(item):
-            whole = self._cache.get((id(item._kept), id(item.truth)), lambda: self._whole(item))
+            whole = self._held(item)
             background = None if self.mirror else item.background
             inputs = [cut_pixels(w, p, background) for w, p in zip(whole.inputs, parts, strict=True)]
             truth = cut_out(whole.truth, known)
@@ -151,11 +167,24 @@ class Crops:
         with self._measuring:
             key = id(item._kept)  # shared by the parts of one image
             if key not in self._constants:
-                was_open = "slide" in item._kept
-                self._constants[key] = own_normalisation([item.slide], [item.scale], self.own)
-                if not was_open:
-                    item.release()
+                slide = item.open()  # not the item's own, which another thread may read or close
+                try:
+                    slide.numbers = item.numbers
+                    self._constants[key] = own_normalisation([slide], [item.scale], self.own)
+                finally:
+                    slide.close()
             return self._constants[key]
+
+    def read_all(self, items: Sequence[Item]) -> None:
+        """Read the images that are held whole, so that no later window waits for its file."""
+        for item in items:
+            check_stop()
+            if self._is_small(item):
+                self._held(item)
+
+    def _held(self, item: Item) -> WindowSample:
+        key = id(item._kept), id(item.truth), self.ratios, item.resolution
+        return self._cache.get(key, lambda: self._whole(item), owners=(item._kept, item.truth))
 
     def _is_small(self, item: Item) -> bool:
         """Whether the image is held whole."""

@@ -101,12 +101,14 @@ class ImageStatistics:
         return float(np.median([min(extent) for extent in self.extents]))
 
 
-def settle(job: TrainJob) -> tuple[SettledTrainJob, tuple[str, ...]]:
+def settle(job: TrainJob, look: ImageStatistics | None = None) -> tuple[SettledTrainJob, tuple[str, ...]]:
     """Choose the options that a job leaves open.
 
     Parameters
     ----------
     job : TrainJob
+    look : ImageStatistics, optional
+        What `look_for` found in the images of this job; None: they are looked at.
 
     Returns
     -------
@@ -131,13 +133,11 @@ def settle(job: TrainJob) -> tuple[SettledTrainJob, tuple[str, ...]]:
         values["optimiser"] = job.optimiser.model_copy(update={"stop_after": STOP_AFTER})
     reasons: list[str] = []
     if isinstance(job.model, AutoModel) or job.size is None:
-        wanted = job.model
-        if isinstance(wanted, AutoModel) and wanted.mpp is None and all(s.mpp == PIXELS for s in job.sources):
-            wanted = wanted.model_copy(update={"mpp": PIXELS})
+        wanted = _wanted(job)
         if isinstance(wanted, ModelConfig) and wanted.image_size is not None:
             values["size"] = wanted.image_size  # whole images
             return SettledTrainJob(**values), ()
-        look = look_at(job.sources, wanted, effort(job))
+        look = look or look_for(job)
         model = _model(wanted, look, reasons) if isinstance(wanted, AutoModel) else wanted
         values["model"] = model
         if job.size is None:
@@ -152,6 +152,19 @@ def settle(job: TrainJob) -> tuple[SettledTrainJob, tuple[str, ...]]:
     if limited and job.validation is None:
         reasons.append("All images train until the time is up, and an average of the last weights is kept: not scored.")
     return SettledTrainJob(**values), tuple(reasons)
+
+
+def _wanted(job: TrainJob) -> AnyModel:
+    """The model of a job, in pixels where all its images are."""
+    wanted = job.model
+    if isinstance(wanted, AutoModel) and wanted.mpp is None and all(s.mpp == PIXELS for s in job.sources):
+        return wanted.model_copy(update={"mpp": PIXELS})
+    return wanted
+
+
+def look_for(job: TrainJob) -> ImageStatistics:
+    """Look at the images of a job, for all trainings that differ from it in other options only."""
+    return look_at(job.sources, _wanted(job), effort(job))
 
 
 def effort(job: TrainJob) -> float:

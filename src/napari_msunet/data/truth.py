@@ -75,7 +75,8 @@ def cut_out(values: Mask, window: Window) -> Mask:
 
 
 def own_instances(truth: Truth) -> npt.NDArray[np.int64]:
-    """`(h, w)` numbers of a truth's objects, 0 outside: its own where it has them, else its connected pieces."""
+    """`(h, w)` numbers of a truth's objects, 0 outside: its own where it has them, else its connected pieces; -1 where
+    objects are not told apart, and so nothing about them is known."""
     own = getattr(truth, "instances", None)
     if own is not None:
         numbers: npt.NDArray[np.int64] = own()
@@ -399,6 +400,7 @@ class ShapeTruth:
         again[1:] |= own[1:] == 0
         own[again] = own.max() + 1 + np.arange(again.sum())
         self._numbers = own
+        self._crowds = np.array([False, *(shapes[shape.place][1].crowd for shape in self._painting.shapes)])
 
     def read(self, window: Window) -> Mask:
         """The truth in a window of the slide's level-0 pixels; 255 outside the slide."""
@@ -406,10 +408,11 @@ class ShapeTruth:
 
     def instances(self) -> npt.NDArray[np.int64]:
         """`(h, w)` numbers of the objects, 0 outside: each outline is one, also where two touch, with its number in the
-        file."""
+        file; -1: a crowd."""
         objects = self._painting.read_objects(self.grid.whole)
         classes = np.array([0, *(s.number for s in self._painting.shapes)])
-        return np.where((classes == 0) | (classes == IGNORED), 0, self._numbers)[objects]
+        numbers = np.where(self._crowds, -1, self._numbers)
+        return np.where((classes == 0) | (classes == IGNORED), 0, numbers)[objects]
 
     def overview(self) -> tuple[Mask, Grid]:
         """Every n-th pixel; a shape smaller than that is one pixel."""

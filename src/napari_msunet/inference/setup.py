@@ -304,11 +304,9 @@ def readable_margins(config: ModelConfig, margins: Sequence[int | None], limit: 
     limit : int
         Pixels, margins included, that may go through a network at once.
     """
-    strides: tuple[int, ...]
+    strides, most = tuple(branch.stride for branch in config.branches), float(limit)
     if config.joint:
         strides, most = (config.size_multiple,), limit / float(max(config.input_ratios)) ** 2
-    else:
-        strides, most = tuple(branch.stride for branch in config.branches), float(limit)
     return tuple(
         None if m is not None and m > FAR * stride and (2 * m + stride) ** 2 > most else m
         for m, stride in zip(margins, strides, strict=True)

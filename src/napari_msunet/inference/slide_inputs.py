@@ -10,12 +10,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from napari_msunet._io import input_error, read_csv
-from napari_msunet.annotation.formats import ENDINGS, KINDS, read_shape_file
+from napari_msunet.annotation.formats import KINDS, read_shape_file
 from napari_msunet.annotation.importing import ClassedShapes
 from napari_msunet.annotation.painting import ShapePainter
-from napari_msunet.annotation.shapes import DrawnImage, ShapeFileError
+from napari_msunet.annotation.shapes import DrawnImage
 from napari_msunet.config import Drawn, GivenSlide, InClasses, Where, explain
-from napari_msunet.errors import MsunetError, SlideError
+from napari_msunet.constants import OUTLINE_ENDINGS
+from napari_msunet.errors import MsunetError, ShapeFileError, SlideError
 from napari_msunet.names import true_path
 from napari_msunet.objects.polygons import without_holes
 from napari_msunet.slide import Slide, open_slide
@@ -188,7 +189,7 @@ def parse_where(text: str, folder: Path = Path(), slide: Path | None = None) -> 
     """
     if text == "all" or text == "tissue":
         return text  # type: ignore[return-value]  # mypy does not narrow to the literals
-    if (folder / text).is_file() or text.lower().endswith(ENDINGS):
+    if (folder / text).is_file() or text.lower().endswith(OUTLINE_ENDINGS):
         return drawn(folder / text, slide)
     file, colon, image = text.rpartition(":")
     if colon and image and (folder / file).is_file():

@@ -28,6 +28,7 @@ from napari_msunet.config import (
     PreviewJob,
     PyramidJob,
     TrainJob,
+    TuneJob,
     explain,
 )
 from napari_msunet.errors import MsunetError, as_path
@@ -42,8 +43,9 @@ _EVENTS_OF: dict[type, str] = {
     TrainJob: "napari_msunet.training.fit:train_events",
     EvaluateJob: "napari_msunet.training.evaluate:evaluate_events",
     CrossValidateJob: "napari_msunet.training.cross_validation:crossval_events",
-    ContextJob: "napari_msunet.training.context_study:context_events",
+    ContextJob: "napari_msunet.training.search.context_study:context_events",
     ExperimentJob: "napari_msunet.training.experiments:experiment_events",
+    TuneJob: "napari_msunet.training.search.search:tune_events",
     PreviewAugmentationJob: "napari_msunet.training.augmentation_preview:augmentation_preview_events",
     PredictJob: "napari_msunet.inference.many_slides:one_events",
     PredictManyJob: "napari_msunet.inference.many_slides:predict_many_events",
@@ -234,6 +236,28 @@ class ContextResult:
 
 
 @dataclass(frozen=True)
+class TuneResult:
+    """The result of a search.
+
+    Attributes
+    ----------
+    best : TrainJob
+        The training that scored best, to be run on all images.
+    dice : float
+        Its Dice on groups that it had not seen, mean over the folds.
+    report : dict
+        All trials and what was found, as plain values.
+    files : dict of str to Path
+        The files that it wrote, by their kind.
+    """
+
+    best: TrainJob
+    dice: float
+    report: dict[str, Any]
+    files: dict[str, Path]
+
+
+@dataclass(frozen=True)
 class MeasureResult:
     """The result of a measurement: one row of `classes` per class (area in µm²), and the CSV `files` that it wrote."""
 
@@ -293,6 +317,15 @@ def context_study(job: ContextJob, on_event: Listener | None = None) -> ContextR
     best = job_from_json(files["best"])
     assert isinstance(best, TrainJob)  # for the type checker
     return ContextResult(result.values["answer"], result.values["sentence"], best, result.values, files)
+
+
+def tune(job: TuneJob, on_event: Listener | None = None) -> TuneResult:
+    """Search for the best options of a training, and wait for it; `on_event` is called with each event."""
+    result = _finish(job, on_event)
+    files = _paths(result)
+    best = job_from_json(files["best"])
+    assert isinstance(best, TrainJob)  # for the type checker
+    return TuneResult(best, result.values["best"]["dice"], result.values, files)
 
 
 def measure(job: MeasureJob, on_event: Listener | None = None) -> MeasureResult:

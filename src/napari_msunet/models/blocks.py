@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from napari_msunet.config.branches import Norm
 from napari_msunet.geometry import mirrored_places
+from napari_msunet.models.resample import to_target
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Normalisation layers: batch, batch renormalisation, slide. All use fixed statistics for inference, so that tiles are
@@ -158,6 +160,24 @@ class Stem(nn.Module):
         """`(B, channels, h, w)` to `(B, channels, factor * h, factor * w)`."""
         detail = F.pixel_shuffle(self.second(F.relu(self.first(x))), self.factor)
         return detail + x.repeat_interleave(self.factor, dim=-2).repeat_interleave(self.factor, dim=-1)
+
+
+class Enlarge(nn.Module):
+    """Enlarges an image by bilinear interpolation about pixel centres; nothing is learned.
+
+    Parameters
+    ----------
+    factor : int
+        Factor on the number of pixels a side.
+    """
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, channels, h, w)` to `(B, channels, factor * h, factor * w)`; the outermost pixels repeat."""
+        return to_target(x, Fraction(1, self.factor))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -323,6 +343,8 @@ def mirrored(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
 
     It may be continued by more than its own size, where it is mirrored again and again.
     """
+    if torch.compiler.is_exporting():  # an exported branch sees tiles, whose margin keeps what is here from the result
+        return F.pad(x, (left, right, top, bottom))
     for axis, before, after in ((-2, top, bottom), (-1, left, right)):
         if before or after:
             places = mirrored_places(-before, before + x.shape[axis] + after, x.shape[axis])

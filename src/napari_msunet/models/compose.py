@@ -71,9 +71,11 @@ def branch_model(model: MSUNet, i: int) -> MSUNet:
         config,
         scales=(config.scales[i],),
         fusion="mean",
+        scale_weights=None,
         shared=False,
         branch=config.branches[i],
         finest_scale=config.finest_scale if config.enlarged[i] > 1 else None,
+        enlarge=config.enlarge if config.enlarged[i] > 1 else "learned",
         normalisation=config.normalisations and config.normalisations[i],
     )
     return _filled(alone, [(model, i)])
@@ -124,6 +126,12 @@ def combine_models(models: Sequence[MSUNet], fusion: Fusion = "mean", mpp: float
     finest = min(resolutions, key=lambda r: r.size) if mpp is None else Resolution(mpp)
     scales = tuple(float(as_scale(finest.size / resolution.size)) for resolution in resolutions)
     read = {s / m.config.enlarged[0] for s, m in zip(scales, models, strict=True) if m.config.enlarged[0] > 1}
+    ways = {m.config.enlarge for m in models if m.config.enlarged[0] > 1}
+    if len(ways) > 1:
+        raise ModelError(
+            "Some of these models learn how to enlarge their images, others enlarge them bilinearly; give models that "
+            "do the same."
+        )
     fitted = [m.config.normalisation for m in models]
     together = _config(
         first,
@@ -133,6 +141,8 @@ def combine_models(models: Sequence[MSUNet], fusion: Fusion = "mean", mpp: float
         shared=False,
         branch=_one_or_each([m.config.branches[0] for m in models]),
         finest_scale=min(read, default=None),
+        enlarge=next(iter(ways), "learned"),
+        scale_weights=None,
         normalisation=None if None in fitted else _one_or_each(fitted),
         trained_on=_trained_on(models),
     )
@@ -188,12 +198,14 @@ def with_scales(model: MSUNet, scales: Sequence[float], fusion: Fusion | None = 
     old = model.config
     wanted = [as_scale(s) for s in scales]
     nearest = [min(range(len(old.ratios)), key=lambda i: abs(float(old.ratios[i] / r) - 1)) for r in wanted]
+    given = old.scale_weights if fusion in (None, old.fusion) and set(wanted) <= set(old.ratios) else None
     changed = _config(
         old,
         scales=tuple(float(r) for r in wanted),
         fusion=fusion or old.fusion,
         branch=_one_or_each([old.branches[n] for n in nearest]),
         normalisation=old.normalisations and _one_or_each([old.normalisations[n] for n in nearest]),
+        scale_weights=given and tuple(given[n] for n in nearest),
     )
     return _filled(changed, [(model, old.ratios.index(r)) if r in old.ratios else None for r in wanted])
 

@@ -361,6 +361,10 @@ class SegmentationLoss(nn.Module):
     The loss of a branch of weight 0 is added fully, but on logits from detached features (give `detach` to
     `MSUNet.outputs`). So only its head learns from it, and the scores of the branch stay meaningful.
 
+    With ``branch="off"`` the total is the loss of the fused output alone. With "separate" every branch has a weight of
+    1, and the fused output must come from detached branches (give `separate` to `MSUNet.outputs`), so that its loss
+    trains the fusion alone.
+
     Parameters
     ----------
     config : LossConfig
@@ -371,6 +375,8 @@ class SegmentationLoss(nn.Module):
         Weights of background and classes 1..K; None: those of the config. They must be given for "balanced".
     own : sequence of int, optional
         The scales that have an output of their own; None: all.
+    fused_is_branch : bool
+        Whether the fused output is that of the only branch, whose loss is then computed once for both.
 
     Raises
     ------
@@ -386,8 +392,10 @@ class SegmentationLoss(nn.Module):
         scales: Sequence[float | Fraction],
         class_weights: Sequence[float] | None = None,
         own: Sequence[int] | None = None,
+        fused_is_branch: bool = False,
     ) -> None:
         super().__init__()
+        self.fused_is_branch = fused_is_branch
         weights = config.branch_weights(len(scales))
         if class_weights is None and isinstance(config.class_weights, tuple):
             class_weights = config.class_weights
@@ -396,7 +404,11 @@ class SegmentationLoss(nn.Module):
         self.config = config
         own = range(len(scales)) if own is None else own
         self.weights = tuple(float(weights[i]) or 1.0 for i in own)
-        self.detach = tuple(w == 0 for w in weights)
+        self.alone = config.branch_mode == "off"
+        """Whether the loss of the fused output is the only one."""
+        self.separate = config.branch_mode == "separate"
+        """Whether the fused output must come from detached branches."""
+        self.detach = tuple(w == 0 and not self.alone for w in weights)
         """For each scale, whether its own logits must come from detached features."""
         self.names = tuple(f"scale {as_scale(scales[i])}" for i in own)
 
@@ -428,10 +440,14 @@ class SegmentationLoss(nn.Module):
         maps = Maps.of(target, fused.shape[1], self.config)
         total = segmentation_loss(fused, target, self.config, self.class_weights, maps)
         parts = {"fused": total.detach()}
+        if self.fused_is_branch and not (self.alone or self.separate or self.detach[0]):
+            return (1 + self.weights[0]) * total, parts | {self.names[0]: parts["fused"]}
         for name, weight, logits in zip(self.names, self.weights, branches, strict=True):
-            loss = segmentation_loss(logits, target, self.config, self.class_weights, maps)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.alone):
+                loss = segmentation_loss(logits, target, self.config, self.class_weights, maps)
             parts[name] = loss.detach()
-            total = total + weight * loss
+            if not self.alone:
+                total = total + weight * loss
         return total, parts
 
     def _check(self, fused: Tensor, branches: Sequence[Tensor], target: Tensor) -> None:

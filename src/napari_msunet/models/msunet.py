@@ -19,10 +19,11 @@ from pydantic_core import to_json
 from torch import Tensor, nn
 
 from napari_msunet.config import ModelConfig, Normalisation
+from napari_msunet.config.model import NOT_SEPARATE
 from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window, round_up
 from napari_msunet.models.alignment import Alignment, grain_of
-from napari_msunet.models.blocks import Normalise, Stem, arrange, initialise, mirrored
+from napari_msunet.models.blocks import Enlarge, Normalise, Stem, arrange, initialise, mirrored
 from napari_msunet.models.fusion import Fusion, JointFusion, build_fusion
 from napari_msunet.models.networks import Branch, Classical, EncoderNetwork
 from napari_msunet.models.receptive_field import ReceptiveField
@@ -115,7 +116,9 @@ class MSUNet(ReceptiveField):
             if isinstance(branch.network, Classical) and isinstance(branch.head, nn.Conv2d):
                 branch.network.begin(branch.head)
         self.branches = nn.ModuleList(branches)
-        self.stems = nn.ModuleDict({str(i): Stem(config.channels, n) for i, n in enumerate(config.enlarged) if n > 1})
+        enlarged = [(str(i), factor) for i, factor in enumerate(config.enlarged) if factor > 1]
+        learned = config.enlarge == "learned"
+        self.stems = nn.ModuleDict({i: Stem(config.channels, n) if learned else Enlarge(n) for i, n in enlarged})
         networks = [self.branch(i).network for i in range(len(config.scales))]
         self.fusion: Fusion = build_fusion(config, networks, self.details)
 
@@ -245,6 +248,7 @@ class MSUNet(ReceptiveField):
         size: Size | None = None,
         field: Field | None = None,
         detach: Sequence[bool] | None = None,
+        separate: bool = False,
     ) -> tuple[Tensor, list[Tensor]]:
         """Fused logits and each branch's own, in one pass; inputs as for `forward`.
 
@@ -253,7 +257,17 @@ class MSUNet(ReceptiveField):
         detach : sequence of bool, optional
             For each branch: its own logits come from detached features, so that a loss on them trains its head alone.
             The fused logits keep all their gradients.
+        separate : bool
+            The fused logits come from detached features and class logits, so that a loss on them trains the fusion
+            alone, and each branch learns from its own logits only.
+
+        Raises
+        ------
+        ModelError
+            If the inputs do not fit, or the scales of a fusion inside the network are to be separate.
         """
+        if separate and isinstance(self.fusion, JointFusion):
+            raise ModelError(NOT_SEPARATE.format(self.config.fusion))
         if field is None:
             field = self.config.field if self.training else "same"
         size = checked_size(self.config, inputs, size, field)
@@ -262,6 +276,11 @@ class MSUNet(ReceptiveField):
         own: list[Tensor] = []
         for i, features in enumerate(self._features(xs, size, field)):
             if features is None:
+                continue
+            if separate:
+                z = self._on_target(i, self._project(i, features.detach()), size, field)
+                zs.append(torch.cat((self.class_logits(z).detach(), self.fusion.rest(z)), dim=1))
+                own.append(self._on_target(i, self._sub_pixels(i, self.branch(i).head(features)), size, field))
                 continue
             zs.append(self._on_target(i, self._project(i, features), size, field))
             if i not in self.config.own:

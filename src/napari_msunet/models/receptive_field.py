@@ -187,6 +187,7 @@ class ReceptiveField(nn.Module):
         size: Size | None = None,
         field: Field | None = None,
         detach: Sequence[bool] | None = None,
+        separate: bool = False,
     ) -> tuple[Tensor, list[Tensor]]:
         """Fused logits and each branch's own of a window; see `MSUNet.outputs`."""
         raise NotImplementedError

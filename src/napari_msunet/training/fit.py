@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from napari_msunet.config.training import Precision
 from napari_msunet.data import Item
 from napari_msunet.data.loader import as_unit
 from napari_msunet.data.recipe import UNLIMITED_EPOCHS
+from napari_msunet.data.sharing import SharedImages
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Cancelled, Event, Message, Result, Say, Stop, current, in_background
 from napari_msunet.models import MSUNet, build_model, load_model
@@ -31,7 +31,7 @@ from napari_msunet.slide.identity import short_hash
 from napari_msunet.training.distributed import Rank, fewer_threads, leave_group, others, rank_of, tell_ready
 from napari_msunet.training.held_out import save_held_out
 from napari_msunet.training.model_comparison import compared
-from napari_msunet.training.record import RunFolder
+from napari_msunet.training.record import RunFolder, peak_memory_mb
 from napari_msunet.training.scoring.metrics import class_scores, confusion
 from napari_msunet.training.scoring.panels import Panel, best_median_worst, draw_panels, shown
 from napari_msunet.training.setup import TrainingSetup, prepare
@@ -48,7 +48,7 @@ WINDOWS = 64
 
 def draw_run_panels(session: TrainingSetup, folder: RunFolder) -> None:
     """Write panels.png of a finished run; without validation there is none."""
-    if session.validation is None:
+    if session.validation is None or not folder.with_pictures:
         return
     model = load_model(folder.model).to(session.device)
     panels = _panels(session, model)
@@ -260,7 +260,7 @@ def _attempt(session: TrainingSetup, folder: RunFolder, said: _Said, resume: boo
         finally:
             leave_group()
             if folder.rows and said.stop.keep != "none":
-                watch.draw()
+                watch.draw(at_end=True)
     return watch
 
 
@@ -337,7 +337,7 @@ def _result(session: TrainingSetup, watch: ProgressCallback, folder: RunFolder) 
         "seconds": round(watch.elapsed, 2),
         "seconds_per_step": round(standing.step_seconds / max(1, standing.steps), 5),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "peak_memory_mb": round(peak_memory_mb(session.device), 1),
+        "peak_memory_mb": round(max(peak_memory_mb(session.device), standing.peak_memory_mb), 1),
         "device": str(session.device),
         "fingerprint": model.fingerprint,
         "size": session.windows.size,
@@ -352,25 +352,11 @@ def _result(session: TrainingSetup, watch: ProgressCallback, folder: RunFolder) 
     }
 
 
-def peak_memory_mb(device: torch.device) -> float:
-    """The peak memory so far: that of the device for CUDA, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    if sys.platform == "win32":
-        import psutil
-
-        return float(psutil.Process().memory_info().peak_wset) / 1e6
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # The training job.
 
 
-def train_events(job: TrainJob) -> Iterator[Event]:
+def train_events(job: TrainJob, shared: SharedImages | None = None) -> Iterator[Event]:
     """Train a model.
 
     Closing the iterator stops the training within a batch and keeps the best model so far. `events.Stop` stops it from
@@ -379,6 +365,9 @@ def train_events(job: TrainJob) -> Iterator[Event]:
     Parameters
     ----------
     job : TrainJob
+    shared : SharedImages, optional
+        The images of earlier trainings of the same work, such as a search. No pictures are drawn then, which would take
+        a good part of a short training.
 
     Yields
     ------
@@ -403,12 +392,13 @@ def train_events(job: TrainJob) -> Iterator[Event]:
         return
     folder = RunFolder(job)
     done = folder.result
-    if job.resume and done is not None and _finished(done, job):
+    if job.resume and done is not None and _finished(done, job, folder):
         yield Message(text=f"The run in {job.out} is finished after {done['epochs']} epochs ({done['stopped']}).")
         yield Result(values=done, files=folder.files)
         return
+    folder.with_pictures = shared is None
     stop, under_way = current(), False
-    session = prepare(job, folder)
+    session = prepare(job, folder, shared=shared)
     try:
         yield from session.messages
         folder.begin(session.job)
@@ -424,9 +414,13 @@ def train_events(job: TrainJob) -> Iterator[Event]:
             folder.discard(job)
 
 
-def _finished(done: dict[str, Any], job: TrainJob) -> bool:
-    """Whether a finished run is all that the job asks for."""
-    return done.get("stopped") == "no better" or int(done.get("epochs", 0)) >= (job.epochs or UNLIMITED_EPOCHS)
+def _finished(done: dict[str, Any], job: TrainJob, folder: RunFolder) -> bool:
+    """Whether a finished run is all that the job asks for; of a classical method there is nothing to go on with."""
+    begun = folder.begun_job(job)
+    if begun is not None and begun.classical:
+        return True
+    ended = done.get("stopped") in ("no better", "low loss")
+    return ended or int(done.get("epochs", 0)) >= (job.epochs or UNLIMITED_EPOCHS)
 
 
 def _follow_events(job: TrainJob, place: Rank, started: float) -> Iterator[Event]:

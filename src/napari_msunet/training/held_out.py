@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,6 +18,9 @@ from napari_msunet.errors import MsunetError, StoreError
 from napari_msunet.models.header import read_header
 from napari_msunet.names import AnyNames
 from napari_msunet.slide.identity import path_identity
+
+if TYPE_CHECKING:  # it imports torch
+    from napari_msunet.data.sharing import SharedImages
 
 FILE = "test_set.json"
 
@@ -104,8 +107,12 @@ class HeldOut:
     replaces: Path | None = None
 
 
-def load_items(job: TrainJob, config: ModelConfig, say: Say) -> tuple[list[Item], HeldOutSet | None]:
+def load_items(
+    job: TrainJob, config: ModelConfig, say: Say, shared: SharedImages | None = None
+) -> tuple[list[Item], HeldOutSet | None]:
     """The items of a job, none of which trains on a frozen test image, and the test set that was frozen before.
+
+    `shared` has the images of earlier trainings of the same work.
 
     Raises
     ------
@@ -113,7 +120,7 @@ def load_items(job: TrainJob, config: ModelConfig, say: Say) -> tuple[list[Item]
         If something given cannot be used.
     """
     frozen = load_held_out(job.replaces)
-    items = load_sources(job.sources, config, say)
+    items = (shared.load if shared else load_sources)(job.sources, config, say)
     if frozen is not None:
         more = [source for source in frozen.sources if source not in job.sources]
         try:

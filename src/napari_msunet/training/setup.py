@@ -15,6 +15,7 @@ from napari_msunet.data import Split
 from napari_msunet.data.loader import Batch, Crops, TrainBatches, ValidationBatches, collate
 from napari_msunet.data.normalising import fit_normalisation
 from napari_msunet.data.sampling import Sampler
+from napari_msunet.data.sharing import SharedImages
 from napari_msunet.errors import ModelError
 from napari_msunet.events import Event, Message
 from napari_msunet.events import check as check_stop
@@ -96,10 +97,11 @@ class TrainingSetup:
             )
 
 
-def prepare(given: TrainJob, folder: RunFolder, rank: int = 0) -> TrainingSetup:
+def prepare(given: TrainJob, folder: RunFolder, rank: int = 0, shared: SharedImages | None = None) -> TrainingSetup:
     """Choose what the job leaves open, load and split the sources, and fit the model's normalisation.
 
-    `rank` is that of this process among several that train together.
+    `rank` is that of this process among several that train together; `shared` has the images of earlier trainings of
+    the same work.
 
     Raises
     ------
@@ -116,11 +118,12 @@ def prepare(given: TrainJob, folder: RunFolder, rank: int = 0) -> TrainingSetup:
     job, reasons = settle_training(given, folder, say)
     if job.optimiser.precision == "16" and device.type == "cpu":
         say("info", "A processor has no fast 16-bit floats but bfloat16: training with precision bf16.")
-    prepared = prepare_data(job, say, job.resume and folder.checkpoint.exists())
+    prepared = prepare_data(job, say, job.resume and folder.checkpoint.exists(), shared)
     try:
         if prepared.start:
             prepared.start.check()
-        session = _session(prepared, reasons, folder, device, rank, messages)
+        crops = _crops(prepared, shared)
+        session = _session(prepared, reasons, folder, crops, (device, rank), messages)
     except BaseException:
         prepared.release()
         raise
@@ -128,18 +131,30 @@ def prepare(given: TrainJob, folder: RunFolder, rank: int = 0) -> TrainingSetup:
     return session
 
 
+def _crops(prepared: Prepared, shared: SharedImages | None) -> Crops:
+    """The reader of windows.
+
+    Trainings that share images are compared in equal time, so none of them reads files in its own time.
+    """
+    seen, own = prepared.seen, own_statistics(prepared.job, prepared.config)
+    cache = shared.cache if shared else None
+    crops = Crops(seen.input_ratios, partial(input_windows, seen), mirror=seen.mirrored, own=own, cache=cache)
+    if shared:
+        crops.read_all(prepared.sides.train)
+    return crops
+
+
 def _session(
     prepared: Prepared,
     reasons: tuple[str, ...],
     folder: RunFolder,
-    device: torch.device,
-    rank: int,
+    crops: Crops,
+    place: tuple[torch.device, int],
     messages: list[Event],
 ) -> TrainingSetup:
-    """The setup with the readers of windows, and the model's normalisation."""
+    """The setup with the readers of windows, and the model's normalisation; `place` is its device and rank."""
     job, config, seen, sampler = prepared.job, prepared.config, prepared.seen, prepared.sampler
-    own = own_statistics(job, config)
-    crops = Crops(seen.input_ratios, partial(input_windows, seen), mirror=seen.mirrored, own=own)
+    own, (device, rank) = crops.own, place
     normalisation = _normalisation(job, config, crops, sampler, folder if job.resume else None)
     config, seen = (
         c.model_copy(update={"normalisation": normalisation, "own_statistics": own}) for c in (config, seen)

@@ -27,6 +27,7 @@ from napari_msunet.config import (
     PredictJob,
     PreviewJob,
     TrainJob,
+    TuneJob,
 )
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Event, Keep, Message, Progress, Result, View
@@ -47,7 +48,7 @@ LOOK_SECONDS = 0.1
 WAIT_SECONDS = 0.01
 """Time after which `JobHandle.wait` looks again."""
 
-_TRAININGS = (TrainJob, CrossValidateJob, ContextJob, ExperimentJob)
+_TRAININGS = (TrainJob, CrossValidateJob, ContextJob, ExperimentJob, TuneJob)
 """Jobs that take minutes to hours. Other jobs do not wait for them."""
 
 BUDGET_SECONDS = 0.02

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from napari_msunet.annotation.formats import is_outline_file
+from napari_msunet.constants import OUTLINE_ENDINGS
 
 Reader = Callable[[Any], list[Any]]
 
@@ -19,8 +19,10 @@ def get_slide_reader(path: str | Sequence[str]) -> Reader | None:
     paths = _paths(path)
     if not paths or not all(p.exists() for p in paths):
         return None
-    if all(is_outline_file(p) for p in paths):
-        return read_outlines
+    if all(p.is_file() and p.suffix.lower() in OUTLINE_ENDINGS for p in paths):
+        from napari_msunet.annotation.formats import is_outline_file
+
+        return read_outlines if all(is_outline_file(p) for p in paths) else None
     if any(p.is_dir() and not ((p / "zarr.json").is_file() or (p / ".zattrs").is_file()) for p in paths):
         return None
     return read
@@ -54,7 +56,7 @@ def read_outlines(path: str | Sequence[str]) -> list[Any]:
     from qtpy.QtWidgets import QWidget
 
     from napari_msunet.errors import MsunetError
-    from napari_msunet.widgets.navigation import main_window
+    from napari_msunet.widgets.napari_internals import main_window
 
     viewer = napari.current_viewer()
     named: list[Any] = [] if viewer is None else main_window(viewer).findChildren(QWidget, DOCK)

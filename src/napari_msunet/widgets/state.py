@@ -5,28 +5,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 from psygnal import Signal
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from napari_msunet.app.project import Project, Ring, default_folder
 from napari_msunet.config import (
     ClassicalConfig,
     ImageSet,
     Kind,
+    LossConfig,
     ModelConfig,
+    Optimiser,
+    Positive,
     PredictJob,
     Role,
     TrainJob,
+    TuneJob,
     UNetConfig,
     ValueRange,
 )
-from napari_msunet.config.base import option_of
+from napari_msunet.config.base import Option, option_of
 from napari_msunet.config.prediction import InClasses
+from napari_msunet.config.presets import PRESETS as JOB_PRESETS
 from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import MsunetError
 from napari_msunet.labels import LabelStore, open_labels
@@ -37,6 +42,10 @@ from napari_msunet.widgets.dock.annotation_counts import Counts
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The options of training and prediction that the dock's forms show.
+
+
+SEARCH_SECONDS = 60.0
+"""Seconds that each training of a search takes unless the person sets another time."""
 
 
 def _taken(name: str, job: type[BaseModel], *more: str) -> type[BaseModel]:
@@ -56,10 +65,23 @@ if TYPE_CHECKING:
     class PredictChoices(PredictJob):
         def __init__(self, **options: object) -> None: ...
 
+    class TuneChoices(TuneJob):
+        seconds: float
+
+        def __init__(self, **options: object) -> None: ...
+
 else:
     TrainChoices = _taken("TrainChoices", TrainJob)
     # two more options, which have rows of their own in the Predict step
     PredictChoices = _taken("PredictChoices", PredictJob, "channels", "where")
+    TuneChoices = create_model(
+        "TuneChoices",
+        __base__=_taken("TuneChoices", TuneJob),
+        seconds=(
+            Annotated[Positive, Option("Time of a training", "Search", False, "s", 10)],
+            Field(SEARCH_SECONDS, description="Seconds of each training, in processor time on a processor."),
+        ),
+    )
 
 
 def changed(options: Options, **values: object) -> Options:
@@ -111,13 +133,40 @@ def with_enough_parts(config: ModelConfig) -> ModelConfig:
     return config.model_copy(update={"branch": branch.model_copy(update=more)})
 
 
+def published(classes: tuple[str, ...], mpp: float | None) -> ModelConfig:
+    """The model of the method as it was written; its loss and optimiser are in `OF_METHOD`."""
+    return ModelConfig(classes=classes, mpp=mpp, **JOB_PRESETS["method"]["model"])
+
+
+OF_METHOD = {
+    "loss": LossConfig(**JOB_PRESETS["method"]["loss"]),
+    "optimiser": Optimiser(**JOB_PRESETS["method"]["optimiser"]),
+}
+"""The options of training that go with `published`."""
+
+
 @dataclass(frozen=True)
 class Preset:
-    """A model to start from: its `name`, a `sentence` about it, and the function that makes its config."""
+    """A model to start from: its `name`, a `sentence` about it, and the function that makes its config.
+
+    `training` has the options of training that are set with it, by their names.
+    """
 
     name: str
     sentence: str
     make: Callable[[tuple[str, ...], float | None], ModelConfig]
+    training: Mapping[str, BaseModel] = field(default_factory=dict)
+
+    def trained(self, options: TrainChoices) -> TrainChoices:
+        """The options of a training with those of this preset; those of another preset are the usual ones again."""
+        others = {
+            name: value
+            for preset in PRESETS
+            for name, value in preset.training.items()
+            if getattr(options, name) == value
+        }
+        usual = {name: type(options).model_fields[name].default for name in others}
+        return changed(options, **usual | dict(self.training))
 
     def fits(self, config: ModelConfig) -> bool:
         """Whether a model is this preset, at any resolution and with any classes."""
@@ -139,6 +188,13 @@ PRESETS = (
     Preset("Two scales", "Detail, and more surroundings. Each step costs half as much again.", two_scales),
     Preset("Three scales", "For what only wide surroundings explain. Takes longest.", three_scales),
     Preset("Classical", "No network: a threshold or k-means. A first annotation to correct, at once.", classical),
+    Preset(
+        "As published",
+        "Scales 1/2, 1 and 2, the mean of their probabilities, one loss (binary cross-entropy) on it, Adam at 0.0001: "
+        "the method as it was written. Sets the loss and the optimiser of the Train step too.",
+        published,
+        OF_METHOD,
+    ),
 )
 
 

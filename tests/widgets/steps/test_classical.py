@@ -26,6 +26,7 @@ def step(dock, tmp_path, qtbot):
     return step
 
 
+@pytest.mark.slow
 def test_k_means_by_mouse_is_a_first_annotation(dock, step, qtbot):
     assert step.presets.checkedId() == CLASSICAL
     assert step.classical.isVisible()
@@ -34,6 +35,8 @@ def test_k_means_by_mouse_is_a_first_annotation(dock, step, qtbot):
     qtbot.keyClick(method, Qt.Key.Key_End)  # the last choice
     settle()
     assert dock.state.model.branch.method == "kmeans"
+    assert step.classical.editors["parts"].isEnabled()
+    assert not step.classical.editors["threshold"].isEnabled()
     step.classical.editors["look"].setValue("colour")
     step.classical.editors["parts"].setValue(2)
     settle()

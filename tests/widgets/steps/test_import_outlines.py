@@ -75,6 +75,19 @@ def test_a_file_on_the_canvas(dock, qtbot, slide, tmp_path):
     qtbot.waitUntil(lambda: dock.state.active.annotation is not None and pixels(dock).sum() == 400, timeout=20_000)
 
 
+def test_a_file_of_several_images_asks_which(dock, qtbot, slide, tmp_path):
+    dock.open_slide(slide)
+    points = ";".join(f"{x},{y}" for x, y in RING)
+    drawn = f'<polygon label="blob" points="{points}"/></image>'
+    path = tmp_path / "cvat.xml"
+    path.write_text(f'<annotations><image name="x.png">{drawn}<image name="y.png">{drawn}</annotations>')
+    step, asked = dock.steps["annotate"], []
+    step._asked_image = lambda name, images: asked.append((name, images)) or "y.png"  # a window of its own
+    step.import_outlines(path)
+    qtbot.waitUntil(lambda: dock.state.active.annotation is not None and pixels(dock).sum() == 400, timeout=20_000)
+    assert asked == [("cvat.xml", ("x.png", "y.png"))]
+
+
 def test_a_path_field_takes_a_dropped_file(qtbot, tmp_path):
     field = PathField("The outlines", SHAPES)
     qtbot.addWidget(field)

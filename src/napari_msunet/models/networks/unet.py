@@ -163,6 +163,8 @@ class UNet(nn.Module):
         style = Style(config.norm, config.residual, config.separable, config.block_dropout, config.mirrored)
         self.shrinks = around_valid(config.depth) if config.mirrored else 0
         """Pixels of the grid behind the stem that valid convolutions need on each side; 0 with zero padding."""
+        self.period = 2**config.depth
+        """Pixels of that grid after which pooling repeats."""
         self.features = widths[0]
         """Channels of the result."""
         self.grain = config.grain
@@ -209,9 +211,24 @@ class UNet(nn.Module):
             Features of other branches, which are added to the bottleneck.
         """
         x = self.stem(x)
-        size = x.shape[-2:]
         if self.shrinks:
             x = mirrored(x, *(self.shrinks,) * 4)
+        return self._decoded(x, entering, deepest)
+
+    def inside(self, x: Tensor) -> Tensor:
+        """The last features of the middle of a window, from the real pixels around it instead of mirrored ones.
+
+        Parameters
+        ----------
+        x : (B, C, h, w) Tensor
+            Behind the stem; its middle, without `shrinks` pixels on each side, has sides that are multiples of
+            `period`.
+        """
+        return self._decoded(x, None, None)[0]
+
+    def _decoded(self, x: Tensor, entering: Mapping[int, Tensor] | None, deepest: Tensor | None) -> list[Tensor]:
+        """As `decoded`, behind the stem, with what valid convolutions need around it."""
+        size = [side - 2 * self.shrinks for side in x.shape[-2:]]
         maps: list[Tensor] = []
         for level, down in enumerate(self.down):
             x = self.halve[level - 1](x) if level else x

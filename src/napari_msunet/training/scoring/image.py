@@ -132,8 +132,9 @@ def add_shapes(found: ImageScores, item: Item, classes: Sequence[str], objects: 
     found.outlines = outline_scores(found.truth, found.predicted, classes, pixel_size(item))
     if objects is not None:
         predicted = connected(found.predicted) if objects == "connected" else parted(found.predicted)
-        known = found.truth != IGNORED
-        found.instances = instance_scores(Overlaps.of(own_instances(item.truth), predicted, known))
+        numbers = own_instances(item.truth)
+        known = (found.truth != IGNORED) & (numbers >= 0)
+        found.instances = instance_scores(Overlaps.of(np.maximum(numbers, 0), predicted, known))
 
 
 def parted(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
-from qtpy.QtCore import QByteArray, Qt, Signal
-from qtpy.QtGui import QPainter, QPixmap
-from qtpy.QtSvg import QSvgRenderer
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFormLayout, QGridLayout, QLabel, QVBoxLayout, QWidget
 
-import napari_msunet
 from napari_msunet.config import FUSIONS, NETWORKS, BranchConfig, Fusion, ModelConfig, UNetConfig
 from napari_msunet.config.base import fields_of
 from napari_msunet.config.branches import missing_for_encoders
@@ -25,6 +20,7 @@ from napari_msunet.widgets.dock.fields import (
     ResolutionField,
     ScalesField,
     WholeField,
+    drawing,
 )
 from napari_msunet.widgets.forms import Fold, Form, editor_for
 
@@ -236,8 +232,6 @@ def _changed(branch: BranchConfig, row: tuple[WholeField, WholeField, NumberFiel
 # ----------------------------------------------------------------------------------------------------------------------
 # The form of a model, with a drawing of its fusion.
 
-DRAWINGS = Path(napari_msunet.__file__).parent / "widgets" / "drawings"
-
 
 class ModelForm(Form):
     """Edits a `ModelConfig`; its classes, channels and normalisation stay as they were set."""
@@ -273,17 +267,3 @@ class ModelForm(Form):
         if config.mpp is not None and before is not None and abs(config.mpp - before) < 0.0005:
             config = config.model_copy(update={"mpp": before})
         return config
-
-
-@cache
-def drawing(name: str, ratio: float = 1.0) -> QPixmap:
-    """One of the drawings in `widgets/drawings`, 264 pixels wide."""
-    renderer = QSvgRenderer(QByteArray((DRAWINGS / f"{name}.svg").read_bytes()))
-    size = renderer.defaultSize().scaled(int(264 * ratio), 10_000, Qt.AspectRatioMode.KeepAspectRatio)
-    picture = QPixmap(size)
-    picture.fill(Qt.GlobalColor.transparent)
-    painter = QPainter(picture)
-    renderer.render(painter)
-    painter.end()
-    picture.setDevicePixelRatio(ratio)
-    return picture

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 WIDTH = 100
 VERBS = {
     "train": "train",
+    "tune": "tune",
     "evaluate": "evaluate",
     "measure": "measure",
     "export": "export",
@@ -33,6 +34,10 @@ def literal(value: object, indent: int = 0) -> str:
         return literal(value.as_posix())
     if isinstance(value, tuple):
         return _sequence([literal(v, indent + 4) for v in value], indent)
+    if isinstance(value, dict) and any(isinstance(part, BaseModel) for part in value.values()):
+        parts = [f"{literal(key)}: {literal(part, indent + 4)}" for key, part in value.items()]
+        inner = "".join(f"{' ' * (indent + 4)}{part},\n" for part in parts)
+        return f"{{\n{inner}{' ' * indent}}}"
     # a JSON string is also a Python string, and has the double quotes that are usual in code
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 

@@ -26,10 +26,10 @@ from qtpy.QtWidgets import (
 )
 from superqt import QElidingLabel
 
-from napari_msunet.annotation.formats import ENDINGS
 from napari_msunet.config import FolderSource, ImageSet, PublishedSource, Role, ShapesSource, TableSource, explain
 from napari_msunet.config.base import OptionField, fields_of
 from napari_msunet.config.sources import SETS
+from napari_msunet.constants import OUTLINE_ENDINGS
 from napari_msunet.errors import MsunetError
 from napari_msunet.slide.pixel_size import PIXELS
 from napari_msunet.widgets.dock.fields import ChoiceField, NumberField, TextField
@@ -40,7 +40,7 @@ from napari_msunet.widgets.state import State
 # Forms of labelled images from elsewhere: folders, tables, outlines of another program, public data sets.
 
 TABLES = "Tables (*.csv *.tsv *.txt)"
-SHAPES = f"Outlines ({' '.join(f'*{ending}' for ending in ENDINGS)});;All files (*)"
+SHAPES = f"Outlines ({' '.join(f'*{ending}' for ending in OUTLINE_ENDINGS)});;All files (*)"
 
 
 def dropped(event: QDropEvent) -> Path | None:

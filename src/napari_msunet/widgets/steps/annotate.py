@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from napari_msunet.annotation.importing import ShapeReport, import_shapes, radii
 from napari_msunet.annotation.shapes import DrawnImage, ShapeFile
 from napari_msunet.config import FolderSource, is_no_class
 from napari_msunet.constants import ANNOTATED_BACKGROUND
-from napari_msunet.errors import MsunetError
+from napari_msunet.errors import ImageNeededError, MsunetError
 from napari_msunet.geometry import Region
 from napari_msunet.labels import LabelStore
 from napari_msunet.labels.metadata import BACKGROUND_COLOUR, default_colours
@@ -25,7 +26,7 @@ from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.class_table import KEYS, ClassEdits, ClassTable, ClassTableRow
 from napari_msunet.widgets.dock.marking import Marking
 from napari_msunet.widgets.dock.python_lines import call, job_lines, lines, literal
-from napari_msunet.widgets.dock.show_errors import show_errors
+from napari_msunet.widgets.dock.show_errors import notify_error, show_errors
 from napari_msunet.widgets.dock.training_data import SHAPES, SourcesBox, dropped
 from napari_msunet.widgets.forms import Fold
 from napari_msunet.widgets.state import SlideRecord
@@ -284,7 +285,20 @@ class AnnotateStep(Step):
             with open_slide(record.path, record.job_mpp) as slide:
                 return read_shape_file(path, DrawnImage.of(slide, image), radii(radius, slide.mpp))
 
-        self._background.run(read, lambda file: self._bring(record, file, radius, image))
+        def failed(error: BaseException) -> None:
+            if isinstance(error, ImageNeededError) and error.images:
+                if chosen := self._asked_image(Path(path).name, error.images):
+                    show_errors(self.import_outlines)(path, radius, chosen)
+            else:
+                notify_error(str(error), "".join(traceback.format_exception(error)))
+
+        self._background.run(read, lambda file: self._bring(record, file, radius, image), failed)
+
+    def _asked_image(self, name: str, images: Sequence[str]) -> str:
+        """The image in a file that a person chooses; empty: none."""
+        said = f"{name} holds the outlines of several images. Which is this slide?"
+        chosen, sure = QInputDialog.getItem(self, "Outlines", said, list(images), 0, False)
+        return str(chosen) if sure else ""
 
     @show_errors
     def _bring(self, record: SlideRecord, file: ShapeFile, radius: float | None, image: str | None) -> None:

@@ -110,6 +110,9 @@ class ModelStep(Step):
 
     def use_preset(self, preset: Preset) -> None:
         """Start from a preset, at the resolution that is set."""
+        options = preset.trained(self.state.train_options)
+        if options != self.state.train_options:
+            self.state.set_train_options(options)
         config = preset.make(self.state.model.classes, self.state.model.mpp)
         self.set_model(config.model_copy(update={"channels": self.state.model.channels}))
 
@@ -227,12 +230,7 @@ class ModelStep(Step):
         if self._fields is not None and (self._fields.config, self._fields.size) != (config, size):
             self._fields.set_model(config, size)
         automatic = not self.state.model_chosen
-        method = None if automatic or not isinstance(config.branch, ClassicalConfig) else config.branch
-        for widget in (self.classical, self.untrained):
-            widget.setVisible(method is not None)
-        if method is not None:
-            self.classical.setValue(method)
-            self.untrained.setEnabled(method.by_slide or method.method == "threshold")
+        self._show_method(None if automatic else config)
         self.form.setVisible(not automatic)
         fitting = next((n for n, preset in enumerate(PRESETS) if preset.fits(config)), None)
         fitting = len(PRESETS) if automatic else fitting  # the number of the choice "automatic"
@@ -246,6 +244,20 @@ class ModelStep(Step):
         self.loaded.setText("" if path is None else _loaded(path))
         self.loaded.setToolTip(str(path or ""))
         self.loaded.setVisible(path is not None)
+
+    def _show_method(self, config: ModelConfig | None) -> None:
+        """Show the options of a classical method, those that it has enabled; hide them for networks."""
+        branch = None if config is None else config.branch
+        for widget in (self.classical, self.untrained):
+            widget.setVisible(isinstance(branch, ClassicalConfig))
+        if not isinstance(branch, ClassicalConfig):
+            return
+        self.classical.setValue(branch)
+        by_hand = branch.method == "threshold"
+        self.untrained.setEnabled(branch.by_slide or by_hand)
+        has = {"parts": branch.method in ("multiotsu", "kmeans"), "threshold": by_hand, "fit": not by_hand}
+        for name, enabled in has.items():
+            self.classical.editors[name].setEnabled(enabled)
 
     def _resolution_words(self) -> str:
         record = self.state.active

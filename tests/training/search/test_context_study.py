@@ -11,7 +11,7 @@ from data.making import write_folder
 import napari_msunet as ms
 from napari_msunet.config import AutoModel, ContextJob, FolderSource, TrainJob, UNetConfig
 from napari_msunet.errors import MsunetError
-from napari_msunet.training.context_study import sentence, study, verdict
+from napari_msunet.training.search.context_study import sentence, study, verdict
 
 ONE, SEVERAL = ("fine", "coarse"), ("pair", "triple")
 
