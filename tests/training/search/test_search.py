@@ -153,6 +153,7 @@ def test_it_goes_on_where_it_was_stopped_and_trials_can_be_added(source, tmp_pat
     assert len(result.report["importance"]) <= 1
 
 
+@pytest.mark.slow
 def test_a_stopped_trial_begins_again_with_the_same_values(source, tmp_path):
     job = search(source, tmp_path / "again", trials=1)
     said = []
