@@ -253,6 +253,15 @@ def test_a_damaged_database(source, tmp_path):
         list(tune_events(job.model_copy(update={"resume": True})))
 
 
+def test_a_trial_that_needs_more_memory_than_there_is(source, tmp_path):
+    space = {"batch_size": [2, 50_000_000]}
+    rows = tune(search(source, tmp_path / "s", space=space, sampler="grid")).report["trials"]
+    assert sorted(row["outcome"] for row in rows) == ["failed", "scored"]
+    (sentence,) = [row["error"] for row in rows if "error" in row]
+    assert "needs about" in sentence
+    assert "choose a smaller batch" in sentence
+
+
 def test_memory_that_is_not_there_is_a_sentence():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(10**15)
