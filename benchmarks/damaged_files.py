@@ -86,10 +86,12 @@ def read_model(path: Path) -> list[Any]:
 
 def read_shapes(path: Path) -> list[Any]:
     """Class and outline of each shape."""
-    from napari_msunet.annotation.formats import read_shape_file
+    from napari_msunet.annotation.formats import DrawnImage, read_shape_file
 
-    found = read_shape_file(path).shapes
-    return [np.array([f"{shape.name} {shape.geometry.wkt}" for shape in found])]
+    found = read_shape_file(path, DrawnImage("a.png", (1000, 1000)))
+    if found.left_out or found.notes:
+        warnings.warn(f"{len(found.left_out)} left out. {' '.join(found.notes)}", stacklevel=1)
+    return [np.array([f"{shape.name} {shape.geometry.wkt}" for shape in found.shapes])]
 
 
 # ------------------------------------------------------------------------------------------------------ what is made
@@ -231,6 +233,89 @@ def make_aperio(folder: Path) -> Path:
     return folder / "aperio.xml"
 
 
+RING = [(0, 0), (90, 0), (90, 90), (40, 95)]
+
+
+def make_text(name: str, text: str, folder: Path) -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def make_cvat(folder: Path) -> Path:
+    corners = ";".join(f"{x},{y}" for x, y in RING)
+    shapes = "".join(
+        f'<polygon label="gland" points="{corners}"/><ellipse label="gland" cx="{n}" cy="50" rx="9" ry="4"/>'
+        f'<mask label="gland" rle="1, 3, 1, 1, 2, 1, 1" left="{n}" top="70" width="5" height="2"/>'
+        for n in range(10, 16)
+    )
+    images = "".join(f'<image id="{n}" name="{n}.png">{shapes}</image>' for n in "ab")
+    return make_text("cvat.xml", f"<annotations><version>1.1</version>{images}</annotations>", folder)
+
+
+def make_coco(folder: Path) -> Path:
+    outline = [v for corner in RING for v in corner]
+    masks = [{"size": [4, 5], "counts": [5, 2, 2, 3, 8]}, {"size": [4, 5], "counts": "52216"}, [outline]]
+    found = {
+        "images": [{"id": n, "file_name": f"{name}.png"} for n, name in enumerate("ab")],
+        "categories": [{"id": 1, "name": "gland"}],
+        "annotations": [{"image_id": n % 2, "category_id": 1, "segmentation": masks[n % 3]} for n in range(18)],
+    }
+    return make_text("coco.json", json.dumps(found), folder)
+
+
+def make_labelbox(folder: Path) -> Path:
+    objects = [{"name": "gland", "polygon": [{"x": x + n, "y": y} for x, y in RING]} for n in range(6)]
+    objects += [{"name": "gland", "bounding_box": {"top": 1, "left": 2, "height": 3, "width": 4}}] * 3
+    rows = [
+        {
+            "data_row": {"external_id": f"{name}.png"},
+            "projects": {"p": {"labels": [{"annotations": {"objects": objects}}]}},
+        }
+        for name in "ab"
+    ]
+    return make_text("labelbox.ndjson", "\n".join(map(json.dumps, rows)), folder)
+
+
+def make_labelme(folder: Path) -> Path:
+    import base64
+    import io
+
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.eye(9, dtype=np.uint8) * 255).save(file, format="png")
+    text = base64.b64encode(file.getvalue()).decode()
+    shapes = [
+        {"label": "gland", "shape_type": "polygon", "points": RING},
+        {"label": "gland", "shape_type": "circle", "points": RING[:2]},
+        {"label": "gland", "shape_type": "mask", "points": [[0, 0], [8, 8]], "mask": text},
+    ]
+    found = {"version": "5.7.0", "imagePath": "a.png", "shapes": shapes * 4}
+    return make_text("labelme.json", json.dumps(found), folder)
+
+
+def make_labelme_web(folder: Path) -> Path:
+    corners = "".join(f"<pt><x>{x}</x><y>{y}</y></pt>" for x, y in RING)
+    shape = f"<object><name>gland</name><deleted>0</deleted><polygon>{corners}</polygon></object>"
+    text = f"<annotation><filename>a.png</filename>{shape * 8}</annotation>"
+    return make_text("labelme.xml", text, folder)
+
+
+def make_cytomine(folder: Path) -> Path:
+    ring = ", ".join(f"{x} {y}" for x, y in (*RING, RING[0]))
+    found = [{"location": f"POLYGON (({ring}))", "term": [n], "originalFilename": "a.png"} for n in range(9)]
+    return make_text("cytomine.json", json.dumps({"collection": found}), folder)
+
+
+def make_halo(folder: Path) -> Path:
+    corners = "".join(f'<V X="{x}" Y="{y}" />' for x, y in RING)
+    region = '<Region Type="{}" HasEndcaps="0" NegativeROA="{}"><Vertices>{}</Vertices></Region>'
+    ellipse = '<V X="10" Y="20" /><V X="40" Y="40" />'
+    regions = region.format("Polygon", 0, corners) + region.format("Ellipse", 1, ellipse)
+    text = f'<Annotations><Annotation Name="gland" LineColor="255"><Regions>{regions * 5}</Regions></Annotation>'
+    return make_text("halo.annotations", text + "</Annotations>", folder)
+
+
 @dataclass(frozen=True)
 class Format:
     """How a format is made and read.
@@ -261,6 +346,13 @@ FORMATS = {
     "geojson": Format(make_geojson, read_shapes),
     "asap": Format(make_asap, read_shapes),
     "aperio": Format(make_aperio, read_shapes),
+    "halo": Format(make_halo, read_shapes),
+    "cvat": Format(make_cvat, read_shapes),
+    "coco": Format(make_coco, read_shapes),
+    "labelbox": Format(make_labelbox, read_shapes),
+    "labelme": Format(make_labelme, read_shapes),
+    "labelme-web": Format(make_labelme_web, read_shapes),
+    "cytomine": Format(make_cytomine, read_shapes),
 }
 
 

@@ -18,7 +18,10 @@ from napari_msunet.geometry import Window
 from napari_msunet.models import SegmentationLoss, build_model, input_windows
 from napari_msunet.models.strip_inference import folded
 
-FUSIONS = ("mean", "weighted", "max", "concat", "attention", "multihead", "inject", "pyramid")
+FUSIONS = (
+    *("mean", "weighted", "max", "concat", "attention", "feature_attention", "multihead"),
+    *("inject", "pyramid"),
+)
 VARIANTS: dict[str, dict[str, object]] = {
     **{fusion: {"fusion": fusion} for fusion in FUSIONS},
     "scale 1 alone": {"fusion": "mean", "scales": (1.0,)},

@@ -14,7 +14,9 @@ NETWORKS = {
     "resize": unet(up="resize"),
     "space to depth": unet(stem="space_to_depth"),
     "valid": unet(padding="valid"),
+    "mirror": unet(padding="mirror"),
     "renorm": unet(norm="renorm"),
+    "no norm": unet(norm="none", block_dropout=0.1),
     "slide": unet(norm="slide"),
     "residual": unet(residual=True),
     "separable": unet(separable=True),
@@ -39,6 +41,7 @@ NETWORKS = {
         stem="space_to_depth", norm="slide", gates=True, attention="self", window=2, dense=True, pyramid=True
     ),
     "linknet": LinkNetConfig(depth=2, width=8),
+    "linknet published": LinkNetConfig(depth=3, width=8, layout="published"),
     "hrnet": HRNetConfig(depth=1, width=8),
     "hrnet plain": HRNetConfig(depth=2, width=8, stem="plain"),
 }

@@ -21,8 +21,8 @@ from napari_msunet.config import SettledTrainJob
 from napari_msunet.constants import IGNORED
 from napari_msunet.data import Item
 from napari_msunet.geometry import Grid, Window
+from napari_msunet.inference.own_grid import on_grid
 from napari_msunet.training.experiments import Predict
-from napari_msunet.training.scoring.image import on_grid
 
 sys.path.append(str(Path(__file__).parents[2] / "build" / "monai-alone"))
 

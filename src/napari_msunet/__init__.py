@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from napari_msunet.app.retraining import retraining_job
     from napari_msunet.config import (
         AutoModel,
+        ClassicalConfig,
         EncoderConfig,
         EvaluateJob,
         ExperimentJob,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from napari_msunet.geometry import Region
     from napari_msunet.inference.predict import predict
     from napari_msunet.jobs.run import (
+        context_study,
         cross_validate,
         evaluate,
         experiment,
@@ -53,13 +55,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "app.retraining": "retraining_job",
     "config": (
-        "AutoModel EncoderConfig EvaluateJob ExperimentJob ExportJob FolderSource HRNetConfig LinkNetConfig LossConfig "
-        "MeasureJob ModelConfig PredictJob PyramidJob SlideSource TrainJob TuneJob UNetConfig"
+        "AutoModel ClassicalConfig EncoderConfig EvaluateJob ExperimentJob ExportJob FolderSource HRNetConfig "
+        "LinkNetConfig LossConfig MeasureJob ModelConfig PredictJob PyramidJob SlideSource TrainJob TuneJob UNetConfig"
     ),
     "errors": "MissingMppError MsunetError StoreLockedError",
     "geometry": "Region",
     "inference.predict": "predict",
-    "jobs.run": "cross_validate evaluate experiment export job_from_json measure run train tune",
+    "jobs.run": "context_study cross_validate evaluate experiment export job_from_json measure run train tune",
     "labels": "LabelStore open_labels tissue_labels",
     "models": "MSUNet build_model load_model save_model",
     "review.queue": "review_queue",
@@ -69,6 +71,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "AutoModel",
+    "ClassicalConfig",
     "EncoderConfig",
     "EvaluateJob",
     "ExperimentJob",
@@ -94,6 +97,7 @@ __all__ = [
     "UNetConfig",
     "build_model",
     "build_pyramid",
+    "context_study",
     "cross_validate",
     "evaluate",
     "experiment",

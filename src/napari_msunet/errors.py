@@ -28,6 +28,22 @@ class SourceError(MsunetError):
     """Training or evaluation images and masks do not fit together."""
 
 
+class ShapeFileError(MsunetError):
+    """A file of shapes cannot be read."""
+
+
+class ImageNeededError(ShapeFileError):
+    """A file of shapes can only be read for a certain image, which was not given.
+
+    Attributes
+    ----------
+    images : tuple of str
+        The names of the images in the file that may be meant; empty where it is the image's size that is needed.
+    """
+
+    images: tuple[str, ...] = ()
+
+
 class ModelError(MsunetError):
     """A model file or model configuration cannot be used."""
 

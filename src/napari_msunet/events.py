@@ -142,11 +142,12 @@ class Metric(_Event):
     Attributes
     ----------
     name : str
-        ``"loss"``, ``"iou"``, ``"dice"``, ``"learning_rate"``; of one class ``"iou gland"``.
+        ``"loss"``, ``"iou"``, ``"dice"``, ``"f1"``, ``"precision"``, ``"recall"``, ``"accuracy"``, ``"learning_rate"``,
+        ``"memory_mb"``; of one class ``"iou gland"``.
     split : str
         ``"train"`` or ``"validation"``.
     output : str
-        ``"fused"``, or a scale as ``"scale 1/2"``.
+        ``"fused"``, a scale as ``"scale 1/2"``, or ``"mean of scales"``.
     """
 
     event: Literal["metric"] = "metric"
@@ -155,6 +156,24 @@ class Metric(_Event):
     split: Literal["train", "validation"]
     output: str = "fused"
     value: float
+
+
+class StepMetrics(_Event):
+    """One number of the combined output over the training steps of an epoch, for a curve: at most some 100 points.
+
+    Attributes
+    ----------
+    epoch : int
+    name : str
+        As in `Metric`.
+    values : list of float
+        Evenly over the epoch; None where it is not defined.
+    """
+
+    event: Literal["step_metrics"] = "step_metrics"
+    epoch: int
+    name: str
+    values: list[float | None]
 
 
 class RegionDone(_Event):
@@ -242,7 +261,8 @@ class Result(_Event):
 
 
 Event = Annotated[
-    Progress | Metric | RegionDone | FirstLook | TrialDone | Message | Result, Field(discriminator="event")
+    Progress | Metric | StepMetrics | RegionDone | FirstLook | TrialDone | Message | Result,
+    Field(discriminator="event"),
 ]
 """The type of any event."""
 

@@ -175,11 +175,15 @@ class Grid:
         Size `(y, x)` of one grid pixel in level-0 pixels.
     mpp : tuple of float, optional
         Size `(y, x)` of one grid pixel in µm; None where the slide's own is not known.
+    smooth : bool
+        Whether pixels smaller than those of the slide are read bilinearly between the centres of these, as image
+        programs enlarge; without it, each shows the pixel that it lies in.
     """
 
     extent: tuple[int, int]
     pixel: tuple[float, float]
     mpp: tuple[float, float] | None = None
+    smooth: bool = False
 
     def __post_init__(self) -> None:
         if min(self.extent) < 1 or not all(isfinite(p) and p > 0 for p in self.pixel):
@@ -205,7 +209,7 @@ class Grid:
         """The grid with `scale` times as many pixels a side over the same slide."""
         factor = float(scale)
         mpp = None if self.mpp is None else (self.mpp[0] / factor, self.mpp[1] / factor)
-        return Grid(self.extent, (self.pixel[0] / factor, self.pixel[1] / factor), mpp)
+        return Grid(self.extent, (self.pixel[0] / factor, self.pixel[1] / factor), mpp, self.smooth)
 
     def window(self, region: Region) -> Window:
         """The grid pixels whose footprint the region touches."""
@@ -242,17 +246,24 @@ class Grid:
 class Resolution:
     """The size of a square pixel that a model works in: in µm, or in pixels of the image where it has no size in µm.
 
+    Or of no size: where every image is brought to as many pixels.
+
     Parameters
     ----------
     size : float
         µm, or pixels of the image (level 0), along a side.
     unit : "µm" or "px"
+    side : int, optional
+        Pixels a side that every image is brought to, whatever its own; `size` then only relates two such resolutions.
     """
 
     size: float
     unit: Literal["µm", "px"] = "µm"
+    side: int | None = None
 
     def __str__(self) -> str:
+        if self.side is not None:
+            return f"images brought to {self.side} x {self.side} pixels"
         if self.unit == "µm":
             return f"{self.size:.4g} µm per pixel"
         return "the image's own pixels" if self.size == 1 else f"pixels of {self.size:.4g} image pixels"
@@ -260,11 +271,13 @@ class Resolution:
     @property
     def at(self) -> str:
         """The resolution with its preposition, as in "it works at 0.5 µm per pixel"."""
-        return f"{'at' if self.unit == 'µm' else 'in'} {self}"
+        return f"{'at' if self.unit == 'µm' else 'on' if self.side is not None else 'in'} {self}"
 
     @property
     def short(self) -> str:
         """As `str`, for places with little room: ``"0.5 µm/px"`` or ``"1 px"``."""
+        if self.side is not None:
+            return f"{self.side} px an image"
         return f"{self.size:.3g} µm/px" if self.unit == "µm" else f"{self.size:.3g} px"
 
     @property
@@ -274,7 +287,8 @@ class Resolution:
 
     def times(self, factor: float) -> Resolution:
         """Pixels that are `factor` times as long a side."""
-        return Resolution(self.size * factor, self.unit)
+        side = None if self.side is None else max(1, round(self.side / factor))
+        return Resolution(self.size * factor, self.unit, side)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -333,6 +347,45 @@ def between_centres(
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Averages from one grid to another, scales, and the shapes of pyramids.
+
+
+def mirrored_places(start: int, count: int, length: int) -> npt.NDArray[np.int64]:
+    """The pixel of a line that each pixel of a longer line shows, where it is mirrored at both ends.
+
+    The outermost pixels are not repeated: pixel -1 shows pixel 1.
+
+    Parameters
+    ----------
+    start, count : int
+        The first wanted pixel, which may be negative, and how many.
+    length : int
+        Pixels of the line itself.
+    """
+    import numpy as np
+
+    if length == 1:
+        return np.zeros(count, np.int64)
+    place = np.arange(start, start + count) % (2 * length - 2)
+    return np.minimum(place, 2 * length - 2 - place).astype(np.int64)
+
+
+def mirrored_source(
+    window: Window, shape: tuple[int, int]
+) -> tuple[Window, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The part of an image that a window shows where the image is mirrored at its edges.
+
+    Returns
+    -------
+    source : Window
+        Inside the image.
+    rows, columns : arrays of int
+        For each row and column of the window, that of `source`.
+    """
+    rows = mirrored_places(window.y, window.height, shape[0])
+    columns = mirrored_places(window.x, window.width, shape[1])
+    corner, last = (int(rows.min()), int(columns.min())), (int(rows.max()), int(columns.max()))
+    source = Window.between(corner, (last[0] + 1, last[1] + 1))
+    return source, rows - corner[0], columns - corner[1]
 
 
 def footprints(start: int, count: int, ratio: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:

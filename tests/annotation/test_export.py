@@ -197,7 +197,7 @@ def test_a_huge_png_is_refused(make_store: Make, tmp_path: Path, monkeypatch: py
 def test_an_unknown_ending_lists_the_endings(make_store: Make, tmp_path: Path):
     store = make_store(blobs((20, 20)))
     for name in ("labels.xyz", "labels", "labels.tif", ".png"):
-        with pytest.raises(OutputError, match=r"\.geojson, \.ome\.tif, \.ome\.tiff, \.ome\.zarr, \.png"):
+        with pytest.raises(OutputError, match=r"\.geojson, \.json, \.xml, \.ome\.tif, \.ome\.tiff, \.ome\.zarr, \.png"):
             exported(store, tmp_path / name)
 
 

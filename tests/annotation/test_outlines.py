@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_msunet.annotation import ShapeFileError, import_file, read_shape_file, read_shapes
+from napari_msunet.annotation import import_file, read_shape_file, read_shapes
 from napari_msunet.annotation.importing import ClassedShapes
 from napari_msunet.config import Drawn, ModelConfig, ShapesSource, UNetConfig
 from napari_msunet.data.sources import shapes_item
-from napari_msunet.errors import MsunetError, StoreError
+from napari_msunet.errors import MsunetError, ShapeFileError, StoreError
 from napari_msunet.geometry import Region, Window
 from napari_msunet.inference.slide_inputs import drawn
 from napari_msunet.labels import LabelStore, open_labels
@@ -69,7 +69,42 @@ def layers(drawing, kind, vertex):
     return f"<Annotations>{''.join(parts)}</Annotations>"
 
 
+def coco(drawing):
+    names = sorted({name for name, _, _ in drawing})
+    found = [
+        {"image_id": 1, "category_id": names.index(name), "segmentation": [[v for corner in corners for v in corner]]}
+        for name, corners, _ in drawing
+    ]
+    images = [{"id": 1, "file_name": "s.png"}, {"id": 2, "file_name": "other.png"}]
+    categories = [{"id": index, "name": name} for index, name in enumerate(names)]
+    return json.dumps({"images": images, "categories": categories, "annotations": found})
+
+
+def cvat(drawing):
+    parts = [
+        f'<polygon label="{name}" points="{";".join(f"{x},{y}" for x, y in corners)}"/>' for name, corners, _ in drawing
+    ]
+    other = '<image id="1" name="other.png"><polygon label="Tumor" points="0,0;9,0;9,9"/></image>'
+    own = f'<image id="0" name="s.png" width="160" height="120">{"".join(parts)}</image>'
+    return f"<annotations>{own}{other}</annotations>"
+
+
+def labelbox(drawing):
+    found = [{"name": name, "polygon": [{"x": x, "y": y} for x, y in corners]} for name, corners, _ in drawing]
+    row = {"data_row": {"external_id": "s.png"}, "projects": {"p": {"labels": [{"annotations": {"objects": found}}]}}}
+    return "\n".join(json.dumps(one) for one in (row, {**row, "data_row": {"external_id": "other.png"}}))
+
+
+def labelme(drawing):
+    shapes = [{"label": name, "points": corners, "shape_type": "polygon"} for name, corners, _ in drawing]
+    return json.dumps({"version": "5.7.0", "imagePath": "s.png", "shapes": shapes})
+
+
 FORMATS = {
+    "COCO": coco,
+    "CVAT": cvat,
+    "Labelbox": labelbox,
+    "labelme": labelme,
     "GeoJSON": geojson,
     "ASAP XML": asap,
     "Aperio XML": lambda d: layers(d, "0", "Vertex"),
@@ -99,11 +134,11 @@ def expected():
 def test_one_drawing_every_format_every_door(tmp_path, slide_path, format):
     path = tmp_path / "shapes.txt"  # the content tells the format
     path.write_text(FORMATS[format](DRAWING))
-    assert read_shape_file(path).format == format
+    assert read_shape_file(path, "s.png").format == format
     classes = ("Stroma", "Tumor")
     with open_slide(slide_path, mpp=0.5) as slide:
         report = import_file(path, tmp_path / "l.ome.zarr", slide, classes=classes, kind="labels")
-        mask = where_mask(slide, drawn(path))
+        mask = where_mask(slide, drawn(path, slide_path))
         inside = mask.on(slide.grid(), slide.grid().whole)
     assert [f.fate for f in report.fates] == [fate for _, _, fate in DRAWING]
     assert [f.number for f in report.fates] == list(range(1, len(DRAWING) + 1))
@@ -295,10 +330,11 @@ def test_names_written_in_two_ways(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"images": [], "annotations": [], "categories": []}', "a file of COCO"),
-        ('{"version": "5", "shapes": [], "imagePath": "a.png"}', "a file of labelme"),
-        ("<annotations><image/></annotations>", "is CVAT's"),
-        ("<annotation><object/></annotation>", "is LabelMe's or Pascal VOC's"),
+        ('{"_via_settings": {}}', "a file of the VGG Image Annotator"),
+        ('{"images": [], "annotations": [{"segments_info": []}]}', "COCO's panoptic form"),
+        ("<annotations><track><box/></track></annotations>", "tracks of a video"),
+        ("<annotation><object><bndbox/></object></annotation>", "is Pascal VOC's XML"),
+        ("<annotation/>", "neither LabelMe's"),
         ("PK\3\4", "compressed"),
         ("[" * 100_000, "damaged"),
     ],

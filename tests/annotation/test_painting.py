@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from shapely.geometry import Point, Polygon, box
 from skimage.draw import polygon2mask
 
-from napari_msunet.annotation import DrawnShape, ShapeFileError, import_shapes
+from napari_msunet.annotation import DrawnShape, import_shapes
 from napari_msunet.annotation.painting import ShapePainter, class_numbers
+from napari_msunet.errors import ShapeFileError
 from napari_msunet.geometry import Window
 from napari_msunet.objects.polygons import label_polygons
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import shapely
 
-from napari_msunet.annotation import ShapeFileError, read_shapes
+from napari_msunet.annotation import read_shapes
 from napari_msunet.annotation.formats import read_shape_file
+from napari_msunet.errors import ShapeFileError
 
 ASAP = """<?xml version="1.0"?><ASAP_Annotations><Annotations>
 <Annotation Name="Annotation 0" Type="Polygon" PartOfGroup="Tumor" Color="#F4FA58"><Coordinates>

@@ -79,7 +79,7 @@ BAD: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "evaluate nothing": (("evaluate", "--model", "=model"), "No images are given"),
     "measure an image": (("measure", "=good", "--out", "OUT.csv"), "zarr.json"),
-    "export ending": (("export", "=labels", "--out", "OUT.bmp"), r"\.geojson, \.ome\.tif"),
+    "export ending": (("export", "=labels", "--out", "OUT.bmp"), r"\.geojson, .*\.ome\.tif"),
     "export below a file": (("export", "=labels", "--out", "=words/x.png"), "is a file, not a folder"),
     "pyramid of words": (("pyramid", "=words", "--out", OUT), "words is no image"),
     "job of words": (("run", "=words"), "Invalid JSON"),

@@ -128,3 +128,15 @@ def test_import(tmp_path: Path, capsys):
     assert json.loads(capsys.readouterr().out)["left_out"] == {"dust": 1}
     assert execute(shlex.split(f"{given} --values x=gland")) == 2
     assert "say which class" in capsys.readouterr().err
+    # A file of several images, with points
+    points = '<points label="cell" points="30,30;60,40"/></image>'
+    shapes.write_text(f'<annotations><image name="x.jpg">{points}<image name="y.jpg">{points}</annotations>')
+    given = f"import {shapes} --labels {tmp_path / 'c.ome.zarr'} --slide {images / 'name0.png'} --mpp 0.5 --json"
+    assert execute(shlex.split(given)) == 2
+    assert "outlines of 2 images (x.jpg, y.jpg), none of which is called name0.png" in capsys.readouterr().err
+    assert execute(shlex.split(f"{given} --image y.jpg")) == 2
+    assert "With a radius, points are read as discs" in capsys.readouterr().err
+    assert execute(shlex.split(f"{given} --image y.jpg --radius 2")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["shapes"] == 2
+    assert abs(found["pixels"] - 2 * 3.1416 * 4**2) < 10

@@ -77,6 +77,7 @@ def test_networks_for_each_scale(capsys):
 def test_every_option_of_a_network_arrives(capsys):
     words = "--gates --residual --separable --nested-skips --feature-pyramid --dilated-context --skip-attention self"
     more = "--attention-window 4 --down stride --up resize --stem space_to_depth --padding valid --norm slide"
+    more += " --block-dropout 0.2"
     made = job(capsys, *words.split(), *more.split())["model"]["branch"]
     usual = UNetConfig().model_dump()
     assert {name for name in made if made[name] == usual[name]} == {"kind", "depth", "width", "dropout"}

@@ -271,3 +271,32 @@ def test_values_stay_in_range():
         for image in run(options, seed)[2]:
             assert float(image.min()) >= 0
             assert float(image.max()) <= 1
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_a_share_of_the_windows_is_mirrored_left_to_right(share):
+    options = NONE.model_copy(update={"mirror": share})
+    images = torch.rand(400, 1, 4, 6)
+    target = (images[:, 0] > 0.5).to(torch.uint8)
+    views = Views((4, 6), [(4, 6)], (1.0,))
+    assert views.pads(options) == ([0], 0)
+    found = augment([images], target, views, options, 3)
+    mirrored = (found.inputs[0] == images.flip(-1)).flatten(1).all(1)
+    still = (found.inputs[0] == images).flatten(1).all(1)
+    assert bool((mirrored ^ still).all())
+    assert float(mirrored.float().mean()) == pytest.approx(share, abs=0.07)
+    expected = torch.where(mirrored[:, None, None], target.flip(-1), target)
+    assert torch.equal(found.target, expected.long())
+
+
+def test_without_a_share_the_numbers_of_earlier_trainings_stay():
+    generator = torch.Generator().manual_seed(5)
+    quarter, _, turn, size = (
+        torch.randint(4, (8,), generator=generator),
+        torch.randint(2, (8,), generator=generator),
+        torch.rand(8, generator=generator) * 2 - 1,
+        torch.rand(8, generator=generator) * 2 - 1,
+    )
+    expected = torch.cos(quarter * (torch.pi / 2) + turn * torch.pi) * 1.2**size
+    torch.testing.assert_close(draw(8, Augmentation(), 5, VIEWS).warp.matrix[:, 0, 0], expected)
+    assert not torch.allclose(draw(8, Augmentation(mirror=0.5), 5, VIEWS).warp.matrix[:, 0, 0], expected)

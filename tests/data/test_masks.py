@@ -8,10 +8,13 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 
+from napari_msunet.config import FolderSource
+from napari_msunet.config.base import fields_of, read_text
 from napari_msunet.constants import IGNORED
 from napari_msunet.data.masks import class_numbers, majority, read_mask
-from napari_msunet.data.truth import cut_out
+from napari_msunet.data.truth import MaskTruth, cut_out
 from napari_msunet.errors import SourceError
 from napari_msunet.geometry import Grid, Window
 
@@ -160,3 +163,77 @@ def test_a_released_mask_is_not_read_again_where_it_packs_well():
             found.setflags(write=True)
             truth.release()
         assert len(loads) == expected
+
+
+TABLE = {"#ff0000": "a", "0/255/0": "b", "#ffffff": "ignored"}
+COLOURED = np.array([[0, 1, 2], [3, 1, 0]])
+PAINT = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [255, 255, 255]], np.uint8)
+MEANT = np.array([[0, 1, 2], [255, 1, 0]])
+
+
+def as_palette(path):
+    image = Image.fromarray(COLOURED.astype(np.uint8), "P")
+    image.putpalette(PAINT.tobytes())
+    image.save(path)
+
+
+COLOUR_FILES = {
+    "colours.png": lambda p: Image.fromarray(PAINT[COLOURED]).save(p),
+    "opacity.png": lambda p: Image.fromarray(np.dstack([PAINT[COLOURED], COLOURED.astype(np.uint8) * 80])).save(p),
+    "palette.png": as_palette,
+    "colours.bmp": lambda p: Image.fromarray(PAINT[COLOURED]).save(p),
+    "colours.tif": lambda p: tifffile.imwrite(p, PAINT[COLOURED], photometric="rgb", compression="lzw"),
+    "colours.npy": lambda p: np.save(p, PAINT[COLOURED]),
+}
+
+
+def colour_truth(path, table=None, classes=("a", "b")):
+    source = FolderSource(images=path.parent, masks=path.parent, values=table or TABLE)
+    return MaskTruth(path, COLOURED.shape, source.values, classes).mask()
+
+
+@pytest.mark.parametrize("name", COLOUR_FILES)
+def test_a_table_of_colours(tmp_path, name):
+    COLOUR_FILES[name](tmp_path / name)
+    assert colour_truth(tmp_path / name).tolist() == MEANT.tolist()
+
+
+def test_black_is_background_unless_it_is_named(tmp_path):
+    COLOUR_FILES["colours.png"](tmp_path / "m.png")
+    table = {"#000000": "b", "255 0 0": "a", "#00FF00": "background", "#ffffff": "background"}
+    assert colour_truth(tmp_path / "m.png", table).tolist() == [[2, 1, 0], [0, 1, 2]]
+
+
+def test_grey_masks_are_colours_too(tmp_path):
+    Image.fromarray(np.where(COLOURED == 1, 255, 0).astype(np.uint8)).save(tmp_path / "m.png")
+    assert colour_truth(tmp_path / "m.png", {"#ffffff": "a"}).tolist() == (COLOURED == 1).astype(int).tolist()
+
+
+@pytest.mark.parametrize(
+    ("write", "table", "says"),
+    [
+        (COLOUR_FILES["colours.png"], {"#ff0000": "a"}, r"the colours #00ff00, #ffffff \(2 pixels\), which the table"),
+        (COLOUR_FILES["colours.png"], {"#ff0000": "c"}, "said to mean c, but the model's classes are a, b"),
+        (lambda p: Image.fromarray(PAINT[COLOURED]).save(p, format="JPEG"), TABLE, "a JPEG, which changes colours"),
+        (lambda p: tifffile.imwrite(p, PAINT[COLOURED].astype(np.uint16), photometric="rgb"), TABLE, "of 8 bits"),
+    ],
+)
+def test_colours_that_cannot_be_read_are_refused(tmp_path, write, table, says):
+    path = tmp_path / ("m.jpg" if "JPEG" in says else "m.tif" if "8 bits" in says else "m.png")
+    write(path)
+    with pytest.raises(SourceError, match=says):
+        colour_truth(path, table)
+
+
+@pytest.mark.parametrize("colour", ["#ff00", "red", "256/0/0", "1/2"])
+def test_what_is_no_colour_is_refused(colour):
+    with pytest.raises(ValidationError, match="no colour"):
+        FolderSource(images="i", masks="m", values={colour: "a"})
+
+
+def test_colours_on_the_command_line_and_in_job_files():
+    (field,) = (f for f in fields_of(FolderSource) if f.name == "values")
+    assert read_text(field.info, "#ff0000=a,0/0/255=b") == {"#ff0000": "a", "#0000ff": "b"}
+    assert read_text(field.info, "1=a,2=b") == {1: "a", 2: "b"}
+    source = FolderSource(images="i", masks="m", values=TABLE)
+    assert FolderSource.model_validate_json(source.model_dump_json()) == source

@@ -7,11 +7,10 @@ import pytest
 import tifffile
 from data.making import CONFIG, write_folder
 
-from napari_msunet.annotation import ShapeFileError
 from napari_msunet.config import ShapesSource, TableSource
 from napari_msunet.constants import IGNORED
 from napari_msunet.data import load_sources
-from napari_msunet.errors import MissingMppError, SourceError
+from napari_msunet.errors import MissingMppError, ShapeFileError, SourceError
 from napari_msunet.geometry import Window
 
 

@@ -181,6 +181,24 @@ def test_roles_in_folds():
     assert sum("v" in {i.group for i in s.validate} for s in sides) == 1
 
 
+def test_one_image_is_cut_into_strips():
+    values = np.random.default_rng(0).integers(0, 3, (300, 500)).astype(np.uint8)
+    given = [array_item(values, "a", group="a")]
+    known = np.zeros(3)
+    for number in (1, 2, 3):
+        sides = split(given, 0.2, 0, fold=(number, 3))
+        (trains,), (validates,) = sides.train, sides.validate
+        assert validates.group == f"a, strip {number}"
+        known += (np.arange(3) == number - 1) * validates.content.sum()
+        both = [i.truth_on_target(i.grid.whole) != 255 for i in (trains, validates)]
+        assert not (both[0] & both[1]).any()
+        gap = np.abs(np.argwhere(both[0].any(1)) - np.argwhere(both[1].any(1)).T).min()
+        gap = max(gap, np.abs(np.argwhere(both[0].any(0)) - np.argwhere(both[1].any(0)).T).min())
+        assert gap > 60
+        assert (validates.content > 0).sum() == (given[0].content > 0).sum()
+    assert known.max() < 1.2 * known.min()
+
+
 def test_what_cannot_be_cut_into_folds():
     with pytest.raises(SourceError, match="alone cannot be cut into 3 folds"):
         split([striped("a", 3)], 0.2, 0, fold=(1, 3))

@@ -165,3 +165,30 @@ def test_encoders_by_name(encoder):
     with torch.no_grad():
         model = build_model(config(EncoderConfig(encoder=encoder, depth=depth))).eval()
         assert model([torch.rand(1, 3, 64, 96)]).shape == (1, 2, 64, 96)
+
+
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "tuned"])
+@pytest.mark.parametrize("encoder", ["resnet50", "efficientnet_b3", "hrnet_w32"])
+def test_the_encoders_that_are_compared_take_weights_from_a_file(encoder, frozen, tmp_path):
+    torch.manual_seed(4)
+    known = timm.create_model(encoder, pretrained=False)
+    save_file({name: t.contiguous() for name, t in known.state_dict().items()}, tmp_path / "w.safetensors")
+    weights = str(tmp_path / "w.safetensors")
+    model = build_model(config(EncoderConfig(encoder=encoder, width=8, weights=weights, frozen=frozen))).train()
+    network = model.branches[0].network
+    assert isinstance(network, EncoderNetwork)
+    own = network.encoder.state_dict()
+    plain = {name.replace(".", "_"): t for name, t in known.state_dict().items()}
+    taken = {name: plain[name.removeprefix("model.").replace(".", "_")] for name in own}
+    assert all(torch.equal(own[name], tensor) for name, tensor in taken.items())
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    model([torch.rand(2, 3, 64, 64)]).square().mean().backward()
+    optimiser.step()
+    changed = [name for name, t in network.encoder.state_dict().items() if not torch.equal(t, taken[name])]
+    assert bool(changed) is not frozen
+
+
+def test_hrnet_w32_is_exact_and_looks_very_far():
+    model = build_model(config(EncoderConfig(encoder="hrnet_w32", width=8)))
+    assert model.exact
+    assert 40 * 32 < model.reaches[0].aligned < 80 * 32

@@ -18,7 +18,10 @@ from napari_msunet.models import MSUNet, build_model
 from napari_msunet.slide import Slide, open_slide
 
 SLIDE = Path(napari_msunet.__file__).parent / "demo_data" / "CMU-1-Small-Region.svs"
-FUSIONS = ("mean", "weighted", "max", "concat", "attention", "multihead", "inject", "pyramid")
+FUSIONS = (
+    *("mean", "weighted", "max", "concat", "attention", "feature_attention", "multihead"),
+    *("inject", "pyramid"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +118,7 @@ def test_tiled_equals_whole_for_every_fusion(fusion, slide):
         {"upscale": 2, "mpp": 3.9},
         {"upscale": 2, "mpp": 3.9, "fusion": "inject", "scales": (1.0, 0.5)},
         {"scales": (2.0, 1.0), "finest_scale": 1.0},
+        {"scales": (2.0, 1.0), "enlarge": "bilinear", "fusion": "mean"},
         {"normalisation": Normalisation(mean=(0.8, 0.6, 0.7), std=(0.1, 0.2, 0.2))},
     ],
     ids=str,

@@ -219,6 +219,32 @@ def test_a_store_for_each(tmp_path: Path):
         PredictManyJob(slides=(item, GivenSlide(slide=Path("b"), out=Path("o"))), out=tmp_path, settings={"model": "m"})
 
 
+def test_each_slide_has_its_own_outlines_in_one_file(slides: Path, model: Path, tmp_path: Path, capsys):
+    images = [{"id": n, "file_name": name} for n, name in enumerate(("two.jpg", "one.jpg"))]
+    found = [
+        {"image_id": n, "category_id": 1, "segmentation": [[n, 10, n + 20, 10, n + 20, 30]]} for n in range(len(images))
+    ]
+    path = tmp_path / "coco.json"
+    path.write_text(json.dumps({"images": images, "annotations": found, "categories": []}))
+    given = ["predict", "--model", str(model), "--out", str(tmp_path / "out"), "--where", str(path), "--print-job"]
+    (slides / "broken.png").rename(slides / "one.tif")  # fails when its turn comes
+    assert execute([*given, str(slides)]) == 0
+    job = parse_job(capsys.readouterr().out)
+    drawn_at = {s.slide.name: s.where.polygons[0][0][1] for s in job.slides}
+    assert drawn_at == {"two.png": 0, "one.png": 1, "one.tif": 1}
+    (slides / "one.tif").rename(slides / "broken.png")
+    assert execute([*given, str(slides / "one.png")]) == 0
+    assert parse_job(capsys.readouterr().out).where.polygons[0][0] == (10, 1)
+    assert parse_where(f"{path}:two.jpg").polygons[0][0] == (10, 0)
+    (slides / "broken.png").rename(slides / "three.png")
+    assert execute([*given, str(slides)]) == 2
+    assert "none of which is called three.png" in capsys.readouterr().err
+    table = tmp_path / "t.csv"
+    table.write_text("slide,where\nslides/one.png,coco.json\n")
+    (one,) = slide_inputs([table], tmp_path)
+    assert one.where.polygons[0][0] == (10, 1)
+
+
 def test_where_a_slide_is_computed(tmp_path: Path):
     outer, holes = (
         [(0, 0), (10, 0), (10, 20), (0, 20)],

@@ -62,6 +62,19 @@ def test_agrees_with_torch_and_tiles_exactly(slide, model, tmp_path):
     assert not np.array_equal(whole, torch_maps)  # so it was another engine
 
 
+@pytest.mark.slow
+def test_valid_convolutions_on_a_mirrored_slide_agree_with_torch(slide, tmp_path):
+    torch.manual_seed(0)
+    branch = UNetConfig(depth=2, width=4, padding="mirror", norm="none")
+    made = build_model(ModelConfig(classes=("a",), mpp=1.0, scales=(1.0,), fusion="mean", branch=branch)).eval()
+    with torch.no_grad():
+        made.branches[0].head.weight.mul_(5)
+    torch_maps = maps(slide, made, tmp_path / "torch.zarr")
+    tiled = maps(slide, made, tmp_path / "tiled.zarr", engine="onnx", tile=100)
+    assert torch_maps.std() > 0.05
+    assert np.abs(tiled - torch_maps).max() < 1e-4
+
+
 def chunks(out):
     return {
         str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -173,13 +173,13 @@ class Failing:
         self.slide, self.broken, self.read = slide, broken, slide.read_window
 
     def __enter__(self):
-        def read(grid, window):
+        def read(grid, window, **options):
             scaled = tuple(v * p for v, p in zip((window.y, window.x), grid.pixel, strict=True))
             stop = tuple(v * p for v, p in zip(window.stop, grid.pixel, strict=True))
             y, x = self.broken
             if scaled[0] <= y < stop[0] and scaled[1] <= x < stop[1]:
                 raise SlideError("The tile at that place cannot be decoded.")
-            return self.read(grid, window)
+            return self.read(grid, window, **options)
 
         self.slide.read_window = read
         return self

@@ -9,6 +9,7 @@ from napari_msunet.config import ModelConfig, UNetConfig
 from napari_msunet.constants import CHUNK
 from napari_msunet.geometry import Grid, Window, round_up
 from napari_msunet.inference.plan import Cost, Plan, Request, cover, make_plan, margin_of
+from napari_msunet.inference.setup import readable_margins
 
 SCALES = st.sampled_from([(1.0,), (1.0, 0.5, 0.25), (0.5, 0.25), (2.0, 1.0), (1.0, 2 / 3), (1.0, 1 / 3, 0.5)])
 GRID = Grid((1500.0, 1500.0), (1.0, 1.0), None)
@@ -134,3 +135,15 @@ def test_three_scales_do_at_most_a_third_more_than_their_pixels_with_room():
 def test_margins_are_rounded_up_to_the_stride_of_the_branch(margin, expected):
     config = ModelConfig(classes=("a",), mpp=1, scales=(0.5,))
     assert margin_of(margin, 96, config.ratios[0], 16) == expected
+
+
+@pytest.mark.parametrize(
+    ("strides", "limit", "kept"),
+    [(40, 10**5, True), (41, 10**5, False), (41, 10**7, True), (None, 10**7, False)],
+)
+def test_a_margin_that_is_very_far_is_read_only_where_it_fits(strides, limit, kept):
+    config = ModelConfig(classes=("a",), mpp=1, scales=(1.0,), branch=UNetConfig(depth=3))
+    margin = None if strides is None else strides * 8
+    assert readable_margins(config, (margin,), limit) == ((margin if kept else None),)
+    joint = config.model_copy(update={"upscale": 2})
+    assert readable_margins(joint, (41 * joint.size_multiple,), 10**4) == (None,)

@@ -3,14 +3,17 @@
 import threading
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 import napari_msunet as ms
+from napari_msunet.config.jobs import Job
 from napari_msunet.events import Progress, Result, reported
-from napari_msunet.jobs.run import parse_job
+from napari_msunet.jobs.run import _EVENTS_OF, parse_job
 
 
 def source() -> ms.FolderSource:
@@ -60,6 +63,14 @@ def test_json_that_is_no_job_is_said(tmp_path: Path):
             ms.job_from_json(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_every_kind_of_job_can_be_run():
+    kinds = {kind for kind in get_args(get_args(Job)[0]) if isinstance(kind, type)}
+    assert kinds <= set(_EVENTS_OF)
+    for place in _EVENTS_OF.values():
+        module, function = place.split(":")
+        assert callable(getattr(import_module(module), function))
 
 
 def test_what_is_no_job_is_refused():

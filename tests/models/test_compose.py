@@ -25,7 +25,13 @@ def one(mpp, branch=NARROW, mean=0.5, seed=0, **changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"shared": True}, {"fusion": "concat", "upscale": 2}, {"scales": (2.0, 0.5), "finest_scale": 1.0}],
+    [
+        {},
+        {"shared": True},
+        {"fusion": "concat", "upscale": 2},
+        {"scales": (2.0, 0.5), "finest_scale": 1.0},
+        {"scales": (2.0, 0.5), "enlarge": "bilinear"},
+    ],
     ids=str,
 )
 def test_a_branch_as_a_model_gives_what_it_gave(calibrated, images, changes):
@@ -120,3 +126,20 @@ def test_scales_that_are_none_are_refused(calibrated):
         with_scales(calibrated(), (1, 0.83))
     with pytest.raises(ModelError, match="different scales"):
         with_scales(calibrated(), (1, 1))
+
+
+def test_weights_by_hand_follow_their_scales(calibrated):
+    model = calibrated(fusion="weighted", scale_weights=(1, 2, 5))
+    assert with_scales(model, (0.25, 1)).config.scale_weights == (5, 1)
+    assert with_scales(model, (1, 0.5, 0.125)).config.scale_weights is None  # a new scale has no weight: they learn
+    assert with_scales(model, (1, 0.5), "mean").config.scale_weights is None
+    with pytest.raises(ModelError, match="all zero"):
+        with_scales(calibrated(fusion="weighted", scale_weights=(0, 0, 5)), (1, 0.5))
+
+
+def test_models_that_enlarge_in_different_ways_do_not_become_one():
+    fine = [one(1.0, scales=(2,), finest_scale=1, enlarge=way, seed=n) for n, way in enumerate(("bilinear", "learned"))]
+    both = combine_models([fine[0], one(2.0, seed=3)])
+    assert (both.config.enlarge, both.config.enlarged) == ("bilinear", (2, 1))
+    with pytest.raises(ModelError, match="Some of these models learn how to enlarge"):
+        combine_models([fine[0], one(2.0, scales=(2,), finest_scale=1, seed=4)])

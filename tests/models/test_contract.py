@@ -9,7 +9,10 @@ from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window, round_up
 from napari_msunet.models import SegmentationLoss, build_model, load_model, save_model
 
-FUSIONS = ("mean", "weighted", "max", "concat", "attention", "multihead", "inject", "pyramid")
+FUSIONS = (
+    *("mean", "weighted", "max", "concat", "attention", "feature_attention", "multihead"),
+    *("inject", "pyramid"),
+)
 SMALL = UNetConfig(depth=2, width=4)
 SHAPES = {
     "three scales": {},
@@ -23,6 +26,7 @@ SHAPES = {
     "five channels": {"channels": 5, "classes": ("a", "b", "c")},
     "upscaled": {"upscale": 2, "scales": (1.0, 0.5)},
     "with a stem": {"scales": (2.0, 1.0, 0.5), "finest_scale": 1.0},
+    "enlarged": {"scales": (2.0, 0.5), "enlarge": "bilinear"},
     "concentric, both": {"scales": (2.0, 0.5), "finest_scale": 1.0, "upscale": 2, "field": "concentric"},
 }
 NEVER = {("pyramid", "shared"), ("pyramid", "wider coarse")}

@@ -90,6 +90,77 @@ def test_attention_weighs_logits_at_each_pixel():
     assert shares.std(dim=(2, 3)).min() > 0.01  # they differ from pixel to pixel
 
 
+def test_feature_attention_weighs_features_then_decides():
+    zs, fusion = logits(extra=2 * HIDDEN), made("feature_attention")
+    with torch.no_grad():
+        for parameter in (fusion.bias, fusion.shift, fusion.score.bias, fusion.decide.bias):
+            parameter.normal_()
+        fused, shares = fusion(zs), fusion.weights(zs)
+        b, y, x = 1, 2, 3
+        at = [z[b, :, y, x] for z in zs]
+        hidden = torch.relu(sum(z[3 : 3 + HIDDEN] for z in at) + fusion.bias)
+        a = torch.softmax(fusion.score.weight[:, :, 0, 0] @ hidden + fusion.score.bias, dim=0)
+        total = sum(share * z[3 + HIDDEN :] for share, z in zip(a, at, strict=True)) + fusion.shift
+        expected = fusion.decide.weight[:, :, 0, 0] @ torch.relu(total) + fusion.decide.bias
+    torch.testing.assert_close(fused[b, :, y, x], expected)
+    torch.testing.assert_close(shares[b, :, y, x], a)
+    assert shares.std(dim=(2, 3)).min() > 0.01  # they differ from pixel to pixel
+
+
+def test_the_mean_of_two_logits_is_the_mean_of_sigmoids():
+    zs = logits(outputs=2)
+    sigmoids = torch.stack([torch.sigmoid(z[:, 1] - z[:, 0]) for z in zs])
+    torch.testing.assert_close(made("mean", outputs=2)(zs)[:, 1].exp(), sigmoids.mean(dim=0))
+
+
+@pytest.mark.parametrize("given", [(1.0, 2.0, 5.0), (0.0, 1.0, 1.0)])
+def test_weights_by_hand(given):
+    zs = logits()
+    config = ModelConfig(classes=("a", "b"), mpp=1, fusion="weighted", scale_weights=given, branch=SMALL)
+    model = build_model(config)
+    assert not list(model.fusion.parameters())
+    shares = torch.tensor(given).double() / sum(given)
+    expected = (probabilities(zs) * shares.view(3, 1, 1, 1, 1)).sum(dim=0)
+    torch.testing.assert_close(model.fusion.double()(zs).exp(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(model.fusion.weights(zs)[0, :, 1, 2], shares, rtol=1e-6, atol=1e-6)
+    zs = [z.requires_grad_() for z in zs]
+    model.fusion(zs)[:, 1].sum().backward()
+    assert all(z.grad.isfinite().all() for z in zs)
+    assert [bool(z.grad.abs().sum() > 0) for z in zs] == [share > 0 for share in given]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"scale_weights": (1, 1)}, "2 scale_weights for 3 scales: give one weight for each scale"),
+        ({"scale_weights": (0, 0, 0)}, "all zero"),
+        ({"scale_weights": (1, 1, 1), "fusion": "mean"}, 'are for fusion="weighted"'),
+        ({"scale_weights": (1, -1, 1)}, "greater than or equal to 0"),
+    ],
+)
+def test_weights_by_hand_that_do_not_fit(options, says):
+    with pytest.raises(ValidationError, match=says):
+        ModelConfig(**{"classes": ("a",), "mpp": 1, "fusion": "weighted", **options})
+
+
+def test_a_finer_scale_by_bilinear_enlargement():
+    """It is the image as PyTorch enlarges it, and nothing of it is learned; otherwise pixels are repeated."""
+    config = ModelConfig(classes=("a",), mpp=1, scales=(2, 1, 0.5), fusion="mean", enlarge="bilinear", branch=SMALL)
+    assert config.input_ratios == (1, 1, 0.5)
+    torch.manual_seed(0)
+    model = build_model(config).eval()
+    x, coarse = torch.rand(1, 3, 16, 24), torch.rand(1, 3, 8, 12)
+    larger = torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    with torch.no_grad():
+        plain = build_model(ModelConfig(**config.model_dump() | {"enlarge": "learned"})).eval()
+        plain.load_state_dict(model.state_dict())
+        torch.testing.assert_close(model([x, x, coarse]), plain([larger, x, coarse]))
+    assert not [name for name in model.state_dict() if "stem" in name]
+    assert plain.fingerprint != model.fingerprint
+    with pytest.raises(ValidationError, match="no whole multiple of finest_scale 1"):
+        ModelConfig(classes=("a",), mpp=1, scales=(1.5, 1), enlarge="bilinear")
+
+
 def test_heads_weigh_logits_each_by_its_own_softmax_over_scales():
     size = HEADS * DIMENSIONS
     zs, fusion = logits(extra=2 * size), made("multihead")
@@ -210,7 +281,10 @@ def test_what_cannot_be_joined_is_refused(fusion):
             joint(fusion, shared=True)
 
 
-@pytest.mark.parametrize(("name", "extra"), [("attention", HIDDEN), ("multihead", 2 * HEADS * DIMENSIONS)])
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [("attention", HIDDEN), ("feature_attention", 2 * HIDDEN), ("multihead", 2 * HEADS * DIMENSIONS)],
+)
 def test_attention_never_looks_over_space(name, extra):
     zs, fusion = logits(extra=extra), made(name)
     changed = [z.clone() for z in zs]
@@ -221,7 +295,7 @@ def test_attention_never_looks_over_space(name, extra):
 
 
 def test_weights_of_a_model_sum_to_one():
-    for fusion in ("weighted", "attention", "multihead"):
+    for fusion in ("weighted", "attention", "feature_attention", "multihead"):
         for scales in ((1,), (1, 0.5)):
             model = build_model(ModelConfig(classes=("a",), mpp=0.5, scales=scales, fusion=fusion, branch=SMALL)).eval()
             inputs = [torch.rand(1, 3, int(16 * s), int(16 * s)) for s in scales]
@@ -249,7 +323,7 @@ def test_the_fusion_changes_the_output():
 
 
 def test_one_scale_is_that_branch_alone():
-    for fusion in ("mean", "weighted", "max", "attention", "multihead"):
+    for fusion in ("mean", "weighted", "max", "attention", "feature_attention", "multihead"):
         model = build_model(ModelConfig(classes=("a",), mpp=0.5, scales=(1,), fusion=fusion, branch=SMALL)).eval()
         x = [torch.rand(1, 3, 16, 16)]
         torch.testing.assert_close(torch.softmax(model(x), 1), torch.softmax(model.branch_logits(x)[0], 1))

@@ -262,3 +262,36 @@ def test_class_weights_must_fit():
     logits = torch.zeros(1, 3, 2, 2)
     with pytest.raises(ModelError, match="2 class weights for 3 outputs"):
         SegmentationLoss(LossConfig(class_weights=(1, 2)), (1,))(logits, [logits], torch.zeros(1, 2, 2).long())
+
+
+def plain_dice(logits, target, smooth):
+    """As most published code has it: the mean over classes 1..K of (2 TP + s) / (P + T + s), over the whole batch."""
+    known = target != IGNORED
+    found = []
+    for c in range(1, logits.shape[1]):
+        p, t = torch.softmax(logits, 1)[:, c][known], (target == c)[known].double()
+        found.append((2 * (p * t).sum() + smooth) / (p.sum() + t.sum() + smooth))
+    return 1 - torch.stack(found).mean()
+
+
+@pytest.mark.parametrize("smooth", [1.0, 0.1, 100.0])
+def test_dice_of_the_foreground_with_its_smoothing(batch, smooth):
+    logits, target = batch
+    target[target == 2] = 0  # a class that this batch has not: it counts all the same
+    ours, plain = (logits.clone().requires_grad_() for _ in range(2))
+    loss = segmentation_loss(ours, target, only(dice=1, dice_of="foreground", dice_smooth=smooth))
+    expected = plain_dice(plain, target, smooth)
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    for one in (loss, expected):
+        one.backward()
+    torch.testing.assert_close(ours.grad, plain.grad, rtol=1e-4, atol=1e-7)
+    usual = segmentation_loss(logits, target, only(dice=1))
+    assert abs(float(usual) - float(expected.detach())) > 0.01
+
+
+def test_the_smoothing_is_that_of_the_dice_alone(batch):
+    for name, changes in (("jaccard", False), ("tversky", False), ("dice", True)):
+        values = [float(segmentation_loss(*batch, only(**{name: 1}, dice_smooth=s))) for s in (2e-5, 10.0)]
+        assert (values[0] != values[1]) is changes
+    with pytest.raises(ValidationError, match="dice_smooth"):
+        only(dice=1, dice_smooth=0)

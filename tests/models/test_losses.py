@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from napari_msunet.config import LossConfig
+from napari_msunet.config import LossConfig, ModelConfig, UNetConfig
 from napari_msunet.constants import IGNORED
 from napari_msunet.errors import ModelError
-from napari_msunet.models import SegmentationLoss
+from napari_msunet.models import SegmentationLoss, build_model
 from napari_msunet.models.losses import segmentation_loss
 
 CE, DICE = LossConfig(dice=0), LossConfig(cross_entropy=0)
@@ -146,3 +146,21 @@ def test_other_mistakes_are_refused(batch):
         SegmentationLoss(LossConfig(branch=(1.0, 1.0)), (1, 0.5, 0.25))
     with pytest.raises(ModelError, match="needs 2 branches"):
         SegmentationLoss(LossConfig(), (1, 0.5))(logits, [logits], target)
+
+
+@pytest.mark.parametrize("terms", ["ce+dice", "bce+jaccard", "focal+tversky"])
+@pytest.mark.parametrize("fusion", ["mean", "weighted", "max", "attention", "multihead", "feature_attention"])
+def test_one_scale_has_its_loss_computed_once(fusion, terms):
+    torch.manual_seed(0)
+    config = ModelConfig(classes=("a", "b"), mpp=1.0, scales=(1.0,), fusion=fusion, branch=UNetConfig(depth=1, width=4))
+    model, target = build_model(config), torch.randint(0, 3, (2, 16, 16))
+    image, gradients, totals = torch.rand(2, 3, 16, 16), [], []
+    for once in (False, True):
+        loss = SegmentationLoss(LossConfig.model_validate(terms), (1,), fused_is_branch=once)
+        model.zero_grad()
+        total, parts = loss(*model.outputs([image]), target)
+        total.backward()
+        totals.append([total, *parts.values()])
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(totals[0], totals[1])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)

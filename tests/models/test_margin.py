@@ -186,3 +186,62 @@ def test_one_sided_reach_counts():
             return nn.functional.pad(x, (5, 0, 0, 0))[..., :-5]
 
     assert measure_reach(Shift(), 1, 2) == (5, 5)
+
+
+class HRNetSkeleton(nn.Module):
+    """The 3x3 convolutions of HRNet-W32 (Wang et al. 2021; stages of 1, 4 and 3 modules), a channel each."""
+
+    def __init__(self, modules=(1, 4, 3), blocks=4):
+        super().__init__()
+
+        def convolution(stride=1):
+            return nn.Conv2d(1, 1, 3, stride, 1)
+
+        self.stem = nn.Sequential(convolution(2), convolution(2), *(convolution() for _ in range(4)))
+        self.begin = nn.ModuleList(convolution(2) for _ in modules)
+        self.stages = nn.ModuleList(
+            nn.ModuleList(
+                nn.ModuleDict(
+                    {
+                        "blocks": nn.ModuleList(
+                            nn.Sequential(*(convolution() for _ in range(2 * blocks))) for _ in range(streams)
+                        ),
+                        "down": nn.ModuleList(
+                            nn.ModuleList(
+                                nn.Sequential(*(convolution(2) for _ in range(max(0, target - source))))
+                                for source in range(streams)
+                            )
+                            for target in range(streams)
+                        ),
+                    }
+                )
+                for _ in range(count)
+            )
+            for streams, count in enumerate(modules, start=2)
+        )
+
+    def forward(self, x):
+        streams = [self.stem(x.mean(1, keepdim=True))]
+        for begin, stage in zip(self.begin, self.stages, strict=True):
+            streams = [*streams, begin(streams[-1])]
+            for module in stage:
+                found = [block(s) for block, s in zip(module["blocks"], streams, strict=True)]
+                streams = [
+                    sum(up(paths[source](s), max(0, source - target)) for source, s in enumerate(found))
+                    for target, paths in enumerate(module["down"])
+                ]
+        return up(sum(up(s, level) for level, s in enumerate(streams)), 2)
+
+
+def up(x, levels):
+    return nn.functional.interpolate(x, scale_factor=float(2**levels)) if levels else x
+
+
+def test_a_network_that_sees_as_far_as_hrnet_w32_is_measured():
+    """Its 80 convolutions at 1/16 and 1/32 reach further than 40 strides of 32 pixels."""
+    torch.manual_seed(0)
+    reach = measure_reach(HRNetSkeleton(), 3, 32)
+    assert 40 * 32 < reach.aligned < 80 * 32
+    assert reach.anywhere >= reach.aligned
+    small = measure_reach(HRNetSkeleton((1, 1, 1), 1), 3, 32)
+    assert small.aligned < 8 * 32

@@ -5,14 +5,16 @@ import torch
 import torch.nn.functional as F
 from branch_networks import NETWORKS, unet
 from pydantic import ValidationError
+from safetensors.torch import save_file
+from torch import nn
 
-from napari_msunet.config import EncoderConfig, HRNetConfig, LinkNetConfig, ModelConfig, UNetConfig
+from napari_msunet.config import EncoderConfig, HRNetConfig, LinkNetConfig, ModelConfig, UNetConfig, branches
 from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window
 from napari_msunet.inference.budget import bytes_per_pixel
 from napari_msunet.models import build_model, strip_inference
 from napari_msunet.models.blocks import PLAIN_STEPS, RELAXED_STEPS, BatchRenorm, SlideNorm, initialise, of_the_batch
-from napari_msunet.models.networks import build_network
+from napari_msunet.models.networks import EncoderNetwork, build_network
 from napari_msunet.models.receptive_field import measure_reach
 
 
@@ -57,7 +59,7 @@ def test_folding_changes_nothing(name):
     with torch.no_grad():
         torch.testing.assert_close(folded(x), network(x), atol=1e-4, rtol=1e-4)
     left = sum(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
-    assert left < sum(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules()) / 4
+    assert left == 0 or left < sum(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules()) / 4
 
 
 def test_a_layer_that_does_more_than_normalise_is_not_folded():
@@ -70,7 +72,7 @@ def test_a_layer_that_does_more_than_normalise_is_not_folded():
     assert torch.equal(strip_inference.folded(network)(x), network(x))
 
 
-@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in ("plain", "valid", "renorm", "slide")])
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in ("plain", "valid", "mirror", "renorm", "slide")])
 def test_every_option_changes_the_network(name):
     def parameters(config):
         return sorted((n, tuple(p.shape)) for n, p in build_network(config, 3).named_parameters())
@@ -213,6 +215,64 @@ def test_an_encoder_without_its_package_says_how_to_get_it():
             build_model(ModelConfig(classes=("a",), mpp=1, branch=EncoderConfig()))
     else:
         pytest.skip("the extra `encoders` is installed: tests/encoders has its tests")
+
+
+@pytest.mark.parametrize("module", [None, "timm"])
+def test_what_encoders_lack_is_a_sentence(monkeypatch, module):
+    monkeypatch.setattr(branches, "find_spec", lambda name: None if name == module else object())
+    assert branches.missing_for_encoders() == (
+        ""
+        if module is None
+        else "Known encoders need timm, which is not installed here: pip install 'napari-msunet[encoders]', with a "
+        "torchvision that fits the installed torch."
+    )
+
+
+def bare_encoder(weights, frozen=False):
+    """An `EncoderNetwork` around a small network in place of one of timm, which need not be installed."""
+    network = EncoderNetwork.__new__(EncoderNetwork)
+    nn.Module.__init__(network)
+    network.config = EncoderConfig(weights=weights, frozen=frozen)
+    torch.manual_seed(0)
+    network.encoder = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4))
+    network.register_buffer("mean", torch.zeros(3))
+    return network
+
+
+def test_encoder_weights_come_from_a_file(tmp_path):
+    path = str(tmp_path / "w.safetensors")
+    network = bare_encoder(path)
+    given = {name: torch.rand(t.shape) for name, t in network.encoder.state_dict().items() if t.dim()}
+    older = {f"module.encoder.{name}": t for name, t in given.items()}  # without the counters of newer files
+    save_file({**older, "classifier.weight": torch.rand(5, 4)}, path)
+    network.load_pretrained()
+    for name, tensor in given.items():
+        assert torch.equal(network.encoder.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ({"0.weight": torch.rand(4, 3, 5, 5)}, "not those of the encoder resnet34: 5 of 6 are missing"),
+        ({}, "5 of 6 are missing or have another shape, such as 0.weight"),
+        (b"no such file", "give a .safetensors file"),
+        (None, "cannot be read"),
+    ],
+)
+def test_an_encoder_file_that_does_not_fit_is_refused(tmp_path, weights, says):
+    path = tmp_path / "w.safetensors"
+    if isinstance(weights, bytes):
+        path.write_bytes(weights)
+    elif weights is not None:
+        save_file(weights, path)
+    with pytest.raises(ModelError, match=says):
+        bare_encoder(str(path)).load_pretrained()
+
+
+@pytest.mark.parametrize("weights", ["resnet50.pth", "ImageNet", "w.bin"])
+def test_other_sources_of_weights_are_refused(weights):
+    with pytest.raises(ModelError, match=r"no source of encoder weights; give none, imagenet, a .safetensors file"):
+        bare_encoder(weights).load_pretrained()
 
 
 def test_an_encoder_that_cannot_learn_is_refused():

@@ -75,7 +75,7 @@ def quarter(model: MSUNet) -> tuple[int, ...]:
     return tuple(min(-(-m // (4 * n)) * n, m - n) for m, n in pairs)
 
 
-RULES = ("mean", "weighted", "max", "concat", "attention", "multihead")
+RULES = ("mean", "weighted", "max", "concat", "attention", "feature_attention", "multihead")
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,7 @@ JOINT = {
     "pyramid, odd ratios": {"fusion": "pyramid", "scales": (1.5, 1.0, 2 / 3)},
     "upscaled": {"upscale": 2, "scales": (1.0, 0.5)},
     "with a stem": {"scales": (2.0, 1.0, 0.5), "finest_scale": 1.0},
+    "enlarged": {"scales": (2.0, 1.0, 0.5), "enlarge": "bilinear"},
     "injected into a stem's half": {
         "fusion": "inject",
         "scales": (1.0, 0.5),

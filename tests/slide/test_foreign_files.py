@@ -75,6 +75,9 @@ def test_vsi_by_its_name_and_by_its_content(tmp_path):
         (b"<Annotations><Annotation/></Annotations>", "HALO"),
         (b"<?xml version='1.0'?>\n<ASAP_Annotations/>", "ASAP"),
         (b'{"type": "FeatureCollection", "features": []}', "GeoJSON"),
+        (b"<annotations><version>1.1</version></annotations>", "CVAT"),
+        (b'{"version": "5.7.0", "shapes": []}', "labelme"),
+        (b'{"data_row": {"id": "1"}}', "Labelbox"),
         (b"<?xml version='1.0'?><DataObject ObjectType='DPUfsImport'>", "iSyntax"),
     ],
 )

@@ -14,6 +14,7 @@ from napari_msunet.config import FolderSource, LossConfig, ModelConfig, Optimise
 from napari_msunet.errors import ModelError, MsunetError
 from napari_msunet.events import Message, Metric, Result
 from napari_msunet.models import build_model, load_model
+from napari_msunet.training import fit, tuner
 from napari_msunet.training.fit import train_events
 from napari_msunet.training.optimisers import (
     Average,
@@ -72,6 +73,7 @@ CHANGES = {
     "momentum": optimiser(kind="sgd"),
     "nesterov": optimiser(kind="sgd", nesterov=True),
     "rmsprop": optimiser(kind="rmsprop"),
+    "rmsprop, shorter memory": optimiser(kind="rmsprop", memory=0.5),
     "rmsprop with momentum": optimiser(kind="rmsprop", momentum=0.5),
     "adagrad": optimiser(kind="adagrad"),
     "lbfgs": optimiser(kind="lbfgs", learning_rate=0.5),
@@ -228,6 +230,18 @@ def test_sixteen_bits_on_a_processor_are_bfloat16(folders, tmp_path):
     sixteen, events = train(folders, tmp_path / "16", **optimiser(precision="16"))
     assert any("precision bf16" in e.text for e in events if isinstance(e, Message))
     assert sixteen == train(folders, tmp_path / "bf16", **optimiser(precision="bf16"))[0]
+
+
+def test_the_precision_is_measured_where_time_counts(folders, prints, tmp_path, monkeypatch):
+    assert train(folders, tmp_path / "none", **optimiser(precision="auto"))[0] == prints["default"]
+    monkeypatch.setattr(fit, "_TRIAL_FROM", 1.0)
+    for number, (threshold, precision) in enumerate(((0.0, "bf16"), (1e9, "32"))):
+        monkeypatch.setattr(tuner, "_FASTER", threshold)
+        out = tmp_path / str(number)
+        found, events = train(folders, out, time_limit=60, **optimiser(precision="auto"))
+        assert load_model(out / "model.safetensors").summary["precision"] == precision
+        assert any("in bfloat16" in e.text for e in events if isinstance(e, Message)) == (precision == "bf16")
+        assert found == train(folders, tmp_path / precision, time_limit=60, **optimiser(precision=precision))[0]
 
 
 def test_branch_rates_must_fit():

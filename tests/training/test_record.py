@@ -10,9 +10,10 @@ from PIL import Image
 
 from napari_msunet._io import write_text
 from napari_msunet.config import FolderSource, ModelConfig, TrainJob
+from napari_msunet.config.training import METRICS
 from napari_msunet.errors import OutputError
-from napari_msunet.training.callbacks import draw_curves
-from napari_msunet.training.record import RunFolder, column
+from napari_msunet.training.callbacks import ALL_CURVES, draw_curves
+from napari_msunet.training.record import RunFolder, column, measured
 
 
 def job(out: Path, **options) -> TrainJob:
@@ -101,3 +102,21 @@ def test_curves_show_what_is_there(tmp_path: Path):
     drawn = [(np.abs(i[:500] - blue).sum(-1) < 30).sum() for i in (full, empty)]
     assert drawn[0] > 500
     assert drawn[1] < drawn[0] / 2
+
+
+def test_curves_of_all_numbers_and_the_loss_that_ends_it(tmp_path: Path):
+    outputs = ("fused", "scale 1", "scale 1/2")
+    rows = [
+        {"epoch": e, "memory_mb": 100.0 + e} | {column("validation", n, o): 1 / (e + i) for n in METRICS
+                                                for i, o in enumerate(measured(outputs))}
+        for e in range(1, 5)
+    ]  # fmt: skip
+    grey = np.array([0x8C, 0x8C, 0x8C])
+    found = []
+    for threshold in (None, 0.3):
+        draw_curves(rows, outputs, tmp_path / "all.png", threshold=threshold, names=ALL_CURVES)
+        found.append(np.asarray(Image.open(tmp_path / "all.png").convert("RGB"), int))
+    assert found[0].shape[1] > 2 * found[0].shape[0]  # four panels in a row
+    changed = (found[0] != found[1]).any(-1)[:480, :540]  # the panel of the loss
+    assert (found[1][:480, :540][changed] @ [1, -1, 0] > 40).sum() > 50  # redder than green
+    assert (np.abs(found[0][:-60] - grey).sum(-1) < 20).sum() > 500  # the mean of scales

@@ -51,6 +51,8 @@ def test_tensorboard_has_each_epoch(run):
         scalars = events.Scalars(tag(column))
         assert [s.step for s in scalars] == [1, 2]
         assert scalars[-1].value == pytest.approx(float(rows[2].split(",")[columns.index(column)]), rel=1e-4)
+    assert [s.step for s in events.Scalars("accuracy/validation mean of scales")] == [1, 2]
+    assert [s.step for s in events.Scalars("loss by step/scale 1-2")] == [1, 2, 3, 4]
 
 
 def test_mlflow_has_the_run(run, monkeypatch):
@@ -64,6 +66,8 @@ def test_mlflow_has_the_run(run, monkeypatch):
     assert found.info.status == "FINISHED"
     assert found.data.params["model.fusion"] == CONFIG.fusion
     assert [m.step for m in client.get_metric_history(found.info.run_id, "loss/train fused")] == [1, 2]
+    assert [m.step for m in client.get_metric_history(found.info.run_id, "loss by step/fused")] == [1, 2, 3, 4]
+    assert client.get_metric_history(found.info.run_id, "memory_mb")[0].value > 50
     assert {"curves.png", "model.safetensors"} <= {a.path for a in client.list_artifacts(found.info.run_id)}
 
 

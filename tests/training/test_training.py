@@ -72,8 +72,8 @@ def test_events_and_files_agree(trained):
                 assert written == pytest.approx(metric(events, name, split, output), rel=1e-4)
     assert TrainJob.model_validate_json((job.out / "job.json").read_text()) == job
     assert json.loads((job.out / "result.json").read_text()) == result
-    kinds = {"model", "last", "metrics", "curves", "panels", "job", "environment", "checkpoint"}
-    assert set(events[-1].files) == kinds
+    kinds = {"model", "last", "metrics", "steps", "curves", "panels", "job", "environment", "checkpoint"}
+    assert set(events[-1].files) - {"scores"} == kinds  # all curves, on a slow machine
     assert all(Path(p).is_file() for p in events[-1].files.values())
     named = {Path(p).name for p in events[-1].files.values()}
     assert {p.name for p in job.out.iterdir()} == named | {"result.json"}
@@ -86,7 +86,7 @@ def test_the_result_says_what_was_trained(trained):
     ious = metric(events, "iou", "validation")
     assert result["validation"]["fused"]["iou"] == pytest.approx(ious[result["best_epoch"] - 1])
     assert result["validation"]["fused"]["iou"] >= max(ious) - 1e-3
-    assert set(result["validation"]) == set(CONFIG.outputs)
+    assert set(result["validation"]) == {*CONFIG.outputs, "mean of scales"}
     assert result["epochs"] == 8
     assert result["steps"] == 32
     assert result["stopped"] == "epochs"

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from data.making import write_folder
+from models.test_reference_networks import PlainUNet
 from training.test_training import make, run, values
 
-from napari_msunet.config import EvaluateJob, ModelConfig, UNetConfig
+from napari_msunet.config import Augmentation, EvaluateJob, LossConfig, ModelConfig, UNetConfig
 from napari_msunet.events import Message
 from napari_msunet.inference.slide_statistics import layers_of
 from napari_msunet.models import build_model, load_model
@@ -80,6 +82,39 @@ def test_what_the_padding_reaches_carries_no_loss(folders, tmp_path):
     assert module._step(module.model, [image], changed, None) == first
     changed[:, 10] = 1 - changed[:, 10]
     assert module._step(module.model, [image], changed, None) != first
+
+
+def test_a_step_on_mirrored_images_is_that_of_plain_valid_convolutions(folders, tmp_path):
+    """The overlap-tile strategy: the window's middle, from real pixels around it and mirrored ones beyond the image."""
+    options = {"augmentation": Augmentation.none(), "loss": LossConfig(dice=0, branch=0.0), "size": 64}
+    job = make(folders, tmp_path / "run", model=config(padding="mirror", norm="none"), **options)
+    session = prepare(job, RunFolder(job))
+    batch = next(iter(session.batches))
+    session.close()
+    assert (session.windows.size, session.windows.border) == (64 + 2 * 10, 10)
+    model = build_model(session.config)
+    Training(model, job, session.windows, lambda: 0.0).loss_of(batch).backward()
+    plain = PlainUNet(1, 8, norm=False, valid=True)
+    network, head = model.branches[0].network, model.branches[0].head
+    pairs = list(zip(network.parameters(), in_order_of_use(plain), strict=True))
+    for ours, theirs in pairs:
+        theirs.data.copy_(ours.detach())
+    seen = model.normalise(batch.normalised()[0])[..., 2:-2, 2:-2]  # 80 pixels, of which 64 come out
+    logits = head(plain(seen))
+    target = batch.target[:, 10:-10, 10:-10].long()
+    assert logits.shape[-2:] == target.shape[-2:] == (64, 64)
+    F.cross_entropy(logits, target, ignore_index=255).backward()
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6)
+
+
+def in_order_of_use(plain):
+    """The weights of a plain U-Net in the order of ours: the way down, then each doubling and its block."""
+    for block in plain.down:
+        yield from block.parameters()
+    for double, block in zip(plain.rise, plain.up, strict=True):
+        yield from double.parameters()
+        yield from block.parameters()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Every fusion and field of view has a drawing that Qt can show."""
+"""Every fusion, field of view and way to train several scales has a drawing that Qt can show."""
 
 from importlib.resources import files
 from typing import get_args
@@ -8,9 +8,11 @@ from qtpy.QtGui import QColor, QImage, QPainter
 from qtpy.QtSvg import QSvgRenderer
 
 from napari_msunet.config import Fusion
+from napari_msunet.config.training import BRANCH_LOSSES
 
 FOLDER = files("napari_msunet.widgets") / "drawings"
-NAMES = (*get_args(Fusion), "field-same", "field-concentric", "upscale", "stem")
+LOSSES = tuple(f"loss-{name}" for name in BRANCH_LOSSES)
+NAMES = (*get_args(Fusion), *LOSSES, "field-same", "field-concentric", "upscale", "stem")
 
 
 @pytest.mark.parametrize("name", NAMES)

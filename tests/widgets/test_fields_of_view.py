@@ -9,7 +9,7 @@ from branch_networks import NETWORKS
 from qtpy.QtCore import QPoint
 from qtpy.QtTest import QTest
 
-from napari_msunet.config import ModelConfig, UNetConfig
+from napari_msunet.config import ClassicalConfig, ModelConfig, UNetConfig
 from napari_msunet.errors import MissingMppError
 from napari_msunet.geometry import Window
 from napari_msunet.slide import slide_from_array
@@ -23,14 +23,17 @@ def model(field="same", scales=(1.0, 0.5, 0.25), depth=3):
     return ModelConfig(classes=("a",), mpp=0.5, scales=scales, field=field, branch=UNetConfig(depth=depth, width=4))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+ALL = {**NETWORKS, "classical": ClassicalConfig(), "smoothed": ClassicalConfig(smooth=1.5)}
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_the_context_is_what_is_measured_on_the_network(name):
     from napari_msunet.models.networks import build_network
     from napari_msunet.models.receptive_field import measure_reach
 
-    branch = NETWORKS[name]
+    branch = ALL[name]
     measured = measure_reach(build_network(branch, 3), 3, branch.stride).aligned
-    if branch.kind == "unet":
+    if branch.kind in ("unet", "classical"):
         assert receptive_reach(branch) == measured
     else:
         assert measured <= receptive_reach(branch) <= 1.5 * measured

@@ -11,6 +11,7 @@ from npe2 import PluginManager, PluginManifest
 from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent
 
+from napari_msunet.constants import OUTLINE_ENDINGS
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.slide import open_slide
 from napari_msunet.slide.slide import DOUBLE, READABLE, SLIDES
@@ -191,7 +192,7 @@ def test_the_manifest_names_what_is_there(plugins):
         assert callable(getattr(import_module(module), name)), command.id
     assert [w.display_name for w in manifest.contributions.widgets] == ["Multi-scale U-Net"]
     patterns = {p for r in manifest.contributions.readers for p in r.filename_patterns}
-    assert patterns == {f"*{ending}" for ending in (*SLIDES, *DOUBLE, ".zarr")}
+    assert patterns == {f"*{ending}" for ending in (*SLIDES, *DOUBLE, ".zarr", *OUTLINE_ENDINGS)}
     assert not {"*.png", "*.jpg"} & patterns, "napari's own reader opens these without asking"
 
 

@@ -17,7 +17,15 @@ from napari_msunet.geometry import Region
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.project_sync import recall, remember
 from napari_msunet.widgets.dock.python_lines import job_lines
-from napari_msunet.widgets.state import PRESETS, PredictChoices, SlideRecord, State, TrainChoices, suggested_mpp
+from napari_msunet.widgets.state import (
+    PRESETS,
+    PredictChoices,
+    SlideRecord,
+    State,
+    TrainChoices,
+    changed,
+    suggested_mpp,
+)
 
 
 @pytest.fixture
@@ -137,6 +145,18 @@ def test_a_first_slide_suggests_the_resolution_until_one_is_chosen(state, tmp_pa
     state.add_slide(SlideRecord(tmp_path / "b.svs", (10, 10), channels=1, mpp=(1.0, 1.0)))
     assert state.model.mpp == 2.0
     assert [suggested_mpp(v) for v in (0.1, 0.2428, 0.499, 3.0)] == [0.8, 0.486, 0.499, 3.0]
+
+
+def test_the_published_preset_sets_the_training_and_another_takes_it_back():
+    published = next(preset for preset in PRESETS if preset.training)
+    before = TrainChoices(epochs=7)
+    options = published.trained(before)
+    assert (options.loss.branch, options.loss.terms, options.optimiser.kind) == ("off", {"bce": 1.0}, "adam")
+    assert options.epochs == 7
+    assert PRESETS[0].trained(options) == before
+    own = changed(options, optimiser=options.optimiser.model_copy(update={"learning_rate": 0.5}))
+    assert PRESETS[0].trained(own).optimiser == own.optimiser  # a person's own choice stays
+    assert published.make(("a",), None).input_ratios == (0.5, 1, 1)
 
 
 def test_presets_know_themselves_and_differ():

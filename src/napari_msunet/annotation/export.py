@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from shapely.geometry.polygon import orient
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from napari_msunet._io import output_aside
+from napari_msunet.annotation.outline_writers import IGNORED_NAME, Written, positions, write_asap, write_coco
 from napari_msunet.config import ExportJob
 from napari_msunet.constants import CHUNK
 from napari_msunet.errors import OutputError
-from napari_msunet.events import Event, Message, Progress, Result, progress, reported
+from napari_msunet.events import Event, Message, Result, progress, reported
 from napari_msunet.geometry import Window, pyramid_shapes
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.levels import children, coarsen, tiles
@@ -39,9 +40,6 @@ from napari_msunet.slide.ngff import label_attributes
 
 HEAD = '{"type":"FeatureCollection","features":['
 TAIL = "\n]}\n"
-
-NEARLY_WHOLE = 1e-6
-DECIMALS = 4
 
 
 def object_id(name: str, look: ClassLook, shape: LabelShape) -> str:
@@ -69,9 +67,7 @@ def feature(
         Size of the slide in level-0 pixels. The store's last row and column may extend beyond it; the outline does not.
     """
     polygon = orient(shape.polygon)  # outlines anticlockwise in x, y, holes clockwise (RFC 7946)
-    rings = [
-        _positions(shapely.get_coordinates(ring), pixel, extent) for ring in (polygon.exterior, *polygon.interiors)
-    ]
+    rings = [positions(shapely.get_coordinates(ring), pixel, extent) for ring in (polygon.exterior, *polygon.interiors)]
     return {
         "type": "Feature",
         "id": object_id(name, look, shape),
@@ -86,19 +82,6 @@ def feature(
 def feature_line(feature: dict[str, Any], first: bool) -> str:
     """The text of a feature in the file, on a line of its own, so that a file of any size can be read line by line."""
     return ("\n" if first else ",\n") + json.dumps(feature, ensure_ascii=False, separators=(",", ":"))
-
-
-def _positions(
-    corners: npt.NDArray[np.float64], pixel: tuple[float, float], extent: tuple[int, int]
-) -> list[list[float]]:
-    """Positions ``x, y`` in level-0 pixels, as integers where they are whole."""
-    places = np.minimum(corners * [pixel[1], pixel[0]], [extent[1], extent[0]])
-    nearest = np.rint(places)
-    whole = np.abs(places - nearest) <= NEARLY_WHOLE
-    if whole.all():
-        return nearest.astype(np.int64).tolist()  # type: ignore[no-any-return]
-    rounded = np.where(whole, nearest, np.round(places, DECIMALS))
-    return [[int(v) if v.is_integer() else v for v in place] for place in rounded.tolist()]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -259,6 +242,7 @@ def export_events(job: ExportJob) -> Iterator[Event]:
 
     ``.geojson``: an annotation for each object (pixels connected by their sides), as in QuPath, in
     level-0 pixels of the slide; with `job.instances` for each instance of a run, with its class (`objects_of`).
+    ``.json``: the same objects as COCO's instances. ``.xml``: the same as ASAP's annotations.
     ``.ome.tif``, ``.ome.tiff``: tiled and pyramidal. ``.ome.zarr``: a plain OME-Zarr 0.5
     pyramid, without journal and runs. ``.png``: class numbers, shown in the classes' colours. Values are those of the
     store: 0 background and classes from 1, or in an annotation 0 not annotated and 255 background.
@@ -277,7 +261,7 @@ def export_events(job: ExportJob) -> Iterator[Event]:
     window = window_of(store, job.region)
     hole = 0 if store.kind == "annotation" else int(np.iinfo(np.uint8 if job.instances is None else np.uint32).max)
     hole = int(np.iinfo(np.uint32).max) if store.info.instances else hole
-    objects = objects_of(store, job.instances, window, job.damaged, 0 if write is _geojson else hole)
+    objects = objects_of(store, job.instances, window, job.damaged, 0 if write in OUTLINES else hole)
     if write is _png and objects.image.dtype != np.uint8:
         raise OutputError("A PNG has 256 values, too few for instances; export .ome.tif, .ome.zarr or .geojson.")
     if write is _png and window.height * window.width > MAX_PNG:
@@ -287,7 +271,7 @@ def export_events(job: ExportJob) -> Iterator[Event]:
         )
     if store.kind == "annotation":
         yield Message(text=f"{store.path.name} is an annotation: 255 is background, and 0 is not annotated.")
-    if objects.lost and hole and write is not _geojson and objects.image.dtype == np.uint8:
+    if objects.lost and hole and write not in OUTLINES and objects.image.dtype == np.uint8:
         objects.looks[hole] = ClassLook("damaged", (128, 128, 128))
     yield from (Message(level="warning", text=f"{text} {_filled(write, hole)}") for text in objects.left_out)
     with output_aside(job.out) as temporary:
@@ -301,12 +285,11 @@ def export_events(job: ExportJob) -> Iterator[Event]:
 
 def _filled(write: Exporter, hole: int) -> str:
     """A sentence about how the file shows damaged parts."""
-    if write is _geojson:
-        return 'In the file they are shapes of the class "Ignore*".'
+    if write in OUTLINES:
+        return f'In the file they are shapes of the class "{IGNORED_NAME}".'
     return f"In the file they have the value {hole}." if hole else "In the file they are 0, not annotated."
 
 
-Written = Generator[Progress, None, int | None]
 Exporter = Callable[[LabelStore, Window, Objects, Path, str], Written]
 
 
@@ -347,7 +330,7 @@ def _ignored(window: Window, pixel: tuple[float, float]) -> dict[str, Any]:
         "type": "Feature",
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"damaged {window}")),
         "geometry": {"type": "Polygon", "coordinates": [[[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]]},
-        "properties": {"objectType": "annotation", "classification": {"name": "Ignore*"}, "name": "damaged"},
+        "properties": {"objectType": "annotation", "classification": {"name": IGNORED_NAME}, "name": "damaged"},
     }
 
 
@@ -387,8 +370,13 @@ def _png(store: LabelStore, window: Window, objects: Objects, file: Path, name: 
     return None
 
 
+OUTLINES: tuple[Exporter, ...] = (_geojson, write_coco, write_asap)
+"""Those that write a shape for each object."""
+
 WRITERS: dict[str, Exporter] = {
     ".geojson": _geojson,
+    ".json": write_coco,
+    ".xml": write_asap,
     ".ome.tif": _tiff,
     ".ome.tiff": _tiff,
     ".ome.zarr": _zarr,

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from napari_msunet.annotation.formats import DrawnShape, ShapeFile, ShapeFileError, read_shape_file
+from napari_msunet.annotation.formats import read_shape_file
 from napari_msunet.annotation.painting import ShapePainter, class_numbers
+from napari_msunet.annotation.shapes import DrawnImage, DrawnShape, ShapeFile
 from napari_msunet.config import is_no_class
-from napari_msunet.errors import StoreError
+from napari_msunet.errors import ShapeFileError, StoreError
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.store import is_open
@@ -75,11 +76,14 @@ class ShapeReport:
         How many shapes have a name that is no class, by name.
     path : Path
         The file; empty where the shapes are from no file.
+    notes : tuple of str
+        Sentences about the whole file, as in `ShapeFile`.
     """
 
     fates: tuple[ShapeFate, ...]
     unknown: dict[str, int]
     path: Path = Path()
+    notes: tuple[str, ...] = ()
 
     @property
     def painted(self) -> int:
@@ -93,8 +97,8 @@ class ShapeReport:
 
     @property
     def lost(self) -> bool:
-        """Whether any part of the drawing is missing in the labels."""
-        return any(f.fate not in ("painted", "hole") or f.repaired for f in self.fates)
+        """Whether any part of the drawing is missing in the labels, or there is a doubt about the whole."""
+        return bool(self.notes) or any(f.fate not in ("painted", "hole") or f.repaired for f in self.fates)
 
     def counted(self) -> str:
         """``"5 of 9 shapes"``, or ``"9 shapes"`` where all are visible; a hole counts with its shape."""
@@ -121,7 +125,7 @@ class ShapeReport:
         if left:
             told = [f"{len(n)} {_singular(why) if len(n) == 1 else why}{_which(n)}" for why, n in left.items()]
             said.append(f"Left out: {', '.join(told)}.")
-        return " ".join(said)
+        return " ".join((*said, *self.notes))
 
 
 def _by(pairs: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
@@ -187,7 +191,7 @@ class ClassedShapes:
             fates.append((shape.number, fate))
         fates += [(left.number, ShapeFate(left.number, left.name, "left out", left.why)) for left in self.file.left_out]
         ordered = tuple(fate for _, fate in sorted(fates, key=lambda pair: pair[0]))
-        return ShapeReport(ordered, self.unknown, self.file.path)
+        return ShapeReport(ordered, self.unknown, self.file.path, self.file.notes)
 
     def check(self, report: ShapeReport, classes: Sequence[str], whose: str, extent: tuple[int, int]) -> None:
         """Raise `ShapeFileError` where nothing would be painted.
@@ -210,6 +214,8 @@ class ClassedShapes:
                 "a class."
             )
         cure = " Say which class each name is, or give" if self.unknown else " Give"
+        if any("Point" in s.geometry.geom_type for s in self.file.shapes):
+            cure = f" With a radius, points are read as discs.{cure}"
         raise ShapeFileError(
             f"No shape{from_file} can be used on a slide of {extent[0]} x {extent[1]} pixels (height "
             f"x width). {report.losses()}{cure} the outlines of this slide, in its level-0 pixels."
@@ -384,6 +390,8 @@ def import_file(
     classes: Sequence[str] | None = None,
     names: Mapping[str, str] | None = None,
     kind: Literal["annotation", "labels"] = "annotation",
+    image: str | None = None,
+    radius: float | None = None,
 ) -> ShapeReport:
     """Paint the outlines of a file into a label store, which is made where there is none.
 
@@ -403,12 +411,15 @@ def import_file(
         As for `import_shapes`.
     kind : str
         The kind of a new store.
+    image : str, optional
+        The image in the file, where it holds the outlines of several; None: the one of the slide's name.
+    radius : float, optional
+        Radius in µm (in pixels where the slide has no µm) of the discs that points become; None: they are left out.
 
     Raises
     ------
     ShapeFileError, StoreError, StoreLockedError, OutputError
     """
-    file = read_shape_file(path)
     if labels.exists():
         held, store = is_open(labels), open_labels(labels)
         if slide is not None:
@@ -418,6 +429,7 @@ def import_file(
                 f"{labels} has the classes {', '.join(store.classes) or 'none'}, but not {', '.join(missing)}; leave "
                 "out the classes, or give another label store."
             )
+        file = read_shape_file(path, *_place(slide or store, image, radius))
         if held:  # an editor in this process has the store open, and keeps it open
             report = import_shapes(file, store, names)
             store.flush()
@@ -426,6 +438,7 @@ def import_file(
             return import_shapes(file, store, names)
     if slide is None:
         raise StoreError(f"There is no label store at {labels}; give the slide too, and one is made.")
+    file = read_shape_file(path, *_place(slide, image, radius))
     wanted = tuple(_classes(file, classes, names))
     found, extent = ClassedShapes.of(file, wanted, names), (slide.shape[0], slide.shape[1])
     found.check(found.report(extent), wanted, "the new label store", extent)
@@ -436,6 +449,25 @@ def import_file(
     except BaseException:
         shutil.rmtree(labels, ignore_errors=True)
         raise
+
+
+def _place(
+    of: Slide | LabelStore, image: str | None, radius: float | None
+) -> tuple[DrawnImage, tuple[float, float] | None]:
+    """The image of which a file is read, and the radius of discs in its pixels."""
+    if isinstance(of, Slide):
+        return DrawnImage.of(of, image), radii(radius, of.mpp)
+    extent = (round(of.extent[0]), round(of.extent[1]))
+    sizes = None if of.mpp is None else (of.mpp[0] / of.pixel[0], of.mpp[1] / of.pixel[1])
+    return DrawnImage(image or of.info.slide or "", extent, image is not None), radii(radius, sizes)
+
+
+def radii(radius: float | None, mpp: tuple[float, float] | None) -> tuple[float, float] | None:
+    """A radius in µm as pixels ``(y, x)`` of a slide; it is in pixels where the slide has no µm."""
+    if radius is None:
+        return None
+    size = mpp or (1.0, 1.0)
+    return radius / size[0], radius / size[1]
 
 
 def _classes(file: ShapeFile, given: Sequence[str] | None, names: Mapping[str, str] | None) -> list[str]:

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from napari_msunet.annotation.formats import DrawnShape, ShapeFileError
+from napari_msunet.annotation.shapes import DrawnShape
+from napari_msunet.errors import ShapeFileError
 from napari_msunet.geometry import Window
 from napari_msunet.labels.shape_masks import Polygon
 from napari_msunet.names import same_name

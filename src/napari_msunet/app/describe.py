@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_msunet.annotation import read_shape_file
-from napari_msunet.config import Kind, ModelConfig, ValueRange
-from napari_msunet.errors import MsunetError, StoreError
+from napari_msunet.config import ClassicalConfig, Kind, ModelConfig, ValueRange
+from napari_msunet.constants import OUTLINE_ENDINGS
+from napari_msunet.errors import ImageNeededError, MsunetError, StoreError
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.corrupt_chunks import in_words
 from napari_msunet.labels.metadata import load_info
 from napari_msunet.slide import open_slide
 from napari_msunet.slide.numbers import TOLD
 
-OUTLINES = (".geojson", ".json", ".xml", ".annotations")
-"""Endings of files of outlines."""
+if TYPE_CHECKING:
+    from napari_msunet.models import MSUNet
 
 
 def describe(path: Path, kind: Kind | None = None, value_range: ValueRange | None = None) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def describe(path: Path, kind: Kind | None = None, value_range: ValueRange | Non
         return {"is": "model", **_model(path)}
     if path.is_dir() and _is_store(path):
         return {"is": "label store", **_store(open_labels(path))}
-    if path.suffix.lower() in OUTLINES:
+    if path.suffix.lower() in OUTLINE_ENDINGS:
         return {"is": "outlines", **_outlines(path)}
     return {"is": "slide", **_slide(path, kind, value_range)}
 
@@ -56,10 +57,14 @@ def _is_store(path: Path) -> bool:
 
 
 def _outlines(path: Path) -> dict[str, Any]:
-    found = read_shape_file(path)
+    try:
+        found = read_shape_file(path)
+    except ImageNeededError as error:
+        return {"path": str(path), "shapes": str(error)}
     names = Counter(shape.name or "without a class" for shape in found.shapes)
     return {
         "path": str(path),
+        "format": found.format,
         "shapes": len(found.shapes),
         "classes": [f"{name}: {count}" for name, count in sorted(names.items())],
         "use": "napari-msunet import, with the slide that they lie on",
@@ -129,6 +134,19 @@ def _trained_on(config: ModelConfig) -> dict[str, Any]:
     return {"trained_on": [kept.kind or "brightfield and fluorescence", *ranges]}
 
 
+def _method(model: MSUNet) -> dict[str, Any]:
+    """What a classical method looks at, and the thresholds or centres that it found."""
+    branch = model.config.branches[0]
+    if not isinstance(branch, ClassicalConfig):
+        return {}
+    found = model.branch(0).network
+    values = [", ".join(f"{v:.4g}" for v in row) for row in found.values.tolist()]
+    return {
+        "method": f"{branch.method} of {branch.look}",
+        "parts_at": values if found.fitted else "those of each slide",
+    }
+
+
 def _model(path: Path) -> dict[str, Any]:
     from napari_msunet.models import load_model
 
@@ -144,6 +162,7 @@ def _model(path: Path) -> dict[str, Any]:
         "depths": [branch.depth for branch in config.branches],
         "widths": [branch.width for branch in config.branches],
         "shared": config.shared,
+        **_method(model),
         "parameters": sum(p.numel() for p in model.parameters()),
         "margin": model.margin,
         "size_multiple": config.size_multiple,

@@ -214,6 +214,10 @@ class Project:
         """A free path for a pyramid of a layer without a file."""
         return self._free("slides", name, ".ome.zarr")
 
+    def model_path(self, name: str) -> Path:
+        """A free path for a model that was made without training."""
+        return self._free("models", name, ".safetensors")
+
     def new_run(self) -> Path:
         """A free folder for a training, named by the time."""
         return self._free("runs", datetime.now().strftime("%Y-%m-%d %H.%M.%S"), "")

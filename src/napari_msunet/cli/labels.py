@@ -63,7 +63,8 @@ def export(labels: Path, *, out: Path, exporting: ExportOptions = _EXPORT, optio
     labels : Path
         The label store.
     out : Path
-        A name ending in .geojson (QuPath), .ome.tif (tiled pyramid), .ome.zarr (plain copy) or .png (best of a region).
+        A name ending in .geojson (QuPath), .json (COCO), .xml (ASAP), .ome.tif (tiled pyramid), .ome.zarr (plain copy)
+        or .png (best of a region).
     """
     run_or_print(lambda: ExportJob(labels=labels, out=out, **exporting.values()), options)
 
@@ -82,14 +83,16 @@ def import_outlines(
     values: str = "classes",
     kind: Literal["annotation", "labels"] = "annotation",
     mpp: PixelSizeOption | None = None,
+    image: str | None = None,
+    radius: float | None = None,
     json: bool = False,
 ) -> None:
-    """Paint outlines of QuPath (GeoJSON), ASAP, ImageScope or HALO into a label store, as strokes that can be undone.
+    """Paint outlines of other programs into a label store, as strokes that can be undone.
 
     Parameters
     ----------
     shapes : Path
-        The file of outlines.
+        The file of outlines: of QuPath (GeoJSON), ASAP, ImageScope, HALO, CVAT, Labelbox, labelme, Cytomine or COCO.
     labels : Path
         A label store of the slide. Where there is none at this path, a new one is made, for which --slide is needed.
     slide : Path
@@ -104,6 +107,12 @@ def import_outlines(
         For a new store: annotation (0 is not annotated) or labels (0 is background).
     mpp : float
         µm per pixel of the slide, where its file does not give it; px: the slide is used in its own pixels.
+    image : str
+        Where the file holds the outlines of several images: which of them, by its name there; without it, the one of
+        the slide's name.
+    radius : float
+        Radius in µm of the disc that each point becomes (in pixels where the slide has no µm); without it, points are
+        left out.
     json : bool
         Print the result as JSON.
     """
@@ -121,7 +130,14 @@ def import_outlines(
         if opened is not None and (doubt := outlines_note(printable(slide), opened.turned)):
             warn_of([doubt + "."])
         report = import_file(
-            shapes, labels, opened, classes=given, names=None if names == "classes" else names, kind=kind
+            shapes,
+            labels,
+            opened,
+            classes=given,
+            names=None if names == "classes" else names,
+            kind=kind,
+            image=image,
+            radius=radius,
         )
     if json:
         counts = {"shapes": report.painted, "pixels": report.pixels, "left_out": report.unknown, "labels": str(labels)}

@@ -1,4 +1,5 @@
-"""The verbs `model split`, `model combine` and `model scales`: take models apart, put them together, change scales."""
+"""The verbs `model split`, `combine`, `scales` and `classical`: take models apart, put them together, make them without
+training."""
 
 from __future__ import annotations
 
@@ -8,15 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
+from pydantic import ValidationError
 
 from napari_msunet._io import make_folder
-from napari_msunet.cli.options import parse_scales
+from napari_msunet.cli.options import ModelOptions, NetworkOptions, model_of, parse_scales
 from napari_msunet.cli.running import app
-from napari_msunet.config import Fusion
+from napari_msunet.config import Fusion, ModelConfig, explain
+from napari_msunet.errors import MsunetError
 
 if TYPE_CHECKING:
     from napari_msunet.models import MSUNet
-model = App(name="model", help="Take models apart, put them together, change their scales; weights are kept.")
+model = App(
+    name="model", help="Take models apart, put them together, change their scales, or make them without training."
+)
 app.command(model)
 
 
@@ -88,6 +93,42 @@ def scales(file: Path, scales: str, *, out: Path, fusion: Fusion | None = None, 
     from napari_msunet.models import load_model, with_scales
 
     _written({out: with_scales(load_model(file), parse_scales(scales), fusion)}, json)
+
+
+_MODEL, _NETWORKS = ModelOptions(), NetworkOptions()
+
+
+@model.command
+def classical(
+    *,
+    classes: str,
+    out: Path,
+    options: ModelOptions = _MODEL,
+    networks: NetworkOptions = _NETWORKS,
+    json: bool = False,
+) -> None:
+    """Write a classical method (a threshold or k-means, fitted to each slide) as a model, without training.
+
+    Parameters
+    ----------
+    classes : str
+        Names of classes 1, 2, ... with commas; background is not one.
+    out : Path
+        The new model file.
+    json : bool
+        Print the result as JSON.
+    """
+    wanted = model_of(classes, options, networks, usual="classical")
+    if wanted.mpp is None:
+        raise MsunetError("Give the resolution: --model-mpp with µm per pixel, or px for images without a size in µm.")
+    given = {"mpp": None, "scales": (1.0,), "fusion": "mean"} | wanted.given
+    from napari_msunet.models.compose import untrained_model
+
+    try:
+        config = ModelConfig(**given)
+    except ValidationError as error:
+        raise explain(error, "The model") from error
+    _written({out: untrained_model(config)}, json)
 
 
 def _written(models: dict[Path, MSUNet], json: bool) -> None:

@@ -17,6 +17,7 @@ from napari_msunet.config import (
     NETWORKS,
     AutoModel,
     BranchConfig,
+    ContextJob,
     CrossValidateJob,
     Damaged,
     EvaluateJob,
@@ -40,6 +41,7 @@ from napari_msunet.config import (
 )
 from napari_msunet.config.base import OptionField, as_text, choices_of, fields_of, kinds_of, part_of, read_text
 from napari_msunet.config.prediction import REGION
+from napari_msunet.config.presets import PresetName, with_preset
 from napari_msunet.errors import MsunetError
 
 
@@ -126,7 +128,7 @@ def _read(one: OptionField, value: Any) -> Any:
     part = part_of(one.info)
     if part is not None:
         try:
-            return part.model_validate(value).model_dump()
+            return part.model_validate(value).model_dump(exclude_unset=True)
         except ValidationError as error:
             raise explain(error, f"{one.flag} {value!r}") from error
     if _pairs(one):
@@ -249,11 +251,11 @@ def _taken(one: OptionField, config: type[BaseModel]) -> Any:
 class _Networks:
     """The options of the networks that were given: one value for all scales, or one for each."""
 
-    def branch(self, count: int) -> BranchConfig | tuple[BranchConfig, ...] | None:
-        """The configs of the networks of `count` scales; None where no option of them was given."""
+    def branch(self, count: int, usual: str | None = None) -> BranchConfig | tuple[BranchConfig, ...] | None:
+        """The configs of the networks of `count` scales; None where no option of them was given, nor a usual kind."""
         given = {flag: getattr(self, flag) for flag in _network_fields() if getattr(self, flag) is not None}
-        kinds = _one_or_each("--network", vars(self)["network"], count) or ("unet",) * count
-        if not given and vars(self)["network"] is None:
+        kinds = _one_or_each("--network", vars(self)["network"], count) or (usual or "unet",) * count
+        if not given and usual is None and vars(self)["network"] is None:
             return None
         if unknown := [kind for kind in kinds if kind not in NETWORKS]:
             raise MsunetError(f"--network {unknown[0]!r} is none; give {', '.join(NETWORKS)}.")
@@ -412,6 +414,7 @@ if TYPE_CHECKING:  # a type checker cannot see classes that are made at run time
     ModelOptions: TypeAlias = Given
     TrainOptions: TypeAlias = Given
     CrossValidateOptions: TypeAlias = Given
+    ContextOptions: TypeAlias = Given
     TuneOptions: TypeAlias = Given
     PreviewOptions: TypeAlias = Given
     EvaluateOptions: TypeAlias = Given
@@ -425,6 +428,7 @@ else:
     ModelOptions = options_of(ModelConfig, values_of=AutoModel)
     TrainOptions = options_of(TrainJob)
     CrossValidateOptions = options_of(CrossValidateJob)
+    ContextOptions = options_of(ContextJob)
     TuneOptions = options_of(TuneJob)
     PreviewOptions = options_of(PreviewAugmentationJob)
     EvaluateOptions = options_of(EvaluateJob)
@@ -435,10 +439,29 @@ else:
     PyramidOptions = options_of(PyramidJob)
 
 
-def model_of(classes: str, given: Given, networks: _Networks) -> AutoModel:
-    """The model as far as it is given; `MsunetError` where something cannot be used."""
+PresetOption: TypeAlias = Annotated[
+    PresetName | None,
+    Parameter(
+        help="Settings to begin with, where nothing else is given: method is the method as it was written (scales 1/2, "
+        "1 and 2, the mean of their probabilities, one binary cross-entropy on it, Adam at 1e-4).",
+        group=_group("Model"),
+        show_default=False,
+    ),
+]
+
+
+def model_of(
+    classes: str,
+    given: Given,
+    networks: _Networks,
+    preset: PresetName | None = None,
+    usual: str | None = None,
+) -> AutoModel:
+    """The model as far as it is given, with networks of a usual kind; `MsunetError` where something cannot be used."""
     values = given.values()
-    branch = networks.branch(len(values.get("scales", (1.0,))))
+    if preset is not None:
+        values = with_preset(preset, {"model": values})["model"]
+    branch = networks.branch(len(values.get("scales", (1.0,))), usual)
     if branch is not None:
         values["branch"] = branch
     try:
@@ -454,11 +477,16 @@ def training_of(
     model: Given,
     networks: _Networks,
     training: Given,
+    preset: PresetName | None = None,
 ) -> TrainJob:
     """The training that the options describe; `MsunetError` where something cannot be used."""
-    found, made = sources.sources(), model_of(classes, model, networks)
+    found, made = sources.sources(), model_of(classes, model, networks, preset)
+    values = training.values()
+    if preset is not None:
+        own = with_preset(preset, values)
+        values |= {name: own[name] for name in ("loss", "optimiser")}
     try:
-        return TrainJob(model=made, sources=found, out=out, **training.values())
+        return TrainJob(model=made, sources=found, out=out, **values)
     except ValidationError as error:
         raise explain(error, "The training") from error
 

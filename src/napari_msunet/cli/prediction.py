@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from napari_msunet.cli.options import PredictOptions, RunOptions
 from napari_msunet.cli.running import FAILED, app, run_or_print
 from napari_msunet.config import PredictJob, PredictManyJob, PredictSettings, explain
-from napari_msunet.errors import MsunetError
+from napari_msunet.errors import ImageNeededError, MsunetError
 
 _PREDICTING, _RUN = PredictOptions(), RunOptions()
 
@@ -49,10 +50,16 @@ def predict(
     """
     if not slides:
         raise MsunetError("No slide was given; give a slide, several, a folder of slides, or a CSV.")
-    values = predicting.values()
+    outlines: str | None = None
+    try:
+        values = predicting.values()
+    except ImageNeededError:  # the slides say which outlines of the file are meant
+        given: Any = predicting
+        outlines = str(given.where)
+        values = replace(given, where=None).values()
     if probabilities:
         values["outputs"] = tuple(dict.fromkeys((*values.get("outputs", ("labels",)), "probabilities")))
-    job = _job(slides, out, model[0] if len(model) == 1 else model, values)
+    job = _job(slides, out, model[0] if len(model) == 1 else model, values, outlines)
     if plan:
         _show_plan(job, options.json)
         return 0
@@ -61,14 +68,23 @@ def predict(
 
 
 def _job(
-    slides: tuple[Path, ...], out: Path, model: Path | tuple[Path, ...], values: dict[str, Any]
+    slides: tuple[Path, ...],
+    out: Path,
+    model: Path | tuple[Path, ...],
+    values: dict[str, Any],
+    outlines: str | None,
 ) -> PredictJob | PredictManyJob:
-    """The job for one slide, or for many where a folder, a table or several slides were given."""
-    from napari_msunet.inference.slide_inputs import is_many, slide_inputs
+    """The job for one slide, or for many where a folder, a table or several slides were given.
+
+    `outlines` are a file in which each slide has its own.
+    """
+    from napari_msunet.inference.slide_inputs import is_many, parse_where, slide_inputs
     from napari_msunet.slide.pixel_size import given_mpp
 
     try:
         if not is_many(slides):
+            if outlines is not None:
+                values["where"] = parse_where(outlines, slide=slides[0])
             return PredictJob(slide=slides[0], out=out, model=model, **values)
         numbers = {"mpp": "slide_mpp", "kind": "image_kind", "value_range": "value_range"}
         given = {name: values.pop(own) for name, own in numbers.items() if own in values}
@@ -79,6 +95,9 @@ def _job(
     found = slide_inputs(slides, out)
     for name, value in given.items():
         found = tuple(s if getattr(s, name) is not None else s.model_copy(update={name: value}) for s in found)
+    if outlines is not None:
+        own = [s if s.where is not None else parse_where(outlines, slide=s.slide) for s in found]
+        found = tuple(s.model_copy(update={"where": w}) if w is not s else s for s, w in zip(found, own, strict=True))
     return PredictManyJob(slides=found, out=out, settings=settings)
 
 

@@ -22,7 +22,9 @@ from rich.text import Text
 
 from napari_msunet.cli.options import RunOptions
 from napari_msunet.config import (
+    ContextJob,
     CrossValidateJob,
+    ExperimentJob,
     Job,
     PredictJob,
     PredictManyJob,
@@ -167,7 +169,7 @@ def epoch_text(metrics: list[Metric]) -> str:
     for split in ("train", "validation"):
         outputs: dict[str, list[str]] = {}
         for metric in metrics:
-            if metric.split == split and metric.name in ("loss", "iou", "dice"):
+            if metric.split == split and metric.name in ("loss", "iou"):
                 outputs.setdefault(metric.output, []).append(f"{metric.name} {metric.value:.3f}")
         if outputs:
             scores = "; ".join(" ".join([*([] if o == "fused" else [o]), *numbers]) for o, numbers in outputs.items())
@@ -345,6 +347,8 @@ def _kept(job: Job) -> str:
         if best.exists():
             return f"The best model so far is {best}; the same command with --resume goes on."
         return "No epoch was finished, so there is no model yet."
+    if isinstance(job, ContextJob | ExperimentJob) and job.out.exists():
+        return f"The finished trainings are kept in {job.out}; the same command with --resume goes on."
     if isinstance(job, CrossValidateJob) and job.out.exists():
         return f"The finished folds are kept in {job.out}; the same command with --resume goes on."
     if isinstance(job, TuneJob) and job.out.exists():

@@ -1,7 +1,8 @@
-"""The verbs of training: train, evaluate, crossval, experiment, tune, preview, retrain, compare, agree."""
+"""The verbs of training: train, evaluate, crossval, experiment, context, tune, preview, retrain, compare, agree."""
 
 from __future__ import annotations
 
+import json
 import json as jsonlib
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,12 +11,14 @@ from cyclopts import Parameter
 
 from napari_msunet.app.retraining import REPLAY, corrections, retraining_job
 from napari_msunet.cli.options import (
+    ContextOptions,
     CrossValidateOptions,
     DamageOptions,
     EvaluateOptions,
     ModelOptions,
     NetworkOptions,
     PixelSizeOption,
+    PresetOption,
     PreviewOptions,
     RunOptions,
     SourceOptions,
@@ -27,6 +30,7 @@ from napari_msunet.cli.options import (
 )
 from napari_msunet.cli.running import app, run_or_print, warn_of
 from napari_msunet.config import (
+    ContextJob,
     CrossValidateJob,
     EvaluateJob,
     ExperimentJob,
@@ -37,12 +41,13 @@ from napari_msunet.config import (
 from napari_msunet.errors import MsunetError
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The verbs of training: train, evaluate, crossval, experiment, tune, preview.
+# The verbs of training: train, evaluate, crossval, experiment, context, tune, preview.
 
 _SOURCES, _MODEL, _NETWORKS, _TRAINING, _RUN = (
     *(SourceOptions(), ModelOptions(), NetworkOptions(), TrainOptions(), RunOptions()),
 )
-_FOLDS, _PREVIEW, _SCORING, _SEARCH = CrossValidateOptions(), PreviewOptions(), EvaluateOptions(), TuneOptions()
+_FOLDS, _PREVIEW, _SCORING = CrossValidateOptions(), PreviewOptions(), EvaluateOptions()
+_STUDY, _SEARCH = ContextOptions(), TuneOptions()
 
 
 @app.command
@@ -54,6 +59,7 @@ def train(
     model: ModelOptions = _MODEL,
     networks: NetworkOptions = _NETWORKS,
     training: TrainOptions = _TRAINING,
+    preset: PresetOption = None,
     options: RunOptions = _RUN,
 ) -> None:
     """Train a model on folders of images and masks, on slides with painted labels, or on both.
@@ -67,7 +73,7 @@ def train(
     out : Path
         Folder of the run: the best model (model.safetensors), metrics.csv, curves.png, and the files to continue from.
     """
-    run_or_print(lambda: training_of(classes, out, sources, model, networks, training), options)
+    run_or_print(lambda: training_of(classes, out, sources, model, networks, training, preset), options)
 
 
 @app.command
@@ -101,6 +107,7 @@ def crossval(
     model: ModelOptions = _MODEL,
     networks: NetworkOptions = _NETWORKS,
     training: TrainOptions = _TRAINING,
+    preset: PresetOption = None,
     options: RunOptions = _RUN,
 ) -> None:
     """Train and score a model once for each fold: each group of images validates once.
@@ -114,7 +121,7 @@ def crossval(
     """
 
     def build() -> CrossValidateJob:
-        job = training_of(classes, out, sources, model, networks, training)
+        job = training_of(classes, out, sources, model, networks, training, preset)
         own = job.model_copy(update={"resume": False})
         return CrossValidateJob(training=own, out=out, resume=job.resume, **folds.values())
 
@@ -122,26 +129,87 @@ def crossval(
 
 
 @app.command
-def experiment(file: Path, *, out: Path | None = None, resume: bool = False, options: RunOptions = _RUN) -> None:
+def experiment(
+    file: Path,
+    *,
+    data: Path | None = None,
+    short: bool = False,
+    out: Path | None = None,
+    resume: bool = False,
+    options: RunOptions = _RUN,
+) -> None:
     """Compare variants of a training on the same folds and seeds, in equal processor time.
 
     Parameters
     ----------
     file : Path
         A JSON file: the training (as `train --print-job` prints it), the variants, folds, seeds and seconds.
+    data : Path
+        The folder that DATA stands for at the beginning of paths in the file.
+    short : bool
+        With the fields under "short" in the file, such as fewer seconds: a first look instead of a result.
     out : Path
         Folder for trials, table.csv, report.json and report.md; without it, the folder that the file names.
     resume : bool
         Continue the experiment in the folder where it stopped.
     """
-    from napari_msunet.jobs.run import job_from_json
+    from napari_msunet.jobs.run import parse_job
 
     def build() -> ExperimentJob:
-        job = job_from_json(file)
+        job = parse_job(_experiment_text(file, data, short), f"The experiment file {file}")
         if not isinstance(job, ExperimentJob):
             raise MsunetError(f"{file} is a job of another kind ({job.job}); give one whose job is experiment.")
         changes = {"resume": resume or job.resume} | ({} if out is None else {"out": out})
         return job.model_copy(update=changes)
+
+    run_or_print(build, options)
+
+
+def _experiment_text(file: Path, data: Path | None, short: bool) -> str:
+    """The JSON of an experiment, with the folder of its data, and short where that is wanted."""
+    try:
+        values = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise MsunetError(f"The experiment file {file} cannot be read ({error}); give a JSON file.") from error
+    if isinstance(values, dict):
+        fewer = values.pop("short", None)
+        if short and not isinstance(fewer, dict):
+            raise MsunetError(f'{file} does not say what is different in short: give it an object "short".')
+        if short and fewer:
+            values |= fewer
+    text = json.dumps(values)
+    if '"DATA/' in text and data is None:
+        raise MsunetError(f"{file} has its images in DATA/...: give the folder that this is with --data.")
+    return text if data is None else text.replace('"DATA/', json.dumps(f"{data.as_posix()}/")[:-1])
+
+
+@app.command
+def context(
+    *,
+    classes: str,
+    out: Path,
+    study: ContextOptions = _STUDY,
+    sources: SourceOptions = _SOURCES,
+    model: ModelOptions = _MODEL,
+    networks: NetworkOptions = _NETWORKS,
+    training: TrainOptions = _TRAINING,
+    options: RunOptions = _RUN,
+) -> None:
+    """Ask whether context helps on these images: several scales against one, in equal time, on held-out groups.
+
+    Parameters
+    ----------
+    classes : str
+        Names of classes 1, 2, ... with commas; background is not one.
+    out : Path
+        Folder for the trainings, answer.md (the answer and the table), and best.json: the training that is advised,
+        which `napari-msunet run` runs. With --resume, finished trainings are kept.
+    """
+
+    def build() -> ContextJob:
+        job = training_of(classes, out, sources, model, networks, training)
+        own = job.model_copy(update={"resume": False})
+        return ContextJob(training=own, out=out, resume=job.resume, **study.values())
 
     run_or_print(build, options)
 
@@ -195,6 +263,7 @@ def preview(
     model: ModelOptions = _MODEL,
     networks: NetworkOptions = _NETWORKS,
     training: TrainOptions = _TRAINING,
+    preset: PresetOption = None,
     options: RunOptions = _RUN,
 ) -> None:
     """Show what each scale will see of some training windows, unchanged and after their random changes.
@@ -208,7 +277,7 @@ def preview(
     """
 
     def build() -> PreviewAugmentationJob:
-        job = training_of(classes, out, sources, model, networks, training)
+        job = training_of(classes, out, sources, model, networks, training, preset)
         return PreviewAugmentationJob(training=job, out=out, **shown.values())
 
     run_or_print(build, options)

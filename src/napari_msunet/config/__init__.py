@@ -14,8 +14,17 @@ from napari_msunet.config.base import (
     ValueRange,
     explain,
 )
-from napari_msunet.config.branches import NETWORKS, BranchConfig, EncoderConfig, HRNetConfig, LinkNetConfig, UNetConfig
+from napari_msunet.config.branches import (
+    NETWORKS,
+    BranchConfig,
+    ClassicalConfig,
+    EncoderConfig,
+    HRNetConfig,
+    LinkNetConfig,
+    UNetConfig,
+)
 from napari_msunet.config.jobs import (
+    ContextJob,
     CrossValidateJob,
     EvaluateJob,
     ExperimentJob,
@@ -25,6 +34,7 @@ from napari_msunet.config.jobs import (
     NormaliseBy,
     PreviewAugmentationJob,
     PyramidJob,
+    ScoreName,
     SettledTrainJob,
     TrainJob,
     TuneJob,
@@ -38,6 +48,7 @@ from napari_msunet.config.model import (
     Fusion,
     ModelConfig,
     Normalisation,
+    OwnStatistics,
     check_class_names,
     is_no_class,
 )
@@ -91,7 +102,9 @@ __all__ = [
     "Augmentation",
     "AutoModel",
     "BranchConfig",
+    "ClassicalConfig",
     "Cluster",
+    "ContextJob",
     "CrossValidateJob",
     "Damaged",
     "Device",
@@ -121,6 +134,7 @@ __all__ = [
     "Optimiser",
     "OptimiserKind",
     "Output",
+    "OwnStatistics",
     "PixelSize",
     "PlanJob",
     "Positive",
@@ -138,6 +152,7 @@ __all__ = [
     "Role",
     "Sampling",
     "Schedule",
+    "ScoreName",
     "SearchChoices",
     "SearchRange",
     "SetName",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from importlib.util import find_spec
+from math import ceil
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from napari_msunet.config.base import Frozen, Option
 
-Norm: TypeAlias = Literal["batch", "renorm", "slide"]
+Norm: TypeAlias = Literal["batch", "renorm", "slide", "none"]
 Stem: TypeAlias = Literal["plain", "space_to_depth"]
 Decoder: TypeAlias = Literal["unet", "unetplusplus", "linknet", "fpn", "manet", "deeplabv3plus"]
 
@@ -23,8 +25,15 @@ class _Network(Frozen):
     """The properties that all networks have."""
 
     kind: str
-    depth: int
-    width: int
+    if TYPE_CHECKING:  # networks have both as fields, a classical method has them as they are
+
+        @property
+        def depth(self) -> int:
+            """How often the resolution halves."""
+
+        @property
+        def width(self) -> int:
+            """Channels at the finest resolution."""
 
     @property
     def grain(self) -> int:
@@ -39,7 +48,12 @@ class _Network(Frozen):
     @property
     def valid(self) -> bool:
         """Whether pixels that its padding reaches carry no loss."""
-        return getattr(self, "padding", "zero") == "valid"
+        return getattr(self, "padding", "zero") != "zero"
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether it sees the mirrored image beyond the image's edge, instead of background."""
+        return getattr(self, "padding", "zero") == "mirror"
 
     @property
     def stride(self) -> int:
@@ -52,15 +66,25 @@ class _Network(Frozen):
         return tuple(self.width * 2**level for level in range(self.depth + 1))
 
 
-class _Trained(_Network):
+class _Sized(_Network):
+    """A network whose size is chosen."""
+
+    # Before all other fields: their order is part of a model's fingerprint.
+    depth: int
+    width: int
+
+
+class _Trained(_Sized):
     """The options of networks that begin with random weights."""
 
     norm: Annotated[Norm, Option("Normalisation", _GROUP)] = "batch"
     """batch normalisation; renorm: batch renormalisation, for small batches; slide: statistics taken once for each
-    slide from its own tissue, so that the network adapts to a stain."""
-    padding: Annotated[Literal["zero", "valid"], Option(group=_GROUP)] = "zero"
+    slide from its own tissue, so that the network adapts to a stain; none: convolutions with a bias, as in the first
+    U-Net."""
+    padding: Annotated[Literal["zero", "valid", "mirror"], Option(group=_GROUP)] = "zero"
     """What surrounds a training window: zero, or valid: pixels that its edge reaches carry no loss, and windows are
-    read larger for it."""
+    read larger for it. mirror (U-Net only): likewise, with valid convolutions and cropped skips as in the first U-Net,
+    and the image mirrored beyond its edges."""
 
 
 class UNetConfig(_Trained):
@@ -103,6 +127,26 @@ class UNetConfig(_Trained):
     """The result is made from all levels of the way up, as in a feature pyramid."""
     context: Annotated[bool, Option("Dilated context", _GROUP, flag="--dilated-context")] = False
     """Dilated convolutions of several widths at the bottleneck."""
+    block_dropout: Annotated[float, Field(ge=0, lt=1), Option("Dropout in blocks", _GROUP)] = 0.0
+    """Share (0 to 0.9) of the numbers switched off between the two convolutions of every block at random while
+    training."""
+
+    @model_validator(mode="after")
+    def _can_be_cropped(self) -> Self:
+        uncropped = {
+            'up="resize"': self.up == "resize",
+            'attention="self"': self.attention == "self",
+            "dense": self.dense,
+            "pyramid": self.pyramid,
+            "context": self.context,
+        }
+        if self.mirrored and any(uncropped.values()):
+            names = " and ".join(name for name, used in uncropped.items() if used)
+            raise ValueError(
+                f'padding="mirror" crops the skips of a plain U-Net, which cannot be done with {names}: leave that '
+                'out, or give padding="valid"'
+            )
+        return self
 
     @property
     def stride(self) -> int:
@@ -111,7 +155,17 @@ class UNetConfig(_Trained):
         return int(self.grain * max(2**self.depth, windows))
 
 
-class LinkNetConfig(_Trained):
+class _OnlyZeros(_Trained):
+    """The same for networks that have no cropped skips."""
+
+    @model_validator(mode="after")
+    def _not_cropped(self) -> Self:
+        if self.mirrored:
+            raise ValueError('padding="mirror" crops the skips of a U-Net: give padding="zero" or "valid" here')
+        return self
+
+
+class LinkNetConfig(_OnlyZeros):
     """A LinkNet branch: residual blocks, and skips that are added; thin and fast."""
 
     kind: Literal["linknet"] = "linknet"
@@ -119,14 +173,35 @@ class LinkNetConfig(_Trained):
     """How often the resolution halves; the stride is ``2 ** depth``."""
     width: Annotated[int, Option(group=_GROUP)] = Field(16, ge=4, le=256)
     """Channels at half the resolution, where the network begins; they double at each further halving."""
+    layout: Annotated[Literal["thin", "published"], Option(group=_GROUP, flag="--linknet-layout")] = "thin"
+    """thin: without the pooling behind the first convolution, and its last features at the full resolution. published:
+    the network of the paper, layer by layer; with depth 5 and width 64 it is the paper's own."""
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels at each resolution, finest first; `depth + 1` numbers."""
+        if self.layout == "published":  # the first two resolutions below the image's have the same width
+            return (self.width // 2, self.width, *(self.width * 2**level for level in range(self.depth - 1)))
         return (self.width, *(self.width * 2**level for level in range(self.depth)))
 
+    @property
+    def grain(self) -> int:
+        """How many branch pixels a side make one pixel of the network's last features."""
+        return 2 if self.layout == "published" else 1
 
-class HRNetConfig(_Trained):
+    @property
+    def stride(self) -> int:
+        """The period of the network in branch pixels."""
+        return int(2**self.depth)
+
+    @model_validator(mode="after")
+    def _layers(self) -> Self:
+        if self.layout == "published" and (self.depth < 3 or self.width % 4):
+            raise ValueError('layout="published" needs a depth of 3 or more, and a width that is a multiple of 4')
+        return self
+
+
+class HRNetConfig(_OnlyZeros):
     """An HRNet branch: all resolutions side by side, exchanging features; the finest resolution is kept throughout."""
 
     kind: Literal["hrnet"] = "hrnet"
@@ -140,7 +215,7 @@ class HRNetConfig(_Trained):
     """Residual blocks of each resolution between two exchanges."""
 
 
-class EncoderConfig(_Network):
+class EncoderConfig(_Sized):
     """A known encoder with a decoder of segmentation-models-pytorch; needs the extra ``napari-msunet[encoders]``."""
 
     kind: Literal["encoder"] = "encoder"
@@ -173,6 +248,134 @@ class EncoderConfig(_Network):
         return self
 
 
+Method: TypeAlias = Literal["threshold", "valley", "otsu", "multiotsu", "kmeans"]
+Look: TypeAlias = Literal["density", "haematoxylin", "eosin", "colour", "channel1", "channel2", "channel3", "channel4"]
+
+_METHODS: dict[Method, str] = {
+    "threshold": "threshold by hand",
+    "valley": "threshold at the valley",
+    "otsu": "Otsu's threshold",
+    "multiotsu": "several thresholds (multi-Otsu)",
+    "kmeans": "k-means",
+}
+_LOOKS: dict[Look, str] = {
+    "density": "optical density",
+    "haematoxylin": "haematoxylin",
+    "eosin": "eosin",
+    "colour": "colour",
+    "channel1": "channel 1",
+    "channel2": "channel 2",
+    "channel3": "channel 3",
+    "channel4": "channel 4",
+}
+MULTIOTSU = 5
+"""Most parts of multi-Otsu, whose work grows with each as with another loop over the histogram."""
+
+
+class ClassicalConfig(_Network):
+    """No network: a threshold or k-means, which parts all pixels by what each of them shows. For one scale.
+
+    Thresholds and centres are fitted once, to the training images or to the tissue of a whole slide, never to a tile.
+    """
+
+    kind: Literal["classical"] = "classical"
+    method: Annotated[Method, Option("Method", _GROUP, False, words=_METHODS)] = "otsu"
+    """How pixels are parted: threshold (given by hand), valley (the threshold between the two peaks of the histogram),
+    otsu, multiotsu (several thresholds), kmeans (by the nearest of several centres)."""
+    look: Annotated[Look, Option("Of", _GROUP, False, words=_LOOKS)] = "density"
+    """What is looked at: density (optical density), haematoxylin or eosin (their amount, of red, green and blue),
+    colour, or one channel. Of density and colour, kmeans looks at all channels, and a threshold at their mean."""
+    parts: Annotated[int, Option("Parts", _GROUP, False)] = Field(3, ge=2, le=32)
+    """For multiotsu (up to 5) and kmeans: into how many parts the pixels fall; at least one more than there are
+    classes. The others make two."""
+    threshold: Annotated[float, Option("Threshold", _GROUP, False, step=0.01)] = Field(0.2, ge=-10, le=10)
+    """For the method threshold: where the parts meet. Colours and channels go from 0 (black) to 1 (white); density and
+    the amounts of stains are decadic, 0 where nothing absorbs light."""
+    smooth: Annotated[float, Option("Smooth", _GROUP, False, "px", 0.5, flag="--smooth-by")] = Field(0.0, ge=0, le=8)
+    """Standard deviation of a Gaussian blur of what is looked at, in pixels, against noise."""
+    fit: Annotated[
+        Literal["slide", "training"],
+        Option("Fitted to", _GROUP, False, words={"slide": "each slide by itself", "training": "the training images"}),
+    ] = "slide"
+    """What thresholds and centres are fitted to: slide (the tissue of each slide or image, so nothing needs to be
+    trained), or training (all training images together, the same for each slide)."""
+    first: Annotated[
+        Literal["darkest", "brightest"],
+        Option(
+            "First class",
+            _GROUP,
+            False,
+            flag="--first-class",
+            words={"darkest": "the darkest part", "brightest": "the brightest part"},
+        ),
+    ] = "darkest"
+    """Which part is class 1 where nothing is trained; the next one is class 2, and what is left is background. A
+    training gives each part the class that most of its pixels have."""
+
+    @property
+    def depth(self) -> int:
+        """No resolution is halved."""
+        return 0
+
+    @property
+    def width(self) -> int:
+        """Nothing is made of features."""
+        return 1
+
+    @property
+    def made(self) -> int:
+        """How many parts the method makes."""
+        return self.parts if self.method in ("multiotsu", "kmeans") else 2
+
+    @property
+    def radius(self) -> int:
+        """How far it looks, in pixels: the Gaussian is cut at three standard deviations."""
+        return ceil(3 * self.smooth)
+
+    def check_channels(self, channels: int) -> None:
+        """Raise `ValueError` where images with so many channels do not have what is looked at."""
+        if self.look in ("haematoxylin", "eosin") and channels != 3:
+            raise ValueError(
+                f"{self.look} is found in red, green and blue, and the images have {channels} channels: look at "
+                "density, colour or a channel"
+            )
+        if self.look.startswith("channel") and int(self.look[-1]) > channels:
+            raise ValueError(f"there is no channel {self.look[-1]} in images with {channels}: look at another one")
+
+    @property
+    def by_slide(self) -> bool:
+        """Whether its thresholds or centres are those of each slide."""
+        return self.fit == "slide" and self.method != "threshold"
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.method == "multiotsu" and self.parts > MULTIOTSU:
+            raise ValueError(
+                f"multiotsu makes at most {MULTIOTSU} parts, not {self.parts}: give fewer, or method kmeans"
+            )
+        return self
+
+
+ENCODER_PACKAGES = {
+    "segmentation_models_pytorch": "segmentation-models-pytorch",
+    "timm": "timm",
+    "torchvision": "torchvision",
+    "huggingface_hub": "huggingface-hub",
+}
+"""The modules that encoders need, and the packages that have them."""
+
+
+def missing_for_encoders() -> str:
+    """What is not installed here that encoders need, as a sentence; empty where all is there. Nothing is imported."""
+    missing = [name for module, name in ENCODER_PACKAGES.items() if find_spec(module) is None]
+    if not missing:
+        return ""
+    return (
+        f"Known encoders need {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed here: "
+        "pip install 'napari-msunet[encoders]', with a torchvision that fits the installed torch."
+    )
+
+
 def _kind(value: Any) -> str:
     """Configs without a kind are U-Nets."""
     return str(value.get("kind", "unet") if isinstance(value, dict) else getattr(value, "kind", "unet"))
@@ -182,7 +385,8 @@ BranchConfig: TypeAlias = Annotated[
     Annotated[UNetConfig, Tag("unet")]
     | Annotated[LinkNetConfig, Tag("linknet")]
     | Annotated[HRNetConfig, Tag("hrnet")]
-    | Annotated[EncoderConfig, Tag("encoder")],
+    | Annotated[EncoderConfig, Tag("encoder")]
+    | Annotated[ClassicalConfig, Tag("classical")],
     Discriminator(_kind),
 ]
 """The config of any network that a branch can have."""
@@ -192,5 +396,6 @@ NETWORKS: dict[str, tuple[type[BranchConfig], str, str]] = {
     "linknet": (LinkNetConfig, "LinkNet", "Thin and fast: residual blocks, skips are added."),
     "hrnet": (HRNetConfig, "HRNet", "All resolutions side by side."),
     "encoder": (EncoderConfig, "Known encoder", "A trained encoder by name."),
+    "classical": (ClassicalConfig, "Classical method", "No network: a threshold or k-means, pixel by pixel."),
 }
 """For each kind of network: its config, its name, and a sentence about it."""

@@ -13,12 +13,15 @@ from napari_msunet.config.model import AnyModel, ModelConfig
 from napari_msunet.config.prediction import REGION, PlanJob, PostprocessJob, PredictJob, PredictManyJob, PreviewJob
 from napari_msunet.config.search import SearchSpace, check_space, default_space, parse_space, some_points
 from napari_msunet.config.sources import Role, SlideSource, Source
-from napari_msunet.config.training import Augmentation, LossConfig, Optimiser, Sampling
+from napari_msunet.config.training import Augmentation, LossConfig, MetricName, Optimiser, Sampling
 
-NormaliseBy: TypeAlias = Literal["z-score", "0-1", "-1-1", "percentile"]
+NormaliseBy: TypeAlias = Literal["z-score", "0-1", "-1-1", "percentile", "image-z-score", "image-min-max"]
 
 
 _TIME, _WINDOWS, _SPLIT, _BEFORE, _MACHINE = "Time", "Windows", "Split", "Earlier models", "Machine"
+_STUDY = "Study of context"
+
+ScoreName: TypeAlias = Literal["dice", "iou", "f1", "precision", "recall", "accuracy"]
 
 
 class TrainJob(Versioned):
@@ -61,8 +64,14 @@ class TrainJob(Versioned):
     """Where windows are taken."""
     normalise: Annotated[NormaliseBy, Option("Normalise", _WINDOWS)] = "z-score"
     """What the model's first layer does with the channels, fitted to the training images: z-score (mean 0, standard
-    deviation 1), 0-1 and -1-1 (the range of the file's numbers), percentile (the 1st to the 99th become 0 to 1). Only
-    where the model has no normalisation yet."""
+    deviation 1), 0-1 and -1-1 (the range of the file's numbers), percentile (the 1st to the 99th become 0 to 1).
+    image-z-score and image-min-max: each image or slide by its own statistics, taken once of all of it. Only where the
+    model has no normalisation yet."""
+    statistics_of: Annotated[
+        Literal["whole", "tissue"],
+        Option("Own statistics of", _WINDOWS, words={"whole": "the whole image", "tissue": "its tissue"}),
+    ] = "whole"
+    """For image-z-score and image-min-max: the pixels that count, all of them, or those on tissue."""
     loss: Annotated[LossConfig, Option(group="Loss", example="a sum such as bce+dice")] = LossConfig()
     """What training minimises: a sum of cross_entropy (ce), bce, dice, jaccard, tversky, focal, boundary and edge with
     weights, such as bce+jaccard+dice or focal+0.5*dice+0.01*boundary."""
@@ -111,6 +120,12 @@ class TrainJob(Versioned):
         Literal["auto", "ddp", "ddp_find_unused_parameters_true"], Option(group=_MACHINE, form=False)
     ] = "auto"
     """How devices work together: Lightning's ddp, which auto means too."""
+    step_metrics: Annotated[
+        tuple[MetricName, ...],
+        Option("Keep of each step", _MACHINE, none="nothing", example="metrics with commas, such as loss,iou"),
+    ] = ("loss",)
+    """Numbers of each training step that are kept too, in steps.csv, for every output: loss, iou, dice, f1, precision,
+    recall, accuracy. They cost a step nothing: they are computed at the end of the epoch."""
     track: Annotated[
         tuple[Literal["tensorboard", "mlflow"], ...],
         Option("Also tell", _MACHINE, example="tensorboard, mlflow, or both with a comma"),
@@ -118,6 +133,11 @@ class TrainJob(Versioned):
     """Other programs that are sent the metrics, with commas: tensorboard (in the run's folder), mlflow."""
     track_uri: Annotated[str | None, Option("MLflow at", _MACHINE)] = None
     """Folder or server of MLflow; without it, in the run's folder."""
+
+    @property
+    def classical(self) -> bool:
+        """Whether a classical method is fitted, in one pass and without gradients."""
+        return isinstance(self.model, ModelConfig) and self.model.classical
 
     @model_validator(mode="after")
     def _sides(self) -> Self:
@@ -172,11 +192,13 @@ class ExperimentJob(Versioned):
     """Processor time of each training, of all processors together."""
     threads: int | None = Field(None, ge=1)
     """Threads of each training. None: as many as there are processors."""
+    metric: ScoreName = "dice"
+    """What the variants are compared by, mean over the classes: dice, iou, f1, precision, recall or accuracy."""
     scored: tuple[Source, ...] | None = None
     """Where the truth is by which held-out images are scored, matched by name, if not by that of the training (which
     may be strokes only)."""
     out: Path
-    """Folder: trials/, table.csv, report.json, report.md."""
+    """Folder: trials/, table.csv, report.json, report.md, bars.png."""
     resume: bool = False
     """Continue where it stopped: finished trials are kept, and a trial that was stopped begins again."""
 
@@ -322,6 +344,40 @@ def reason_of(error: ValueError) -> str:
     return str(items[0]["msg"] if items else error).removeprefix("Value error, ").rstrip(".")
 
 
+class ContextJob(Versioned):
+    """Ask whether context helps: one scale at several resolutions against several scales, in the same time."""
+
+    job: Literal["context"] = "context"
+    training: TrainJob
+    """How each is trained; its scales, fusion, `validation`, `test`, `fold` and time limit do not count."""
+    resolutions: Annotated[tuple[Positive, ...], Option(group=_STUDY, example="factors with commas")] = (0.67, 1.0, 1.5)
+    """For one scale: factors on the µm per pixel that suit the images, with commas; larger is coarser."""
+    scales: tuple[tuple[Positive, ...], ...] = Field(((1.0, 0.5), (1.0, 0.25)), min_length=1)
+    """The sets of several scales, each with wider surroundings around the same place."""
+    folds: Annotated[int, Option(group=_STUDY)] = Field(3, ge=2, le=50)
+    """The groups (patients, slides) are cut into this many parts, and each is held out once; a single slide is cut into
+    strips."""
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """Each training is repeated with each of these."""
+    seconds: Annotated[Positive, Option("Each training", _STUDY, False, "s")] = 100.0
+    """Processor time of each training, of all processors together."""
+    threads: int | None = Field(None, ge=1)
+    """Threads of each training. None: as many as there are processors."""
+    scored: tuple[Source, ...] | None = None
+    """As for an experiment."""
+    out: Path
+    """Folder: experiment/, answer.json, answer.md and best.json (the training that is advised)."""
+    resume: bool = False
+    """Continue where it stopped: finished trainings are kept."""
+
+    @field_validator("scales")
+    @classmethod
+    def _several(cls, value: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
+        if any(len(scales) < 2 for scales in value):
+            raise ValueError("each set of scales has at least two; one scale is compared with them anyway")
+        return value
+
+
 class PreviewAugmentationJob(Versioned):
     """Show what each scale will see of some training windows, unchanged and after their random changes."""
 
@@ -381,7 +437,8 @@ class ExportJob(Versioned):
     labels: Path
     """The label store."""
     out: Path
-    """``.geojson`` (QuPath, level-0 pixels of the slide), ``.ome.tif`` (tiled pyramid), ``.ome.zarr`` (a plain copy),
+    """``.geojson`` (QuPath, level-0 pixels of the slide), ``.json`` (COCO), ``.xml`` (ASAP), ``.ome.tif`` (tiled
+    pyramid), ``.ome.zarr`` (a plain copy),
     ``.png`` (one region)."""
     region: Annotated[tuple[float, float, float, float] | None, Option(example=REGION)] = None
     """y,x,height,width in the store's level-0 pixels; without it, the whole store."""
@@ -417,6 +474,7 @@ Job = Annotated[
     | PreviewJob
     | EvaluateJob
     | CrossValidateJob
+    | ContextJob
     | ExperimentJob
     | TuneJob
     | PreviewAugmentationJob
@@ -438,7 +496,7 @@ def with_damaged(job: Job, damaged: Damaged) -> Job:
             source.model_copy(update={"damaged": damaged}) if isinstance(source, SlideSource) else source
             for source in job.sources
         )
-    if isinstance(job, CrossValidateJob | TuneJob | PreviewAugmentationJob):
+    if isinstance(job, CrossValidateJob | ContextJob | TuneJob | PreviewAugmentationJob):
         changes["training"] = with_damaged(job.training, damaged)
     if isinstance(job, PredictManyJob):
         changes["settings"] = job.settings.model_copy(update={"damaged": damaged})

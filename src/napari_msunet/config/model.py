@@ -10,20 +10,34 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from napari_msunet.config.base import Frozen, Option, Positive, TrainedOn, Versioned
-from napari_msunet.config.branches import BranchConfig, UNetConfig
-from napari_msunet.geometry import Resolution, as_scale, common_alignment
+from napari_msunet.config.branches import BranchConfig, ClassicalConfig, UNetConfig
+from napari_msunet.geometry import Resolution, as_scale, common_alignment, round_up
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The model: its scales, its fusion, its branches.
 
-Fusion: TypeAlias = Literal["mean", "weighted", "max", "concat", "attention", "multihead", "inject", "pyramid"]
+Fusion: TypeAlias = Literal[
+    "mean", "weighted", "max", "concat", "attention", "feature_attention", "multihead", "inject", "pyramid"
+]
 
 JOINED: tuple[Fusion, ...] = ("inject", "pyramid")
 """Fusions inside the network: the branches cannot be computed one by one."""
 
+HEADLESS: tuple[Fusion, ...] = ("concat", "feature_attention", "inject")
+"""Fusions that combine features: the scales' own class logits take no part in the combined output."""
+
+NOT_SEPARATE = (
+    'The scales cannot be trained each by its own loss where they meet inside the network (fusion="{}"); give a branch '
+    'loss of "off" or a weight such as 0.4, or another fusion.'
+)
+
 FUSIONS: dict[Fusion, tuple[str, str]] = {
     "attention": ("Attention", "At each pixel it learns which scale to trust."),
-    "weighted": ("Weighted", "One learned weight per scale, the same everywhere: easy to read off."),
+    "feature_attention": (
+        "Feature attention",
+        "At each pixel it learns whose features to trust, and decides once, on their weighted sum.",
+    ),
+    "weighted": ("Weighted", "One weight per scale, learned or given, the same everywhere: easy to read off."),
     "mean": ("Mean", "All scales count the same; nothing to learn."),
     "max": ("Maximum", "The most confident scale decides at each pixel."),
     "concat": ("Concatenate", "Learns one decision from the features of all scales together."),
@@ -60,6 +74,17 @@ def check_class_names(names: Sequence[str]) -> None:
         )
 
 
+class OwnStatistics(Frozen):
+    """The first layer takes its constants from each image or slide itself, once for the whole of it."""
+
+    by: Literal["z-score", "min-max"]
+    within: Literal["whole", "tissue"] = "whole"
+
+
+Enlarging: TypeAlias = Literal["learned", "bilinear"]
+ScaleWeight: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class Normalisation(Frozen):
     """The model's first layer: ``(input - mean) / std`` for each channel, inputs in 0..1."""
 
@@ -91,8 +116,9 @@ class ModelConfig(Versioned):
         Fusion, Option(group=_GROUP, advanced=False, words={name: words for name, (words, _) in FUSIONS.items()})
     ] = "attention"
     """How the answers of the scales are combined: mean, weighted, max (of probabilities); concat (of features);
-    attention, multihead (weighted at each pixel, by features); inject (coarse features enter the finest network);
-    pyramid (one network, copies of the image enter its levels)."""
+    attention, multihead (answers weighted at each pixel, by features); feature_attention (features weighted at each
+    pixel); inject (coarse features enter the finest network); pyramid (one network, copies of the image enter its
+    levels)."""
     channels: Annotated[int, Option(group=_GROUP, form=False)] = Field(3, ge=1)
     """Channels of the images."""
     channel_names: tuple[str, ...] | None = None
@@ -114,8 +140,8 @@ class ModelConfig(Versioned):
     ] = 1
     """With 2, the labels have pixels of half the size, which the network learns to place."""
     finest_scale: Annotated[float | None, Option("Read at most at", _GROUP, example="a ratio such as 1 or 1/2")] = None
-    """Largest scale that images are read at, such as 1: larger scales are brought up from it inside the network, which
-    learns how. Without it each scale reads its own."""
+    """Largest scale that images are read at, such as 1: larger scales are brought up from it inside the network (see
+    enlarge). Without it each scale reads its own."""
     pixel: Positive = 1.0
     """For a model in pixels: how many pixels of the image a pixel of the model is long. At 2 the image is read at half
     its size."""
@@ -125,6 +151,25 @@ class ModelConfig(Versioned):
     trained_on: TrainedOn | None = None
     """Kind and range of the images' values. None until a training sets it, and in models that were saved before it was
     kept."""
+    image_size: Annotated[int | None, Option("Bring images to", _GROUP, unit="px", none="no common size", step=64)] = (
+        Field(None, ge=16, le=8192)
+    )
+    """Pixels a side that every image is brought to as a whole, such as 256 or 512, whatever its own size and shape; for
+    models in pixels. Predictions are brought back to the image's own pixels. Without it, images keep their
+    resolution."""
+    own_statistics: OwnStatistics | None = None
+    """The normalisation by each image's own statistics; None: by the constants in `normalisation`."""
+    enlarge: Annotated[
+        Enlarging,
+        Option("Larger scales are", _GROUP, words={"learned": "learned from it", "bilinear": "enlarged bilinearly"}),
+    ] = "learned"
+    """How scales above the finest one that is read are brought up from it: learned (repeated pixels plus what the
+    network adds), or bilinear, as image programs enlarge; then at most scale 1 is read, if nothing else is given."""
+    scale_weights: Annotated[
+        tuple[ScaleWeight, ...] | None,
+        Option("Weights of the mean", _GROUP, none="learned", example="numbers with commas, such as 1,2,1"),
+    ] = None
+    """For the fusion weighted: the weight of each scale, in place of learned ones; only their ratios matter."""
 
     def __init__(self, **values: Any) -> None:
         # Class names are checked only in configs made by code, so that files older than this check still open.
@@ -156,8 +201,15 @@ class ModelConfig(Versioned):
 
     @model_validator(mode="after")
     def _joins(self) -> Self:
+        if self.classical:
+            self._is_classical()
         if self.fusion in JOINED and any(b.kind != "unet" for b in self.branches):
             raise ValueError(f'fusion="{self.fusion}" needs branches of kind "unet", whose levels it enters')
+        if self.fusion in JOINED and self.mirrored:
+            raise ValueError(
+                f'fusion="{self.fusion}" enters the levels of a network, which padding="mirror" crops: give '
+                'padding="valid", or another fusion'
+            )
         if self.fusion == "pyramid" and (self.shared or len(set(self.branches)) != 1):
             raise ValueError(
                 'fusion="pyramid" is one network for all scales: give one branch config, and leave shared off'
@@ -167,6 +219,37 @@ class ModelConfig(Versioned):
                 raise ValueError(
                     f"the scale {ratio} is no whole multiple of finest_scale {read}, from which it is brought up"
                 )
+        return self
+
+    def _is_classical(self) -> None:
+        """Raise `ValueError` where a classical method cannot be what is asked for."""
+        branch = self.branches[0]
+        if len(self.scales) > 1 or self.upscale > 1 or self.finest_scale is not None:
+            raise ValueError(
+                "a classical method looks at each pixel of one scale: give one scale, such as scales=(1.0,), and leave "
+                "upscale and finest_scale as they are"
+            )
+        if isinstance(branch, ClassicalConfig) and branch.made <= len(self.classes):
+            raise ValueError(
+                f"{branch.method} makes {branch.made} parts, too few for background and {len(self.classes)} classes: "
+                f"give method kmeans with {len(self.classes) + 1} parts or more"
+            )
+        if isinstance(branch, ClassicalConfig):
+            branch.check_channels(self.channels)
+
+    @model_validator(mode="after")
+    def _weighs(self) -> Self:
+        given = self.scale_weights
+        if given is None:
+            return self
+        if self.fusion != "weighted":
+            raise ValueError(f'scale_weights are for fusion="weighted", not for fusion="{self.fusion}": leave them out')
+        if len(given) != len(self.scales):
+            raise ValueError(
+                f"{len(given)} scale_weights for {len(self.scales)} scales: give one weight for each scale"
+            )
+        if not sum(given) > 0:
+            raise ValueError(f"scale_weights {_short(given)} are all zero: give one of the scales a weight above zero")
         return self
 
     @model_validator(mode="after")
@@ -180,6 +263,21 @@ class ModelConfig(Versioned):
         if self.mpp is not None and self.pixel != 1:
             raise ValueError(
                 f"pixel={self.pixel:g} is for models in pixels (mpp=None); this one works at {self.mpp:g} µm"
+            )
+        if self.image_size is not None and (self.mpp is not None or self.pixel != 1):
+            raise ValueError(
+                f"image_size={self.image_size} brings images of any size to as many pixels, so the model has no "
+                "resolution of its own: leave out mpp and pixel"
+            )
+        if self.image_size is not None and self.image_size % self.size_multiple:
+            raise ValueError(
+                f"image_size={self.image_size} cannot be halved as often as these networks do at these scales: give a "
+                f"multiple of {self.size_multiple}, such as {round_up(self.image_size, self.size_multiple)}"
+            )
+        if self.own_statistics is not None and any(branch.kind == "encoder" for branch in self.branches):
+            raise ValueError(
+                "known encoders normalise by the constants they were trained with, not by an image's own statistics: "
+                "leave own_statistics out"
             )
         if self.shared and len(set(self.branches)) != 1:
             raise ValueError("branches that share their weights need the same branch config: give one for all scales")
@@ -210,15 +308,26 @@ class ModelConfig(Versioned):
         return self.branch if isinstance(self.branch, tuple) else (self.branch,) * len(self.scales)
 
     @property
+    def classical(self) -> bool:
+        """Whether it is a classical method, which has nothing to learn by gradients."""
+        return any(branch.kind == "classical" for branch in self.branches)
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether images are mirrored at their edges, for all branches, instead of background beyond them."""
+        return any(branch.mirrored for branch in self.branches)
+
+    @property
     def _read(self) -> tuple[Fraction, ...]:
         """The scale at which each branch reads the image."""
-        if self.finest_scale is None:
+        finest = 1.0 if self.finest_scale is None and self.enlarge == "bilinear" else self.finest_scale
+        if finest is None:
             return self.ratios
-        return tuple(min(r, as_scale(self.finest_scale)) for r in self.ratios)
+        return tuple(min(r, as_scale(finest)) for r in self.ratios)
 
     @property
     def enlarged(self) -> tuple[int, ...]:
-        """For each scale, how many times a stem enlarges what was read; 1 without a stem."""
+        """For each scale, how many times what was read is enlarged; 1 where it is read as it is."""
         return tuple(int(r / read) for r, read in zip(self.ratios, self._read, strict=True))
 
     @property
@@ -234,7 +343,7 @@ class ModelConfig(Versioned):
     @property
     def resolution(self) -> Resolution:
         """The resolution at which the model works: the size of a pixel of scale 1."""
-        return Resolution(self.pixel, "px") if self.mpp is None else Resolution(self.mpp)
+        return Resolution(self.pixel, "px", self.image_size) if self.mpp is None else Resolution(self.mpp)
 
     @property
     def unit(self) -> Literal["µm", "px"]:
@@ -247,12 +356,20 @@ class ModelConfig(Versioned):
         return self.resolution.times(1 / self.upscale)
 
     @property
+    def output(self) -> Resolution | None:
+        """The resolution of the labels that are stored: that of the target grid; None where images are brought to one
+        size, because these predictions are brought back to the image's own pixels."""
+        return None if self.image_size is not None else self.target
+
+    @property
     def target_mpp(self) -> float | None:
         """µm per pixel of the target grid; None of a model in pixels."""
         return self.target.mpp
 
     def at(self, resolution: Resolution) -> dict[str, float | None]:
         """The fields of a config that works at this resolution."""
+        if resolution.side is not None:
+            return {"mpp": None, "pixel": 1.0, "image_size": resolution.side}
         return {"mpp": resolution.mpp, "pixel": resolution.size if resolution.mpp is None else 1.0}
 
     @property
@@ -311,6 +428,17 @@ class AutoModel(Versioned):
     field: Literal["same", "concentric"] | None = None
     upscale: Literal[1, 2] | None = None
     finest_scale: float | None = None
+    image_size: int | None = None
+    enlarge: Enlarging | None = None
+    scale_weights: tuple[ScaleWeight, ...] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_pixels(cls, given: Any) -> Any:
+        """Images that are brought to one size have no µm."""
+        if isinstance(given, dict) and given.get("image_size") is not None and given.get("mpp") is None:
+            return {**given, "mpp": "px"}
+        return given
 
     @property
     def unit(self) -> Literal["µm", "px"]:
@@ -320,6 +448,8 @@ class AutoModel(Versioned):
     @property
     def target(self) -> Resolution | None:
         """The target of `ModelConfig`, where the resolution is given."""
+        if self.image_size is not None:
+            return Resolution(1.0, "px", self.image_size).times(1 / (self.upscale or 1))
         return None if self.mpp is None or self.mpp == "px" else Resolution(self.mpp)
 
     @property
@@ -328,11 +458,18 @@ class AutoModel(Versioned):
         given = {name: value for name, value in self if name != "kind" and value is not None}
         if self.mpp == "px":
             del given["mpp"]  # for a model in pixels, `pixel` is still to be chosen
-        return given
+        return given | ({"mpp": None, "pixel": 1.0} if self.mpp == "px" and self.image_size is not None else {})
 
     @model_validator(mode="after")
     def _can_be_completed(self) -> Self:
-        ModelConfig(**({"mpp": 1.0, "fusion": "mean"} | self.given))
+        if self.scale_weights is not None and (self.scales is None or self.fusion is None):
+            raise ValueError('scale_weights need scales, one for each weight, and fusion="weighted": give both too')
+        assumed: dict[str, Any] = {"mpp": 1.0, "fusion": "mean"}
+        if isinstance(self.branch, ClassicalConfig):  # its channels are checked again when they are known
+            assumed |= {"scales": (1.0,), "channels": 4 if self.branch.look.startswith("channel") else 3}
+        elif self.image_size is not None:  # the network is chosen to fit it, if it can be halved at all
+            assumed |= {"scales": (1.0,), "branch": UNetConfig(depth=1)}
+        ModelConfig(**(assumed | self.given))
         return self
 
 
@@ -342,10 +479,13 @@ AnyModel: TypeAlias = ModelConfig | AutoModel
 # ----------------------------------------------------------------------------------------------------------------------
 # How two models differ, where one is to continue from the other's weights.
 
-_FREE = {"schema_version", "classes", "mpp", "pixel", "channel_names", "field", "normalisation", "trained_on"}
+_FREE = {
+    *("schema_version", "classes", "mpp", "pixel", "channel_names", "field", "normalisation", "trained_on"),
+    *("image_size", "own_statistics"),
+}
 """Fields in which a new model may differ from the one it starts from: none changes what the weights compute."""
 
-_TRAINING_ONLY = {"dropout"}
+_TRAINING_ONLY = {"dropout", "block_dropout"}
 """The same for fields of a branch."""
 
 

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from napari_msunet.config.base import Damaged, Frozen, GivenRange, Kind, Option, PixelSize
 from napari_msunet.config.prediction import Where
 
 Role = Literal["auto", "train", "validate", "test"]
-MaskValues = Literal["classes", "instances"] | dict[int, str]
+
+_HEX = re.compile(r"#([0-9a-f]{6})")
+_THREE = re.compile(r"(\d{1,3})[ /]+(\d{1,3})[ /]+(\d{1,3})")
+
+
+def _colour(text: str) -> str:
+    """A colour as ``#rrggbb``."""
+    given = text.strip().lower()
+    parts = _THREE.fullmatch(given)
+    if parts and all(int(part) <= 255 for part in parts.groups()):
+        return "#" + "".join(f"{int(part):02x}" for part in parts.groups())
+    if _HEX.fullmatch(given):
+        return given
+    raise ValueError(f"{text!r} is no colour: write #ff0000, or red, green and blue from 0 to 255 as 255/0/0")
+
+
+Colour = Annotated[str, AfterValidator(_colour)]
+"""A colour of a mask, ``#rrggbb`` or ``red/green/blue``."""
+
+MaskValues = Literal["classes", "instances"] | dict[int, str] | dict[Colour, str]
 
 
 _WHERE, _WHAT = "Images and their truth", "What the images and the truth are"
 _NAMES = "classes, instances, or pairs such as Tumor=gland"
-_NUMBERS = "classes, instances, or pairs such as 1=gland,2=stroma"
+_NUMBERS = "classes, instances, or pairs such as 1=gland,2=stroma or #ff0000=gland"
 
 
 class _Source(Frozen):
@@ -45,7 +65,8 @@ class FolderSource(_Source):
     """What follows the image's name in a mask's name, such as _mask."""
     values: Annotated[MaskValues, Option("Mask values", _WHAT, False, example=_NUMBERS)] = "classes"
     """What the truth's values mean: classes (numbers 1..K, or names), instances (objects of the first class), or pairs
-    such as 1=gland,2=stroma,0=background or Tumor=gland,Stroma=background. With one class, 0/255 is read as 0/1."""
+    such as 1=gland,2=stroma,0=background or Tumor=gland,Stroma=background. With one class, 0/255 is read as 0/1. For
+    masks in colours, pairs such as #ff0000=gland,0/255/0=stroma; black is background unless it is named."""
     table: Annotated[Path | None, Option(group=_WHERE, advanced=False)] = None
     """CSV with a column name (or image), and if wanted mpp, kind, value_range (such as 0-4095) and the group's
     column."""
@@ -84,21 +105,30 @@ class TableSource(_Source):
     0-4095), role and the group's column."""
     values: Annotated[MaskValues, Option("Mask values", _WHAT, False, example=_NUMBERS)] = "classes"
     """What the masks' values mean: classes (numbers 1..K), instances (objects of the first class), or pairs such as
-    1=gland,2=stroma,0=background."""
+    1=gland,2=stroma,0=background; for masks in colours, pairs such as #ff0000=gland."""
     group: Annotated[str | None, Option(group=_WHAT, advanced=False, none="each image by itself")] = None
     """Column of the table, or a regular expression over the image's name whose first group (or whole match) is the
     group: images of one group (a patient, a slide) never stand on both sides of a split."""
 
 
 class ShapesSource(_Source):
-    """A slide with outlines drawn in another program: QuPath's GeoJSON, ASAP's or Aperio ImageScope's XML."""
+    """A slide with outlines drawn in another program: QuPath, ASAP, ImageScope, HALO, CVAT, Labelbox, labelme, ..."""
 
     kind: Literal["shapes"] = "shapes"
     slide: Annotated[Path, Option(group=_WHERE, advanced=False)]
     """The slide on which the outlines were drawn."""
     shapes: Annotated[Path, Option("Outlines", _WHERE, False)]
-    """Instead of labels, for each slide: outlines drawn in QuPath (GeoJSON), ASAP or ImageScope (XML), named by
-    class."""
+    """Instead of labels, for each slide: outlines drawn in another program (QuPath, ASAP, ImageScope, HALO, CVAT,
+    Labelbox, labelme, Cytomine, COCO), named by class; the file's content says which."""
+    image: Annotated[
+        str | None, Option("Image in the file", _WHERE, flag="--shapes-image", none="the one of the slide's name")
+    ] = None
+    """Where a file holds the outlines of several images: which of them, by its name there."""
+    radius: Annotated[
+        Annotated[float, Field(gt=0)] | None,
+        Option("Points are discs of", _WHAT, flag="--point-radius", unit="µm", none="left out"),
+    ] = None
+    """For outlines: the radius in µm of the disc that each point becomes (in pixels where the slide has no µm)."""
     values: Annotated[Literal["classes"] | dict[str, str], Option("Names", _WHAT, False, example=_NAMES)] = "classes"
     """classes: the names in the file are those of the classes; or pairs such as Tumor=tumour,Artefact=ignored, where
     "background" and "ignored" can be given as classes too. Shapes with other names are left out."""

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from napari_msunet.config.base import Frozen, Option, Positive, Share
 from napari_msunet.errors import ModelError
@@ -84,6 +91,9 @@ class Augmentation(Frozen):
     """How often a rectangle of a window, with its truth, is replaced by that of another window of the batch."""
     mixup: Annotated[Half, Option("MixUp", _CHANGES)] = 0.0
     """Largest share of another window of the batch that is blended in; the loss counts both truths by their shares."""
+    mirror: Annotated[Share, Option("Mirror left to right", _CHANGES)] = 0.0
+    """Share (0 to 1) of the windows that are mirrored left to right, drawn for each; alone with flip=no, it is the only
+    change of direction."""
 
     @model_validator(mode="before")
     @classmethod
@@ -129,6 +139,41 @@ _PART = re.compile(r"(?:([0-9.]+(?:e-?[0-9]+)?)\s*\*?\s*)?([a-z_]+)")
 
 _LOSS = "Loss"
 
+BRANCH_WEIGHT = 0.4
+"""Weight of each scale's own loss where none is given."""
+
+BRANCH_LOSSES = {
+    "off": ("On the combined output alone", "One loss, on the combined output: it alone trains all scales together."),
+    "joint": (
+        "Combined, and each scale's",
+        "One loss on the combined output, and each scale's own loss times a weight. At 0 a scale's own output still "
+        "learns, but its loss does not change the features below it.",
+    ),
+    "separate": (
+        "Each scale by itself",
+        "Each scale learns from its own loss alone, as if it were trained by itself; what combines them learns from "
+        "the combined output, and changes nothing below it.",
+    ),
+}
+"""The ways to train several scales: what each is called, and what it does."""
+
+
+def _branch_loss(given: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """One sentence for any bad value, where pydantic would give one for each type of the union."""
+    try:
+        return check(BRANCH_WEIGHT if given == "joint" else given)
+    except ValidationError:
+        raise ValueError(
+            f'{given!r} is no loss per scale; give "off" (on the combined output alone), "separate" (each scale by '
+            "itself), or a weight from 0 such as 0.4, one for all or one for each scale"
+        ) from None
+
+
+BranchLoss: TypeAlias = Annotated[Literal["off", "separate"] | Weight | tuple[Weight, ...], WrapValidator(_branch_loss)]
+"""How the scales are trained: by name, or by the weight of each scale's own loss beside that of the combined output."""
+
+_NAMED_WEIGHTS = {"off": 0.0, "separate": 1.0}
+
 
 class LossConfig(Frozen):
     """A weighted sum of losses on the fused output, and a weight on each branch's own.
@@ -142,6 +187,14 @@ class LossConfig(Frozen):
     """Weight of the binary cross-entropy: each class against all others."""
     dice: Annotated[Weight, Option("Dice", _LOSS, step=0.1)] = 1.0
     """Weight of 1 - Dice, a loss of the overlap. Raise it for rare, small objects."""
+    dice_of: Annotated[
+        Literal["present", "foreground"],
+        Option("Dice of", _LOSS, words={"present": "background and present classes", "foreground": "the classes only"}),
+    ] = "present"
+    """What the Dice is a mean of: background and the classes that the batch has (present), or classes 1 to K without
+    background, also where the batch has none of them, as most published code computes it (foreground)."""
+    dice_smooth: Annotated[Positive, Option("Dice smoothing", _LOSS, step=0.1)] = 2e-5
+    """Added above and below the line of the Dice, ``(2 TP + s) / (P + T + s)``; 1 in much published code."""
     jaccard: Annotated[Weight, Option(group=_LOSS, step=0.1)] = 0.0
     """Weight of 1 - Jaccard."""
     tversky: Annotated[Weight, Option(group=_LOSS, step=0.1)] = 0.0
@@ -171,17 +224,31 @@ class LossConfig(Frozen):
     """How much background and each class count: numbers with commas, or balanced, so that classes that are rare in the
     training images count more. Without it, all count the same."""
     branch: Annotated[
-        Weight | tuple[Weight, ...],
-        Option("Loss per scale", _LOSS, flag="--branch-loss", example="numbers with commas, such as 1,0.5"),
-    ] = 0.4
-    """Weight of each scale's own loss, in addition to the fused output's: one number for all, or one for each scale. At
-    0 a scale's own output still learns, but its loss does not change the features below it."""
+        BranchLoss,
+        Option(
+            "Loss per scale",
+            _LOSS,
+            flag="--branch-loss",
+            words={name: words for name, (words, _) in BRANCH_LOSSES.items()},
+            example="off, separate, or numbers with commas, such as 0.4 or 1,0.5",
+        ),
+    ] = BRANCH_WEIGHT
+    """How several scales are trained. off: by one loss on the combined output alone. A weight (joint): by that loss and
+    by each scale's own times its weight, one number for all, or one for each scale; at 0 a scale's own output still
+    learns, but its loss does not change the features below it. separate: each scale by its own loss alone, what
+    combines them by that of the combined output."""
     own_grid: Annotated[bool, Option("On the finest scale's own grid", _LOSS)] = False
     """Where all scales are below 1, compute the loss on the grid of the finest one instead of the model's: faster."""
 
+    @property
+    def branch_mode(self) -> Literal["off", "joint", "separate"]:
+        """How several scales are trained, by its name in `BRANCH_LOSSES`."""
+        return self.branch if isinstance(self.branch, str) else "joint"
+
     def branch_weights(self, scales: int) -> tuple[float, ...]:
-        """The weight of each scale's own loss; `ModelError` where their number does not fit."""
-        weights = self.branch if isinstance(self.branch, tuple) else (self.branch,) * scales
+        """The weight of each scale's own loss: 0 where it is off; `ModelError` where their number does not fit."""
+        given = _NAMED_WEIGHTS[self.branch] if isinstance(self.branch, str) else self.branch
+        weights = given if isinstance(given, tuple) else (given,) * scales
         if len(weights) != scales:
             raise ModelError(
                 f"The loss has {len(weights)} branch weights for {scales} scales; give one for all, or one per scale."
@@ -247,17 +314,101 @@ def parse_loss(text: str) -> dict[str, Any]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The numbers of a training, and those that decide when it ends and which model is kept.
+
+METRICS = {
+    "loss": "loss",
+    "iou": "IoU",
+    "dice": "Dice",
+    "f1": "F1",
+    "precision": "precision",
+    "recall": "recall",
+    "accuracy": "accuracy",
+}
+"""What is measured at each epoch: name and what it is called. Scores are means over the classes; F1 is Dice."""
+
+MetricName: TypeAlias = Literal["loss", "iou", "dice", "f1", "precision", "recall", "accuracy"]
+
+FUSED, MEAN_OF_SCALES = "fused", "mean of scales"
+"""The names of the combined output, and of the mean over the scales' own outputs, of which there are several."""
+
+_WATCHED = re.compile(
+    rf"(?:(train|validation)[ _])?({'|'.join(METRICS)})(?:[ _]({FUSED}|{MEAN_OF_SCALES}|scale [0-9]+(?:/[0-9]+)?))?"
+)
+
+
+class WatchedMetric(NamedTuple):
+    """A number of each epoch that decides.
+
+    Attributes
+    ----------
+    split : "train" or "validation", optional
+        None: the validation, or the training where nothing validates.
+    name : str
+        One of `METRICS`.
+    output : str
+        "fused", "mean of scales", or a scale as "scale 1/2".
+    """
+
+    split: Literal["train", "validation"] | None
+    name: str
+    output: str
+
+    @property
+    def words(self) -> str:
+        """What it is called in a sentence, such as "validation IoU of scale 1/2"."""
+        of = (
+            ""
+            if self.output == FUSED
+            else f" of the {self.output}"
+            if self.output == MEAN_OF_SCALES
+            else f" of {self.output}"
+        )
+        return f"{'training' if self.split == 'train' else 'validation'} {METRICS[self.name]}{of}"
+
+    def height(self, value: float) -> float:
+        """The value so that higher is better."""
+        return -value if self.name == "loss" else value
+
+
+def watched_metric(text: str) -> WatchedMetric:
+    """The number of an epoch that a text names: ``"iou"``, ``"dice scale 1/2"``, ``"train_loss_fused"``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such number.
+    """
+    found = _WATCHED.fullmatch(text.strip().lower())
+    if not found:
+        raise ValueError(
+            f"{text!r} is no metric of a training; give one of {', '.join(METRICS)}, if wanted after train and before "
+            f'an output, such as "iou", "dice scale 1/2", "train loss" or "f1 {MEAN_OF_SCALES}"'
+        )
+    split: Any = found[1]
+    return WatchedMetric(split, found[2], found[3] or FUSED)
+
+
+def _checked_metric(text: str) -> str:
+    watched_metric(text)
+    return text
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # The optimiser, its learning rates, and which weights are kept.
 
 OptimiserKind: TypeAlias = Literal["adamw", "adam", "sgd", "rmsprop", "adagrad", "lbfgs"]
 Schedule: TypeAlias = Literal["plateau", "cosine", "constant", "restarts", "one_cycle"]
-Watched: TypeAlias = Literal["loss", "iou"]
-Precision: TypeAlias = Literal["32", "bf16", "16"]
+Watched: TypeAlias = Annotated[str, AfterValidator(_checked_metric)]
+"""A number of each epoch, as `watched_metric` reads it."""
+Precision: TypeAlias = Literal["auto", "32", "bf16", "16"]
 Averaging: TypeAlias = Literal["none", "ema", "swa"]
 
 _Decay: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 
 _LEARNING, _WEIGHTS = "Learning", "Which weights are kept"
+
+_WATCHED_EXAMPLE = f'one of {", ".join(METRICS)}, alone or as in "dice scale 1/2" and "train loss"'
 
 
 class Optimiser(Frozen):
@@ -287,6 +438,8 @@ class Optimiser(Frozen):
         0.999,
     )
     """For adam and adamw: the decay of the running means of the gradients and of their squares."""
+    memory: Annotated[_Decay, Option("RMSprop's memory", _LEARNING, flag="--rmsprop-memory")] = 0.99
+    """For rmsprop: the decay of the running mean of the squared gradients (alpha; Keras calls it rho and has 0.9)."""
     iterations: Annotated[int, Option("L-BFGS iterations", _LEARNING, flag="--lbfgs-iterations")] = Field(4, ge=1)
     """For lbfgs: iterations on each batch."""
     schedule: Annotated[
@@ -309,10 +462,10 @@ class Optimiser(Frozen):
     patience: Annotated[int, Field(ge=1), Option("Stalled after", _LEARNING, unit="epochs")] = 8
     """For plateau: epochs without a better validation before the learning rate is lowered."""
     threshold: Annotated[float, Field(ge=0), Option("Plateau threshold", _LEARNING, flag="--plateau-threshold")] = 1e-4
-    """For plateau: by how much the validation must get better to count, relatively for the loss, absolutely for the
-    IoU."""
-    monitor: Annotated[Watched, Option("Plateau watches", _LEARNING)] = "loss"
-    """For plateau: the validation score that it watches."""
+    """For plateau: by how much the validation must get better to count, relatively for the loss, absolutely for
+    scores."""
+    monitor: Annotated[Watched, Option("Plateau watches", _LEARNING, words=METRICS, example=_WATCHED_EXAMPLE)] = "loss"
+    """For plateau: the number that it watches, of the validation if nothing else is said."""
     restart_epochs: Annotated[int, Option(group=_LEARNING, unit="epochs")] = Field(10, ge=1)
     """For restarts: epochs to the first restart."""
     restart_factor: Annotated[int, Option(group=_LEARNING)] = Field(2, ge=1)
@@ -325,8 +478,9 @@ class Optimiser(Frozen):
     """Largest norm of the gradient; a larger one is scaled down."""
     accumulate: Annotated[int, Option(group=_LEARNING, unit="batches")] = Field(1, ge=1)
     """Batches whose gradients are added up for one step of the optimiser."""
-    precision: Annotated[Precision, Option(group=_LEARNING)] = "32"
-    """32, or mixed precision: bf16 or 16 (bfloat16 on a processor)."""
+    precision: Annotated[Precision, Option(group=_LEARNING, words={"auto": "measured"})] = "auto"
+    """32, or mixed precision: bf16 or 16 (bfloat16 on a processor). auto: with a time limit, a few steps on the
+    processor show whether bf16 is faster; else 32."""
     average: Annotated[Averaging, Option(group=_WEIGHTS)] = "ema"
     """Which weights are validated and kept: those of the last step (none), their exponential moving average (ema), or
     the mean over the ends of the last epochs (swa)."""
@@ -342,10 +496,19 @@ class Optimiser(Frozen):
     ] = None
     """Epochs without a better validation before training ends; without it, 25, or with a time limit no number of them
     ends it."""
-    stop_metric: Annotated[Watched, Option(group=_WEIGHTS)] = "iou"
-    """The validation score that early stopping watches."""
+    stop_metric: Annotated[Watched, Option(group=_WEIGHTS, words=METRICS, example=_WATCHED_EXAMPLE)] = "iou"
+    """The number that early stopping watches, of the validation if nothing else is said."""
     min_delta: Annotated[float, Field(ge=0), Option("Least gain", _WEIGHTS)] = 1e-4
     """By how much the validation must get better to count."""
+    stop_loss: Annotated[
+        Annotated[float, Field(allow_inf_nan=False)] | None,
+        Option("Stop below a loss of", _WEIGHTS, none="never", example="a number such as 0.05"),
+    ] = None
+    """Training ends after an epoch whose loss (of the validation, or of the training where nothing validates) is below
+    this, which is a line in the curve of the loss."""
+    best_metric: Annotated[Watched, Option("Best model by", _WEIGHTS, words=METRICS, example=_WATCHED_EXAMPLE)] = "iou"
+    """The number that decides which epoch's model is kept, of the validation if nothing else is said, a mean over five
+    epochs; where two are equal, the one with the lower loss."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -10,17 +10,13 @@ import torch
 from torch import Tensor
 
 from napari_msunet.config import Augmentation
-from napari_msunet.constants import IGNORED
+from napari_msunet.constants import EOSIN, HAEMATOXYLIN, IGNORED, LUMA
 from napari_msunet.data.degrading import Degradation, degraded, draw_degradation
 from napari_msunet.data.loader import as_unit
 from napari_msunet.data.warps import Warp, draw_warp, from_centre, moved, padding
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The colour part of an augmentation: one change of light and stain for all scales of a window.
-
-_HAEMATOXYLIN = (0.650, 0.704, 0.286)
-_EOSIN = (0.072, 0.990, 0.105)
-_LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ def draw_colours(count: int, options: Augmentation, generator: torch.Generator) 
 
 def _stains() -> Tensor:
     """Optical densities of haematoxylin, eosin and the residual, a row each (Ruifrok and Johnston 2001)."""
-    stains = torch.tensor([_HAEMATOXYLIN, _EOSIN, (0.0, 0.0, 0.0)])
+    stains = torch.tensor([HAEMATOXYLIN, EOSIN, (0.0, 0.0, 0.0)])
     stains[2] = torch.linalg.cross(stains[0], stains[1])
     lengths: Tensor = torch.linalg.vector_norm(stains, dim=1, keepdim=True)
     return stains / lengths
@@ -95,7 +91,7 @@ def coloured(windows: list[Tensor], numbers: Colours, options: Augmentation) -> 
 
 def _saturated(x: Tensor, factor: Tensor) -> Tensor:
     """RGB moved away from its grey, or towards it."""
-    grey = torch.einsum("bchw,c->bhw", x, torch.tensor(_LUMA, device=x.device))[:, None]
+    grey = torch.einsum("bchw,c->bhw", x, torch.tensor(LUMA, device=x.device))[:, None]
     changed = ((x - grey) * factor[:, None, None, None] + grey).clamp(0, 1)
     return torch.where((factor == 1)[:, None, None, None], x, changed)
 

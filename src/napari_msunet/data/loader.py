@@ -16,13 +16,15 @@ import numpy.typing as npt
 import psutil
 import torch
 
+from napari_msunet.config import Normalisation, OwnStatistics
 from napari_msunet.constants import IGNORED
 from napari_msunet.data.items import Item
 from napari_msunet.data.masks import Mask
+from napari_msunet.data.normalising import own_normalisation
 from napari_msunet.data.sampling import Place, Sampler, Spot, in_batches
 from napari_msunet.data.truth import cut_out
 from napari_msunet.events import check as check_stop
-from napari_msunet.geometry import Window
+from napari_msunet.geometry import Window, mirrored_source
 from napari_msunet.slide.appearance import legacy_scale
 from napari_msunet.slide.numbers import Scale, is_plain, to_unit
 
@@ -41,12 +43,13 @@ Windows = Callable[[Window], Sequence[Window]]
 class WindowSample(NamedTuple):
     """One training window: `(h, w, c)` pixels for each scale, uint8 or float32 in 0..1, and `(h, w)` uint8 truth.
 
-    `brightfield` says whether a change of stain makes sense.
+    `brightfield` says whether a change of stain makes sense; `constants` are those of the image's own normalisation.
     """
 
     inputs: list[npt.NDArray[Any]]
     truth: Mask
     brightfield: bool = True
+    constants: Normalisation | None = None
 
     @property
     def nbytes(self) -> int:
@@ -105,6 +108,10 @@ class Crops:
         Gives the window that each branch reads for a target window, as `models.input_windows` does.
     limit : int, optional
         Bytes of images held in memory; None: a quarter of what is free, at most 4 GiB.
+    mirror : bool
+        Whether images are mirrored at their edges, instead of background beyond them.
+    own : OwnStatistics, optional
+        How each image is normalised by its own statistics; None: it is not.
     cache : WholeCache, optional
         Where whole images are held, such as one that several trainings share; None: one of its own.
     """
@@ -114,9 +121,15 @@ class Crops:
         ratios: Sequence[Fraction],
         windows: Windows,
         limit: int | None = None,
+        mirror: bool = False,
+        own: OwnStatistics | None = None,
         cache: WholeCache | None = None,
     ) -> None:
         self.ratios = tuple(ratios)
+        self.mirror = mirror
+        self.own = own
+        self._constants: dict[int, Normalisation] = {}
+        self._measuring = threading.Lock()
         self.windows = windows
         self._cache = cache or WholeCache(cache_bytes() if limit is None else limit)
 
@@ -127,7 +140,7 @@ class Crops:
         ----------
         item : Item
         window : Window
-            On `item.grid`; may stick out (background, truth 255).
+            On `item.grid`; may stick out (background or mirror image, truth 255).
         pads : sequence of int
             Pixels more on each side, for each branch on its own grid.
         truth_pad : int
@@ -137,13 +150,30 @@ class Crops:
         known = window.padded(truth_pad)
         if self._is_small(item):
             whole = self._held(item)
-            inputs = [cut_pixels(w, p, item.background) for w, p in zip(whole.inputs, parts, strict=True)]
+            background = None if self.mirror else item.background
+            inputs = [cut_pixels(w, p, background) for w, p in zip(whole.inputs, parts, strict=True)]
             truth = cut_out(whole.truth, known)
         else:
             grids = [item.grid.scaled(r) for r in self.ratios]
-            inputs = [item.slide.read_window(g, p) for g, p in zip(grids, parts, strict=True)]
+            inputs = [item.slide.read_window(g, p, mirror=self.mirror) for g, p in zip(grids, parts, strict=True)]
             truth = item.truth_on_target(known)
-        return WindowSample([seen_pixels(p, item.scale) for p in inputs], truth, item.numbers.kind == "brightfield")
+        seen = [seen_pixels(p, item.scale) for p in inputs]
+        return WindowSample(seen, truth, item.numbers.kind == "brightfield", self._constants_of(item))
+
+    def _constants_of(self, item: Item) -> Normalisation | None:
+        """The constants of the image's own normalisation, which are measured once."""
+        if self.own is None:
+            return None
+        with self._measuring:
+            key = id(item._kept)  # shared by the parts of one image
+            if key not in self._constants:
+                slide = item.open()  # not the item's own, which another thread may read or close
+                try:
+                    slide.numbers = item.numbers
+                    self._constants[key] = own_normalisation([slide], [item.scale], self.own)
+                finally:
+                    slide.close()
+            return self._constants[key]
 
     def read_all(self, items: Sequence[Item]) -> None:
         """Read the images that are held whole, so that no later window waits for its file."""
@@ -178,11 +208,15 @@ def seen_pixels(pixels: npt.NDArray[Any], scale: Scale) -> npt.NDArray[Any]:
     return pixels if is_plain(pixels.dtype, scale) else to_unit(pixels, scale)
 
 
-def cut_pixels(pixels: npt.NDArray[Any], window: Window, background: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A window of an `(h, w, c)` array that starts at grid pixel (0, 0); background where it sticks out."""
+def cut_pixels(pixels: npt.NDArray[Any], window: Window, background: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+    """A window of an `(h, w, c)` array that starts at grid pixel (0, 0); where it sticks out, background, or without
+    one the mirror image."""
     inside = window.intersection(Window(0, 0, *pixels.shape[:2]))
     if inside.shape == window.shape:
         return pixels[inside.slices()]
+    if background is None:
+        source, rows, columns = mirrored_source(window, (pixels.shape[0], pixels.shape[1]))
+        return pixels[source.slices()][rows][:, columns]
     result = np.empty((*window.shape, pixels.shape[2]), pixels.dtype)
     result[...] = background
     if not inside.empty:
@@ -215,6 +249,8 @@ class Batch(NamedTuple):
         The group (patient, slide) of each window's image, or its name where it has none.
     brightfield : (B,) bool tensor, optional
         Which windows may have another stain; None: all.
+    constants : (2, B, C) float32 tensor, optional
+        Mean and deviation of each window's image, where images are normalised by their own; None: they are not.
     """
 
     inputs: list[torch.Tensor]
@@ -223,6 +259,16 @@ class Batch(NamedTuple):
     places: list[Place] | None = None
     groups: list[str] | None = None
     brightfield: torch.Tensor | None = None
+    constants: torch.Tensor | None = None
+
+    def normalised(self, inputs: Sequence[torch.Tensor] | None = None) -> list[torch.Tensor]:
+        """The windows of all scales as the model takes them, float32: in 0..1, or normalised by their image's own
+        statistics; `inputs` are the same windows after random changes."""
+        given = [as_unit(x) for x in self.inputs] if inputs is None else list(inputs)
+        if self.constants is None:
+            return given
+        mean, std = self.constants.to(given[0].device)[..., None, None]
+        return [(x - mean) / std for x in given]
 
 
 def as_tensor(pixels: npt.NDArray[Any]) -> torch.Tensor:
@@ -245,7 +291,10 @@ def collate(samples: Sequence[WindowSample], seed: int) -> Batch:
             tensors = [as_unit(t) for t in tensors]
         inputs.append(torch.stack(tensors))
     truth = torch.from_numpy(np.stack([s.truth for s in samples]))
-    return Batch(inputs, truth, seed, brightfield=torch.tensor([s.brightfield for s in samples]))
+    brightfield = torch.tensor([s.brightfield for s in samples])
+    known = [s.constants for s in samples if s.constants is not None]
+    constants = torch.tensor([[n.mean for n in known], [n.std for n in known]]) if known else None
+    return Batch(inputs, truth, seed, brightfield=brightfield, constants=constants)
 
 
 def _core_only(sample: WindowSample, spot: Spot) -> WindowSample:

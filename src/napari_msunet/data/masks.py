@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeGuard, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -97,18 +98,7 @@ def read_mask_file(path: Path) -> MaskFile:
     """A mask file with all its readings; raises as `read_mask`."""
     if path.suffix.lower() == ".npy":
         return MaskFile((Reading(_whole(_plain(np.atleast_3d(_array(path)), path), path), AS_STORED),))
-    try:
-        backend = open_backend(path)
-        try:
-            if backend.planes > 1:
-                raise SourceError(f"The mask {path} holds {backend.planes} images; give one image of height x width.")
-            stored = _pixels(backend)
-        finally:
-            backend.close()
-    except SourceError:
-        raise
-    except MsunetError as error:
-        raise SourceError(f"The mask {path} cannot be read as an image: {error}") from error
+    stored, backend = _opened(path)
     properties = backend.info.properties
     lossy = "JPEG" in (properties.get("format"), properties.get("compression"))
     samples = backend.samples
@@ -127,6 +117,52 @@ def read_mask_file(path: Path) -> MaskFile:
                 "(shown black) or --values 0=NAME,1=background (shown white), or save it as 8 bits"
             )
     return MaskFile(tuple(found), lossy, unsure, backend.turned, samples is not None and samples.white_is_zero)
+
+
+def read_colour_mask(path: Path) -> MaskFile:
+    """A mask whose colours mean classes; its numbers are ``65536 red + 256 green + blue``.
+
+    Transparency does not count. Grey masks are colours with equal parts.
+
+    Raises
+    ------
+    SourceError
+        If the file cannot be read, or its values are no colours of 8 bits.
+    """
+    if path.suffix.lower() == ".npy":
+        colours, lossy, turned = _array(path), False, 1
+    else:
+        stored, backend = _opened(path)
+        samples, properties = backend.samples, backend.info.properties
+        lossy, turned = "JPEG" in (properties.get("format"), properties.get("compression")), backend.turned
+        colours = stored
+        if samples is not None and samples.space != "plain":
+            inked = stored[..., :-1] if samples.alpha is not None else stored
+            colours = replace(samples, alpha=None, transparent=None, opacity=None).image(inked)
+    if colours.ndim != 3 or colours.shape[2] not in (1, 3, 4) or colours.dtype != np.uint8:
+        shape = " x ".join(map(str, colours.shape))
+        raise SourceError(
+            f"The mask {path} has the shape {shape} and values of type {colours.dtype}, but colours mean its classes; "
+            "give an image of height x width with red, green and blue of 8 bits."
+        )
+    red, green, blue = (colours[..., n].astype(np.int64) for n in ((0, 0, 0) if colours.shape[2] == 1 else (0, 1, 2)))
+    return MaskFile((Reading((red << 16) + (green << 8) + blue, AS_SHOWN),), lossy, orientation=turned)
+
+
+def _opened(path: Path) -> tuple[Numbers, Backend]:
+    """The numbers of a mask as they are stored, and its reader, which is closed."""
+    try:
+        backend = open_backend(path)
+        try:
+            if backend.planes > 1:
+                raise SourceError(f"The mask {path} holds {backend.planes} images; give one image of height x width.")
+            return _pixels(backend), backend
+        finally:
+            backend.close()
+    except SourceError:
+        raise
+    except MsunetError as error:
+        raise SourceError(f"The mask {path} cannot be read as an image: {error}") from error
 
 
 def _array(path: Path) -> Numbers:
@@ -288,6 +324,12 @@ def choose_reading(file: MaskFile, values: MaskValues, classes: tuple[str, ...],
     SourceError
         If none fits, or only a person can say which is meant.
     """
+    if is_colour_table(values):
+        if file.lossy:
+            raise SourceError(f"The mask {name} is a JPEG, which changes colours; save it as PNG or TIFF.")
+        numbers = file.readings[0].numbers
+        return ChosenMask(numbers, class_colours(numbers, values, classes, name), False, None, file.orientation)
+    meant = cast("Literal['classes', 'instances'] | Mapping[int, str]", values)
     named = isinstance(values, Mapping)
     if file.unsure is not None and not named:
         raise SourceError(f"The mask {name} can be read in two ways: {file.unsure}.")
@@ -302,7 +344,7 @@ def choose_reading(file: MaskFile, values: MaskValues, classes: tuple[str, ...],
     fitting = []
     for reading in readings:
         try:
-            fitting.append((reading, *class_numbers(reading.numbers, values, classes, name)))
+            fitting.append((reading, *class_numbers(reading.numbers, meant, classes, name)))
         except SourceError as error:
             refused = refused or error
     if refused is not None and (not fitting or (fitting[0][0].asked_only and not named)):
@@ -316,6 +358,40 @@ def choose_reading(file: MaskFile, values: MaskValues, classes: tuple[str, ...],
             'class each number is ("values"), or save masks as plain grey numbers'
         )
     return ChosenMask(best.numbers, truth, stretched, doubt, file.orientation)
+
+
+def is_colour_table(values: MaskValues) -> TypeGuard[Mapping[str, str]]:
+    """Whether the meaning of a mask's values is a table of colours."""
+    return isinstance(values, Mapping) and any(isinstance(key, str) for key in values)
+
+
+def class_colours(mask: npt.NDArray[np.int64], table: Mapping[str, str], classes: tuple[str, ...], name: str) -> Mask:
+    """The class numbers that a mask's colours stand for; black is background, unless the table has it as something
+    else.
+
+    Parameters
+    ----------
+    mask : (h, w) array of integers
+        As `read_colour_mask` gives them.
+    table : mapping
+        From ``#rrggbb`` to a class, "background" or "ignored".
+
+    Raises
+    ------
+    SourceError
+        If a colour is not in the table.
+    """
+    numbers = {0: 0} | _numbers({int(colour[1:], 16): label for colour, label in table.items()}, classes)
+    found, places = np.unique(mask, return_inverse=True)
+    wrong = [int(v) for v in found if int(v) not in numbers]
+    if wrong:
+        pixels = int(np.isin(mask, wrong).sum())
+        names = ", ".join(f"#{v:06x}" for v in wrong[:8]) + (f" and {len(wrong) - 8} more" if len(wrong) > 8 else "")
+        raise SourceError(
+            f"The mask {name} has the colours {names} ({pixels} pixels), which the table of colours does not name; add "
+            'them, as a class, "background" or "ignored".'
+        )
+    return np.array([numbers[int(v)] for v in found], np.uint8)[places.reshape(mask.shape)]
 
 
 def class_numbers(

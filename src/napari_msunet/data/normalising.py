@@ -1,15 +1,24 @@
-"""The constants that a model's first layer subtracts and divides by, from a sample of pixels."""
+"""The constants that a model's first layer subtracts and divides by: of a training, or of one image or slide."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from math import ceil, sqrt
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_msunet.config import Normalisation, NormaliseBy
-from napari_msunet.data.loader import as_tensor, as_unit
+from napari_msunet.config import Normalisation, NormaliseBy, OwnStatistics
+from napari_msunet.errors import SourceError
+from napari_msunet.geometry import Grid, Window
+from napari_msunet.slide import Slide
+from napari_msunet.slide.appearance import legacy_scale
+from napari_msunet.slide.numbers import Scale, to_unit
+from napari_msunet.slide.tissue import found_tissue
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The constants of a training, from a sample of the pixels of all its images.
 
 _KEPT = 65536
 """How many pixels of a window the percentiles are taken from."""
@@ -34,7 +43,7 @@ def fit_normalisation(windows: Iterable[npt.NDArray[Any]], by: NormaliseBy) -> N
     kept: list[npt.NDArray[np.float32]] = []
     channels = 0
     for pixels in windows:
-        values = as_unit(as_tensor(pixels)).double().numpy()
+        values = np.moveaxis(to_unit(pixels, legacy_scale(pixels.dtype)), -1, 0).astype(np.float64)
         channels = values.shape[0]
         if by in ("0-1", "-1-1"):
             break
@@ -67,3 +76,78 @@ def _not_zero(spread: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def _rounded(values: npt.NDArray[np.float64]) -> tuple[float, ...]:
     return tuple(float(f"{v:.8g}") if abs(v) < 0.01 else round(float(v), 6) for v in values)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The constants of one image or slide, from its own pixels: the same for every window of it.
+
+LOOKED = 2**22
+"""Most pixels that are looked at; a larger image is averaged to about so many."""
+
+_ROWS = 1024
+
+
+def own_normalisation(
+    slides: Sequence[Slide], scales: Sequence[Scale], how: OwnStatistics, channels: Sequence[int] | None = None
+) -> Normalisation:
+    """The constants of ``(input - mean) / std`` for each channel of a slide, or of several that count as one.
+
+    For "z-score" they are the mean and the standard deviation of the slide's values, for "min-max" the lowest value and
+    the distance to the highest. An image of up to `LOOKED` pixels is taken as it is; a larger one is averaged to about
+    so many.
+
+    Parameters
+    ----------
+    slides : sequence of Slide
+    scales : sequence of Scale
+        For each of them, how the model sees its values as 0..1.
+    how : OwnStatistics
+    channels : sequence of int, optional
+        The channels that count; None: all.
+
+    Raises
+    ------
+    SourceError
+        If nothing counts, or all that counts has one value.
+    SlideError
+        If a slide cannot be read.
+    """
+    names = ", ".join(slide.name for slide in slides[:3])
+    count, total, square = 0, 0.0, 0.0  # arrays from the first pixels on
+    low, high = np.inf, -np.inf
+    for slide, scale in zip(slides, scales, strict=True):
+        for pixels in _counting(slide, how.within == "tissue"):
+            values = to_unit(pixels if channels is None else pixels[:, list(channels)], scale).astype(np.float64)
+            count += len(values)
+            total, square = total + values.sum(0), square + (values**2).sum(0)
+            low, high = np.minimum(low, values.min(0)), np.maximum(high, values.max(0))
+    if not count:
+        raise SourceError(
+            f"No tissue was found in {names}, so it has no statistics to normalise by; take those of the whole image "
+            "(statistics_of whole), or leave the image out."
+        )
+    if bool(np.all(np.asarray(high) - np.asarray(low) < _SAME)):
+        raise SourceError(
+            f"All pixels of {names} have one value, so it has no statistics of its own to normalise by; leave the "
+            "image out, or normalise by the training images (z-score)."
+        )
+    if how.by == "min-max":
+        mean, std = np.asarray(low), np.asarray(high) - np.asarray(low)
+    else:
+        mean = np.asarray(total) / count
+        std = np.sqrt(np.maximum(np.asarray(square) / count - mean**2, 0))
+    return Normalisation(mean=tuple(map(float, mean)), std=tuple(map(float, _not_zero(std))))
+
+
+def _counting(slide: Slide, tissue_only: bool) -> Iterator[npt.NDArray[Any]]:
+    """The pixels that count, `(n, c)`, some rows at a time."""
+    height, width = slide.shape[:2]
+    step = float(max(1, ceil(sqrt(height * width / LOOKED))))
+    grid = Grid((height, width), (step, step))
+    tissue = found_tissue(slide) if tissue_only else None
+    for top in range(0, grid.shape[0], _ROWS):
+        window = Window(top, 0, min(_ROWS, grid.shape[0] - top), grid.shape[1])
+        pixels = slide.read_window(grid, window)
+        chosen = pixels.reshape(-1, pixels.shape[2]) if tissue is None else pixels[tissue.on(grid, window)]
+        if len(chosen):
+            yield chosen

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import exp, log, sqrt
 from typing import Any, Literal
@@ -16,7 +16,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import zoom
 
-from napari_msunet.config import AnyModel, AutoModel, ModelConfig, SettledTrainJob, TrainJob, UNetConfig
+from napari_msunet.config import (
+    AnyModel,
+    Augmentation,
+    AutoModel,
+    ModelConfig,
+    Optimiser,
+    SettledTrainJob,
+    TrainJob,
+    UNetConfig,
+)
 from napari_msunet.config.sources import Source
 from napari_msunet.constants import IGNORED
 from napari_msunet.data.items import Item
@@ -24,7 +33,7 @@ from napari_msunet.data.masks import Mask
 from napari_msunet.data.sources import load_sources
 from napari_msunet.errors import SourceError
 from napari_msunet.events import check as check_stop
-from napari_msunet.geometry import Region, Resolution, Window, round_up
+from napari_msunet.geometry import Region, Resolution, Window, as_scale, common_alignment, round_up
 from napari_msunet.slide.pixel_size import PIXELS
 
 EPOCHS = 100
@@ -37,6 +46,8 @@ VALIDATION = 0.2
 BATCH = 8
 WINDOW = 128
 STOP_AFTER = 25
+_PASS = 32
+"""Batches that a classical method is fitted to and scored on."""
 
 _IMAGES = 24  # how many are looked at
 _SIDE = 1024  # pixels of each that are looked at, about its middle
@@ -123,11 +134,21 @@ def settle(job: TrainJob, look: ImageStatistics | None = None) -> tuple[SettledT
     reasons: list[str] = []
     if isinstance(job.model, AutoModel) or job.size is None:
         wanted = _wanted(job)
+        if isinstance(wanted, ModelConfig) and wanted.image_size is not None:
+            values["size"] = wanted.image_size  # whole images
+            return SettledTrainJob(**values), ()
         look = look or look_for(job)
         model = _model(wanted, look, reasons) if isinstance(wanted, AutoModel) else wanted
         values["model"] = model
         if job.size is None:
             values["size"] = _window(model, look, reasons)
+    if values["model"].classical:
+        reasons.append(
+            "A classical method is fitted once, in one pass: time, epochs, loss, optimiser and random changes do not "
+            "count."
+        )
+        values |= {"epochs": 1, "steps": job.steps or _PASS, "augmentation": Augmentation.none()}
+        values |= {"optimiser": Optimiser(average="none"), "find_batch_size": False, "find_learning_rate": False}
     if limited and job.validation is None:
         reasons.append("All images train until the time is up, and an average of the last weights is kept: not scored.")
     return SettledTrainJob(**values), tuple(reasons)
@@ -174,13 +195,24 @@ def _model(given: AutoModel, look: ImageStatistics, reasons: list[str]) -> Model
     if works is None:
         works, reason = resolution(look)
         reasons.append(reason)
-    pixel = works.size if works.unit == "px" else 1.0
+    size = works.size
+    if given.image_size is not None:  # whole images, whose pixels have no size
+        size, look = 1.0, replace(look, extents=[(float(given.image_size),) * 2])
+    pixel = size if works.unit == "px" else 1.0
     chosen: dict[str, Any] = {"mpp": works.mpp, "pixel": pixel, "channels": look.channels}
     scales = given.scales or (1.0,)
     chosen |= {"scales": scales, "fusion": "mean" if len(scales) == 1 else "attention"}
     chosen["field"] = "same" if len(scales) == 1 else "concentric"
-    chosen["branch"] = UNetConfig(depth=_depth(look, works.size), width=_WIDTHS[look.effort >= 0.5])
+    depth = _depth(look, size)
+    while given.image_size is not None and depth > 1 and given.image_size % _multiple(scales, depth):
+        depth -= 1
+    chosen["branch"] = UNetConfig(depth=depth, width=_WIDTHS[look.effort >= 0.5])
     return ModelConfig.model_validate(chosen | given.given)
+
+
+def _multiple(scales: Sequence[float], depth: int) -> int:
+    """Sides of windows are multiples of this, with U-Nets of this depth."""
+    return common_alignment(tuple(as_scale(s) for s in scales), (2**depth,) * len(scales))
 
 
 def resolution(look: ImageStatistics) -> tuple[Resolution, str]:
@@ -206,6 +238,9 @@ def _depth(look: ImageStatistics, mpp: float) -> int:
 
 def _window(model: ModelConfig, look: ImageStatistics, reasons: list[str]) -> int:
     """Side of a window: no larger than a typical image, whole strides of the network."""
+    if model.image_size is not None:
+        reasons.append(f"Windows are whole images, brought to {model.image_size} x {model.image_size} pixels.")
+        return model.image_size
     multiple, pixel = model.size_multiple, model.resolution.size
     fitting = int(look.shorter / pixel) // multiple * multiple
     size = max(min(round_up(WINDOW, multiple), fitting), round_up(_LEAST_WINDOW, multiple))

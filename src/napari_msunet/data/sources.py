@@ -8,7 +8,8 @@ from functools import partial
 import numpy as np
 
 from napari_msunet.annotation.formats import read_shape_file
-from napari_msunet.annotation.importing import ClassedShapes
+from napari_msunet.annotation.importing import ClassedShapes, radii
+from napari_msunet.annotation.shapes import DrawnImage, ShapeFile
 from napari_msunet.config import AnyModel, FolderSource, PixelSize, ShapesSource, SlideSource, Source, TableSource
 from napari_msunet.constants import IGNORED
 from napari_msunet.data.duplicates import once
@@ -79,15 +80,16 @@ def shapes_item(source: ShapesSource, config: AnyModel, say: Say) -> Item:
     """The item of a slide with outlines."""
     from napari_msunet.labels.area import where_mask
 
-    drawn = read_shape_file(source.shapes)
     opener = partial(open_slide, source.slide, kind=source.image_kind, value_range=source.value_range)
     slide = opener(mpp=source.mpp)
+    drawn = _drawn(source, slide)
     mpp: PixelSize | None = source.mpp
     if config.unit == "µm" and slide.mpp is None and source.mpp is None and drawn.mpp is not None:
         slide.close()
         mpp = drawn.mpp
         slide = opener(mpp=mpp)
         say("info", f"{source.slide.name} does not say its µm per pixel; {source.shapes.name} says {mpp:g}.")
+        drawn = drawn if source.radius is None else _drawn(source, slide)
     name = stem(source.slide)
     _check_size(slide, config)
     names = None if source.values == "classes" else source.values
@@ -105,6 +107,10 @@ def shapes_item(source: ShapesSource, config: AnyModel, say: Say) -> Item:
     check_channels(item, config.channels)
     settle_numbers([item], config, say, source.image_kind, source.value_range)
     return item
+
+
+def _drawn(source: ShapesSource, slide: Slide) -> ShapeFile:
+    return read_shape_file(source.shapes, DrawnImage.of(slide, source.image), radii(source.radius, slide.mpp))
 
 
 def _check_size(slide: Slide, config: AnyModel) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from math import ceil
 from typing import NamedTuple
 
@@ -116,7 +118,8 @@ def split(
         Shares, together below 1.
     seed : int
     fold : (number, count), optional
-        Instead of shares: the groups are cut into `count` folds, and this one (from 1) validates.
+        Instead of shares: the groups are cut into `count` folds, and this one (from 1) validates. A single image is cut
+        into `count` strips.
     classes : sequence of str
         Names of classes 1..K for messages.
 
@@ -135,9 +138,8 @@ def split(
         (automatic if role == "auto" else sides[role]).append(item)
     if fold is not None:
         automatic += sides["validate"]
-        sides["validate"] = _folds(automatic, seed, fold, messages, classes)
-        chosen = {id(i) for i in sides["validate"]}
-        sides["train"] += [i for i in automatic if id(i) not in chosen]
+        train, sides["validate"] = _folds(automatic, seed, fold, messages, classes)
+        sides["train"] += train
     else:
         alone = not sides["train"] and not sides["validate"]
         found = _automatic(automatic, validation, test, seed, messages, alone)
@@ -232,14 +234,13 @@ def _content(items: list[Item], groups: list[str]) -> npt.NDArray[np.float64]:
 
 def _folds(
     items: list[Item], seed: int, fold: tuple[int, int], messages: list[Message], classes: Sequence[str]
-) -> list[Item]:
-    """The items of one fold."""
+) -> tuple[list[Item], list[Item]]:
+    """The items that train, and those of the fold."""
     chosen, count = fold
-    if not items or _one_image(items):
-        raise SourceError(
-            f"{items[0].name if items else 'No image'} alone cannot be cut into {count} folds; give several images (or "
-            "slides), or train with a single split."
-        )
+    if not items:
+        raise SourceError(f"No image can be cut into {count} folds; give several images, or slides.")
+    if _one_image(items):
+        return _strip_fold(items, fold, messages)
     groups = _groups(items, messages)
     if len(groups) < count:
         raise SourceError(
@@ -260,7 +261,10 @@ def _folds(
             f"{len(groups)} groups have; take fewer folds, label more, or leave the class out."
         )
     folds = dict(zip(groups, side.tolist(), strict=True))
-    return [i for i in items if folds[_group(i)] == chosen - 1]
+    inside = [folds[_group(i)] == chosen - 1 for i in items]
+    return [i for i, own in zip(items, inside, strict=True) if not own], [
+        i for i, own in zip(items, inside, strict=True) if own
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------ a single slide
@@ -308,6 +312,42 @@ def _blocks(items: list[Item], validation: float, messages: list[Message]) -> tu
         )
     )
     return _with_truth([i.part(drop=drop) for i in items]), _with_truth([i.part(keep=keep) for i in items])
+
+
+def _strip_fold(items: list[Item], fold: tuple[int, int], messages: list[Message]) -> tuple[list[Item], list[Item]]:
+    """One slide in strips with about as much truth each, of which one validates; what is a margin away from it trains.
+
+    The strips run across the longer side of what is known. Each is a group of its own, for intervals over groups.
+    """
+    chosen, count = fold
+    counts, pixel = max((_counts(i) for i in items), key=lambda found: (found[0].shape[0], int(found[0].sum())))
+    rows, columns = (np.ptp(counts.sum((0, axis)).nonzero()[0]) * pixel[axis - 1] for axis in (2, 1))
+    axis = 0 if rows >= columns else 1
+    along = counts.sum(2 - axis)  # (classes, places along the slide)
+    share = along.sum(0).cumsum() / along.sum()
+    ends = [0, *(np.searchsorted(share, np.arange(1, count) / count) + 1).tolist(), along.shape[1]]
+    if any((along[:, a:b].sum(1) == 0).any() for a, b in pairwise(ends)):
+        raise SourceError(
+            f"{items[0].name} alone cannot be cut into {count} folds with every class in each; give several images (or "
+            "slides), take fewer folds, label more places, or train with a single split."
+        )
+    sizes = items[0].truth.grid.extent
+    starts = [float(v * pixel[axis]) for v in ends]
+    low, high = starts[chosen - 1], max(starts[chosen], float(sizes[axis]) if chosen == count else 0.0)
+    whole = [0.0, 0.0, float(sizes[0]), float(sizes[1])]
+    pad = _MARGIN * items[0].grid.pixel[axis]
+    keep, drop = list(whole), list(whole)
+    keep[axis], keep[axis + 2] = low, high - low
+    drop[axis], drop[axis + 2] = low - pad, high - low + 2 * pad
+    messages.append(
+        Message(
+            text=f"There is one image, {items[0].name}: strip {chosen} of {count} validates (level-0 pixels "
+            f"{'yx'[axis]} {low:.0f} to {high:.0f}), what is {_MARGIN} target pixels away trains."
+        )
+    )
+    train = _with_truth([i.part(drop=Region(*drop)) for i in items])
+    name = f"{items[0].group or items[0].name}, strip {chosen}"
+    return train, [replace(i, group=name) for i in _with_truth([i.part(keep=Region(*keep)) for i in items])]
 
 
 def _counts(item: Item) -> tuple[npt.NDArray[np.int64], tuple[float, float]]:

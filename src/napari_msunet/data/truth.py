@@ -13,11 +13,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from napari_msunet.annotation.formats import DrawnShape
 from napari_msunet.annotation.painting import ShapePainter, overview_step
+from napari_msunet.annotation.shapes import DrawnShape
 from napari_msunet.config import MaskValues
 from napari_msunet.constants import ANNOTATED_BACKGROUND, IGNORED
-from napari_msunet.data.masks import ChosenMask, Mask, choose_reading, majority, read_mask_file
+from napari_msunet.data.masks import (
+    ChosenMask,
+    Mask,
+    choose_reading,
+    is_colour_table,
+    majority,
+    read_colour_mask,
+    read_mask_file,
+)
 from napari_msunet.errors import SourceError
 from napari_msunet.geometry import Grid, Region, Window, to_position
 from napari_msunet.objects.components import connected
@@ -67,7 +75,8 @@ def cut_out(values: Mask, window: Window) -> Mask:
 
 
 def own_instances(truth: Truth) -> npt.NDArray[np.int64]:
-    """`(h, w)` numbers of a truth's objects, 0 outside: its own where it has them, else its connected pieces."""
+    """`(h, w)` numbers of a truth's objects, 0 outside: its own where it has them, else its connected pieces; -1 where
+    objects are not told apart, and so nothing about them is known."""
     own = getattr(truth, "instances", None)
     if own is not None:
         numbers: npt.NDArray[np.int64] = own()
@@ -187,7 +196,7 @@ class MaskTruth(WholeTruth):
         return chosen.truth
 
     def _chosen(self) -> ChosenMask:
-        file = read_mask_file(self.path)
+        file = read_colour_mask(self.path) if is_colour_table(self._values) else read_mask_file(self.path)
         try:
             self._check(file.readings[0].numbers.shape)  # before its values are looked at
         except SourceError as error:
@@ -385,17 +394,25 @@ class ShapeTruth:
         self._outside = outside
         self._within = within if outside == 0 else None
         self._painting = ShapePainter(shapes)
+        own = np.array([0, *(shapes[shape.place][1].number for shape in self._painting.shapes)], np.int64)
+        again = np.ones(len(own), bool)  # the discs of one shape of points, or shapes from no file
+        again[np.unique(own, return_index=True)[1]] = False
+        again[1:] |= own[1:] == 0
+        own[again] = own.max() + 1 + np.arange(again.sum())
+        self._numbers = own
+        self._crowds = np.array([False, *(shapes[shape.place][1].crowd for shape in self._painting.shapes)])
 
     def read(self, window: Window) -> Mask:
         """The truth in a window of the slide's level-0 pixels; 255 outside the slide."""
         return self._painted(window, self.grid, 1)
 
     def instances(self) -> npt.NDArray[np.int64]:
-        """`(h, w)` numbers of the objects, 0 outside: each outline is one, also where two touch."""
-        objects = self._painting.read_objects(self.grid.whole).astype(np.int64)
+        """`(h, w)` numbers of the objects, 0 outside: each outline is one, also where two touch, with its number in the
+        file; -1: a crowd."""
+        objects = self._painting.read_objects(self.grid.whole)
         classes = np.array([0, *(s.number for s in self._painting.shapes)])
-        objects[(classes[objects] == 0) | (classes[objects] == IGNORED)] = 0
-        return objects
+        numbers = np.where(self._crowds, -1, self._numbers)
+        return np.where((classes == 0) | (classes == IGNORED), 0, numbers)[objects]
 
     def overview(self) -> tuple[Mask, Grid]:
         """Every n-th pixel; a shape smaller than that is one pixel."""

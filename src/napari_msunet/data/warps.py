@@ -72,6 +72,8 @@ def draw_warp(
     mirrored = torch.randint(2, (count,), generator=generator).bool()
     if not options.flip:
         quarter, mirrored = torch.zeros_like(quarter), torch.zeros_like(mirrored)
+    if options.mirror:  # drawn only where it is wanted, so that the numbers of earlier trainings stay as they were
+        mirrored = mirrored ^ (torch.rand(count, generator=generator) < options.mirror)
     angle = quarter * (pi / 2) + uniform(radians(options.rotate))
     size = (1 + options.scale) ** uniform(1.0)
     c, s = torch.cos(angle) * size, torch.sin(angle) * size

@@ -29,7 +29,7 @@ from napari_msunet.inference.model_cache import MODEL_CACHE
 from napari_msunet.inference.network import exact_arithmetic
 from napari_msunet.inference.plan import UNIT, Plan
 from napari_msunet.inference.predict import close_run, merge, open_run, options_of, result_of, unfinished
-from napari_msunet.inference.setup import Setup, set_up
+from napari_msunet.inference.setup import Setup, on_own_pixels, set_up
 from napari_msunet.labels import Run
 from napari_msunet.own_process import environment
 
@@ -237,7 +237,7 @@ def _compute(task: dict[str, Any]) -> int:
     _settle(worker.name if task["spread"] else None)
     from napari_msunet.inference.model_cache import MODEL_CACHE
     from napari_msunet.inference.predict import fill, options_of
-    from napari_msunet.inference.setup import set_up
+    from napari_msunet.inference.setup import on_own_pixels, set_up
     from napari_msunet.labels.runs.run import Run
 
     MODEL_CACHE.models, MODEL_CACHE.slides = 8, 2
@@ -247,7 +247,7 @@ def _compute(task: dict[str, Any]) -> int:
     with stoppable(stop), MODEL_CACHE.slide(job.slide, job.slide_mpp, job.image_kind, job.value_range) as slide:
         run = Run(Path(task["run"]))
         with run.writing(part=part_name(worker.name)):
-            for event in fill(run, set_up(slide, models, options_of(job)), task["units"]):
+            for event in fill(run, on_own_pixels(set_up(slide, models, options_of(job))), task["units"]):
                 if isinstance(event, RegionDone):
                     tiles += 1
                     worker.log_event(task["topic"], event.model_dump(mode="json"))
@@ -320,7 +320,7 @@ def predict_on(job: PredictJob, workers: Workers) -> Iterator[Event]:
     models = [MODEL_CACHE.model(path) for path in job.models]
     with MODEL_CACHE.slide(job.slide, job.slide_mpp, job.image_kind, job.value_range) as slide:
         with exact_arithmetic(workers.threads):  # the plan keeps the number of threads
-            setup = set_up(slide, models, options_of(job))
+            setup = on_own_pixels(set_up(slide, models, options_of(job)))
             store, run = open_run(setup, job.out, unit_side(setup, max(1, len(workers.names))))
         if run.complete:
             yield Message(text=f"The run {run.key} is complete already; nothing was computed again.")

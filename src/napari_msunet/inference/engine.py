@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from math import lcm, log
 from typing import Any
 
@@ -430,12 +431,15 @@ class Pass:
         """For each scale that a stream reads `(B, C, h, w)`: windows of the stream's grid, with its margin around."""
         around = [w.padded(stream.margin) for w in windows]
         scale = self.scales[stream.model]
-        return [self._pixels(ratio, [w.times(ratio / stream.ratio) for w in around], scale) for ratio in stream.read]
+        return [
+            self._pixels(ratio, [w.times(ratio / stream.ratio) for w in around], scale, stream.mirror)
+            for ratio in stream.read
+        ]
 
-    def _pixels(self, ratio: Fraction, windows: Sequence[Window], scale: Scale) -> Tensor:
+    def _pixels(self, ratio: Fraction, windows: Sequence[Window], scale: Scale, mirror: bool) -> Tensor:
         """`(B, C, h, w)`: windows of the grid of a scale."""
-        grid = self.grids[ratio]
-        stack = np.stack([as_input(self._channels(self.slide.read_window(grid, w)), scale) for w in windows])
+        read = partial(self.slide.read_window, self.grids[ratio], mirror=mirror)
+        stack = np.stack([as_input(self._channels(read(window)), scale) for window in windows])
         pixels = torch.from_numpy(stack)
         return pixels.pin_memory() if self.plan.device.startswith("cuda") else pixels
 

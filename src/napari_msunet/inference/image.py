@@ -13,12 +13,13 @@ import zarr
 
 from napari_msunet._io import aside
 from napari_msunet.config import Margin, PredictOptions, PreviewJob
-from napari_msunet.errors import OutputError, SlideError
+from napari_msunet.errors import OutputError
 from napari_msunet.events import Event, Message, Result
 from napari_msunet.geometry import Grid, Window
 from napari_msunet.inference.engine import Pass, RequestedMaps
 from napari_msunet.inference.model_cache import MODEL_CACHE
 from napari_msunet.inference.network import VARIANTS
+from napari_msunet.inference.own_grid import gathered
 from napari_msunet.inference.setup import matched_channels, plan_for, set_up, wanted_window
 from napari_msunet.inference.slide_statistics import Statistics
 from napari_msunet.models import MSUNet
@@ -45,7 +46,7 @@ def predict_image(
     Parameters
     ----------
     window : Window, optional
-        Pixels of `slide.grid(model.config.mpp)`; None: all.
+        Pixels of `slide.grid(model.config.target)`; None: all.
     statistics : dict, optional
         For slide normalisation, from `fit_statistics`, such as those of all images of a patient; None: of this image.
 
@@ -66,21 +67,10 @@ def predict_image(
     work = Pass(
         setup.networks(picked), slide, plan, setup.grid, everything, variants, setup.channels, scales=setup.scales
     )
-    maps: dict[str, npt.NDArray[np.float32]] = {}
-    for results in work.run(work.works(None, ())):
-        for result in results:
-            if result.maps is None:
-                raise SlideError(result.failed or "A tile could not be computed.")
-            part = result.tile.window.intersection(wanted)
-            source = (slice(None), *part.slices((result.tile.window.y, result.tile.window.x)))
-            place = (slice(None), *part.slices((wanted.y, wanted.x)))
-            found = dict(zip(model.config.outputs, (result.maps.probabilities, *result.maps.branches), strict=True))
-            if result.maps.weights is not None:
-                found["weights"] = result.maps.weights
-            for name, values in found.items():
-                target = maps.setdefault(name, np.empty((len(values), *wanted.shape), np.float32))
-                target[place] = values[source]
-    return maps
+    found = gathered(work, wanted)
+    each = ("probabilities", *(f"branch {i}" for i in range(len(model.config.own))))
+    maps = {output: found[name] for output, name in zip(model.config.outputs, each, strict=True)}
+    return maps | ({"weights": found["weights"]} if "weights" in found else {})
 
 
 # ----------------------------------------------------------------------------------------------------------------------

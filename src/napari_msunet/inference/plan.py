@@ -54,6 +54,8 @@ class Stream(BaseModel):
         Sizes of the squares of a blended stream, in pixels of the output; 0: it is exact, or nearly, by its margin.
     origin : tuple of int
         The corner of one such square.
+    mirror : bool
+        Whether the slide is mirrored at its edges, instead of background beyond them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -66,6 +68,7 @@ class Stream(BaseModel):
     side: int = 0
     overlap: int = 0
     origin: tuple[int, int] = (0, 0)
+    mirror: bool = False
 
     @cached_property
     def ratio(self) -> Fraction:
@@ -158,7 +161,7 @@ def streams_of(
         else:
             scales, strides = list(config.ratios), [b.stride for b in config.branches]
         for i, (exact, scale, stride) in enumerate(zip(margins, scales, strides, strict=True)):
-            given = {"model": n, "branch": i, "scale": str(scale), "inputs": inputs}
+            given = {"model": n, "branch": i, "scale": str(scale), "inputs": inputs, "mirror": config.mirrored}
             if exact is not None:
                 found.append(Stream(**given, margin=margin_of(margin, exact, scale, stride)))
                 continue

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from pydantic import ValidationError
 
-from napari_msunet.config import PredictJob, PredictOptions, explain
+from napari_msunet.config import PlanJob, PredictJob, PredictOptions, explain
 from napari_msunet.constants import IGNORED
 from napari_msunet.errors import MsunetError, SlideError, StoreError, StoreLockedError, as_path
 from napari_msunet.events import Event, FirstLook, Message, Progress, RegionDone, Result
@@ -28,10 +28,11 @@ from napari_msunet.inference.budget import planned_memory
 from napari_msunet.inference.engine import Pass, TileResult
 from napari_msunet.inference.model_cache import MODEL_CACHE
 from napari_msunet.inference.network import is_out_of_memory
+from napari_msunet.inference.own_grid import ResizedPass
 from napari_msunet.inference.plan import GENERATION, Plan, summary
 from napari_msunet.inference.postprocess import decide, finish, needs_raw
 from napari_msunet.inference.seams import seam_meter
-from napari_msunet.inference.setup import Setup, estimate, plan_for, set_up
+from napari_msunet.inference.setup import Setup, estimate, on_own_pixels, plan_for, set_up
 from napari_msunet.inference.viewport import CoarseLook, FirstLooks, Work
 from napari_msunet.labels import LabelStore, Run, open_labels
 from napari_msunet.labels.area import left_out
@@ -231,7 +232,7 @@ class _Clock:
         return Progress(done=self.count, total=self.total, unit="tiles", seconds_left=left, rate=rate)
 
 
-def _together(passes: Sequence[Pass], works: list[Work]) -> Iterator[list[TileResult] | CoarseLook]:
+def _together(passes: Sequence[Pass | ResizedPass], works: list[Work]) -> Iterator[list[TileResult] | CoarseLook]:
     """Run several devices side by side, each with its own share of the units."""
     results: Queue[list[TileResult] | CoarseLook | BaseException | None] = Queue(maxsize=2 * len(passes))
     enough = Flag()
@@ -242,7 +243,7 @@ def _together(passes: Sequence[Pass], works: list[Work]) -> Iterator[list[TileRe
                 results.put(found, timeout=0.1)
                 return
 
-    def serve(one: Pass, share: list[Work]) -> None:
+    def serve(one: Pass | ResizedPass, share: list[Work]) -> None:
         try:
             for found in one.run_with_looks(share, FirstLooks(one.plan)):
                 put(found)
@@ -359,7 +360,7 @@ def predict(
 
 def prediction(slide: Slide, models: Models, out: Path, options: PredictOptions) -> Iterator[Event]:
     """Fill the run of these options in `out`, then merge it, and give the events."""
-    setup = set_up(slide, models, options)
+    setup = on_own_pixels(set_up(slide, models, options))
     store, run = open_run(setup, out)
     yield from (Message(level="warning", text=text) for text in left_out(options.where, setup.mask))
     if run.complete and run.sound:
@@ -406,7 +407,8 @@ def close_run(run: Run, setup: Setup) -> Iterator[Event]:
     plan = Plan(**run.description["plan"])
     yield from finish(run, setup.options.postprocess)
     blended = any(stream.blended for stream in plan.streams)
-    if (setup.options.margin != "exact" or blended) and "seam" not in run.description and plan.tiles > 1:
+    tiled = plan.tiles > 1 and setup.inner is None
+    if (setup.options.margin != "exact" or blended) and "seam" not in run.description and tiled:
         seam = seam_meter(run, setup, plan)
         run.note(seam=seam)
         yield Message(text=seam_text(seam, blended))
@@ -471,7 +473,7 @@ def describe_plan(job: PredictJob) -> dict[str, Any]:
     """The plan of a prediction in numbers, without predicting: tiles, pixels, memory, estimated seconds."""
     models = [MODEL_CACHE.model(path) for path in job.models]
     with MODEL_CACHE.slide(job.slide, job.slide_mpp, job.image_kind, job.value_range) as slide:
-        setup = set_up(slide, models, options_of(job))
+        setup = on_own_pixels(set_up(slide, models, options_of(job)))
         plan = plan_for(setup)
         found = summary(plan)
         if plan.tiles and not plan.memory:  # small predictions are planned without counting memory
@@ -481,11 +483,16 @@ def describe_plan(job: PredictJob) -> dict[str, Any]:
         return {**found, "seconds": estimate(setup, plan) if plan.tiles else 0.0}
 
 
+def plan_events(job: PlanJob) -> Iterator[Event]:
+    """The events of a `PlanJob`: its result alone."""
+    yield Result(values=describe_plan(job.prediction))
+
+
 def _store(out: Path, setup: Setup) -> LabelStore:
     """The label store at `out`, which is made where it does not exist; a store of another mpp or shape is refused."""
     config, grid = setup.models[0].config, setup.grid
     if not out.exists():
-        return LabelStore.create(out, mpp=config.target, classes=config.classes, slide=setup.slide, check_names=False)
+        return LabelStore.create(out, mpp=config.output, classes=config.classes, slide=setup.slide, check_names=False)
     store = open_labels(out)
     if store.kind != "labels":
         raise StoreError(f"{out} holds annotations, not labels; give another output.")

@@ -5,24 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
 from typing import Any
 
 import torch
 
-from napari_msunet.config import PredictOptions
+from napari_msunet.config import ModelConfig, PredictOptions
 from napari_msunet.errors import ModelError, MsunetError
 from napari_msunet.geometry import Grid, Region, Window, round_up
 from napari_msunet.inference.budget import LONG, Speeds, limit_for, planned_memory
 from napari_msunet.inference.engine import Pass, RequestedMaps
 from napari_msunet.inference.network import VARIANTS, EngineNetwork, TorchNetwork, pick_devices
+from napari_msunet.inference.own_grid import ResizedPass
 from napari_msunet.inference.plan import UNIT, Plan, Request, make_plan
 from napari_msunet.inference.postprocess import threshold_array
-from napari_msunet.inference.slide_statistics import Statistics, adapted, fit_statistics, layers_of
+from napari_msunet.inference.slide_statistics import Statistics, adapted, by_slide, fit_statistics
 from napari_msunet.labels.area import Mask, where_mask
 from napari_msunet.models import MSUNet
+from napari_msunet.models.networks import Classical
 from napari_msunet.own_process import resident
 from napari_msunet.slide import Slide
 from napari_msunet.slide.appearance import SeenByModel, legacy_scale, seen_by
@@ -33,6 +35,10 @@ SMALL = 2_500_000
 once."""
 
 SMALL_LIMIT = 4_000_000
+
+FAR = 40
+"""Margins of more strides than this, such as HRNet-W32's, are read only where a tile with them fits into the memory;
+where it does not, squares are blended, as for a network that sees the whole tile."""
 
 GUESS = {"cpu": 1e6, "cuda": 50e6, "mps": 10e6}
 """Assumed pixels per second through a network, where no speed was measured."""
@@ -61,6 +67,8 @@ class Setup:
         For each model, how it sees the slide's values.
     bare : int
         Bytes that the process had before this prediction.
+    inner : Grid, optional
+        The grid of the networks, where the whole image is brought to one size; `grid` is then the image's own.
     """
 
     slide: Slide
@@ -74,6 +82,7 @@ class Setup:
     kept: Sequence[Statistics | None] | None = None
     seen: tuple[SeenByModel, ...] = ()
     bare: int = field(default_factory=resident)
+    inner: Grid | None = None
 
     def key(self) -> tuple[str, dict[str, Any]]:
         """The key of the run of these options, and the values of which it is the hash: all that can change the
@@ -115,11 +124,11 @@ class Setup:
 
     @cached_property
     def statistics(self) -> tuple[Statistics | None, ...] | None:
-        """The slide's statistics for each model with slide normalisation; None if no model has it."""
+        """The slide's statistics for each model that normalises by them; None if no model does."""
         if self.kept is not None:
             return tuple(self.kept)
         found = [
-            fit_statistics(m, [self.slide], self.channels, scale) if layers_of(m) else None
+            fit_statistics(m, [self.slide], self.channels, scale) if by_slide(m) else None
             for m, scale in zip(self.models, self.scales, strict=True)
         ]
         return tuple(found) if any(found) else None
@@ -130,11 +139,16 @@ class Setup:
         fitting = [m if s is None else adapted(m, s) for m, s in zip(self.models, known, strict=True)]
         return tuple(network_for(model, device, self.options) for model in fitting)
 
-    def passes(self, plan: Plan, device: torch.device) -> Pass:
+    def passes(self, plan: Plan, device: torch.device) -> Pass | ResizedPass:
         """The engine on a device."""
         variants = VARIANTS[self.options.tta]
         networks = self.networks(device)
-        return Pass(networks, self.slide, plan, self.grid, self.wanted, variants, self.channels, self.bare, self.scales)
+        rest = (self.wanted, variants, self.channels, self.bare, self.scales)
+        own = Pass(networks, self.slide, plan, self.grid, *rest)
+        if self.inner is None:
+            return own
+        around = plan_for(replace(self, grid=self.inner, window=self.inner.whole, mask=None, inner=None))
+        return ResizedPass(own, Pass(networks, self.slide, around, self.inner, *rest), self.grid, self.inner)
 
     @property
     def scales(self) -> list[Scale]:
@@ -170,6 +184,8 @@ def set_up(slide: Slide, models: Sequence[MSUNet], options: PredictOptions) -> S
     """
     bare = resident()
     check_ensemble(models)
+    for model in models:
+        check_fitted(model)
     config = models[0].config
     channels = matched_channels(models[0], slide, options.channels)
     grid = slide.grid(config.target)
@@ -190,11 +206,30 @@ def set_up(slide: Slide, models: Sequence[MSUNet], options: PredictOptions) -> S
     return setup
 
 
+def check_fitted(model: MSUNet) -> None:
+    """Raise `ModelError` where a classical method was neither fitted to training images nor is to follow the slide."""
+    network = model.branch(0).network
+    if isinstance(network, Classical) and not (network.fitted or network.config.by_slide):
+        raise ModelError(
+            f"This model is a classical method ({network.config.method}) that was not fitted yet: train it, or let it "
+            "be fitted to each slide (fit='slide')."
+        )
+
+
+def on_own_pixels(setup: Setup) -> Setup:
+    """The setup of a prediction that is stored: where images are brought to one size, on the image's own grid."""
+    if setup.models[0].config.image_size is None:
+        return setup
+    grid = setup.slide.grid()
+    window = wanted_window(setup.slide, grid, setup.options.region)
+    return replace(setup, grid=grid, window=window, inner=setup.grid)
+
+
 def check_ensemble(models: Sequence[MSUNet]) -> None:
     """Raise `ModelError` where models of an ensemble differ in classes, µm per pixel or channels."""
     first = models[0].config
     for other in (model.config for model in models[1:]):
-        for name in ("classes", "mpp", "pixel", "channels"):
+        for name in ("classes", "mpp", "pixel", "channels", "image_size"):
             if getattr(other, name) != getattr(first, name):
                 raise ModelError(
                     f"The models of an ensemble differ in {name}: {getattr(first, name)} and {getattr(other, name)}; "
@@ -261,6 +296,23 @@ def margins_of(model: MSUNet) -> tuple[int | None, ...]:
     return tuple(None if need == inf else round_up(need, stride) for need, stride in needs)
 
 
+def readable_margins(config: ModelConfig, margins: Sequence[int | None], limit: int) -> tuple[int | None, ...]:
+    """The margins as `margins_of` gives them, without those of more than `FAR` strides with which no tile fits.
+
+    Parameters
+    ----------
+    limit : int
+        Pixels, margins included, that may go through a network at once.
+    """
+    strides, most = tuple(branch.stride for branch in config.branches), float(limit)
+    if config.joint:
+        strides, most = (config.size_multiple,), limit / float(max(config.input_ratios)) ** 2
+    return tuple(
+        None if m is not None and m > FAR * stride and (2 * m + stride) ** 2 > most else m
+        for m, stride in zip(margins, strides, strict=True)
+    )
+
+
 def plan_for(setup: Setup, unit: int | None = None, halvings: int = 0) -> Plan:
     """The plan of a prediction.
 
@@ -280,12 +332,16 @@ def plan_for(setup: Setup, unit: int | None = None, halvings: int = 0) -> Plan:
     limit = limit_for(configs, memory, variants, setup.devices[0], whole) if counted else SMALL_LIMIT
     batch = max(1, options.batch_size >> halvings)
     limit >>= max(0, halvings - (options.batch_size.bit_length() - 1))
-    if setup.window.height * setup.window.width > LONG and options.tile is None and halvings == 0:
+    long = setup.window.height * setup.window.width > LONG and setup.inner is None
+    if long and options.tile is None and halvings == 0:
         limit = _fastest(setup, limit)
+    margins = [readable_margins(c, margins_of(m), limit) for c, m in zip(configs, setup.models, strict=True)]
+    if setup.inner is not None:  # tiles of the own pixels are only brought back, so they need nothing around them
+        margins = [(0,) * len(each) for each in margins]
     return make_plan(
         Request(
             configs=configs,
-            exact_margins=[margins_of(model) for model in setup.models],
+            exact_margins=margins,
             grid=setup.grid,
             window=setup.window,
             mask=setup.mask,

@@ -7,23 +7,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import shapely
 from pydantic import ValidationError
 
 from napari_msunet._io import input_error, read_csv
-from napari_msunet.annotation.formats import KINDS, ShapeFileError, read_shape_file
+from napari_msunet.annotation.formats import KINDS, read_shape_file
 from napari_msunet.annotation.importing import ClassedShapes
 from napari_msunet.annotation.painting import ShapePainter
+from napari_msunet.annotation.shapes import DrawnImage
 from napari_msunet.config import Drawn, GivenSlide, InClasses, Where, explain
-from napari_msunet.errors import MsunetError, SlideError
+from napari_msunet.constants import OUTLINE_ENDINGS
+from napari_msunet.errors import MsunetError, ShapeFileError, SlideError
 from napari_msunet.names import true_path
+from napari_msunet.objects.polygons import without_holes
+from napari_msunet.slide import Slide, open_slide
 from napari_msunet.slide.numbers import checked_kind, parse_range
 from napari_msunet.slide.pixel_size import parse_mpp
 from napari_msunet.slide.slide import DOUBLE, READABLE
 
 TABLES = frozenset((".csv", ".tsv", ".txt"))
 STORE = ".ome.zarr"
-_OUTLINES = (".geojson", ".json", ".xml", ".annotations")
 
 
 def slide_inputs(given: Sequence[Path], out: Path) -> tuple[GivenSlide, ...]:
@@ -164,18 +166,21 @@ def _row_fields(table: Path, number: int, values: dict[str, str]) -> dict[str, A
     if values.get("group"):
         found["group"] = values["group"]
     if values.get("where"):
-        found["where"] = parse_where(values["where"], table.parent)
+        found["where"] = parse_where(values["where"], table.parent, true_path(table.parent / values["slide"]))
     return found
 
 
-def parse_where(text: str, folder: Path = Path()) -> Where:
-    """The part of a slide: ``"all"``, ``"tissue"``, a file of outlines, or a label store: ``labels.ome.zarr:gland``.
+def parse_where(text: str, folder: Path = Path(), slide: Path | None = None) -> Where:
+    """The part of a slide: ``"all"``, ``"tissue"``, a file of outlines (``coco.json:name.png`` for those of one of its
+    images), or a label store: ``labels.ome.zarr:gland``.
 
     Parameters
     ----------
     text : str
     folder : Path
         The folder to which a relative path is relative.
+    slide : Path, optional
+        The slide, which some files of outlines need.
 
     Raises
     ------
@@ -184,8 +189,11 @@ def parse_where(text: str, folder: Path = Path()) -> Where:
     """
     if text == "all" or text == "tissue":
         return text  # type: ignore[return-value]  # mypy does not narrow to the literals
-    if (folder / text).is_file() or text.lower().endswith(_OUTLINES):
-        return drawn(folder / text)
+    if (folder / text).is_file() or text.lower().endswith(OUTLINE_ENDINGS):
+        return drawn(folder / text, slide)
+    file, colon, image = text.rpartition(":")
+    if colon and image and (folder / file).is_file():
+        return drawn(folder / file, slide, image)
     store, colon, names = text.rpartition(":")
     if not colon or (folder / text).exists() or not store:
         store, names = text, ""
@@ -198,44 +206,43 @@ def parse_where(text: str, folder: Path = Path()) -> Where:
     return InClasses(labels=folder / store, classes=classes or None)
 
 
-def drawn(path: Path) -> Drawn:
+def drawn(path: Path, slide: Slide | Path | None = None, image: str | None = None) -> Drawn:
     """The areas of any class in a file of outlines, which is read as in `import` and training.
+
+    Parameters
+    ----------
+    path : Path
+    slide : Slide or Path, optional
+        The slide on which they were drawn; needed where the file holds the outlines of several images or counts y
+        upwards.
+    image : str, optional
+        The image in the file; None: the one of the slide's name.
 
     Raises
     ------
     ShapeFileError
         If it cannot be read or holds no area.
+    ImageNeededError
+        If the slide is needed and not given.
     """
-    file = read_shape_file(path)
+    if isinstance(slide, Path):
+        try:
+            with open_slide(slide, mpp="px") as opened:
+                on = DrawnImage.of(opened, image)
+        except SlideError:  # of many slides, one that is damaged fails when its turn comes
+            on = DrawnImage(image or str(slide), chosen=image is not None)
+    else:
+        on = DrawnImage.of(slide, image)
+    file = read_shape_file(path, on)
     areas = ClassedShapes(file, [(1, s) for s in file.shapes if s.areal], {})
     painting = ShapePainter(areas.numbered)
     report = areas.report(None, painting)
-    solid = [p for s in sorted(painting.shapes) for p in _without_holes(s.geometry)]
+    solid = [p for s in sorted(painting.shapes) for p in without_holes(s.geometry)]
     if not solid:
         why = f" {report.losses()}" if report.lost else ""
         raise ShapeFileError(
             f"{path} holds no area.{why} Draw the part that is wanted as a polygon, and export it again."
         )
     polygons = tuple(tuple((y, x) for x, y in piece.exterior.coords[:-1]) for piece in solid)
-    lost = [f for f in report.fates if f.fate == "left out" or f.repaired]
+    lost = report.notes or [f for f in report.fates if f.fate == "left out" or f.repaired]
     return Drawn(polygons=polygons, left_out=f"{path.name}: {report.losses()}" if lost else "")
-
-
-def _without_holes(area: Any) -> list[Any]:
-    """The same area as polygons without holes, by cuts through each hole."""
-    pieces: list[Any] = []
-    waiting = [area]
-    while waiting:
-        part = waiting.pop()
-        if part.geom_type in ("MultiPolygon", "GeometryCollection"):
-            waiting += list(part.geoms)
-        elif part.geom_type == "Polygon" and part.area and not part.interiors:
-            pieces.append(part)
-        elif part.geom_type == "Polygon" and part.area:
-            left, _, right, _ = part.interiors[0].bounds
-            # an odd fraction, so that hardly any pixel's centre lies on the cut
-            middle = left + 0.4871 * (right - left)
-            x0, y0, x1, y1 = part.bounds
-            boxes = (shapely.box(x0 - 1, y0 - 1, middle, y1 + 1), shapely.box(middle, y0 - 1, x1 + 1, y1 + 1))
-            waiting += [shapely.intersection(part, box) for box in boxes]
-    return pieces

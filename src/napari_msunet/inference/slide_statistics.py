@@ -1,4 +1,5 @@
-"""The statistics of slide normalisation, taken once for each slide from a fixed sample of its tissue.
+"""What follows each slide, taken once: the statistics of layers that normalise by it and the thresholds of classical
+methods, from a fixed sample of its tissue, and the constants of the first layer from all its pixels.
 
 The sample depends on the slide and the model only, never on the predicted region or the tiles, and the statistics are
 kept with a run, so that the prediction is one function of the whole slide.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from math import ceil
 from typing import Any
@@ -18,12 +19,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_msunet.config import ModelConfig
+from napari_msunet.config import ModelConfig, Normalisation
+from napari_msunet.data.normalising import own_normalisation
 from napari_msunet.errors import ModelError, SlideError
 from napari_msunet.geometry import Grid, Window, round_up
 from napari_msunet.inference.engine import as_input
 from napari_msunet.models import MSUNet, input_windows
-from napari_msunet.models.blocks import SlideNorm
+from napari_msunet.models.blocks import Normalise, SlideNorm
+from napari_msunet.models.networks import Classical
 from napari_msunet.models.windows import window_multiple
 from napari_msunet.slide import Slide
 from napari_msunet.slide.appearance import seen_by
@@ -39,14 +42,28 @@ LARGEST = 256
 _KEPT = 8
 
 Statistics = dict[str, str]
-"""For each layer of slide normalisation its means and variances, as little-endian float32 in base64."""
+"""For each layer that follows the slide its numbers (of slide normalisation: means and variances), and for `OWN` the
+means and deviations of the first layer, as little-endian float32 in base64."""
 
 _found: OrderedDict[tuple[Any, ...], Statistics] = OrderedDict()
 
 
-def layers_of(model: MSUNet) -> dict[str, SlideNorm]:
-    """The layers of slide normalisation, by name; empty for models without."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, SlideNorm)}
+OWN = "first layer"
+"""The name, among the statistics, of the constants of a model that normalises by a slide's own statistics."""
+
+
+def by_slide(model: MSUNet) -> bool:
+    """Whether a model needs the statistics of the slide that it works on."""
+    return bool(layers_of(model)) or model.config.own_statistics is not None
+
+
+def layers_of(model: MSUNet) -> dict[str, SlideNorm | Classical]:
+    """The layers that follow the slide, by name: of slide normalisation, and classical methods fitted to each slide."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, SlideNorm) or (isinstance(module, Classical) and module.config.by_slide)
+    }
 
 
 def fit_statistics(
@@ -84,21 +101,35 @@ def fit_statistics(
     if key is not None and key in _found:
         _found.move_to_end(key)
         return _found[key]
-    copy = deepcopy(model).cpu().eval()
+    copy, found = deepcopy(model).cpu().eval(), {}
+    if (how := model.config.own_statistics) is not None:
+        constants = own_normalisation(slides, scales, how, channels)
+        found[OWN] = _text(np.array([constants.mean, constants.std]))
+        _set_constants(copy, constants)
     layers = layers_of(copy)
-    for layer in layers.values():
-        layer.reset_running_stats()
-        layer.momentum = None  # the mean over calls, of which there are several where scales share a network
-        layer.train()
-    inputs = _sample(copy.config, slides, _side(copy), channels, scales)
-    with torch.no_grad():
-        copy.outputs(inputs, field=copy.config.field)
-    found = {name: _packed(layer) for name, layer in layers.items()}
+    if layers:
+        _measure(copy, layers, slides, channels, scales)
+    found |= {name: _packed(layer) for name, layer in layers.items()}
     if key is not None:
         _found[key] = found
         while len(_found) > _KEPT:
             _found.popitem(last=False)
     return found
+
+
+def _measure(
+    copy: MSUNet,
+    layers: Mapping[str, SlideNorm | Classical],
+    slides: Sequence[Slide],
+    channels: Sequence[int] | None,
+    scales: Sequence[Scale],
+) -> None:
+    """Run a sample of the slides through a model, whose layers keep the statistics."""
+    for layer in layers.values():
+        layer.follow()
+    inputs = _sample(copy.config, slides, _side(copy), channels, scales)
+    with torch.no_grad():
+        copy.outputs(inputs, field=copy.config.field)
 
 
 def _key(
@@ -122,27 +153,38 @@ def adapted(model: MSUNet, statistics: Statistics) -> MSUNet:
     """
     copy = deepcopy(model)
     layers = layers_of(copy)
-    if layers.keys() != statistics.keys():
+    own = {OWN} if model.config.own_statistics is not None else set()
+    if layers.keys() | own != statistics.keys():
         raise ModelError(
-            f"The statistics of {len(statistics)} layers were given for a model with {len(layers)} layers of slide "
-            "normalisation; predict again into a new output."
+            f"The statistics of {len(statistics)} layers were given for a model with {len(layers)} layers that follow "
+            "the slide; predict again into a new output."
         )
+    if own:
+        constants = np.frombuffer(base64.b64decode(statistics[OWN]), "<f4").reshape(2, -1).tolist()
+        _set_constants(copy, Normalisation(mean=tuple(constants[0]), std=tuple(constants[1])))
     for name, layer in layers.items():
         values = np.frombuffer(base64.b64decode(statistics[name]), "<f4")
-        if values.size != 2 * layer.num_features:
+        buffers = layer.followed()
+        if values.size != sum(buffer.numel() for buffer in buffers):
             raise ModelError(f"The statistics of the layer {name} are another model's; predict into a new output.")
-        mean, var = torch.from_numpy(values.copy()).chunk(2)
-        for buffer, new in ((layer.running_mean, mean), (layer.running_var, var)):
-            assert buffer is not None  # for the type checker
-            buffer.copy_(new)
+        parts = torch.split(torch.from_numpy(values.copy()), [buffer.numel() for buffer in buffers])
+        for buffer, new in zip(buffers, parts, strict=True):
+            buffer.copy_(new.view_as(buffer))
     return copy
 
 
-def _packed(layer: SlideNorm) -> str:
-    assert layer.running_mean is not None  # this and the next for the type checker
-    assert layer.running_var is not None
-    values = torch.cat((layer.running_mean, layer.running_var)).numpy().astype("<f4")
-    return base64.b64encode(values.tobytes()).decode()
+def _packed(layer: SlideNorm | Classical) -> str:
+    return _text(torch.cat([buffer.flatten() for buffer in layer.followed()]).numpy())
+
+
+def _text(values: npt.NDArray[Any]) -> str:
+    return base64.b64encode(values.astype("<f4").tobytes()).decode()
+
+
+def _set_constants(model: MSUNet, constants: Normalisation) -> None:
+    """Give a model's first layer these constants, also in its config, so that it counts as another model."""
+    model.config = model.config.model_copy(update={"normalisation": constants})
+    model.normalise = Normalise(constants.mean, constants.std).to(model.normalise.mean.device)
 
 
 def _side(model: MSUNet) -> int:
@@ -155,6 +197,8 @@ def _sample(
     config: ModelConfig, slides: Sequence[Slide], side: int, channels: Sequence[int] | None, scales: Sequence[Scale]
 ) -> list[Tensor]:
     """One batch `(n, C, h, w)` for each scale, 0..1."""
+    if config.classical:  # pixels outside of a small image would count as background
+        side = min(LARGEST, *(length for slide in slides for length in slide.grid(config.target).shape))
     pairs = list(zip(slides, scales, strict=True))
     if len(pairs) > SAMPLE:
         pairs = [pairs[n * len(pairs) // SAMPLE] for n in range(SAMPLE)]
@@ -162,9 +206,12 @@ def _sample(
     for slide, scale in pairs:
         grid = slide.grid(config.target)
         grids = [grid.scaled(ratio) for ratio in config.input_ratios]
-        for window in sample_windows(slide, grid, side, ceil(SAMPLE / len(pairs)), config.size_multiple):
+        windows = sample_windows(slide, grid, side, ceil(SAMPLE / len(pairs)), config.size_multiple)
+        if config.classical and len(pairs) == 1 and grid.shape[0] * grid.shape[1] <= SAMPLE * LARGEST**2:
+            windows = [grid.whole]  # all of a small image is no more work
+        for window in windows:
             for batch, own, part in zip(batches, grids, input_windows(config, window), strict=True):
-                pixels = slide.read_window(own, part)
+                pixels = slide.read_window(own, part, mirror=config.mirrored)
                 batch.append(as_input(pixels if channels is None else pixels[..., list(channels)], scale))
     return [torch.from_numpy(np.stack(batch)) for batch in batches]
 

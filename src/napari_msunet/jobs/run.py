@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from napari_msunet._io import input_error
 from napari_msunet.config import (
+    ContextJob,
     CrossValidateJob,
     EvaluateJob,
     ExperimentJob,
@@ -36,6 +38,26 @@ _JOBS: TypeAdapter[Any] = TypeAdapter(Job)
 
 Listener = Callable[[Event], None]
 
+_EVENTS_OF: dict[type, str] = {
+    TrainJob: "napari_msunet.training.fit:train_events",
+    EvaluateJob: "napari_msunet.training.evaluate:evaluate_events",
+    CrossValidateJob: "napari_msunet.training.cross_validation:crossval_events",
+    ContextJob: "napari_msunet.training.search.context_study:context_events",
+    ExperimentJob: "napari_msunet.training.experiments:experiment_events",
+    TuneJob: "napari_msunet.training.search.search:tune_events",
+    PreviewAugmentationJob: "napari_msunet.training.augmentation_preview:augmentation_preview_events",
+    PredictJob: "napari_msunet.inference.many_slides:one_events",
+    PredictManyJob: "napari_msunet.inference.many_slides:predict_many_events",
+    PlanJob: "napari_msunet.inference.predict:plan_events",
+    PostprocessJob: "napari_msunet.inference.postprocess:postprocess_events",
+    PreviewJob: "napari_msunet.inference.image:preview_events",
+    MeasureJob: "napari_msunet.annotation:measure_events",
+    ExportJob: "napari_msunet.annotation:export_events",
+    PyramidJob: "napari_msunet.jobs.run:pyramid_events",
+}
+"""The module and the function that run a job; loaded when one is run, since measuring must not wait for
+torch."""
+
 
 def run(job: Job) -> Iterator[Event]:
     """Run a job.
@@ -56,66 +78,15 @@ def run(job: Job) -> Iterator[Event]:
     MsunetError
         When something in the job cannot be used; the error is one sentence.
     """
-    # Imported here, because a job that only measures must not wait for torch.
-    if isinstance(job, TrainJob):
-        from napari_msunet.training.fit import train_events
-
-        yield from train_events(job)
-    elif isinstance(job, EvaluateJob):
-        from napari_msunet.training.evaluate import evaluate_events
-
-        yield from evaluate_events(job)
-    elif isinstance(job, CrossValidateJob):
-        from napari_msunet.training.cross_validation import crossval_events
-
-        yield from crossval_events(job)
-    elif isinstance(job, ExperimentJob):
-        from napari_msunet.training.experiments import experiment_events
-
-        yield from experiment_events(job)
-    elif isinstance(job, TuneJob):
-        from napari_msunet.training.search.search import tune_events
-
-        yield from tune_events(job)
-    elif isinstance(job, PreviewAugmentationJob):
-        from napari_msunet.training.augmentation_preview import augmentation_preview_events
-
-        yield from augmentation_preview_events(job)
-    elif isinstance(job, PredictJob):
-        from napari_msunet.inference.many_slides import one_events
-
-        yield from one_events(job)
-    elif isinstance(job, PredictManyJob):
-        from napari_msunet.inference.many_slides import predict_many_events
-
-        yield from predict_many_events(job)
-    elif isinstance(job, PlanJob):
-        from napari_msunet.inference.predict import describe_plan
-
-        yield Result(values=describe_plan(job.prediction))
-    elif isinstance(job, PostprocessJob):
-        from napari_msunet.inference.postprocess import postprocess_events
-
-        yield from postprocess_events(job)
-    elif isinstance(job, PreviewJob):
-        from napari_msunet.inference.image import preview_events
-
-        yield from preview_events(job)
-    elif isinstance(job, MeasureJob):
-        from napari_msunet.annotation import measure_events
-
-        yield from measure_events(job)
-    elif isinstance(job, ExportJob):
-        from napari_msunet.annotation import export_events
-
-        yield from export_events(job)
-    elif isinstance(job, PyramidJob):
-        yield from _pyramid_events(job)
-    else:
+    found = next((_EVENTS_OF[kind] for kind in type(job).__mro__ if kind in _EVENTS_OF), None)
+    if found is None:
         raise MsunetError(f"{job!r} is no job; give a TrainJob, PredictJob or another job of napari_msunet.config.")
+    module, function = found.split(":")
+    yield from getattr(import_module(module), function)(job)
 
 
-def _pyramid_events(job: PyramidJob) -> Iterator[Event]:
+def pyramid_events(job: PyramidJob) -> Iterator[Event]:
+    """Write a pyramid; the events of a `PyramidJob`."""
     from napari_msunet.slide import build_pyramid, open_slide
 
     with open_slide(job.image, job.mpp, job.image_kind, job.value_range) as slide:
@@ -232,6 +203,31 @@ class ExperimentResult:
 
 
 @dataclass(frozen=True)
+class ContextResult:
+    """The answer of a study of context.
+
+    Attributes
+    ----------
+    answer : str
+        "yes" (several scales are better), "no" (they gain nothing worth their time) or "unclear".
+    sentence : str
+        The answer with its numbers, and what to do.
+    best : TrainJob
+        The training that is advised.
+    report : dict
+        All that was found, as plain values.
+    files : dict of str to Path
+        The files that it wrote, by their kind.
+    """
+
+    answer: str
+    sentence: str
+    best: TrainJob
+    report: dict[str, Any]
+    files: dict[str, Path]
+
+
+@dataclass(frozen=True)
 class TuneResult:
     """The result of a search.
 
@@ -304,6 +300,15 @@ def experiment(job: ExperimentJob, on_event: Listener | None = None) -> Experime
     """Compare variants of a training, and wait for it; `on_event` is called with each event."""
     result = _finish(job, on_event)
     return ExperimentResult(result.values, _paths(result))
+
+
+def context_study(job: ContextJob, on_event: Listener | None = None) -> ContextResult:
+    """Ask whether context helps, and wait for the answer; `on_event` is called with each event."""
+    result = _finish(job, on_event)
+    files = _paths(result)
+    best = job_from_json(files["best"])
+    assert isinstance(best, TrainJob)  # for the type checker
+    return ContextResult(result.values["answer"], result.values["sentence"], best, result.values, files)
 
 
 def tune(job: TuneJob, on_event: Listener | None = None) -> TuneResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TypeVar
 
 import torch
@@ -12,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_msunet.config.branches import Norm
+from napari_msunet.geometry import mirrored_places
+from napari_msunet.models.resample import to_target
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Normalisation layers: batch, batch renormalisation, slide. All use fixed statistics for inference, so that tiles are
@@ -76,6 +79,18 @@ class SlideNorm(nn.BatchNorm2d):
     borrowed = False
     """Whether evaluation mode uses the batch's own statistics, as in validation; see `of_the_batch`."""
 
+    def follow(self) -> None:
+        """Take the running statistics from the next calls: their mean, since scales may share a network."""
+        self.reset_running_stats()
+        self.momentum = None
+        self.train()
+
+    def followed(self) -> tuple[Tensor, ...]:
+        """What `follow` changes."""
+        assert self.running_mean is not None  # this and the next for the type checker
+        assert self.running_var is not None
+        return self.running_mean, self.running_var
+
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, h, w)`, normalised for each channel."""
         if self.training or not self.borrowed:
@@ -99,9 +114,14 @@ def of_the_batch(module: nn.Module) -> Iterator[None]:
 NORMS: dict[Norm, type[nn.BatchNorm2d]] = {"batch": nn.BatchNorm2d, "renorm": BatchRenorm, "slide": SlideNorm}
 
 
-def norm_of(name: Norm, channels: int) -> nn.BatchNorm2d:
-    """The normalisation layer of this name."""
-    return NORMS[name](channels)
+def norm_of(name: Norm, channels: int) -> nn.Module:
+    """The normalisation layer of this name; of "none" a layer that changes nothing."""
+    return NORMS[name](channels) if name != "none" else nn.Identity()
+
+
+def has_bias(name: Norm) -> bool:
+    """Whether the convolution before this normalisation has a bias, which a normalisation would take away again."""
+    return name == "none"
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -142,6 +162,24 @@ class Stem(nn.Module):
         return detail + x.repeat_interleave(self.factor, dim=-2).repeat_interleave(self.factor, dim=-1)
 
 
+class Enlarge(nn.Module):
+    """Enlarges an image by bilinear interpolation about pixel centres; nothing is learned.
+
+    Parameters
+    ----------
+    factor : int
+        Factor on the number of pixels a side.
+    """
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, channels, h, w)` to `(B, channels, factor * h, factor * w)`; the outermost pixels repeat."""
+        return to_target(x, Fraction(1, self.factor))
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Attention inside a branch: local, or in windows of a grid that is fixed to the slide, so that tiles stay exact.
 
@@ -166,8 +204,9 @@ class AttentionGate(nn.Module):
     def __init__(self, skipped: int, coarse: int, norm: Norm) -> None:
         super().__init__()
         inner = max(1, coarse // 2)
-        self.skipped = nn.Sequential(nn.Conv2d(skipped, inner, kernel_size=1, bias=False), norm_of(norm, inner))
-        self.coarse = nn.Sequential(nn.Conv2d(coarse, inner, kernel_size=1, bias=False), norm_of(norm, inner))
+        bias = has_bias(norm)
+        self.skipped = nn.Sequential(nn.Conv2d(skipped, inner, kernel_size=1, bias=bias), norm_of(norm, inner))
+        self.coarse = nn.Sequential(nn.Conv2d(coarse, inner, kernel_size=1, bias=bias), norm_of(norm, inner))
         self.score = nn.Conv2d(inner, 1, kernel_size=1)
 
     def forward(self, skipped: Tensor, coarse: Tensor) -> Tensor:
@@ -257,30 +296,64 @@ class Style:
     norm: Norm = "batch"
     residual: bool = False
     separable: bool = False
+    dropout: float = 0.0
+    valid: bool = False
+    """Without padding: a block takes two pixels off each side."""
 
 
 PLAIN = Style()
 
 
 def convolution(inputs: int, outputs: int, style: Style, stride: int = 1, dilation: int = 1) -> list[nn.Module]:
-    """A 3x3 convolution with zero padding, whole or in two parts, and its normalisation.
+    """A 3x3 convolution with zero padding (none in the style `valid`), whole or in two parts, and its normalisation.
 
     References
     ----------
     Separable: Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", CVPR 2017.
     """
 
-    def whole(outputs: int, groups: int) -> nn.Conv2d:
-        return nn.Conv2d(inputs, outputs, 3, stride, padding=dilation, dilation=dilation, groups=groups, bias=False)
+    def whole(outputs: int, groups: int, bias: bool) -> nn.Conv2d:
+        padding = 0 if style.valid else dilation
+        return nn.Conv2d(inputs, outputs, 3, stride, padding, dilation=dilation, groups=groups, bias=bias)
 
-    norm = norm_of(style.norm, outputs)
+    norm, bias = norm_of(style.norm, outputs), has_bias(style.norm)
     if style.separable and inputs > FEW:
-        return [whole(inputs, inputs), nn.Conv2d(inputs, outputs, kernel_size=1, bias=False), norm]
-    return [whole(outputs, 1), norm]
+        return [whole(inputs, inputs, False), nn.Conv2d(inputs, outputs, kernel_size=1, bias=bias), norm]
+    return [whole(outputs, 1, bias), norm]
+
+
+def activation(style: Style) -> nn.Module:
+    """The ReLU between the two convolutions of a block, with the dropout behind it, if there is any.
+
+    In place is safe: the gradient of batch normalisation needs its input, that of ReLU its output.
+    """
+    relu = nn.ReLU(inplace=True)
+    # One layer, so that the weights of the block have the same names with and without dropout.
+    return nn.Sequential(relu, nn.Dropout(style.dropout)) if style.dropout else relu
+
+
+def cropped(x: Tensor, height: int, width: int) -> Tensor:
+    """The middle of a map."""
+    top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
+    return x[..., top : top + height, left : left + width]
+
+
+def mirrored(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
+    """A map continued by its mirror image, in which the outermost pixels are not repeated.
+
+    It may be continued by more than its own size, where it is mirrored again and again.
+    """
+    if torch.compiler.is_exporting():  # an exported branch sees tiles, whose margin keeps what is here from the result
+        return F.pad(x, (left, right, top, bottom))
+    for axis, before, after in ((-2, top, bottom), (-1, left, right)):
+        if before or after:
+            places = mirrored_places(-before, before + x.shape[axis] + after, x.shape[axis])
+            x = x.index_select(axis, torch.from_numpy(places).to(x.device))
+    return x
 
 
 class ConvBlock(nn.Sequential):
-    """Twice: 3x3 convolution with zero padding, normalisation, ReLU. `(B, inputs, h, w) -> (B, outputs, h, w)`.
+    """Twice: 3x3 convolution, normalisation, ReLU. `(B, inputs, h, w) -> (B, outputs, h, w)`, or four pixels less.
 
     Parameters
     ----------
@@ -293,11 +366,8 @@ class ConvBlock(nn.Sequential):
     """The radius of its receptive field, in pixels."""
 
     def __init__(self, inputs: int, outputs: int, style: Style = PLAIN) -> None:
-        layers: list[nn.Module] = []
-        for channels in (inputs, outputs):
-            # In place is safe: the gradient of batch normalisation needs its input, that of ReLU its output.
-            layers += [*convolution(channels, outputs, style), nn.ReLU(inplace=True)]
-        super().__init__(*layers)
+        first = [*convolution(inputs, outputs, style), activation(style)]
+        super().__init__(*first, *convolution(outputs, outputs, style), nn.ReLU(inplace=True))
 
 
 class ResidualBlock(nn.Module):
@@ -321,11 +391,11 @@ class ResidualBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, style: Style = PLAIN, stride: int = 1) -> None:
         super().__init__()
         first = convolution(inputs, outputs, style, stride)
-        self.body = nn.Sequential(*first, nn.ReLU(inplace=True), *convolution(outputs, outputs, style))
+        self.body = nn.Sequential(*first, activation(style), *convolution(outputs, outputs, style))
         self.shortcut: nn.Module = nn.Identity()
         self._stride = stride
         if inputs != outputs or stride > 1:
-            whole = nn.Conv2d(inputs, outputs, kernel_size=1, bias=False)
+            whole = nn.Conv2d(inputs, outputs, kernel_size=1, bias=has_bias(style.norm))
             self.shortcut = nn.Sequential(whole, norm_of(style.norm, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -333,7 +403,8 @@ class ResidualBlock(nn.Module):
         # Every other pixel is taken here instead of by a strided 1x1 convolution, which gives the same: the backward
         # pass of that convolution crashes the process (torch 2.13 on a CPU, channels-last, 8 channels or fewer).
         kept = x if self._stride == 1 else x[..., :: self._stride, :: self._stride]
-        return torch.relu(self.body(x) + self.shortcut(kept))
+        found: Tensor = self.body(x)
+        return torch.relu(found + self.shortcut(cropped(kept, *found.shape[-2:])))
 
 
 def block(inputs: int, outputs: int, style: Style) -> nn.Module:
@@ -371,8 +442,12 @@ class UpBlock(nn.Module):
         self.block = block((skips + 1) * outputs, outputs, style)
 
     def forward(self, coarse: Tensor, skipped: Tensor) -> Tensor:
-        """`coarse` is `(B, inputs, h, w)`, `skipped` `(B, skips * outputs, 2h, 2w)`; the result has its size."""
+        """`coarse` is `(B, inputs, h, w)`, `skipped` `(B, skips * outputs, 2h, 2w)`; the result has its size.
+
+        In the valid style `skipped` may be larger, of which the middle counts, and the result is four pixels smaller.
+        """
         coarse = self.up(coarse)
+        skipped = cropped(skipped, *coarse.shape[-2:])
         if self.gate is not None:
             skipped = self.gate(skipped, coarse)
         features: Tensor = self.block(torch.cat((skipped, coarse), dim=1))

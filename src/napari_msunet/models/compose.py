@@ -1,4 +1,6 @@
-"""Taking models apart and putting them together: a branch as a model, one model from several, other scales."""
+"""Taking models apart and putting them together: a branch as a model, one model from several, other scales.
+
+Also classical methods, which are models without training."""
 
 from __future__ import annotations
 
@@ -9,11 +11,32 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from napari_msunet.config import Fusion, ModelConfig, TrainedOn, ValueRange, explain
+from napari_msunet.config import ClassicalConfig, Fusion, ModelConfig, TrainedOn, ValueRange, explain
 from napari_msunet.errors import ModelError, MsunetError
 from napari_msunet.geometry import Resolution, as_scale
 from napari_msunet.models.blocks import arrange
 from napari_msunet.models.msunet import MSUNet, build_model
+
+
+def untrained_model(config: ModelConfig) -> MSUNet:
+    """A classical method as a model that predicts without having been trained.
+
+    Its thresholds or centres are those of each slide, or a threshold that is given by hand.
+
+    Raises
+    ------
+    ModelError
+        If it is no classical method, or one that has to be fitted to training images.
+    """
+    branch = config.branches[0]
+    if not isinstance(branch, ClassicalConfig):
+        raise ModelError("Only a classical method works without training; give one, or train the model.")
+    if branch.method != "threshold" and not branch.by_slide:
+        raise ModelError(
+            f"{branch.method} is to be fitted to the training images: train it, or let it be fitted to each slide "
+            "(fit='slide')."
+        )
+    return build_model(config).eval()
 
 
 def branch_model(model: MSUNet, i: int) -> MSUNet:
@@ -48,9 +71,11 @@ def branch_model(model: MSUNet, i: int) -> MSUNet:
         config,
         scales=(config.scales[i],),
         fusion="mean",
+        scale_weights=None,
         shared=False,
         branch=config.branches[i],
         finest_scale=config.finest_scale if config.enlarged[i] > 1 else None,
+        enlarge=config.enlarge if config.enlarged[i] > 1 else "learned",
         normalisation=config.normalisations and config.normalisations[i],
     )
     return _filled(alone, [(model, i)])
@@ -87,7 +112,7 @@ def combine_models(models: Sequence[MSUNet], fusion: Fusion = "mean", mpp: float
             f"{[len(m.config.scales) for m in models]} scales: take one branch of each with branch_model."
         )
     first = models[0].config
-    for name in ("classes", "channels", "channel_names", "upscale"):
+    for name in ("classes", "channels", "channel_names", "upscale", "image_size", "own_statistics"):
         values = [getattr(m.config, name) for m in models]
         if any(value != values[0] for value in values):
             raise ModelError(f"The models differ in {name}: {values}; give models that were trained for the same.")
@@ -101,6 +126,12 @@ def combine_models(models: Sequence[MSUNet], fusion: Fusion = "mean", mpp: float
     finest = min(resolutions, key=lambda r: r.size) if mpp is None else Resolution(mpp)
     scales = tuple(float(as_scale(finest.size / resolution.size)) for resolution in resolutions)
     read = {s / m.config.enlarged[0] for s, m in zip(scales, models, strict=True) if m.config.enlarged[0] > 1}
+    ways = {m.config.enlarge for m in models if m.config.enlarged[0] > 1}
+    if len(ways) > 1:
+        raise ModelError(
+            "Some of these models learn how to enlarge their images, others enlarge them bilinearly; give models that "
+            "do the same."
+        )
     fitted = [m.config.normalisation for m in models]
     together = _config(
         first,
@@ -110,6 +141,8 @@ def combine_models(models: Sequence[MSUNet], fusion: Fusion = "mean", mpp: float
         shared=False,
         branch=_one_or_each([m.config.branches[0] for m in models]),
         finest_scale=min(read, default=None),
+        enlarge=next(iter(ways), "learned"),
+        scale_weights=None,
         normalisation=None if None in fitted else _one_or_each(fitted),
         trained_on=_trained_on(models),
     )
@@ -165,12 +198,14 @@ def with_scales(model: MSUNet, scales: Sequence[float], fusion: Fusion | None = 
     old = model.config
     wanted = [as_scale(s) for s in scales]
     nearest = [min(range(len(old.ratios)), key=lambda i: abs(float(old.ratios[i] / r) - 1)) for r in wanted]
+    given = old.scale_weights if fusion in (None, old.fusion) and set(wanted) <= set(old.ratios) else None
     changed = _config(
         old,
         scales=tuple(float(r) for r in wanted),
         fusion=fusion or old.fusion,
         branch=_one_or_each([old.branches[n] for n in nearest]),
         normalisation=old.normalisations and _one_or_each([old.normalisations[n] for n in nearest]),
+        scale_weights=given and tuple(given[n] for n in nearest),
     )
     return _filled(changed, [(model, old.ratios.index(r)) if r in old.ratios else None for r in wanted])
 

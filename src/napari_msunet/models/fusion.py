@@ -89,23 +89,45 @@ class Mean(Fusion):
 
 
 class Weighted(Fusion):
-    """The mean of probabilities, weighted by the softmax of one learned number per scale."""
+    """The mean of probabilities, weighted by the softmax of one learned number per scale, or by given weights.
+
+    Parameters
+    ----------
+    given : sequence of float, optional
+        A weight from 0 for each scale, of which the share of the sum counts; None: the weights are learned.
+    """
 
     per_scale = ("scores",)
+    fixed: Tensor | None
 
-    def __init__(self, features: Sequence[int], outputs: int, details: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        features: Sequence[int],
+        outputs: int,
+        details: Sequence[int] | None = None,
+        given: Sequence[float] | None = None,
+    ) -> None:
         super().__init__(features, outputs, details)
-        self.scores = nn.Parameter(torch.zeros(self.scales))
+        self.scores = nn.Parameter(torch.zeros(self.scales)) if given is None else None
+        fixed = None if given is None else torch.tensor(given, dtype=torch.float64)
+        fixed = None if fixed is None else (fixed / fixed.sum()).log().float()  # -inf where a weight is 0
+        self.register_buffer("fixed", fixed, persistent=False)  # it is in the config
+
+    def _log_shares(self) -> Tensor:
+        """The logarithm of each scale's share, `(k,)`."""
+        if self.fixed is not None:
+            return self.fixed
+        assert self.scores is not None  # for the type checker
+        return F.log_softmax(self.scores, dim=0)
 
     def forward(self, zs: Sequence[Tensor]) -> Tensor:
         """Fused logits `(B, K+1, H, W)`."""
-        shares = F.log_softmax(self.scores, dim=0).view(-1, 1, 1, 1, 1)
-        return torch.logsumexp(self._log_probabilities(zs) + shares, dim=0)
+        return torch.logsumexp(self._log_probabilities(zs) + self._log_shares().view(-1, 1, 1, 1, 1), dim=0)
 
     def weights(self, zs: Sequence[Tensor]) -> Tensor:
         """The same shares at every pixel, `(B, k, H, W)`."""
         batch, _, height, width = zs[0].shape
-        return torch.softmax(self.scores, dim=0).view(1, -1, 1, 1).expand(batch, -1, height, width)
+        return self._log_shares().exp().view(1, -1, 1, 1).expand(batch, -1, height, width)
 
 
 class Maximum(Fusion):
@@ -173,6 +195,57 @@ class Attention(Fusion):
         hidden = self.rest(zs[0]) + self.bias.view(1, -1, 1, 1)
         for z in zs[1:]:
             hidden += self.rest(z)
+        return torch.softmax(self.score(hidden.relu_()), dim=1)
+
+
+class FeatureAttention(Fusion):
+    """The branches' features, weighted at each pixel by a softmax over scales, summed, and decided upon once.
+
+    With features f_i of branch i at a pixel: shares ``a = softmax(V relu(sum_i U_i f_i + b) + c)`` as in `Attention`,
+    then ``fused = W relu(sum_i a_i P_i f_i + d) + e``. Without the second ReLU it would only be another way to weigh
+    logits, because W and the sum are linear. U and P are projections on the branch's own grid, `HIDDEN` channels each.
+
+    References
+    ----------
+    Li et al., "Selective Kernel Networks", CVPR 2019, eq. 5 and 6: features of several receptive fields, weighted by a
+    softmax over them; there with one weight for each channel of the whole image, here with one for each pixel.
+    """
+
+    per_scale = ("score.weight", "score.bias")
+
+    def __init__(self, features: Sequence[int], outputs: int, details: Sequence[int] | None = None) -> None:
+        super().__init__(features, outputs, details)
+        if self.scales == 1:
+            return  # a single branch has all the weight: its own logits are the decision
+        self._project(features, 2 * HIDDEN)
+        self.bias = nn.Parameter(torch.zeros(HIDDEN))
+        self.score = nn.Conv2d(HIDDEN, self.scales, kernel_size=1)
+        self.shift = nn.Parameter(torch.zeros(HIDDEN))
+        self.decide = nn.Conv2d(HIDDEN, outputs, kernel_size=1)
+        nn.init.normal_(self.score.weight, std=0.1)  # begin close to equal shares
+        nn.init.normal_(self.decide.weight, std=HIDDEN**-0.5)
+        for convolution in (self.score, self.decide):
+            nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+
+    def forward(self, zs: Sequence[Tensor]) -> Tensor:
+        """Fused logits `(B, K+1, H, W)`."""
+        if self.scales == 1:
+            return self.classes(zs[0])
+        shares = self.weights(zs)
+        total = shares[:, :1] * self.rest(zs[0])[:, HIDDEN:] + self.shift.view(1, -1, 1, 1)
+        for i, z in enumerate(zs[1:], start=1):
+            # in place, because the backward pass needs none of the sums
+            total.addcmul_(shares[:, i : i + 1], self.rest(z)[:, HIDDEN:])
+        fused: Tensor = self.decide(total.relu_())
+        return fused
+
+    def weights(self, zs: Sequence[Tensor]) -> Tensor:
+        """Share of each branch at each pixel, `(B, k, H, W)`."""
+        if self.scales == 1:
+            return torch.ones_like(zs[0][:, :1])
+        hidden = self.rest(zs[0])[:, :HIDDEN] + self.bias.view(1, -1, 1, 1)
+        for z in zs[1:]:
+            hidden += self.rest(z)[:, :HIDDEN]
         return torch.softmax(self.score(hidden.relu_()), dim=1)
 
 
@@ -352,6 +425,7 @@ FUSIONS: dict[FusionName, type[Fusion]] = {
     "max": Maximum,
     "concat": Concat,
     "attention": Attention,
+    "feature_attention": FeatureAttention,
     "multihead": MultiHead,
 }
 """The classes of the fusions that combine the outputs of branches, by their name in `ModelConfig.fusion`."""
@@ -372,4 +446,7 @@ def build_fusion(config: ModelConfig, networks: Sequence[Any], details: Sequence
     """
     if config.fusion in JOINS:
         return JOINS[config.fusion](config, networks)
-    return FUSIONS[config.fusion]([n.features for n in networks], len(config.classes) + 1, details)
+    features, outputs = [n.features for n in networks], len(config.classes) + 1
+    if config.fusion == "weighted":
+        return Weighted(features, outputs, details, config.scale_weights)
+    return FUSIONS[config.fusion](features, outputs, details)

@@ -120,7 +120,7 @@ def binary_cross_entropy(scene: Scene) -> Tensor:
     With one class it is equal to the cross-entropy.
     """
     log_p = scene.log_probabilities
-    best = log_p.argmax(1, keepdim=True)
+    best = log_p.max(1, keepdim=True).indices
     top = torch.zeros_like(log_p, dtype=torch.bool).scatter_(1, best, True)
     # 1 - p can be small only for the largest p, where it is computed as the sum of the others, without cancellation.
     others = log_p.masked_fill(top, -torch.inf).logsumexp(1, keepdim=True)
@@ -129,11 +129,12 @@ def binary_cross_entropy(scene: Scene) -> Tensor:
     return scene.mean(losses, _of_classes(scene, scene.near))
 
 
-def overlap(scene: Scene, alpha: float, beta: float) -> Tensor:
+def overlap(scene: Scene, alpha: float, beta: float, smooth: float = SMOOTH, foreground: bool = False) -> Tensor:
     """1 - Tversky index: ``TP / (TP + alpha FP + beta FN)`` with ``TP = sum p_c t_c`` and so on over the whole batch.
 
-    The mean by class weights is over background and the classes that have pixels in the batch. At alpha = beta = 1/2
-    the index is Dice, at 1 it is Jaccard.
+    The mean by class weights is over background and the classes that have pixels in the batch; with `foreground` over
+    classes 1..K, whether they have pixels or not. At alpha = beta = 1/2 the index is Dice, at 1 it is Jaccard. `smooth`
+    is added above and below the line (for a Dice of ``(2 TP + s) / (P + T + s)``, give ``s / 2``).
 
     References
     ----------
@@ -147,8 +148,8 @@ def overlap(scene: Scene, alpha: float, beta: float) -> Tensor:
     pixels = zeros.index_add(0, scene.target.flatten(), counted)
     common = zeros.index_add(0, scene.target.flatten(), scene.at_target.exp().flatten() * counted)
     predicted = torch.where(scene.counted.unsqueeze(1), scene.probabilities, 0.0).sum(dim=(0, 2, 3))
-    index = (common + SMOOTH) / (common + alpha * (predicted - common) + beta * (pixels - common) + SMOOTH)
-    weights = (pixels > 0) * scene.class_weights
+    index = (common + smooth) / (common + alpha * (predicted - common) + beta * (pixels - common) + smooth)
+    weights = scene.class_weights * (torch.arange(outputs, device=pixels.device) if foreground else pixels).gt(0)
     return ((1 - index) * weights).sum() / weights.sum().clamp_min(TINY)
 
 
@@ -333,8 +334,9 @@ def _term(name: str, scene: Scene, config: LossConfig, maps: Maps) -> Tensor:
         return boundary(scene, maps.distances)
     if name == "edge":
         return edge(scene)
+    if name == "dice":
+        return overlap(scene, 0.5, 0.5, config.dice_smooth / 2, config.dice_of == "foreground")
     alpha_beta = {
-        "dice": (0.5, 0.5),
         "jaccard": (1.0, 1.0),
         "tversky": (config.tversky_alpha, config.tversky_beta),
     }
@@ -359,6 +361,10 @@ class SegmentationLoss(nn.Module):
     The loss of a branch of weight 0 is added fully, but on logits from detached features (give `detach` to
     `MSUNet.outputs`). So only its head learns from it, and the scores of the branch stay meaningful.
 
+    With ``branch="off"`` the total is the loss of the fused output alone. With "separate" every branch has a weight of
+    1, and the fused output must come from detached branches (give `separate` to `MSUNet.outputs`), so that its loss
+    trains the fusion alone.
+
     Parameters
     ----------
     config : LossConfig
@@ -369,6 +375,8 @@ class SegmentationLoss(nn.Module):
         Weights of background and classes 1..K; None: those of the config. They must be given for "balanced".
     own : sequence of int, optional
         The scales that have an output of their own; None: all.
+    fused_is_branch : bool
+        Whether the fused output is that of the only branch, whose loss is then computed once for both.
 
     Raises
     ------
@@ -384,8 +392,10 @@ class SegmentationLoss(nn.Module):
         scales: Sequence[float | Fraction],
         class_weights: Sequence[float] | None = None,
         own: Sequence[int] | None = None,
+        fused_is_branch: bool = False,
     ) -> None:
         super().__init__()
+        self.fused_is_branch = fused_is_branch
         weights = config.branch_weights(len(scales))
         if class_weights is None and isinstance(config.class_weights, tuple):
             class_weights = config.class_weights
@@ -394,7 +404,11 @@ class SegmentationLoss(nn.Module):
         self.config = config
         own = range(len(scales)) if own is None else own
         self.weights = tuple(float(weights[i]) or 1.0 for i in own)
-        self.detach = tuple(w == 0 for w in weights)
+        self.alone = config.branch_mode == "off"
+        """Whether the loss of the fused output is the only one."""
+        self.separate = config.branch_mode == "separate"
+        """Whether the fused output must come from detached branches."""
+        self.detach = tuple(w == 0 and not self.alone for w in weights)
         """For each scale, whether its own logits must come from detached features."""
         self.names = tuple(f"scale {as_scale(scales[i])}" for i in own)
 
@@ -426,10 +440,14 @@ class SegmentationLoss(nn.Module):
         maps = Maps.of(target, fused.shape[1], self.config)
         total = segmentation_loss(fused, target, self.config, self.class_weights, maps)
         parts = {"fused": total.detach()}
+        if self.fused_is_branch and not (self.alone or self.separate or self.detach[0]):
+            return (1 + self.weights[0]) * total, parts | {self.names[0]: parts["fused"]}
         for name, weight, logits in zip(self.names, self.weights, branches, strict=True):
-            loss = segmentation_loss(logits, target, self.config, self.class_weights, maps)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.alone):
+                loss = segmentation_loss(logits, target, self.config, self.class_weights, maps)
             parts[name] = loss.detach()
-            total = total + weight * loss
+            if not self.alone:
+                total = total + weight * loss
         return total, parts
 
     def _check(self, fused: Tensor, branches: Sequence[Tensor], target: Tensor) -> None:

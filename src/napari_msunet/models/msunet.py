@@ -19,12 +19,13 @@ from pydantic_core import to_json
 from torch import Tensor, nn
 
 from napari_msunet.config import ModelConfig, Normalisation
+from napari_msunet.config.model import NOT_SEPARATE
 from napari_msunet.errors import ModelError
 from napari_msunet.geometry import Window, round_up
 from napari_msunet.models.alignment import Alignment, grain_of
-from napari_msunet.models.blocks import Normalise, Stem, arrange, initialise
+from napari_msunet.models.blocks import Enlarge, Normalise, Stem, arrange, initialise, mirrored
 from napari_msunet.models.fusion import Fusion, JointFusion, build_fusion
-from napari_msunet.models.networks import Branch, EncoderNetwork
+from napari_msunet.models.networks import Branch, Classical, EncoderNetwork
 from napari_msunet.models.receptive_field import ReceptiveField
 from napari_msunet.models.resample import part_to_target, to_target
 from napari_msunet.models.strip_inference import run_within
@@ -112,8 +113,12 @@ class MSUNet(ReceptiveField):
         for branch in branches:
             branch.apply(initialise)
             nn.init.normal_(branch.head.weight, std=branch.network.features**-0.5)
+            if isinstance(branch.network, Classical) and isinstance(branch.head, nn.Conv2d):
+                branch.network.begin(branch.head)
         self.branches = nn.ModuleList(branches)
-        self.stems = nn.ModuleDict({str(i): Stem(config.channels, n) for i, n in enumerate(config.enlarged) if n > 1})
+        enlarged = [(str(i), factor) for i, factor in enumerate(config.enlarged) if factor > 1]
+        learned = config.enlarge == "learned"
+        self.stems = nn.ModuleDict({i: Stem(config.channels, n) if learned else Enlarge(n) for i, n in enlarged})
         networks = [self.branch(i).network for i in range(len(config.scales))]
         self.fusion: Fusion = build_fusion(config, networks, self.details)
 
@@ -223,6 +228,7 @@ class MSUNet(ReceptiveField):
         size: Size | None = None,
         field: Field | None = None,
         detach: Sequence[bool] | None = None,
+        separate: bool = False,
     ) -> tuple[Tensor, list[Tensor]]:
         """Fused logits and each branch's own, in one pass; inputs as for `forward`.
 
@@ -231,7 +237,17 @@ class MSUNet(ReceptiveField):
         detach : sequence of bool, optional
             For each branch: its own logits come from detached features, so that a loss on them trains its head alone.
             The fused logits keep all their gradients.
+        separate : bool
+            The fused logits come from detached features and class logits, so that a loss on them trains the fusion
+            alone, and each branch learns from its own logits only.
+
+        Raises
+        ------
+        ModelError
+            If the inputs do not fit, or the scales of a fusion inside the network are to be separate.
         """
+        if separate and isinstance(self.fusion, JointFusion):
+            raise ModelError(NOT_SEPARATE.format(self.config.fusion))
         if field is None:
             field = self.config.field if self.training else "same"
         size = checked_size(self.config, inputs, size, field)
@@ -240,6 +256,11 @@ class MSUNet(ReceptiveField):
         own: list[Tensor] = []
         for i, features in enumerate(self._features(xs, size, field)):
             if features is None:
+                continue
+            if separate:
+                z = self._on_target(i, self._project(i, features.detach()), size, field)
+                zs.append(torch.cat((self.class_logits(z).detach(), self.fusion.rest(z)), dim=1))
+                own.append(self._on_target(i, self._sub_pixels(i, self.branch(i).head(features)), size, field))
                 continue
             zs.append(self._on_target(i, self._project(i, features), size, field))
             if i not in self.config.own:
@@ -292,11 +313,12 @@ class MSUNet(ReceptiveField):
         return branch
 
     def _input(self, i: int, x: Tensor, padded: Size) -> Tensor:
-        """A branch's normalised input, padded with zeros at the bottom and right, and enlarged where it has a stem."""
+        """A branch's normalised input, padded at the bottom and right with zeros or its mirror image, and enlarged
+        where it has a stem."""
         x = self._normalised(i, x)
         below, right = padded[0] - x.shape[-2], padded[1] - x.shape[-1]
         if below or right:
-            x = F.pad(x, (0, right, 0, below))
+            x = mirrored(x, 0, below, 0, right) if self.config.mirrored else F.pad(x, (0, right, 0, below))
         x = self.stems[str(i)](x) if self.config.enlarged[i] > 1 else x
         return x.contiguous(memory_format=torch.channels_last)
 
@@ -321,10 +343,10 @@ class MSUNet(ReceptiveField):
 
     def _normalised(self, i: int, x: Tensor) -> Tensor:
         """The normalised input of a branch; known encoders have constants of their own, with which they were
-        trained."""
+        trained, and classical methods see the image as it is."""
         x, network = self._checked(i, x), self.branch(i).network
         own = self.normalise_others[i - 1] if i and len(self.normalise_others) else self.normalise
-        normalised: Tensor = (network.normalise if isinstance(network, EncoderNetwork) else own)(x)
+        normalised: Tensor = (network.normalise if isinstance(network, EncoderNetwork | Classical) else own)(x)
         return normalised
 
     def _checked(self, i: int, x: Tensor) -> Tensor:

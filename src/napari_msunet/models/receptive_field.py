@@ -18,8 +18,12 @@ from napari_msunet.models.windows import Field, Size
 
 if TYPE_CHECKING:
     from napari_msunet.models.networks import Branch
-STRIDES = (8, 40)
-"""Half the length of the strips that are tried, in strides. A network that reaches further counts as unbounded."""
+STRIDES = (8, 40, 80)
+"""Half the length of the strips that are tried, in strides. A network that reaches further counts as unbounded.
+
+HRNet-W32 of timm reaches further than 40 of its 32 pixels: its coarsest stages have 56 convolutions one after the
+other.
+"""
 
 JOINT_UNITS = (8, 40)
 """The same for joint models, in multiples of `size_multiple`."""
@@ -183,6 +187,7 @@ class ReceptiveField(nn.Module):
         size: Size | None = None,
         field: Field | None = None,
         detach: Sequence[bool] | None = None,
+        separate: bool = False,
     ) -> tuple[Tensor, list[Tensor]]:
         """Fused logits and each branch's own of a window; see `MSUNet.outputs`."""
         raise NotImplementedError

@@ -91,7 +91,9 @@ def open_start(path: str | Path, config: ModelConfig) -> Start:
         )
     kept = before.normalisation or config.normalisation
     seen = before.trained_on if before.normalisation is not None else config.trained_on
-    return Start(Path(path), before, config.model_copy(update={"normalisation": kept, "trained_on": seen}))
+    own = before.own_statistics if before.normalisation is not None else config.own_statistics
+    update = {"normalisation": kept, "trained_on": seen, "own_statistics": own}
+    return Start(Path(path), before, config.model_copy(update=update))
 
 
 def take_weights(model: MSUNet, start: Start) -> None:

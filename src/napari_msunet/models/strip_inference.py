@@ -107,6 +107,8 @@ def run_within(network: nn.Module, x: Tensor, keep: Window, project: Callable[[T
     -------
     (B, Z, keep.height, keep.width) Tensor
     """
+    if isinstance(network, UNet) and network.shrinks:
+        return _without_mirror(network, x, keep, project)
     if not (isinstance(network, UNet) and network.in_parts):
         return project(network(x))[(..., *keep.slices())]
     grain = network.grain
@@ -114,6 +116,17 @@ def run_within(network: nn.Module, x: Tensor, keep: Window, project: Callable[[T
     inner = Window(around.y // grain, around.x // grain, around.height // grain, around.width // grain)
     found = _rise(network, network.stem(x), inner, project)
     return found[(..., *keep.slices((around.y, around.x)))] if around != keep else found
+
+
+def _without_mirror(network: UNet, x: Tensor, keep: Window, project: Callable[[Tensor], Tensor]) -> Tensor:
+    """`run_within` for valid convolutions: where the window reaches far enough around the wanted part, nothing is
+    mirrored."""
+    middle = keep.aligned(network.grain * network.period)
+    seen = middle.padded(network.grain * network.shrinks)
+    if seen.intersection(Window(0, 0, *x.shape[-2:])) != seen:
+        return project(network(x))[(..., *keep.slices())]
+    features = network.inside(network.stem(x[(..., *seen.slices())]))
+    return project(features)[(..., *keep.slices((middle.y, middle.x)))]
 
 
 def _rise(network: UNet, x: Tensor, keep: Window, project: Callable[[Tensor], Tensor]) -> Tensor:

@@ -206,3 +206,69 @@ def _tidied(polygons: Polygons) -> Polygons:
     straight = ((points[before] == points) & (points == points[after])).any(1)
     corners = shapely.linearrings(points[~straight], indices=ring[~straight])
     return shapely.normalize(shapely.polygons(corners, indices=owner))  # type: ignore[no-any-return]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The same areas for formats without holes.
+
+
+def without_holes(area: Any) -> list[Any]:
+    """The same area as polygons without holes, by cuts through each hole.
+
+    Parameters
+    ----------
+    area : shapely geometry
+        A polygon, or several.
+    """
+    pieces: list[Any] = []
+    waiting = [area]
+    while waiting:
+        part = waiting.pop()
+        if part.geom_type in ("MultiPolygon", "GeometryCollection"):
+            waiting += list(part.geoms)
+        elif part.geom_type == "Polygon" and part.area and not part.interiors:
+            pieces.append(part)
+        elif part.geom_type == "Polygon" and part.area:
+            left, _, right, _ = part.interiors[0].bounds
+            # an odd fraction, so that hardly any pixel's centre lies on the cut
+            middle = left + 0.4871 * (right - left)
+            x0, y0, x1, y1 = part.bounds
+            boxes = (shapely.box(x0 - 1, y0 - 1, middle, y1 + 1), shapely.box(middle, y0 - 1, x1 + 1, y1 + 1))
+            waiting += [shapely.intersection(part, box) for box in boxes]
+    return pieces
+
+
+def bridged(polygon: Any) -> npt.NDArray[np.float64]:
+    """The closed outline ``x, y`` of a polygon that goes into each of its holes and back along the same line.
+
+    From the rightmost side of each hole the bridge goes straight right to the first line it meets, the holes from right
+    to left, so that no bridge crosses a hole that has none yet. It starts half a pixel below the side's end, so that it
+    does not run along the side of a pixel.
+    """
+    outline: npt.NDArray[np.float64] = shapely.get_coordinates(polygon.exterior)
+    holes = [shapely.get_coordinates(ring)[:-1] for ring in polygon.interiors]
+    for hole in sorted(holes, key=lambda ring: float(ring[:, 0].max()), reverse=True):
+        hole = _begun_at_the_right(hole)
+        y = hole[0, 1]
+        start, stop = outline[:-1], outline[1:]
+        crossing = (start[:, 1] <= y) != (stop[:, 1] <= y)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            at = start[:, 0] + (y - start[:, 1]) / (stop[:, 1] - start[:, 1]) * (stop[:, 0] - start[:, 0])
+        at = np.where(crossing & (at >= hole[0, 0]), at, np.inf)
+        edge = int(np.argmin(at))
+        foot = np.array([[at[edge], y]])
+        way = np.concatenate([foot, hole, hole[:1], foot])
+        outline = np.concatenate([outline[: edge + 1], way, outline[edge + 1 :]])
+    return outline
+
+
+def _begun_at_the_right(ring: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """An open ring, begun at its rightmost corner, or within its rightmost side where that is vertical."""
+    right = np.flatnonzero(ring[:, 0] == ring[:, 0].max())
+    for k in right.tolist():
+        after = ring[(k + 1) % len(ring)]
+        length = after[1] - ring[k, 1]
+        if after[0] == ring[k, 0] and length:
+            middle = ring[k] + [0.0, np.sign(length) * min(0.5, abs(length) / 2)]
+            return np.concatenate([middle[None], np.roll(ring, -(k + 1), 0)])
+    return np.roll(ring, -int(right[0]), 0)

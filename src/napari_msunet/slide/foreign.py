@@ -51,7 +51,13 @@ _ROOTS = (
     (b"<ASAP_Annotations", "outlines of ASAP"),
     (b'"FeatureCollection"', "outlines in GeoJSON"),
     (b'"geometry"', "outlines in GeoJSON"),
+    (b"<annotations", "outlines of CVAT"),
     (b"<annotation", "annotations in XML"),
+    (b'"data_row"', "outlines of Labelbox"),
+    (b'"Labeled Data"', "outlines of Labelbox"),
+    (b'"shapes"', "outlines of labelme"),
+    (b'"segmentation"', "outlines of COCO"),
+    (b"be.cytomine.", "outlines of Cytomine"),
 )
 _ISYNTAX = b"DPUfsImport"
 

@@ -18,7 +18,17 @@ import openslide
 from napari_msunet._io import input_error
 from napari_msunet.config.base import Kind, ValueRange
 from napari_msunet.errors import MissingMppError, SlideError, as_path
-from napari_msunet.geometry import SNAP, Grid, Region, Resolution, Window, as_region
+from napari_msunet.geometry import (
+    SNAP,
+    Grid,
+    Region,
+    Resolution,
+    Window,
+    as_region,
+    between_centres,
+    mirrored_source,
+    pixel_centres,
+)
 from napari_msunet.names import true_path
 from napari_msunet.slide.array_backend import ArrayBackend
 from napari_msunet.slide.backend import Backend, Pixels, SlideInfo
@@ -274,6 +284,9 @@ class Slide:
             return Grid(self.shape[:2], (1.0, 1.0), self.mpp)
         wanted = checked_mpp(mpp.size if isinstance(mpp, Resolution) else mpp)
         self.check_unit(mpp.unit if isinstance(mpp, Resolution) else "µm")
+        if isinstance(mpp, Resolution) and mpp.side is not None:
+            pixel = (self.shape[0] / mpp.side, self.shape[1] / mpp.side)
+            return self._sized(Grid(self.shape[:2], pixel, smooth=True))
         if self.mpp is None:
             return self._sized(Grid(self.shape[:2], wanted))
         grid = Grid(self.shape[:2], (wanted[0] / self.mpp[0], wanted[1] / self.mpp[1]), wanted)
@@ -316,7 +329,7 @@ class Slide:
         grid = self.grid(mpp)
         return self.read_window(grid, grid.window(as_region(region)))
 
-    def read_window(self, grid: Grid, window: Window, check: bool = True) -> Pixels:
+    def read_window(self, grid: Grid, window: Window, check: bool = True, mirror: bool = False) -> Pixels:
         """The pixels of a window of a grid over this slide.
 
         Parameters
@@ -327,6 +340,8 @@ class Slide:
             A window in pixels of the grid; parts of it outside the slide are background.
         check : bool
             Whether to refuse NaN and infinite values; False for pixels that are only displayed.
+        mirror : bool
+            Whether parts outside the slide are its mirror image instead; its outermost pixels are not repeated.
 
         Returns
         -------
@@ -344,10 +359,16 @@ class Slide:
                 f"The grid lies over a slide of {grid.extent} pixels, but {self.name} has {self.shape[:2]}; "
                 "make the grid with this slide's own grid(mpp)."
             )
+        inside = window.intersection(grid.whole)
+        if mirror and inside.shape != window.shape and not window.empty:
+            shown, at_rows, at_columns = mirrored_source(window, grid.shape)
+            return self.read_window(grid, shown, check)[at_rows][:, at_columns]
         result = np.empty((max(0, window.height), max(0, window.width), len(self.channels)), self.dtype)
         result[...] = self.background
-        inside = window.intersection(grid.whole)
         if inside.empty:
+            return result
+        if grid.smooth and min(grid.pixel) < 1 - SNAP:
+            result[inside.slices((window.y, window.x))] = self._enlarged(grid, inside, check)
             return result
         number = self._level_for(grid)
         downsample = self.downsamples[number]
@@ -365,6 +386,26 @@ class Slide:
                 check_finite(source, self.name)
             result[part.slices((window.y, window.x))] = area_average(source, (part.y, part.x), part.shape, ratios)
         return result
+
+    def _enlarged(self, grid: Grid, window: Window, check: bool) -> Pixels:
+        """A window inside a grid whose pixels are smaller than the slide's along an axis, bilinear along it."""
+        coarse = Grid(grid.extent, (max(1.0, grid.pixel[0]), max(1.0, grid.pixel[1])))
+        places = [
+            between_centres(pixel_centres(start, count) * fine / large, length)
+            for start, count, fine, large, length in zip(
+                (window.y, window.x), window.shape, grid.pixel, coarse.pixel, coarse.shape, strict=True
+            )
+        ]
+        first = [int(at.min()) for at, _ in places]
+        stop = [min(int(at.max()) + 2, length) for (at, _), length in zip(places, coarse.shape, strict=True)]
+        values = self.read_window(coarse, Window.between((first[0], first[1]), (stop[0], stop[1])), check)
+        mixed: Pixels = values.astype(np.float32 if values.dtype.itemsize < 4 else np.float64)
+        for axis, (at, share) in enumerate(places):
+            before = at - first[axis]
+            after = np.minimum(before + 1, mixed.shape[axis] - 1)
+            weight = share.reshape(-1, *(1,) * (2 - axis)).astype(mixed.dtype)
+            mixed = mixed.take(before, axis) * (1 - weight) + mixed.take(after, axis) * weight
+        return (np.rint(mixed) if values.dtype.kind in "iu" else mixed).astype(values.dtype)
 
     def _blocks(self, window: Window, ratios: tuple[float, float]) -> Iterator[Window]:
         """The parts of a window, whose sources fit into the processor's caches and need few chunks at a time."""

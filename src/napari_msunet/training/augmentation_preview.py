@@ -79,7 +79,7 @@ def augmentation_preview(
     prepared = prepare_data(job, say)
     try:
         config, sampler = prepared.seen, prepared.sampler
-        crops = Crops(config.input_ratios, partial(input_windows, config))
+        crops = Crops(config.input_ratios, partial(input_windows, config), mirror=config.mirrored)
         views = window_views(config, prepared.size)
         plain = _batch(crops, sampler, count, ([0] * len(views.sizes), 0))
         padded = _batch(crops, sampler, count, views.pads(job.augmentation))

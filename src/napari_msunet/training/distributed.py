@@ -284,11 +284,13 @@ class OnThisMachine(ClusterEnvironment):
 
 def many_devices(job: TrainJob, device: torch.device, place: Rank) -> dict[str, Any]:
     """The arguments of Lightning's Trainer for the devices, and for how they work together."""
+    # with one loss on the combined output, the heads of some fusions get no gradient
+    automatic = "ddp_find_unused_parameters_true" if job.loss.branch_mode == "off" else "ddp"
     return {
         "accelerator": "gpu" if device.type == "cuda" else device.type,
         "devices": job.devices,
         "num_nodes": job.nodes,
-        "strategy": "ddp" if job.strategy == "auto" else job.strategy,
+        "strategy": automatic if job.strategy == "auto" else job.strategy,
         "plugins": [] if place.port is None else [OnThisMachine(place)],
         "use_distributed_sampler": False,
     }

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from napari_msunet._io import read_json, table_text, write_json, write_text
-from napari_msunet.config import ExperimentJob, ModelConfig, SettledTrainJob
+from napari_msunet._io import read_json, read_rows, table_text, write_json, write_text
+from napari_msunet.config import ExperimentJob, ModelConfig, ScoreName, SettledTrainJob
+from napari_msunet.constants import OUTPUT_COLOURS
 from napari_msunet.data import Item, Split, load_sources, split
 from napari_msunet.data.recipe import settle
 from napari_msunet.data.sharing import SharedImages
@@ -29,7 +30,9 @@ from napari_msunet.training.fit import train_events
 from napari_msunet.training.record import begin_folder
 from napari_msunet.training.scoring import paired_interval, pooled_interval
 from napari_msunet.training.scoring.image import score_item
-from napari_msunet.training.scoring.metrics import Confusion, Matrix, mean_score
+from napari_msunet.training.scoring.metrics import SCORES, Confusion, Matrix, mean_score
+from napari_msunet.training.scoring.panels import figure_of, save
+from napari_msunet.training.scoring.uncertainty import Calibration
 
 _JOB, _TRIAL = "experiment.json", "trial.json"
 _FREE = {"out", "resume", "threads"}
@@ -139,7 +142,7 @@ def experiment_events(job: ExperimentJob, peers: Mapping[str, Peer] | None = Non
         rows.append(read_json(file))
         if sentence := rows[-1].get("error"):
             yield Message(level="warning", text=f"{trial.variant} cannot be trained: {sentence}")
-        report = summarise(rows, names)
+        report = summarise(rows, names, job.metric)
         files = _write(job.out, report)
         yield progress(number, len(trials), "trials", started)
     yield Message(text=_sentence(report))
@@ -212,10 +215,12 @@ def train_and_score(
             yield event
     model = load_model(training.out / "model.safetensors")
     groups: dict[str, dict[str, Confusion]] = {}
+    calibration = Calibration()
     for item in held_out():
         check_stop()
-        counts = score_item(model, item, training.device).counts
-        own = groups.setdefault(item.group or item.name, {})
+        found = score_item(model, item, training.device)
+        calibration.merge(found.calibration)
+        counts, own = found.counts, groups.setdefault(item.group or item.name, {})
         for name, confusion in counts.items():
             own.setdefault(name, Confusion(len(model.config.classes) + 1)).merge(confusion)
         item.release()
@@ -225,7 +230,22 @@ def train_and_score(
     return {
         "groups": {group: {name: c.matrix.tolist() for name, c in own.items()} for group, own in groups.items()},
         "steps": result["steps"],
+        "epochs": result["epochs"],
         "parameters": result["parameters"],
+        "log_loss": calibration.report()["log_loss"],
+        "train": _last_epoch(training.out),
+    }
+
+
+def _last_epoch(run: Path) -> dict[str, float]:
+    """What the training measured in its last epoch, on changed windows: "loss" and scores of the fused output."""
+    rows = read_rows(run / "metrics.csv")[1]
+    start, end = "train_", "_fused"
+    last = rows[-1] if rows else {}
+    return {
+        name.removeprefix(start).removesuffix(end): float(value)
+        for name, value in last.items()
+        if name.startswith(start) and name.endswith(end) and value
     }
 
 
@@ -259,14 +279,15 @@ def using_threads(count: int | None) -> Iterator[None]:
 mean_dice = partial(mean_score, "dice")
 
 
-def summarise(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+def summarise(rows: Sequence[dict[str, Any]], names: Sequence[str], metric: ScoreName = "dice") -> dict[str, Any]:
     """Means and intervals of each variant, and its differences to the first one over the trials that both have."""
-    counts = {name: _counts([row for row in rows if row["variant"] == name and "groups" in row]) for name in names}
+    score = partial(mean_score, metric)
+    counts = {name: variant_counts(rows, name) for name in names}
     variants = {}
     for name in names:
         own = [row for row in rows if row["variant"] == name]
         if own:
-            variants[name] = _described(own, counts[name])
+            variants[name] = _described(own, counts[name], metric)
     first = names[0]
     differences = {}
     for name in names[1:]:
@@ -275,29 +296,35 @@ def summarise(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str,
             continue
         before, after = (_by_group({key: counts[v][key] for key in common}) for v in (first, name))
         differences[name] = {
-            "dice": mean_dice(after.sum(0)) - mean_dice(before.sum(0)),
-            "interval": paired_interval(before, after, mean_dice),
+            metric: score(after.sum(0)) - score(before.sum(0)),
+            "interval": paired_interval(before, after, score),
             "groups": len(before),
             "trials": len({key[:2] for key in common}),
         }
     trials = [
-        {key: value for key, value in row.items() if key != "groups"}
-        | {"dice": _number(mean_dice(pooled(row, "fused"))) if "groups" in row else None}
+        {key: value for key, value in row.items() if key not in ("groups", "train")}
+        | {metric: _number(score(pooled(row, "fused"))) if "groups" in row else None}
         for row in rows
     ]
-    return {"first": first, "variants": variants, "differences": differences, "trials": trials}
+    return {"metric": metric, "first": first, "variants": variants, "differences": differences, "trials": trials}
 
 
 Key: TypeAlias = tuple[int, int, str]
 
 
-def _counts(rows: Sequence[dict[str, Any]]) -> dict[Key, Matrix]:
-    """Confusion matrices of the fused output, by fold, seed and group."""
+def variant_counts(rows: Sequence[dict[str, Any]], name: str) -> dict[Key, Matrix]:
+    """Confusion matrices of a variant's fused output, by fold, seed and group; none of trials that could not run."""
     return {
         (row["fold"], row["seed"], group): np.asarray(outputs["fused"], np.int64)
         for row in rows
-        for group, outputs in row["groups"].items()
+        if row["variant"] == name
+        for group, outputs in row.get("groups", {}).items()
     }
+
+
+def trial_rows(job: ExperimentJob) -> list[dict[str, Any]]:
+    """The rows of the finished trials of an experiment, with the counts of each group."""
+    return [read_json(file) for file in sorted((job.out / "trials").glob(f"*/{_TRIAL}"))]
 
 
 def _by_group(counts: dict[Key, Matrix]) -> Matrix:
@@ -312,23 +339,39 @@ def pooled(row: dict[str, Any], output: str) -> Matrix:
     return np.asarray(np.sum(found, axis=0), np.int64)
 
 
-def _described(rows: list[dict[str, Any]], counts: dict[Key, Matrix]) -> dict[str, Any]:
+def _described(rows: list[dict[str, Any]], counts: dict[Key, Matrix], metric: ScoreName) -> dict[str, Any]:
+    score = partial(mean_score, metric)
     scored = [row for row in rows if "groups" in row]
     if not scored:
         return {"trials": 0, "error": rows[0].get("error")}
     outputs = list(next(iter(scored[0]["groups"].values())))
-    each = np.array([mean_dice(pooled(row, "fused")) for row in scored])
+    each = np.array([score(pooled(row, "fused")) for row in scored])
     return {
         "trials": len(scored),
-        "dice": _number(float(np.nanmean(each))),
+        metric: _number(float(np.nanmean(each))),
         "deviation": _number(float(np.nanstd(each, ddof=1))) if len(each) > 1 else None,
-        "interval": pooled_interval(_by_group(counts), mean_dice),
+        "interval": pooled_interval(_by_group(counts), score),
         "outputs": {
-            output: _number(float(np.nanmean([mean_dice(pooled(row, output)) for row in scored]))) for output in outputs
+            output: _number(float(np.nanmean([score(pooled(row, output)) for row in scored]))) for output in outputs
         },
+        "held_out": {
+            name: _number(float(np.nanmean([mean_score(name, pooled(row, "fused")) for row in scored])))
+            for name in SCORES
+        }
+        | {"log_loss": _mean([row.get("log_loss") for row in scored])},
+        "train": {
+            name: _mean([row.get("train", {}).get(name) for row in scored]) for name in scored[0].get("train", {})
+        },
+        "epochs": _mean([row.get("epochs") for row in scored]),
         "steps": round(float(np.mean([row["steps"] for row in scored]))),
         "processor_seconds": round(float(np.mean([row["processor_seconds"] for row in scored]))),
     }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean of the numbers that are there; None where none is."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _number(value: float) -> float | None:
@@ -346,7 +389,8 @@ def _between(interval: Sequence[float] | None, sign: str = "") -> str:
 def table(report: dict[str, Any]) -> str:
     """The report as a table in Markdown."""
     lines = [
-        "| variant | trials | Dice | its deviation | 95 % over groups | minus the first | 95 % over groups | steps |",
+        f"| variant | trials | {named(report)} | its deviation | 95 % over groups | minus the first | 95 % over groups "
+        "| steps |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, own in report["variants"].items():
@@ -355,35 +399,87 @@ def table(report: dict[str, Any]) -> str:
             continue
         difference = report["differences"].get(name, {})
         cells = [
-            *(name, str(own["trials"]), _text(own["dice"]), _text(own["deviation"]), _between(own["interval"])),
-            *(_text(difference.get("dice"), "+"), _between(difference.get("interval"), "+"), str(own["steps"])),
+            *(
+                name,
+                str(own["trials"]),
+                _text(own[report["metric"]]),
+                _text(own["deviation"]),
+                _between(own["interval"]),
+            ),
+            *(
+                _text(difference.get(report["metric"]), "+"),
+                _between(difference.get("interval"), "+"),
+                str(own["steps"]),
+            ),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *_all_numbers(report)]) + "\n"
+
+
+def named(report: dict[str, Any]) -> str:
+    """The metric of a report as a heading."""
+    return {"iou": "IoU", "f1": "F1"}.get(report["metric"], str(report["metric"]).capitalize())
+
+
+def _all_numbers(report: dict[str, Any]) -> Iterator[str]:
+    """Lines of a second table: what each variant reached in training and on the held-out images."""
+    names = ("iou", "f1", "accuracy")
+    yield "In training (changed windows, last epoch) and on held-out images; the log loss is comparable between losses."
+    yield ""
+    yield "| variant | loss, IoU, F1, accuracy in training | log loss, IoU, F1, accuracy held out | epochs | seconds |"
+    yield "|---|---|---|---|---|"
+    for name, own in report["variants"].items():
+        if own["trials"]:
+            trained = ", ".join(_text(own["train"].get(key)) for key in ("loss", *names))
+            held = ", ".join(_text(own["held_out"].get(key)) for key in ("log_loss", *names))
+            epochs = "–" if own["epochs"] is None else f"{own['epochs']:.0f}"
+            yield f"| {name} | {trained} | {held} | {epochs} | {own['processor_seconds']} |"
+
+
+def draw_bars(path: Path, report: dict[str, Any]) -> None:
+    """Draw a bar with its interval for each variant, and a dot for each scale alone."""
+    shown = {name: own for name, own in report["variants"].items() if own["trials"]}
+    figure = figure_of(7.5, 0.9 + 0.42 * max(1, len(shown)))
+    axes = figure.subplots()
+    for place, own in enumerate(shown.values()):
+        value = own[report["metric"]]
+        if value is None:
+            continue
+        low, high = own["interval"] or (value, value)
+        axes.barh(place, value, color=OUTPUT_COLOURS[1], alpha=0.75)
+        axes.plot([low, high], [place, place], color="black", linewidth=1.4)
+        scales = [v for name, v in own["outputs"].items() if name != "fused" and v is not None]
+        axes.plot(scales, [place] * len(scales), "o", color="white", markeredgecolor="black", markersize=4)
+    axes.set_yticks(range(len(shown)), list(shown))
+    axes.invert_yaxis()
+    axes.set(xlabel=f"{named(report)} on held-out groups, 95 % interval; dots: each scale alone", xlim=(0, 1))
+    save(figure, path)
 
 
 def _write(out: Path, report: dict[str, Any]) -> dict[str, str]:
     """report.json, report.md, and table.csv with a row for each trial."""
-    columns = ("variant", "fold", "seed", "dice", "steps", "processor_seconds", "error")
+    columns = ("variant", "fold", "seed", report["metric"], "log_loss", "steps", "epochs", "processor_seconds", "error")
     write_text(out / "table.csv", table_text(report["trials"], columns))
     write_json(out / "report.json", report)
     write_text(out / "report.md", table(report))
-    return {"table": str(out / "table.csv"), "report": str(out / "report.json"), "page": str(out / "report.md")}
+    draw_bars(out / "bars.png", report)
+    names = {"table": "table.csv", "report": "report.json", "page": "report.md", "bars": "bars.png"}
+    return {name: str(out / file) for name, file in names.items()}
 
 
 def _sentence(report: dict[str, Any]) -> str:
     """The main result as a sentence, which claims no difference that lies within the noise."""
-    first = report["first"]
+    first, metric = report["first"], report["metric"]
     parts = []
     for name, found in report["differences"].items():
         interval = found["interval"]
         if interval is None:
-            parts.append(f"{name} {_text(found['dice'], '+')} (one group: nothing is known of its spread)")
+            parts.append(f"{name} {_text(found[metric], '+')} (one group: nothing is known of its spread)")
         elif interval[0] <= 0 <= interval[1]:
-            parts.append(f"{name} is not told apart ({_text(found['dice'], '+')}, {_between(interval, '+')})")
+            parts.append(f"{name} is not told apart ({_text(found[metric], '+')}, {_between(interval, '+')})")
         else:
-            word = "better" if found["dice"] > 0 else "worse"
-            parts.append(f"{name} is {word} by {abs(found['dice']):.3f} ({_between(interval, '+')})")
+            word = "better" if found[metric] > 0 else "worse"
+            parts.append(f"{name} is {word} by {abs(found[metric]):.3f} ({_between(interval, '+')})")
     if not parts:
-        return f"{first}: Dice {_text(report['variants'][first].get('dice'))}."
+        return f"{first}: {named(report)} {_text(report['variants'][first].get(metric))}."
     return f"Compared with {first}: {'; '.join(parts)}."

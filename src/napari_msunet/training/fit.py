@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,12 +25,13 @@ from napari_msunet.data.sharing import SharedImages
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Cancelled, Event, Message, Result, Say, Stop, current, in_background
 from napari_msunet.models import MSUNet, build_model, load_model
+from napari_msunet.models.networks import Classical
 from napari_msunet.models.start_weights import take_weights
 from napari_msunet.slide.identity import short_hash
 from napari_msunet.training.distributed import Rank, fewer_threads, leave_group, others, rank_of, tell_ready
 from napari_msunet.training.held_out import save_held_out
 from napari_msunet.training.model_comparison import compared
-from napari_msunet.training.record import RunFolder
+from napari_msunet.training.record import RunFolder, peak_memory_mb
 from napari_msunet.training.scoring.metrics import class_scores, confusion
 from napari_msunet.training.scoring.panels import Panel, best_median_worst, draw_panels, shown
 from napari_msunet.training.setup import TrainingSetup, prepare
@@ -67,11 +67,11 @@ def _panels(session: TrainingSetup, model: MSUNet) -> list[tuple[float, Panel]]:
     found: list[tuple[float, Panel]] = []
     assert session.validation is not None  # for the type checker
     for batch in session.validation:
-        inputs = [as_unit(x).to(session.device) for x in batch.inputs]
+        inputs = [x.to(session.device) for x in batch.normalised()]
         size = (int(batch.target.shape[1]), int(batch.target.shape[2]))
         with torch.inference_mode():
-            predicted = seen.outputs(inputs, size, seen.config.field)[0].argmax(1).cpu()
-        images = interpolate(inputs[finest].cpu(), size, mode="nearest")
+            predicted = seen.outputs(inputs, size, seen.config.field)[0].max(1).indices.cpu()
+        images = interpolate(as_unit(batch.inputs[finest]), size, mode="nearest")
         for image, truth, labels in zip(images, batch.target, predicted, strict=True):
             scores = class_scores(confusion(labels, truth, outputs).numpy())["dice"][1:]
             known = scores[np.isfinite(scores)]
@@ -87,6 +87,9 @@ def _panels(session: TrainingSetup, model: MSUNet) -> list[tuple[float, Panel]]:
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The training loop, run by Lightning's trainer, and its result.
+
+_TRIAL_FROM = 60.0
+"""Seconds of a time limit from which a trial of the precision pays: it takes about six steps."""
 
 
 def fit(session: TrainingSetup, folder: RunFolder, started: float, place: Rank, say: Say, stop: Stop) -> None:
@@ -140,26 +143,49 @@ def _settle(session: TrainingSetup, folder: RunFolder, said: _Said, resume: bool
         if before.get("batch_size", session.batches.batch) != session.batches.batch and "accumulate" in before:
             session.accumulate, session.batches.steps = before["accumulate"], before["steps_per_epoch"]
             session.regroup(before["batch_size"])
+        _set(session, precision=before.get("precision", "32") if job.optimiser.precision == "auto" else None)
         return  # the checkpoint has the learning rate
-    if not job.find_batch_size and not job.find_learning_rate:
+    # Only where time is what counts: a training without a limit gives the same weights on any machine.
+    alone = session.device.type == "cpu" and said.place.world == 1
+    trial = alone and job.optimiser.precision == "auto" and (job.time_limit or 0) >= _TRIAL_FROM
+    if not job.find_batch_size and not job.find_learning_rate and not trial:
+        _set(session, precision="32" if job.optimiser.precision == "auto" else None)
         return
-    from napari_msunet.training.tuner import find_batch_size, find_learning_rate
+    from napari_msunet.training.tuner import find_batch_size, find_learning_rate, find_precision
 
     with torch.random.fork_rng():
+        precision, times = ("32", 1.0) if not trial else find_precision(session, partial(_model, session), said.stop)
+        _set(session, precision=precision if job.optimiser.precision == "auto" else None)
+        if precision == "bf16":
+            said.say(
+                Message(text=f"A step in bfloat16 is {times:.1f} times as fast here: training with precision bf16.")
+            )
         if job.find_batch_size:
             session.set_batch(find_batch_size(session, partial(_model, session), said.stop))
             text = f"{session.batches.batch} windows at a time fit into the memory of {session.device}."
             said.say(Message(text=text))
         if job.find_learning_rate:
             rate = find_learning_rate(session, partial(_model, session), said.stop)
-            session.job = job.model_copy(update={"optimiser": job.optimiser.model_copy(update={"learning_rate": rate})})
+            _set(session, learning_rate=rate)
             said.say(Message(text=f"The loss falls fastest at a learning rate of {rate:g}: training begins with it."))
+
+
+def _set(session: TrainingSetup, **found: Any) -> None:
+    """Put what was found into the optimiser's options; None: nothing was."""
+    update = {name: value for name, value in found.items() if value is not None}
+    session.job = session.job.model_copy(update={"optimiser": session.job.optimiser.model_copy(update=update)})
 
 
 def _model(session: TrainingSetup) -> MSUNet:
     """The model at the beginning, the same at each call."""
     torch.manual_seed(session.job.seed)
     model = build_model(session.config)
+    if session.config.classical:  # nothing of an earlier model is left in thresholds that are fitted anew
+        network = model.branch(0).network
+        assert isinstance(network, Classical)  # for the type checker
+        batches = session.calibration()
+        network.learn([as_unit(b.inputs[0]) for b in batches], [b.target for b in batches])
+        return model
     if session.start:
         take_weights(model, session.start)
     return model
@@ -234,7 +260,7 @@ def _attempt(session: TrainingSetup, folder: RunFolder, said: _Said, resume: boo
         finally:
             leave_group()
             if folder.rows and said.stop.keep != "none":
-                watch.draw()
+                watch.draw(at_end=True)
     return watch
 
 
@@ -242,7 +268,7 @@ def _precision(wanted: Precision, device: torch.device) -> Any:
     """The precision in Lightning's words; on a CPU, bfloat16 is the only 16-bit type."""
     if wanted == "16" and device.type == "cpu":
         wanted = "bf16"
-    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[wanted]
+    return {"auto": "32-true", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[wanted]
 
 
 def _saved(folder: RunFolder) -> dict[str, Any]:
@@ -284,6 +310,7 @@ def _summary(session: TrainingSetup) -> dict[str, Any]:
         "accumulate": session.accumulate,
         "steps_per_epoch": session.batches.steps,
         "learning_rate": session.job.optimiser.learning_rate,
+        "precision": session.job.optimiser.precision,
         "seed": session.job.seed,
         "split": {"train": _names(session.sides.train), "validate": _names(session.sides.validate)},
         "training_pixels": [short_hash(item.pixel_key) for item in session.sides.train],
@@ -310,7 +337,7 @@ def _result(session: TrainingSetup, watch: ProgressCallback, folder: RunFolder) 
         "seconds": round(watch.elapsed, 2),
         "seconds_per_step": round(standing.step_seconds / max(1, standing.steps), 5),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "peak_memory_mb": round(peak_memory_mb(session.device), 1),
+        "peak_memory_mb": round(max(peak_memory_mb(session.device), standing.peak_memory_mb), 1),
         "device": str(session.device),
         "fingerprint": model.fingerprint,
         "size": session.windows.size,
@@ -323,20 +350,6 @@ def _result(session: TrainingSetup, watch: ProgressCallback, folder: RunFolder) 
             "test": _names(session.sides.test),
         },
     }
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """The peak memory so far: that of the device for CUDA, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    if sys.platform == "win32":
-        import psutil
-
-        return float(psutil.Process().memory_info().peak_wset) / 1e6
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -379,7 +392,7 @@ def train_events(job: TrainJob, shared: SharedImages | None = None) -> Iterator[
         return
     folder = RunFolder(job)
     done = folder.result
-    if job.resume and done is not None and _finished(done, job):
+    if job.resume and done is not None and _finished(done, job, folder):
         yield Message(text=f"The run in {job.out} is finished after {done['epochs']} epochs ({done['stopped']}).")
         yield Result(values=done, files=folder.files)
         return
@@ -401,9 +414,13 @@ def train_events(job: TrainJob, shared: SharedImages | None = None) -> Iterator[
             folder.discard(job)
 
 
-def _finished(done: dict[str, Any], job: TrainJob) -> bool:
-    """Whether a finished run is all that the job asks for."""
-    return done.get("stopped") == "no better" or int(done.get("epochs", 0)) >= (job.epochs or UNLIMITED_EPOCHS)
+def _finished(done: dict[str, Any], job: TrainJob, folder: RunFolder) -> bool:
+    """Whether a finished run is all that the job asks for; of a classical method there is nothing to go on with."""
+    begun = folder.begun_job(job)
+    if begun is not None and begun.classical:
+        return True
+    ended = done.get("stopped") in ("no better", "low loss")
+    return ended or int(done.get("epochs", 0)) >= (job.epochs or UNLIMITED_EPOCHS)
 
 
 def _follow_events(job: TrainJob, place: Rank, started: float) -> Iterator[Event]:

@@ -18,9 +18,9 @@ from napari_msunet.data.sampling import known_cells
 from napari_msunet.errors import ModelError
 from napari_msunet.events import Cancelled, Message, Progress, Say, Stop
 from napari_msunet.inference.image import predict_image
+from napari_msunet.inference.own_grid import on_grid, target_window
 from napari_msunet.models import MSUNet, load_model
 from napari_msunet.training.held_out import HeldOut
-from napari_msunet.training.scoring.image import on_grid, target_window
 from napari_msunet.training.scoring.metrics import Confusion, Matrix, mean_score
 from napari_msunet.training.scoring.uncertainty import paired_interval
 

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from napari_msunet.config import Optimiser
+from napari_msunet.config.training import watched_metric
 from napari_msunet.errors import ModelError
 from napari_msunet.models import MSUNet
 
@@ -151,7 +152,7 @@ def make_optimiser(model: MSUNet, options: Optimiser) -> torch.optim.Optimizer:
         momentum = 0.9 if options.momentum is None else options.momentum
         return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=options.nesterov)
     if kind == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=rate, momentum=options.momentum or 0.0)
+        return torch.optim.RMSprop(groups, lr=rate, alpha=options.memory, momentum=options.momentum or 0.0)
     if kind == "adagrad":
         return torch.optim.Adagrad(groups, lr=rate)
     if kind == "adam":
@@ -217,13 +218,14 @@ def make_schedule(
         Gives the steps of the optimiser in an epoch.
     """
     if options.schedule == "plateau":
+        watches_loss = watched_metric(options.monitor).name == "loss"
         return ReduceLROnPlateau(
             optimiser,
-            mode="min" if options.monitor == "loss" else "max",
+            mode="min" if watches_loss else "max",
             factor=options.factor,
             patience=options.patience,
             threshold=options.threshold,
-            threshold_mode="rel" if options.monitor == "loss" else "abs",
+            threshold_mode="rel" if watches_loss else "abs",
         )
     if options.schedule == "constant" and not options.warmup:
         return None

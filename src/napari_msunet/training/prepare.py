@@ -18,19 +18,21 @@ import psutil
 from pydantic import ValidationError
 
 from napari_msunet._io import read_json
-from napari_msunet.config import ModelConfig, SettledTrainJob, SlideSource, TrainJob, check_class_names
+from napari_msunet.config import FUSIONS, ModelConfig, SettledTrainJob, SlideSource, TrainJob, check_class_names
+from napari_msunet.config.model import HEADLESS, JOINED, NOT_SEPARATE
+from napari_msunet.config.training import watched_metric
 from napari_msunet.data import Item, Split, split
 from napari_msunet.data.ranges import trained_on
 from napari_msunet.data.recipe import settle
 from napari_msunet.data.sampling import Sampler, Spot, validation_spots
-from napari_msunet.errors import MsunetError, SourceError
+from napari_msunet.errors import ModelError, MsunetError, SourceError
 from napari_msunet.events import check as check_stop
 from napari_msunet.geometry import round_up
 from napari_msunet.models.start_weights import Start, open_start
 from napari_msunet.models.windows import window_multiple
 from napari_msunet.training.held_out import HeldOut, load_items, set_aside
 from napari_msunet.training.progress import Finding
-from napari_msunet.training.record import RunFolder
+from napari_msunet.training.record import RunFolder, measured
 from napari_msunet.wording import duration, gigabytes
 
 if TYPE_CHECKING:  # it imports torch
@@ -185,6 +187,8 @@ def settle_training(given: TrainJob, folder: RunFolder, say: Say) -> tuple[Settl
     if resumed:
         return resumed, ()
     job, reasons = settle(given)
+    if job.classical and given.devices * given.nodes > 1:
+        raise MsunetError("A classical method is fitted in seconds on one device; leave devices and nodes at 1.")
     for reason in reasons:
         say("info", reason)
     return job, reasons
@@ -211,8 +215,9 @@ def prepare_data(job: SettledTrainJob, say: Say, goes_on: bool = False, shared: 
     start = None if job.start is None or goes_on else open_start(job.start, job.model)
     config = start.config if start else job.model
     seen, size, border = loss_windows(job, config, say)
-    job.loss.branch_weights(len(config.scales))
-    if start:
+    _check_branch_loss(job, config, say)
+    _check_metrics(job, config)
+    if start and not job.classical:  # whose thresholds are fitted anew
         say("info", start.words())
     items, frozen = load_items(job, seen, say, shared)
     try:
@@ -239,6 +244,32 @@ def prepare_data(job: SettledTrainJob, say: Say, goes_on: bool = False, shared: 
             item.release()
         raise
     return Prepared(job, config, seen, size, border, sides, pixels, aside, sampler, steps, spots, start)
+
+
+def _check_branch_loss(job: SettledTrainJob, config: ModelConfig, say: Say) -> None:
+    """Refuse weights and ways of training that do not fit the scales, and say where scales have no loss at all."""
+    job.loss.branch_weights(len(config.scales))
+    mode = job.loss.branch_mode
+    if mode == "separate" and config.fusion in JOINED:
+        raise ModelError(NOT_SEPARATE.format(config.fusion))
+    if mode == "off" and config.fusion in HEADLESS and config.own:
+        say(
+            "info",
+            f"One loss on the combined output, and the fusion {FUSIONS[config.fusion][0].lower()}: the scales' own "
+            "outputs do not learn, so their scores mean nothing.",
+        )
+
+
+def _check_metrics(job: SettledTrainJob, config: ModelConfig) -> None:
+    """Refuse a number that decides but that this model does not have, such as that of a scale."""
+    there = measured(config.outputs)
+    for name in ("monitor", "stop_metric", "best_metric"):
+        text = getattr(job.optimiser, name)
+        if watched_metric(text).output not in there:
+            raise ModelError(
+                f"The {name.replace('_', ' ')} {text!r} is of an output that this model does not have; give one of "
+                f"{', '.join(there)}."
+            )
 
 
 def _check_class_weights(job: SettledTrainJob, pixels: tuple[int, ...]) -> None:
@@ -273,6 +304,11 @@ def seen_config(config: ModelConfig, own_grid: bool, say: Say) -> ModelConfig:
     finest = max(config.ratios)
     if not own_grid or finest == 1:
         return config
+    if config.image_size is not None:
+        raise MsunetError(
+            f"The loss cannot be computed on the finest branch's own grid where images are brought to one size: give "
+            f"image_size={round(config.image_size * float(finest))} and a largest scale of 1, or leave own_grid off."
+        )
     if finest > 1 or config.joint:
         raise MsunetError(
             "The loss cannot be computed on the finest branch's own grid with these scales and this fusion: that is "

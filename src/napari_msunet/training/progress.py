@@ -12,7 +12,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from napari_msunet.events import Metric
+from napari_msunet.config.training import FUSED, MEAN_OF_SCALES, WatchedMetric
+from napari_msunet.events import Metric, StepMetrics
 
 _RECENT = 5
 _GAP = 0.2
@@ -30,11 +31,25 @@ class Finding:
     text: str
 
 
+BY_IOU = WatchedMetric(None, "iou", "fused")
+
+
 @dataclass
 class TrainingHistory:
-    """The numbers of a running training: for (name, split, output) the epochs and values so far."""
+    """The numbers of a running training: for (name, split, output) the epochs and values so far.
+
+    Attributes
+    ----------
+    series : dict
+    steps : dict
+        For each name the numbers of the fused output in training by step: places (in epochs) and values.
+    decides : WatchedMetric
+        The number that decides which epoch's model is kept.
+    """
 
     series: dict[tuple[str, str, str], list[tuple[int, float]]] = field(default_factory=dict)
+    steps: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    decides: WatchedMetric = BY_IOU
 
     def add(self, metric: Metric) -> None:
         """Add a number; an epoch that is repeated after a resume replaces the older one and those after it."""
@@ -42,6 +57,16 @@ class TrainingHistory:
         while values and values[-1][0] >= metric.epoch:
             values.pop()
         values.append((metric.epoch, metric.value))
+
+    def add_steps(self, event: StepMetrics) -> None:
+        """Add the numbers of an epoch's steps, the last of which is at the place of the epoch."""
+        points = self.steps.setdefault(event.name, [])
+        while points and points[-1][0] > event.epoch - 1:
+            points.pop()
+        count = len(event.values)
+        points += [
+            (event.epoch - 1 + (i + 1) / count, value) for i, value in enumerate(event.values) if value is not None
+        ]
 
     def last(self, name: str, split: str, output: str = "fused", count: int = _RECENT) -> list[float]:
         """The last values of one number."""
@@ -54,9 +79,12 @@ class TrainingHistory:
 
     @property
     def best_epoch(self) -> int | None:
-        """The epoch whose model is kept: that with the best validation IoU, or the last where nothing validates."""
-        values = [(v, -e) for e, v in self.series.get(("iou", "validation", "fused"), []) if isfinite(v)]
-        return -max(values)[1] if values else (self.epochs or None)
+        """The epoch whose model is kept: that with the best number that decides, or the last where nothing
+        validates."""
+        by, validates = self.decides, any(split == "validation" for _, split, _ in self.series)
+        found = self.series.get((by.name, by.split or "validation", by.output), [])
+        values = [(by.height(v), -e) for e, v in found if isfinite(v)]
+        return -max(values)[1] if values and validates else (self.epochs or None)
 
 
 def check_progress(history: TrainingHistory, classes: Sequence[str]) -> list[Finding]:
@@ -130,7 +158,7 @@ def does_context_help(scores: Scores, groups: Mapping[str, Mapping[str, float]] 
     groups : dict, optional
         The IoU of each group (patient, slide) that validates, for each output.
     """
-    singles = {name: s["iou"] for name, s in scores.items() if name != "fused" and "iou" in s}
+    singles = {name: s["iou"] for name, s in scores.items() if name not in (FUSED, MEAN_OF_SCALES) and "iou" in s}
     if "iou" not in scores.get("fused", {}) or len(singles) < 2:
         return ""
     best = max(singles, key=lambda name: singles[name])

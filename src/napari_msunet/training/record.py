@@ -5,32 +5,54 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite, nan
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import psutil
 from pydantic import ValidationError
 
 from napari_msunet._io import append, csv_text, make_folder, read_json, read_rows, write_json, write_text
-from napari_msunet.config import AutoModel, CrossValidateJob, ExperimentJob, SettledTrainJob, TrainJob, TuneJob
+from napari_msunet.config import (
+    AutoModel,
+    ContextJob,
+    CrossValidateJob,
+    ExperimentJob,
+    SettledTrainJob,
+    TrainJob,
+    TuneJob,
+)
+from napari_msunet.config.training import MEAN_OF_SCALES, METRICS
 from napari_msunet.data.recipe import UNLIMITED_EPOCHS
 from napari_msunet.errors import OutputError, StoreError
 
-J = TypeVar("J", CrossValidateJob, ExperimentJob, TuneJob)
+if TYPE_CHECKING:
+    import torch
+
+J = TypeVar("J", CrossValidateJob, ContextJob, ExperimentJob, TuneJob)
 
 Row = dict[str, float]
 """The numbers of one epoch: "epoch", "seconds", "learning_rate", and others by `column`."""
 
-_FREE = {"epochs", "time_limit", "clock", "resume", "device", "out", "track", "track_uri"}
+_FREE = {"epochs", "time_limit", "clock", "resume", "device", "out", "step_metrics", "track", "track_uri"}
 """The fields of a job that may change when a run is resumed."""
+
+_LEARNING = {"optimiser", "augmentation", "find_batch_size", "find_learning_rate"}
+"""The fields that do not count for a classical method; the job of its run has them as they were used."""
 
 
 def column(split: str, name: str, output: str) -> str:
     """The name of a column of metrics.csv, such as ``"validation_iou_scale 1/2"``."""
     return f"{split}_{name}_{output}"
+
+
+def measured(outputs: Sequence[str]) -> tuple[str, ...]:
+    """The outputs of which there are numbers: those of a model, and the mean over its scales where it has several."""
+    return (*outputs, MEAN_OF_SCALES) if len(outputs) > 2 else tuple(outputs)
 
 
 def begin_folder(file: Path, job: J, what: str, comparable: Callable[[J], dict[str, Any]]) -> None:
@@ -41,7 +63,7 @@ def begin_folder(file: Path, job: J, what: str, comparable: Callable[[J], dict[s
     ----------
     file : Path
         The file of the job, in `job.out`.
-    job : CrossValidateJob, ExperimentJob or TuneJob
+    job : CrossValidateJob, ContextJob, ExperimentJob or TuneJob
     what : str
         A word for the work, with its article, such as "an experiment".
     comparable : callable
@@ -101,6 +123,48 @@ def environment() -> dict[str, Any]:
     }
 
 
+class Memory:
+    """The largest memory of an epoch, in MB: of the device for CUDA, else that of this process after its steps.
+
+    Parameters
+    ----------
+    device : torch.device
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._process = psutil.Process()
+        self._peak = 0.0
+        if device.type == "cuda":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def look(self) -> None:
+        """Look at the memory of the process, which takes some microseconds."""
+        if self.device.type != "cuda":
+            self._peak = max(self._peak, self._process.memory_info().rss / 1e6)
+
+    @property
+    def peak(self) -> float:
+        """The largest memory so far."""
+        return peak_memory_mb(self.device) if self.device.type == "cuda" else self._peak
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The peak memory so far: that of the device for CUDA, else of this process."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    if sys.platform == "win32":
+        return float(psutil.Process().memory_info().peak_wset) / 1e6
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
+
+
 class RunFolder:
     """The files of a training on disk.
 
@@ -122,15 +186,20 @@ class RunFolder:
         self.model = job.out / "model.safetensors"
         self.checkpoint = job.out / "last.ckpt"
         self.metrics = job.out / "metrics.csv"
+        self.steps = job.out / "steps.csv"
         self.curves = job.out / "curves.png"
+        self.scores = job.out / "scores.png"
         self.panels = job.out / "panels.png"
         self.last = job.out / "last.safetensors"
         self.environment = job.out / "environment.json"
         self.result_file = job.out / "result.json"
         self.test_set = job.out / "test_set.json"
         self.outputs: tuple[str, ...] = () if isinstance(job.model, AutoModel) else job.model.outputs
+        self.step_metrics = job.step_metrics
         self.rows: list[Row] = []
         self.with_pictures = True
+        self._header: list[str] | None = None
+        self._steps_until: int | None = None
         if follows:
             return
         if job.out.exists() and not job.out.is_dir():
@@ -156,7 +225,8 @@ class RunFolder:
             now["model"] = before["model"] | json.loads(job.model.model_dump_json(include=set(job.model.given)))
         if job.optimiser.stop_after is None:
             now["optimiser"]["stop_after"] = before["optimiser"]["stop_after"]
-        changed = [name for name in now if name not in _FREE and now[name] not in (None, before.get(name))]
+        free = _FREE | (_LEARNING if old.classical else set())
+        changed = [name for name in now if name not in free and now[name] not in (None, before.get(name))]
         if changed:
             raise OutputError(
                 f"The run in {self.path} was started with another {', '.join(changed)}; resume it with the same job "
@@ -187,8 +257,8 @@ class RunFolder:
         """Remove the files of a run, and its folder when nothing else is in it; the files of a resumed run stay."""
         if job.resume:
             return
-        results = self.model, self.last, self.checkpoint, self.metrics, self.curves, self.panels, self.result_file
-        for path in (self.job_file, self.environment, self.test_set, *results):
+        results = self.model, self.last, self.checkpoint, self.metrics, self.steps, self.panels, self.result_file
+        for path in (self.job_file, self.environment, self.test_set, self.curves, self.scores, *results):
             path.unlink(missing_ok=True)
             for aside in self.path.glob(f".{path.name}.*.partial"):
                 aside.unlink(missing_ok=True)
@@ -213,7 +283,9 @@ class RunFolder:
         named = {
             "model": self.model,
             "metrics": self.metrics,
+            "steps": self.steps,
             "curves": self.curves,
+            "scores": self.scores,
             "panels": self.panels,
             "last": self.last,
             "environment": self.environment,
@@ -226,14 +298,16 @@ class RunFolder:
 
     @property
     def columns(self) -> list[str]:
-        """The columns of metrics.csv."""
-        numbers = [
-            column(split, name, output)
-            for split in ("train", "validation")
-            for name in ("loss", "iou")
-            for output in self.outputs
-        ]
-        return ["epoch", "seconds", "learning_rate", *numbers]
+        """The columns of metrics.csv: those that it has, in a run begun when there were fewer, else all."""
+        if self._header is not None:
+            return self._header
+
+        def numbers(names: Sequence[str], outputs: Sequence[str]) -> list[str]:
+            return [column(s, name, output) for s in ("train", "validation") for name in names for output in outputs]
+
+        first = ["epoch", "seconds", "learning_rate", *numbers(("loss", "iou"), self.outputs), "memory_mb"]
+        more = numbers(tuple(METRICS), measured(self.outputs))
+        return [*first, *(name for name in more if name not in first)]
 
     def add(self, row: Row) -> None:
         """Append an epoch; those with the same or a later number, from before a resume, are removed."""
@@ -255,11 +329,51 @@ class RunFolder:
         if not self.metrics.exists():
             return []
         rows: list[Row] = []
-        for cells in read_rows(self.metrics)[1]:
+        header, found = read_rows(self.metrics)
+        self._header = header or None
+        for cells in found:
             try:
                 row = {c: float(v) for c, v in cells.items() if v}
             except (TypeError, ValueError):
                 continue
             if "epoch" in row:
                 rows.append(row)
+        return rows
+
+    # -------------------------------------------------------------------------------------------------------- steps.csv
+
+    @property
+    def step_columns(self) -> list[str]:
+        """The columns of steps.csv."""
+        return ["step", "epoch", *(f"{m}_{output}" for m in self.step_metrics for output in measured(self.outputs))]
+
+    def add_steps(self, epoch: int, last: int, numbers: Mapping[tuple[str, str], Sequence[float]]) -> None:
+        """Append the numbers of each step of an epoch, whose last step is number `last`; see `add`."""
+        names = [(metric, output) for metric in self.step_metrics for output in measured(self.outputs)]
+        count = len(next(iter(numbers.values()), ()))
+        if not count or not names:
+            return
+        steps = range(last - count + 1, last + 1)
+        values = zip(*(numbers[name] for name in names), strict=True)
+        new = [
+            [str(step), str(epoch), *(f"{v:.6g}" if isfinite(v) else "" for v in row)]
+            for step, row in zip(steps, values, strict=True)
+        ]
+        if self._steps_until is not None and self._steps_until < epoch:
+            append(self.steps, csv_text(new).encode())
+        else:
+            write_text(self.steps, csv_text([*self._steps_before(epoch), *new], self.step_columns))
+        self._steps_until = epoch
+
+    def _steps_before(self, epoch: int) -> list[list[str]]:
+        """The whole rows of steps.csv of earlier epochs, from before a resume, by the columns of today."""
+        if not self.steps.exists():
+            return []
+        rows = []
+        for cells in read_rows(self.steps)[1]:
+            try:
+                if None not in cells and None not in cells.values() and int(cells["epoch"]) < epoch:
+                    rows.append([cells.get(name, "") for name in self.step_columns])
+            except (KeyError, TypeError, ValueError):
+                continue
         return rows

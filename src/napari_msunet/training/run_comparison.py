@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_msunet._io import make_folder, read_json, read_rows, table_text, write_text
+from napari_msunet.config.training import watched_metric
 from napari_msunet.constants import OUTPUT_COLOURS
 from napari_msunet.errors import OutputError
 from napari_msunet.training.record import column, flat_settings
@@ -52,9 +53,10 @@ class TrainingRun:
         return found
 
     def _best_epoch(self) -> int | None:
-        name = column("validation", "iou", "fused")
+        metric = watched_metric(self.job.get("optimiser", {}).get("best_metric", "iou"))
+        name = column(metric.split or "validation", metric.name, metric.output)
         scored = [row for row in self.rows if name in row]
-        return int(max(scored, key=lambda row: row[name])["epoch"]) if scored else None
+        return int(max(scored, key=lambda row: metric.height(row[name]))["epoch"]) if scored else None
 
 
 def read_run(folder: Path) -> TrainingRun:

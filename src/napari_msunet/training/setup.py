@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy.typing as npt
 import torch
 
-from napari_msunet.config import ModelConfig, Normalisation, SettledTrainJob, TrainJob
+from napari_msunet.config import ModelConfig, Normalisation, OwnStatistics, SettledTrainJob, TrainJob
 from napari_msunet.data import Split
 from napari_msunet.data.loader import Batch, Crops, TrainBatches, ValidationBatches, collate
 from napari_msunet.data.normalising import fit_normalisation
 from napari_msunet.data.sampling import Sampler
 from napari_msunet.data.sharing import SharedImages
+from napari_msunet.errors import ModelError
 from napari_msunet.events import Event, Message
 from napari_msunet.events import check as check_stop
 from napari_msunet.inference.network import pick_device
@@ -135,8 +136,9 @@ def _crops(prepared: Prepared, shared: SharedImages | None) -> Crops:
 
     Trainings that share images are compared in equal time, so none of them reads files in its own time.
     """
-    seen = prepared.seen
-    crops = Crops(seen.input_ratios, partial(input_windows, seen), cache=shared.cache if shared else None)
+    seen, own = prepared.seen, own_statistics(prepared.job, prepared.config)
+    cache = shared.cache if shared else None
+    crops = Crops(seen.input_ratios, partial(input_windows, seen), mirror=seen.mirrored, own=own, cache=cache)
     if shared:
         crops.read_all(prepared.sides.train)
     return crops
@@ -152,9 +154,11 @@ def _session(
 ) -> TrainingSetup:
     """The setup with the readers of windows, and the model's normalisation; `place` is its device and rank."""
     job, config, seen, sampler = prepared.job, prepared.config, prepared.seen, prepared.sampler
-    device, rank = place
+    own, (device, rank) = crops.own, place
     normalisation = _normalisation(job, config, crops, sampler, folder if job.resume else None)
-    config, seen = (c.model_copy(update={"normalisation": normalisation}) for c in (config, seen))
+    config, seen = (
+        c.model_copy(update={"normalisation": normalisation, "own_statistics": own}) for c in (config, seen)
+    )
     pads, truth_pad = window_views(seen, prepared.size).pads(job.augmentation)
     world = job.devices * job.nodes
     batches = TrainBatches(crops, sampler, job.batch_size, prepared.steps, pads, truth_pad)
@@ -210,12 +214,33 @@ class UnchangedBatches:
         return self._read
 
 
+def own_statistics(job: SettledTrainJob, config: ModelConfig) -> OwnStatistics | None:
+    """How each image is normalised by its own statistics; None: by constants of the training.
+
+    Raises
+    ------
+    ModelError
+        If a known encoder has constants of its own.
+    """
+    if config.normalisation is not None or not job.normalise.startswith("image-"):
+        return config.own_statistics
+    if any(branch.kind == "encoder" for branch in config.branches):
+        raise ModelError(
+            f"normalise={job.normalise!r} takes an image's own statistics, but known encoders normalise by the "
+            "constants they were trained with: leave normalise out."
+        )
+    by: Literal["z-score", "min-max"] = "z-score" if job.normalise == "image-z-score" else "min-max"
+    return OwnStatistics(by=by, within=job.statistics_of)
+
+
 def _normalisation(
     job: SettledTrainJob, config: ModelConfig, crops: Crops, sampler: Sampler, resumed: RunFolder | None
 ) -> Normalisation | tuple[Normalisation, ...] | None:
     """The normalisation of the first layer, fitted to the training images unless the config has one."""
-    if config.normalisation is not None:
+    if config.normalisation is not None or config.classical:  # which looks at the values as they are
         return config.normalisation
+    if crops.own is not None:  # windows come normalised by their image
+        return Normalisation(mean=(0.0,) * config.channels, std=(1.0,) * config.channels)
     if resumed is not None and resumed.model.exists():
         return load_model(resumed.model).config.normalisation
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from math import isfinite
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from napari_msunet.config import TrainJob
 from napari_msunet.errors import MsunetError
@@ -18,13 +19,23 @@ from napari_msunet.training.record import flat_settings
 EXPERIMENT = "napari-msunet"
 _LONGEST = 500
 """Longest text of a setting, which all MLflow servers accept."""
+_MOST_METRICS = 1000
+"""Most numbers that MLflow takes at once."""
+
+StepNumbers: TypeAlias = Mapping[tuple[str, str], Sequence[float]]
+"""For (name, output) the number of each step of an epoch."""
 
 
+# Not Lightning's loggers: they hang on a Trainer and its module's `self.log`, while the numbers here are the columns of
+# metrics.csv, also after a resumed run has dropped the epochs after its last checkpoint.
 class Tracker(Protocol):
     """A program that gets the metrics of each epoch."""
 
     def add(self, epoch: int, numbers: Mapping[str, float]) -> None:
         """Add the numbers of an epoch, by the columns of metrics.csv."""
+
+    def add_steps(self, last: int, numbers: StepNumbers) -> None:
+        """Add the numbers of each step of an epoch, whose last step is number `last`, by name and output."""
 
     def close(self, values: Mapping[str, Any], files: Mapping[str, str]) -> None:
         """End with the result of a run and its files; both are empty if the run did not finish."""
@@ -45,6 +56,11 @@ class TensorBoard:
             if name != "epoch" and isfinite(value):
                 self.writer.add_scalar(tag(name), value, epoch)
         self.writer.flush()
+
+    def add_steps(self, last: int, numbers: StepNumbers) -> None:
+        """See `Tracker`."""
+        for step, name, value in _by_step(last, numbers):
+            self.writer.add_scalar(name, value, step)
 
     def close(self, values: Mapping[str, Any], files: Mapping[str, str]) -> None:
         """See `Tracker`."""
@@ -67,6 +83,7 @@ class MLflow:
         self._address = Path(uri).absolute().as_uri() if local else uri
         mlflow = import_module("mlflow")
         self._errors: type[Exception] = mlflow.exceptions.MlflowException
+        self._metric: Any = mlflow.entities.Metric
         with self._calls():
             self.client = mlflow.MlflowClient(tracking_uri=self._address)
             found = self.client.get_experiment_by_name(EXPERIMENT)
@@ -79,9 +96,19 @@ class MLflow:
     def add(self, epoch: int, numbers: Mapping[str, float]) -> None:
         """See `Tracker`."""
         with self._calls():
-            for name, value in numbers.items():
-                if name != "epoch" and isfinite(value):
-                    self.client.log_metric(self.run, tag(name), value, step=epoch)
+            now = int(time.time() * 1000)
+            found = {tag(name): value for name, value in numbers.items() if name != "epoch" and isfinite(value)}
+            self._log([self._metric(name, value, now, epoch) for name, value in found.items()])
+
+    def add_steps(self, last: int, numbers: StepNumbers) -> None:
+        """See `Tracker`."""
+        with self._calls():
+            now = int(time.time() * 1000)
+            self._log([self._metric(name, value, now, step) for step, name, value in _by_step(last, numbers)])
+
+    def _log(self, metrics: Sequence[Any]) -> None:
+        for first in range(0, len(metrics), _MOST_METRICS):
+            self.client.log_batch(self.run, metrics=metrics[first : first + _MOST_METRICS])
 
     def close(self, values: Mapping[str, Any], files: Mapping[str, str]) -> None:
         """See `Tracker`."""
@@ -158,6 +185,15 @@ def tag(column: str) -> str:
         return column
     score, _, output = rest.partition("_")
     return f"{score}/{split} {output.replace('/', '-')}"
+
+
+def _by_step(last: int, numbers: StepNumbers) -> Iterator[tuple[int, str, float]]:
+    """Each defined number with its step and tag, such as ``loss by step/scale 1-2``."""
+    for (metric, output), values in numbers.items():
+        name = f"{metric} by step/{output.replace('/', '-')}"
+        for step, value in enumerate(values, start=last - len(values) + 1):
+            if isfinite(value):
+                yield step, name, float(value)
 
 
 def _needed(package: str) -> None:

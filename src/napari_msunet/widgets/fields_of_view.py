@@ -17,13 +17,14 @@ from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 from vispy.scene.visuals import Line
 
-from napari_msunet.config import BranchConfig, HRNetConfig, LinkNetConfig, ModelConfig, UNetConfig
+from napari_msunet.config import BranchConfig, ClassicalConfig, HRNetConfig, LinkNetConfig, ModelConfig, UNetConfig
 from napari_msunet.errors import MsunetError, SlideError
 from napari_msunet.geometry import Grid, Region, Resolution, Window, round_up
 from napari_msunet.slide import Slide
 from napari_msunet.slide.appearance import shows_colours
 from napari_msunet.slide.numbers import is_plain, to_unit, unit_scale
 from napari_msunet.widgets.layer_slides import slide_of
+from napari_msunet.widgets.napari_internals import canvas_scene
 from napari_msunet.widgets.placement import to_level0, to_world
 
 if TYPE_CHECKING:
@@ -111,8 +112,10 @@ def receptive_reach(branch: BranchConfig) -> int:
     It follows the way of a pixel outside a window into it: a 3x3 convolution carries it one pixel further, a pooling
     halves the distance (rounded up), and a step up doubles it. For encoders the result is an estimate.
     """
-    if isinstance(branch, LinkNetConfig):
+    if isinstance(branch, LinkNetConfig):  # as measured
         return int(2 ** (branch.depth + 3)) - 1
+    if isinstance(branch, ClassicalConfig):
+        return branch.radius
     if isinstance(branch, HRNetConfig):
         return ceil(branch.stride * (2.5 + 3 * branch.blocks))
     if not isinstance(branch, UNetConfig):
@@ -481,7 +484,7 @@ class FieldsOfView(QObject):
         fields_at(self._slide, self.config, place, self.size)
         self._reader = ThumbnailReader()
         self._reader.ready.connect(self.panel.show_pictures)
-        scene = self.viewer.window._qt_viewer.canvas.view.scene
+        scene = canvas_scene(self.viewer)
         for width in (4, 2):
             line = Line(np.zeros((2, 2)), connect="segments", width=width, method="gl", antialias=True, parent=scene)
             line.order = ORDER + len(self._lines)

@@ -17,6 +17,7 @@ from napari_msunet.config.base import OptionField, choices_of, fields_of, kinds_
 from napari_msunet.errors import MsunetError
 from napari_msunet.widgets.dock.fields import (
     AnyField,
+    BranchLossField,
     CheckField,
     ChoiceField,
     Editor,
@@ -88,8 +89,11 @@ def editor_for(one: OptionField) -> QWidget:
         return NumberField(low, high, step, 6, option.unit)
     if kinds == [str]:
         return NamedField(option.words) if option.words else TextField(option.none)
-    if not optional and [get_origin(kind) or kind for kind in kinds] == [float, tuple]:  # one for all, or one for each
+    origins = [get_origin(kind) or kind for kind in kinds]
+    if not optional and origins == [float, tuple]:  # one for all, or one for each
         return NumbersField()
+    if not optional and origins == [Literal, float, tuple]:  # likewise, or a name
+        return BranchLossField()
     if int in kinds and all(kind is int or get_origin(kind) is Literal for kind in kinds):
         return MarginField()
     return AnyField(info, option.none)

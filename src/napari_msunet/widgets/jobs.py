@@ -17,6 +17,7 @@ from qtpy.QtCore import QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import QApplication
 
 from napari_msunet.config import (
+    ContextJob,
     CrossValidateJob,
     EvaluateJob,
     ExperimentJob,
@@ -46,7 +47,7 @@ LOOK_SECONDS = 0.1
 WAIT_SECONDS = 0.01
 """Time after which `JobHandle.wait` looks again."""
 
-_TRAININGS = (TrainJob, CrossValidateJob, ExperimentJob, TuneJob)
+_TRAININGS = (TrainJob, CrossValidateJob, ContextJob, ExperimentJob, TuneJob)
 """Jobs that take minutes to hours. Other jobs do not wait for them."""
 
 BUDGET_SECONDS = 0.02

@@ -21,6 +21,7 @@ from napari_msunet.geometry import Grid, Region, Window
 from napari_msunet.slide import Slide, build_pyramid, open_slide, slide_from_array
 from napari_msunet.slide.array_backend import is_lazy
 from napari_msunet.slide.pixel_size import PIXELS, believed
+from napari_msunet.widgets.napari_internals import shown_point
 from napari_msunet.widgets.placement import layer_mpp
 from napari_msunet.widgets.slide_levels import OpenSlide, SlideLevel
 
@@ -106,7 +107,7 @@ def plane(layer: Layer) -> tuple[int, ...]:
     """Which plane of a stack is shown: an index for each axis but the last two; empty for an image."""
     lead = layer.ndim - 2
     shape = layer.level_shapes[0][:lead]
-    shown = np.nan_to_num(np.asarray(layer._data_slice.point, float)[:lead])
+    shown = np.nan_to_num(shown_point(layer)[:lead])
     return tuple(int(np.clip(round(p), 0, n - 1)) for p, n in zip(shown, shape, strict=True))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,41 +11,13 @@ from napari.layers import Layer
 from vispy.scene.visuals import Line
 
 from napari_msunet.geometry import Window
+from napari_msunet.widgets.napari_internals import canvas_scene
 from napari_msunet.widgets.placement import to_world
 
 if TYPE_CHECKING:
-    from napari.components import Camera, ViewerModel
+    from napari.components import ViewerModel
     from napari.viewer import Viewer
-    from qtpy.QtWidgets import QMainWindow
     from shapely import Polygon
-# ----------------------------------------------------------------------------------------------------------------------
-# What napari gives no public name for: which viewers show a layer, their windows and their cameras.
-
-
-def viewers_showing(layer: Layer) -> Iterator[Viewer]:
-    """The open viewers that have this layer."""
-    module = sys.modules.get("napari.viewer")
-    for viewer in list(module.Viewer._instances) if module is not None else ():
-        if any(other is layer for other in viewer.layers):
-            yield viewer
-
-
-def main_window(viewer: Viewer) -> QMainWindow:
-    """The Qt window of a viewer."""
-    return viewer.window._qt_window
-
-
-def linear_map(layer: Layer) -> npt.NDArray[np.float64]:
-    """The matrix from a step in a layer's pixels to a step in the world, without the layer's `affine`."""
-    return np.asarray(layer._transforms["data2physical"].linear_matrix, float)
-
-
-def camera(viewer: ViewerModel) -> Camera:
-    """The camera of a viewer, which napari 0.9 moved to the scene."""
-    scene = getattr(viewer, "scene", None)
-    return viewer.camera if scene is None else scene.camera
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Where the camera goes, and a line around a place.
 
@@ -116,7 +86,7 @@ class Outline:
     def show(self, layer: Layer, pieces: list[npt.NDArray[np.float64]]) -> None:
         """Draw closed outlines, each `(n, 2)` of `y, x` in level-0 pixels of the layer."""
         if not self._lines:
-            scene = self.viewer.window._qt_viewer.canvas.view.scene
+            scene = canvas_scene(self.viewer)
             for number, width in enumerate((4, 2)):
                 line = Line(
                     np.zeros((2, 2)), connect="segments", width=width, method="gl", antialias=True, parent=scene

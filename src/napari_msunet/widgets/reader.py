@@ -6,7 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from napari_msunet.constants import OUTLINE_ENDINGS
+
 Reader = Callable[[Any], list[Any]]
+
+DOCK = "Multi-scale U-Net"
+"""The name of the dock widget."""
 
 
 def get_slide_reader(path: str | Sequence[str]) -> Reader | None:
@@ -14,6 +19,10 @@ def get_slide_reader(path: str | Sequence[str]) -> Reader | None:
     paths = _paths(path)
     if not paths or not all(p.exists() for p in paths):
         return None
+    if all(p.is_file() and p.suffix.lower() in OUTLINE_ENDINGS for p in paths):
+        from napari_msunet.annotation.formats import is_outline_file
+
+        return read_outlines if all(is_outline_file(p) for p in paths) else None
     if any(p.is_dir() and not ((p / "zarr.json").is_file() or (p / ".zattrs").is_file()) for p in paths):
         return None
     return read
@@ -33,6 +42,33 @@ def read(path: str | Sequence[str]) -> list[Any]:
     for one in _paths(path):
         layers += [_labels(one)] if is_label_store(one) else slide_layers(one)
     return layers
+
+
+def read_outlines(path: str | Sequence[str]) -> list[Any]:
+    """Paint files of outlines into the annotation of the slide that the dock shows; there is no layer of their own.
+
+    Raises
+    ------
+    MsunetError
+        If there is no dock, or no slide in it.
+    """
+    import napari
+    from qtpy.QtWidgets import QWidget
+
+    from napari_msunet.errors import MsunetError
+    from napari_msunet.widgets.napari_internals import main_window
+
+    viewer = napari.current_viewer()
+    named: list[Any] = [] if viewer is None else main_window(viewer).findChildren(QWidget, DOCK)
+    dock = next((widget for widget in named if hasattr(widget, "steps")), None)  # the frame around it has its name too
+    if dock is None:
+        raise MsunetError(
+            f"{_paths(path)[0]} holds outlines, which lie on a slide: open the slide and the dock ({DOCK}, in the "
+            "Plugins menu), and drop the file again."
+        )
+    for one in _paths(path):
+        dock.steps["annotate"].import_outlines(one)
+    return [(None,)]
 
 
 def is_label_store(path: Path) -> bool:

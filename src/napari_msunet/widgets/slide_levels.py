@@ -18,6 +18,7 @@ from napari_msunet.errors import SlideError
 from napari_msunet.geometry import Grid, Window
 from napari_msunet.slide import Slide, open_slide
 from napari_msunet.slide.numbers import is_plain, to_unit, unit_scale
+from napari_msunet.widgets.napari_internals import drop_thumbnail_copy
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The levels of a slide as arrays that never raise while napari draws.
@@ -253,7 +254,7 @@ class _Filler(QObject):
     def _redraw(self, last: bool) -> None:
         layer = self._layer()
         if layer is not None:
-            layer._reset_thumbnail_level_data()  # napari keeps a copy of the coarsest level
+            drop_thumbnail_copy(layer)
             layer.refresh(extent=False, thumbnail=last)
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
@@ -15,9 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from napari_msunet.app.project import Project, Ring, default_folder
 from napari_msunet.config import (
+    ClassicalConfig,
     ImageSet,
     Kind,
+    LossConfig,
     ModelConfig,
+    Optimiser,
     Positive,
     PredictJob,
     Role,
@@ -28,6 +31,7 @@ from napari_msunet.config import (
 )
 from napari_msunet.config.base import Option, option_of
 from napari_msunet.config.prediction import InClasses
+from napari_msunet.config.presets import PRESETS as JOB_PRESETS
 from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import MsunetError
 from napari_msunet.labels import LabelStore, open_labels
@@ -114,17 +118,61 @@ def three_scales(classes: tuple[str, ...], mpp: float | None) -> ModelConfig:
     )
 
 
+def classical(classes: tuple[str, ...], mpp: float | None) -> ModelConfig:
+    """No network: a threshold, or for several classes k-means."""
+    config = ModelConfig(classes=classes[:1], mpp=mpp, scales=(1.0,), fusion="mean", branch=ClassicalConfig())
+    return with_enough_parts(config.model_copy(update={"classes": classes}))
+
+
+def with_enough_parts(config: ModelConfig) -> ModelConfig:
+    """The model; a classical method with too few parts for its classes becomes k-means with enough."""
+    branch = config.branch
+    if not isinstance(branch, ClassicalConfig) or branch.made > len(config.classes):
+        return config
+    more = {"method": "kmeans", "parts": max(branch.parts, len(config.classes) + 1)}
+    return config.model_copy(update={"branch": branch.model_copy(update=more)})
+
+
+def published(classes: tuple[str, ...], mpp: float | None) -> ModelConfig:
+    """The model of the method as it was written; its loss and optimiser are in `OF_METHOD`."""
+    return ModelConfig(classes=classes, mpp=mpp, **JOB_PRESETS["method"]["model"])
+
+
+OF_METHOD = {
+    "loss": LossConfig(**JOB_PRESETS["method"]["loss"]),
+    "optimiser": Optimiser(**JOB_PRESETS["method"]["optimiser"]),
+}
+"""The options of training that go with `published`."""
+
+
 @dataclass(frozen=True)
 class Preset:
-    """A model to start from: its `name`, a `sentence` about it, and the function that makes its config."""
+    """A model to start from: its `name`, a `sentence` about it, and the function that makes its config.
+
+    `training` has the options of training that are set with it, by their names.
+    """
 
     name: str
     sentence: str
     make: Callable[[tuple[str, ...], float | None], ModelConfig]
+    training: Mapping[str, BaseModel] = field(default_factory=dict)
+
+    def trained(self, options: TrainChoices) -> TrainChoices:
+        """The options of a training with those of this preset; those of another preset are the usual ones again."""
+        others = {
+            name: value
+            for preset in PRESETS
+            for name, value in preset.training.items()
+            if getattr(options, name) == value
+        }
+        usual = {name: type(options).model_fields[name].default for name in others}
+        return changed(options, **usual | dict(self.training))
 
     def fits(self, config: ModelConfig) -> bool:
         """Whether a model is this preset, at any resolution and with any classes."""
         made = self.make(config.classes, config.mpp)
+        if made.classical or config.classical:
+            return made.classical and config.classical
         free = {"channels": made.channels, "pixel": 1.0, "normalisation": None, "trained_on": None}
         return made == config.model_copy(update=free)
 
@@ -139,6 +187,14 @@ PRESETS = (
     Preset("One scale", "The least work per step. A first result in minutes without a graphics card.", one_scale),
     Preset("Two scales", "Detail, and more surroundings. Each step costs half as much again.", two_scales),
     Preset("Three scales", "For what only wide surroundings explain. Takes longest.", three_scales),
+    Preset("Classical", "No network: a threshold or k-means. A first annotation to correct, at once.", classical),
+    Preset(
+        "As published",
+        "Scales 1/2, 1 and 2, the mean of their probabilities, one loss (binary cross-entropy) on it, Adam at 0.0001: "
+        "the method as it was written. Sets the loss and the optimiser of the Train step too.",
+        published,
+        OF_METHOD,
+    ),
 )
 
 
@@ -466,7 +522,7 @@ class State:
     @property
     def model(self) -> ModelConfig:
         """The model to train, with the classes as they are now."""
-        return self._model.model_copy(update={"classes": self.classes or ("class 1",)})
+        return with_enough_parts(self._model.model_copy(update={"classes": self.classes or ("class 1",)}))
 
     def set_model(self, config: ModelConfig) -> None:
         """Choose the model to train; `ValueError` if its fields do not fit together (pydantic does not check

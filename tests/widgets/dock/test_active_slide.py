@@ -9,7 +9,7 @@ from widgets.dock.making import make_slide
 from widgets.mouse import drag, look_at, settle
 
 from napari_msunet.geometry import Window
-from napari_msunet.widgets.navigation import camera
+from napari_msunet.widgets.napari_internals import camera
 
 LONG = 60_000
 

@@ -8,6 +8,7 @@ from pydantic import Field as PydanticField
 from napari_msunet.config import (
     FUSIONS,
     Augmentation,
+    ClassicalConfig,
     EncoderConfig,
     HRNetConfig,
     LinkNetConfig,
@@ -17,13 +18,13 @@ from napari_msunet.config import (
     UNetConfig,
 )
 from napari_msunet.config.base import Option
-from napari_msunet.config.training import Sampling
+from napari_msunet.config.training import BRANCH_LOSSES, Sampling
 from napari_msunet.widgets.dock.fields import AnyField, CheckField, ChoiceField, NumberField, WholeField
 from napari_msunet.widgets.dock.model_form import BranchesField, ModelForm
 from napari_msunet.widgets.forms import Form
 from napari_msunet.widgets.state import TrainChoices
 
-NETWORKS = (UNetConfig, LinkNetConfig, HRNetConfig, EncoderConfig)
+NETWORKS = (UNetConfig, LinkNetConfig, HRNetConfig, EncoderConfig, ClassicalConfig)
 PARTS = {"loss": LossConfig, "optimiser": Optimiser, "augmentation": Augmentation, "sampling": Sampling}
 
 
@@ -104,6 +105,19 @@ def test_values_of_any_type(qtbot, text, value):
     assert field.value() == value
 
 
+def test_what_encoders_lack_is_said_beside_them(qtbot, monkeypatch):
+    sentence = "Known encoders need timm, which is not installed here."
+    monkeypatch.setattr("napari_msunet.widgets.dock.model_form.missing_for_encoders", lambda: sentence)
+    field = BranchesField()
+    qtbot.addWidget(field)
+    assert not field.lacking.isVisibleTo(field)
+    field.kind.setValue("encoder")
+    assert field.lacking.isVisibleTo(field)
+    assert field.lacking.text() == sentence
+    field.kind.setValue("linknet")
+    assert not field.lacking.isVisibleTo(field)
+
+
 def test_networks_of_all_kinds_with_their_options(qtbot):
     field = BranchesField()
     qtbot.addWidget(field)
@@ -115,7 +129,12 @@ def test_networks_of_all_kinds_with_their_options(qtbot):
         (2, True, "space_to_depth"),
         (3, True, "space_to_depth"),
     ]
-    for kind, config in (("linknet", LinkNetConfig), ("hrnet", HRNetConfig), ("encoder", EncoderConfig)):
+    for kind, config in (
+        ("linknet", LinkNetConfig),
+        ("hrnet", HRNetConfig),
+        ("classical", ClassicalConfig),
+        ("encoder", EncoderConfig),
+    ):
         field.kind.setValue(kind)
         assert all(isinstance(b, config) for b in field.value())
         assert set(field.details.editors) == set(config.model_fields) - {"kind", "depth", "width", "dropout"}
@@ -139,3 +158,21 @@ def test_a_drawing_and_a_sentence_for_each_fusion(qtbot):
     assert len(seen) == len(FUSIONS)
     form.editors["upscale"].setValue(2)
     assert form.value().upscale == 2
+
+
+def test_how_scales_are_trained_has_a_drawing_and_a_sentence(form):
+    editor, seen = form.editors["loss.branch"], set()
+    assert editor.value() == form.value().loss.branch == 0.4
+    for name, (_, sentence) in BRANCH_LOSSES.items():
+        editor.mode.setValue(name)
+        assert editor.meaning.text() == sentence
+        image = editor.picture.pixmap().toImage()
+        seen.add(bytes(image.constBits().asarray(image.sizeInBytes())))
+        assert form.value().loss.branch_mode == name
+        assert editor.weight.isVisibleTo(editor) == (name == "joint")
+    assert len(seen) == 3
+    assert form.value().loss.branch == "separate"
+    editor.mode.setValue("joint")
+    editor.weight.setText("1, 0.5")
+    editor.weight.editingFinished.emit()
+    assert form.value().loss.branch == (1.0, 0.5)

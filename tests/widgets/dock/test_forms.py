@@ -111,7 +111,7 @@ OBJECTS = [
             role="validate",
         ),
     ),
-    (TableForm, TableSource(table=Path("t.csv"), values={0: "background", 3: "gland"}, group="p", role="test")),
+    (TableForm, TableSource(table=Path("t.csv"), values={"#ff0000": "background", "#0000ff": "gland"}, group="p")),
     (
         ShapesForm,
         ShapesSource(

@@ -15,7 +15,8 @@ from widgets import mouse
 from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Region, Window
 from napari_msunet.labels import LabelStore, open_labels
-from napari_msunet.widgets.paint import PyramidLabels, add_labels, brush, napari_internals
+from napari_msunet.widgets import brush, napari_internals
+from napari_msunet.widgets.paint import PyramidLabels, add_labels
 
 SHAPE = (3000, 2500)
 WHOLE = Window(0, 0, *SHAPE)

@@ -12,7 +12,8 @@ from widgets import mouse
 
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore, open_labels
-from napari_msunet.widgets.paint import add_labels, napari_internals
+from napari_msunet.widgets import napari_internals
+from napari_msunet.widgets.paint import add_labels
 
 SHAPE = (9000, 8000)
 WHOLE = Window(0, 0, *SHAPE)

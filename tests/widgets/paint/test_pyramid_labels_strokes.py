@@ -20,8 +20,9 @@ from napari_msunet.errors import StoreError
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore, open_labels, session
 from napari_msunet.labels.levels import coarsen
-from napari_msunet.widgets.paint import PyramidLabels, add_labels, brush, lifetime
-from napari_msunet.widgets.paint.brush import Disc
+from napari_msunet.widgets import brush
+from napari_msunet.widgets.brush import Disc
+from napari_msunet.widgets.paint import PyramidLabels, add_labels, lifetime
 from napari_msunet.widgets.paint.canvas import Canvas
 from napari_msunet.widgets.paint.stroke import Stroke
 

@@ -60,6 +60,8 @@ def test_training_by_mouse_then_going_on(ready, qtbot, messages):
         x, y = step.curves.lines["loss", "train", output].getData()
         assert list(x) == [1, 2, 3]
         assert (y > 0).all()
+    assert len(step.curves.history.steps["loss"]) == 18  # of 6 steps in each epoch
+    assert list(step.curves.lines["loss", "train", "mean of scales"].getData()[0]) == [1, 2, 3]
     assert "Not scored" in step.scores.text()
     assert step.crossval.isVisibleTo(step)
     assert not [m for m in messages if m.severity.value == "error"]

@@ -10,7 +10,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from napari_msunet.annotation.formats import DrawnShape, read_shapes
+from napari_msunet.annotation.formats import read_shapes
+from napari_msunet.annotation.shapes import DrawnShape
 from napari_msunet.config import PublishedSource
 from napari_msunet.data.published.entry import Contents, Entry, has_outlines, opened, place_of, with_outlines
 

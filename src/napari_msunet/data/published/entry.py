@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from napari_msunet.annotation.formats import DrawnShape
+from napari_msunet.annotation.shapes import DrawnShape
 from napari_msunet.config import PublishedSource
 from napari_msunet.errors import SourceError
 from napari_msunet.slide import Slide, open_slide

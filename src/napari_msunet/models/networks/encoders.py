@@ -92,27 +92,38 @@ class EncoderNetwork(nn.Module):
             If they cannot be loaded, or are those of another encoder.
         """
         name = self.config.weights
-        if name != "none" and not self.mean.is_meta:
-            self._take(_file(Path(name)) if name.endswith(".safetensors") else _downloaded(self.config), name)
+        if name == "none" or self.mean.is_meta:
+            return
+        if name == "imagenet" or name.startswith(HUB):
+            self._take(_downloaded(self.config), name)
+        elif name.endswith(".safetensors"):
+            self._take(_file(Path(name)), name)
+        else:
+            raise ModelError(
+                f"{name!r} is no source of encoder weights; give none, imagenet, a .safetensors file (no pickle such "
+                "as .pth is loaded), or hf-hub:OWNER/NAME."
+            )
 
     def _take(self, weights: dict[str, Tensor], source: str) -> None:
         """Set the weights by their names in timm; a weight that the source lacks is an error."""
-        from timm.models import adapt_input_conv
-
         own = self.encoder.state_dict()
         plain = {_plain(name): tensor for name, tensor in weights.items()}
         found = {name: plain[_plain(name)] for name in own if _plain(name) in plain}
         for name, tensor in found.items():
             wanted = own[name].shape
             if tensor.dim() == 4 and tensor.shape[1] == 3 and wanted[1] != 3 and tensor.shape[2:] == wanted[2:]:
+                from timm.models import adapt_input_conv
+
                 found[name] = adapt_input_conv(wanted[1], tensor)
-        wrong = sorted(n for n in own if n not in found or found[n].shape != own[n].shape)
+        # older files lack these counters
+        counters = {n for n in own if n.endswith("num_batches_tracked") and n not in found}
+        wrong = sorted(n for n in own if n not in counters and (n not in found or found[n].shape != own[n].shape))
         if wrong:
             raise ModelError(
                 f"The weights {source} are not those of the encoder {self.config.encoder}: {len(wrong)} of "
                 f"{len(own)} are missing or have another shape, such as {wrong[0]}; give the weights of this encoder."
             )
-        self.encoder.load_state_dict(found)
+        self.encoder.load_state_dict(found | {name: own[name] for name in counters})
 
 
 def _plain(name: str) -> str:

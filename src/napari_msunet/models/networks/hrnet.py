@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_msunet.config.branches import HRNetConfig
-from napari_msunet.models.blocks import ConvBlock, ResidualBlock, Style, convolution, norm_of
+from napari_msunet.models.blocks import ConvBlock, ResidualBlock, Style, convolution, has_bias, norm_of
 
 
 class HRNet(nn.Module):
@@ -87,7 +87,7 @@ def _path(widths: Sequence[int], source: int, target: int, style: Style) -> nn.M
     if source == target:
         return nn.Identity()
     if source > target:
-        project = nn.Conv2d(widths[source], widths[target], kernel_size=1, bias=False)
+        project = nn.Conv2d(widths[source], widths[target], kernel_size=1, bias=has_bias(style.norm))
         return nn.Sequential(
             project, norm_of(style.norm, widths[target]), nn.Upsample(scale_factor=2 ** (source - target))
         )

@@ -9,7 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_msunet.config.branches import UNetConfig
-from napari_msunet.models.blocks import PixelAttention, Style, UpBlock, WindowAttention, block, convolution, norm_of
+from napari_msunet.models.blocks import (
+    PixelAttention,
+    Style,
+    UpBlock,
+    WindowAttention,
+    block,
+    convolution,
+    cropped,
+    has_bias,
+    mirrored,
+    norm_of,
+)
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Context at several distances, by dilated convolutions.
@@ -37,7 +48,7 @@ class Context(nn.Module):
         self.rates = nn.ModuleList(
             nn.Sequential(*convolution(channels, inner, style, dilation=rate), nn.ReLU(inplace=True)) for rate in RATES
         )
-        join = nn.Conv2d(inner * len(RATES), channels, kernel_size=1, bias=False)
+        join = nn.Conv2d(inner * len(RATES), channels, kernel_size=1, bias=has_bias(style.norm))
         self.join = nn.Sequential(join, norm_of(style.norm, channels), nn.ReLU(inplace=True))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -140,7 +151,8 @@ class UNet(nn.Module):
     References
     ----------
     Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015; with zero
-    padding and batch normalisation (Ioffe and Szegedy, ICML 2015). Strided convolutions: Springenberg et al.,
+    padding and batch normalisation (Ioffe and Szegedy, ICML 2015), which the options "mirror" and "none" leave out. Its
+    overlap-tile strategy (figure 2) is the option "mirror". Strided convolutions: Springenberg et al.,
     "Striving for Simplicity", ICLR Workshops 2015. Space to depth and its way back: Shi et al., "Real-Time Single
     Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network", CVPR 2016.
     """
@@ -148,7 +160,11 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig, channels: int) -> None:
         super().__init__()
         widths = config.widths
-        style = Style(config.norm, config.residual, config.separable)
+        style = Style(config.norm, config.residual, config.separable, config.block_dropout, config.mirrored)
+        self.shrinks = around_valid(config.depth) if config.mirrored else 0
+        """Pixels of the grid behind the stem that valid convolutions need on each side; 0 with zero padding."""
+        self.period = 2**config.depth
+        """Pixels of that grid after which pooling repeats."""
         self.features = widths[0]
         """Channels of the result."""
         self.grain = config.grain
@@ -170,11 +186,14 @@ class UNet(nn.Module):
         steps = () if config.dense else zip(widths[-2::-1], widths[:0:-1], strict=True)
         self.up = nn.ModuleList(UpBlock(below, here, style, resize, config.gates) for here, below in steps)
         self.pyramid = FeaturePyramid(widths, style) if config.pyramid else None
-        self.in_parts = not (config.dense or config.pyramid or config.attention == "self")
+        self.in_parts = not (config.dense or config.pyramid or config.attention == "self" or config.mirrored)
         """Whether `strip_inference.run_within` may compute it block by block, in strips."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(B, channels, h, w)`, sides multiples of the stride, to `(B, features, h / grain, w / grain)`."""
+        """`(B, channels, h, w)`, sides multiples of the stride, to `(B, features, h / grain, w / grain)`.
+
+        With ``padding="mirror"`` the input is continued by its mirror image, so that the result keeps its size.
+        """
         return self.decoded(x)[0]
 
     def decoded(
@@ -192,6 +211,24 @@ class UNet(nn.Module):
             Features of other branches, which are added to the bottleneck.
         """
         x = self.stem(x)
+        if self.shrinks:
+            x = mirrored(x, *(self.shrinks,) * 4)
+        return self._decoded(x, entering, deepest)
+
+    def inside(self, x: Tensor) -> Tensor:
+        """The last features of the middle of a window, from the real pixels around it instead of mirrored ones.
+
+        Parameters
+        ----------
+        x : (B, C, h, w) Tensor
+            Behind the stem; its middle, without `shrinks` pixels on each side, has sides that are multiples of
+            `period`.
+        """
+        return self._decoded(x, None, None)[0]
+
+    def _decoded(self, x: Tensor, entering: Mapping[int, Tensor] | None, deepest: Tensor | None) -> list[Tensor]:
+        """As `decoded`, behind the stem, with what valid convolutions need around it."""
+        size = [side - 2 * self.shrinks for side in x.shape[-2:]]
         maps: list[Tensor] = []
         for level, down in enumerate(self.down):
             x = self.halve[level - 1](x) if level else x
@@ -204,6 +241,8 @@ class UNet(nn.Module):
         found = self._risen([*maps, x if deepest is None else x + deepest])
         if self.pyramid is not None:
             found[0] = self.pyramid(found)
+        if self.shrinks:
+            found = [cropped(m, size[0] // 2**level, size[1] // 2**level) for level, m in enumerate(found)]
         return found
 
     def _risen(self, maps: list[Tensor]) -> list[Tensor]:
@@ -214,6 +253,18 @@ class UNet(nn.Module):
         for up in self.up:
             found.append(up(found[-1], maps.pop()))
         return found[::-1]
+
+
+def around_valid(depth: int) -> int:
+    """Pixels on each side that valid convolutions need around a window of whole strides, to give all of it.
+
+    Each block takes two pixels off each side at its level: at depth 4 these are 94, with which a window of 384 becomes
+    the 572 of the paper, and comes out as 388.
+    """
+    around = 2 if depth > 1 else 1  # of the bottleneck's own pixels, behind its block
+    for _ in range(depth):
+        around = 2 * (around + 2)
+    return around + 2
 
 
 def _skip(config: UNetConfig, width: int) -> nn.Module:

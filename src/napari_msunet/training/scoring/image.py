@@ -14,8 +14,9 @@ from napari_msunet.constants import IGNORED
 from napari_msunet.data import Item
 from napari_msunet.data.sampling import known_cells
 from napari_msunet.data.truth import own_instances
-from napari_msunet.geometry import Grid, Window, between_centres, pixel_centres, round_up
+from napari_msunet.geometry import Grid, Window, round_up
 from napari_msunet.inference.image import predict_image
+from napari_msunet.inference.own_grid import on_grid, target_window
 from napari_msunet.inference.postprocess.instances import Instances
 from napari_msunet.inference.postprocess.split_touching import SplitTouching
 from napari_msunet.models import MSUNet
@@ -24,55 +25,6 @@ from napari_msunet.training.scoring.instance_scores import Overlaps, instance_sc
 from napari_msunet.training.scoring.metrics import Confusion
 from napari_msunet.training.scoring.outlines import outline_scores
 from napari_msunet.training.scoring.uncertainty import Calibration
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Resampling maps to another grid over the same slide, bilinearly between pixel centres.
-
-Probabilities = npt.NDArray[np.float32]
-
-
-def target_window(own: Window, own_grid: Grid, grid: Grid) -> Window:
-    """The window of `grid` whose pixels are needed to interpolate a window of `own_grid`."""
-    first, last = zip(*(_places(own, own_grid, grid, axis)[0][[0, -1]] for axis in (0, 1)), strict=True)
-    stop = [min(int(v) + 2, n) for v, n in zip(last, grid.shape, strict=True)]
-    return Window.between((int(first[0]), int(first[1])), (stop[0], stop[1]))
-
-
-def _places(
-    own: Window, own_grid: Grid, grid: Grid, axis: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """For each pixel of a window along an axis, the grid pixel before its centre, and the fraction of the way to the
-    next.
-
-    Beyond the first and the last pixel centre of the grid, the outermost pixel is used.
-    """
-    start, count = (own.y, own.height) if axis == 0 else (own.x, own.width)
-    return between_centres(pixel_centres(start, count) * own_grid.pixel[axis] / grid.pixel[axis], grid.shape[axis])
-
-
-def on_grid(maps: Probabilities, window: Window, grid: Grid, own_grid: Grid, own: Window) -> Probabilities:
-    """Resample maps to another grid over the same slide, bilinearly between pixel centres.
-
-    Parameters
-    ----------
-    maps : (K+1, h, w) float32 array
-        Maps in `window` of `grid`, which contains `target_window(own, ...)`.
-    own : Window
-        The wanted pixels of `own_grid`.
-
-    Returns
-    -------
-    (K+1, height, width) float32 array
-    """
-    rows, row_share = _places(own, own_grid, grid, 0)
-    columns, column_share = _places(own, own_grid, grid, 1)
-    rows, columns = rows - window.y, columns - window.x
-    below, right = np.minimum(rows + 1, maps.shape[1] - 1), np.minimum(columns + 1, maps.shape[2] - 1)
-    share = row_share[:, None]
-    mixed: npt.NDArray[Any] = maps[:, rows] * (1 - share) + maps[:, below] * share
-    mixed = mixed[:, :, columns] * (1 - column_share) + mixed[:, :, right] * column_share
-    return mixed.astype(np.float32, copy=False)
-
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The scores of one image.
@@ -180,8 +132,9 @@ def add_shapes(found: ImageScores, item: Item, classes: Sequence[str], objects: 
     found.outlines = outline_scores(found.truth, found.predicted, classes, pixel_size(item))
     if objects is not None:
         predicted = connected(found.predicted) if objects == "connected" else parted(found.predicted)
-        known = found.truth != IGNORED
-        found.instances = instance_scores(Overlaps.of(own_instances(item.truth), predicted, known))
+        numbers = own_instances(item.truth)
+        known = (found.truth != IGNORED) & (numbers >= 0)
+        found.instances = instance_scores(Overlaps.of(np.maximum(numbers, 0), predicted, known))
 
 
 def parted(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:

@@ -16,6 +16,7 @@ from napari_msunet.constants import IGNORED
 SCORES = ("dice", "iou", "precision", "recall", "f1", "accuracy")
 
 Matrix = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 def confusion(predicted: Tensor, target: Tensor, outputs: int) -> Tensor:
@@ -52,10 +53,11 @@ class Confusion:
         self.outputs = outputs
         self._counts: Tensor | None = None
 
-    def add(self, predicted: Tensor, target: Tensor) -> None:
-        """Count the pixels of a window; the counts stay on its device."""
+    def add(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """Count the pixels of a window, and give its own counts; they stay on its device."""
         counts = confusion(predicted, target, self.outputs)
         self._counts = counts if self._counts is None else self._counts + counts
+        return counts
 
     def merge(self, other: Confusion) -> None:
         """Add the counts of another confusion matrix."""
@@ -74,8 +76,8 @@ class Confusion:
         return np.asarray(self._counts.cpu().numpy(), np.int64)
 
 
-def class_scores(matrix: Matrix) -> dict[str, npt.NDArray[np.float64]]:
-    """Scores of each class, background first.
+def class_scores(matrix: Matrix) -> dict[str, Floats]:
+    """Scores of each class, background first; of one matrix or of many at once.
 
     With TP, FP, FN, TN of one class against all others: ``Dice = F1 = 2 TP / (2 TP + FP + FN)``,
     ``IoU = TP / (TP + FP + FN)``, ``precision = TP / (TP + FP)``, ``recall = TP / (TP + FN)``,
@@ -83,23 +85,23 @@ def class_scores(matrix: Matrix) -> dict[str, npt.NDArray[np.float64]]:
 
     Parameters
     ----------
-    matrix : (K+1, K+1) array
+    matrix : (..., K+1, K+1) array
         Rows: the truth; columns: the prediction.
 
     Returns
     -------
-    dict of str to (K+1,) float64 array
+    dict of str to (..., K+1) float64 array
         By the names in `SCORES`.
     """
-    true = np.diag(matrix).astype(np.float64)
-    predicted, actual = matrix.sum(0).astype(np.float64), matrix.sum(1).astype(np.float64)
-    total = float(matrix.sum())
+    true = np.diagonal(matrix, axis1=-2, axis2=-1).astype(np.float64)
+    predicted, actual = matrix.sum(-2).astype(np.float64), matrix.sum(-1).astype(np.float64)
+    everything = np.broadcast_to(actual.sum(-1, keepdims=True), true.shape)
+    total = everything
 
-    def ratio(above: npt.NDArray[np.float64], below: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def ratio(above: Floats, below: Floats) -> Floats:
         return np.divide(above, below, out=np.full_like(above, nan), where=below > 0)
 
     dice = ratio(2 * true, predicted + actual)
-    everything = np.full_like(true, total)
     return {
         "dice": dice,
         "iou": ratio(true, predicted + actual - true),
@@ -130,6 +132,21 @@ def mean_score(name: str, matrix: Matrix, classes: Sequence[int] | None = None) 
     values = values[1:] if classes is None else values[list(classes)]
     known = values[np.isfinite(values)]
     return float(known.mean()) if known.size else float("nan")
+
+
+def mean_scores(matrix: Matrix) -> dict[str, Floats]:
+    """Each score of `class_scores`, mean over classes 1..K that are there; of many `(..., K+1, K+1)` matrices at once.
+
+    NaN where no class is there.
+    """
+    found: dict[str, Floats] = {}
+    for name, values in class_scores(matrix).items():
+        own = values[..., 1:]
+        known = np.isfinite(own)
+        count = known.sum(-1)
+        total = np.where(known, own, 0.0).sum(-1)
+        found[name] = np.divide(total, count, out=np.full(total.shape, nan), where=count > 0)
+    return found
 
 
 def report(matrix: Matrix, classes: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from qtpy.QtCore import QObject, QTimer
 
 from napari_msunet.geometry import Window
 from napari_msunet.widgets.layers import store_path
-from napari_msunet.widgets.navigation import camera, go_to
+from napari_msunet.widgets.napari_internals import camera
+from napari_msunet.widgets.navigation import go_to
 
 if TYPE_CHECKING:
     from napari.utils.events import Event

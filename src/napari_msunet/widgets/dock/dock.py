@@ -32,7 +32,7 @@ from napari_msunet.widgets.dock.section import WIDTH, Section, stylesheet
 from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.jobs import JobHandle, Jobs
 from napari_msunet.widgets.layers import Layers
-from napari_msunet.widgets.navigation import main_window
+from napari_msunet.widgets.napari_internals import main_window
 from napari_msunet.widgets.placement import visible_region
 from napari_msunet.widgets.state import STEPS, State, StepName
 from napari_msunet.widgets.steps.step import Step

@@ -1,32 +1,42 @@
-"""Editors of single values: each has `value()`, `setValue()` and `valueChanged`, whatever widget it is made of."""
+"""Editors of single values: each has `value()`, `setValue()` and `valueChanged`, whatever widget it is made of.
+
+They are all in this one file, so that `forms` finds an editor for any field, with the drawings that some of them show.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from napari.utils.notifications import show_warning
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
-from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QValidator
+from qtpy.QtCore import QByteArray, Qt, Signal
+from qtpy.QtGui import QPainter, QPixmap, QValidator
+from qtpy.QtSvg import QSvgRenderer
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QDoubleSpinBox,
     QGridLayout,
     QHBoxLayout,
+    QLabel,
     QLineEdit,
     QMenu,
     QSizePolicy,
     QSpinBox,
     QToolButton,
+    QVBoxLayout,
     QWidget,
 )
 
+import napari_msunet
 from napari_msunet.config import Output
+from napari_msunet.config.training import BRANCH_LOSSES, BRANCH_WEIGHT
 from napari_msunet.geometry import as_scale
 from napari_msunet.typed_numbers import read_number, read_numbers
 
@@ -563,3 +573,83 @@ class ResolutionField(NumberField):
 
     def setValue(self, value: float | None) -> None:
         super().setValue(value or 0)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# An editor with a drawing.
+
+DRAWINGS = Path(napari_msunet.__file__).parent / "widgets" / "drawings"
+
+
+@cache
+def drawing(name: str, ratio: float = 1.0) -> QPixmap:
+    """One of the drawings in `widgets/drawings`, 264 pixels wide."""
+    renderer = QSvgRenderer(QByteArray((DRAWINGS / f"{name}.svg").read_bytes()))
+    size = renderer.defaultSize().scaled(int(264 * ratio), 10_000, Qt.AspectRatioMode.KeepAspectRatio)
+    picture = QPixmap(size)
+    picture.fill(Qt.GlobalColor.transparent)
+    painter = QPainter(picture)
+    renderer.render(painter)
+    painter.end()
+    picture.setDevicePixelRatio(ratio)
+    return picture
+
+
+class BranchLossField(QWidget):
+    """Edits how the scales are trained: one of `BRANCH_LOSSES`, for "joint" with the weight of each scale's own loss.
+
+    A sentence and a drawing below say where the losses are: each L is one.
+    """
+
+    valueChanged = Signal(object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        self.mode = ChoiceField({name: words for name, (words, _) in BRANCH_LOSSES.items()})
+        self.weight = NumbersField()
+        self.weight.setAccessibleName("Weight of each scale's own loss")
+        self.weight.setValue(BRANCH_WEIGHT)
+        self.meaning = QLabel()
+        self.meaning.setObjectName("note")
+        self.meaning.setWordWrap(True)
+        self.picture = QLabel()
+        self.picture.setAccessibleName("Where the losses are")
+        for widget in (self.mode, self.weight, self.meaning, self.picture):
+            column.addWidget(widget)
+        self.mode.setValue("joint")
+        self._explain()
+        self.mode.valueChanged.connect(self._changed)
+        self.weight.valueChanged.connect(self._changed)
+
+    def setToolTip(self, tip: str) -> None:
+        super().setToolTip(tip)
+        self.mode.setToolTip(tip)
+        self.weight.setToolTip("Weight of each scale's own loss: one number for all, or one for each scale.")
+
+    def value(self) -> str | float | tuple[float, ...]:
+        mode = self.mode.value()
+        return self.weight.value() if mode == "joint" else str(mode)
+
+    def setValue(self, value: str | float | tuple[float, ...]) -> None:
+        before = self.value()
+        parts = [(self.mode, value if isinstance(value, str) else "joint")]
+        parts += [] if isinstance(value, str) else [(self.weight, value)]
+        for part, new in parts:
+            part.blockSignals(True)
+            part.setValue(new)
+            part.blockSignals(False)
+        self._explain()
+        if value != before:
+            self.valueChanged.emit(value)
+
+    def _changed(self, *_: object) -> None:
+        self._explain()
+        self.valueChanged.emit(self.value())
+
+    def _explain(self) -> None:
+        mode = str(self.mode.value())
+        self.weight.setVisible(mode == "joint")
+        self.meaning.setText(BRANCH_LOSSES[mode][1])
+        self.picture.setPixmap(drawing(f"loss-{mode}", self.devicePixelRatioF()))

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
-from qtpy.QtCore import QByteArray, Qt, Signal
-from qtpy.QtGui import QPainter, QPixmap
-from qtpy.QtSvg import QSvgRenderer
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFormLayout, QGridLayout, QLabel, QVBoxLayout, QWidget
 
-import napari_msunet
 from napari_msunet.config import FUSIONS, NETWORKS, BranchConfig, Fusion, ModelConfig, UNetConfig
 from napari_msunet.config.base import fields_of
+from napari_msunet.config.branches import missing_for_encoders
 from napari_msunet.geometry import as_scale
 from napari_msunet.widgets.dock.fields import (
     CheckField,
@@ -24,6 +20,7 @@ from napari_msunet.widgets.dock.fields import (
     ResolutionField,
     ScalesField,
     WholeField,
+    drawing,
 )
 from napari_msunet.widgets.forms import Fold, Form, editor_for
 
@@ -65,6 +62,11 @@ class BranchesField(QWidget):
         row.setContentsMargins(0, 0, 0, 0)
         row.addRow("Network", self.kind)
         column.addLayout(row)
+        self.lacking = QLabel()
+        self.lacking.setObjectName("note")
+        self.lacking.setWordWrap(True)
+        self.lacking.setVisible(False)
+        column.addWidget(self.lacking)
         self.fold = Fold("What it is made of", "Blocks, skips, normalisation: the same for all scales.")
         self.details = _Details()
         self.details.edited.connect(self._detail)
@@ -112,10 +114,17 @@ class BranchesField(QWidget):
                 field.setValue(number)
                 field.blockSignals(False)
 
+        sized = branches[0].kind != "classical"  # which has no size, and one scale
+        self.same.setVisible(sized)
+        for index in range(self.grid.count()):
+            self.grid.itemAt(index).widget().setVisible(sized)
         self.kind.blockSignals(True)
         self.kind.setValue(branches[0].kind)
         self.kind.blockSignals(False)
         self.details.show_config(branches[0])
+        lacking = missing_for_encoders() if any(branch.kind == "encoder" for branch in branches) else ""
+        self.lacking.setText(lacking)
+        self.lacking.setVisible(bool(lacking))
 
     def _other_kind(self, kind: str) -> None:
         """Change the kind of the networks, and keep their depth and width where the new kind allows them."""
@@ -223,8 +232,6 @@ def _changed(branch: BranchConfig, row: tuple[WholeField, WholeField, NumberFiel
 # ----------------------------------------------------------------------------------------------------------------------
 # The form of a model, with a drawing of its fusion.
 
-DRAWINGS = Path(napari_msunet.__file__).parent / "widgets" / "drawings"
-
 
 class ModelForm(Form):
     """Edits a `ModelConfig`; its classes, channels and normalisation stay as they were set."""
@@ -260,17 +267,3 @@ class ModelForm(Form):
         if config.mpp is not None and before is not None and abs(config.mpp - before) < 0.0005:
             config = config.model_copy(update={"mpp": before})
         return config
-
-
-@cache
-def drawing(name: str, ratio: float = 1.0) -> QPixmap:
-    """One of the drawings in `widgets/drawings`, 264 pixels wide."""
-    renderer = QSvgRenderer(QByteArray((DRAWINGS / f"{name}.svg").read_bytes()))
-    size = renderer.defaultSize().scaled(int(264 * ratio), 10_000, Qt.AspectRatioMode.KeepAspectRatio)
-    picture = QPixmap(size)
-    picture.fill(Qt.GlobalColor.transparent)
-    painter = QPainter(picture)
-    renderer.render(painter)
-    painter.end()
-    picture.setDevicePixelRatio(ratio)
-    return picture

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 from qtpy.QtCore import QSize, Signal
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import (
     QCheckBox,
     QDialog,
@@ -28,6 +29,7 @@ from superqt import QElidingLabel
 from napari_msunet.config import FolderSource, ImageSet, PublishedSource, Role, ShapesSource, TableSource, explain
 from napari_msunet.config.base import OptionField, fields_of
 from napari_msunet.config.sources import SETS
+from napari_msunet.constants import OUTLINE_ENDINGS
 from napari_msunet.errors import MsunetError
 from napari_msunet.slide.pixel_size import PIXELS
 from napari_msunet.widgets.dock.fields import ChoiceField, NumberField, TextField
@@ -37,12 +39,19 @@ from napari_msunet.widgets.state import State
 # ----------------------------------------------------------------------------------------------------------------------
 # Forms of labelled images from elsewhere: folders, tables, outlines of another program, public data sets.
 
-TABLES, SHAPES = "Tables (*.csv *.tsv *.txt)", "Outlines (*.geojson *.json *.xml)"
+TABLES = "Tables (*.csv *.tsv *.txt)"
+SHAPES = f"Outlines ({' '.join(f'*{ending}' for ending in OUTLINE_ENDINGS)});;All files (*)"
+
+
+def dropped(event: QDropEvent) -> Path | None:
+    """The one file or folder that is dragged or dropped; None for anything else."""
+    urls = event.mimeData().urls()
+    return Path(urls[0].toLocalFile()) if len(urls) == 1 and urls[0].isLocalFile() else None
 
 
 class PathField(QWidget):
-    """A path with a button that asks for it; empty means None. `files` filters the files; without it, a folder is asked
-    for."""
+    """A path with a button that asks for it, or on which a file is dropped; empty means None. `files` filters the
+    files; without it, a folder is asked for."""
 
     valueChanged = Signal(object)
 
@@ -59,6 +68,19 @@ class PathField(QWidget):
         self.button.clicked.connect(self._ask)
         row.addWidget(self.line, 1)
         row.addWidget(self.button)
+        self.line.setAcceptDrops(False)  # it would insert the address, file://...
+        self.setAcceptDrops(True)
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        if dropped(event) is not None:
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        path = dropped(event)
+        if path is not None:
+            self.setValue(path)
+            self.valueChanged.emit(self.value())
+            event.acceptProposedAction()
 
     def value(self) -> Path | None:
         return Path(self.line.text().strip()) if self.line.text().strip() else None
@@ -129,9 +151,12 @@ class ValuesField(TextField):
             return text or self._usual
         try:
             pairs = [part.split("=") for part in text.replace(";", ",").split(",") if part.strip()]
+            if self._number is int and any(set("#/") & set(key) for key, _ in pairs):  # colours
+                return {key.strip(): label.strip() for key, label in pairs}
             return {self._number(k.strip()): v.strip() for k, v in pairs}
         except ValueError:
-            example = "classes, instances, or 1=gland, 2=stroma" if self._number is int else "classes, or Tumour=tumour"
+            numbers = "classes, instances, or 1=gland, 2=stroma, or #ff0000=gland"
+            example = numbers if self._number is int else "classes, or Tumour=tumour"
             raise MsunetError(f"{text!r} does not say what the values mean; write {example}.") from None
 
     def setValue(self, value: str | dict[int, str] | dict[str, str]) -> None:
@@ -319,7 +344,7 @@ class SourcesBox(QWidget):
         column.addLayout(self.grid)
         self.add = QPushButton("Add labelled images…")
         self.add.setToolTip(
-            "Folders or a table of images and masks, shapes of QuPath, ASAP or ImageScope on a slide, or a public set."
+            "Folders or a table of images and masks, outlines of another program on a slide, or a public set."
         )
         self.add.clicked.connect(lambda *_: self._ask())
         column.addWidget(self.add)

@@ -15,10 +15,12 @@ from qtpy.QtGui import QPixmap
 from qtpy.QtWidgets import QDialog, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
 from napari_msunet.config import CrossValidateJob, PreviewAugmentationJob, TrainJob
-from napari_msunet.constants import output_colour
-from napari_msunet.events import Metric, Result
+from napari_msunet.config.training import MEAN_OF_SCALES, METRICS
+from napari_msunet.constants import MEAN_COLOUR, output_colour
+from napari_msunet.events import Metric, Result, StepMetrics
 from napari_msunet.training.progress import TrainingHistory
 from napari_msunet.widgets import resolve
+from napari_msunet.widgets.dock.fields import ChoiceField
 from napari_msunet.widgets.dock.show_errors import notify_error
 
 if TYPE_CHECKING:
@@ -27,18 +29,26 @@ if TYPE_CHECKING:
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import State
 # ----------------------------------------------------------------------------------------------------------------------
-# Live curves of a training: loss and IoU by epoch, for the fused output and each scale.
+# Live curves of a training: its loss and any other number by epoch, for the fused output, each scale, and their mean.
 
 _REDRAW_MS = 150
-_TITLES = {"loss": "Loss", "iou": "IoU"}
+_MEMORY = "memory_mb"
+SHOWN = {name: words[:1].upper() + words[1:] for name, words in METRICS.items() if name != "loss"} | {
+    _MEMORY: "Memory (MB)"
+}
+"""The numbers of which the second plot can show one."""
+
 _TIPS = {
-    "loss": "Cross-entropy and Dice loss: lower is better. Solid: validation; dashed: training.",
-    "iou": "Overlap with the truth, mean over classes, 0 to 1: higher is better. Solid: validation; dashed: training.",
+    "loss": "What training minimises: lower is better. Solid: validation; dashed: training; thin: each step of it.",
+    "score": "Means over classes, 0 to 1: higher is better. Solid: validation; dashed: training.",
 }
 
 
 class Curves(QWidget):
-    """Two plots, loss above IoU; training is dashed, validation solid, and the best epoch is marked.
+    """Two plots, the loss above a number of choice; training is dashed, validation solid, and the best epoch is marked.
+
+    A thin line is the fused output's number at each training step, where it is kept; a red one is the loss below which
+    the training ends.
 
     `add` only stores a number; the plots are drawn a moment later, once for all numbers of an epoch.
 
@@ -53,6 +63,8 @@ class Curves(QWidget):
         "fused", then one for each scale.
     history : TrainingHistory
         The numbers.
+    choice : ChoiceField
+        Which number the second plot shows, by its name in `SHOWN`.
     """
 
     def __init__(self, theme: str = "dark") -> None:
@@ -62,6 +74,8 @@ class Curves(QWidget):
         self.plots: dict[str, pg.PlotWidget] = {}
         self.lines: dict[tuple[str, str, str], pg.PlotDataItem] = {}
         self.best: dict[str, pg.InfiniteLine] = {}
+        self.steps: dict[str, pg.PlotDataItem] = {}
+        self._dark, self._text = True, "#ffffff"
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(_REDRAW_MS)
@@ -72,11 +86,23 @@ class Curves(QWidget):
         self.legend = QLabel()
         self.legend.setWordWrap(True)
         self.legend.setTextFormat(Qt.TextFormat.RichText)
-        for name in _TITLES:
+        self.choice = ChoiceField(SHOWN)
+        self.choice.setAccessibleName("Number in the second plot")
+        self.choice.setToolTip("What the second plot shows: a score of the training, or the memory of each epoch.")
+        self.choice.valueChanged.connect(lambda *_: self._choose())
+        for name in ("loss", "score"):
             self.plots[name] = self._plot(name)
-            layout.addWidget(self.plots[name])
-        layout.addWidget(self.legend)
+        self.threshold = pg.InfiniteLine(angle=0, pen=pg.mkPen("#d64550", width=1, style=Qt.PenStyle.DashLine))
+        self.threshold.hide()
+        self.plots["loss"].addItem(self.threshold)
+        for widget in (self.plots["loss"], self.choice, self.plots["score"], self.legend):
+            layout.addWidget(widget)
         self.set_theme(theme)
+        self._choose()
+
+    def number_in(self, plot: str) -> str:
+        """The number that a plot ("loss" or "score") shows."""
+        return "loss" if plot == "loss" else str(self.choice.value())
 
     def _plot(self, name: str) -> pg.PlotWidget:
         """An empty plot with its lines."""
@@ -91,18 +117,32 @@ class Curves(QWidget):
         item.getAxis("left").setWidth(34)
         item.getAxis("bottom").setHeight(20)
         item.getAxis("bottom").setTickPen(None)
-        if name == "iou":
-            plot.setYRange(0, 1, padding=0.02)
-        else:
+        if name == "loss":
             plot.setLimits(yMin=0)
         self.best[name] = pg.InfiniteLine(angle=90)
         self.best[name].hide()
         plot.addItem(self.best[name])
+        self.steps[name] = pg.PlotDataItem(connect="finite", antialias=True, pen=pg.mkPen("#88888888", width=0.8))
+        plot.addItem(self.steps[name])
         return plot
 
-    def restart(self, outputs: Sequence[str], history: TrainingHistory) -> None:
-        """Show another training, with its numbers so far."""
+    def _choose(self) -> None:
+        """Show the chosen number in the second plot."""
+        name, plot = self.number_in("score"), self.plots["score"]
+        if name == _MEMORY:
+            plot.enableAutoRange("y", True)
+        else:
+            plot.setYRange(0, 1, padding=0.02)
+        plot.setTitle(SHOWN[name], color=self._text, size="9pt")
+        self.redraw()
+
+    def restart(self, outputs: Sequence[str], history: TrainingHistory, threshold: float | None = None) -> None:
+        """Show another training, with its numbers so far, and the loss below which it ends."""
         self.history = history
+        self.threshold.setVisible(threshold is not None)
+        if threshold is not None:
+            self.threshold.setValue(threshold)
+        outputs = (*outputs, MEAN_OF_SCALES) if len(outputs) > 2 else tuple(outputs)
         if tuple(outputs) != self.outputs:
             for (name, _, _), line in self.lines.items():
                 self.plots[name].removeItem(line)
@@ -121,6 +161,7 @@ class Curves(QWidget):
         """Use the colours of a napari theme."""
         colours = get_theme(theme)
         ground, text = colours.background.as_hex(), colours.text.as_hex()
+        self._text = text
         self._dark = sum(colours.background.as_rgb_tuple()[:3]) < 384
         for name, plot in self.plots.items():
             plot.setBackground(ground)
@@ -128,7 +169,7 @@ class Curves(QWidget):
                 axis = plot.getPlotItem().getAxis(side)
                 axis.setPen(text)
                 axis.setTextPen(text)
-            plot.setTitle(_TITLES[name], color=text, size="9pt")
+            plot.setTitle("Loss" if name == "loss" else SHOWN[self.number_in(name)], color=text, size="9pt")
             self.best[name].setPen(pg.mkPen("#999999", width=1, style=Qt.PenStyle.DashLine))
         self._colour_lines()
         self.redraw()
@@ -139,26 +180,36 @@ class Curves(QWidget):
             index = self.outputs.index(output)
             dashed = Qt.PenStyle.DashLine if split == "train" else Qt.PenStyle.SolidLine
             width = (2 if index == 0 else 1.3) * (0.8 if split == "train" else 1)
-            line.setPen(pg.mkPen(output_colour(index, self._dark), width=width, style=dashed))
+            line.setPen(pg.mkPen(self._colour(index), width=width, style=dashed))
 
-    def add(self, metric: Metric) -> None:
-        """Add a number of an epoch."""
-        self.history.add(metric)
+    def _colour(self, index: int) -> str:
+        mean = self.outputs[index] == MEAN_OF_SCALES
+        return MEAN_COLOUR if mean else output_colour(index, self._dark)
+
+    def add(self, metric: Metric | StepMetrics) -> None:
+        """Add a number of an epoch, or those of its steps."""
+        if isinstance(metric, Metric):
+            self.history.add(metric)
+        else:
+            self.history.add_steps(metric)
         if not self._timer.isActive():
             self._timer.start()
 
     def redraw(self) -> None:
         """Bring the plots up to date."""
-        for key, line in self.lines.items():
-            points = self.history.series.get(key, [])
+        for (name, split, output), line in self.lines.items():
+            points = self.history.series.get((self.number_in(name), split, output), [])
             line.setData([e for e, _ in points], [v for _, v in points])
             line.setSymbol("o" if len(points) == 1 else None)
             if len(points) == 1:
-                line.setSymbolBrush(output_colour(self.outputs.index(key[2]), self._dark))
+                line.setSymbolBrush(self._colour(self.outputs.index(output)))
                 line.setSymbolPen(None)
+        for name, line in self.steps.items():
+            points = self.history.steps.get(self.number_in(name), [])
+            line.setData([place for place, _ in points], [v for _, v in points])
         best, epochs = self.history.best_epoch, self.history.epochs
         for name, plot in self.plots.items():
-            plot.setXRange(0.5, max(epochs, 5) + 0.5, padding=0)
+            plot.setXRange(0, max(epochs, 5) + 0.5, padding=0)  # from the first step on
             self.best[name].setVisible(best is not None)
             if best is not None:
                 self.best[name].setValue(best)
@@ -167,7 +218,7 @@ class Curves(QWidget):
     def _legend(self, best: int | None) -> str:
         """The legend of colours and lines, in one or two lines."""
         parts = [
-            f'<span style="color:{output_colour(i, self._dark)}">&#9644;</span>&nbsp;{o.replace(" ", "&nbsp;")}'
+            f'<span style="color:{self._colour(i)}">&#9644;</span>&nbsp;{o.replace(" ", "&nbsp;")}'
             for i, o in enumerate(self.outputs)
         ]
         parts += ["&mdash;&nbsp;validation", "&#8209;&#8209;&nbsp;training"]

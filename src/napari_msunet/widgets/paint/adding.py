@@ -11,9 +11,8 @@ from napari_msunet.errors import StoreError
 from napari_msunet.geometry import first_position
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.widgets.layer_slides import is_slide, slide_of
-from napari_msunet.widgets.navigation import linear_map
+from napari_msunet.widgets.napari_internals import linear_map, missing
 from napari_msunet.widgets.paint import lifetime
-from napari_msunet.widgets.paint.napari_internals import missing
 from napari_msunet.widgets.paint.pyramid_labels import PyramidLabels
 from napari_msunet.widgets.paint.region import paint_in_region
 

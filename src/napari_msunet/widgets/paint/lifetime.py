@@ -15,7 +15,7 @@ from qtpy.QtCore import QEvent, QObject, QTimer
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import to_position
 from napari_msunet.labels import LabelStore
-from napari_msunet.widgets.navigation import camera, main_window, viewers_showing
+from napari_msunet.widgets.napari_internals import camera, main_window, viewers_showing
 from napari_msunet.widgets.placement import placement_of
 
 if TYPE_CHECKING:

@@ -23,10 +23,10 @@ from napari_msunet.geometry import Region, Window, first_position
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.labels.checks import touched
 from napari_msunet.labels.chunks import WindowArray
-from napari_msunet.widgets.navigation import camera, viewers_showing
-from napari_msunet.widgets.paint import brush, class_colours, lifetime
+from napari_msunet.widgets import brush
+from napari_msunet.widgets.napari_internals import PaintHooks, camera, missing, viewers_showing
+from napari_msunet.widgets.paint import class_colours, lifetime
 from napari_msunet.widgets.paint.canvas import Canvas
-from napari_msunet.widgets.paint.napari_internals import PaintHooks, missing
 from napari_msunet.widgets.paint.stroke import Stroke, cut
 from napari_msunet.widgets.paint.writer import Job, StrokeWriter
 from napari_msunet.widgets.placement import MICROMETER
@@ -69,7 +69,22 @@ TEXTURE_LIMIT = 8192
 
 
 class LevelArray(WindowArray):
-    """A level of a canvas as an array for napari; never cached, since it is painted on."""
+    """A level of a canvas as an array for napari; never cached, since it is painted on.
+
+    Attributes
+    ----------
+    store : LabelStore
+        The store that it is a level of, by which a writer finds the labels on disk.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        store: LabelStore,
+        read: Callable[[Window], npt.NDArray[np.integer]],
+    ) -> None:
+        super().__init__(shape, store.dtype, read)
+        self.store = store
 
     @property
     def chunks(self) -> tuple[int, ...]:
@@ -145,7 +160,7 @@ class PyramidLabels(PaintHooks):
         self._obstacle = self._hold(read_only)
         self._partial = missing() is None
         levels = [
-            LevelArray(shape, self.store.dtype, _reader(self._canvas, n)) for n, shape in enumerate(self._canvas.shapes)
+            LevelArray(shape, self.store, _reader(self._canvas, n)) for n, shape in enumerate(self._canvas.shapes)
         ]
         defaults: dict[str, Any] = {
             "multiscale": True,

@@ -12,9 +12,8 @@ from napari.utils.notifications import show_info, show_warning
 from qtpy.QtCore import QTimer
 
 from napari_msunet.geometry import Window
-from napari_msunet.widgets.navigation import camera, linear_map
+from napari_msunet.widgets.napari_internals import camera, linear_map, napari_version
 from napari_msunet.widgets.paint import class_colours
-from napari_msunet.widgets.paint.napari_internals import napari_version
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from napari_msunet.geometry import Window
 from napari_msunet.labels.levels import around
-from napari_msunet.widgets.paint.brush import Disc, Mask, part_of
+from napari_msunet.widgets.brush import Disc, Mask, part_of
 
 TILE = 256
 """Side of the tiles in which a stroke is kept."""

@@ -36,7 +36,7 @@ def prepare_store(job: PredictJob, config: ModelConfig, free: Path) -> Path:
     if isinstance(job.where, InClasses):  # flushed, because the worker reads the chunks, not the journal
         open_labels(job.where.labels).flush()
     with open_slide(job.slide, mpp=job.slide_mpp) as slide:
-        grid = slide.grid(config.target)
+        grid = slide.grid(config.output)
         out = job.out
         if out.exists():
             store = open_labels(out)
@@ -48,7 +48,7 @@ def prepare_store(job: PredictJob, config: ModelConfig, free: Path) -> Path:
                     same = False
             out = out if same else free
         if not out.exists():
-            LabelStore.create(out, mpp=config.target, classes=config.classes, slide=slide, check_names=False)
+            LabelStore.create(out, mpp=config.output, classes=config.classes, slide=slide, check_names=False)
     open_labels(out).hold()
     return out
 

@@ -18,6 +18,7 @@ from napari_msunet.geometry import Window
 from napari_msunet.labels import Run
 from napari_msunet.labels.chunks import WindowArray
 from napari_msunet.widgets.layer_slides import KEY
+from napari_msunet.widgets.napari_internals import drop_thumbnail_copy
 from napari_msunet.widgets.placement import over, placed
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def map_of(layer: Layer) -> RunMap | None:
 def redraw(layer: Image | Labels, whole: bool = False) -> None:
     """Draw what was finished since the last drawing; `whole`: the thumbnail too."""
     if layer.multiscale:
-        layer._reset_thumbnail_level_data()  # napari keeps a copy of the coarsest level
+        drop_thumbnail_copy(layer)
     layer.refresh(extent=False, thumbnail=whole)
 
 

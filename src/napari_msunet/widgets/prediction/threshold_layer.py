@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from napari_msunet.labels.metadata import Colour, default_colours
 from napari_msunet.labels.runs.merge import value_table
 from napari_msunet.widgets.layer_slides import KEY
 from napari_msunet.widgets.layers import PassingLayer, add_to_look_at
+from napari_msunet.widgets.napari_internals import drawn_once
 from napari_msunet.widgets.paint.class_colours import colormap, features
 from napari_msunet.widgets.placement import over
 
@@ -199,7 +199,7 @@ class PreviewLayer(PassingLayer):
         else:
             # Each of these changes alone makes napari slice, draw and measure all layers again; blocked, they do so
             # once.
-            with layer._block_refresh() if hasattr(layer, "_block_refresh") else nullcontext():
+            with drawn_once(layer):
                 for name in ("scale", "translate", "affine"):
                     if name in place:
                         setattr(layer, name, place[name])

@@ -9,15 +9,30 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 from napari.layers import Shapes
+from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
-from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFileDialog,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
 
+from napari_msunet.annotation.formats import is_outline_file
+from napari_msunet.annotation.shapes import DrawnImage
 from napari_msunet.app.project import Ring
 from napari_msunet.config import Drawn, InClasses, Where
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Region, to_place, to_position
+from napari_msunet.inference.slide_inputs import drawn
 from napari_msunet.widgets.dock.fields import ChoiceField
 from napari_msunet.widgets.dock.show_errors import show_errors
+from napari_msunet.widgets.dock.training_data import SHAPES, dropped
 from napari_msunet.widgets.layer_slides import KEY
 from napari_msunet.widgets.layers import ShapesUnderWay, store_path
 from napari_msunet.widgets.placement import over, to_level0
@@ -26,6 +41,7 @@ if TYPE_CHECKING:
     from napari._vispy.mouse_event import NapariMouseEvent
     from napari.components import ViewerModel
     from napari.layers import Layer
+    from qtpy.QtGui import QDragEnterEvent, QDropEvent
 
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import SlideRecord, State
@@ -104,6 +120,9 @@ class RegionDrawing(QObject):
 MARK = "regions_of"
 SETTLED = 150
 """Milliseconds after a change of a shape at which the regions are read again."""
+
+MOST_REGIONS = 1000
+"""Most regions from a file: napari takes long to show more shapes."""
 
 CORNERS = 64
 """Corners of the polygon that replaces an ellipse."""
@@ -269,6 +288,13 @@ class WhereRow(QWidget):
         self.choice.valueChanged.connect(lambda _: self._chosen())
         self.polygon = self._tool("Polygon", "Draw it corner by corner; a double click ends it.", "add_polygon")
         self.rectangle = self._tool("Rectangle", "Draw it from corner to corner.", "add_rectangle")
+        self.file = QPushButton("File…")
+        self.file.setToolTip(
+            "Takes the areas of a file of outlines (QuPath, ASAP, ImageScope, HALO, CVAT, Labelbox, labelme, Cytomine, "
+            "COCO); it can also be dropped here."
+        )
+        self.file.clicked.connect(show_errors(lambda *_: self._choose_file()))
+        self.setAcceptDrops(True)
         self.stores = QComboBox()
         self.stores.setToolTip("The labels in whose classes the prediction is made.")
         self.stores.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
@@ -299,6 +325,7 @@ class WhereRow(QWidget):
         tools.setContentsMargins(0, 0, 0, 0)
         tools.addWidget(self.polygon)
         tools.addWidget(self.rectangle)
+        tools.addWidget(self.file)
         self.classes = QWidget()
         self._grid = QGridLayout(self.classes)
         self._grid.setContentsMargins(0, 0, 0, 0)
@@ -356,6 +383,52 @@ class WhereRow(QWidget):
         if record is None:
             raise MsunetError("Open a slide first: regions are drawn on one.")
         return self.regions.draw(record.path, self.layers.need_slide(record), mode)
+
+    def load(self, path: str | Path, image: str | None = None) -> None:
+        """Add the areas of a file of outlines to the drawn regions, and choose these.
+
+        Parameters
+        ----------
+        path : path
+        image : str, optional
+            The image in the file, where it holds the outlines of several; None: the one of the slide's name.
+
+        Raises
+        ------
+        MsunetError
+            If there is no slide, the file has no area, or too many to be shown as shapes.
+        """
+        record = self.state.active
+        if record is None:
+            raise MsunetError("Open a slide first: the areas of the file lie on one.")
+        found = drawn(Path(path), DrawnImage(image or str(record.path), record.shape, image is not None))
+        if len(found.polygons) > MOST_REGIONS:
+            raise MsunetError(
+                f"{path} holds {len(found.polygons)} areas, more than {MOST_REGIONS} that can be shown as regions; "
+                "import it in the Annotate step, and choose classes of other labels here."
+            )
+        self.regions.restore(record.path, self.layers.need_slide(record), found.polygons)
+        self.choose("drawn")
+        self.changed.emit()
+        if found.left_out:
+            show_info(found.left_out)
+
+    def _choose_file(self) -> None:
+        folder = "" if self.state.active is None else str(self.state.active.path.parent)
+        chosen, _ = QFileDialog.getOpenFileName(self, "The outlines", folder, SHAPES)
+        if chosen:
+            self.load(chosen)
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        path = dropped(event)
+        if path is not None and is_outline_file(path):
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        path = dropped(event)
+        if path is not None:
+            event.acceptProposedAction()
+            show_errors(self.load)(path)
 
     def rest(self) -> None:
         """Put the drawing tool away, so that the mouse moves the view again."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
 
-from napari_msunet.widgets.navigation import main_window
+from napari_msunet.widgets.napari_internals import main_window
 from napari_msunet.widgets.review.label_issues_panel import TruthPanel
 
 if TYPE_CHECKING:

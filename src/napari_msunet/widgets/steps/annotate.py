@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import traceback
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_info
-from qtpy.QtWidgets import QHBoxLayout, QMessageBox, QPushButton
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QInputDialog, QMessageBox, QPushButton
 
-from napari_msunet.config import FolderSource
+from napari_msunet.annotation.formats import is_outline_file, read_shape_file
+from napari_msunet.annotation.importing import ShapeReport, import_shapes, radii
+from napari_msunet.annotation.shapes import DrawnImage, ShapeFile
+from napari_msunet.config import FolderSource, is_no_class
 from napari_msunet.constants import ANNOTATED_BACKGROUND
-from napari_msunet.errors import MsunetError
+from napari_msunet.errors import ImageNeededError, MsunetError
+from napari_msunet.geometry import Region
 from napari_msunet.labels import LabelStore
 from napari_msunet.labels.metadata import BACKGROUND_COLOUR, default_colours
 from napari_msunet.slide import open_slide
+from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.class_table import KEYS, ClassEdits, ClassTable, ClassTableRow
 from napari_msunet.widgets.dock.marking import Marking
 from napari_msunet.widgets.dock.python_lines import call, lines, literal
-from napari_msunet.widgets.dock.show_errors import show_errors
-from napari_msunet.widgets.dock.training_data import SourcesBox
+from napari_msunet.widgets.dock.show_errors import notify_error, show_errors
+from napari_msunet.widgets.dock.training_data import SHAPES, SourcesBox, dropped
 from napari_msunet.widgets.forms import Fold
 from napari_msunet.widgets.state import SlideRecord
 from napari_msunet.widgets.steps.step import Step
@@ -28,6 +34,7 @@ from napari_msunet.widgets.steps.step import Step
 if TYPE_CHECKING:
     from napari.layers import Layer
     from napari.utils.events import Event
+    from qtpy.QtGui import QDragEnterEvent, QDropEvent
 
     from napari_msunet.widgets.jobs import Jobs
     from napari_msunet.widgets.layers import Layers
@@ -36,6 +43,10 @@ if TYPE_CHECKING:
 BRUSH_ON_SCREEN = 14
 """Width of the brush in pixels of the screen when annotating starts."""
 BRUSH_LIMITS = (4, 400)
+
+
+PLACEHOLDER = "class 1"
+"""The class of a dock in which no class was named yet."""
 
 
 class AnnotateStep(Step):
@@ -67,6 +78,16 @@ class AnnotateStep(Step):
         self.help = self.note("Keys: 1–9 class, 0 background, P brush, E eraser, F fill, [ ] brush size.")
         self.body.addWidget(self.help)
         self.body.addLayout(self.marking.buttons())
+        self.bring = QPushButton("Import outlines…")
+        self.bring.setToolTip(
+            "Paints the outlines of another program (QuPath, ASAP, ImageScope, HALO, CVAT, Labelbox, labelme, "
+            "Cytomine, COCO) into the annotation, as strokes that can be undone. The file can also be dropped here or "
+            "on the slide."
+        )
+        self.bring.clicked.connect(show_errors(lambda *_: self._choose_outlines()))
+        self.body.addWidget(self.bring)
+        self.setAcceptDrops(True)
+        self._background = Background("msunet-outlines", self)
         self.more = Fold("Sources", "What each slide is for, and labelled images from elsewhere.")
         self.sources = SourcesBox(self.state)
         self.more.inside.addWidget(self.sources)
@@ -214,6 +235,108 @@ class AnnotateStep(Step):
         if not self.layers.closed and self.isVisible():
             self.refresh()
 
+    # ------------------------------------------------------------------------------------------------------- outlines
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        path = dropped(event)
+        if path is not None and is_outline_file(path):
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        path = dropped(event)
+        if path is not None:
+            event.acceptProposedAction()
+            show_errors(self.import_outlines)(path)
+
+    def _choose_outlines(self) -> None:
+        if (sentence := self.missing()) is not None:
+            raise MsunetError(sentence)
+        chosen, _ = QFileDialog.getOpenFileName(self, "The outlines", str(self.state.active.path.parent), SHAPES)
+        if chosen:
+            self.import_outlines(chosen)
+
+    def import_outlines(self, path: str | Path, radius: float | None = None, image: str | None = None) -> None:
+        """Paint the outlines of a file into the annotation of the active slide; returns at once.
+
+        Classes that the annotation does not have are added. A message says what became of the shapes.
+
+        Parameters
+        ----------
+        path : path
+        radius : float, optional
+            Radius in µm of the disc that each point becomes (in pixels where the slide has no µm); None: asked for,
+            where the file has points.
+        image : str, optional
+            The image in the file, where it holds the outlines of several; None: the one of the slide's name.
+
+        Raises
+        ------
+        MsunetError
+            If there is no slide, or its µm per pixel are not known.
+        """
+        if (sentence := self.missing()) is not None:
+            raise MsunetError(sentence)
+        record = self.state.active
+
+        def read() -> ShapeFile:
+            with open_slide(record.path, record.job_mpp) as slide:
+                return read_shape_file(path, DrawnImage.of(slide, image), radii(radius, slide.mpp))
+
+        def failed(error: BaseException) -> None:
+            if isinstance(error, ImageNeededError) and error.images:
+                if chosen := self._asked_image(Path(path).name, error.images):
+                    show_errors(self.import_outlines)(path, radius, chosen)
+            else:
+                notify_error(str(error), "".join(traceback.format_exception(error)))
+
+        self._background.run(read, lambda file: self._bring(record, file, radius, image), failed)
+
+    def _asked_image(self, name: str, images: Sequence[str]) -> str:
+        """The image in a file that a person chooses; empty: none."""
+        said = f"{name} holds the outlines of several images. Which is this slide?"
+        chosen, sure = QInputDialog.getItem(self, "Outlines", said, list(images), 0, False)
+        return str(chosen) if sure else ""
+
+    @show_errors
+    def _bring(self, record: SlideRecord, file: ShapeFile, radius: float | None, image: str | None) -> None:
+        """Paint the shapes that were read, once their classes are there."""
+        points = sum("Point" in shape.geometry.geom_type for shape in file.shapes)
+        if points and radius is None and (given := self._asked_radius(file.path.name, points)):
+            self.import_outlines(file.path, given, image)
+            return
+        if record is not self.state.active:
+            raise MsunetError(f"Another slide is shown by now: {file.path.name} was not imported.")
+        known = {name.casefold() for name in self.state.classes}
+        names = dict.fromkeys(shape.name for shape in file.shapes if shape.areal and shape.classed and shape.name)
+        added = [name for name in names if name.casefold() not in known and not is_no_class(name)]
+        new = added and record.annotation is None and self.state.classes == (PLACEHOLDER,)
+        layer = self.start_annotating(added if new else None)
+        for name in added:
+            if name not in self.state.classes:
+                self.add_class(name)
+        layer.store.add_classes(self.state.classes)
+        layer.end_stroke(0)
+        layer.wait()
+
+        def painted(report: ShapeReport) -> None:
+            if self.layers.closed:
+                return
+            whole = Region(0.0, 0.0, *(float(side) for side in layer.store.shape))
+            layer.refresh_window(whole)
+            self.state.painted.emit(layer.store.path, whole)
+            new = f" New classes: {', '.join(added)}." if added else ""
+            show_info(f"{file.path.name}: {report.counted()} painted. {report.losses()}{new}".strip())
+
+        self._background.run(lambda: import_shapes(file, layer.store), painted)
+
+    def _asked_radius(self, name: str, points: int) -> float:
+        """The radius for points that a person gives; 0 leaves them out."""
+        record = self.state.active
+        unit = "pixels" if record is None or (record.job_mpp is None and not record.mpp) else "µm"
+        said = f"{name} holds {points} points. Radius of their discs in {unit} (0: leave them out):"
+        value, sure = QInputDialog.getDouble(self, "Points", said, 5.0, 0.0, 10_000.0, 2)
+        return float(value) if sure else 0.0
+
     # --------------------------------------------------------------------------------------------------------- counts
 
     def _stroke(self, event: Event) -> None:
@@ -289,6 +412,7 @@ class AnnotateStep(Step):
         self.start.setText("Annotating" if painting else "Go on annotating" if has else "Start annotating")
         self.start.setToolTip(missing or "Puts an empty annotation over the slide and takes the brush.")
         self.remove.setEnabled(len(self.state.classes) > 1)
+        self.bring.setEnabled(missing is None)
         self.help.setVisible(layer is not None)
         self.marking.refresh(layer)
         self.sources.refresh()
@@ -334,4 +458,5 @@ class AnnotateStep(Step):
         for layer in list(self._watched):
             layer.events.stroke.disconnect(self._stroke)
             layer.events.selected_label.disconnect(self._selected)
+        self._background.close()
         self.marking.closing()

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from napari_msunet.widgets.state import State
 FORMATS = {
     ".geojson": ("GeoJSON for QuPath", "An annotation for each object, in pixels of the slide; QuPath opens it."),
+    ".json": ("COCO", "The instances of COCO, in pixels of the slide, for programs that learn from them."),
+    ".xml": ("XML for ASAP", "A polygon for each object, in pixels of the slide; ASAP opens it."),
     ".ome.tif": ("OME-TIFF", "A tiled pyramid of class numbers, for ImageJ, QuPath and others."),
     ".ome.zarr": ("OME-Zarr", "A plain copy of the labels for any reader of OME-Zarr, without the history of edits."),
     ".png": ("PNG of the view", "Class numbers of what the window shows now, in the classes' colours."),
@@ -157,7 +159,7 @@ class ExportStep(Step):
         Parameters
         ----------
         path : path
-            ``.geojson``, ``.ome.tif``, ``.ome.zarr`` or ``.png``.
+            ``.geojson``, ``.json`` (COCO), ``.xml`` (ASAP), ``.ome.tif``, ``.ome.zarr`` or ``.png``.
         region : Region, optional
             The region in level-0 pixels of the labels; None: all, or for a PNG the view.
         """

@@ -6,18 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
 from qtpy.QtWidgets import QButtonGroup, QFileDialog, QHBoxLayout, QPushButton, QRadioButton, QToolButton
 
-from napari_msunet.config import ModelConfig
+from napari_msunet.config import ClassicalConfig, ModelConfig, explain
 from napari_msunet.data.recipe import WINDOW
 from napari_msunet.errors import MsunetError
 from napari_msunet.widgets import resolve
+from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.model_card import model_config
 from napari_msunet.widgets.dock.model_form import ModelForm
 from napari_msunet.widgets.dock.python_lines import lines, literal
 from napari_msunet.widgets.dock.show_errors import show_errors
+from napari_msunet.widgets.forms import Form
 from napari_msunet.widgets.state import AUTOMATIC, AUTOMATIC_SENTENCE, PRESETS, RESOLUTIONS, Preset
 from napari_msunet.widgets.steps.step import Step
+from napari_msunet.wording import in_labels
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.fields_of_view import FieldsOfView
@@ -36,11 +40,22 @@ class ModelStep(Step):
     def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
         super().__init__(state, jobs, layers)
         self._fields: FieldsOfView | None = None
+        self._background = Background("msunet-model", self)
+        self._made_of: dict[Path, ModelConfig] = {}
         self.body.addWidget(self.note("For the next training:"))
         self.presets = QButtonGroup(self)
         self._add_preset(AUTOMATIC, AUTOMATIC_SENTENCE, len(PRESETS), self.state.leave_model_open)
         for number, preset in enumerate(PRESETS):
             self._add_preset(preset.name, preset.sentence, number, lambda p=preset: self.use_preset(p))
+        self.classical = Form(ClassicalConfig())
+        self.classical.valueChanged.connect(self.use_method)
+        self.untrained = QPushButton("Use without training")
+        self.untrained.setToolTip(
+            "Makes a model of this method at once, for the Predict step: a first annotation to correct."
+        )
+        self.untrained.clicked.connect(show_errors(lambda *_: self.use_untrained()))
+        self.body.addWidget(self.classical)
+        self.body.addWidget(self.untrained)
         self.form = ModelForm(self.state.model)
         self.form.valueChanged.connect(self.state.set_model)
         self.body.addWidget(self.form)
@@ -95,6 +110,9 @@ class ModelStep(Step):
 
     def use_preset(self, preset: Preset) -> None:
         """Start from a preset, at the resolution that is set."""
+        options = preset.trained(self.state.train_options)
+        if options != self.state.train_options:
+            self.state.set_train_options(options)
         config = preset.make(self.state.model.classes, self.state.model.mpp)
         self.set_model(config.model_copy(update={"channels": self.state.model.channels}))
 
@@ -108,6 +126,37 @@ class ModelStep(Step):
         if config.classes != self.state.classes:
             self.state.set_classes(config.classes)
         self.refresh()
+
+    def use_method(self, method: ClassicalConfig) -> None:
+        """Choose the options of a classical method."""
+        try:
+            self.set_model(self.state.model.model_copy(update={"branch": method}))
+        except ValidationError as error:  # the fields keep what was given, so that it can be put right
+            self.classical.problem.setText(in_labels(str(explain(error, "This method"))))
+            self.classical.problem.show()
+
+    def use_untrained(self) -> None:
+        """Make a model of the classical method, which then predicts; in the background, since torch may be loaded.
+
+        Raises
+        ------
+        MsunetError
+            If it is fitted to training images, so that it has to be trained.
+        """
+        config, branch = self.state.model, self.state.model.branch
+        path = self.state.make_project().model_path(getattr(branch, "method", "model"))
+
+        def make() -> Path:
+            from napari_msunet.models import save_model
+            from napari_msunet.models.compose import untrained_model
+
+            return save_model(untrained_model(config), path)
+
+        self._background.run(make, self._made)
+
+    def _made(self, path: Path) -> None:
+        self._made_of[path] = self.state.model
+        self.state.use_model(path)
 
     def load_model(self, path: str | Path) -> ModelConfig:
         """Choose a model file that predicts; gives its config.
@@ -181,6 +230,7 @@ class ModelStep(Step):
         if self._fields is not None and (self._fields.config, self._fields.size) != (config, size):
             self._fields.set_model(config, size)
         automatic = not self.state.model_chosen
+        self._show_method(None if automatic else config)
         self.form.setVisible(not automatic)
         fitting = next((n for n, preset in enumerate(PRESETS) if preset.fits(config)), None)
         fitting = len(PRESETS) if automatic else fitting  # the number of the choice "automatic"
@@ -195,6 +245,20 @@ class ModelStep(Step):
         self.loaded.setToolTip(str(path or ""))
         self.loaded.setVisible(path is not None)
 
+    def _show_method(self, config: ModelConfig | None) -> None:
+        """Show the options of a classical method, those that it has enabled; hide them for networks."""
+        branch = None if config is None else config.branch
+        for widget in (self.classical, self.untrained):
+            widget.setVisible(isinstance(branch, ClassicalConfig))
+        if not isinstance(branch, ClassicalConfig):
+            return
+        self.classical.setValue(branch)
+        by_hand = branch.method == "threshold"
+        self.untrained.setEnabled(branch.by_slide or by_hand)
+        has = {"parts": branch.method in ("multiotsu", "kmeans"), "threshold": by_hand, "fit": not by_hand}
+        for name, enabled in has.items():
+            self.classical.editors[name].setEnabled(enabled)
+
     def _resolution_words(self) -> str:
         record = self.state.active
         if record is None or record.mpp is None or self.state.model.mpp is None:
@@ -207,6 +271,12 @@ class ModelStep(Step):
     def as_python(self) -> str:
         """The lines that make the config and the network, or load the model."""
         made = [f"config = {literal(resolve.wanted_model(self.state))}"]
+        if self.state.model_path in self._made_of:
+            made = [f"config = {literal(self._made_of[self.state.model_path])}"]
+            path = literal(self.state.model_path)
+            return lines(
+                *made, "model = ms.build_model(config)", f"ms.save_model(model, {path})", "print(model.config)"
+            )
         if self.state.model_path is not None:
             return lines(*made, f"model = ms.load_model({literal(self.state.model_path)})", "print(model.config)")
         if not self.state.model_chosen:
@@ -214,7 +284,8 @@ class ModelStep(Step):
         return lines(*made, "model = ms.build_model(config)", "print(model.margin)")
 
     def closing(self) -> None:
-        """Remove the overlay."""
+        """Remove the overlay, and end the thread."""
+        self._background.close()
         if self._fields is not None:
             self._fields.hide()
             self._fields = None

@@ -14,10 +14,12 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton
 
 from napari_msunet._io import read_rows
 from napari_msunet.config import AutoModel, TrainJob
+from napari_msunet.config.training import METRICS, watched_metric
 from napari_msunet.data.recipe import EPOCHS
 from napari_msunet.errors import MsunetError
-from napari_msunet.events import Metric, Result
+from napari_msunet.events import Metric, Result, StepMetrics
 from napari_msunet.training.progress import Finding, TrainingHistory, check_progress, does_context_help, how_sure
+from napari_msunet.training.record import column, measured
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock import section
 from napari_msunet.widgets.dock.background import Background
@@ -28,9 +30,9 @@ from napari_msunet.widgets.dock.retraining import ContinueTraining, ModelCompari
 from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.dock.training_views import CrossValidation, Curves, Scores, WindowPreview
 from napari_msunet.widgets.forms import Fold, Form
-from napari_msunet.widgets.search_panel import SearchPanel
 from napari_msunet.widgets.state import changed
 from napari_msunet.widgets.steps.step import Step
+from napari_msunet.widgets.training.search_panel import SearchPanel
 from napari_msunet.wording import in_labels
 
 if TYPE_CHECKING:
@@ -239,7 +241,8 @@ class TrainStep(Step):
             job, "Preparing: the worker loads images and annotations.", before=self._stores_flusher()
         )
         outputs = ("fused", "scale 1") if isinstance(job.model, AutoModel) else job.model.outputs
-        self.curves.restart(outputs, history)
+        history.decides = watched_metric(job.optimiser.best_metric)
+        self.curves.restart(outputs, history, job.optimiser.stop_loss)
         self.curves.show()
         for label in (self.checks, self.verdict, self.problems, self.scores, self.crossval):
             label.hide()
@@ -278,7 +281,7 @@ class TrainStep(Step):
         return max(found, key=lambda p: (p / "last.ckpt").stat().st_mtime, default=None)
 
     def _happened(self, event: Event) -> None:
-        if isinstance(event, Metric):
+        if isinstance(event, Metric | StepMetrics):
             self.curves.add(event)
             if not self._problem_timer.isActive():
                 self._problem_timer.start()
@@ -366,12 +369,14 @@ def read_history(folder: Path, outputs: tuple[str, ...]) -> TrainingHistory:
     path = folder / "metrics.csv"
     if not path.is_file():
         return history
-    keys = [
-        (split, name, output) for split in ("train", "validation") for name in ("loss", "iou") for output in outputs
-    ]
+    named = {
+        column(split, name, output): {"name": name, "split": split, "output": output}
+        for split in ("train", "validation")
+        for name in METRICS
+        for output in measured(outputs)
+    } | {"memory_mb": {"name": "memory_mb", "split": "train"}}
     for row in read_rows(path)[1]:
-        for split, name, output in keys:
-            if value := row.get(f"{split}_{name}_{output}"):
-                number = int(float(row["epoch"]))
-                history.add(Metric(epoch=number, name=name, split=split, output=output, value=float(value)))
+        for key, of in named.items():
+            if value := row.get(key):
+                history.add(Metric(epoch=int(float(row["epoch"])), value=float(value), **of))
     return history

@@ -11,6 +11,7 @@ from qtpy.QtGui import QColor, QFont, QImage, QPainter, QPainterPath, QPen, QTra
 from qtpy.QtWidgets import QWidget
 
 from napari_msunet.geometry import Window
+from napari_msunet.widgets.napari_internals import canvas_widget
 from napari_msunet.widgets.placement import to_world
 
 if TYPE_CHECKING:
@@ -22,11 +23,6 @@ _SHADE = (255, 216, 77, 120)
 _MOST = 1024
 
 
-def canvas_of(viewer: Viewer) -> QWidget:
-    """The widget that napari draws on and that gets the mouse."""
-    return viewer.window._qt_viewer.canvas.native
-
-
 class Sketch(QWidget):
     """The overlay on the canvas: the line or lasso, the pixels that would change, and a hint. It gets no mouse events.
 
@@ -36,7 +32,7 @@ class Sketch(QWidget):
     """
 
     def __init__(self, viewer: Viewer) -> None:
-        self.canvas = canvas_of(viewer)
+        self.canvas = canvas_widget(viewer)
         super().__init__(self.canvas)
         self.viewer = viewer
         self.layer: Layer | None = None

@@ -1,4 +1,4 @@
-"""The private parts of napari that painting on a pyramid needs, all overridden in one class.
+"""All that this project uses of napari without a public name: of its window and its layers, and for painting.
 
 napari has no public way to paint on a multiscale layer. In 0.9 all its tools end in a few private methods of `Labels`.
 `PaintHooks` overrides these, and calls methods of its own (`paint_window` and so on), which `PyramidLabels` implements.
@@ -6,28 +6,95 @@ napari has no public way to paint on a multiscale layer. In 0.9 all its tools en
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from napari import __version__ as napari_version
-from napari.layers import Labels
+from napari.layers import Image, Labels, Layer
 from napari.layers.labels import _labels_mouse_bindings as mouse_bindings
 from napari.layers.labels._labels_constants import Mode
 
 from napari_msunet.geometry import Window
 from napari_msunet.labels.levels import around
-from napari_msunet.widgets.paint import brush
+from napari_msunet.widgets import brush
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from napari._vispy.mouse_event import NapariMouseEvent
+    from napari.components import Camera, ViewerModel
     from napari.utils.events import Event
+    from napari.viewer import Viewer
+    from qtpy.QtWidgets import QMainWindow, QWidget
+    from vispy.scene import Node
 
     from napari_msunet.labels.chunks import WindowArray
+
+# ----------------------------------------------------------------------------------------------------------------------
+# A viewer: which viewers there are, their windows, canvases and cameras.
+
+
+def viewers_showing(layer: Layer) -> Iterator[Viewer]:
+    """The open viewers that have this layer."""
+    module = sys.modules.get("napari.viewer")
+    for viewer in list(module.Viewer._instances) if module is not None else ():
+        if any(other is layer for other in viewer.layers):
+            yield viewer
+
+
+def main_window(viewer: Viewer) -> QMainWindow:
+    """The Qt window of a viewer."""
+    return viewer.window._qt_window
+
+
+def canvas_widget(viewer: Viewer) -> QWidget:
+    """The widget that napari draws on and that gets the mouse."""
+    return viewer.window._qt_viewer.canvas.native
+
+
+def canvas_scene(viewer: Viewer) -> Node:
+    """The scene of vispy in which the layers are, in world coordinates `x, y`."""
+    return viewer.window._qt_viewer.canvas.view.scene
+
+
+def camera(viewer: ViewerModel) -> Camera:
+    """The camera of a viewer, which napari 0.9 moved to the scene."""
+    scene = getattr(viewer, "scene", None)
+    return viewer.camera if scene is None else scene.camera
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# A layer: what is shown of it, and when it is drawn again.
+
+
+def linear_map(layer: Layer) -> npt.NDArray[np.float64]:
+    """The matrix from a step in a layer's pixels to a step in the world, without the layer's `affine`."""
+    return np.asarray(layer._transforms["data2physical"].linear_matrix, float)
+
+
+def shown_point(layer: Layer) -> npt.NDArray[np.float64]:
+    """The indices along a layer's axes at which it is sliced; NaN along the axes that are displayed."""
+    return np.asarray(layer._data_slice.point, float)
+
+
+def drop_thumbnail_copy(layer: Image | Labels) -> None:
+    """Let napari read the coarsest level again, of which it keeps a copy for the thumbnail."""
+    layer._reset_thumbnail_level_data()
+
+
+def drawn_once(layer: Layer) -> AbstractContextManager[None]:
+    """A context in which changes do not slice, draw and measure the layer; where napari has none, each change does."""
+    return layer._block_refresh() if hasattr(layer, "_block_refresh") else nullcontext()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Painting on a pyramid.
+
 NEEDED = (
     "_abort_stroke",
     "_accumulate_updated_slice",

@@ -1,0 +1,1 @@
+"""What the window shows of trainings that take long: the search for their options."""
