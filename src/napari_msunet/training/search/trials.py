@@ -87,7 +87,7 @@ class SharedWork:
 
     def held_out(self, training: SettledTrainJob, number: int) -> list[Item]:
         """The images that a fold does not train on."""
-        key = training.model.model_dump_json(include={"classes", "mpp", "pixel", "upscale"}), number
+        key = repr(training.model.target), number
         if key not in self._held_out:
             items, _ = load_items(training, training.model, lambda level, text: None, self.images)
             model = training.model
