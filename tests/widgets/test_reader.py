@@ -191,7 +191,7 @@ def test_the_manifest_names_what_is_there(plugins):
         assert callable(getattr(import_module(module), name)), command.id
     assert [w.display_name for w in manifest.contributions.widgets] == ["Multi-scale U-Net"]
     patterns = {p for r in manifest.contributions.readers for p in r.filename_patterns}
-    assert patterns == {f"*{ending}" for ending in (*SLIDES, *DOUBLE, ".zarr")}
+    assert patterns == {f"*{ending}" for ending in (*SLIDES, *DOUBLE, ".zarr", ".msunet")} | {"project.json"}
     assert not {"*.png", "*.jpg"} & patterns, "napari's own reader opens these without asking"
 
 

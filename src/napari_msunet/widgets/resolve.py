@@ -143,6 +143,8 @@ def advice(state: State) -> str:
     for running, sentence in _RUNNING.items():
         if running in state.running:
             return sentence
+    if (sentence := interrupted(state)) is not None and step == "train":
+        return sentence
     if step == "slide":
         return _unknown_size(state) or NO_SLIDE
     if step == "annotate":
@@ -159,6 +161,13 @@ def advice(state: State) -> str:
             else "Done. Go on with any step you like.",
         }[step]
     )
+
+
+def interrupted(state: State) -> str | None:
+    """A sentence about the training that was under way when the project was left; None where none was."""
+    if state.training is None or "train" in state.running or not (state.training / "last.ckpt").is_file():
+        return None
+    return "A training was interrupted: press Continue to go on with it, or train anew."
 
 
 def left_to_review(state: State) -> int:
@@ -264,6 +273,8 @@ def next_step(state: State) -> StepName:
     """The step to do now: the first that is not done and not optional, or a review that was begun."""
     left = (step for step in STEPS if step not in OPTIONAL and not done(state, step))
     first: StepName = next(left, "export")
+    if first != "slide" and interrupted(state):
+        return "train"
     return "review" if first != "slide" and left_to_review(state) else first
 
 

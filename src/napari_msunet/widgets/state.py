@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 from psygnal import Signal
 from pydantic import BaseModel, ConfigDict, create_model
 
-from napari_msunet.app.project import Project, Ring, default_folder
+from napari_msunet.app.project import MapsNote, Project, Ring, SlideNote, View, default_folder, note_recent
 from napari_msunet.config import ImageSet, Kind, ModelConfig, PredictJob, Role, TrainJob, UNetConfig, ValueRange
 from napari_msunet.config.base import option_of
 from napari_msunet.config.prediction import InClasses
@@ -189,6 +189,8 @@ class SlideRecord:
         Whether corrected pixels of `labels` count as truth in training.
     regions : tuple of rings
         The drawn regions in which to predict: corners in level-0 pixels, `(y, x)`.
+    view, maps, queue : optional
+        What was in view, its maps and its places to review when it was last saved; see `SlideNote`.
     """
 
     path: Path
@@ -214,6 +216,9 @@ class SlideRecord:
     corrections: bool = False
     edited: int = 0
     regions: tuple[Ring, ...] = ()
+    view: View | None = None
+    maps: MapsNote | None = None
+    queue: tuple[str, int] | None = None
 
     @property
     def name(self) -> str:
@@ -318,6 +323,14 @@ class State:
         Labels with a queue of places, and how many of these are open.
     running : set of str
         The steps whose jobs run now.
+    step : str
+        The step that is open; empty: none.
+    training : Path, optional
+        The folder of the training that is under way, or was when the project was left.
+    lost : list of SlideNote
+        The slides of the project that are not where they were; they stay in the project until they are found.
+    model_names : dict
+        The names that a person gave to models, by their files.
     """
 
     changed = Signal(str)
@@ -341,6 +354,10 @@ class State:
         self.reviewed = False
         self.to_review: tuple[Path, int] | None = None
         self.exported: list[Path] = []
+        self.step = ""
+        self.training: Path | None = None
+        self.lost: list[SlideNote] = []
+        self.model_names: dict[Path, str] = {}
         self._model = one_scale(("class 1",), USUAL_MPP)
 
     def emit(self, what: str) -> None:
@@ -492,9 +509,32 @@ class State:
     def make_project(self) -> Project:
         """The project; it is made where `project_folder` says if there is none yet."""
         if self.project is None:
-            self.project = Project.create(self.project_folder())
+            self.take_project(Project.create(self.project_folder()))
             self.emit("project")
+        assert self.project is not None
         return self.project
+
+    def take_project(self, project: Project) -> None:
+        """Work in this project from now on; `ProjectError` if another window has it open."""
+        project.hold()
+        self.leave_project()
+        self.project = project
+        note_recent(project.folder)
+
+    def leave_project(self) -> None:
+        """Let other windows open the project."""
+        if self.project is not None:
+            self.project.release()
+        self.project = None
+
+    def clear(self) -> None:
+        """Forget slides, sources, model and options, as in a new dock; the files stay."""
+        self.leave_project()
+        fresh = State()
+        for name, value in vars(fresh).items():
+            setattr(self, name, value)
+        for what in ("slides", "classes", "counts", "sources", "model", "train", "predict", "results", "project"):
+            self.emit(what)
 
     def set_running(self, step: StepName, running: bool) -> None:
         """Note that a step's job begins or has ended."""

@@ -270,7 +270,7 @@ def test_the_project_goes_on_another_day(dock, qtbot, slide, make_napari_viewer)
     layer = annotating(dock, qtbot, slide)
     dock.steps["annotate"].rename_class("class 1", "nucleus")
     layer.paint((1500, 1000), 1)
-    dock.save_project()
+    dock.shut_down()
     second = MultiScaleUNet(dock.viewer)  # another dock on the same slide takes it up
     qtbot.addWidget(second)
     assert second.state.classes == ("nucleus",)

@@ -123,6 +123,19 @@ def test_closing_in_the_middle_leaves_no_process_and_can_go_on(ready, qtbot):
     assert step.last_run() == job.out
     assert os.path.exists(job.out / "model.safetensors")
 
+    again = type(ready)(ready.viewer)  # another day: the slide's project says it, and offers to go on
+    again.show_step("train")
+    ready.viewer.window.add_dock_widget(again, name="again")
+    settle()
+    assert again.advice.text().startswith("A training was interrupted: press Continue")
+    assert f"training of {job.out.name} was interrupted after" in again.steps["train"].interrupted.text()
+    click(qtbot, again.steps["train"].go_on)
+    assert again.steps["train"].box.job.out == job.out
+    assert again.steps["train"].box.job.resume
+    assert resolve.interrupted(again.state) is None
+    again.steps["train"].box.cancel("none")
+    again.shut_down()
+
 
 def test_copy_as_python_is_the_job(ready):
     text = ready.as_python("train")

@@ -32,14 +32,17 @@ from napari_msunet.widgets.dock.section import WIDTH, Section, stylesheet
 from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.jobs import JobHandle, Jobs
 from napari_msunet.widgets.layers import Layers
-from napari_msunet.widgets.napari_internals import main_window
+from napari_msunet.widgets.napari_internals import drop_brush_box, dropped_on, main_window
 from napari_msunet.widgets.placement import visible_region
+from napari_msunet.widgets.reader import chosen, is_project
+from napari_msunet.widgets.slides.bring_back import note_view
 from napari_msunet.widgets.state import STEPS, State, StepName
 from napari_msunet.widgets.steps.step import Step
 
 if TYPE_CHECKING:
     import napari.viewer
     from napari.layers import Image
+    from qtpy.QtGui import QDragEnterEvent, QDropEvent
 
     from napari_msunet.config import ModelConfig
     from napari_msunet.geometry import Region
@@ -115,6 +118,11 @@ def _step_classes() -> list[type[Step]]:
     return found
 
 
+def _dropped(event: QDropEvent) -> list[Path]:
+    """The files and folders that are dropped."""
+    return [Path(url.toLocalFile()) for url in event.mimeData().urls() if url.isLocalFile()]
+
+
 class MultiScaleUNet(QWidget):
     """The dock widget.
 
@@ -138,6 +146,7 @@ class MultiScaleUNet(QWidget):
         super().__init__()
         # napari gives a plugin's widget a proxy that hides the window; the callbacks of layers know the viewer itself
         self.viewer = viewer = getattr(viewer, "__wrapped__", viewer)
+        drop_brush_box(viewer)
         self.state = State()
         self.layers = Layers(viewer, self.state)
         self.counting = AnnotationCounter(self.state, self)
@@ -147,6 +156,7 @@ class MultiScaleUNet(QWidget):
         self._viewport = Viewport(self.jobs, self.layers)
         PROBE.start()
         self.setObjectName("Multi-scale U-Net")
+        self.setAcceptDrops(True)
         self.setMinimumWidth(WIDTH)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self.steps: dict[str, Step] = {}
@@ -168,6 +178,7 @@ class MultiScaleUNet(QWidget):
         self.counting.scan_new()
         viewer.events.theme.connect(self._restyle)
         main_window(viewer).installEventFilter(self)
+        dropped_on(viewer).installEventFilter(self)
         self._restyle()
         self.shown = ActiveSlideView(self.state, self.layers, self)
         self.refresh()
@@ -243,6 +254,9 @@ class MultiScaleUNet(QWidget):
         """Open the section of a step and close the others."""
         for other, section in self.sections.items():
             section.set_open(other == name)
+        if self.state.step != name:
+            self.state.step = name
+            self._saving.start()
         self.refresh()
         if name in WARMING and not self.layers.closed:
             self.jobs.warm()  # so the worker loads while the user looks at the step
@@ -263,6 +277,8 @@ class MultiScaleUNet(QWidget):
 
     def save_project(self) -> None:
         """Write the state into the project, if there is one; this happens by itself after each change."""
+        if self.state.active is not None:
+            note_view(self.layers, self.state.active)
         remember(self.state)
 
     def refresh(self) -> None:
@@ -346,6 +362,32 @@ class MultiScaleUNet(QWidget):
         QApplication.clipboard().setText(self.as_python(name))
         show_info("Copied: the lines of Python that do this step without the dock.")
 
+    # ---------------------------------------------------------------------------------------------------- drag and drop
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        """Take projects and slides that are dragged onto the dock."""
+        if event.mimeData().hasUrls():
+            event.acceptProposedAction()
+
+    @show_errors
+    def dropEvent(self, event: QDropEvent) -> None:
+        """Open the project, or the slides, that are dropped onto the dock."""
+        event.acceptProposedAction()
+        for path in _dropped(event):
+            if is_project(path):
+                self.open_project(path)
+            else:
+                self.open_slide(chosen(path))
+
+    def _dropped_on_canvas(self, event: QDropEvent) -> bool:
+        """Open a project that is dropped onto the canvas, where napari would ask which reader to take for a folder."""
+        paths = _dropped(event)
+        if len(paths) != 1 or not is_project(paths[0]):
+            return False
+        event.acceptProposedAction()
+        show_errors(self.open_project)(paths[0])
+        return True
+
     # --------------------------------------------------------------------------------------------- worker and closing
 
     @property
@@ -360,7 +402,9 @@ class MultiScaleUNet(QWidget):
         return bool(super().event(event))
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        """Notice that the window closes: it gets a close event, and then hides."""
+        """Notice that the window closes: it gets a close event, and then hides; and projects that are dropped on it."""
+        if event.type() == QEvent.Type.Drop and not self.closed:
+            return self._dropped_on_canvas(event)
         if event.type() == QEvent.Type.Close:
             watched.setProperty("msunet_closing", True)
             if not event.spontaneous():  # closed by a program: napari does not ask the user for confirmation
@@ -375,9 +419,8 @@ class MultiScaleUNet(QWidget):
             return
         self.layers.closed = True
         self._refreshing.stop()
-        if self._saving.isActive():
-            self._saving.stop()
-            show_errors(self.save_project)()
+        self._saving.stop()
+        show_errors(self.save_project)()
         self.state.changed.disconnect(self._changed)
         self.state.wanted.disconnect(self.show_step)
         self.viewer.events.theme.disconnect(self._restyle)
@@ -387,3 +430,5 @@ class MultiScaleUNet(QWidget):
         self.shown.close()
         self._viewport.close()
         self.jobs.close()
+        if self.state.project is not None:
+            self.state.project.release()

@@ -64,7 +64,7 @@ class JobBox(QWidget):
         self.bar = QProgressBar()
         self.bar.setTextVisible(True)
         self.bar.setMinimumHeight(22)
-        self.stop = QPushButton("Cancel")
+        self.stop = QPushButton("Stop")
         self.stop.setToolTip("Stops within a moment.")
         self.status = QLabel()
         self.status.setObjectName("note")
@@ -189,7 +189,7 @@ class JobBox(QWidget):
             text = text or "The worker process ended unexpectedly; what was finished is kept."
             notify_error(text, handle.details)
         self.without.setVisible(outcome == "error" and 'damaged="skip"' in (text or ""))
-        self.say({"done": "", "cancelled": text or "Cancelled."}.get(outcome, in_labels(text or "")))
+        self.say({"done": "", "cancelled": text or "Stopped."}.get(outcome, in_labels(text or "")))
         self.ended.emit(outcome, handle.value)
         self.state.set_running(self.step, False)
 

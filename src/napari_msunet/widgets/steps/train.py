@@ -64,13 +64,16 @@ class TrainStep(Step):
         self.checks = QLabel()
         self.checks.setWordWrap(True)
         self.checks.setToolTip("Findings about this training, from your data and this computer.")
+        self.interrupted = QLabel()
+        self.interrupted.setObjectName("problem")
+        self.interrupted.setWordWrap(True)
         self.going_on = ContinueTraining(self.state)
         self.verdict = ModelComparisonBox()
         self.verdict.use_wanted.connect(self.state.use_model)
         self.start = QPushButton("Train")
         self.start.setObjectName("primary")
         self.start.clicked.connect(show_errors(lambda *_: self.train()))
-        self.go_on = QPushButton("Go on")
+        self.go_on = QPushButton("Continue")
         self.go_on.clicked.connect(show_errors(lambda *_: self.resume()))
         self.windows = WindowPreview(state, jobs, layers)
         self.windows.clicked.connect(
@@ -106,6 +109,7 @@ class TrainStep(Step):
         self.body.addWidget(self.needed)
         self.body.addWidget(self.checks)
         self.body.addWidget(self.going_on)
+        self.body.addWidget(self.interrupted)
         self.body.addLayout(row)
         for widget in (self.box, self.verdict, self.problems, self.scores, self.crossval, self.curves, self.test):
             self.body.addWidget(widget)
@@ -129,6 +133,8 @@ class TrainStep(Step):
         self.needed.setVisible(missing is not None)
         free = resolve.blocked_by(self.state, "train") is None
         self.going_on.refresh()
+        self.interrupted.setText(self._interrupted_words())
+        self.interrupted.setVisible(bool(self.interrupted.text()))
         self.form.setVisible(not self.box.running)  # the options cannot be changed now, and the curves need the room
         self.windows.setVisible(not self.box.running)
         self.windows.setEnabled(missing is None and free and not self.windows.busy)
@@ -148,6 +154,14 @@ class TrainStep(Step):
             self._check_timer.start()
         elif missing is not None:
             self.checks.hide()
+
+    def _interrupted_words(self) -> str:
+        """A sentence about the training that was under way when the project was left."""
+        folder = self.state.training
+        if folder is None or resolve.interrupted(self.state) is None:
+            return ""
+        epochs = read_history(folder, ("fused",)).epochs
+        return f"The training of {folder.name} was interrupted after {epochs} epochs: Continue goes on with it."
 
     def summary(self) -> str:
         return self.box.bar.format() if self.box.running else ""
@@ -230,6 +244,8 @@ class TrainStep(Step):
             job, "Preparing: the worker loads images and annotations.", before=self._stores_flusher()
         )
         outputs = ("fused", "scale 1") if isinstance(job.model, AutoModel) else job.model.outputs
+        self.state.training = job.out
+        self.state.emit("train")
         self.curves.restart(outputs, history)
         self.curves.show()
         for label in (self.checks, self.verdict, self.problems, self.scores, self.crossval):
@@ -265,6 +281,8 @@ class TrainStep(Step):
         """The newest run of the project that can be continued."""
         if self.state.project is None:
             return None
+        if resolve.interrupted(self.state) is not None:
+            return self.state.training
         found = [p.parent for p in (self.state.project.folder / "runs").glob("*/last.ckpt")]
         return max(found, key=lambda p: (p / "last.ckpt").stat().st_mtime, default=None)
 
@@ -286,6 +304,8 @@ class TrainStep(Step):
 
     def _ended(self, outcome: str, result: Result | None) -> None:
         model = self.box.job.out / "model.safetensors"
+        if outcome != "lost":  # the worker died: what it has done can be continued
+            self.state.training = None
         thrown = outcome == "cancelled" and self.box.kept == "none"
         if thrown:
             self.box.say("The training was thrown away.")
