@@ -5,8 +5,8 @@ import time
 
 import psutil
 import pytest
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLabel
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtWidgets import QLabel, QPushButton
 from widgets.dock.making import LONG, annotated_dock, make_slide, settle, train
 
 from napari_msunet.widgets import resolve
@@ -90,7 +90,27 @@ def test_stopping_keeps_what_was_chosen(ready, qtbot, number, kept):
 def test_a_second_job_waits_for_the_first(ready, qtbot):
     from napari_msunet.errors import MsunetError
 
-    ready.train(epochs=1000)
+    step = ready.steps["train"]
+
+    def places():
+        """Where the buttons are that can be clicked now."""
+        return {b.text(): b.mapTo(ready, QPoint()) for b in ready.findChildren(QPushButton) if b.isVisible()}
+
+    # Nothing moves by itself: neither as the check's text comes, nor with longer advice, nor as Train is pressed.
+    before, header = places(), ready.sections["slide"].header.mapTo(ready, QPoint())
+    assert step.checks.text() in ("", "Checking your data…")
+    qtbot.waitUntil(lambda: "Every class" in step.checks.text(), timeout=20_000)
+    settle(0.3)
+    assert places() == before
+    top = step.start.mapTo(ready, QPoint())
+    click(qtbot, step.start)
+    settle(0.3)
+    assert step.start.mapTo(ready, QPoint()) == top
+    ready.show_step("model")
+    ready.advice.setText("A sentence as long as any that the advice has, about what is missing before one can go on.")
+    settle(0.1)
+    qtbot.waitUntil(lambda: ready.sections["train"].summary.text() != "", timeout=LONG)  # alive though it is folded
+    assert ready.sections["slide"].header.mapTo(ready, QPoint()) == header
     with pytest.raises(MsunetError, match="Train is under way"):
         ready.train()
     choose(ready.steps["train"], 2)

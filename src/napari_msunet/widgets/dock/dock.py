@@ -24,9 +24,10 @@ from napari_msunet.config import PredictJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import View
 from napari_msunet.slide.probing import PROBE
-from napari_msunet.widgets import resolve
+from napari_msunet.widgets import keys, resolve
 from napari_msunet.widgets.dock.active_slide import ActiveSlideView
 from napari_msunet.widgets.dock.annotation_counting import AnnotationCounter
+from napari_msunet.widgets.dock.job_box import JobBox
 from napari_msunet.widgets.dock.project_sync import remember
 from napari_msunet.widgets.dock.section import WIDTH, Section, stylesheet
 from napari_msunet.widgets.dock.show_errors import show_errors
@@ -99,6 +100,8 @@ class Viewport:
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The dock.
+
+_ADVICE_LINES = 3
 
 WARMING = ("model", "train", "predict", "correct")
 """Opening one of these steps starts the worker process."""
@@ -179,6 +182,7 @@ class MultiScaleUNet(QWidget):
         viewer.events.theme.connect(self._restyle)
         main_window(viewer).installEventFilter(self)
         dropped_on(viewer).installEventFilter(self)
+        self._relay = keys.KeyRelay(self)
         self._restyle()
         self.shown = ActiveSlideView(self.state, self.layers, self)
         self.refresh()
@@ -201,6 +205,8 @@ class MultiScaleUNet(QWidget):
             section = Section(STEPS.index(step.name) + 1, step)
             section.toggled.connect(lambda opened, name=step.name: self._toggled(name, opened))
             section.copy_wanted.connect(lambda name=step.name: self.copy_python(name))
+            if isinstance(box := getattr(step, "box", None), JobBox):
+                box.changed.connect(section.show_summary)
             self.steps[step.name], self.sections[step.name] = step, section
             self._list.addWidget(section)
         self._list.addStretch(1)
@@ -214,11 +220,16 @@ class MultiScaleUNet(QWidget):
     def _advice_bar(self) -> QFrame:
         bar = QFrame()
         bar.setObjectName("msunet_advice")
-        row = QHBoxLayout(bar)
-        row.setContentsMargins(8, 6, 6, 6)
+        column = QVBoxLayout(bar)
+        column.setContentsMargins(8, 4, 6, 4)
+        column.setSpacing(2)
         self.advice = QLabel()
         self.advice.setWordWrap(True)
+        self.advice.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.advice.setAccessibleName("What to do next")
+        # always as high as a long sentence: what is below must not move as one clicks it
+        self.advice.setFixedHeight(_ADVICE_LINES * self.advice.fontMetrics().lineSpacing() + 2)
+        row = QHBoxLayout()
         self.go = QPushButton()
         self.go.setToolTip("Opens the step to do next.")
         self.go.clicked.connect(lambda: self.show_step(resolve.next_step(self.state)))
@@ -227,9 +238,11 @@ class MultiScaleUNet(QWidget):
         where.setToolTip("Where jobs run: this computer, or another one over ssh.")
         where.setFixedWidth(28)
         where.clicked.connect(show_errors(lambda *_: self.edit_worker()))
-        row.addWidget(self.advice, 1)
+        row.addStretch(1)
         row.addWidget(self.go)
         row.addWidget(where)
+        column.addWidget(self.advice)
+        column.addLayout(row)
         return bar
 
     def edit_worker(self) -> None:
@@ -288,6 +301,7 @@ class MultiScaleUNet(QWidget):
         found = resolve.resolve(self.state)
         following = found.next_step
         self.advice.setText(found.advice)
+        self.advice.setToolTip(found.advice)
         shown = self.sections.get(following)
         self.go.setVisible(shown is not None and not shown.is_open)
         self.go.setText(f"{self.steps[following].title} ›" if following in self.steps else "")
@@ -405,6 +419,8 @@ class MultiScaleUNet(QWidget):
         """Notice that the window closes: it gets a close event, and then hides; and projects that are dropped on it."""
         if event.type() == QEvent.Type.Drop and not self.closed:
             return self._dropped_on_canvas(event)
+        if event.type() == QEvent.Type.WindowActivate and not self.closed:
+            self._refreshing.start()  # back from another program, where files may have come or gone
         if event.type() == QEvent.Type.Close:
             watched.setProperty("msunet_closing", True)
             if not event.spontaneous():  # closed by a program: napari does not ask the user for confirmation

@@ -49,10 +49,13 @@ class JobBox(QWidget):
         An event of the job, on the GUI thread.
     ended : Signal(str, object)
         The outcome ("done", "cancelled", "error", "lost") and the job's `Result`, if it had one.
+    changed : Signal()
+        The bar shows other words.
     """
 
     happened = Signal(object)
     ended = Signal(str, object)
+    changed = Signal()
 
     def __init__(self, state: State, jobs: Jobs, step: StepName, choices: Sequence[Choice] = ()) -> None:
         super().__init__()
@@ -176,6 +179,7 @@ class JobBox(QWidget):
         left = f" · {duration(event.seconds_left)} left" if event.seconds_left is not None else ""
         self.bar.setFormat(f"{event.done:g}{total} {event.unit}{left}")
         self.bar.setUpdatesEnabled(True)
+        self.changed.emit()
 
     def _finish(self, outcome: str, text: str | None) -> None:
         """Show that the job has ended, and how."""

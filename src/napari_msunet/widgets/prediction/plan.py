@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from qtpy.QtCore import QTimer, Signal
+from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import QLabel
 
 from napari_msunet.config import InClasses, PlanJob, PredictJob
@@ -109,6 +109,8 @@ class PlanLine(QLabel):
         self._timer.setInterval(AFTER_CHANGES)
         self._timer.timeout.connect(self._ask)
         self.setWordWrap(True)
+        self.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self.setMinimumHeight(2 * self.fontMetrics().lineSpacing() + 2)
         self.setToolTip(TIP)
         self.say("")
 
@@ -120,7 +122,6 @@ class PlanLine(QLabel):
             self.style().unpolish(self)
             self.style().polish(self)
         self.setText(text)
-        self.setVisible(bool(text))
 
     def want(self, job: PredictJob | None, stamp: Stamp | None = None) -> None:
         """Ask for the plan of this prediction once nothing has changed for a moment; None: there is no prediction.

@@ -132,8 +132,8 @@ class PredictStep(Step):
         cleaning.inside.addWidget(self.cleaning)
         for widget in (self.needed, self.model_line, self.channels, self.where, self.form, cleaning, self.slide):
             self.body.addWidget(widget)
-        self.body.addWidget(self.plan)
         self.body.addLayout(row)
+        self.body.addWidget(self.plan)  # below the buttons, which it must not move when it comes
         for widget in (self.go_on, self.box, self.warning, self.difference, self.thresholds, self.why):
             self.body.addWidget(widget)
         self.warning.hide()
