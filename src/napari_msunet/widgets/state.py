@@ -474,6 +474,13 @@ class State:
         self.model_path = path
         self.emit("results")
 
+    def name_model(self, path: Path, name: str) -> None:
+        """Give a model a name; empty: its own again."""
+        self.model_names = {**self.model_names, path: name}
+        if not name:
+            del self.model_names[path]
+        self.emit("model")
+
     def set_ensemble(self, paths: tuple[Path, ...]) -> None:
         """Choose the models that predict together with the one that was chosen."""
         self.ensemble = paths

@@ -227,8 +227,6 @@ class MultiScaleUNet(QWidget):
         self.advice.setWordWrap(True)
         self.advice.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.advice.setAccessibleName("What to do next")
-        # always as high as a long sentence: what is below must not move as one clicks it
-        self.advice.setFixedHeight(_ADVICE_LINES * self.advice.fontMetrics().lineSpacing() + 2)
         row = QHBoxLayout()
         self.go = QPushButton()
         self.go.setToolTip("Opens the step to do next.")
@@ -302,6 +300,8 @@ class MultiScaleUNet(QWidget):
         following = found.next_step
         self.advice.setText(found.advice)
         self.advice.setToolTip(found.advice)
+        # always as high as a long sentence: what is below must not move as one clicks it
+        self.advice.setFixedHeight(_ADVICE_LINES * self.advice.fontMetrics().lineSpacing() + 2)
         shown = self.sections.get(following)
         self.go.setVisible(shown is not None and not shown.is_open)
         self.go.setText(f"{self.steps[following].title} ›" if following in self.steps else "")

@@ -58,10 +58,10 @@ def stylesheet(theme: str) -> str:
     QLabel#problem {{ color: {c["warning"]}; }}
     QPushButton#primary {{ background: {c["accent"]}; color: {c["on_accent"]}; font-weight: 600; padding: 5px 12px; }}
     QPushButton#primary:disabled {{ background: {c["foreground"]}; color: {c["faint"]}; }}
-    QToolButton#recent {{ background: transparent; border: 1px solid transparent; text-align: left;
+    QPushButton#recent {{ background: transparent; border: 1px solid transparent; text-align: left;
         color: {c["accent"]}; padding: 3px 4px; }}
-    QToolButton#recent:hover {{ background: {c["foreground"]}; }}
-    QToolButton#recent:focus {{ border-color: {c["accent"]}; }}
+    QPushButton#recent:hover {{ background: {c["foreground"]}; }}
+    QPushButton#recent:focus {{ border-color: {c["accent"]}; }}
     QToolButton#chip {{ background: {c["foreground"]}; border: 1px solid {c["faint"]}; border-radius: 9px;
         padding: 2px 8px; }}
     QToolButton#chip:hover {{ border-color: {c["accent"]}; }}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 from superqt import QElidingLabel
 
 from napari_msunet.app.project import ENDING, recent_projects
@@ -53,7 +53,7 @@ class ProjectBox(QWidget):
         row.addWidget(self.open)
         self.recent_title = QLabel("Recent projects")
         self.recent_title.setObjectName("note")
-        self.recent: list[QToolButton] = []
+        self.recent: list[QPushButton] = []
         self._places = QVBoxLayout()
         self._places.setSpacing(2)
         column = QVBoxLayout(self)
@@ -84,8 +84,8 @@ class ProjectBox(QWidget):
         self.recent = [self._button(folder) for folder in folders]
         self.recent_title.setVisible(bool(folders))
 
-    def _button(self, folder: Path) -> QToolButton:
-        button = QToolButton()
+    def _button(self, folder: Path) -> QPushButton:
+        button = QPushButton()
         button.setObjectName("recent")
         button.setText(f"{folder.name.removesuffix(ENDING)}   ({folder.parent.name})")
         button.setToolTip(f"Opens {folder}.")

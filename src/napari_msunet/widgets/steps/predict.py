@@ -188,7 +188,7 @@ class PredictStep(Step):
         others = len(self.state.ensemble)
         more = "" if not others else " and 1 other" if others == 1 else f" and {others} others"
         scales = ", ".join(str(r) for r in config.ratios)
-        name, classes = escape(model_name(path)), escape(", ".join(config.classes))
+        name, classes = escape(model_name(path, self.state.model_names)), escape(", ".join(config.classes))
         return f"Predicts with <b>{name}</b>{more} ({classes}; {config.resolution.short}; scales {scales})"
 
     def _plan(self, ready: bool) -> None:

@@ -226,7 +226,9 @@ class TrainStep(Step):
         ]
         self.findings = findings
         self.checks.setText(f'<table cellspacing="0" cellpadding="1">{"".join(rows)}</table>')
-        if any(finding.level == "error" for finding in findings):  # a mark goes when its cause does, such as a full disk
+        if any(
+            finding.level == "error" for finding in findings
+        ):  # a mark goes when its cause does, such as a full disk
             self._checked = None
             self._check_timer.start(_AGAIN_MS)
 
