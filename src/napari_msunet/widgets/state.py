@@ -297,6 +297,11 @@ class SlideRecord:
 class State:
     """Everything the dock decides and has found out. Changing it through its methods emits `changed`.
 
+    Parameters
+    ----------
+    exclusive : bool
+        Whether its project is kept from other windows, as a dock does.
+
     Attributes
     ----------
     changed : Signal(str)
@@ -337,7 +342,8 @@ class State:
     wanted = Signal(str)
     painted = Signal(object, object)
 
-    def __init__(self) -> None:
+    def __init__(self, exclusive: bool = False) -> None:
+        self.exclusive = exclusive
         self.project: Project | None = None
         self.slides: list[SlideRecord] = []
         self.active: SlideRecord | None = None
@@ -523,21 +529,23 @@ class State:
 
     def take_project(self, project: Project) -> None:
         """Work in this project from now on; `ProjectError` if another window has it open."""
-        project.hold()
-        self.leave_project()
+        if self.project is not project:
+            self.leave_project()
+        if self.exclusive:
+            project.hold()
+            note_recent(project.folder)
         self.project = project
-        note_recent(project.folder)
 
     def leave_project(self) -> None:
         """Let other windows open the project."""
-        if self.project is not None:
+        if self.project is not None and self.exclusive:
             self.project.release()
         self.project = None
 
     def clear(self) -> None:
         """Forget slides, sources, model and options, as in a new dock; the files stay."""
         self.leave_project()
-        fresh = State()
+        fresh = State(self.exclusive)
         for name, value in vars(fresh).items():
             setattr(self, name, value)
         for what in ("slides", "classes", "counts", "sources", "model", "train", "predict", "results", "project"):

@@ -150,7 +150,7 @@ class MultiScaleUNet(QWidget):
         # napari gives a plugin's widget a proxy that hides the window; the callbacks of layers know the viewer itself
         self.viewer = viewer = getattr(viewer, "__wrapped__", viewer)
         drop_brush_box(viewer)
-        self.state = State()
+        self.state = State(exclusive=True)
         self.layers = Layers(viewer, self.state)
         self.counting = AnnotationCounter(self.state, self)
         # These objects get a parent: otherwise Python may delete them, and their timers, in any thread that collects

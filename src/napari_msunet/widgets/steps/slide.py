@@ -38,6 +38,7 @@ from napari_msunet.widgets.dock.tissue import TissueRow
 from napari_msunet.widgets.layers import Layers
 from napari_msunet.widgets.reader import chosen
 from napari_msunet.widgets.slides.bring_back import bring_back, note_view
+from napari_msunet.widgets.slides.known_length import KnownLength
 from napari_msunet.widgets.slides.project_box import ProjectBox
 from napari_msunet.widgets.state import STEPS, SlideRecord
 from napari_msunet.widgets.steps.step import Step
@@ -144,6 +145,9 @@ class SlideStep(Step):
         inside.addLayout(self._mpp_row())
         self.mpp_note = self.note()
         inside.addWidget(self.mpp_note)
+        self.known_length = KnownLength(self.viewer)
+        self.known_length.found.connect(show_errors(self.set_mpp))
+        inside.addWidget(self.known_length)
         inside.addLayout(self._numbers_row())
         self.tissue = TissueRow(state, layers)
         inside.addWidget(self.tissue)
@@ -192,6 +196,10 @@ class SlideStep(Step):
         )
         self.pixels.toggled.connect(self._pixels_chosen)
         row.addWidget(self.pixels)
+        self.measure = QPushButton("Measure…")
+        self.measure.setToolTip("Draw a line along something whose length you know; the size of a pixel follows.")
+        self.measure.clicked.connect(show_errors(lambda *_: self.measure_length()))
+        row.addWidget(self.measure)
         return row
 
     def _numbers_row(self) -> QHBoxLayout:
@@ -370,6 +378,16 @@ class SlideStep(Step):
         record.give_size(mpp)
         self.state.activate(record)
 
+    def measure_length(self) -> None:
+        """Let the person draw a line of known length on the active slide, from which the µm per pixel follow."""
+        record = self.state.active
+        if record is None:
+            raise MsunetError("Open a slide first: the pixel size belongs to one.")
+        if self.known_length.active:
+            self.known_length.close_overlay()
+        else:
+            self.known_length.start(self.layers.need_slide(record))
+
     @show_errors
     def _numbers_edited(self, *_: object) -> None:
         record = self.state.active
@@ -501,6 +519,8 @@ class SlideStep(Step):
         waiting = [layer for layer in self.viewer.layers if layer in self._waiting]
         self.list.show_slides(self.state.slides, waiting, self.state.active, self.state.lost)
         record = self.state.active
+        if self.known_length.active and self.known_length.layer not in self.layers.all_of(record):
+            self.known_length.stop()  # another slide is shown now
         self.project.refresh()
         self.about.setVisible(record is not None)
         self.forget.setEnabled(self.list.currentItem() is not None)
@@ -510,6 +530,7 @@ class SlideStep(Step):
         self.pixels.setChecked(in_pixels)
         self.pixels.blockSignals(False)
         self.pixels.setEnabled(record is not None)
+        self.measure.setEnabled(record is not None and not in_pixels)
         self.mpp.blockSignals(True)
         self.mpp.setValue(record.mpp[0] if record and record.mpp else 0)
         self.mpp.blockSignals(False)
@@ -550,6 +571,7 @@ class SlideStep(Step):
         for layer in list(self._followed):
             layer.events.data.disconnect(self._replaced)
         self.tissue.closing()
+        self.known_length.close_overlay()
 
 
 def _opening(record: SlideRecord) -> str:
