@@ -175,6 +175,7 @@ class MultiScaleUNet(QWidget):
         self._saving.timeout.connect(show_errors(self.save_project))
         self.state.changed.connect(self._changed)
         self.state.wanted.connect(self.show_step)
+        self.steps["export"].numbers.table_wanted.connect(show_errors(self._show_objects))
         self.steps["correct"].train_wanted.connect(show_errors(self._train_on_corrections))
         for layer in list(viewer.layers):  # layers that were there before the dock
             self.steps["annotate"].take(layer)
@@ -301,7 +302,7 @@ class MultiScaleUNet(QWidget):
         self.advice.setText(found.advice)
         self.advice.setToolTip(found.advice)
         # always as high as a long sentence: what is below must not move as one clicks it
-        self.advice.setFixedHeight(_ADVICE_LINES * self.advice.fontMetrics().lineSpacing() + 2)
+        self.advice.setFixedHeight(_ADVICE_LINES * self.advice.fontMetrics().lineSpacing() + 12)
         shown = self.sections.get(following)
         self.go.setVisible(shown is not None and not shown.is_open)
         self.go.setText(f"{self.steps[following].title} ›" if following in self.steps else "")
@@ -349,6 +350,11 @@ class MultiScaleUNet(QWidget):
         handle."""
         self.step("correct").count_corrections()
         return self._train_on_corrections()
+
+    def _show_objects(self) -> None:
+        """Show the table of objects below the canvas, without opening another step."""
+        self.steps["review"].refresh()
+        self.steps["review"].show_objects()
 
     def _train_on_corrections(self) -> JobHandle:
         self.show_step("train")

@@ -145,6 +145,7 @@ class SlideStep(Step):
         inside.addLayout(self._mpp_row())
         self.mpp_note = self.note()
         inside.addWidget(self.mpp_note)
+        inside.addWidget(self.measure)
         self.known_length = KnownLength(self.viewer)
         self.known_length.found.connect(show_errors(self.set_mpp))
         inside.addWidget(self.known_length)
@@ -196,10 +197,9 @@ class SlideStep(Step):
         )
         self.pixels.toggled.connect(self._pixels_chosen)
         row.addWidget(self.pixels)
-        self.measure = QPushButton("Measure…")
+        self.measure = QPushButton("Measure a known length…")
         self.measure.setToolTip("Draw a line along something whose length you know; the size of a pixel follows.")
         self.measure.clicked.connect(show_errors(lambda *_: self.measure_length()))
-        row.addWidget(self.measure)
         return row
 
     def _numbers_row(self) -> QHBoxLayout:
@@ -530,7 +530,8 @@ class SlideStep(Step):
         self.pixels.setChecked(in_pixels)
         self.pixels.blockSignals(False)
         self.pixels.setEnabled(record is not None)
-        self.measure.setEnabled(record is not None and not in_pixels)
+        # where the file says it, nothing is to be measured
+        self.measure.setVisible(record is not None and not in_pixels and (record.mpp is None or record.mpp_given))
         self.mpp.blockSignals(True)
         self.mpp.setValue(record.mpp[0] if record and record.mpp else 0)
         self.mpp.blockSignals(False)
