@@ -167,7 +167,7 @@ def test_rankings_that_nothing_was_kept_for_cannot_be_chosen(step, qtbot):
     find(step, qtbot)
     qtbot.waitUntil(lambda: not model.item(1).isEnabled(), timeout=5000)
     assert model.item(0).isEnabled()
-    assert 'predict with the output "entropy"' in model.item(1).toolTip()
+    assert "tick Uncertainty in Predict first" in model.item(1).text()
     step.by.setCurrentIndex(2)
     step.find_places()
     qtbot.waitUntil(lambda: step.queue.source == "distance", timeout=10_000)

@@ -236,7 +236,7 @@ class NumbersBox(QWidget):
         for row, one in enumerate(numbers):
             area = f"{one.area / SQUARE_MILLIMETRE:,.4g}" if known else f"{one.area:,.0f}"
             share = "" if one.share is None else f"{100 * one.share:.1f} %"
-            density = "" if one.density is None else f"{one.density:,.3g}"
+            density = "" if one.density is None else f"{one.density:,.{0 if one.density >= 100 else 1}f}"
             for column, text in enumerate((one.name, area, share, f"{one.objects:,}", density)):
                 item = QTableWidgetItem(text)
                 if column:

@@ -164,17 +164,20 @@ class ChosenModel(QWidget):
         self.name.setToolTip("The name of the model in this project: type another one if you like.")
         self.name.editingFinished.connect(self._renamed)
         self.title.setBuddy(self.name)
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.title)
-        row.addWidget(self.name, 1)
+        row = QHBoxLayout()
+        row.addWidget(self.title, 1)
         row.addWidget(self.load)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(4)
+        column.addLayout(row)
+        column.addWidget(self.name)
         self.refresh()
 
     def refresh(self) -> None:
         """Show the present model."""
         path = self.state.model_path
-        self.title.setText("No model yet" if path is None else "Predicts with")
+        self.title.setText("No model yet" if path is None else "Predicts with:")
         self.name.setVisible(path is not None)
         if path is not None and not self.name.hasFocus():
             self.name.setText(model_name(path, self.state.model_names))
