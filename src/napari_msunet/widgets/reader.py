@@ -19,6 +19,10 @@ def get_slide_reader(path: str | Sequence[str]) -> Reader | None:
     paths = _paths(path)
     if not paths or not all(p.exists() for p in paths):
         return None
+    if len(paths) == 1 and is_project(paths[0]):
+        return open_project
+    if any(p.name == "project.json" for p in paths):  # of another program
+        return None
     if all(p.is_file() and p.suffix.lower() in OUTLINE_ENDINGS for p in paths):
         from napari_msunet.annotation.formats import is_outline_file
 
@@ -42,6 +46,36 @@ def read(path: str | Sequence[str]) -> list[Any]:
     for one in _paths(path):
         layers += [_labels(one)] if is_label_store(one) else slide_layers(one)
     return layers
+
+
+def is_project(path: Path) -> bool:
+    """Whether a path is the folder of a project, or the file in it."""
+    from napari_msunet.app.project import ENDING, FILE
+
+    folder = path.parent if path.name == FILE else path
+    return folder.name.endswith(ENDING) and (folder / FILE).is_file()
+
+
+def open_project(path: str | Sequence[str]) -> list[Any]:
+    """Open a project in the dock of the present viewer, which is shown if it is not there; gives no layer of its own.
+
+    Raises
+    ------
+    MsunetError
+        If it cannot be opened; the message is one sentence.
+    """
+    import napari
+
+    from napari_msunet.app.project import Project
+    from napari_msunet.widgets.dock.dock import MultiScaleUNet
+    from napari_msunet.widgets.napari_internals import main_window
+
+    viewer = napari.current_viewer()
+    if viewer is not None:
+        found = [dock for dock in main_window(viewer).findChildren(MultiScaleUNet) if not dock.closed]
+        dock = found[0] if found else viewer.window.add_plugin_dock_widget("napari-msunet", "Multi-scale U-Net")[1]
+        dock.open_project(Project.open(_paths(path)[0]).folder)
+    return [(None,)]
 
 
 def read_outlines(path: str | Sequence[str]) -> list[Any]:

@@ -48,10 +48,12 @@ def step(dock, large, tmp_path, qtbot):
     return found
 
 
-def find(step, qtbot):
+def find(step, qtbot, first=True):
     click(qtbot, step.find)
     qtbot.waitUntil(lambda: bool(step.queue.places), timeout=10_000)
     settle()
+    if first:
+        click(qtbot, step.queue.buttons["review.next"])
 
 
 def press(step, qtbot, key):
@@ -65,11 +67,24 @@ def at(row, column):
 
 
 def test_places_by_key_and_the_camera_goes_there(dock, step, qtbot, viewer):
-    find(step, qtbot)
+    find(step, qtbot, first=False)
     assert [p.window for p in step.queue.places[:3]] == [at(3, 2), at(6, 5), at(0, 7)]
     layer = step._layer
-    for key, index in ((None, 0), (Qt.Key.Key_Period, 1), (Qt.Key.Key_Period, 2), (Qt.Key.Key_Comma, 1)):
-        if key is not None:
+    at_first = viewer.scene.camera.center
+    assert "Next shows the first" in step.queue.now.text()
+    before = step.queue.places
+    dock.state.emit("results")  # another job has ended: the places are ranked again, and the camera stays
+    qtbot.waitUntil(lambda: step.queue.places is not before, timeout=10_000)
+    listed = step.queue.list
+    row = listed.visualItemRect(listed.item(1)).center()
+    qtbot.mouseClick(listed.viewport(), Qt.MouseButton.LeftButton, pos=row)
+    assert viewer.scene.camera.center == at_first
+    qtbot.keyClick(listed, Qt.Key.Key_Period)  # keys work in the list too
+    steps = [(None, 0), (Qt.Key.Key_Period, 1), (Qt.Key.Key_Period, 2), (Qt.Key.Key_Comma, 1), ("double", 1)]
+    for key, index in steps:
+        if key == "double":
+            qtbot.mouseDClick(listed.viewport(), Qt.MouseButton.LeftButton, pos=row)
+        elif key is not None:
             press(step, qtbot, key)
         place = step.queue.places[index]
         assert step.queue.current is place
@@ -98,6 +113,7 @@ def test_the_advice_is_to_go_on_until_nothing_is_left(dock, step, qtbot):
     assert "2 places are left" in advice()
     assert dock.go.text() == "Review ›"
     click(qtbot, dock.go)
+    press(step, qtbot, Qt.Key.Key_Period)
     press(step, qtbot, Qt.Key.Key_Slash)
     assert "1 place is left" in advice()
     press(step, qtbot, Qt.Key.Key_Y)
@@ -151,7 +167,7 @@ def test_rankings_that_nothing_was_kept_for_cannot_be_chosen(step, qtbot):
     find(step, qtbot)
     qtbot.waitUntil(lambda: not model.item(1).isEnabled(), timeout=5000)
     assert model.item(0).isEnabled()
-    assert 'predict with the output "entropy"' in model.item(1).toolTip()
+    assert "tick Uncertainty in Predict first" in model.item(1).text()
     step.by.setCurrentIndex(2)
     step.find_places()
     qtbot.waitUntil(lambda: step.queue.source == "distance", timeout=10_000)
@@ -160,6 +176,7 @@ def test_rankings_that_nothing_was_kept_for_cannot_be_chosen(step, qtbot):
 def test_places_that_others_found(step, qtbot):
     places = [Candidate(at(1, 1), 3.5, "the truth may be wrong here", "suspects")]
     step.show_candidates(places, "suspects")
+    click(qtbot, step.queue.buttons["review.next"])
     settle()
     assert "the truth may be wrong here" in step.queue.now.text()
     press(step, qtbot, Qt.Key.Key_Y)

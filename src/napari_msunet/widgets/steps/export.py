@@ -20,6 +20,7 @@ from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.job_box import JobBox
 from napari_msunet.widgets.dock.python_lines import job_lines
 from napari_msunet.widgets.dock.show_errors import show_errors
+from napari_msunet.widgets.objects.class_numbers import NumbersBox
 from napari_msunet.widgets.placement import visible_region
 from napari_msunet.widgets.steps.step import Step
 
@@ -58,7 +59,8 @@ class ExportStep(Step):
         self.write.setObjectName("primary")
         self.write.setToolTip("Asks for the file, then writes it.")
         self.write.clicked.connect(show_errors(lambda *_: self._choose_and_export()))
-        self.measure_button = QPushButton("Measure…")
+        self.numbers = NumbersBox(self.viewer.theme)
+        self.measure_button = QPushButton("Measures as CSV…")
         self.measure_button.setToolTip(
             "Area in µm² of each class, and area, perimeter and place of each object, as two CSV tables."
         )
@@ -78,6 +80,7 @@ class ExportStep(Step):
         self._background = Background("msunet-copy", self)
         self._lay_out()
         self._describe()
+        self.viewer.events.theme.connect(self._restyle)
 
     def _lay_out(self) -> None:
         grid = QGridLayout()
@@ -91,6 +94,7 @@ class ExportStep(Step):
         row.addWidget(self.measure_button)
         row.addWidget(self.model_button)
         self.body.addWidget(self.needed)
+        self.body.addWidget(self.numbers)
         self.body.addLayout(grid)
         self.body.addWidget(self.about)
         self.body.addWidget(self.write)
@@ -109,8 +113,14 @@ class ExportStep(Step):
         ready = missing is None and resolve.blocked_by(self.state, "export") is None
         self.write.setEnabled(ready)
         self.measure_button.setEnabled(ready)
+        active = self.state.active
+        layer = None if missing or active is None else self.layers.of_store(active.labels)
+        self.numbers.set_labels(active, layer)
         path = self.state.model_path
         self.model_button.setEnabled(path is not None and path.is_file())
+
+    def _restyle(self, event: object = None) -> None:
+        self.numbers.set_theme(self.viewer.theme)
 
     def summary(self) -> str:
         return self.last.name if self.last else ""
@@ -231,4 +241,6 @@ class ExportStep(Step):
 
     def closing(self) -> None:
         self.box.closing()
+        self.numbers.closing()
+        self.viewer.events.theme.disconnect(self._restyle)
         self._background.close()
