@@ -67,13 +67,10 @@ def open_project(path: str | Sequence[str]) -> list[Any]:
     import napari
 
     from napari_msunet.app.project import Project
-    from napari_msunet.widgets.dock.dock import MultiScaleUNet
-    from napari_msunet.widgets.napari_internals import main_window
 
     viewer = napari.current_viewer()
     if viewer is not None:
-        found = [dock for dock in main_window(viewer).findChildren(MultiScaleUNet) if not dock.closed]
-        dock = found[0] if found else viewer.window.add_plugin_dock_widget("napari-msunet", "Multi-scale U-Net")[1]
+        dock = _dock_of(viewer) or viewer.window.add_plugin_dock_widget("napari-msunet", DOCK)[1]
         dock.open_project(Project.open(_paths(path)[0]).folder)
     return [(None,)]
 
@@ -87,14 +84,11 @@ def read_outlines(path: str | Sequence[str]) -> list[Any]:
         If there is no dock, or no slide in it.
     """
     import napari
-    from qtpy.QtWidgets import QWidget
 
     from napari_msunet.errors import MsunetError
-    from napari_msunet.widgets.napari_internals import main_window
 
     viewer = napari.current_viewer()
-    named: list[Any] = [] if viewer is None else main_window(viewer).findChildren(QWidget, DOCK)
-    dock = next((widget for widget in named if hasattr(widget, "steps")), None)  # the frame around it has its name too
+    dock = None if viewer is None else _dock_of(viewer)
     if dock is None:
         raise MsunetError(
             f"{_paths(path)[0]} holds outlines, which lie on a slide: open the slide and the dock ({DOCK}, in the "
@@ -103,6 +97,17 @@ def read_outlines(path: str | Sequence[str]) -> list[Any]:
     for one in _paths(path):
         dock.steps["annotate"].import_outlines(one)
     return [(None,)]
+
+
+def _dock_of(viewer: Any) -> Any:
+    """The dock in a viewer's window, found by its name, because the dock itself opens files with this reader."""
+    from qtpy.QtWidgets import QWidget
+
+    from napari_msunet.widgets.napari_internals import main_window
+
+    named: list[Any] = main_window(viewer).findChildren(QWidget, DOCK)
+    # The frame around it has its name too.
+    return next((widget for widget in named if hasattr(widget, "steps") and not widget.closed), None)
 
 
 def is_label_store(path: Path) -> bool:
