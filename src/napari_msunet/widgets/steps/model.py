@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from napari_msunet.widgets.state import State
 
 
+DRAWN = 3
+"""Scales in the drawings of the fusions; of a model with others they would tell something wrong."""
+
+
 class ModelStep(Step):
     """Edits presets, resolution, scales and fusion; shows what each scale sees; loads a model file."""
 
@@ -182,6 +186,7 @@ class ModelStep(Step):
             self._fields.set_model(config, size)
         automatic = not self.state.model_chosen
         self.form.setVisible(not automatic)
+        self.form.picture.setVisible(len(config.ratios) == DRAWN)
         fitting = next((n for n, preset in enumerate(PRESETS) if preset.fits(config)), None)
         fitting = len(PRESETS) if automatic else fitting  # the number of the choice "automatic"
         self.presets.setExclusive(False)
