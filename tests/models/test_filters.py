@@ -33,8 +33,21 @@ def test_it_looks_as_far_as_it_says(sigmas):
     assert measure_reach(network, 2, 1).aligned == config.radius
 
 
+def test_knots_let_the_layer_bend():
+    x = torch.rand(1, 2, 30, 30, generator=torch.Generator().manual_seed(0))
+    network = Filters(FiltersConfig(knots=(-0.5, 0.5)), 2)
+    network.follow(x)
+    found = network(x)[0]
+    plain, low, high = found.chunk(3)
+    assert network.features == len(found) == 24
+    assert plain.mean((1, 2)).abs().max() < 1e-4
+    assert torch.allclose(plain.std((1, 2)), torch.ones(8), atol=1e-3)
+    assert torch.equal(low, (plain + 0.5).clamp(min=0))
+    assert torch.equal(high, (plain - 0.5).clamp(min=0))
+
+
 def test_the_layer_behind_them_learns_and_the_file_holds_it(tmp_path):
-    branches = (FiltersConfig(), FiltersConfig(sigmas=(1.0, 2.0)))
+    branches = (FiltersConfig(knots=(0.0,)), FiltersConfig(sigmas=(1.0, 2.0)))
     model = build_model(ModelConfig(classes=("a",), mpp=1.0, scales=(1.0, 0.5), fusion="concat", branch=branches))
     inputs = [torch.rand(2, 3, 32, 32), torch.rand(2, 3, 16, 16)]
     model(inputs)[:, 1].mean().backward()

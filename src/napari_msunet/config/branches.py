@@ -362,6 +362,9 @@ class FiltersConfig(_Network):
     kind: Literal["filters"] = "filters"
     sigmas: tuple[Annotated[float, Field(gt=0, le=8)], ...] = Field((1.0,), min_length=1, max_length=8)
     """Widths of the filters: standard deviations of Gaussians, in pixels of the branch."""
+    knots: tuple[float, ...] = Field((), max_length=8)
+    """For each knot every feature is there once more, as far as it is above the knot, so that the layer behind can
+    bend; in standard deviations from the feature's mean, which are kept in the model."""
 
     @property
     def depth(self) -> int:

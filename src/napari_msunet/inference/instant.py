@@ -32,19 +32,28 @@ from napari_msunet.inference.model_cache import MODEL_CACHE, ModelCache, stamp
 from napari_msunet.inference.network import TorchNetwork, is_out_of_memory
 from napari_msunet.inference.plan import margin_of
 from napari_msunet.inference.setup import margins_of, set_up
+from napari_msunet.inference.slide_statistics import sample_windows
 from napari_msunet.labels import open_labels
 from napari_msunet.labels.stroke_samples import AnnotatedPixels, StrokeSamples
 from napari_msunet.models import MSUNet, build_model, save_model
 from napari_msunet.models.blocks import arrange
 from napari_msunet.models.msunet import tensors_of
+from napari_msunet.models.networks.filters import Filters
 from napari_msunet.models.resample import to_target
 from napari_msunet.slide import Slide
+from napari_msunet.slide.appearance import seen_by
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The features of a slide, tile by tile.
 
 TILE = 512
 """Side of a tile in target pixels, rounded up to the model's alignment."""
+
+KNOTS = (-0.7, 0.0, 0.7)
+"""Knots of the fixed filters, about the quartiles and the middle of a feature."""
+
+SAMPLED, SAMPLED_SIDE = 8, 256
+"""Windows of a slide, and their side in target pixels, that say how widely the fixed filters' features spread there."""
 
 FINEST = 0.24
 """µm per pixel: fixed filters look at the slide's own pixels, unless they are finer than this."""
@@ -81,14 +90,24 @@ def filters_model(slide: Slide) -> MSUNet:
         while mpp < FINEST:
             mpp *= 2
         size = {"mpp": float(f"{mpp:.4g}")}
-    own, coarsest = FiltersConfig(sigmas=(1.0,)), FiltersConfig(sigmas=(1.0, 2.0))
+    own, coarsest = FiltersConfig(sigmas=(1.0,), knots=KNOTS), FiltersConfig(sigmas=(1.0, 2.0), knots=KNOTS)
     scales = (1.0, 0.5, 0.25, 0.125)
     known = TrainedOn(kind=slide.kind, ranges={slide.dtype.name: slide.value_range})
     config = ModelConfig(
         classes=("class 1",), scales=scales, fusion="concat", channels=slide.shape[2], trained_on=known,
         branch=(own,) * (len(scales) - 1) + (coarsest,), **size,
     )  # fmt: skip
-    return build_model(config).eval()
+    model = build_model(config).eval()
+    grid, scale = slide.grid(config.target), seen_by(known, slide).scale
+    windows = sample_windows(slide, grid, SAMPLED_SIDE, SAMPLED, config.size_multiple)
+    for i, ratio in enumerate(config.ratios):
+        parts = [slide.read_window(grid.scaled(ratio), window.times(ratio)) for window in windows]
+        x = torch.from_numpy(np.stack([as_input(part, scale) for part in parts]))
+        network = model.branch(i).network
+        assert isinstance(network, Filters)  # for the type checker
+        with torch.no_grad():
+            network.follow(model.normalise(x))
+    return model
 
 
 class FeatureTiles:
@@ -286,7 +305,7 @@ def _between(pixels: Tensor, ratio: Fraction) -> tuple[Tensor, Tensor, Tensor]:
 # ----------------------------------------------------------------------------------------------------------------------
 # The head.
 
-REGULARISATION = 0.1
+REGULARISATION = 0.03
 """The inverse strength `C` of scikit-learn: pixels of a stroke are much alike, so there are fewer than they seem."""
 
 ABSENT = -10.0

@@ -124,6 +124,11 @@ def test_keys_choose_classes_only_on_the_annotation(dock, qtbot, slide):
     assert layer.mode == "paint"  # napari's own 1..7 would have changed the tool
     qtbot.keyClick(canvas(dock), Qt.Key.Key_9)
     assert layer.selected_label == 2
+    layer.mode = "erase"
+    qtbot.keyClick(step.table, Qt.Key.Key_1)  # the table would have searched for a class of this name
+    assert (layer.selected_label, layer.mode) == (1, "erase")
+    qtbot.keyClick(canvas(dock), Qt.Key.Key_2)
+    assert (layer.selected_label, layer.mode) == (2, "erase")
     plain = dock.viewer.add_labels(np.zeros((20, 20), np.uint8))
     qtbot.keyClick(canvas(dock), Qt.Key.Key_1)
     assert plain.mode == "erase"

@@ -241,3 +241,21 @@ def test_a_real_prediction(ready, qtbot):
     assert 0 < scores[0] <= 1
     press(step, qtbot, Qt.Key.Key_Y)
     qtbot.waitUntil(lambda: step.found.reviewed >= 1, timeout=10_000)
+
+    # another project and back: labels, maps, model, view, queue and step are as they were left
+    names, at_last = [layer.name for layer in ready.viewer.layers], tuple(ready.viewer.scene.camera.center)
+    open_places, model, folder = ready.state.to_review[1], ready.state.model_path, ready.state.project.folder
+    ready.state.name_model(model, "mine")
+    ready.open_project(folder.parent / "other.msunet")
+    settle()
+    assert (len(ready.viewer.layers), ready.state.model_path, step.queue.places) == (0, None, [])
+    ready.open_project(folder)
+    assert sorted(layer.name for layer in ready.viewer.layers) == sorted(names)
+    assert ready.viewer.layers.selection.active is ready.layers.of_store(ready.state.active.labels)
+    assert (ready.state.model_path, ready.state.model_names) == (model, {model: "mine"})
+    assert ready.viewer.scene.camera.center == pytest.approx(at_last, abs=0.5)
+    assert ready.sections["review"].is_open
+    qtbot.waitUntil(lambda: len(step.queue.places) == open_places, timeout=10_000)
+    assert step.size.value() == 64
+    assert "Go on with the review" in ready.advice.text()
+    assert ready.viewer.scene.camera.center == pytest.approx(at_last, abs=0.5)

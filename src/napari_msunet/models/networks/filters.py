@@ -34,11 +34,29 @@ class Filters(nn.Module):
 
     def __init__(self, config: FiltersConfig, channels: int) -> None:
         super().__init__()
-        self.sigmas = config.sigmas
-        self.features = PER_CHANNEL * channels * len(config.sigmas)
+        self.sigmas, self.knots = config.sigmas, config.knots
+        plain = PER_CHANNEL * channels * len(config.sigmas)
+        self.features = plain * (1 + len(config.knots))
+        if config.knots:
+            self.register_buffer("mean", torch.zeros(plain))
+            self.register_buffer("std", torch.ones(plain))
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, h, w)` to `(B, features, h, w)`."""
+        found = self.plain(x)
+        if not self.knots:
+            return found
+        found = (found - self.mean.view(1, -1, 1, 1)) / self.std.view(1, -1, 1, 1)  # type: ignore[operator]
+        return torch.cat([found, *(torch.relu(found - knot) for knot in self.knots)], dim=1)
+
+    def follow(self, x: Tensor) -> None:
+        """Take mean and standard deviation of the features from an image `(B, C, h, w)`; only with knots."""
+        found = self.plain(x)
+        self.mean.copy_(found.mean((0, 2, 3)))  # type: ignore[operator]
+        self.std.copy_(found.std((0, 2, 3)).clamp(min=1e-4))  # type: ignore[operator]
+
+    def plain(self, x: Tensor) -> Tensor:
+        """The features without knots."""
         found: list[Tensor] = []
         for sigma in self.sigmas:
             smooth = blurred(x, sigma)

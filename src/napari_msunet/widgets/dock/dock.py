@@ -419,6 +419,8 @@ class MultiScaleUNet(QWidget):
         """Notice that the dock is closed for good: napari takes it out of its window."""
         if event.type() == QEvent.Type.ParentChange and self.parent() is None:
             self.shut_down()
+        elif event.type() == QEvent.Type.Show and not self.layers.closed:
+            self._refreshing.start()  # with the font of the window, which says how high the advice is
         return bool(super().event(event))
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:

@@ -71,6 +71,9 @@ def bring_back(layers: Layers, record: SlideRecord) -> list[str]:
             _show_maps(layers, record)
         except MsunetError as error:
             problems.append(str(error))
+    chosen = layers.of_store(record.labels) or layers.annotation(record) or slide
+    if chosen is not None:  # napari selects the layer that came last, which may be a map
+        layers.viewer.layers.selection.active = chosen
     look_again(layers, record)
     return problems
 

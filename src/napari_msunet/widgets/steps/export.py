@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from napari_msunet.widgets.dock.python_lines import job_lines
 from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.objects.class_numbers import NumbersBox
 from napari_msunet.widgets.placement import visible_region
+from napari_msunet.widgets.prediction.models import model_name
 from napari_msunet.widgets.steps.step import Step
 
 if TYPE_CHECKING:
@@ -134,15 +136,15 @@ class ExportStep(Step):
 
     # ------------------------------------------------------------------------------------------------------- exporting
 
-    def _suggested(self, ending: str) -> str:
+    def _suggested(self, ending: str, name: str | None = None) -> str:
         record = self.state.active
-        name = record.name if record else "labels"
+        name = name or (record.name if record else "labels")
         folder = record.path.parent if record else Path.home()
         return str(folder / f"{name}{ending}")
 
-    def _ask(self, title: str, ending: str, kind: str) -> Path | None:
+    def _ask(self, title: str, ending: str, kind: str, name: str | None = None) -> Path | None:
         """Ask for the file to write, with its ending; None if none was chosen."""
-        chosen, _kind = QFileDialog.getSaveFileName(self, title, self._suggested(ending), f"{kind} (*{ending})")
+        chosen, _kind = QFileDialog.getSaveFileName(self, title, self._suggested(ending, name), f"{kind} (*{ending})")
         if not chosen:
             return None
         return Path(chosen if chosen.lower().endswith(ending) else f"{chosen}{ending}")
@@ -159,7 +161,9 @@ class ExportStep(Step):
             self.measure(path)
 
     def _choose_and_copy(self) -> None:
-        path = self._ask("Copy the model", ".safetensors", "Model")
+        source = self.state.model_path
+        name = None if source is None else re.sub(r"[^\w .-]+", " ", model_name(source, self.state.model_names))
+        path = self._ask("Copy the model", ".safetensors", "Model", name)
         if path is not None:
             self.copy_model(path)
 

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from napari_msunet.widgets.state import State
 
 
+DRAWN = 3
+"""Scales in the drawings of the fusions; of a model with others they would tell something wrong."""
+
+
 class ModelStep(Step):
     """Edits presets, resolution, scales and fusion; shows what each scale sees; loads a model file."""
 
@@ -232,6 +236,7 @@ class ModelStep(Step):
         automatic = not self.state.model_chosen
         self._show_method(None if automatic else config)
         self.form.setVisible(not automatic)
+        self.form.picture.setVisible(len(config.ratios) == DRAWN)
         fitting = next((n for n, preset in enumerate(PRESETS) if preset.fits(config)), None)
         fitting = len(PRESETS) if automatic else fitting  # the number of the choice "automatic"
         self.presets.setExclusive(False)

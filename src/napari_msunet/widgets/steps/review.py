@@ -233,6 +233,9 @@ class ReviewStep(Step):
         """Rank again after a new prediction; accepted places stay accepted."""
         if what != "results" or self._layer is None:
             return
+        if self._layer not in self.viewer.layers or self.missing() is not None:  # its project or slide was left
+            self._watch(None)
+            return
         self.by.offer(self._layer.store, self._background)
         if self.queue.source in RANKINGS:
             self.find_places(self.queue.source)

@@ -274,6 +274,7 @@ class SlideStep(Step):
         project = Project.create(folder)
         before = self.state.project
         if before is not None and before.folder == project.folder:
+            remember(self.state)  # it is open already
             return
         project.hold()  # before anything is left
         if before is not None:
