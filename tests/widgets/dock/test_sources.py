@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QApplication, QDialogButtonBox
+from widgets.dock.making import settle
 
 import napari_msunet as ms
 from napari_msunet.app.project import ProjectNote
@@ -112,6 +113,8 @@ def test_usual_resolutions_are_a_click_away(dock, qtbot):
     step = dock.steps["model"]
     step.presets.button(0).click()  # what is chosen from the images has no resolution to set
     chip = next(b for b in step.findChildren(type(step.form.scales.add)) if b.text() == "Glands 2.5")
+    settle()
+    dock._scroll.ensureWidgetVisible(chip)
     qtbot.waitUntil(lambda: chip.visibleRegion().boundingRect().width() > 0)
     qtbot.mouseClick(chip, LEFT)
     assert dock.state.model.mpp == 2.5
