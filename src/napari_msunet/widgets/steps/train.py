@@ -68,6 +68,7 @@ class TrainStep(Step):
         self.form = Form(self.state.train_options)
         self.form.valueChanged.connect(self.state.set_train_options)
         self.needed = self.note()
+        self.findings: list[Finding] = []
         self.checks = QLabel()
         self.checks.setWordWrap(True)
         self.checks.setAlignment(Qt.AlignmentFlag.AlignTop)
