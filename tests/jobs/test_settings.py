@@ -62,7 +62,12 @@ def test_what_a_newer_version_wrote_stays(folder):
     folder.mkdir()
     (folder / "settings.json").write_text('{"worker": ["a"], "theme": "dark"}')
     save_settings(load_settings().model_copy(update={"worker": ("b",)}))
-    assert json.loads((folder / "settings.json").read_text()) == {"worker": ["b"], "path_map": [], "theme": "dark"}
+    assert json.loads((folder / "settings.json").read_text()) == {
+        "worker": ["b"],
+        "path_map": [],
+        "recent": [],
+        "theme": "dark",
+    }
 
 
 @pytest.mark.parametrize(

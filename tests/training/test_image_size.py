@@ -19,7 +19,7 @@ from napari_msunet.config import (
 )
 from napari_msunet.data import load_sources
 from napari_msunet.errors import SlideError
-from napari_msunet.events import Message
+from napari_msunet.events import Message, Metric
 from napari_msunet.geometry import Grid, Window
 from napari_msunet.inference.image import predict_image
 from napari_msunet.inference.own_grid import on_grid
@@ -89,7 +89,7 @@ def test_windows_are_whole_images_and_it_learns(trained):
     job, events = trained
     assert '"size": 64' in (job.out / "job.json").read_text() or '"size":64' in (job.out / "job.json").read_text()
     losses = [
-        e.value for e in events if getattr(e, "name", "") == "loss" and e.split == "train" and e.output == "fused"
+        e.value for e in events if isinstance(e, Metric) and (e.name, e.split, e.output) == ("loss", "train", "fused")
     ]
     assert losses[-1] < 0.7 * losses[0]
 

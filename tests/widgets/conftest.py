@@ -70,6 +70,13 @@ def garbage_collected_in_the_main_thread() -> Iterator[None]:
     gc.enable()
 
 
+@pytest.fixture(autouse=True)
+def settings_of_their_own(monkeypatch, tmp_path_factory):
+    """The projects that tests open are none of the person's."""
+    folder = tmp_path_factory.mktemp("settings")
+    monkeypatch.setattr("napari_msunet.jobs.settings.platformdirs.user_config_path", lambda *names, **more: folder)
+
+
 @pytest.fixture
 def few_workers(monkeypatch):
     """A worker loads torch for seconds: none starts before a job is sent, and tests hand theirs on."""

@@ -11,6 +11,7 @@ from npe2 import PluginManager, PluginManifest
 from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent
 
+import napari_msunet as ms
 from napari_msunet.constants import OUTLINE_ENDINGS
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.slide import open_slide
@@ -176,6 +177,10 @@ def test_the_annotated_sample_can_be_painted_on(make_napari_viewer, plugins, tmp
     assert labels.editable
     counts = np.bincount(labels.store.levels[0].compute().ravel(), minlength=3)
     assert (counts[1:3] > 2000).all()
+    values, tissue = np.asarray(labels.store.levels[0]), ms.tissue_mask(ms.open_slide(slide_path(slide)))
+    for value, share in ((1, 1), (2, 1), (255, 0)):  # on tissue, and the background on glass
+        y, x = (np.nonzero(values == value)[n] // tissue.grid.pixel[n] for n in (0, 1))
+        assert tissue.mask[y.astype(int), x.astype(int)].mean() == pytest.approx(share, abs=0.02)
     labels.store.write(region(10, 10, 20, 20), 2)
     viewer.layers.clear()
     labels.store.close()
@@ -192,7 +197,8 @@ def test_the_manifest_names_what_is_there(plugins):
         assert callable(getattr(import_module(module), name)), command.id
     assert [w.display_name for w in manifest.contributions.widgets] == ["Multi-scale U-Net"]
     patterns = {p for r in manifest.contributions.readers for p in r.filename_patterns}
-    assert patterns == {f"*{ending}" for ending in (*SLIDES, *DOUBLE, ".zarr", *OUTLINE_ENDINGS)}
+    known = {f"*{ending}" for ending in (*SLIDES, *DOUBLE, ".zarr", *OUTLINE_ENDINGS, ".msunet")}
+    assert patterns == known | {"project.json"}
     assert not {"*.png", "*.jpg"} & patterns, "napari's own reader opens these without asking"
 
 

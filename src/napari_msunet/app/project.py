@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,7 +14,9 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from napari_msunet._io import make_folder, read_json, write_json
 from napari_msunet.config import GivenRange, ImageSet, Kind, ModelConfig, Positive, Role
-from napari_msunet.errors import MsunetError, StoreError
+from napari_msunet.errors import MsunetError, StoreError, StoreLockedError
+from napari_msunet.jobs.settings import load_settings, save_settings
+from napari_msunet.labels.lock import WriterLock
 
 ENDING = ".msunet"
 FILE = "project.json"
@@ -46,6 +49,18 @@ class FileReference(BaseModel):
     absolute: str | None = None
 
 
+View = tuple[float, float, float]
+
+
+class MapsNote(BaseModel):
+    """The maps and instances of a run that were in the viewer, and which of these layers were visible, by name."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: str
+    visible: tuple[str, ...] = ()
+
+
 class SlideNote(BaseModel):
     """A slide of the project.
 
@@ -65,6 +80,12 @@ class SlideNote(BaseModel):
         Whether corrected pixels of `labels` count as truth in training.
     regions : tuple of rings
         The drawn regions in which to predict: corners in level-0 pixels, `(y, x)`.
+    view : (y, x, zoom), optional
+        What was in view: the centre in level-0 pixels, and pixels of the screen for each of them.
+    maps : MapsNote, optional
+        The maps of a prediction that were in the viewer.
+    queue : (by, size), optional
+        The ranking of its places to review, and their side in pixels of the labels.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -80,10 +101,34 @@ class SlideNote(BaseModel):
     tissue: FileReference | None = None
     corrections: bool = False
     regions: tuple[Ring, ...] = ()
+    view: View | None = None
+    maps: MapsNote | None = None
+    queue: tuple[str, int] | None = None
+
+
+class ModelName(BaseModel):
+    """The name that a person gave to a model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: FileReference
+    name: str
 
 
 class ProjectNote(BaseModel):
-    """The contents of ``project.json``: the slides, the sources and the options; no pixels and no weights."""
+    """The contents of ``project.json``: the slides, the sources and the options; no pixels and no weights.
+
+    Attributes
+    ----------
+    active : FileReference, optional
+        The slide that was shown.
+    step : str
+        The step of the dock that was open.
+    training : FileReference, optional
+        The folder of the training that was under way; it stays where the training was interrupted.
+    names : tuple of ModelName
+        The names that a person gave to models.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -96,6 +141,10 @@ class ProjectNote(BaseModel):
     ensemble: tuple[FileReference, ...] = ()
     train: dict[str, Any] = Field(default_factory=dict)
     predict: dict[str, Any] = Field(default_factory=dict)
+    active: FileReference | None = None
+    step: str = ""
+    training: FileReference | None = None
+    names: tuple[ModelName, ...] = ()
 
     @field_validator("schema_version")
     @classmethod
@@ -121,6 +170,7 @@ class Project:
     def __init__(self, folder: Path, note: ProjectNote) -> None:
         self.folder = folder
         self.note = note
+        self._lock = WriterLock(folder, f"The project {self.name}")
 
     @classmethod
     def create(cls, folder: str | Path) -> Self:
@@ -129,13 +179,17 @@ class Project:
         Raises
         ------
         ProjectError
-            If there is something else at that path.
+            If there is something else at that path, or it lies inside another project.
         OutputError
             If the folder cannot be written.
         """
         where = _absolute(folder)
         if (where / FILE).exists():
             return cls.open(where)
+        if (around := project_around(where)) is not None:
+            raise ProjectError(
+                f"{where.name} would lie inside the project {around}: open that project, or choose a folder outside it."
+            )
         if where.exists() and (not where.is_dir() or any(where.iterdir())):
             raise ProjectError(f"{where} is there already and is no project; choose another name.")
         project = cls(where, ProjectNote())
@@ -146,7 +200,7 @@ class Project:
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
-        """Open a project.
+        """Open a project: its folder, or anything inside it.
 
         Raises
         ------
@@ -156,6 +210,7 @@ class Project:
         where = _absolute(folder)
         if where.name == FILE:
             where = where.parent
+        where = project_around(where) or where
         if not (where / FILE).is_file():
             raise ProjectError(
                 f"{where} is no project of napari-msunet (it has no {FILE}); choose a folder NAME{ENDING}."
@@ -172,6 +227,30 @@ class Project:
     def name(self) -> str:
         """The folder's name without its ending."""
         return self.folder.name.removesuffix(ENDING)
+
+    def hold(self) -> None:
+        """Keep other windows from opening the project until `release`; two would overwrite each other's changes.
+
+        Raises
+        ------
+        ProjectError
+            If another window, of this process or another one, holds it.
+        OutputError
+            If the folder cannot be written.
+        """
+        if self._lock.held:
+            return
+        try:
+            self._lock.acquire()
+        except StoreLockedError:
+            raise ProjectError(
+                f"The project {self.name} is open already, by {self._lock.holder()}: go on there, or close it there "
+                "first."
+            ) from None
+
+    def release(self) -> None:
+        """Let other windows open the project."""
+        self._lock.release()
 
     def save(self, note: ProjectNote) -> None:
         """Write `project.json`, whole or not at all; `OutputError` if the disk refuses."""
@@ -230,13 +309,24 @@ class Project:
         return path
 
 
+def project_around(path: Path) -> Path | None:
+    """The folder of the project that a path lies in, or is; None where there is none.
+
+    Other programs have a ``project.json`` too, so a folder around the path only counts by its ending.
+    """
+    named = (folder for folder in (path, *path.parents) if folder == path or folder.name.endswith(ENDING))
+    return next((folder for folder in named if (folder / FILE).is_file()), None)
+
+
 def default_folder(slide: str | Path | None) -> Path:
-    """The default folder of a project: beside the slide, else in the user's documents.
+    """The default folder of a project: the one the slide lies in, else beside it, else in the user's documents.
 
     The folder may exist already, and may then be the project of an earlier day.
     """
     if slide is not None:
         path = _absolute(slide)
+        if (around := project_around(path.parent)) is not None:
+            return around
         if os.access(path.parent, os.W_OK):
             return path.parent / f"{path.name.split('.')[0]}{ENDING}"
         return Path(platformdirs.user_documents_dir()) / f"{path.name.split('.')[0]}{ENDING}"
@@ -245,3 +335,28 @@ def default_folder(slide: str | Path | None) -> Path:
 
 def _absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(Path(path).expanduser()))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The projects that were open last, in the settings of a person.
+
+_RECENT = 8
+"""Projects that are remembered."""
+
+
+def recent_projects() -> list[Path]:
+    """The folders of the projects that were open last and are still there, the newest first."""
+    try:
+        found = load_settings().recent
+    except MsunetError:  # whoever needs the settings for work says so
+        return []
+    return [path for path in map(Path, found) if (path / FILE).is_file()]
+
+
+def note_recent(folder: Path) -> None:
+    """Remember that a project was opened; settings that cannot be read or written stay as they are."""
+    with suppress(MsunetError):
+        settings = load_settings()
+        recent = (str(folder), *(one for one in settings.recent if one != str(folder)))[:_RECENT]
+        if recent != settings.recent:
+            save_settings(settings.model_copy(update={"recent": recent}))

@@ -13,8 +13,8 @@ from napari_msunet.data.sources import load_sources
 _TARGETS = 4
 """For how many resolutions (or other properties of the model that images are loaded for) the items are kept."""
 
-_LOADED_FOR = {"classes", "mpp", "pixel", "upscale", "channels", "channel_names", "normalisation", "trained_on"}
-"""The fields of a model on which the items depend."""
+_LOADED_FOR = {"classes", "channels", "channel_names", "normalisation", "trained_on"}
+"""The fields of a model on which the items depend, beside its target grid."""
 
 
 class SharedImages:
@@ -33,7 +33,7 @@ class SharedImages:
     def load(self, sources: Sequence[Source], config: AnyModel, say: Say | None = None) -> list[Item]:
         """As `load_sources`; messages come only when the images are really loaded."""
         wanted = config.model_dump_json(include=_LOADED_FOR)
-        key = (wanted, *(source.model_dump_json() for source in sources))
+        key = (wanted, config.unit, repr(config.target), *(source.model_dump_json() for source in sources))
         if key not in self._items:
             self._items[key] = load_sources(sources, config, say)
             while len(self._items) > _TARGETS:

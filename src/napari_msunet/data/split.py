@@ -307,8 +307,8 @@ def _blocks(items: list[Item], validation: float, messages: list[Message]) -> tu
     drop = Region(keep.y - pad[0], keep.x - pad[1], keep.height + 2 * pad[0], keep.width + 2 * pad[1])
     messages.append(
         Message(
-            text=f"There is one image, {item.name}: a rectangle of it validates (level-0 pixels y {keep.y:.0f} to "
-            f"{keep.stop[0]:.0f}, x {keep.x:.0f} to {keep.stop[1]:.0f}), what is {_MARGIN} target pixels away trains."
+            text=f"There is one image, {item.name}: the model is judged on a part of it, {_where(keep, item)}, and "
+            "learns from the rest."
         )
     )
     return _with_truth([i.part(drop=drop) for i in items]), _with_truth([i.part(keep=keep) for i in items])
@@ -348,6 +348,17 @@ def _strip_fold(items: list[Item], fold: tuple[int, int], messages: list[Message
     train = _with_truth([i.part(drop=Region(*drop)) for i in items])
     name = f"{items[0].group or items[0].name}, strip {chosen}"
     return train, [replace(i, group=name) for i in _with_truth([i.part(keep=Region(*keep)) for i in items])]
+
+
+def _where(part: Region, item: Item) -> str:
+    """Where a part of an image lies, in words."""
+    whole = [size * pixel for size, pixel in zip(item.grid.shape, item.grid.pixel, strict=True)]
+    thirds = [
+        min(2, int(3 * (start + side / 2) / size))
+        for start, side, size in zip((part.y, part.x), (part.height, part.width), whole, strict=True)
+    ]
+    place = " ".join(word for word in (("top", "", "bottom")[thirds[0]], ("left", "", "right")[thirds[1]]) if word)
+    return f"at its {place}" if place else "in its middle"
 
 
 def _counts(item: Item) -> tuple[npt.NDArray[np.int64], tuple[float, float]]:

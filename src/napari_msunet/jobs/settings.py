@@ -60,12 +60,15 @@ class Settings(BaseModel):
         The command that starts the worker process; None: this Python on this machine.
     path_map : tuple of (here, there)
         Folders of this computer and their names on the worker's machine; where several fit, the longest counts.
+    recent : tuple of str
+        Folders of the projects that were open last, the newest first.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")  # settings that a newer version has written are kept
 
     worker: tuple[str, ...] | None = None
     path_map: tuple[tuple[str, str], ...] = ()
+    recent: tuple[str, ...] = ()
 
     @field_validator("worker", mode="before")
     @classmethod

@@ -54,7 +54,7 @@ class WriterLock:
                 self._lock.acquire(timeout=0)
             except Timeout:
                 raise StoreLockedError(
-                    f"{self._what} is being written by {self._holder()}; close it there, or wait until it has ended."
+                    f"{self._what} is being written by {self.holder()}; close it there, or wait until it has ended."
                 ) from None
             self._pid = os.getpid()
             note = {
@@ -72,7 +72,8 @@ class WriterLock:
             self._lock.release()
         self._pid = None
 
-    def _holder(self) -> str:
+    def holder(self) -> str:
+        """The process that holds the lock, in words."""
         try:
             note = read_json(self._note)
             return f"process {note['pid']} on {note['host']} (user {note['user']}, since {note['since']})"

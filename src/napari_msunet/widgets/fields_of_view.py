@@ -201,7 +201,7 @@ COLOURS = (
     (0.65, 0.6, 1.0),
 )
 """One colour per scale, for its square on the slide and the frame of its thumbnail."""
-SIDE = 160
+SIDE = 112
 """Side of a thumbnail in screen pixels."""
 
 
@@ -220,7 +220,7 @@ class FieldsPanel(QWidget):
         self._hint.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
         self._hint.setMinimumWidth(160)
         layout = QHBoxLayout(self)
-        layout.setContentsMargins(8, 8, 8, 8)
+        layout.setContentsMargins(8, 4, 8, 4)
         layout.addLayout(self._row)
         layout.addSpacing(8)
         layout.addWidget(self._hint, 1)

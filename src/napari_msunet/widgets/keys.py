@@ -10,6 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtGui import QKeyEvent, QKeySequence
+from qtpy.QtWidgets import QAbstractItemView, QApplication, QComboBox, QWidget
+
 from napari_msunet.errors import MsunetError
 from napari_msunet.widgets.dock.show_errors import show_errors
 
@@ -124,6 +128,35 @@ def release(target: Layer | ViewerModel, name: str) -> None:
     """Release a registered key; where napari has a meaning of its own for it, that is back."""
     for key in _table[name].keys:
         target.bind_key(key, None)
+
+
+class KeyRelay(QObject):
+    """Sends registered keys on to napari's window from lists and boxes of choices, which would search by them instead.
+
+    Other widgets of the dock pass on what they have no use for, and fields of text keep what is typed into them.
+
+    Parameters
+    ----------
+    widget : QWidget
+        Such as the dock; its present lists and boxes are relayed.
+    """
+
+    def __init__(self, widget: QWidget) -> None:
+        super().__init__(widget)
+        sequences = (QKeySequence(key)[0] for line in _table.values() for key in line.keys if key != "Space")
+        self._keys = {(one.key(), one.keyboardModifiers()) for one in sequences}
+        for kind in (QAbstractItemView, QComboBox):
+            for child in widget.findChildren(kind):
+                child.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Relay a key."""
+        if event.type() != QEvent.Type.KeyPress or (Qt.Key(event.key()), event.modifiers()) not in self._keys:
+            return False
+        if isinstance(watched, QComboBox) and watched.isEditable():
+            return False
+        QApplication.sendEvent(watched.window(), QKeyEvent(event.type(), event.key(), event.modifiers()))
+        return True
 
 
 def choose_class_name(value: int) -> str:

@@ -52,6 +52,11 @@ def main_window(viewer: Viewer) -> QMainWindow:
     return viewer.window._qt_window
 
 
+def dropped_on(viewer: Viewer) -> QWidget:
+    """The widget that gets the files that are dropped onto the window."""
+    return viewer.window._qt_viewer
+
+
 def canvas_widget(viewer: Viewer) -> QWidget:
     """The widget that napari draws on and that gets the mouse."""
     return viewer.window._qt_viewer.canvas.native
@@ -66,6 +71,18 @@ def camera(viewer: ViewerModel) -> Camera:
     """The camera of a viewer, which napari 0.9 moved to the scene."""
     scene = getattr(viewer, "scene", None)
     return viewer.camera if scene is None else scene.camera
+
+
+def drop_brush_box(viewer: ViewerModel) -> None:
+    """Take away the box behind napari's circle of the brush, which nobody sees.
+
+    In napari 0.9.2 the window crashes (in OpenGL) when it is drawn after the layers of a viewer were removed, if one of
+    them had been painted on.
+    """
+    overlays = getattr(getattr(viewer, "canvas", None), "overlays", None)
+    circle = getattr(overlays, "_brush_circle", None)
+    if circle is not None and hasattr(circle, "box"):
+        circle.box = False
 
 
 # ----------------------------------------------------------------------------------------------------------------------

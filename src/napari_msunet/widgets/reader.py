@@ -19,6 +19,10 @@ def get_slide_reader(path: str | Sequence[str]) -> Reader | None:
     paths = _paths(path)
     if not paths or not all(p.exists() for p in paths):
         return None
+    if len(paths) == 1 and is_project(paths[0]):
+        return open_project
+    if any(p.name == "project.json" for p in paths):  # of another program
+        return None
     if all(p.is_file() and p.suffix.lower() in OUTLINE_ENDINGS for p in paths):
         from napari_msunet.annotation.formats import is_outline_file
 
@@ -44,6 +48,33 @@ def read(path: str | Sequence[str]) -> list[Any]:
     return layers
 
 
+def is_project(path: Path) -> bool:
+    """Whether a path is the folder of a project, or the file in it."""
+    from napari_msunet.app.project import ENDING, FILE
+
+    folder = path.parent if path.name == FILE else path
+    return folder.name.endswith(ENDING) and (folder / FILE).is_file()
+
+
+def open_project(path: str | Sequence[str]) -> list[Any]:
+    """Open a project in the dock of the present viewer, which is shown if it is not there; gives no layer of its own.
+
+    Raises
+    ------
+    MsunetError
+        If it cannot be opened; the message is one sentence.
+    """
+    import napari
+
+    from napari_msunet.app.project import Project
+
+    viewer = napari.current_viewer()
+    if viewer is not None:
+        dock = _dock_of(viewer) or viewer.window.add_plugin_dock_widget("napari-msunet", DOCK)[1]
+        dock.open_project(Project.open(_paths(path)[0]).folder)
+    return [(None,)]
+
+
 def read_outlines(path: str | Sequence[str]) -> list[Any]:
     """Paint files of outlines into the annotation of the slide that the dock shows; there is no layer of their own.
 
@@ -53,14 +84,11 @@ def read_outlines(path: str | Sequence[str]) -> list[Any]:
         If there is no dock, or no slide in it.
     """
     import napari
-    from qtpy.QtWidgets import QWidget
 
     from napari_msunet.errors import MsunetError
-    from napari_msunet.widgets.napari_internals import main_window
 
     viewer = napari.current_viewer()
-    named: list[Any] = [] if viewer is None else main_window(viewer).findChildren(QWidget, DOCK)
-    dock = next((widget for widget in named if hasattr(widget, "steps")), None)  # the frame around it has its name too
+    dock = None if viewer is None else _dock_of(viewer)
     if dock is None:
         raise MsunetError(
             f"{_paths(path)[0]} holds outlines, which lie on a slide: open the slide and the dock ({DOCK}, in the "
@@ -69,6 +97,17 @@ def read_outlines(path: str | Sequence[str]) -> list[Any]:
     for one in _paths(path):
         dock.steps["annotate"].import_outlines(one)
     return [(None,)]
+
+
+def _dock_of(viewer: Any) -> Any:
+    """The dock in a viewer's window, found by its name, because the dock itself opens files with this reader."""
+    from qtpy.QtWidgets import QWidget
+
+    from napari_msunet.widgets.napari_internals import main_window
+
+    named: list[Any] = main_window(viewer).findChildren(QWidget, DOCK)
+    # The frame around it has its name too.
+    return next((widget for widget in named if hasattr(widget, "steps") and not widget.closed), None)
 
 
 def is_label_store(path: Path) -> bool:

@@ -119,7 +119,7 @@ def missing(state: State, step: StepName) -> str | None:
 def done(state: State, step: StepName) -> bool:
     """Whether a step was done, so that the next one can come."""
     if step == "slide":
-        return bool(state.slides or state.sets) and _unknown_size(state) is None
+        return bool(state.sets) or any(record.sized for record in state.slides)
     if step == "annotate":
         return _no_truth(state) is None or _model_is_there(state)
     if step == "model":
@@ -143,6 +143,8 @@ def advice(state: State) -> str:
     for running, sentence in _RUNNING.items():
         if running in state.running:
             return sentence
+    if (sentence := interrupted(state)) is not None and step == "train":
+        return sentence
     if step == "slide":
         return _unknown_size(state) or NO_SLIDE
     if step == "annotate":
@@ -159,6 +161,13 @@ def advice(state: State) -> str:
             else "Done. Go on with any step you like.",
         }[step]
     )
+
+
+def interrupted(state: State) -> str | None:
+    """A sentence about the training that was under way when the project was left; None where none was."""
+    if state.training is None or "train" in state.running or not (state.training / "last.ckpt").is_file():
+        return None
+    return "A training was interrupted: press Continue to go on with it, or train anew."
 
 
 def left_to_review(state: State) -> int:
@@ -183,8 +192,9 @@ def pixel_size(record: SlideRecord | None) -> str:
     if record.mpp is None:
         missing = record.mpp_note or "The file does not say how large a pixel is."
         return (
-            f"{missing} Give it in µm: about 0.25 for a scan at 40×, 0.5 at 20×, 1 at 10×; the scanner's report has it "
-            "exactly. For an image that has no size in µm, such as a photograph or an X-ray, choose pixels."
+            f"{missing} Three ways: type it in µm (about 0.25 for a scan at 40×, 0.5 at 20×, 1 at 10×; the scanner's "
+            "report has it exactly); measure a known length, such as a scale bar; or choose pixels, for an image that "
+            "has no size in µm, such as a photograph or an X-ray."
         )
     if record.mpp_given:
         return "As given here; it is kept in the project."
@@ -201,10 +211,18 @@ def _no_slide(state: State) -> str | None:
 
 
 def _unknown_size(state: State) -> str | None:
-    record = next((r for r in state.slides if not r.sized), None)
-    if record is None:
+    """What is missing of the active slide's size; another slide without one does not stand in the way of it."""
+    record = state.active or next(iter(state.slides), None)
+    return None if record is None else _no_size(record)
+
+
+def _no_size(record: SlideRecord) -> str | None:
+    if record.sized:
         return None
-    return f"{record.path.name} does not say how many µm a pixel has: give it in the Slide step, or choose pixels."
+    return (
+        f"{record.path.name} does not say how many µm a pixel has: give or measure it in the Slide step, or choose "
+        "pixels."
+    )
 
 
 def _gone(record: SlideRecord | None) -> str | None:
@@ -234,9 +252,12 @@ def _no_truth(state: State) -> str | None:
         return next((text for r in state.slides if r.annotated and (text := _gone(r))), None)
     if not state.slides:
         return "Open a slide and annotate it, or add labelled images under Sources."
-    gone = next((text for r in state.slides if (text := _gone(r))), None) or _unknown_size(state)
-    if gone:
+    used = [record for record in state.slides if record.annotated or record is state.active]
+    if gone := next((text for r in used if (text := _gone(r))), None):
         return gone
+    annotated = [record for record in state.slides if record.annotated]
+    if unknown := next((text for r in annotated or used if (text := _no_size(r))), None):
+        return unknown
     if any(record.corrections and record.labels for record in state.slides):
         return None
     if not any(record.annotation for record in state.slides):
@@ -264,6 +285,8 @@ def next_step(state: State) -> StepName:
     """The step to do now: the first that is not done and not optional, or a review that was begun."""
     left = (step for step in STEPS if step not in OPTIONAL and not done(state, step))
     first: StepName = next(left, "export")
+    if first != "slide" and interrupted(state):
+        return "train"
     return "review" if first != "slide" and left_to_review(state) else first
 
 

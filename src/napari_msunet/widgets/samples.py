@@ -1,4 +1,4 @@
-"""Sample data: File > Open Sample > Multi-scale U-Net."""
+"""Sample data: File > Open Sample > napari-msunet."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.labels import LabelStore, open_labels
 from napari_msunet.slide import Slide, open_slide
 from napari_msunet.widgets.slide_layers import add_labels, slide_layer_data
 
 SLIDE = "CMU-1-Small-Region.svs"
-CLASSES = ("tissue", "gap")
+CLASSES = ("epithelium", "stroma")
 STROKES = {
-    1: [((900, 700), (1050, 900)), ((1500, 1300), (1650, 1400)), ((500, 1700), (620, 1850))],
-    2: [((300, 400), (330, 520)), ((1900, 600), (1940, 760))],
+    1: [((1680, 1150), (1850, 1220)), ((1060, 1240), (1180, 1330)), ((2560, 640), (2680, 700))],
+    2: [((1780, 960), (1920, 1000)), ((2200, 1380), (2330, 1420)), ((1100, 960), (1240, 1000))],
+    ANNOTATED_BACKGROUND: [((600, 240), (740, 420)), ((1900, 240), (2050, 420)), ((500, 1800), (700, 1900))],
 }
 """Strokes of the annotated sample: their first and last point, in level-0 pixels `(y, x)`."""
 BRUSH = 30

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 from psygnal import Signal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from napari_msunet.app.project import Project, Ring, default_folder
+from napari_msunet.app.project import MapsNote, Project, Ring, SlideNote, View, default_folder, note_recent
 from napari_msunet.config import (
     ClassicalConfig,
     ImageSet,
@@ -273,6 +273,8 @@ class SlideRecord:
         Whether corrected pixels of `labels` count as truth in training.
     regions : tuple of rings
         The drawn regions in which to predict: corners in level-0 pixels, `(y, x)`.
+    view, maps, queue : optional
+        What was in view, its maps and its places to review when it was last saved; see `SlideNote`.
     """
 
     path: Path
@@ -298,6 +300,9 @@ class SlideRecord:
     corrections: bool = False
     edited: int = 0
     regions: tuple[Ring, ...] = ()
+    view: View | None = None
+    maps: MapsNote | None = None
+    queue: tuple[str, int] | None = None
 
     @property
     def name(self) -> str:
@@ -376,6 +381,11 @@ class SlideRecord:
 class State:
     """Everything the dock decides and has found out. Changing it through its methods emits `changed`.
 
+    Parameters
+    ----------
+    exclusive : bool
+        Whether its project is kept from other windows, as a dock does.
+
     Attributes
     ----------
     changed : Signal(str)
@@ -404,13 +414,22 @@ class State:
         Labels with a queue of places, and how many of these are open.
     running : set of str
         The steps whose jobs run now.
+    step : str
+        The step that is open; empty: none.
+    training : Path, optional
+        The folder of the training that is under way, or was when the project was left.
+    lost : list of SlideNote
+        The slides of the project that are not where they were; they stay in the project until they are found.
+    model_names : dict
+        The names that a person gave to models, by their files.
     """
 
     changed = Signal(str)
     wanted = Signal(str)
     painted = Signal(object, object)
 
-    def __init__(self) -> None:
+    def __init__(self, exclusive: bool = False) -> None:
+        self.exclusive = exclusive
         self.project: Project | None = None
         self.slides: list[SlideRecord] = []
         self.active: SlideRecord | None = None
@@ -428,6 +447,10 @@ class State:
         self.reviewed = False
         self.to_review: tuple[Path, int] | None = None
         self.exported: list[Path] = []
+        self.step = ""
+        self.training: Path | None = None
+        self.lost: list[SlideNote] = []
+        self.model_names: dict[Path, str] = {}
         self._model = one_scale(("class 1",), USUAL_MPP)
 
     def emit(self, what: str) -> None:
@@ -550,6 +573,13 @@ class State:
         self.emit("model")
         self.wanted.emit("train")
 
+    def name_model(self, path: Path, name: str) -> None:
+        """Give a model a name; empty: its own again."""
+        self.model_names = {**self.model_names, path: name}
+        if not name:
+            del self.model_names[path]
+        self.emit("model")
+
     def set_ensemble(self, paths: tuple[Path, ...]) -> None:
         """Choose the models that predict together with the one that was chosen."""
         self.ensemble = paths
@@ -585,9 +615,34 @@ class State:
     def make_project(self) -> Project:
         """The project; it is made where `project_folder` says if there is none yet."""
         if self.project is None:
-            self.project = Project.create(self.project_folder())
+            self.take_project(Project.create(self.project_folder()))
             self.emit("project")
+        assert self.project is not None
         return self.project
+
+    def take_project(self, project: Project) -> None:
+        """Work in this project from now on; `ProjectError` if another window has it open."""
+        if self.project is not project:
+            self.leave_project()
+        if self.exclusive:
+            project.hold()
+            note_recent(project.folder)
+        self.project = project
+
+    def leave_project(self) -> None:
+        """Let other windows open the project."""
+        if self.project is not None and self.exclusive:
+            self.project.release()
+        self.project = None
+
+    def clear(self) -> None:
+        """Forget slides, sources, model and options, as in a new dock; the files stay."""
+        self.leave_project()
+        fresh = State(self.exclusive)
+        for name, value in vars(fresh).items():
+            setattr(self, name, value)
+        for what in ("slides", "classes", "counts", "sources", "model", "train", "predict", "results", "project"):
+            self.emit(what)
 
     def set_running(self, step: StepName, running: bool) -> None:
         """Note that a step's job begins or has ended."""

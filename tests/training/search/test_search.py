@@ -153,6 +153,7 @@ def test_it_goes_on_where_it_was_stopped_and_trials_can_be_added(source, tmp_pat
     assert len(result.report["importance"]) <= 1
 
 
+@pytest.mark.slow
 def test_a_stopped_trial_begins_again_with_the_same_values(source, tmp_path):
     job = search(source, tmp_path / "again", trials=1)
     said = []
@@ -250,6 +251,15 @@ def test_a_damaged_database(source, tmp_path):
     (job.out / "search.db").write_bytes(b"nothing of the kind" * 300)
     with pytest.raises(OutputError, match="file is not a database"):
         list(tune_events(job.model_copy(update={"resume": True})))
+
+
+def test_a_trial_that_needs_more_memory_than_there_is(source, tmp_path):
+    space = {"batch_size": [2, 50_000_000]}
+    rows = tune(search(source, tmp_path / "s", space=space, sampler="grid")).report["trials"]
+    assert sorted(row["outcome"] for row in rows) == ["failed", "scored"]
+    (sentence,) = [row["error"] for row in rows if "error" in row]
+    assert "needs about" in sentence
+    assert "choose a smaller batch" in sentence
 
 
 def test_memory_that_is_not_there_is_a_sentence():

@@ -124,6 +124,11 @@ def test_keys_choose_classes_only_on_the_annotation(dock, qtbot, slide):
     assert layer.mode == "paint"  # napari's own 1..7 would have changed the tool
     qtbot.keyClick(canvas(dock), Qt.Key.Key_9)
     assert layer.selected_label == 2
+    layer.mode = "erase"
+    qtbot.keyClick(step.table, Qt.Key.Key_1)  # the table would have searched for a class of this name
+    assert (layer.selected_label, layer.mode) == (1, "erase")
+    qtbot.keyClick(canvas(dock), Qt.Key.Key_2)
+    assert (layer.selected_label, layer.mode) == (2, "erase")
     plain = dock.viewer.add_labels(np.zeros((20, 20), np.uint8))
     qtbot.keyClick(canvas(dock), Qt.Key.Key_1)
     assert plain.mode == "erase"
@@ -196,7 +201,7 @@ def test_a_model_that_was_saved_is_known_without_torch(dock, tmp_path):
     assert resolve.missing(dock.state, "predict").startswith("Choose a slide")
 
 
-def test_what_is_to_be_trained_and_what_predicts_are_told_apart(dock, slide, tmp_path):
+def test_what_is_to_be_trained_and_what_predicts_are_told_apart(dock, qtbot, slide, tmp_path):
     from napari_msunet.models import build_model, save_model
 
     dock.open_slide(slide)
@@ -207,7 +212,15 @@ def test_what_is_to_be_trained_and_what_predicts_are_told_apart(dock, slide, tmp
     assert dock.steps["model"].summary() == "to train: automatic"
     assert dock.steps["predict"].model_line.text() == "Predicts with <b>other</b> (blob; 2 µm/px; scales 1)"
     dock.show_step("model")
-    assert dock.steps["model"].loaded.text().startswith("Predictions use other.safetensors")
+    chosen = dock.steps["model"].chosen
+    assert dock.steps["model"].loaded.text().startswith("other.safetensors in")
+    assert chosen.name.text() == "other"
+    chosen.name.selectAll()
+    chosen.name.setFocus()
+    qtbot.keyClicks(chosen.name, "my blobs")  # digits and letters stay in a field of text
+    qtbot.keyClick(chosen.name, Qt.Key.Key_Return)
+    dock.show_step("predict")
+    assert dock.steps["predict"].model_line.text().startswith("Predicts with <b>my blobs</b>")
 
 
 def test_copied_lines_run_as_they_are(dock, qtbot, slide):
@@ -270,7 +283,7 @@ def test_the_project_goes_on_another_day(dock, qtbot, slide, make_napari_viewer)
     layer = annotating(dock, qtbot, slide)
     dock.steps["annotate"].rename_class("class 1", "nucleus")
     layer.paint((1500, 1000), 1)
-    dock.save_project()
+    dock.shut_down()
     second = MultiScaleUNet(dock.viewer)  # another dock on the same slide takes it up
     qtbot.addWidget(second)
     assert second.state.classes == ("nucleus",)

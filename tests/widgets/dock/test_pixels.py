@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from PIL import Image
+from widgets.dock.making import click, settle
+from widgets.mouse import drag
 
 from napari_msunet.errors import SlideError
 from napari_msunet.widgets import resolve
@@ -54,6 +56,33 @@ def test_a_size_in_micrometres_takes_their_place_again(dock, photo, qtbot):
     assert dock.state.model.mpp == 0.5
     with pytest.raises(SlideError, match="above zero"):
         step.set_mpp(float("nan"))
+
+
+def test_a_known_length_gives_the_size_and_one_slide_without_it_blocks_no_other(dock, photo, qtbot, tmp_path):
+    step, record = dock.step("slide"), dock.state.active
+    settle()
+    known = step.known_length
+    assert not known.isVisible()
+    click(qtbot, step.measure)
+    settle(0.3)
+    assert not known.use.isEnabled()
+    drag(dock.viewer, [photo.data_to_world(p) for p in ((20, 10), (20, 60), (20, 110))])
+    qtbot.waitUntil(known.use.isEnabled, timeout=5000)
+    drag(dock.viewer, [photo.data_to_world(p) for p in ((40, 20), (60, 20), (80, 20))])  # the later one counts
+    qtbot.waitUntil(lambda: known.pixels < 70, timeout=5000)
+    known.length.setValue(20)
+    click(qtbot, known.use)
+    assert record.mpp[0] == pytest.approx(0.5, abs=0.02)
+    assert (record.mpp_given, known.active, known.isVisible()) == (True, False, False)
+    assert [layer.name for layer in dock.viewer.layers] == ["photo"]
+    assert "kept in the project" in resolve.pixel_size(record)
+
+    Image.fromarray(np.zeros((80, 80, 3), np.uint8)).save(tmp_path / "other.png")
+    dock.open_slide(tmp_path / "other.png")
+    assert "other.png does not say" in resolve.missing(dock.state, "annotate")
+    dock.state.activate(record)
+    assert resolve.missing(dock.state, "annotate") is None
+    assert "Start annotating" in resolve.advice(dock.state)
 
 
 def test_labelled_images_can_be_in_pixels(dock, qtbot):

@@ -74,7 +74,11 @@ def test_areas_largest_first(panel):
 
 
 def test_a_row_leads_to_its_object(panel, qtbot, viewer):
+    before = viewer.scene.camera.center
     click_row(panel, qtbot, 1)
+    assert viewer.scene.camera.center == before
+    place = panel.view.visualRect(panel.model.index(1, 1)).center()
+    qtbot.mouseDClick(panel.view.viewport(), Qt.MouseButton.LeftButton, pos=place)
     y, x, side, _ = SQUARES[3]
     centre = panel.layer.world_to_data(viewer.scene.camera.center[-2:])
     np.testing.assert_allclose(centre, (y + side / 2 - 0.5, x + side / 2 - 0.5), atol=1)

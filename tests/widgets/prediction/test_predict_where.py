@@ -15,7 +15,7 @@ from napari_msunet.inference.predict import describe_plan
 from napari_msunet.labels import tissue_labels
 from napari_msunet.widgets.dock.project_sync import recall
 from napari_msunet.widgets.placement import to_world
-from napari_msunet.widgets.prediction.plan import plan_words
+from napari_msunet.widgets.prediction.plan import plan_words, work_words
 from napari_msunet.widgets.prediction.where import area
 from napari_msunet.widgets.state import State, changed
 
@@ -112,7 +112,8 @@ def test_only_the_tissue_as_it_was_corrected(ready, step, qtbot, tmp_path):
     job = step.job(draft=True)
     assert job.where == config.InClasses(labels=ready.state.active.tissue, classes=("tissue",))
     text = planned(qtbot, step)
-    assert "pixels through the network per useful pixel" in text
+    assert text.startswith("1 tile, ")
+    assert "pixels go through the network for each that is kept" in step.plan.toolTip()
     before = dict(step.plan.values)
     store = ready.layers.of_store(ready.state.active.tissue).store
     cut = int(300 / store.pixel[0])
@@ -186,6 +187,6 @@ def test_what_cannot_be_planned_is_said_without_a_notification(ready, step, qtbo
 
 def test_a_plan_in_words():
     values = {"tiles": 1234, "useful_pixels": 100, "network_pixels": 145, "memory_gb": 1.96, "seconds": 330.0}
-    expected = "1\N{THIN SPACE}234 tiles, 1.45 pixels through the network per useful pixel, about 2.0 GB, about 6 min."
-    assert plan_words(values) == expected
+    assert plan_words(values) == "1\N{THIN SPACE}234 tiles, about 2.0 GB, about 6 min."
+    assert work_words(values).startswith("1.45 pixels go through the network")
     assert plan_words({**values, "tiles": 0}).startswith("Nothing to predict")

@@ -59,6 +59,23 @@ def test_every_format_by_mouse(ready, step, qtbot, chosen, tmp_path, messages):
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "l.ome.tif"), labels)
     np.testing.assert_array_equal(zarr.open_group(tmp_path / "l.ome.zarr", mode="r")["0"][:], labels)
     export(step, qtbot, chosen, tmp_path / "l.png")
+    # the same numbers in the dock, by one click
+    box = step.numbers
+    click(qtbot, box.measure)
+    qtbot.waitUntil(lambda: box.measuring.measured and box.tissue is not None, timeout=LONG)
+    settle()
+    mpp = store.mpp[0] * store.mpp[1]
+    assert float(box.table.item(0, 1).text()) == pytest.approx((labels == 1).sum() * mpp / 1e6, rel=1e-3)
+    assert int(box.table.item(0, 3).text().replace(",", "")) == len(features)
+    assert 0 < float(box.table.item(0, 2).text().split()[0]) <= 100
+    assert box.histogram.curves
+    box.smallest.setValue(float(np.median(box.measuring.table.area)) + 0.01)
+    assert 0 < int(box.table.item(0, 3).text().replace(",", "")) < len(features)
+    store_layer = ready.layers.of_store(ready.state.active.labels)
+    store_layer.paint((5, 5), 1)
+    click(qtbot, box.objects)
+    assert ready.steps["review"].panel.isVisible()
+    store_layer.undo()
     seen = np.asarray(Image.open(tmp_path / "l.png"))
     assert 0 < seen.size <= labels.size
     export(step, qtbot, chosen, tmp_path / "l.csv", step.measure_button)

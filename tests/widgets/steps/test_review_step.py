@@ -48,10 +48,12 @@ def step(dock, large, tmp_path, qtbot):
     return found
 
 
-def find(step, qtbot):
+def find(step, qtbot, first=True):
     click(qtbot, step.find)
     qtbot.waitUntil(lambda: bool(step.queue.places), timeout=10_000)
     settle()
+    if first:
+        click(qtbot, step.queue.buttons["review.next"])
 
 
 def press(step, qtbot, key):
@@ -65,11 +67,24 @@ def at(row, column):
 
 
 def test_places_by_key_and_the_camera_goes_there(dock, step, qtbot, viewer):
-    find(step, qtbot)
+    find(step, qtbot, first=False)
     assert [p.window for p in step.queue.places[:3]] == [at(3, 2), at(6, 5), at(0, 7)]
     layer = step._layer
-    for key, index in ((None, 0), (Qt.Key.Key_Period, 1), (Qt.Key.Key_Period, 2), (Qt.Key.Key_Comma, 1)):
-        if key is not None:
+    at_first = viewer.scene.camera.center
+    assert "Next shows the first" in step.queue.now.text()
+    before = step.queue.places
+    dock.state.emit("results")  # another job has ended: the places are ranked again, and the camera stays
+    qtbot.waitUntil(lambda: step.queue.places is not before, timeout=10_000)
+    listed = step.queue.list
+    row = listed.visualItemRect(listed.item(1)).center()
+    qtbot.mouseClick(listed.viewport(), Qt.MouseButton.LeftButton, pos=row)
+    assert viewer.scene.camera.center == at_first
+    qtbot.keyClick(listed, Qt.Key.Key_Period)  # keys work in the list too
+    steps = [(None, 0), (Qt.Key.Key_Period, 1), (Qt.Key.Key_Period, 2), (Qt.Key.Key_Comma, 1), ("double", 1)]
+    for key, index in steps:
+        if key == "double":
+            qtbot.mouseDClick(listed.viewport(), Qt.MouseButton.LeftButton, pos=row)
+        elif key is not None:
             press(step, qtbot, key)
         place = step.queue.places[index]
         assert step.queue.current is place
@@ -98,6 +113,7 @@ def test_the_advice_is_to_go_on_until_nothing_is_left(dock, step, qtbot):
     assert "2 places are left" in advice()
     assert dock.go.text() == "Review ›"
     click(qtbot, dock.go)
+    press(step, qtbot, Qt.Key.Key_Period)
     press(step, qtbot, Qt.Key.Key_Slash)
     assert "1 place is left" in advice()
     press(step, qtbot, Qt.Key.Key_Y)
@@ -151,7 +167,7 @@ def test_rankings_that_nothing_was_kept_for_cannot_be_chosen(step, qtbot):
     find(step, qtbot)
     qtbot.waitUntil(lambda: not model.item(1).isEnabled(), timeout=5000)
     assert model.item(0).isEnabled()
-    assert 'predict with the output "entropy"' in model.item(1).toolTip()
+    assert "tick Uncertainty in Predict first" in model.item(1).text()
     step.by.setCurrentIndex(2)
     step.find_places()
     qtbot.waitUntil(lambda: step.queue.source == "distance", timeout=10_000)
@@ -160,6 +176,7 @@ def test_rankings_that_nothing_was_kept_for_cannot_be_chosen(step, qtbot):
 def test_places_that_others_found(step, qtbot):
     places = [Candidate(at(1, 1), 3.5, "the truth may be wrong here", "suspects")]
     step.show_candidates(places, "suspects")
+    click(qtbot, step.queue.buttons["review.next"])
     settle()
     assert "the truth may be wrong here" in step.queue.now.text()
     press(step, qtbot, Qt.Key.Key_Y)
@@ -224,3 +241,21 @@ def test_a_real_prediction(ready, qtbot):
     assert 0 < scores[0] <= 1
     press(step, qtbot, Qt.Key.Key_Y)
     qtbot.waitUntil(lambda: step.found.reviewed >= 1, timeout=10_000)
+
+    # another project and back: labels, maps, model, view, queue and step are as they were left
+    names, at_last = [layer.name for layer in ready.viewer.layers], tuple(ready.viewer.scene.camera.center)
+    open_places, model, folder = ready.state.to_review[1], ready.state.model_path, ready.state.project.folder
+    ready.state.name_model(model, "mine")
+    ready.open_project(folder.parent / "other.msunet")
+    settle()
+    assert (len(ready.viewer.layers), ready.state.model_path, step.queue.places) == (0, None, [])
+    ready.open_project(folder)
+    assert sorted(layer.name for layer in ready.viewer.layers) == sorted(names)
+    assert ready.viewer.layers.selection.active is ready.layers.of_store(ready.state.active.labels)
+    assert (ready.state.model_path, ready.state.model_names) == (model, {model: "mine"})
+    assert ready.viewer.scene.camera.center == pytest.approx(at_last, abs=0.5)
+    assert ready.sections["review"].is_open
+    qtbot.waitUntil(lambda: len(step.queue.places) == open_places, timeout=10_000)
+    assert step.size.value() == 64
+    assert "Go on with the review" in ready.advice.text()
+    assert ready.viewer.scene.camera.center == pytest.approx(at_last, abs=0.5)

@@ -5,8 +5,8 @@ import time
 
 import psutil
 import pytest
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLabel
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtWidgets import QLabel, QPushButton
 from widgets.dock.making import LONG, annotated_dock, make_slide, settle, train
 
 from napari_msunet.widgets import resolve
@@ -92,14 +92,34 @@ def test_stopping_keeps_what_was_chosen(ready, qtbot, number, kept):
 def test_a_second_job_waits_for_the_first(ready, qtbot):
     from napari_msunet.errors import MsunetError
 
-    ready.train(epochs=1000)
+    step = ready.steps["train"]
+
+    def places():
+        """Where the buttons are that can be clicked now."""
+        return {b.text(): b.mapTo(ready, QPoint()) for b in ready.findChildren(QPushButton) if b.isVisible()}
+
+    # Nothing moves by itself: neither as the check's text comes, nor with longer advice, nor as Train is pressed.
+    before, header = places(), ready.sections["slide"].header.mapTo(ready, QPoint())
+    assert step.checks.text() in ("", "Checking your data…")
+    qtbot.waitUntil(lambda: "Every class" in step.checks.text(), timeout=20_000)
+    settle(0.3)
+    assert places() == before
+    top = step.start.mapTo(ready, QPoint())
+    click(qtbot, step.start)
+    settle(0.3)
+    assert step.start.mapTo(ready, QPoint()) == top
+    ready.show_step("model")
+    ready.advice.setText("A sentence as long as any that the advice has, about what is missing before one can go on.")
+    settle(0.1)
+    qtbot.waitUntil(lambda: ready.sections["train"].summary.text() != "", timeout=LONG)  # alive though it is folded
+    assert ready.sections["slide"].header.mapTo(ready, QPoint()) == header
     with pytest.raises(MsunetError, match="Train is under way"):
         ready.train()
     choose(ready.steps["train"], 2)
     qtbot.waitUntil(lambda: not ready.state.running, timeout=LONG)
 
 
-def test_an_error_of_the_core_is_a_notification_with_details(ready, qtbot, messages):
+def test_a_mistake_that_the_core_finds_is_a_quiet_sentence(ready, qtbot, messages):
     record = ready.state.active
     step = ready.steps["train"]
     job = resolve.train_job(ready.state)
@@ -107,7 +127,7 @@ def test_an_error_of_the_core_is_a_notification_with_details(ready, qtbot, messa
     qtbot.waitUntil(lambda: not ready.state.running, timeout=LONG)
     found = [m for m in messages if "border" in m.message]
     assert len(found) == 1
-    assert found[0].as_text()
+    assert found[0].severity.value == "warning"  # a sentence, without a traceback
     assert record.annotation.exists()
 
 
@@ -124,6 +144,19 @@ def test_closing_in_the_middle_leaves_no_process_and_can_go_on(ready, qtbot):
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     assert step.last_run() == job.out
     assert os.path.exists(job.out / "model.safetensors")
+
+    again = type(ready)(ready.viewer)  # another day: the slide's project says it, and offers to go on
+    again.show_step("train")
+    ready.viewer.window.add_dock_widget(again, name="again")
+    settle()
+    assert again.advice.text().startswith("A training was interrupted: press Continue")
+    assert f"training of {job.out.name} was interrupted after" in again.steps["train"].interrupted.text()
+    click(qtbot, again.steps["train"].go_on)
+    assert again.steps["train"].box.job.out == job.out
+    assert again.steps["train"].box.job.resume
+    assert resolve.interrupted(again.state) is None
+    again.steps["train"].box.cancel("none")
+    again.shut_down()
 
 
 def test_copy_as_python_is_the_job(ready):

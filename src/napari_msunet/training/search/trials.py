@@ -26,6 +26,7 @@ from napari_msunet.events import Cancelled, Event
 from napari_msunet.inference.network import pick_device
 from napari_msunet.training.experiments import mean_dice, pooled, train_and_score, using_threads
 from napari_msunet.training.held_out import load_items
+from napari_msunet.training.prepare import check_memory
 
 SECONDS = 60.0
 """Time of each training where the job gives none."""
@@ -86,7 +87,7 @@ class SharedWork:
 
     def held_out(self, training: SettledTrainJob, number: int) -> list[Item]:
         """The images that a fold does not train on."""
-        key = training.model.model_dump_json(include={"classes", "mpp", "pixel", "upscale"}), number
+        key = repr(training.model.target), number
         if key not in self._held_out:
             items, _ = load_items(training, training.model, lambda level, text: None, self.images)
             model = training.model
@@ -227,6 +228,8 @@ def _folds_of(
     job, number = work.job, row["trial"]
     training = work.training(values_of(job.searched, row["values"]), f"trial {number}")
     settled, _ = settle(training, work.look)
+    if (memory := check_memory(settled)).level == "warning":  # the system would end the process, and the search with it
+        raise MsunetError(memory.text)
     for fold in range(1, work.folds + 1):
         own = work.fold(settled, fold, job.out / "trials" / f"{number:04d}" / f"fold{fold}")
         found = yield from train_and_score(own, lambda own=own, fold=fold: work.held_out(own, fold), work.images)  # type: ignore[misc]

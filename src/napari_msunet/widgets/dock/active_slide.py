@@ -10,8 +10,8 @@ from qtpy.QtCore import QObject, QTimer
 
 from napari_msunet.geometry import Window
 from napari_msunet.widgets.layers import store_path
-from napari_msunet.widgets.napari_internals import camera
 from napari_msunet.widgets.navigation import go_to
+from napari_msunet.widgets.slides.bring_back import look_again, note_view
 
 if TYPE_CHECKING:
     from napari.utils.events import Event
@@ -43,7 +43,6 @@ class ActiveSlideView(QObject):
         self._hidden: WeakSet[Layer] = WeakSet()
         self._known: WeakSet[Layer] = WeakSet(self._viewer.layers)
         self._made_over: WeakKeyDictionary[Layer, SlideRecord] = WeakKeyDictionary()
-        self._views: dict[SlideRecord, tuple[tuple[float, ...], float]] = {}
         self._switching = False
         state.changed.connect(self._changed)
         self._viewer.layers.events.inserted.connect(self._inserted)
@@ -98,8 +97,7 @@ class ActiveSlideView(QObject):
         try:
             before, self._active = self._active, active
             if before is not None:
-                at = camera(self._viewer)
-                self._views[before] = (tuple(at.center), float(at.zoom))
+                note_view(self._layers, before)
             others = False
             for layer in list(self._viewer.layers):
                 owner = self.owner(layer)
@@ -144,9 +142,7 @@ class ActiveSlideView(QObject):
 
     def _look_at(self, record: SlideRecord) -> None:
         """Move the view to where it was when the slide was left, or to all of a slide that was not shown yet."""
-        view = self._views.get(record)
-        if view is not None:
-            camera(self._viewer).center, camera(self._viewer).zoom = view
+        if look_again(self._layers, record):
             return
         layer = self._layers.slide(record)
         if layer is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from qtpy.QtCore import QObject, Qt, Signal
 
+from napari_msunet.errors import MsunetError
 from napari_msunet.widgets.dock.show_errors import notify_error
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class Background(QObject):
         elif failed is not None:
             failed(error)
         else:
-            notify_error(str(error), "".join(traceback.format_exception(error)))
+            expected = isinstance(error, MsunetError)
+            notify_error(str(error), None if expected else "".join(traceback.format_exception(error)))
 
     def close(self) -> None:
         """Let the running function end, and drop those that wait."""

@@ -24,22 +24,26 @@ from napari_msunet.config import PredictJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import View
 from napari_msunet.slide.probing import PROBE
-from napari_msunet.widgets import resolve
+from napari_msunet.widgets import keys, resolve
 from napari_msunet.widgets.dock.active_slide import ActiveSlideView
 from napari_msunet.widgets.dock.annotation_counting import AnnotationCounter
+from napari_msunet.widgets.dock.job_box import JobBox
 from napari_msunet.widgets.dock.project_sync import remember
 from napari_msunet.widgets.dock.section import WIDTH, Section, stylesheet
 from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.jobs import JobHandle, Jobs
 from napari_msunet.widgets.layers import Layers
-from napari_msunet.widgets.napari_internals import main_window
+from napari_msunet.widgets.napari_internals import drop_brush_box, dropped_on, main_window
 from napari_msunet.widgets.placement import visible_region
+from napari_msunet.widgets.reader import chosen, is_project
+from napari_msunet.widgets.slides.bring_back import note_view
 from napari_msunet.widgets.state import STEPS, State, StepName
 from napari_msunet.widgets.steps.step import Step
 
 if TYPE_CHECKING:
     import napari.viewer
     from napari.layers import Image
+    from qtpy.QtGui import QDragEnterEvent, QDropEvent
 
     from napari_msunet.config import ModelConfig
     from napari_msunet.geometry import Region
@@ -97,6 +101,8 @@ class Viewport:
 # ----------------------------------------------------------------------------------------------------------------------
 # The dock.
 
+_ADVICE_LINES = 3
+
 WARMING = ("model", "train", "predict", "correct")
 """Opening one of these steps starts the worker process."""
 
@@ -113,6 +119,11 @@ def _step_classes() -> list[type[Step]]:
             continue
         found.append(getattr(module, f"{name.capitalize()}Step"))
     return found
+
+
+def _dropped(event: QDropEvent) -> list[Path]:
+    """The files and folders that are dropped."""
+    return [Path(url.toLocalFile()) for url in event.mimeData().urls() if url.isLocalFile()]
 
 
 class MultiScaleUNet(QWidget):
@@ -138,7 +149,8 @@ class MultiScaleUNet(QWidget):
         super().__init__()
         # napari gives a plugin's widget a proxy that hides the window; the callbacks of layers know the viewer itself
         self.viewer = viewer = getattr(viewer, "__wrapped__", viewer)
-        self.state = State()
+        drop_brush_box(viewer)
+        self.state = State(exclusive=True)
         self.layers = Layers(viewer, self.state)
         self.counting = AnnotationCounter(self.state, self)
         # These objects get a parent: otherwise Python may delete them, and their timers, in any thread that collects
@@ -147,6 +159,7 @@ class MultiScaleUNet(QWidget):
         self._viewport = Viewport(self.jobs, self.layers)
         PROBE.start()
         self.setObjectName("Multi-scale U-Net")
+        self.setAcceptDrops(True)
         self.setMinimumWidth(WIDTH)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self.steps: dict[str, Step] = {}
@@ -162,12 +175,15 @@ class MultiScaleUNet(QWidget):
         self._saving.timeout.connect(show_errors(self.save_project))
         self.state.changed.connect(self._changed)
         self.state.wanted.connect(self.show_step)
+        self.steps["export"].numbers.table_wanted.connect(show_errors(self._show_objects))
         self.steps["correct"].train_wanted.connect(show_errors(self._train_on_corrections))
         for layer in list(viewer.layers):  # layers that were there before the dock
             self.steps["annotate"].take(layer)
         self.counting.scan_new()
         viewer.events.theme.connect(self._restyle)
         main_window(viewer).installEventFilter(self)
+        dropped_on(viewer).installEventFilter(self)
+        self._relay = keys.KeyRelay(self)
         self._restyle()
         self.shown = ActiveSlideView(self.state, self.layers, self)
         self.refresh()
@@ -190,6 +206,8 @@ class MultiScaleUNet(QWidget):
             section = Section(STEPS.index(step.name) + 1, step)
             section.toggled.connect(lambda opened, name=step.name: self._toggled(name, opened))
             section.copy_wanted.connect(lambda name=step.name: self.copy_python(name))
+            if isinstance(box := getattr(step, "box", None), JobBox):
+                box.changed.connect(section.show_summary)
             self.steps[step.name], self.sections[step.name] = step, section
             self._list.addWidget(section)
         self._list.addStretch(1)
@@ -203,11 +221,14 @@ class MultiScaleUNet(QWidget):
     def _advice_bar(self) -> QFrame:
         bar = QFrame()
         bar.setObjectName("msunet_advice")
-        row = QHBoxLayout(bar)
-        row.setContentsMargins(8, 6, 6, 6)
+        column = QVBoxLayout(bar)
+        column.setContentsMargins(8, 4, 6, 4)
+        column.setSpacing(2)
         self.advice = QLabel()
         self.advice.setWordWrap(True)
+        self.advice.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.advice.setAccessibleName("What to do next")
+        row = QHBoxLayout()
         self.go = QPushButton()
         self.go.setToolTip("Opens the step to do next.")
         self.go.clicked.connect(lambda: self.show_step(resolve.next_step(self.state)))
@@ -216,9 +237,11 @@ class MultiScaleUNet(QWidget):
         where.setToolTip("Where jobs run: this computer, or another one over ssh.")
         where.setFixedWidth(28)
         where.clicked.connect(show_errors(lambda *_: self.edit_worker()))
-        row.addWidget(self.advice, 1)
+        row.addStretch(1)
         row.addWidget(self.go)
         row.addWidget(where)
+        column.addWidget(self.advice)
+        column.addLayout(row)
         return bar
 
     def edit_worker(self) -> None:
@@ -243,6 +266,9 @@ class MultiScaleUNet(QWidget):
         """Open the section of a step and close the others."""
         for other, section in self.sections.items():
             section.set_open(other == name)
+        if self.state.step != name:
+            self.state.step = name
+            self._saving.start()
         self.refresh()
         if name in WARMING and not self.layers.closed:
             self.jobs.warm()  # so the worker loads while the user looks at the step
@@ -263,6 +289,8 @@ class MultiScaleUNet(QWidget):
 
     def save_project(self) -> None:
         """Write the state into the project, if there is one; this happens by itself after each change."""
+        if self.state.active is not None:
+            note_view(self.layers, self.state.active)
         remember(self.state)
 
     def refresh(self) -> None:
@@ -272,6 +300,9 @@ class MultiScaleUNet(QWidget):
         found = resolve.resolve(self.state)
         following = found.next_step
         self.advice.setText(found.advice)
+        self.advice.setToolTip(found.advice)
+        # always as high as a long sentence: what is below must not move as one clicks it
+        self.advice.setFixedHeight(_ADVICE_LINES * self.advice.fontMetrics().lineSpacing() + 12)
         shown = self.sections.get(following)
         self.go.setVisible(shown is not None and not shown.is_open)
         self.go.setText(f"{self.steps[following].title} ›" if following in self.steps else "")
@@ -320,6 +351,11 @@ class MultiScaleUNet(QWidget):
         self.step("correct").count_corrections()
         return self._train_on_corrections()
 
+    def _show_objects(self) -> None:
+        """Show the table of objects below the canvas, without opening another step."""
+        self.steps["review"].refresh()
+        self.steps["review"].show_objects()
+
     def _train_on_corrections(self) -> JobHandle:
         self.show_step("train")
         return self.train()
@@ -346,6 +382,32 @@ class MultiScaleUNet(QWidget):
         QApplication.clipboard().setText(self.as_python(name))
         show_info("Copied: the lines of Python that do this step without the dock.")
 
+    # ---------------------------------------------------------------------------------------------------- drag and drop
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        """Take projects and slides that are dragged onto the dock."""
+        if event.mimeData().hasUrls():
+            event.acceptProposedAction()
+
+    @show_errors
+    def dropEvent(self, event: QDropEvent) -> None:
+        """Open the project, or the slides, that are dropped onto the dock."""
+        event.acceptProposedAction()
+        for path in _dropped(event):
+            if is_project(path):
+                self.open_project(path)
+            else:
+                self.open_slide(chosen(path))
+
+    def _dropped_on_canvas(self, event: QDropEvent) -> bool:
+        """Open a project that is dropped onto the canvas, where napari would ask which reader to take for a folder."""
+        paths = _dropped(event)
+        if len(paths) != 1 or not is_project(paths[0]):
+            return False
+        event.acceptProposedAction()
+        show_errors(self.open_project)(paths[0])
+        return True
+
     # --------------------------------------------------------------------------------------------- worker and closing
 
     @property
@@ -357,10 +419,16 @@ class MultiScaleUNet(QWidget):
         """Notice that the dock is closed for good: napari takes it out of its window."""
         if event.type() == QEvent.Type.ParentChange and self.parent() is None:
             self.shut_down()
+        elif event.type() == QEvent.Type.Show and not self.layers.closed:
+            self._refreshing.start()  # with the font of the window, which says how high the advice is
         return bool(super().event(event))
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        """Notice that the window closes: it gets a close event, and then hides."""
+        """Notice that the window closes: it gets a close event, and then hides; and projects that are dropped on it."""
+        if event.type() == QEvent.Type.Drop and not self.closed:
+            return self._dropped_on_canvas(event)
+        if event.type() == QEvent.Type.WindowActivate and not self.closed:
+            self._refreshing.start()  # back from another program, where files may have come or gone
         if event.type() == QEvent.Type.Close:
             watched.setProperty("msunet_closing", True)
             if not event.spontaneous():  # closed by a program: napari does not ask the user for confirmation
@@ -375,9 +443,8 @@ class MultiScaleUNet(QWidget):
             return
         self.layers.closed = True
         self._refreshing.stop()
-        if self._saving.isActive():
-            self._saving.stop()
-            show_errors(self.save_project)()
+        self._saving.stop()
+        show_errors(self.save_project)()
         self.state.changed.disconnect(self._changed)
         self.state.wanted.disconnect(self.show_step)
         self.viewer.events.theme.disconnect(self._restyle)
@@ -387,3 +454,5 @@ class MultiScaleUNet(QWidget):
         self.shown.close()
         self._viewport.close()
         self.jobs.close()
+        if self.state.project is not None:
+            self.state.project.release()

@@ -345,7 +345,7 @@ def _meaning(ratio: Fraction) -> str:
         return "1 (the model's own resolution)"
     if ratio > 1:
         return f"{ratio} (finer detail, {float(ratio**2):.3g} times the pixels)"
-    return f"{ratio} (coarser, sees {float(1 / ratio**2):.3g} times the area at the same cost)"
+    return f"{ratio} (coarser: {float(1 / ratio**2):.3g} times fewer pixels for the same area)"
 
 
 class TextField(QLineEdit):

@@ -49,10 +49,13 @@ class JobBox(QWidget):
         An event of the job, on the GUI thread.
     ended : Signal(str, object)
         The outcome ("done", "cancelled", "error", "lost") and the job's `Result`, if it had one.
+    changed : Signal()
+        The bar shows other words.
     """
 
     happened = Signal(object)
     ended = Signal(str, object)
+    changed = Signal()
 
     def __init__(self, state: State, jobs: Jobs, step: StepName, choices: Sequence[Choice] = ()) -> None:
         super().__init__()
@@ -64,7 +67,7 @@ class JobBox(QWidget):
         self.bar = QProgressBar()
         self.bar.setTextVisible(True)
         self.bar.setMinimumHeight(22)
-        self.stop = QPushButton("Cancel")
+        self.stop = QPushButton("Stop")
         self.stop.setToolTip("Stops within a moment.")
         self.status = QLabel()
         self.status.setObjectName("note")
@@ -176,6 +179,7 @@ class JobBox(QWidget):
         left = f" · {duration(event.seconds_left)} left" if event.seconds_left is not None else ""
         self.bar.setFormat(f"{event.done:g}{total} {event.unit}{left}")
         self.bar.setUpdatesEnabled(True)
+        self.changed.emit()
 
     def _finish(self, outcome: str, text: str | None) -> None:
         """Show that the job has ended, and how."""
@@ -189,7 +193,7 @@ class JobBox(QWidget):
             text = text or "The worker process ended unexpectedly; what was finished is kept."
             notify_error(text, handle.details)
         self.without.setVisible(outcome == "error" and 'damaged="skip"' in (text or ""))
-        self.say({"done": "", "cancelled": text or "Cancelled."}.get(outcome, in_labels(text or "")))
+        self.say({"done": "", "cancelled": text or "Stopped."}.get(outcome, in_labels(text or "")))
         self.ended.emit(outcome, handle.value)
         self.state.set_running(self.step, False)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from napari.utils.notifications import show_info, show_warning
 from pydantic import BaseModel, ValidationError
 
-from napari_msunet.app.project import FILE, FileReference, Project, ProjectNote, SlideNote, default_folder
+from napari_msunet.app.project import FILE, FileReference, ModelName, Project, ProjectNote, SlideNote, default_folder
 from napari_msunet.errors import MsunetError
 from napari_msunet.slide import open_slide
 from napari_msunet.slide.identity import path_identity
@@ -55,18 +56,25 @@ def remember(state: State) -> None:
             tissue=place(record.tissue),
             corrections=record.corrections,
             regions=record.regions,
+            view=record.view,
+            maps=record.maps,
+            queue=record.queue,
         )
         for record in state.slides
     )
     note = ProjectNote(
         classes=state.classes,
-        slides=slides,
+        slides=(*slides, *state.lost),
         sets=tuple(state.sets),
         model=state.model if state.model_chosen else None,
         model_path=place(state.model_path),
         ensemble=tuple(project.place(path) for path in state.ensemble),
         train=_differences(state.train_options),
         predict=_differences(state.predict_options),
+        active=place(state.active.path if state.active else None),
+        step=state.step,
+        training=place(state.training),
+        names=tuple(ModelName(path=project.place(path), name=name) for path, name in state.model_names.items()),
     )
     if note != project.note:
         project.save(note)
@@ -81,21 +89,23 @@ def recall(state: State, project: Project) -> list[str]:
         A sentence for each slide that is not where it was, or that cannot be read.
     """
     note, problems = project.note, []
-    state.project = project
+    state.take_project(project)
+    state.lost = []
     for slide in note.slides:
         path = project.find(slide.path)
         try:
-            record = state.slide_at(path) or record_of(path, slide.mpp)
+            record = state.slide_at(path) or _moved_here(state, slide, path) or record_of(path, slide.mpp)
         except MsunetError as error:
+            state.lost.append(slide)
             problems.append(
-                f"{path.name} is not where it was ({path.parent}): open it from where it is now and its annotation "
-                "comes with it."
+                f"{path.name} is not where it was ({path.parent}): click it in the list of slides to say where it is "
+                "now; its annotation waits for it."
                 if not path.exists()
                 else str(error)
             )
             continue
         adopt(state, record, slide)
-        if state.slide_at(path) is None:
+        if record not in state.slides:
             state.slides.append(record)
     if note.classes:
         state.classes = note.classes
@@ -109,8 +119,12 @@ def recall(state: State, project: Project) -> list[str]:
             setattr(state, f"{name}_options", kind.model_validate(getattr(note, name)))
         except ValidationError:
             problems.append(f"The options in {project.folder} to {name} cannot be used; the usual ones are taken.")
+    active = None if note.active is None else state.slide_at(project.find(note.active))
     if state.active is None and state.slides:
-        state.activate(state.slides[0])
+        state.activate(active or state.slides[0])
+    state.step = note.step
+    state.training = None if note.training is None else project.find(note.training)
+    state.model_names = {project.find(one.path): one.name for one in note.names}
     for what in ("project", "slides", "classes", "model", "train", "predict", "results"):
         state.emit(what)
     return problems
@@ -121,7 +135,9 @@ def adopt(state: State, record: SlideRecord, slide: SlideNote) -> None:
     project = state.project
     if project is None:
         return
+    state.lost = [one for one in state.lost if one is not slide]
     record.role, record.corrections, record.regions = slide.role, slide.corrections, slide.regions
+    record.view, record.maps, record.queue = slide.view, slide.maps, slide.queue
     if slide.mpp is not None:
         record.give_size(slide.mpp)
     record.kind, record.value_range = slide.kind or record.kind, slide.value_range or record.value_range
@@ -133,12 +149,13 @@ def adopt(state: State, record: SlideRecord, slide: SlideNote) -> None:
         state.predicted.add(record.labels)
 
 
-def moved(project: Project, record: SlideRecord) -> SlideNote | None:
+def moved(project: Project, record: SlideRecord, lost: Sequence[SlideNote] = ()) -> SlideNote | None:
     """What a project keeps about a slide: the note with its path, or that of a moved slide with the same content."""
-    for slide in project.note.slides:
+    notes = (*lost, *project.note.slides)  # notes of slides that are lost first: they are forgotten by identity
+    for slide in notes:
         if project.find(slide.path) == record.path:
             return slide
-    for slide in project.note.slides:
+    for slide in notes:
         if record.identity is not None and slide.identity == record.identity and not project.find(slide.path).exists():
             return slide
     return None
@@ -154,13 +171,27 @@ def known_before(state: State, record: SlideRecord) -> None:
         project = Project.open(folder)
         if moved(project, record) is None:
             return
+        try:
+            state.take_project(project)
+        except MsunetError as error:  # the slide can be looked at all the same
+            show_warning(str(error))
+            return
         state.slides.append(record)
+        step = state.step
         for problem in recall(state, project):
             show_warning(problem)
+        state.step = step  # a slide was opened: the dock stays where the person is
         show_info(f"The project {project.folder.name} goes on.")
-    note = moved(state.project, record) if state.project else None
+    note = moved(state.project, record, state.lost) if state.project else None
     if note is not None:
         adopt(state, record, note)
+
+
+def _moved_here(state: State, slide: SlideNote, path: Path) -> SlideRecord | None:
+    """The open slide with the content of one that is not where it was."""
+    if slide.identity is None or path.exists():
+        return None
+    return next((record for record in state.slides if record.identity == slide.identity), None)
 
 
 def _existing(project: Project, place: FileReference | None) -> Path | None:

@@ -43,6 +43,10 @@ def stylesheet(theme: str) -> str:
     QPushButton#msunet_header {{ background: transparent; border: none; text-align: left; padding: 0; }}
     QPushButton#msunet_header:hover {{ background: {c["foreground"]}; }}
     QPushButton#msunet_header:focus {{ border: 1px solid {c["accent"]}; border-radius: 2px; }}
+    QPushButton:focus, QComboBox:focus, QAbstractSpinBox:focus, QLineEdit:focus, QAbstractItemView:focus
+        {{ border: 1px solid {c["accent"]}; }}
+    QCheckBox:focus, QRadioButton:focus {{ color: {c["accent"]}; }}
+    QPushButton#primary:focus {{ border: 2px solid {c["text"]}; padding: 3px 10px; }}
     QLabel#msunet_title {{ font-weight: 600; background: transparent; }}
     QLabel#msunet_summary {{ color: {c["faint"]}; background: transparent; }}
     QLabel#msunet_mark {{ border-radius: 10px; border: 1px solid {c["faint"]}; color: {c["faint"]};
@@ -54,6 +58,10 @@ def stylesheet(theme: str) -> str:
     QLabel#problem {{ color: {c["warning"]}; }}
     QPushButton#primary {{ background: {c["accent"]}; color: {c["on_accent"]}; font-weight: 600; padding: 5px 12px; }}
     QPushButton#primary:disabled {{ background: {c["foreground"]}; color: {c["faint"]}; }}
+    QPushButton#recent {{ background: transparent; border: 1px solid transparent; text-align: left;
+        color: {c["accent"]}; padding: 3px 4px; }}
+    QPushButton#recent:hover {{ background: {c["foreground"]}; }}
+    QPushButton#recent:focus {{ border-color: {c["accent"]}; }}
     QToolButton#chip {{ background: {c["foreground"]}; border: 1px solid {c["faint"]}; border-radius: 9px;
         padding: 2px 8px; }}
     QToolButton#chip:hover {{ border-color: {c["accent"]}; }}
@@ -157,8 +165,12 @@ class Section(QFrame):
     def set_open(self, is_open: bool) -> None:
         """Open or close the section."""
         self.step.setVisible(is_open)
-        self.summary.setText("" if is_open else self.step.summary())
         self.copy.setVisible(is_open)
+        self.show_summary()
+
+    def show_summary(self) -> None:
+        """Show the step in a few words while it is folded, such as how far its job is."""
+        self.summary.setText("" if self.is_open else self.step.summary())
 
     def set_state(self, state: str) -> None:
         """Mark the section as "done", "next" or "waiting"."""
@@ -168,8 +180,7 @@ class Section(QFrame):
             self.mark.style().polish(self.mark)
             self.header.setAccessibleDescription(state)
         self.mark.setText("✓" if state == "done" else str(self.number))
-        if not self.is_open:
-            self.summary.setText(self.step.summary())
+        self.show_summary()
 
     def _clicked(self) -> None:
         self.set_open(not self.is_open)

@@ -6,7 +6,12 @@ from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from napari.utils.notifications import ErrorNotification, notification_manager
+from napari.utils.notifications import (
+    ErrorNotification,
+    Notification,
+    NotificationSeverity,
+    notification_manager,
+)
 
 from napari_msunet.errors import MsunetError
 from napari_msunet.wording import in_labels
@@ -32,8 +37,13 @@ class _WithDetails(ErrorNotification):
 
 
 def notify_error(sentence: str, details: str | None = None) -> None:
-    """Show an error: its sentence, with a button for the traceback."""
-    notification_manager.dispatch(_WithDetails(in_labels(sentence), details or sentence))
+    """Show an error: its sentence, and with `details` a button for them.
+
+    What a person can put right has none: its sentence says all, and a traceback would only frighten.
+    """
+    said = in_labels(sentence)
+    found = Notification(said, NotificationSeverity.WARNING) if details is None else _WithDetails(said, details)
+    notification_manager.dispatch(found)
 
 
 if TYPE_CHECKING:
@@ -46,12 +56,10 @@ def show_errors(method: Callable[Given, Answer]) -> Callable[Given, Answer | Non
 
     @wraps(method)
     def handler(*arguments: Given.args, **options: Given.kwargs) -> Answer | None:
-        import traceback
-
         try:
             return method(*arguments, **options)
         except MsunetError as error:
-            notify_error(str(error), traceback.format_exc())
+            notify_error(str(error))
             return None
 
     return handler

@@ -91,6 +91,7 @@ class ObjectsPanel(QWidget):
         self.stale.setObjectName("problem")
         self.view = ObjectTableView(self.model)
         self.view.selectionModel().selectionChanged.connect(lambda *_: self._selected())
+        self.view.doubleClicked.connect(lambda *_: self._double_clicked())
         self.histogram = Histogram(self.model, self.viewer.theme)
         self.classes = QMenu(self)
         self.change = QPushButton("Change class")
@@ -240,6 +241,11 @@ class ObjectsPanel(QWidget):
             return
         rows = self.selected_rows()
         if len(rows) == 1:
+            self._outline(self.model.table, rows[0])
+
+    def _double_clicked(self) -> None:
+        rows = self.selected_rows()
+        if len(rows) == 1 and self.layer is not None:
             self.go_to(rows[0])
 
     def go_to(self, row: int) -> None:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_msunet.errors import ModelError, MsunetError
-from napari_msunet.widgets.dock.model_card import model_config
+from napari_msunet.widgets.dock.model_card import model_config, model_summary
 from napari_msunet.widgets.dock.show_errors import show_errors
 
 if TYPE_CHECKING:
@@ -95,7 +107,7 @@ class EnsembleRow(QWidget):
         row = QWidget()
         inside = QHBoxLayout(row)
         inside.setContentsMargins(0, 0, 0, 0)
-        label = QLabel(model_name(path))
+        label = QLabel(model_name(path, self.state.model_names))
         label.setToolTip(str(path))
         away = QToolButton()
         away.setObjectName("chip")
@@ -108,9 +120,74 @@ class EnsembleRow(QWidget):
         return row
 
 
-def model_name(path: Path) -> str:
-    """The name of a model for people: that of its file, or of the folder of its training."""
-    return path.parent.name if path.stem == "model" else path.stem
+def model_name(path: Path, given: Mapping[Path, str] | None = None) -> str:
+    """The name of a model for people: the one that was given to it, else that of its file, else what it learned, when,
+    and how well."""
+    if given and path in given:
+        return given[path]
+    if path.stem != "model":
+        return path.stem
+    try:
+        classes, scores = model_config(path).classes, model_summary(path).get("validation") or {}
+        when = datetime.fromtimestamp(path.stat().st_mtime)
+    except (MsunetError, OSError):
+        return path.parent.name
+    score = (scores.get("fused") or {}).get("iou")
+    more = f", IoU {score:.2f}" if score is not None else ""
+    return f"{', '.join(classes)}, {when:%d %b %H:%M}{more}"
+
+
+class ChosenModel(QWidget):
+    """The model that predicts, with its name, which a person can change, and a button that loads another one.
+
+    Parameters
+    ----------
+    state : State
+
+    Attributes
+    ----------
+    load_wanted : Signal()
+        "Load model…" was pressed.
+    """
+
+    load_wanted = Signal()
+
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        self.state = state
+        self.load = QPushButton("Load model…")
+        self.load.setToolTip("Loads a model file (.safetensors), such as that of another person, to predict with it.")
+        self.load.clicked.connect(lambda *_: self.load_wanted.emit())
+        self.title = QLabel("Predicts with")
+        self.name = QLineEdit()
+        self.name.setAccessibleName("Name of the model")
+        self.name.setToolTip("The name of the model in this project: type another one if you like.")
+        self.name.editingFinished.connect(self._renamed)
+        self.title.setBuddy(self.name)
+        row = QHBoxLayout()
+        row.addWidget(self.title, 1)
+        row.addWidget(self.load)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(4)
+        column.addLayout(row)
+        column.addWidget(self.name)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Show the present model."""
+        path = self.state.model_path
+        self.title.setText("No model yet" if path is None else "Predicts with:")
+        self.name.setVisible(path is not None)
+        if path is not None and not self.name.hasFocus():
+            self.name.setText(model_name(path, self.state.model_names))
+            self.name.setCursorPosition(0)
+
+    def _renamed(self) -> None:
+        path, text = self.state.model_path, self.name.text().strip()
+        if path is None or text == model_name(path, self.state.model_names):
+            return
+        self.state.name_model(path, text)
 
 
 def _plain(value: float | tuple[object, ...]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from qtpy.QtCore import QTimer, Signal
+from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import QLabel
 
 from napari_msunet.config import InClasses, PlanJob, PredictJob
@@ -72,10 +72,7 @@ AFTER_CHANGES = 600
 """Milliseconds without a change after which the worker is asked."""
 
 PLANNING = "Planning…"
-TIP = (
-    "What the button above would do. Pixels through the network count the margins and every scale: with scales 1, 1/2 "
-    "and 1/4 the least is 1.31. The time is the network's, as measured on this machine."
-)
+TIP = "What the button above would do. The time is the network's, as measured on this machine."
 
 
 class PlanLine(QLabel):
@@ -109,6 +106,8 @@ class PlanLine(QLabel):
         self._timer.setInterval(AFTER_CHANGES)
         self._timer.timeout.connect(self._ask)
         self.setWordWrap(True)
+        self.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self.setMinimumHeight(2 * self.fontMetrics().lineSpacing() + 2)
         self.setToolTip(TIP)
         self.say("")
 
@@ -120,7 +119,6 @@ class PlanLine(QLabel):
             self.style().unpolish(self)
             self.style().polish(self)
         self.setText(text)
-        self.setVisible(bool(text))
 
     def want(self, job: PredictJob | None, stamp: Stamp | None = None) -> None:
         """Ask for the plan of this prediction once nothing has changed for a moment; None: there is no prediction.
@@ -177,6 +175,7 @@ class PlanLine(QLabel):
     def _answered(self, event: Result) -> None:
         self.values = event.values
         self.say(plan_words(event.values))
+        self.setToolTip(f"{TIP} {work_words(event.values)}")
 
     def _ended(self, outcome: str, text: str | None) -> None:
         self._handle = None
@@ -207,11 +206,19 @@ def stamp_of(job: PredictJob) -> Stamp | None:
 
 def plan_words(values: dict[str, Any]) -> str:
     """A plan in one line."""
-    tiles, useful = int(values["tiles"]), int(values["useful_pixels"])
+    tiles = int(values["tiles"])
     if not tiles:
         return "Nothing to predict: there is no such place on this slide."
     count = "1 tile" if tiles == 1 else f"{tiles:,} tiles".replace(",", "\N{THIN SPACE}")
-    work = values["network_pixels"] / max(1, useful)
     memory = f"about {values['memory_gb']:.1f} GB, " if values.get("memory_gb") else ""
     time = f"about {duration(values['seconds'])}" if values["seconds"] >= 1 else "under 1 s"
-    return f"{count}, {work:.2f} pixels through the network per useful pixel, {memory}{time}."
+    return f"{count}, {memory}{time}."
+
+
+def work_words(values: dict[str, Any]) -> str:
+    """The work of a plan, for people who know networks."""
+    work = values["network_pixels"] / max(1, int(values["useful_pixels"]))
+    return (
+        f"{work:.2f} pixels go through the network for each that is kept: margins and every scale count, so that with "
+        "scales 1, 1/2 and 1/4 the least is 1.31."
+    )

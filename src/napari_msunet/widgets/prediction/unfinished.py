@@ -91,7 +91,7 @@ class ResumePrediction(QWidget):
     Attributes
     ----------
     wanted : Signal(object)
-        "Go on" was pressed: the `PredictJob`.
+        "Continue" was pressed: the `PredictJob`.
     found : Unfinished, optional
         The prediction that is offered.
     """
@@ -109,7 +109,7 @@ class ResumePrediction(QWidget):
         self.words = QLabel()
         self.words.setObjectName("note")
         self.words.setWordWrap(True)
-        self.button = QPushButton("Go on")
+        self.button = QPushButton("Continue")
         self.button.setToolTip("Goes on where it stopped, with the model and the settings it had.")
         self.button.clicked.connect(lambda *_: self.found is not None and self.wanted.emit(self.found.job))
         column = QVBoxLayout(self)

@@ -228,7 +228,8 @@ class TruthPanel(QWidget):
         self.copy.clicked.connect(show_errors(lambda *_: self._copy()))
         for name, button in self.buttons.items():
             button.clicked.connect(show_errors(lambda *_, act=self.actions[name]: act()))
-        self.table.selectionModel().currentRowChanged.connect(lambda now, _: self._row_chosen(now.row()))
+        self.table.selectionModel().currentRowChanged.connect(lambda now, _: show_errors(self._row_chosen)(now.row()))
+        self.table.doubleClicked.connect(lambda at: show_errors(self.go)(at.row()))
         self.table.horizontalHeader().sortIndicatorChanged.connect(self._sort)
         self.table.pressed.connect(show_errors(lambda name: self.actions[name]()))
         self.matrix.chosen.connect(show_errors(self.show_cell))
@@ -383,8 +384,12 @@ class TruthPanel(QWidget):
         self._enable()
 
     def _row_chosen(self, row: int) -> None:
+        """Outline the place of a row; the camera stays until a double click, Next or Previous."""
         if row >= 0 and row != self.index:
-            show_errors(self.go)(row)
+            self.index = row
+            self._enable()
+            layer, place = self.truth_layer(), self.model.places[row]
+            self.decisions.outline(place, lambda polygon: self._outlined(layer, place, polygon))
 
     def go(self, index: int) -> None:
         """Show a place of the table: the camera moves to it, and its outline is drawn."""

@@ -59,7 +59,8 @@ class PlaceList(QWidget):
         self.list.setAccessibleName("Places to review, most urgent first")
         self.list.setUniformItemSizes(True)
         self.list.setFixedHeight(116)
-        self.list.currentRowChanged.connect(lambda row: self.go(row) if row >= 0 else None)
+        self.list.itemActivated.connect(lambda item: self.go(self.list.row(item)))  # by a double click or Enter
+        self.list.setToolTip("The places, most urgent first. A double click shows one; Next and Previous go through.")
         self.now = QLabel()
         self.now.setWordWrap(True)
         self.keys = QLabel()
@@ -123,7 +124,8 @@ class PlaceList(QWidget):
         self.list.clear()
         self.list.addItems([f"{n}   {place.reason}" for n, place in enumerate(places, 1)])
         self.list.blockSignals(False)
-        self.now.setText("")
+        several = "1 place" if len(places) == 1 else f"{len(places):,} places"
+        self.now.setText(f"{several} to review: Next shows the first." if places else "")
         self._count()
         self.enable()
 

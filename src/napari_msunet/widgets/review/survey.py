@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QComboBox
 
 from napari_msunet.review import queue
 from napari_msunet.widgets.dock.background import Background
+from napari_msunet.widgets.dock.fields import TICKS
 
 if TYPE_CHECKING:
     from napari_msunet.labels import LabelStore
@@ -53,8 +54,10 @@ class RankingBox(QComboBox):
         for row, name in enumerate(RANKINGS):
             item = model.item(row)
             item.setEnabled(name in names)
-            how = "" if name in names else f' To rank so, predict with the output "{name}".'
-            item.setToolTip(RANKINGS[name][1] + how)
+            text, tip = RANKINGS[name]
+            # the reason stands beside what is grey
+            item.setText(text if name in names else f"{text} (tick {TICKS[name][0]} in Predict first)")
+            item.setToolTip(tip)
         if not self._chosen:
             self.setCurrentIndex(list(RANKINGS).index(names[0]))
 

@@ -207,18 +207,21 @@ class AnnotateStep(Step):
 
             def choose(_layer: object, row: int = number - 1) -> None:
                 if (step := this()) is not None and not step.layers.closed:
-                    step.choose(row)
+                    step.choose(row, tool=False)
 
             layer.bind_key(str(number), choose, overwrite=True)
         self.state.emit("annotations")
 
-    def choose(self, row: int) -> None:
-        """Paint with the class in this row from now on; -1: background. A row beyond the last one changes nothing."""
+    def choose(self, row: int, tool: bool = True) -> None:
+        """Paint with the class in this row from now on; -1: background. A row beyond the last one changes nothing.
+
+        With `tool` the brush is taken too; keys leave the tool as it is.
+        """
         layer = self.layers.annotation(self.state.active)
         if layer is None or row >= len(self.state.classes):
             return
         layer.selected_label = self._value(layer, row)
-        if layer.can_be_painted():
+        if tool and layer.can_be_painted():
             layer.mode = "paint"
 
     def _value(self, layer: PyramidLabels, row: int) -> int:

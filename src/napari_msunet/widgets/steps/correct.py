@@ -255,12 +255,9 @@ class CorrectStep(Step):
             self._mark(self._watched)
 
     def _by_key(self, layer: PyramidLabels, value: int) -> None:
-        """Paint this class from now on; a chosen tool uses it too."""
-        if value > len(layer.store.classes):
-            return
-        layer.selected_label = value
-        if self.tools.tool is None and layer.can_be_painted():
-            layer.mode = "paint"
+        """Use this class from now on, with whatever tool is in the hand."""
+        if value <= len(layer.store.classes):
+            layer.selected_label = value
 
     def train_on_corrections(self) -> None:
         """Emit `train_wanted`, to continue training the model on its earlier data and the corrected pixels."""

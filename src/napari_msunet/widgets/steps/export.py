@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,9 @@ from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.job_box import JobBox
 from napari_msunet.widgets.dock.python_lines import job_lines
 from napari_msunet.widgets.dock.show_errors import show_errors
+from napari_msunet.widgets.objects.class_numbers import NumbersBox
 from napari_msunet.widgets.placement import visible_region
+from napari_msunet.widgets.prediction.models import model_name
 from napari_msunet.widgets.steps.step import Step
 
 if TYPE_CHECKING:
@@ -58,7 +61,8 @@ class ExportStep(Step):
         self.write.setObjectName("primary")
         self.write.setToolTip("Asks for the file, then writes it.")
         self.write.clicked.connect(show_errors(lambda *_: self._choose_and_export()))
-        self.measure_button = QPushButton("Measure…")
+        self.numbers = NumbersBox(self.viewer.theme)
+        self.measure_button = QPushButton("Measures as CSV…")
         self.measure_button.setToolTip(
             "Area in µm² of each class, and area, perimeter and place of each object, as two CSV tables."
         )
@@ -78,6 +82,7 @@ class ExportStep(Step):
         self._background = Background("msunet-copy", self)
         self._lay_out()
         self._describe()
+        self.viewer.events.theme.connect(self._restyle)
 
     def _lay_out(self) -> None:
         grid = QGridLayout()
@@ -91,6 +96,7 @@ class ExportStep(Step):
         row.addWidget(self.measure_button)
         row.addWidget(self.model_button)
         self.body.addWidget(self.needed)
+        self.body.addWidget(self.numbers)
         self.body.addLayout(grid)
         self.body.addWidget(self.about)
         self.body.addWidget(self.write)
@@ -109,8 +115,14 @@ class ExportStep(Step):
         ready = missing is None and resolve.blocked_by(self.state, "export") is None
         self.write.setEnabled(ready)
         self.measure_button.setEnabled(ready)
+        active = self.state.active
+        layer = None if missing or active is None else self.layers.of_store(active.labels)
+        self.numbers.set_labels(active, layer)
         path = self.state.model_path
         self.model_button.setEnabled(path is not None and path.is_file())
+
+    def _restyle(self, event: object = None) -> None:
+        self.numbers.set_theme(self.viewer.theme)
 
     def summary(self) -> str:
         return self.last.name if self.last else ""
@@ -124,15 +136,15 @@ class ExportStep(Step):
 
     # ------------------------------------------------------------------------------------------------------- exporting
 
-    def _suggested(self, ending: str) -> str:
+    def _suggested(self, ending: str, name: str | None = None) -> str:
         record = self.state.active
-        name = record.name if record else "labels"
+        name = name or (record.name if record else "labels")
         folder = record.path.parent if record else Path.home()
         return str(folder / f"{name}{ending}")
 
-    def _ask(self, title: str, ending: str, kind: str) -> Path | None:
+    def _ask(self, title: str, ending: str, kind: str, name: str | None = None) -> Path | None:
         """Ask for the file to write, with its ending; None if none was chosen."""
-        chosen, _kind = QFileDialog.getSaveFileName(self, title, self._suggested(ending), f"{kind} (*{ending})")
+        chosen, _kind = QFileDialog.getSaveFileName(self, title, self._suggested(ending, name), f"{kind} (*{ending})")
         if not chosen:
             return None
         return Path(chosen if chosen.lower().endswith(ending) else f"{chosen}{ending}")
@@ -149,7 +161,9 @@ class ExportStep(Step):
             self.measure(path)
 
     def _choose_and_copy(self) -> None:
-        path = self._ask("Copy the model", ".safetensors", "Model")
+        source = self.state.model_path
+        name = None if source is None else re.sub(r"[^\w .-]+", " ", model_name(source, self.state.model_names))
+        path = self._ask("Copy the model", ".safetensors", "Model", name)
         if path is not None:
             self.copy_model(path)
 
@@ -231,4 +245,6 @@ class ExportStep(Step):
 
     def closing(self) -> None:
         self.box.closing()
+        self.numbers.closing()
+        self.viewer.events.theme.disconnect(self._restyle)
         self._background.close()

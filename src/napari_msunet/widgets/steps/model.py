@@ -19,6 +19,7 @@ from napari_msunet.widgets.dock.model_form import ModelForm
 from napari_msunet.widgets.dock.python_lines import lines, literal
 from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.forms import Form
+from napari_msunet.widgets.prediction.models import ChosenModel
 from napari_msunet.widgets.state import AUTOMATIC, AUTOMATIC_SENTENCE, PRESETS, RESOLUTIONS, Preset
 from napari_msunet.widgets.steps.step import Step
 from napari_msunet.wording import in_labels
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from napari_msunet.widgets.jobs import Jobs
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import State
+
+
+DRAWN = 3
+"""Scales in the drawings of the fusions; of a model with others they would tell something wrong."""
 
 
 class ModelStep(Step):
@@ -42,6 +47,11 @@ class ModelStep(Step):
         self._fields: FieldsOfView | None = None
         self._background = Background("msunet-model", self)
         self._made_of: dict[Path, ModelConfig] = {}
+        self.chosen = ChosenModel(state)
+        self.chosen.load_wanted.connect(show_errors(self._choose_model))
+        self.body.addWidget(self.chosen)
+        self.loaded = self.note()
+        self.body.addWidget(self.loaded)
         self.body.addWidget(self.note("For the next training:"))
         self.presets = QButtonGroup(self)
         self._add_preset(AUTOMATIC, AUTOMATIC_SENTENCE, len(PRESETS), self.state.leave_model_open)
@@ -63,8 +73,6 @@ class ModelStep(Step):
         self.form.rows.insertRow(1, self._resolutions())
         self.form.rows.insertRow(2, self.suggestion)
         self.body.addLayout(self._buttons())
-        self.loaded = self.note()
-        self.body.addWidget(self.loaded)
 
     def _add_preset(self, name: str, text: str, number: int, chosen: Callable[[], object]) -> None:
         """Add a choice with its sentence below."""
@@ -99,11 +107,7 @@ class ModelStep(Step):
             "Draws the field of view of each scale at the mouse, and shows what each network is given there."
         )
         self.show_fields.toggled.connect(show_errors(self.toggle_fields))
-        self.load = QPushButton("Load model…")
-        self.load.setToolTip("Loads a model file (.safetensors), such as that of another person, to predict with it.")
-        self.load.clicked.connect(show_errors(self._choose_model))
         row.addWidget(self.show_fields)
-        row.addWidget(self.load)
         return row
 
     # ------------------------------------------------------------------------------------------------ what buttons do
@@ -232,6 +236,7 @@ class ModelStep(Step):
         automatic = not self.state.model_chosen
         self._show_method(None if automatic else config)
         self.form.setVisible(not automatic)
+        self.form.picture.setVisible(len(config.ratios) == DRAWN)
         fitting = next((n for n, preset in enumerate(PRESETS) if preset.fits(config)), None)
         fitting = len(PRESETS) if automatic else fitting  # the number of the choice "automatic"
         self.presets.setExclusive(False)
@@ -241,6 +246,7 @@ class ModelStep(Step):
         self.suggestion.setText(self._resolution_words())
         self.suggestion.setVisible(bool(self.suggestion.text()))
         path = self.state.model_path
+        self.chosen.refresh()
         self.loaded.setText("" if path is None else _loaded(path))
         self.loaded.setToolTip(str(path or ""))
         self.loaded.setVisible(path is not None)
@@ -292,4 +298,4 @@ class ModelStep(Step):
 
 
 def _loaded(path: Path) -> str:
-    return f"Predictions use {path.name} (in {path.parent.name}) with its own scales, which the Predict step shows."
+    return f"{path.name} in {path.parent.name}, with its own scales, which the Predict step shows."

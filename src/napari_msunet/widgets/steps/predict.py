@@ -132,8 +132,8 @@ class PredictStep(Step):
         cleaning.inside.addWidget(self.cleaning)
         for widget in (self.needed, self.model_line, self.channels, self.where, self.form, cleaning, self.slide):
             self.body.addWidget(widget)
-        self.body.addWidget(self.plan)
         self.body.addLayout(row)
+        self.body.addWidget(self.plan)  # below the buttons, which it must not move when it comes
         for widget in (self.go_on, self.box, self.warning, self.difference, self.thresholds, self.why):
             self.body.addWidget(widget)
         self.warning.hide()
@@ -188,7 +188,7 @@ class PredictStep(Step):
         others = len(self.state.ensemble)
         more = "" if not others else " and 1 other" if others == 1 else f" and {others} others"
         scales = ", ".join(str(r) for r in config.ratios)
-        name, classes = escape(model_name(path)), escape(", ".join(config.classes))
+        name, classes = escape(model_name(path, self.state.model_names)), escape(", ".join(config.classes))
         return f"Predicts with <b>{name}</b>{more} ({classes}; {config.resolution.short}; scales {scales})"
 
     def _plan(self, ready: bool) -> None:

@@ -219,10 +219,22 @@ class ReviewStep(Step):
             layer.events.stroke.connect(self._stroked)
             self.by.offer(layer.store, self._background)
             self._surveyor.count_soon()
+            self._take_up(layer)
+
+    def _take_up(self, layer: PyramidLabels) -> None:
+        """Rank the places again that were under review when the project was left."""
+        record = self.layers.record(layer)
+        if record is not None and record.queue is not None and record.queue[0] in RANKINGS:
+            by, size = record.queue
+            self.size.setValue(size)
+            self.find_places(by)
 
     def _changed(self, what: str) -> None:
         """Rank again after a new prediction; accepted places stay accepted."""
         if what != "results" or self._layer is None:
+            return
+        if self._layer not in self.viewer.layers or self.missing() is not None:  # its project or slide was left
+            self._watch(None)
             return
         self.by.offer(self._layer.store, self._background)
         if self.queue.source in RANKINGS:
@@ -278,9 +290,10 @@ class ReviewStep(Step):
         self.find.setEnabled(True)
         self._show_progress(found)
         self._show_queue(found.candidates, by)
-        if found.candidates:
-            self.queue.go(0)
-        else:
+        record = None if self._layer is None else self.layers.record(self._layer)
+        if record is not None:
+            record.queue = (by, self.size.value()) if found.candidates else None
+        if not found.candidates:
             rest = " Some were skipped." if found.skipped else ""
             self.queue.say(f"Nothing is left to review by this ranking.{rest}")
 
@@ -296,8 +309,6 @@ class ReviewStep(Step):
         """
         self._labels()
         self._show_queue(places, source)
-        if places:
-            self.queue.go(0)
 
     def _show_queue(self, places: list[Candidate], source: str) -> None:
         self.queue.show_places(places, source)

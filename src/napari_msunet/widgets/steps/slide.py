@@ -20,24 +20,27 @@ from qtpy.QtWidgets import (
     QListWidget,
     QListWidgetItem,
     QPushButton,
-    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
 )
-from superqt import QElidingLabel
 
-from napari_msunet.app.project import Project
+from napari_msunet.app.project import Project, SlideNote
 from napari_msunet.config import Kind, ValueRange
 from napari_msunet.errors import MsunetError, SlideError
 from napari_msunet.slide.numbers import TOLD, parse_range
 from napari_msunet.slide.slide import READABLE
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.fields import NumberField
-from napari_msunet.widgets.dock.project_sync import known_before, recall, record_of, remember
+from napari_msunet.widgets.dock.project_sync import adopt, known_before, recall, record_of, remember
 from napari_msunet.widgets.dock.python_lines import call, lines
 from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.dock.tissue import TissueRow
 from napari_msunet.widgets.layers import Layers
 from napari_msunet.widgets.reader import chosen
-from napari_msunet.widgets.state import SlideRecord
+from napari_msunet.widgets.slides.bring_back import bring_back, note_view
+from napari_msunet.widgets.slides.known_length import KnownLength
+from napari_msunet.widgets.slides.project_box import ProjectBox
+from napari_msunet.widgets.state import STEPS, SlideRecord
 from napari_msunet.widgets.steps.step import Step
 
 if TYPE_CHECKING:
@@ -62,14 +65,24 @@ class SlideList(QListWidget):
         )
         self.setAccessibleName("Slides")
 
-    def thing(self, item: QListWidgetItem | None) -> SlideRecord | Layer | None:
-        """The record or the layer that an item shows."""
+    def thing(self, item: QListWidgetItem | None) -> SlideRecord | Layer | SlideNote | None:
+        """The record, the layer or the lost slide that an item shows."""
         return None if item is None else item.data(Qt.ItemDataRole.UserRole)
 
-    def show_slides(self, records: Iterable[SlideRecord], waiting: Iterable[Layer], active: SlideRecord | None) -> None:
-        """Show slides and layers that have no file yet, without emitting signals; the active slide is selected."""
-        wanted: list[tuple[SlideRecord | Layer, str, str]] = [(r, *_row(r)) for r in records]
+    def show_slides(
+        self,
+        records: Iterable[SlideRecord],
+        waiting: Iterable[Layer],
+        active: SlideRecord | None,
+        lost: Iterable[SlideNote] = (),
+    ) -> None:
+        """Show slides, layers that have no file yet, and slides that are lost, without emitting signals; the active
+        slide is selected."""
+        wanted: list[tuple[SlideRecord | Layer | SlideNote, str, str]] = [(r, *_row(r)) for r in records]
         wanted += [(w, f"{w.name} (layer without a file)", "Choose it to write it as a slide file.") for w in waiting]
+        for note in lost:
+            where = note.path.absolute or note.path.relative
+            wanted.append((note, f"{Path(where).name} (not found: click to say where it is)", f"It was {where}."))
         shown = [(self.thing(self.item(n)), self.item(n).text()) for n in range(self.count())]
         self.blockSignals(True)
         if shown != [(thing, text) for thing, text, _ in wanted]:
@@ -117,17 +130,29 @@ class SlideStep(Step):
         super().__init__(state, jobs, layers)
         self._waiting: set[Layer] = set()
         self._followed: WeakSet[Layer] = WeakSet()
+        self.project = ProjectBox(state)
+        self.project.new_wanted.connect(show_errors(self.open_project))
+        self.project.open_wanted.connect(show_errors(lambda folder: self.open_project(Project.open(folder).folder)))
+        self.body.addWidget(self.project)
         self.body.addLayout(self._buttons())
         self.list = SlideList()
         self.list.currentItemChanged.connect(self._chosen)
         self.body.addWidget(self.list)
-        self.body.addLayout(self._mpp_row())
+        self.about = QWidget()  # of the active slide; nothing of it can be used before there is one
+        inside = QVBoxLayout(self.about)
+        inside.setContentsMargins(0, 0, 0, 0)
+        inside.setSpacing(6)
+        inside.addLayout(self._mpp_row())
         self.mpp_note = self.note()
-        self.body.addWidget(self.mpp_note)
-        self.body.addLayout(self._numbers_row())
+        inside.addWidget(self.mpp_note)
+        inside.addWidget(self.measure)
+        self.known_length = KnownLength(self.viewer)
+        self.known_length.found.connect(show_errors(self.set_mpp))
+        inside.addWidget(self.known_length)
+        inside.addLayout(self._numbers_row())
         self.tissue = TissueRow(state, layers)
-        self.body.addWidget(self.tissue)
-        self.body.addLayout(self._project_row())
+        inside.addWidget(self.tissue)
+        self.body.addWidget(self.about)
         self.viewer.layers.events.inserted.connect(self._inserted)
         self.viewer.layers.events.removed.connect(self._removed)
         for layer in list(self.viewer.layers):
@@ -172,6 +197,9 @@ class SlideStep(Step):
         )
         self.pixels.toggled.connect(self._pixels_chosen)
         row.addWidget(self.pixels)
+        self.measure = QPushButton("Measure a known length…")
+        self.measure.setToolTip("Draw a line along something whose length you know; the size of a pixel follows.")
+        self.measure.clicked.connect(show_errors(lambda *_: self.measure_length()))
         return row
 
     def _numbers_row(self) -> QHBoxLayout:
@@ -197,22 +225,6 @@ class SlideStep(Step):
         row.addWidget(self.kind, 1)
         row.addWidget(QLabel("Values"))
         row.addWidget(self.values, 1)
-        return row
-
-    def _project_row(self) -> QHBoxLayout:
-        row = QHBoxLayout()
-        self.folder = QElidingLabel()
-        self.folder.setElideMode(Qt.TextElideMode.ElideMiddle)
-        self.folder.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.change = QPushButton("Change…")
-        self.change.setToolTip(
-            "Chooses another folder for annotations, models and predictions, or opens the project of another day. "
-            "It is made when the first annotation or model is. The folder can be moved as a whole."
-        )
-        self.change.clicked.connect(self._change_project)
-        row.addWidget(QLabel("Project"))
-        row.addWidget(self.folder, 1)
-        row.addWidget(self.change)
         return row
 
     # --------------------------------------------------------------------------------------- what buttons and keys do
@@ -254,32 +266,61 @@ class SlideStep(Step):
         return layer
 
     def open_project(self, folder: str | Path) -> None:
-        """Open a project with its slides and annotations, or make one there; `MsunetError` where this fails."""
+        """Open a project with its slides and annotations, or make one there; `MsunetError` where this fails.
+
+        The project that is open is left first, and so are its slides; slides that belong to no project yet come into
+        this one.
+        """
         project = Project.create(folder)
-        for problem in recall(self.state, project):
+        before = self.state.project
+        if before is not None and before.folder == project.folder:
+            remember(self.state)  # it is open already
+            return
+        project.hold()  # before anything is left
+        if before is not None:
+            project.release()
+            self.leave_project()
+        problems = recall(self.state, project)
+        if (record := self.state.active) is not None:
+            problems += bring_back(self.layers, record)
+        for problem in problems:
             show_warning(problem)
-        for record in self.state.slides:
-            if self.layers.slide(record) is None:
-                self._show(record)
         remember(self.state)
+        if self.state.step in STEPS:
+            self.state.wanted.emit(self.state.step)
+
+    def leave_project(self) -> None:
+        """Save the project and leave it, with its slides and their layers; everything stays on disk.
+
+        Raises
+        ------
+        MsunetError
+            While a job of it runs.
+        """
+        if self.state.running:
+            raise MsunetError("A job of this project is under way: wait until it has ended, or stop it first.")
+        if self.state.active is not None:
+            note_view(self.layers, self.state.active)
+        remember(self.state)
+        for layer in [one for one in self.viewer.layers if self.layers.owner(one) is not None]:
+            self.viewer.layers.remove(layer)
+        self.state.clear()
+
+    def find_lost(self, note: SlideNote, path: str | Path) -> None:
+        """Say where a slide of the project is now; `MsunetError` if there is another image."""
+        record = record_of(Path(path).absolute(), note.mpp)
+        if note.identity is not None and record.identity is not None and note.identity != record.identity:
+            was = Path(note.path.absolute or note.path.relative).name
+            raise MsunetError(f"{record.path.name} is another image than {was} was; choose that one.")
+        adopt(self.state, record, note)
+        self.state.add_slide(record)
+        self._show(record)
 
     @show_errors
     def _choose(self, *_: object) -> None:
         paths, _kind = QFileDialog.getOpenFileNames(self, "Open slides", self._start(), FILES)
         for path in paths:
             self.open_slide(chosen(path))
-
-    @show_errors
-    def _change_project(self, *_: object) -> None:
-        chosen, _kind = QFileDialog.getSaveFileName(
-            self,
-            "Project folder: a new one, or one that is there",
-            str(self.state.project_folder()),
-            "Projects (*.msunet)",
-            options=QFileDialog.Option.DontConfirmOverwrite,
-        )
-        if chosen:
-            self.open_project(chosen if chosen.endswith(".msunet") else f"{chosen}.msunet")
 
     @show_errors
     def _forget(self, *_: object) -> None:
@@ -338,6 +379,16 @@ class SlideStep(Step):
         record.give_size(mpp)
         self.state.activate(record)
 
+    def measure_length(self) -> None:
+        """Let the person draw a line of known length on the active slide, from which the µm per pixel follow."""
+        record = self.state.active
+        if record is None:
+            raise MsunetError("Open a slide first: the pixel size belongs to one.")
+        if self.known_length.active:
+            self.known_length.close_overlay()
+        else:
+            self.known_length.start(self.layers.need_slide(record))
+
     @show_errors
     def _numbers_edited(self, *_: object) -> None:
         record = self.state.active
@@ -375,6 +426,17 @@ class SlideStep(Step):
                 self._show(thing)
         elif isinstance(thing, Image):
             self._write(thing)
+        elif isinstance(thing, SlideNote):
+            self._ask_lost(thing)
+
+    @show_errors
+    def _ask_lost(self, note: SlideNote) -> None:
+        was = Path(note.path.absolute or note.path.relative)
+        path, _kind = QFileDialog.getOpenFileName(self, f"Where is {was.name} now?", self._start(), FILES)
+        if path:
+            self.find_lost(note, chosen(path))
+        else:
+            self.refresh()
 
     def _start(self) -> str:
         return str(self.state.slides[-1].path.parent) if self.state.slides else str(Path.home())
@@ -430,12 +492,9 @@ class SlideStep(Step):
         self.state.emit("slides")
 
     def _show(self, record: SlideRecord) -> None:
-        from napari_msunet.widgets.slide_layers import add_slide
-
-        try:
-            add_slide(self.viewer, record.path, record.job_mpp)
-        except MsunetError as error:
-            show_warning(str(error))
+        """Show a slide that is not in the viewer, with what it had when it was left."""
+        for problem in bring_back(self.layers, record):
+            show_warning(problem)
 
     @show_errors
     def _write(self, layer: Image) -> None:
@@ -459,8 +518,12 @@ class SlideStep(Step):
     def refresh(self) -> None:
         """Show the present slides."""
         waiting = [layer for layer in self.viewer.layers if layer in self._waiting]
-        self.list.show_slides(self.state.slides, waiting, self.state.active)
+        self.list.show_slides(self.state.slides, waiting, self.state.active, self.state.lost)
         record = self.state.active
+        if self.known_length.active and self.known_length.layer not in self.layers.all_of(record):
+            self.known_length.stop()  # another slide is shown now
+        self.project.refresh()
+        self.about.setVisible(record is not None)
         self.forget.setEnabled(self.list.currentItem() is not None)
         in_pixels = record is not None and record.in_pixels
         self.mpp.setEnabled(record is not None and not in_pixels)
@@ -468,16 +531,14 @@ class SlideStep(Step):
         self.pixels.setChecked(in_pixels)
         self.pixels.blockSignals(False)
         self.pixels.setEnabled(record is not None)
+        # where the file says it, nothing is to be measured
+        self.measure.setVisible(record is not None and not in_pixels and (record.mpp is None or record.mpp_given))
         self.mpp.blockSignals(True)
         self.mpp.setValue(record.mpp[0] if record and record.mpp else 0)
         self.mpp.blockSignals(False)
         self.mpp_note.setText(resolve.pixel_size(record))
         self.mpp_note.setVisible(record is not None)
         self._show_numbers(record)
-        folder = self.state.project_folder()
-        self.folder.setText(folder.name)
-        exists = "" if self.state.project else " (made when it is needed)"
-        self.folder.setToolTip(f"{folder}{exists}")
         self.tissue.refresh()
 
     def _show_numbers(self, record: SlideRecord | None) -> None:
@@ -512,6 +573,7 @@ class SlideStep(Step):
         for layer in list(self._followed):
             layer.events.data.disconnect(self._replaced)
         self.tissue.closing()
+        self.known_length.close_overlay()
 
 
 def _opening(record: SlideRecord) -> str:

@@ -9,8 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
 from napari_msunet._io import read_rows
 from napari_msunet.config import AutoModel, TrainJob
@@ -48,6 +48,10 @@ _CHOICES = (
     Choice("Stop and throw it away", "Nothing of this training is kept.", "none"),
 )
 _CHECK_MS = 600
+_AGAIN_MS = 4000
+"""Time after which a check that found an error looks again."""
+_CHECK_HEIGHT = 118
+_CHECKING = "Checking your data…"
 _PROBLEM_MS = 300
 _MARKS = {"ok": "✓", "warning": "!", "error": "✗"}
 
@@ -66,14 +70,19 @@ class TrainStep(Step):
         self.needed = self.note()
         self.checks = QLabel()
         self.checks.setWordWrap(True)
+        self.checks.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.checks.setToolTip("Findings about this training, from your data and this computer.")
+        self.interrupted = QLabel()
+        self.interrupted.setObjectName("problem")
+        self.interrupted.setWordWrap(True)
+        self.reserved = self._reserved()
         self.going_on = ContinueTraining(self.state)
         self.verdict = ModelComparisonBox()
         self.verdict.use_wanted.connect(self.state.use_model)
         self.start = QPushButton("Train")
         self.start.setObjectName("primary")
         self.start.clicked.connect(show_errors(lambda *_: self.train()))
-        self.go_on = QPushButton("Go on")
+        self.go_on = QPushButton("Continue")
         self.go_on.clicked.connect(show_errors(lambda *_: self.resume()))
         self.windows = WindowPreview(state, jobs, layers)
         self.windows.clicked.connect(
@@ -109,17 +118,32 @@ class TrainStep(Step):
         row = QHBoxLayout()
         row.addWidget(self.start, 2)
         row.addWidget(self.go_on, 1)
-        self.body.addWidget(self.form)
-        self.body.addWidget(self.windows)
-        self.body.addWidget(self.needed)
-        self.body.addWidget(self.checks)
-        self.body.addWidget(self.going_on)
-        self.body.addLayout(row)
-        for widget in (self.box, self.verdict, self.problems, self.scores, self.crossval, self.curves, self.test):
+        self.body.addLayout(row)  # on top, so that nothing that comes or goes can move it
+        for widget in (self.reserved, self.box, self.verdict, self.problems, self.scores, self.crossval, self.curves):
             self.body.addWidget(widget)
         self.body.addWidget(self.searching)
-        for label in (self.checks, self.problems, self.scores, self.crossval):
+        for widget in (self.going_on, self.form, self.windows, self.test):
+            self.body.addWidget(widget)
+        for label in (self.problems, self.scores, self.crossval):
             label.hide()
+
+    def _reserved(self) -> QScrollArea:
+        """The place for what is missing and for the findings of the check; it is kept also while they are not known,
+        so that nothing below it moves when they come."""
+        area = QScrollArea()
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        area.setFixedHeight(_CHECK_HEIGHT)
+        area.setAccessibleName("What the check found")
+        inside = QWidget()
+        column = QVBoxLayout(inside)
+        column.setContentsMargins(0, 0, 0, 0)
+        for widget in (self.needed, self.interrupted, self.checks):
+            column.addWidget(widget)
+        column.addStretch(1)
+        area.setWidget(inside)
+        return area
 
     def _timer(self, milliseconds: int, method: Callable[[], None]) -> QTimer:
         timer = QTimer(self)
@@ -139,6 +163,8 @@ class TrainStep(Step):
         free = resolve.blocked_by(self.state, "train") is None
         self.going_on.refresh()
         self.search.refresh()
+        self.interrupted.setText(self._interrupted_words())
+        self.interrupted.setVisible(bool(self.interrupted.text()))
         self.form.setVisible(not self.box.running)  # the options cannot be changed now, and the curves need the room
         self.windows.setVisible(not self.box.running)
         self.windows.setEnabled(missing is None and free and not self.windows.busy)
@@ -154,10 +180,18 @@ class TrainStep(Step):
             if last
             else "Goes on with a training that was stopped or came to its end; there is none yet."
         )
+        self.reserved.setVisible(not self.box.running)
+        self.checks.setVisible(missing is None)
         if missing is None and not self.box.running:
-            self._check_timer.start()
-        elif missing is not None:
-            self.checks.hide()
+            self._check_timer.start(_CHECK_MS)
+
+    def _interrupted_words(self) -> str:
+        """A sentence about the training that was under way when the project was left."""
+        folder = self.state.training
+        if folder is None or resolve.interrupted(self.state) is None:
+            return ""
+        epochs = read_history(folder, ("fused",)).epochs
+        return f"The training of {folder.name} was interrupted after {epochs} epochs: Continue goes on with it."
 
     def summary(self) -> str:
         running = next((box for box in (self.box, self.search.box) if box.running), None)
@@ -175,11 +209,14 @@ class TrainStep(Step):
             return
         try:
             job = self._job(Path("checked"))
-        except MsunetError:
+        except MsunetError as error:
+            self._show_findings([Finding("error", str(error))])
             return
         key = (job, tuple((r.path, str(r.counts), r.marked, r.edited) for r in self.state.slides), self.last_run())
         if key == self._checked:
             return
+        if self._checked is None or self._checked[0] != job:
+            self.checks.setText(_CHECKING)  # what was found before need not hold any more
         self._checked = key
         runs = self.state.project.folder / "runs" if self.state.project else None
 
@@ -200,7 +237,11 @@ class TrainStep(Step):
         ]
         self.findings = findings
         self.checks.setText(f'<table cellspacing="0" cellpadding="1">{"".join(rows)}</table>')
-        self.checks.setVisible(not self.box.running)
+        if any(
+            finding.level == "error" for finding in findings
+        ):  # a mark goes when its cause does, such as a full disk
+            self._checked = None
+            self._check_timer.start(_AGAIN_MS)
 
     # ------------------------------------------------------------------------------------------------------- training
 
@@ -242,10 +283,12 @@ class TrainStep(Step):
         )
         outputs = ("fused", "scale 1") if isinstance(job.model, AutoModel) else job.model.outputs
         history.decides = watched_metric(job.optimiser.best_metric)
+        self.state.training = job.out
+        self.state.emit("train")
         self.curves.restart(outputs, history, job.optimiser.stop_loss)
         self.curves.show()
-        for label in (self.checks, self.verdict, self.problems, self.scores, self.crossval):
-            label.hide()
+        for widget in (self.verdict, self.problems, self.scores, self.crossval):
+            widget.hide()
         return handle
 
     def _stores_flusher(self) -> Callable[[], None]:
@@ -277,6 +320,8 @@ class TrainStep(Step):
         """The newest run of the project that can be continued."""
         if self.state.project is None:
             return None
+        if resolve.interrupted(self.state) is not None:
+            return self.state.training
         found = [p.parent for p in (self.state.project.folder / "runs").glob("*/last.ckpt")]
         return max(found, key=lambda p: (p / "last.ckpt").stat().st_mtime, default=None)
 
@@ -298,6 +343,8 @@ class TrainStep(Step):
 
     def _ended(self, outcome: str, result: Result | None) -> None:
         model = self.box.job.out / "model.safetensors"
+        if outcome != "lost":  # the worker died: what it has done can be continued
+            self.state.training = None
         thrown = outcome == "cancelled" and self.box.kept == "none"
         if thrown:
             self.box.say("The training was thrown away.")
