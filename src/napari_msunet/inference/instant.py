@@ -305,7 +305,7 @@ def _between(pixels: Tensor, ratio: Fraction) -> tuple[Tensor, Tensor, Tensor]:
 # ----------------------------------------------------------------------------------------------------------------------
 # The head.
 
-REGULARISATION = 0.03
+REGULARISATION = 0.1
 """The inverse strength `C` of scikit-learn: pixels of a stroke are much alike, so there are fewer than they seem."""
 
 ABSENT = -10.0
