@@ -122,8 +122,7 @@ class TrainStep(Step):
         self.body.addLayout(row)  # on top, so that nothing that comes or goes can move it
         for widget in (self.reserved, self.box, self.verdict, self.problems, self.scores, self.crossval, self.curves):
             self.body.addWidget(widget)
-        self.body.addWidget(self.searching)
-        for widget in (self.going_on, self.form, self.windows, self.test):
+        for widget in (self.going_on, self.form, self.windows, self.searching, self.test):
             self.body.addWidget(widget)
         for label in (self.problems, self.scores, self.crossval):
             label.hide()
