@@ -341,8 +341,8 @@ def _strip_fold(items: list[Item], fold: tuple[int, int], messages: list[Message
     drop[axis], drop[axis + 2] = low - pad, high - low + 2 * pad
     messages.append(
         Message(
-            text=f"There is one image, {items[0].name}: strip {chosen} of {count} validates (level-0 pixels "
-            f"{'yx'[axis]} {low:.0f} to {high:.0f}), what is {_MARGIN} target pixels away trains."
+            text=f"There is one image, {items[0].name}: the model is judged on strip {chosen} of {count}, and learns from "
+            "the rest."
         )
     )
     train = _with_truth([i.part(drop=Region(*drop)) for i in items])
