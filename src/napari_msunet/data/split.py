@@ -341,8 +341,8 @@ def _strip_fold(items: list[Item], fold: tuple[int, int], messages: list[Message
     drop[axis], drop[axis + 2] = low - pad, high - low + 2 * pad
     messages.append(
         Message(
-            text=f"There is one image, {items[0].name}: the model is judged on strip {chosen} of {count}, and learns from "
-            "the rest."
+            text=f"There is one image, {items[0].name}: the model is judged on strip {chosen} of {count}, and learns "
+            "from the rest."
         )
     )
     train = _with_truth([i.part(drop=Region(*drop)) for i in items])
