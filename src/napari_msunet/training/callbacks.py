@@ -318,7 +318,9 @@ class ProgressCallback(pl.Callback):
         if batch_idx:  # the first step of an epoch is left out, because it also starts the reading
             self._warm_steps += 1
             self._warm_seconds += seconds
-        if time.monotonic() - self._last_progress >= _PROGRESS_SECONDS:
+        # With a time limit, how many steps there will be is only known once their pace is.
+        known = self._warm_steps or self.job.time_limit is None
+        if known and time.monotonic() - self._last_progress >= _PROGRESS_SECONDS:
             self._last_progress = time.monotonic()
             left = self._seconds_left()
             self.say(Progress(done=self._steps_done, total=self._steps_expected(left), unit="steps", seconds_left=left))
