@@ -339,7 +339,7 @@ def test_old_job_files_mean_what_they_meant():
     old = json.loads(plain_optimiser(weight_decay=0.1, patience=3, stop_after=4).model_dump_json())
     options = Optimiser.model_validate(old)
     assert (options.schedule, options.patience, options.stop_after) == ("plateau", 3, 4)
-    assert (options.kind, options.average, options.precision, options.accumulate) == ("adamw", "none", "auto", 1)
+    assert (options.kind, options.average, options.precision, options.accumulate) == ("adamw", "none", "32", 1)
     assert LossConfig.model_validate({"cross_entropy": 1, "dice": 0.5, "branch": 0.4}).terms == {
         "cross_entropy": 1.0,
         "dice": 0.5,

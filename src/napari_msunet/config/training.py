@@ -478,7 +478,7 @@ class Optimiser(Frozen):
     """Largest norm of the gradient; a larger one is scaled down."""
     accumulate: Annotated[int, Option(group=_LEARNING, unit="batches")] = Field(1, ge=1)
     """Batches whose gradients are added up for one step of the optimiser."""
-    precision: Annotated[Precision, Option(group=_LEARNING, words={"auto": "measured"})] = "auto"
+    precision: Annotated[Precision, Option(group=_LEARNING, words={"auto": "measured"})] = "32"
     """32, or mixed precision: bf16 or 16 (bfloat16 on a processor). auto: with a time limit, a few steps on the
     processor show whether bf16 is faster; else 32."""
     average: Annotated[Averaging, Option(group=_WEIGHTS)] = "ema"
