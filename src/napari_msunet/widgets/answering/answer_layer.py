@@ -12,11 +12,11 @@ from napari.layers import Labels
 from napari_msunet.events import Answered
 from napari_msunet.geometry import Window, pyramid_shapes
 from napari_msunet.labels import LabelStore
-from napari_msunet.labels.chunks import WindowArray
 from napari_msunet.widgets.layer_slides import KEY
 from napari_msunet.widgets.layers import PassingLayer, add_to_look_at
 from napari_msunet.widgets.paint.class_colours import colormap, features
 from napari_msunet.widgets.placement import over
+from napari_msunet.widgets.prediction.live import LookedLevel
 from napari_msunet.widgets.prediction.run_maps import redraw
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class AnswerMap:
     def __init__(self, shape: tuple[int, int], pixel: tuple[float, float]) -> None:
         self.shape, self.pixel = shape, pixel
         self._tiles: OrderedDict[tuple[int, int], tuple[Window, npt.NDArray[np.uint8]]] = OrderedDict()
-        self.levels = [AnswerLevel(self, level, size) for level, size in enumerate(pyramid_shapes(shape))]
+        self.levels = [LookedLevel(self, level, size) for level, size in enumerate(pyramid_shapes(shape))]
 
     def add(self, answer: Answered) -> None:
         """Put a tile in the place of the one before."""
@@ -65,17 +65,6 @@ class AnswerMap:
                 columns = slice(part.x * step - place.x, None, step)
                 out[part.slices((window.y, window.x))] = labels[rows, columns][: part.height, : part.width]
         return out
-
-
-class AnswerLevel(WindowArray):
-    """A level of an `AnswerMap` as an array of which napari reads the part in view."""
-
-    def __init__(self, answers: AnswerMap, level: int, shape: tuple[int, int]) -> None:
-        super().__init__(shape, np.uint8, lambda window: answers.read(level, window))
-        self.size = int(np.prod(shape, dtype=np.int64))
-
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[np.generic]:
-        return np.asarray(self[...], dtype)
 
 
 class AnswerLayer(PassingLayer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import partial
 from math import ceil, floor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -99,10 +99,17 @@ def _clear(place: Window, labels: npt.NDArray[np.uint8], window: Window) -> None
         labels[part.slices((place.y, place.x))] = 0
 
 
-class LookedLevel(WindowArray):
-    """A level of `Looked` as an array of which napari reads the part in view."""
+class ReadByLevel(Protocol):
+    """Labels that arrive piece by piece, such as `Looked`."""
 
-    def __init__(self, looked: Looked, level: int, shape: tuple[int, int]) -> None:
+    def read(self, level: int, window: Window) -> npt.NDArray[np.uint8]:
+        """The labels of a window of a level; 0 where nothing has arrived."""
+
+
+class LookedLevel(WindowArray):
+    """A level of labels that arrive piece by piece, as an array of which napari reads the part in view."""
+
+    def __init__(self, looked: ReadByLevel, level: int, shape: tuple[int, int]) -> None:
         super().__init__(shape, np.uint8, lambda window: looked.read(level, window))
         self.size = int(np.prod(shape, dtype=np.int64))
 
