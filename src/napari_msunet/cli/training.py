@@ -369,7 +369,7 @@ def compare(runs: tuple[Path, ...], /, *, out: Path | None = None, json: bool = 
     json : bool
         Print the result as JSON.
     """
-    from napari_msunet.training.run_comparison import compare as compared
+    from napari_msunet.training.comparison.training_runs import compare as compared
 
     rows = compared(runs, out)
     if json:
