@@ -19,6 +19,7 @@ import torch
 
 from napari_msunet._io import read_json, read_rows, write_json
 from napari_msunet.config import ExperimentJob, ModelConfig, ScoreName, SettledTrainJob
+from napari_msunet.config.jobs import file_word
 from napari_msunet.data import Item, Split, load_sources, split
 from napari_msunet.data.recipe import settle
 from napari_msunet.data.sharing import SharedImages
@@ -65,8 +66,7 @@ class Trial(NamedTuple):
     @property
     def folder(self) -> str:
         """The name of its folder."""
-        word = "".join(c if c.isalnum() or c in ".-" else "_" for c in self.variant)
-        return f"{word}-fold{self.fold}-seed{self.seed}"
+        return f"{file_word(self.variant)}-fold{self.fold}-seed{self.seed}"
 
 
 class _Setting:
