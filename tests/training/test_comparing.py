@@ -11,7 +11,7 @@ from napari_msunet.errors import OutputError, StoreError
 from napari_msunet.geometry import Region
 from napari_msunet.labels import LabelStore
 from napari_msunet.training.agreement import agreement, kappa
-from napari_msunet.training.run_comparison import compare
+from napari_msunet.training.comparison.training_runs import compare
 
 
 def run_folder(path, fusion, iou, result=True):

@@ -8,10 +8,11 @@ import pytest
 from data.making import write_folder
 
 from napari_msunet.config import AutoModel, ExperimentJob, FolderSource, TrainJob, UNetConfig
-from napari_msunet.errors import OutputError
+from napari_msunet.errors import OutputError, SourceError
 from napari_msunet.events import Message, Result
 from napari_msunet.jobs.run import experiment
-from napari_msunet.training.experiments import experiment_events, summarise
+from napari_msunet.training.comparison.experiment_page import _outlined
+from napari_msunet.training.experiments import experiment_events, reason_of_failure, summarise
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -24,7 +25,7 @@ def source(tmp_path_factory):
 
 def make(source, out, **options):
     model = AutoModel(classes=("disc",), mpp=1.0, branch=UNetConfig(depth=2, width=4))
-    training = TrainJob(model=model, sources=(source,), out=out, batch_size=2, device="cpu")
+    training = TrainJob(model=model, sources=(source,), out=out, batch_size=2, steps=2, device="cpu")
     values = {
         "training": training,
         "variants": {"plain": {}, "fast": {"optimiser.learning_rate": 0.01}, "wrong": {"model.channels": 1}},
@@ -75,6 +76,71 @@ def test_what_cannot_be_trained_is_a_row_with_its_sentence(finished):
         rows = list(csv.DictReader(file))
     assert [row["error"] != "" for row in rows] == [row["variant"] == "wrong" for row in rows]
     assert "| wrong | 0 |" in (job.out / "report.md").read_text()
+
+
+def test_the_page_has_every_score_and_the_pictures(finished):
+    """Every score has its interval and its paired difference, and the page shows curves and outlines."""
+    job, result = finished
+    scores = result.report["scores"]
+    assert set(scores) == {"plain", "fast"}
+    for score in ("dice", "iou", "precision", "recall", "accuracy"):
+        low, high = scores["fast"][score]["interval"]
+        assert low <= high
+        assert len(scores["fast"][score]["difference_interval"]) == 2
+        assert "difference" not in scores["plain"][score]
+    found = result.report["differences"]["fast"]
+    assert scores["fast"]["dice"]["difference"] == pytest.approx(found["dice"])
+    assert scores["fast"]["dice"]["difference_interval"] == pytest.approx(found["interval"], abs=0.03)
+    page = (job.out / "report.md").read_text()
+    assert page.startswith("Compared with plain: fast")
+    for name in ("bars", "curves", "images"):
+        assert f"({name}.png)" in page
+        assert (job.out / f"{name}.png").stat().st_size > 2000
+    assert "| fast | " in page.partition("paired by group")[2]
+
+
+def test_the_small_pictures_show_the_outlines_of_truth_and_prediction():
+    image = np.full((40, 60, 3), 200, np.uint8)
+    truth, predicted = np.zeros((40, 60), np.uint8), np.zeros((40, 60), np.uint8)
+    truth[10:30, 10:30] = 1
+    predicted[10:30, 30:50] = 1
+    plain, first, second = np.split(_outlined(("", image, truth, predicted)), 3, axis=1)
+    assert (plain[:, :200] == 200).all()
+    changed = [np.flatnonzero((picture[:, :200] != 200).any((0, 2))) for picture in (first, second)]
+    assert changed[0].max() < 110 < changed[1].max()
+    assert not (first[60:70, 60:70] != 200).any()  # the inside stays visible
+
+
+def test_images_of_one_group_are_refused_before_anything_is_trained(tmp_path):
+    images, masks = write_folder(tmp_path / "one", 3, (48, 48))
+    (tmp_path / "table.csv").write_text("name,patient\n" + "".join(f"name{n},same\n" for n in range(3)))
+    source = FolderSource(images=images, masks=masks, mpp=1.0, table=tmp_path / "table.csv", group="patient")
+    with pytest.raises(SourceError, match="1 groups cannot be cut into 2 folds"):
+        list(experiment_events(make(source, tmp_path / "out")))
+
+
+def test_a_variant_that_runs_out_of_memory_is_a_row_and_the_rest_goes_on(source, tmp_path):
+    variants = {"plain": {}, "huge": {"size": 4096, "batch_size": 4096}}
+    result = experiment(make(source, tmp_path / "memory", variants=variants, only_folds=(1,)))
+    assert "memory" in result.report["variants"]["huge"]["error"]
+    assert result.report["variants"]["plain"]["trials"] == 1
+    assert reason_of_failure(RuntimeError("DefaultCPUAllocator: can't allocate memory")).startswith("There is not")
+
+
+def test_a_full_disk_ends_it_and_no_row_is_written(source, tmp_path, monkeypatch):
+    job = make(source, tmp_path / "full", variants={"plain": {}}, only_folds=(1,))
+
+    def full(*_, **__):
+        raise OutputError("There is no space left on the disk.")
+        yield
+
+    monkeypatch.setattr("napari_msunet.training.experiments.train_events", full)
+    with pytest.raises(OutputError, match="no space"):
+        list(experiment_events(job))
+    assert not list(job.out.rglob("trial.json"))
+    monkeypatch.undo()
+    result = experiment(job.model_copy(update={"resume": True}))
+    assert result.report["variants"]["plain"]["trials"] == 1
 
 
 def test_it_goes_on_where_it_was_stopped(source, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import json as jsonlib
 from pathlib import Path
 from typing import Annotated, Any
@@ -153,34 +152,14 @@ def experiment(
     resume : bool
         Continue the experiment in the folder where it stopped.
     """
-    from napari_msunet.jobs.run import parse_job
+    from napari_msunet.jobs.experiment_files import read_experiment
 
     def build() -> ExperimentJob:
-        job = parse_job(_experiment_text(file, data, short), f"The experiment file {file}")
-        if not isinstance(job, ExperimentJob):
-            raise MsunetError(f"{file} is a job of another kind ({job.job}); give one whose job is experiment.")
+        job = read_experiment(file, data, short)
         changes = {"resume": resume or job.resume} | ({} if out is None else {"out": out})
         return job.model_copy(update=changes)
 
     run_or_print(build, options)
-
-
-def _experiment_text(file: Path, data: Path | None, short: bool) -> str:
-    """The JSON of an experiment, with the folder of its data, and short where that is wanted."""
-    try:
-        values = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise MsunetError(f"The experiment file {file} cannot be read ({error}); give a JSON file.") from error
-    if isinstance(values, dict):
-        fewer = values.pop("short", None)
-        if short and not isinstance(fewer, dict):
-            raise MsunetError(f'{file} does not say what is different in short: give it an object "short".')
-        if short and fewer:
-            values |= fewer
-    text = json.dumps(values)
-    if '"DATA/' in text and data is None:
-        raise MsunetError(f"{file} has its images in DATA/...: give the folder that this is with --data.")
-    return text if data is None else text.replace('"DATA/', json.dumps(f"{data.as_posix()}/")[:-1])
 
 
 @app.command
@@ -369,7 +348,7 @@ def compare(runs: tuple[Path, ...], /, *, out: Path | None = None, json: bool = 
     json : bool
         Print the result as JSON.
     """
-    from napari_msunet.training.run_comparison import compare as compared
+    from napari_msunet.training.comparison.training_runs import compare as compared
 
     rows = compared(runs, out)
     if json:

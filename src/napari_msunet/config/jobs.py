@@ -20,7 +20,7 @@ NormaliseBy: TypeAlias = Literal["z-score", "0-1", "-1-1", "percentile", "image-
 
 
 _TIME, _WINDOWS, _SPLIT, _BEFORE, _MACHINE = "Time", "Windows", "Split", "Earlier models", "Machine"
-_STUDY = "Study of context"
+_STUDY, _COMPARE = "Study of context", "Experiment"
 
 ScoreName: TypeAlias = Literal["dice", "iou", "f1", "precision", "recall", "accuracy"]
 
@@ -183,17 +183,22 @@ class ExperimentJob(Versioned):
     variants: dict[str, dict[str, Any]] = Field(min_length=1)
     """For each name the fields of the training that differ, such as ``{"optimiser.learning_rate": 0.005}``; names with
     dots reach inside. The first is what the others are compared with."""
-    folds: Annotated[int, Field(ge=2, le=50)] | None = 3
+    folds: Annotated[
+        Annotated[int, Field(ge=2, le=50)] | None, Option(group=_COMPARE, advanced=False, none="by role")
+    ] = 3
     """The groups (patients, slides) are cut into this many parts; each is held out once. None: the sources with the
     role "test" are held out."""
     only_folds: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     """Which of the folds are run, counted from 1; None: all."""
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
-    seconds: Positive
+    seeds: Annotated[tuple[int, ...], Option(group=_COMPARE, example="numbers with commas")] = Field((0,), min_length=1)
+    """Each training is repeated with each of these."""
+    seconds: Annotated[Positive, Option("Each training", _COMPARE, False, "s", 10)]
     """Processor time of each training, of all processors together."""
     threads: int | None = Field(None, ge=1)
     """Threads of each training. None: as many as there are processors."""
-    metric: ScoreName = "dice"
+    metric: Annotated[
+        ScoreName, Option("Compare by", _COMPARE, False, words={"dice": "Dice", "iou": "IoU", "f1": "F1"})
+    ] = "dice"
     """What the variants are compared by, mean over the classes: dice, iou, f1, precision, recall or accuracy."""
     scored: tuple[Source, ...] | None = None
     """Where the truth is by which held-out images are scored, matched by name, if not by that of the training (which
@@ -207,13 +212,21 @@ class ExperimentJob(Versioned):
     def _trials(self) -> Self:
         if self.only_folds and max(self.only_folds) > (self.folds or 0):
             raise ValueError(f"there is no fold {max(self.only_folds)} of {self.folds or 0}")
+        words: dict[str, str] = {}
         for name in self.variants:
             self.variant(name)
+            if (other := words.setdefault(file_word(name).lower(), name)) != name:
+                raise ValueError(f"the variants {other!r} and {name!r} would share a folder; give one another name")
         return self
 
     def variant(self, name: str) -> TrainJob:
         """The training of a variant; `ValueError` where its fields do not fit."""
         return with_changes(self.training, self.variants[name], f"the variant {name!r}")
+
+
+def file_word(name: str) -> str:
+    """A name as part of a folder's name: letters, digits, points and hyphens stay."""
+    return "".join(c if c.isalnum() or c in ".-" else "_" for c in name)
 
 
 def with_changes(training: TrainJob, changes: Mapping[str, Any], what: str) -> TrainJob:

@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from napari_msunet.app.project import MapsNote, Project, Ring, SlideNote, View, default_folder, note_recent
 from napari_msunet.config import (
     ClassicalConfig,
+    ContextJob,
+    ExperimentJob,
     ImageSet,
     Kind,
     LossConfig,
@@ -70,7 +72,15 @@ if TYPE_CHECKING:
 
         def __init__(self, **options: object) -> None: ...
 
+    class ExperimentChoices(ExperimentJob):
+        def __init__(self, **options: object) -> None: ...
+
+    class ContextChoices(ContextJob):
+        def __init__(self, **options: object) -> None: ...
+
 else:
+    ContextChoices = _taken("ContextChoices", ContextJob)
+    ExperimentChoices = _taken("ExperimentChoices", ExperimentJob)
     TrainChoices = _taken("TrainChoices", TrainJob)
     # two more options, which have rows of their own in the Predict step
     PredictChoices = _taken("PredictChoices", PredictJob, "channels", "where")

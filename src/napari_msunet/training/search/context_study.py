@@ -13,11 +13,11 @@ from napari_msunet.config import ContextJob, ExperimentJob, ModelConfig
 from napari_msunet.data.recipe import settle
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Event, Message, Result
+from napari_msunet.training.comparison.experiment_page import table
 from napari_msunet.training.experiments import (
     Key,
     experiment_events,
     mean_dice,
-    table,
     trial_rows,
     variant_counts,
 )

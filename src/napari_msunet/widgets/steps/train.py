@@ -32,6 +32,8 @@ from napari_msunet.widgets.dock.training_views import CrossValidation, Curves, S
 from napari_msunet.widgets.forms import Fold, Form
 from napari_msunet.widgets.state import changed
 from napari_msunet.widgets.steps.step import Step
+from napari_msunet.widgets.training.context_panel import ContextPanel
+from napari_msunet.widgets.training.experiment_panel import ExperimentPanel
 from napari_msunet.widgets.training.search_panel import SearchPanel
 from napari_msunet.wording import in_labels
 
@@ -98,6 +100,16 @@ class TrainStep(Step):
             "Search for the best options", "Tries many trainings, and scores each on what it has not seen."
         )
         self.searching.inside.addWidget(self.search)
+        self.experiment = ExperimentPanel(state, jobs, self._stores_flusher)
+        self.comparing = Fold(
+            "Compare variants", "Trains variants in the same time, and scores what they had not seen."
+        )
+        self.comparing.inside.addWidget(self.experiment)
+        self.context = ContextPanel(state, jobs, self._stores_flusher)
+        self.asking = Fold(
+            "Does context help here?", "Compares one scale with several in the same time, and says which to use."
+        )
+        self.asking.inside.addWidget(self.context)
         self.box = JobBox(state, jobs, "train", _CHOICES)
         self.box.happened.connect(self._happened)
         self.box.ended.connect(self._ended)
@@ -122,7 +134,7 @@ class TrainStep(Step):
         self.body.addLayout(row)  # on top, so that nothing that comes or goes can move it
         for widget in (self.reserved, self.box, self.verdict, self.problems, self.scores, self.crossval, self.curves):
             self.body.addWidget(widget)
-        for widget in (self.going_on, self.form, self.windows, self.searching, self.test):
+        for widget in (self.going_on, self.form, self.windows, self.searching, self.comparing, self.asking, self.test):
             self.body.addWidget(widget)
         for label in (self.problems, self.scores, self.crossval):
             label.hide()
@@ -162,11 +174,14 @@ class TrainStep(Step):
         self.needed.setVisible(missing is not None)
         free = resolve.blocked_by(self.state, "train") is None
         self.going_on.refresh()
-        self.search.refresh()
+        for panel in (self.search, self.experiment, self.context):
+            panel.refresh()
         self.interrupted.setText(self._interrupted_words())
         self.interrupted.setVisible(bool(self.interrupted.text()))
-        self.form.setVisible(not self.box.running)  # the options cannot be changed now, and the curves need the room
-        self.windows.setVisible(not self.box.running)
+        # while something runs, options cannot be changed, and curves and tables need the room
+        running = any(box.running for box in self._boxes())
+        for widget in (self.form, self.windows, self.reserved):
+            widget.setVisible(not running)
         self.windows.setEnabled(missing is None and free and not self.windows.busy)
         tested = self.state.model_path is not None and any(s.role == "test" for s in resolve.sources(self.state))
         self.test.setVisible(tested)
@@ -180,7 +195,6 @@ class TrainStep(Step):
             if last
             else "Goes on with a training that was stopped or came to its end; there is none yet."
         )
-        self.reserved.setVisible(not self.box.running)
         self.checks.setVisible(missing is None)
         if missing is None and not self.box.running:
             self._check_timer.start(_CHECK_MS)
@@ -194,8 +208,12 @@ class TrainStep(Step):
         return f"The training of {folder.name} was interrupted after {epochs} epochs: Continue goes on with it."
 
     def summary(self) -> str:
-        running = next((box for box in (self.box, self.search.box) if box.running), None)
+        running = next((box for box in self._boxes() if box.running), None)
         return running.bar.format() if running else ""
+
+    def _boxes(self) -> tuple[JobBox, ...]:
+        """The boxes of all jobs of this step."""
+        return self.box, self.search.box, self.experiment.box, self.context.box
 
     def _restyle(self, event: object = None) -> None:
         self.curves.set_theme(self.viewer.theme)
@@ -389,9 +407,11 @@ class TrainStep(Step):
         self.scores.show()
 
     def as_python(self) -> str:
-        """The training as Python; with the search unfolded, the search."""
-        if self.searching.button.isChecked():
-            return self.search.as_python()
+        """The training as Python; with the search, the experiment or the study unfolded, that."""
+        folds = ((self.searching, self.search), (self.comparing, self.experiment), (self.asking, self.context))
+        for fold, panel in folds:
+            if fold.button.isChecked():
+                return panel.as_python()
         return job_lines(self._job(self.state.project_folder() / "runs" / "run 1"))
 
     def closing(self) -> None:
@@ -399,7 +419,8 @@ class TrainStep(Step):
         self._problem_timer.stop()
         self._background.close()
         self.box.closing()
-        self.search.closing()
+        for panel in (self.search, self.experiment, self.context):
+            panel.closing()
         self.windows.closing()
         self.test.closing()
         self.crossval.closing()
