@@ -32,6 +32,7 @@ from napari_msunet.widgets.dock.training_views import CrossValidation, Curves, S
 from napari_msunet.widgets.forms import Fold, Form
 from napari_msunet.widgets.state import changed
 from napari_msunet.widgets.steps.step import Step
+from napari_msunet.widgets.training.live_preview import LivePreview
 from napari_msunet.widgets.training.search_panel import SearchPanel
 from napari_msunet.wording import in_labels
 
@@ -101,6 +102,7 @@ class TrainStep(Step):
         self.box = JobBox(state, jobs, "train", _CHOICES)
         self.box.happened.connect(self._happened)
         self.box.ended.connect(self._ended)
+        self.live = LivePreview(state, jobs, layers)
         self.curves = Curves(self.viewer.theme)
         self.curves.hide()
         self.problems = QLabel()
@@ -120,6 +122,7 @@ class TrainStep(Step):
         row.addWidget(self.start, 2)
         row.addWidget(self.go_on, 1)
         self.body.addLayout(row)  # on top, so that nothing that comes or goes can move it
+        self.body.addWidget(self.live)
         for widget in (self.reserved, self.box, self.verdict, self.problems, self.scores, self.crossval, self.curves):
             self.body.addWidget(widget)
         for widget in (self.going_on, self.form, self.windows, self.searching, self.test):
@@ -285,6 +288,7 @@ class TrainStep(Step):
         history.decides = watched_metric(job.optimiser.best_metric)
         self.state.training = job.out
         self.state.emit("train")
+        self.live.begin(job)
         self.curves.restart(outputs, history, job.optimiser.stop_loss)
         self.curves.show()
         for widget in (self.verdict, self.problems, self.scores, self.crossval):
@@ -326,6 +330,7 @@ class TrainStep(Step):
         return max(found, key=lambda p: (p / "last.ckpt").stat().st_mtime, default=None)
 
     def _happened(self, event: Event) -> None:
+        self.live.happened(event)
         if isinstance(event, Metric | StepMetrics):
             self.curves.add(event)
             if not self._problem_timer.isActive():
@@ -346,6 +351,7 @@ class TrainStep(Step):
         if outcome != "lost":  # the worker died: what it has done can be continued
             self.state.training = None
         thrown = outcome == "cancelled" and self.box.kept == "none"
+        self.live.end(model if model.is_file() and not thrown else None)
         if thrown:
             self.box.say("The training was thrown away.")
             self.curves.hide()
@@ -354,7 +360,7 @@ class TrainStep(Step):
             if result is None:
                 self._show_scores(model_summary(model))
             chosen = self.verdict.judge(result, model)
-            self.state.use_model(chosen)
+            self.state.take_trained(chosen)
             if chosen != model:
                 self.box.say("Done: the old model stays the chosen one.")
             elif outcome in ("done", "cancelled"):
@@ -399,6 +405,7 @@ class TrainStep(Step):
         self._problem_timer.stop()
         self._background.close()
         self.box.closing()
+        self.live.closing()
         self.search.closing()
         self.windows.closing()
         self.test.closing()
