@@ -24,7 +24,7 @@ from napari_msunet.config.branches import (
     LinkNetConfig,
     UNetConfig,
 )
-from napari_msunet.config.instant import AnswerRequest, FitHeadJob
+from napari_msunet.config.instant import AnswerRequest, FitHeadJob, LiveRequest
 from napari_msunet.config.jobs import (
     ContextJob,
     CrossValidateJob,
@@ -128,6 +128,7 @@ __all__ = [
     "Job",
     "Kind",
     "LinkNetConfig",
+    "LiveRequest",
     "LossConfig",
     "Margin",
     "MaskValues",

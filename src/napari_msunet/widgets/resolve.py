@@ -35,6 +35,11 @@ from napari_msunet.widgets.state import CONFLICTS, OPTIONAL, STEPS, SlideRecord,
 NO_SLIDE = "Choose a slide: a file, or an image layer that is open."
 NO_MODEL = "Train a model first, or load a model file in the Model step."
 
+PREDICT_AGAIN = "The model has learned from your work: predict again, and see what changed."
+SEE_CHANGES = (
+    'Predicted anew. Tick "Show what changed since the last prediction" in Predict; then correct on, or export.'
+)
+
 _RUNNING = {
     "predict": "Predicting.",
     "export": "Working.",
@@ -149,11 +154,15 @@ def advice(state: State) -> str:
         return _unknown_size(state) or NO_SLIDE
     if step == "annotate":
         return missing(state, "annotate") or _no_truth(state) or ""
+    if state.retrained and step in ("correct", "export"):
+        return missing(state, step) or SEE_CHANGES
     return (
         missing(state, step)
         or {
             "train": "Everything is there: press Train.",
-            "predict": "The model is ready: predict what is in view, or the whole slide.",
+            "predict": PREDICT_AGAIN
+            if state.retrained
+            else "The model is ready: predict what is in view, or the whole slide.",
             "correct": "Look at the labels, paint over what is wrong, then train again; or go on and export.",
             "review": _go_on_reviewing(left_to_review(state)),
             "export": "Export the labels or measure them."

@@ -422,6 +422,10 @@ class State:
         Whether the next training begins with the weights of the model that predicts; None: where corrections count.
     to_review : (Path, int), optional
         Labels with a queue of places, and how many of these are open.
+    predicted : set of Path
+        Labels that the present model has predicted.
+    retrained : bool
+        Whether they were predicted by an earlier model before, and nobody has looked at what changed since.
     running : set of str
         The steps whose jobs run now.
     step : str
@@ -453,6 +457,7 @@ class State:
         self.predict_options: PredictChoices = PredictChoices()
         self.running: set[StepName] = set()
         self.predicted: set[Path] = set()
+        self.retrained = False
         self.corrected = False
         self.reviewed = False
         self.to_review: tuple[Path, int] | None = None
@@ -576,6 +581,13 @@ class State:
         """Choose the model file that predicts."""
         self.model_path = path
         self.emit("results")
+
+    def take_trained(self, path: Path) -> None:
+        """Choose the model of a training that has ended; what an earlier model predicted is to be predicted again."""
+        if path != self.model_path and self.predicted:
+            self.predicted.clear()
+            self.retrained = True
+        self.use_model(path)
 
     def start_from_model(self) -> None:
         """Let the next training begin with the weights of the model that predicts, and open its step."""

@@ -34,6 +34,7 @@ from napari_msunet.widgets.state import changed
 from napari_msunet.widgets.steps.step import Step
 from napari_msunet.widgets.training.context_panel import ContextPanel
 from napari_msunet.widgets.training.experiment_panel import ExperimentPanel
+from napari_msunet.widgets.training.live_preview import LivePreview
 from napari_msunet.widgets.training.search_panel import SearchPanel
 from napari_msunet.wording import in_labels
 
@@ -113,6 +114,7 @@ class TrainStep(Step):
         self.box = JobBox(state, jobs, "train", _CHOICES)
         self.box.happened.connect(self._happened)
         self.box.ended.connect(self._ended)
+        self.live = LivePreview(state, jobs, layers)
         self.curves = Curves(self.viewer.theme)
         self.curves.hide()
         self.problems = QLabel()
@@ -132,6 +134,7 @@ class TrainStep(Step):
         row.addWidget(self.start, 2)
         row.addWidget(self.go_on, 1)
         self.body.addLayout(row)  # on top, so that nothing that comes or goes can move it
+        self.body.addWidget(self.live)
         for widget in (self.reserved, self.box, self.verdict, self.problems, self.scores, self.crossval, self.curves):
             self.body.addWidget(widget)
         for widget in (self.going_on, self.form, self.windows, self.searching, self.comparing, self.asking, self.test):
@@ -303,6 +306,7 @@ class TrainStep(Step):
         history.decides = watched_metric(job.optimiser.best_metric)
         self.state.training = job.out
         self.state.emit("train")
+        self.live.begin(job)
         self.curves.restart(outputs, history, job.optimiser.stop_loss)
         self.curves.show()
         for widget in (self.verdict, self.problems, self.scores, self.crossval):
@@ -344,6 +348,7 @@ class TrainStep(Step):
         return max(found, key=lambda p: (p / "last.ckpt").stat().st_mtime, default=None)
 
     def _happened(self, event: Event) -> None:
+        self.live.happened(event)
         if isinstance(event, Metric | StepMetrics):
             self.curves.add(event)
             if not self._problem_timer.isActive():
@@ -364,6 +369,7 @@ class TrainStep(Step):
         if outcome != "lost":  # the worker died: what it has done can be continued
             self.state.training = None
         thrown = outcome == "cancelled" and self.box.kept == "none"
+        self.live.end(model if model.is_file() and not thrown else None)
         if thrown:
             self.box.say("The training was thrown away.")
             self.curves.hide()
@@ -372,7 +378,7 @@ class TrainStep(Step):
             if result is None:
                 self._show_scores(model_summary(model))
             chosen = self.verdict.judge(result, model)
-            self.state.use_model(chosen)
+            self.state.take_trained(chosen)
             if chosen != model:
                 self.box.say("Done: the old model stays the chosen one.")
             elif outcome in ("done", "cancelled"):
@@ -421,6 +427,8 @@ class TrainStep(Step):
         self.box.closing()
         for panel in (self.search, self.experiment, self.context):
             panel.closing()
+        self.live.closing()
+        self.search.closing()
         self.windows.closing()
         self.test.closing()
         self.crossval.closing()
