@@ -42,14 +42,15 @@ def postprocess(labels: Path, *, postprocessing: PostprocessOptions = _POST, opt
 
 @app.command
 def measure(labels: Path, *, out: Path, measuring: MeasureOptions = _MEASURE, options: RunOptions = _RUN) -> None:
-    """Measure a label store: area of each class; area, perimeter and place of each object.
+    """Measure a label store: area of each class; area, shape, stain, place and neighbours of each object.
 
     Parameters
     ----------
     labels : Path
         The label store.
     out : Path
-        CSV of the objects, such as objects.csv; objects.classes.csv is written beside it.
+        The table of objects, such as objects.csv, objects.parquet, or objects.geojson (outlines with measurements);
+        objects.classes.csv is written beside it.
     """
     run_or_print(lambda: MeasureJob(labels=labels, out=out, **measuring.values()), options)
 

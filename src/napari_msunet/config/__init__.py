@@ -32,7 +32,6 @@ from napari_msunet.config.jobs import (
     ExperimentJob,
     ExportJob,
     Job,
-    MeasureJob,
     NormaliseBy,
     PreviewAugmentationJob,
     PyramidJob,
@@ -42,6 +41,7 @@ from napari_msunet.config.jobs import (
     TuneJob,
     with_damaged,
 )
+from napari_msunet.config.measuring import MeasureJob, Stain
 from napari_msunet.config.model import (
     FUSIONS,
     MAX_CLASSES,
@@ -167,6 +167,7 @@ __all__ = [
     "Share",
     "SlideSource",
     "Source",
+    "Stain",
     "TableSource",
     "TrainJob",
     "TrainedOn",

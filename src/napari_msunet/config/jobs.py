@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from napari_msunet.config.base import Damaged, Device, GivenRange, Kind, Option, PixelSize, Positive, Share, Versioned
 from napari_msunet.config.instant import FitHeadJob
+from napari_msunet.config.measuring import MeasureJob
 from napari_msunet.config.model import AnyModel, ModelConfig
 from napari_msunet.config.prediction import REGION, PlanJob, PostprocessJob, PredictJob, PredictManyJob, PreviewJob
 from napari_msunet.config.search import SearchSpace, check_space, default_space, parse_space, some_points
@@ -425,23 +426,6 @@ class EvaluateJob(Versioned):
     """Also show the images at these scales of the model's resolution, with commas, such as 0.25,0.5,1,2."""
     device: Device = "auto"
     """Where it computes: auto, cpu, cuda, cuda:1 or mps."""
-
-
-class MeasureJob(Versioned):
-    """Area of each class, and area, perimeter and place of each object of a label store, as CSV."""
-
-    job: Literal["measure"] = "measure"
-    labels: Path
-    """The label store."""
-    out: Path
-    """The CSV file."""
-    region: Annotated[tuple[float, float, float, float] | None, Option(example=REGION)] = None
-    """y,x,height,width in the store's level-0 pixels; without it, the whole store."""
-    instances: Annotated[str | None, Option()] = None
-    """Run with instances to measure: its key, or newest. The objects are then its instances, each with the class of
-    most of its pixels."""
-    damaged: Damaged = "refuse"
-    """Where chunks of the labels are damaged: refuse, or leave their pixels out of the result."""
 
 
 class ExportJob(Versioned):
