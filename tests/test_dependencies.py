@@ -74,8 +74,7 @@ def _imports(folder):
 
 def test_everything_imported_is_named():
     base, extras = _declared()
-    optional = set().union(*(extras[n] for n in ("encoders", "onnx", "openvino", "tracking", "cluster")))
-    optional = set().union(*(extras[n] for n in ("encoders", "onnx", "parquet", "tracking", "cluster")))
+    optional = set().union(*(extras[n] for n in ("encoders", "onnx", "openvino", "parquet", "tracking", "cluster")))
     missing = {
         name: str(path)
         for name, path in _imports(SOURCE).items()
