@@ -49,7 +49,7 @@ def peer(mpp: float) -> Any:
                 group["lr"] = RATE * _one_cycle(done)
             images, truths = zip(*(_window(*data[rng.integers(len(data))], rng) for _ in range(BATCH)), strict=True)
             optimiser.zero_grad()
-            _loss(network(torch.stack(images)), torch.stack(truths)).backward()
+            plain_loss(network(torch.stack(images)), torch.stack(truths)).backward()
             optimiser.step()
             steps += 1
         network.eval()
@@ -98,7 +98,7 @@ def _window(image: torch.Tensor, truth: torch.Tensor, rng: np.random.Generator) 
     return image * float(rng.uniform(0.9, 1.1)) + shift, truth
 
 
-def _loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+def plain_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     known = truth != IGNORED
     entropy = functional.cross_entropy(logits, truth, ignore_index=IGNORED)
     wanted = functional.one_hot(truth.where(known, torch.zeros_like(truth)), logits.shape[1]).movedim(-1, 1)
