@@ -133,8 +133,8 @@ def test_a_training_is_shown_by_its_own_model_while_it_runs(client, tmp_path):
     file = tmp_path / "run" / "model.safetensors"
 
     def asked(**more):
-        view = {"view": (400.0, 400.0, 700.0, 700.0), "slide_mpp": 1.0, "device": "cpu"}
-        return Heard(client, LiveRequest(model=file, slide=SLIDE, **view | more))
+        given = {"slide": SLIDE, "slide_mpp": 1.0, "view": (400.0, 400.0, 700.0, 700.0), "device": "cpu"}
+        return Heard(client, LiveRequest(model=file, **given | more))
 
     early = asked()  # it waits for no job: most likely nothing is written yet, and no file is no error
     assert early.ended() == ("done", None, None)

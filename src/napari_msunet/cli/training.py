@@ -1,4 +1,5 @@
-"""The verbs of training: train, evaluate, crossval, experiment, context, tune, preview, retrain, compare, agree."""
+"""The verbs of training: train, evaluate, crossval, experiment, context, tune, preview, estimate, retrain, compare,
+agree."""
 
 from __future__ import annotations
 
@@ -34,13 +35,14 @@ from napari_msunet.config import (
     EvaluateJob,
     ExperimentJob,
     PreviewAugmentationJob,
+    TimeTrainingJob,
     TrainJob,
     TuneJob,
 )
 from napari_msunet.errors import MsunetError
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The verbs of training: train, evaluate, crossval, experiment, context, tune, preview.
+# The verbs of training: train, evaluate, crossval, experiment, context, tune, preview, estimate.
 
 _SOURCES, _MODEL, _NETWORKS, _TRAINING, _RUN = (
     *(SourceOptions(), ModelOptions(), NetworkOptions(), TrainOptions(), RunOptions()),
@@ -258,6 +260,32 @@ def preview(
     def build() -> PreviewAugmentationJob:
         job = training_of(classes, out, sources, model, networks, training, preset)
         return PreviewAugmentationJob(training=job, out=out, **shown.values())
+
+    run_or_print(build, options)
+
+
+@app.command
+def estimate(
+    *,
+    classes: str,
+    sources: SourceOptions = _SOURCES,
+    model: ModelOptions = _MODEL,
+    networks: NetworkOptions = _NETWORKS,
+    training: TrainOptions = _TRAINING,
+    preset: PresetOption = None,
+    options: RunOptions = _RUN,
+) -> None:
+    """Say how long a training will take on this machine, measured by a few of its steps; nothing is written.
+
+    Parameters
+    ----------
+    classes : str
+        Names of classes 1, 2, ... with commas; background is not one.
+    """
+
+    def build() -> TimeTrainingJob:
+        job = training_of(classes, Path("estimate"), sources, model, networks, training, preset)
+        return TimeTrainingJob(training=job)
 
     run_or_print(build, options)
 

@@ -407,6 +407,16 @@ class PreviewAugmentationJob(Versioned):
     """Folder: preview.png and preview.npz."""
 
 
+class TimeTrainingJob(Versioned):
+    """Measure how long a training will take on this machine, by a few steps of it; nothing is kept."""
+
+    job: Literal["time_training"] = "time_training"
+    training: TrainJob
+    """The training; its folder is not used."""
+    steps: int = Field(4, ge=1, le=100)
+    """How many steps are timed, after one that is not."""
+
+
 class EvaluateJob(Versioned):
     """Score a model against masks, each scale alone and fused, at the masks' own resolution."""
 
@@ -476,6 +486,7 @@ Job = Annotated[
     | ExperimentJob
     | TuneJob
     | PreviewAugmentationJob
+    | TimeTrainingJob
     | MeasureJob
     | ExportJob
     | PyramidJob
@@ -495,7 +506,7 @@ def with_damaged(job: Job, damaged: Damaged) -> Job:
             source.model_copy(update={"damaged": damaged}) if isinstance(source, SlideSource) else source
             for source in job.sources
         )
-    if isinstance(job, CrossValidateJob | ContextJob | TuneJob | PreviewAugmentationJob):
+    if isinstance(job, CrossValidateJob | ContextJob | TuneJob | PreviewAugmentationJob | TimeTrainingJob):
         changes["training"] = with_damaged(job.training, damaged)
     if isinstance(job, PredictManyJob):
         changes["settings"] = job.settings.model_copy(update={"damaged": damaged})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, QTimer
-from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_msunet._io import read_rows
 from napari_msunet.config import AutoModel, TrainJob
@@ -34,6 +34,7 @@ from napari_msunet.widgets.state import changed
 from napari_msunet.widgets.steps.step import Step
 from napari_msunet.widgets.training.context_panel import ContextPanel
 from napari_msunet.widgets.training.experiment_panel import ExperimentPanel
+from napari_msunet.widgets.training.estimate import TrainingEstimate
 from napari_msunet.widgets.training.live_preview import LivePreview
 from napari_msunet.widgets.training.search_panel import SearchPanel
 from napari_msunet.wording import in_labels
@@ -69,6 +70,8 @@ class TrainStep(Step):
     def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
         super().__init__(state, jobs, layers)
         self.form = Form(self.state.train_options)
+        # never squeezed where the dock is just too low: its rows would move once there is a little more room
+        self.form.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
         self.form.valueChanged.connect(self.state.set_train_options)
         self.needed = self.note()
         self.findings: list[Finding] = []
@@ -115,6 +118,8 @@ class TrainStep(Step):
         self.box.happened.connect(self._happened)
         self.box.ended.connect(self._ended)
         self.live = LivePreview(state, jobs, layers)
+        self.estimate = TrainingEstimate(jobs)
+        self.estimate.told.connect(self._timed)
         self.curves = Curves(self.viewer.theme)
         self.curves.hide()
         self.problems = QLabel()
@@ -134,6 +139,7 @@ class TrainStep(Step):
         row.addWidget(self.start, 2)
         row.addWidget(self.go_on, 1)
         self.body.addLayout(row)  # on top, so that nothing that comes or goes can move it
+        self.body.addWidget(self.estimate)
         self.body.addWidget(self.live)
         for widget in (self.reserved, self.box, self.verdict, self.problems, self.scores, self.crossval, self.curves):
             self.body.addWidget(widget)
@@ -198,6 +204,10 @@ class TrainStep(Step):
             if last
             else "Goes on with a training that was stopped or came to its end; there is none yet."
         )
+        self.reserved.setVisible(not self.box.running)
+        if self.estimate.measuring and (self.state.running or missing is not None):
+            self.estimate.stop()
+            self._checked = None
         self.checks.setVisible(missing is None)
         if missing is None and not self.box.running:
             self._check_timer.start(_CHECK_MS)
@@ -240,21 +250,36 @@ class TrainStep(Step):
             self.checks.setText(_CHECKING)  # what was found before need not hold any more
         self._checked = key
         runs = self.state.project.folder / "runs" if self.state.project else None
+        rate = self.estimate.rate
 
         def look() -> list[Finding]:
             from napari_msunet.training.prepare import check  # reading images is imported beside the window
 
-            return check(job, runs, devices=False)
+            return check(job, runs, devices=False, rate=rate)
 
-        self._background.run(look, self._show_findings)
+        self._background.run(look, lambda findings: self._found(job, findings))
+
+    def _found(self, job: TrainJob, findings: list[Finding]) -> None:
+        """Show what the check has found; where it cannot tell the time of a step, some are tried."""
+        self._show_findings(findings)
+        possible = not any(finding.level == "error" for finding in findings)
+        if possible and any(finding.about == "time unknown" for finding in findings) and not self.state.running:
+            self.estimate.measure(job, self._stores_flusher())
+
+    def _timed(self) -> None:
+        """The time of a step is known now."""
+        self._checked = None
+        self._check_timer.start(0)
 
     def _show_findings(self, findings: list[Finding]) -> None:
+        self.estimate.show_time(next((finding for finding in findings if finding.about), None))
         colours = section.colours(self.viewer.theme)
         tints = {"ok": colours["done"], "warning": colours["warning"], "error": colours["warning"]}
+        shown = [finding for finding in findings if not finding.about]  # the time has a place of its own
         rows = [
             f'<tr><td style="color:{tints[f.level]}; padding-right:6px"><b>{_MARKS[f.level]}</b></td>'
             f"<td>{escape(in_labels(f.text))}</td></tr>"
-            for f in sorted(findings, key=lambda f: ("error", "warning", "ok").index(f.level))
+            for f in sorted(shown, key=lambda f: ("error", "warning", "ok").index(f.level))
         ]
         self.findings = findings
         self.checks.setText(f'<table cellspacing="0" cellpadding="1">{"".join(rows)}</table>')
@@ -299,6 +324,7 @@ class TrainStep(Step):
         return self._begin(job.model_copy(update=update), history)
 
     def _begin(self, job: TrainJob, history: TrainingHistory) -> JobHandle:
+        self.estimate.stop()  # which the training would have to wait for
         handle = self.box.start(
             job, "Preparing: the worker loads images and annotations.", before=self._stores_flusher()
         )
@@ -428,6 +454,7 @@ class TrainStep(Step):
         for panel in (self.search, self.experiment, self.context):
             panel.closing()
         self.live.closing()
+        self.estimate.stop()
         self.search.closing()
         self.windows.closing()
         self.test.closing()

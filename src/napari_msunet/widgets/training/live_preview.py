@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QCheckBox, QLabel, QVBoxLayout, QWidget
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QCheckBox, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_msunet.config import LiveRequest, TrainJob
 from napari_msunet.errors import MsunetError
@@ -137,6 +137,9 @@ class LivePreview(QWidget):
         self.says = QLabel()
         self.says.setObjectName("note")
         self.says.setWordWrap(True)
+        self.says.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self.says.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
+        self.says.setFixedHeight(2 * self.says.fontMetrics().lineSpacing() + 2)  # so that nothing below it moves
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(2)
@@ -147,7 +150,7 @@ class LivePreview(QWidget):
     def say(self, text: str) -> None:
         """Show a sentence below the switch."""
         self.says.setText(text)
-        self.says.setVisible(bool(text))
+        self.says.setVisible(self.model is not None)
 
     # ------------------------------------------------------------------------------------------ the training's course
 
