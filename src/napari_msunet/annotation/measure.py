@@ -95,7 +95,8 @@ def measure_events(job: MeasureJob) -> Iterator[Event]:
     `job.regions`, ``<stem>.hotspots.csv`` and ``<stem>.density.ome.tif`` show where objects are dense.
 
     The result's values hold the same class table under "classes", the measured area as "area_um2", and the number of
-    all "objects". Where the store has no size in µm, areas are in pixels of the slide, under "area_px2", perimeters
+    all "objects"; with a density map "hotspots", and "density_pixel", the sides `y, x` of its pixels in level-0 pixels.
+    Where the store has no size in µm, areas are in pixels of the slide, under "area_px2", perimeters
     likewise, and there are no centroids in µm and no densities.
 
     Raises
@@ -169,6 +170,7 @@ class _Measuring:
         self._places: list[npt.NDArray[np.float64]] = []
         self._kinds: list[npt.NDArray[np.int64]] = []
         self._grades: list[npt.NDArray[np.int64]] = []
+        self._density_side = 0.0
         self.paths = self._paths()
         self.origin = provenance(store, job, job.instances)
 
@@ -316,6 +318,8 @@ class _Measuring:
         }
         if self.job.density is not None:
             found["hotspots"] = self.hotspot_rows()
+            sizes = zip(self.store.pixel, self.store.spacing, strict=True)
+            found["density_pixel"] = [self._density_side * pixel / size for pixel, size in sizes]
         if self.lost:
             places = [[w.y, w.x, w.height, w.width] for w in self.objects.lost_in(self.window)]
             found |= {f"damaged_{self.unit}": self.lost * self.pixel, "damaged": places}
@@ -365,10 +369,10 @@ class _Measuring:
         assert self.job.density is not None
         square = 1.0 if self.store.mpp is None else SQUARE_MILLIMETRE
         named = [(name, density_map(p, self._extent, self.job.density)) for name, p in self._counted()]
+        self._density_side = named[0][1].spacing if named else self.job.density
         metadata: dict[str, Any] = {"axes": "CYX", "Channel": {"Name": [name for name, _ in named]}}
         if self.store.mpp is not None and named:
-            size = named[0][1].spacing
-            metadata |= {"PhysicalSizeX": size, "PhysicalSizeY": size}
+            metadata |= {"PhysicalSizeX": self._density_side, "PhysicalSizeY": self._density_side}
             metadata |= {"PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}
         values = np.stack([dense.values * np.float32(square) for _, dense in named])
         tifffile.imwrite(file, values, ome=True, compression="adobe_deflate", metadata=metadata)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -147,3 +148,36 @@ def table_writer(path: Path, ending: str, origin: dict[str, Any] | None, stack: 
     }
     writer: TableWriter = stack.enter_context(kinds[ending](path, origin))
     return writer
+
+
+def read_columns(path: Path, names: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
+    """Some columns of a table that was written here: floats, NaN where a cell is empty, or words for "class"."""
+    ending = path.suffix.lower()
+    if ending == ".parquet":
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(path, columns=list(names))
+        return {name: _as_numbers(name, table[name].to_pylist()) for name in names}
+    found: dict[str, list[Any]] = {name: [] for name in names}
+    if ending == ".csv":
+        with path.open(encoding="utf8", newline="") as file:
+            rows = csv.reader(line for line in file if not line.startswith("#"))
+            places = {name: at for at, name in enumerate(next(rows, [])) if name in found}
+            for row in rows:
+                for name, at in places.items():
+                    found[name].append(row[at])
+    else:
+        with path.open(encoding="utf8") as file:
+            for line in file:
+                if line.startswith('{"type":"Feature",'):
+                    properties = json.loads(line.rstrip(",\n"))["properties"]
+                    measured = {"class": properties["classification"]["name"], **properties.get("measurements", {})}
+                    for name in names:
+                        found[name].append(measured.get(name))
+    return {name: _as_numbers(name, values) for name, values in found.items()}
+
+
+def _as_numbers(name: str, values: list[Any]) -> np.ndarray[Any, Any]:
+    if name == "class":
+        return np.array(values, object)
+    return np.array([np.nan if value in (None, "") else float(value) for value in values], np.float64)

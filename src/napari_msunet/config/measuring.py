@@ -28,12 +28,12 @@ class MeasureJob(Versioned):
     """The label store."""
     out: Path
     """The table of objects: a name ending in .csv, .parquet, or .geojson (outlines with their measurements)."""
-    region: Annotated[tuple[float, float, float, float] | None, Option(group=_WHERE, example=REGION)] = None
+    region: Annotated[tuple[float, float, float, float] | None, Option(group=_WHERE, form=False, example=REGION)] = None
     """y,x,height,width in the store's level-0 pixels; without it, the whole store."""
-    regions: Annotated[Path | None, Option(group=_WHERE)] = None
+    regions: Annotated[Path | None, Option("Regions from", _WHERE, example="a file of outlines")] = None
     """File of outlines, such as .geojson, in which each class is measured too: area, share, objects and objects per
     mm² of each outline. An object counts where its centroid lies."""
-    instances: Annotated[str | None, Option(group=_WHERE)] = None
+    instances: Annotated[str | None, Option("Instances of run", _WHERE)] = None
     """Run with instances to measure: its key, or newest. The objects are then its instances, each with the class of
     most of its pixels."""
     slide: Annotated[Path | None, Option(group=_SLIDE, form=False)] = None
@@ -55,8 +55,8 @@ class MeasureJob(Versioned):
             advanced=False,
             words={
                 "none": "none",
-                "haematoxylin-eosin": "haematoxylin and eosin",
-                "haematoxylin-dab": "haematoxylin and DAB",
+                "haematoxylin-eosin": "H and eosin",
+                "haematoxylin-dab": "H and DAB",
             },
         ),
     ] = "none"

@@ -379,7 +379,12 @@ def export_job(state: State, out: Path, record: SlideRecord | None = None, regio
 
 def measure_job(state: State, out: Path, record: SlideRecord | None = None, region: Region | None = None) -> MeasureJob:
     """The measures of a slide's labels; `MsunetError` saying what is missing."""
-    return _made(MeasureJob, "The measurement", labels=_labels(state, record), out=out, region=_box(region))
+    labels = _labels(state, record)
+    record = record or state.active
+    assert record is not None
+    values = {"slide": record.path, "slide_mpp": record.job_mpp, "tissue": record.tissue, **record.job_numbers}
+    options = dict(state.measure_options)
+    return _made(MeasureJob, "The measurement", labels=labels, out=out, region=_box(region), **values, **options)
 
 
 def _labels(state: State, record: SlideRecord | None) -> Path:

@@ -21,6 +21,7 @@ from napari_msunet.config import (
     ImageSet,
     Kind,
     LossConfig,
+    MeasureJob,
     ModelConfig,
     Optimiser,
     Positive,
@@ -67,6 +68,9 @@ if TYPE_CHECKING:
     class PredictChoices(PredictJob):
         def __init__(self, **options: object) -> None: ...
 
+    class MeasureChoices(MeasureJob):
+        def __init__(self, **options: object) -> None: ...
+
     class TuneChoices(TuneJob):
         seconds: float
 
@@ -84,6 +88,8 @@ else:
     TrainChoices = _taken("TrainChoices", TrainJob)
     # two more options, which have rows of their own in the Predict step
     PredictChoices = _taken("PredictChoices", PredictJob, "channels", "where")
+    # the thresholds have sliders
+    MeasureChoices = _taken("MeasureChoices", MeasureJob, "thresholds")
     TuneChoices = create_model(
         "TuneChoices",
         __base__=_taken("TuneChoices", TuneJob),
@@ -416,7 +422,7 @@ class State:
         The model that predicts: the last one trained, or one that was loaded.
     ensemble : tuple of Path
         Models that predict together with `model_path`.
-    train_options, predict_options : TrainChoices, PredictChoices
+    train_options, predict_options, measure_options : TrainChoices, PredictChoices, MeasureChoices
         Fields of the jobs.
     go_on : bool, optional
         Whether the next training begins with the weights of the model that predicts; None: where corrections count.
@@ -455,6 +461,7 @@ class State:
         self.go_on: bool | None = None
         self.train_options = TrainChoices(time_limit=TIME_LIMIT)
         self.predict_options: PredictChoices = PredictChoices()
+        self.measure_options: MeasureChoices = MeasureChoices()
         self.running: set[StepName] = set()
         self.predicted: set[Path] = set()
         self.retrained = False
@@ -616,6 +623,11 @@ class State:
         """Choose how to predict."""
         self.predict_options = options
         self.emit("predict")
+
+    def set_measure_options(self, options: MeasureChoices) -> None:
+        """Choose what is measured."""
+        self.measure_options = options
+        self.emit("export")
 
     def set_sets(self, sets: Sequence[ImageSet]) -> None:
         """Choose the labelled images from elsewhere."""
