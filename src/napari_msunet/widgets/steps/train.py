@@ -33,8 +33,8 @@ from napari_msunet.widgets.forms import Fold, Form
 from napari_msunet.widgets.state import changed
 from napari_msunet.widgets.steps.step import Step
 from napari_msunet.widgets.training.context_panel import ContextPanel
-from napari_msunet.widgets.training.experiment_panel import ExperimentPanel
 from napari_msunet.widgets.training.estimate import TrainingEstimate
+from napari_msunet.widgets.training.experiment_panel import ExperimentPanel
 from napari_msunet.widgets.training.live_preview import LivePreview
 from napari_msunet.widgets.training.search_panel import SearchPanel
 from napari_msunet.wording import in_labels
