@@ -455,7 +455,6 @@ class TrainStep(Step):
             panel.closing()
         self.live.closing()
         self.estimate.stop()
-        self.search.closing()
         self.windows.closing()
         self.test.closing()
         self.crossval.closing()
