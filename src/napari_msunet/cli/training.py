@@ -337,18 +337,20 @@ _DAMAGE = DamageOptions()
 
 @app.command
 def compare(runs: tuple[Path, ...], /, *, out: Path | None = None, json: bool = False) -> None:
-    """Put training runs side by side: scores, time, epochs, and the settings in which they differ.
+    """Put trainings, experiments, cross-validations, studies of context and evaluations side by side.
+
+    It shows scores, intervals, differences to the first on the same images, time, and the settings that differ.
 
     Parameters
     ----------
     runs : tuple of Path
-        Folders of training runs.
+        Their folders.
     out : Path
-        Folder for compare.csv and compare.png.
+        Folder for compare.csv, bars.png and compare.png.
     json : bool
         Print the result as JSON.
     """
-    from napari_msunet.training.comparison.training_runs import compare as compared
+    from napari_msunet.training.comparison.side_by_side import compare as compared
 
     rows = compared(runs, out)
     if json:
@@ -363,7 +365,8 @@ def compare(runs: tuple[Path, ...], /, *, out: Path | None = None, json: bool = 
         cells = (f"{_short(row.get(key)):>{w}}" for row, w in zip(rows, columns, strict=True))
         print(f"{key:<{width}}", *cells)  # noqa: T201
     if out is not None:
-        print(f"wrote {out / 'compare.csv'} and {out / 'compare.png'}")  # noqa: T201
+        written = [str(out / name) for name in ("compare.csv", "compare.png", "bars.png") if (out / name).is_file()]
+        print(f"wrote {', '.join(written)}")  # noqa: T201
 
 
 @app.command
@@ -407,4 +410,6 @@ def _short(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(end, float) for end in value):
+        return f"{value[0]:.3f} to {value[1]:.3f}"
     return str(value) if isinstance(value, str | int) else jsonlib.dumps(value)

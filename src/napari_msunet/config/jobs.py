@@ -145,6 +145,8 @@ class TrainJob(Versioned):
         validation = self.validation or 0.0
         if validation + self.test >= 1:
             raise ValueError(f"validation {validation:g} and test {self.test:g} leave nothing to train on")
+        if isinstance(self.model, ModelConfig) and self.model.further:
+            raise ValueError("an ensemble is not trained: give the model of one of its networks")
         if self.fold is not None and not 1 <= self.fold[0] <= self.fold[1] >= 2:
             raise ValueError(f"fold {self.fold} is none: give (number, count), the number from 1 to the count")
         return self

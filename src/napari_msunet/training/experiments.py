@@ -250,8 +250,8 @@ def train_and_score(
     Returns
     -------
     dict
-        ``"groups"``: for each group and output its confusion matrix; ``"images"``: for each image that of the fused
-        output; ``"steps"`` and ``"parameters"``.
+        ``"groups"``: for each group and output its confusion matrix; ``"images"``: for each image its group and
+        that of the fused output; ``"steps"`` and ``"parameters"``.
     """
     result: dict[str, Any] = {}
     for event in train_events(training, shared):
@@ -261,13 +261,13 @@ def train_and_score(
             yield event
     model = load_model(training.out / "model.safetensors")
     groups: dict[str, dict[str, Confusion]] = {}
-    images: dict[str, list[list[int]]] = {}
+    images: dict[str, dict[str, Any]] = {}
     calibration = Calibration()
     for item in held_out():
         check_stop()
         found = score_item(model, item, training.device)
         calibration.merge(found.calibration)
-        images[item.name] = found.counts["fused"].matrix.tolist()
+        images[item.name] = {"group": item.group or item.name, "fused": found.counts["fused"].matrix.tolist()}
         counts, own = found.counts, groups.setdefault(item.group or item.name, {})
         for name, confusion in counts.items():
             own.setdefault(name, Confusion(len(model.config.classes) + 1)).merge(confusion)
@@ -510,7 +510,7 @@ def _example(setting: _Setting, name: str, rows: Sequence[dict[str, Any]]) -> Ex
     """The best, the median and the worst held-out image of a variant, by the trials of its first seed."""
     job = setting.job
     own = [row for row in rows if row["variant"] == name and row["seed"] == job.seeds[0]]
-    found = [(row, image, matrix) for row in own for image, matrix in row.get("images", {}).items()]
+    found = [(row, image, counts["fused"]) for row in own for image, counts in row.get("images", {}).items()]
     scores = [mean_score(job.metric, np.asarray(matrix)) for _, image, matrix in found]
     panels = []
     for title, number in best_median_worst(scores):
