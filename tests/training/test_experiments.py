@@ -199,3 +199,31 @@ def test_differences_are_paired_by_group():
     assert 0 < low < high < 0.1
     a, b = (report["variants"][name]["interval"] for name in "ab")
     assert a[1] > b[0]  # unpaired, the intervals overlap
+
+
+def test_training_scale_by_test_scale(source, tmp_path):
+    """At the scale of its training a variant scores as on the held-out images themselves; other scales differ."""
+    variants = {"whole": {"model.mpp": 1.0}, "half": {"model.mpp": 2.0}}
+    job = make(source, tmp_path / "scales", variants=variants, only_folds=(1,), test_scales=(0.5, 1.0, 2.0), seconds=2)
+    result = experiment(job)
+    matrix = result.report["scales"]
+    assert matrix["train"] == ["whole", "half"]
+    assert matrix["test"] == [0.5, 1.0, 2.0]
+    own = result.report["variants"]
+    assert matrix["dice"][0][1] == pytest.approx(own["whole"]["dice"], abs=1e-6)
+    assert matrix["dice"][1][0] == pytest.approx(own["half"]["dice"], abs=1e-6)
+    assert len({round(value, 6) for value in matrix["dice"][0]}) > 1
+    assert "| half | " in (job.out / "report.md").read_text().partition("tested at 50%")[2]
+    assert result.files["scales"].stat().st_size > 1000
+
+
+def test_variants_with_sources_of_their_own_are_scored_on_the_same_test_images(source, tmp_path):
+    """As for learning from fewer images: roles decide what is held out."""
+    few, _ = write_folder(tmp_path / "few", 2, (40, 56))
+    fewer = source.model_copy(update={"images": few, "masks": few.parent / "masks", "role": "train"})
+    test = source.model_copy(update={"role": "test"})
+    training = make(source, tmp_path).training.model_copy(update={"sources": (fewer, test)})
+    one = {"sources": [fewer.model_dump(mode="json"), test.model_dump(mode="json")]}
+    job = make(source, tmp_path / "out", training=training, variants={"all": {}, "few": one}, folds=None)
+    report = experiment(job).report
+    assert report["differences"]["few"]["groups"] == 6

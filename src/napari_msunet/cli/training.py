@@ -142,7 +142,8 @@ def experiment(
     Parameters
     ----------
     file : Path
-        A JSON file: the training (as `train --print-job` prints it), the variants, folds, seeds and seconds.
+        A JSON file: the training (as `train --print-job` prints it), the variants, folds, seeds and seconds. It may
+        also be a search, with the fields of `tune`.
     data : Path
         The folder that DATA stands for at the beginning of paths in the file.
     short : bool
@@ -152,10 +153,10 @@ def experiment(
     resume : bool
         Continue the experiment in the folder where it stopped.
     """
-    from napari_msunet.jobs.experiment_files import read_experiment
+    from napari_msunet.jobs.experiment_files import read_comparison
 
-    def build() -> ExperimentJob:
-        job = read_experiment(file, data, short)
+    def build() -> ExperimentJob | TuneJob:
+        job = read_comparison(file, data, short)
         changes = {"resume": resume or job.resume} | ({} if out is None else {"out": out})
         return job.model_copy(update=changes)
 

@@ -205,8 +205,11 @@ class ExperimentJob(Versioned):
     scored: tuple[Source, ...] | None = None
     """Where the truth is by which held-out images are scored, matched by name, if not by that of the training (which
     may be strokes only)."""
+    test_scales: tuple[Positive, ...] = ()
+    """Also score each variant on the held-out images at these scales of the first variant's resolution, such as 0.25,
+    0.5, 1, 2; with variants that differ in resolution, this gives training scale by test scale."""
     out: Path
-    """Folder: trials/, table.csv, report.json, report.md, bars.png."""
+    """Folder: trials/, table.csv, report.json, report.md, bars.png, curves.png, images.png, scales.png."""
     resume: bool = False
     """Continue where it stopped: finished trials are kept, and a trial that was stopped begins again."""
 
