@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from data.making import write_folder
 
-from napari_msunet.config import AutoModel, ExperimentJob, FolderSource, TrainJob, UNetConfig
-from napari_msunet.errors import OutputError, SourceError
+from napari_msunet.config import AutoModel, ContextJob, ExperimentJob, FolderSource, TrainJob, UNetConfig
+from napari_msunet.errors import OutputError, SourceError, StoreLockedError
 from napari_msunet.events import Message, Result
-from napari_msunet.jobs.run import experiment
+from napari_msunet.jobs.run import context_study, experiment
 from napari_msunet.training.comparison.experiment_page import _outlined
 from napari_msunet.training.experiments import experiment_events, reason_of_failure, summarise
 
@@ -115,8 +115,23 @@ def test_images_of_one_group_are_refused_before_anything_is_trained(tmp_path):
     images, masks = write_folder(tmp_path / "one", 3, (48, 48))
     (tmp_path / "table.csv").write_text("name,patient\n" + "".join(f"name{n},same\n" for n in range(3)))
     source = FolderSource(images=images, masks=masks, mpp=1.0, table=tmp_path / "table.csv", group="patient")
-    with pytest.raises(SourceError, match="1 groups cannot be cut into 2 folds"):
+    with pytest.raises(SourceError, match="one group same, which cannot be cut into 2 folds"):
         list(experiment_events(make(source, tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+    study = ContextJob(training=make(source, tmp_path / "x").training, seconds=1, folds=2, out=tmp_path / "study")
+    with pytest.raises(SourceError, match="one group same"):
+        context_study(study)
+    assert not (tmp_path / "study").exists()
+
+
+def test_two_processes_do_not_run_one_experiment(source, tmp_path):
+    job = make(source, tmp_path / "twice", variants={"plain": {}}, only_folds=(1,))
+    events = experiment_events(job)
+    next(events)
+    with pytest.raises(StoreLockedError, match="is being written by"):
+        list(experiment_events(job.model_copy(update={"resume": True})))
+    events.close()
+    assert experiment(job.model_copy(update={"resume": True})).report["variants"]["plain"]["trials"] == 1
 
 
 def test_a_variant_that_runs_out_of_memory_is_a_row_and_the_rest_goes_on(source, tmp_path):

@@ -27,6 +27,7 @@ from napari_msunet.data.sharing import SharedImages
 from napari_msunet.errors import MsunetError, OutputError, failure
 from napari_msunet.events import Cancelled, Event, Message, Result, TrialDone, progress
 from napari_msunet.events import check as check_stop
+from napari_msunet.labels.lock import WriterLock
 from napari_msunet.models import load_model
 from napari_msunet.training.comparison.experiment_page import (
     Example,
@@ -164,16 +165,33 @@ def experiment_events(job: ExperimentJob, peers: Mapping[str, Peer] | None = Non
         If the images cannot be cut into the folds, or cannot be used.
     OutputError
         If `job.out` holds something else, or cannot be written.
+    StoreLockedError
+        If another process runs the experiment in `job.out`.
     """
+    setting = _Setting(job)
+    if not (job.out / _JOB).exists():
+        setting.check_folds()  # before anything is written
     begin_folder(job.out / _JOB, job, "an experiment", _comparable)
-    others = dict(peers or {})
+    lock = WriterLock(job.out, f"The experiment in {job.out}")
+    lock.acquire()
+    try:
+        yield from _run_all(setting, dict(peers or {}))
+    finally:
+        lock.release()
+
+
+def check_folds(job: ExperimentJob) -> None:
+    """`SourceError` if the images of an experiment cannot be cut into its folds."""
+    _Setting(job).check_folds()
+
+
+def _run_all(setting: _Setting, others: Mapping[str, Peer]) -> Iterator[Event]:
+    """Run the trials that are left, in turn, and report after each."""
+    job = setting.job
     names = [*job.variants, *others]
     trials = [Trial(name, fold, seed) for seed in job.seeds for fold in _folds(job) for name in names]
-    setting = _Setting(job)
     started = time.monotonic()
     rows: list[dict[str, Any]] = []
-    if not all((job.out / "trials" / trial.folder / _TRIAL).exists() for trial in trials):
-        setting.check_folds()
     for number, trial in enumerate(trials, start=1):
         file = job.out / "trials" / trial.folder / _TRIAL
         if not file.exists():

@@ -320,7 +320,7 @@ def _outlined(panel: Panel) -> npt.NDArray[np.uint8]:
         cell = small.copy()
         if labels is not None:
             labels = np.asarray(Image.fromarray(labels).resize((_SIDE, height), Image.Resampling.NEAREST))
-            edges = find_boundaries(labels, mode="thick")
+            edges = find_boundaries(labels, mode="thick")  # type: ignore[no-untyped-call]
             grown = maximum_filter(np.where(labels == IGNORED, 0, labels), 3)
             for number in np.unique(labels):
                 if number not in (0, IGNORED):

@@ -77,7 +77,9 @@ def _best(folder: Path) -> str:
     if not (folder / "report.json").is_file():
         raise ModelError(f"{folder} has no finished trial yet; let it go on first.")
     report = read_json(folder / "report.json")
-    scored = {name: own[report["metric"]] for name, own in report["variants"].items() if own["trials"]}
+    scored: dict[str, float] = {
+        name: own[report["metric"]] for name, own in report["variants"].items() if own["trials"]
+    }
     if not scored:
         raise ModelError(f"No variant of {folder} could be trained, so there is no model; its report says why.")
     return max(scored, key=lambda name: scored[name] or 0.0)
