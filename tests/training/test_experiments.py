@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from data.making import write_folder
 
-from napari_msunet.config import AutoModel, ExperimentJob, FolderSource, TrainJob, UNetConfig
-from napari_msunet.errors import OutputError, SourceError
+from napari_msunet.config import AutoModel, ContextJob, ExperimentJob, FolderSource, TrainJob, UNetConfig
+from napari_msunet.errors import OutputError, SourceError, StoreLockedError
 from napari_msunet.events import Message, Result
-from napari_msunet.jobs.run import experiment
+from napari_msunet.jobs.run import context_study, experiment
 from napari_msunet.training.comparison.experiment_page import _outlined
 from napari_msunet.training.experiments import experiment_events, reason_of_failure, summarise
 
@@ -115,8 +115,23 @@ def test_images_of_one_group_are_refused_before_anything_is_trained(tmp_path):
     images, masks = write_folder(tmp_path / "one", 3, (48, 48))
     (tmp_path / "table.csv").write_text("name,patient\n" + "".join(f"name{n},same\n" for n in range(3)))
     source = FolderSource(images=images, masks=masks, mpp=1.0, table=tmp_path / "table.csv", group="patient")
-    with pytest.raises(SourceError, match="1 groups cannot be cut into 2 folds"):
+    with pytest.raises(SourceError, match="one group same, which cannot be cut into 2 folds"):
         list(experiment_events(make(source, tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+    study = ContextJob(training=make(source, tmp_path / "x").training, seconds=1, folds=2, out=tmp_path / "study")
+    with pytest.raises(SourceError, match="one group same"):
+        context_study(study)
+    assert not (tmp_path / "study").exists()
+
+
+def test_two_processes_do_not_run_one_experiment(source, tmp_path):
+    job = make(source, tmp_path / "twice", variants={"plain": {}}, only_folds=(1,))
+    events = experiment_events(job)
+    next(events)
+    with pytest.raises(StoreLockedError, match="is being written by"):
+        list(experiment_events(job.model_copy(update={"resume": True})))
+    events.close()
+    assert experiment(job.model_copy(update={"resume": True})).report["variants"]["plain"]["trials"] == 1
 
 
 def test_a_variant_that_runs_out_of_memory_is_a_row_and_the_rest_goes_on(source, tmp_path):
@@ -199,3 +214,31 @@ def test_differences_are_paired_by_group():
     assert 0 < low < high < 0.1
     a, b = (report["variants"][name]["interval"] for name in "ab")
     assert a[1] > b[0]  # unpaired, the intervals overlap
+
+
+def test_training_scale_by_test_scale(source, tmp_path):
+    """At the scale of its training a variant scores as on the held-out images themselves; other scales differ."""
+    variants = {"whole": {"model.mpp": 1.0}, "half": {"model.mpp": 2.0}}
+    job = make(source, tmp_path / "scales", variants=variants, only_folds=(1,), test_scales=(0.5, 1.0, 2.0), seconds=2)
+    result = experiment(job)
+    matrix = result.report["scales"]
+    assert matrix["train"] == ["whole", "half"]
+    assert matrix["test"] == [0.5, 1.0, 2.0]
+    own = result.report["variants"]
+    assert matrix["dice"][0][1] == pytest.approx(own["whole"]["dice"], abs=1e-6)
+    assert matrix["dice"][1][0] == pytest.approx(own["half"]["dice"], abs=1e-6)
+    assert len({round(value, 6) for value in matrix["dice"][0]}) > 1
+    assert "| half | " in (job.out / "report.md").read_text().partition("tested at 50%")[2]
+    assert result.files["scales"].stat().st_size > 1000
+
+
+def test_variants_with_sources_of_their_own_are_scored_on_the_same_test_images(source, tmp_path):
+    """As for learning from fewer images: roles decide what is held out."""
+    few, _ = write_folder(tmp_path / "few", 2, (40, 56))
+    fewer = source.model_copy(update={"images": few, "masks": few.parent / "masks", "role": "train"})
+    test = source.model_copy(update={"role": "test"})
+    training = make(source, tmp_path).training.model_copy(update={"sources": (fewer, test)})
+    one = {"sources": [fewer.model_dump(mode="json"), test.model_dump(mode="json")]}
+    job = make(source, tmp_path / "out", training=training, variants={"all": {}, "few": one}, folds=None)
+    report = experiment(job).report
+    assert report["differences"]["few"]["groups"] == 6

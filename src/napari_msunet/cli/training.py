@@ -144,7 +144,8 @@ def experiment(
     Parameters
     ----------
     file : Path
-        A JSON file: the training (as `train --print-job` prints it), the variants, folds, seeds and seconds.
+        A JSON file: the training (as `train --print-job` prints it), the variants, folds, seeds and seconds. It may
+        also be a search, with the fields of `tune`.
     data : Path
         The folder that DATA stands for at the beginning of paths in the file.
     short : bool
@@ -154,10 +155,10 @@ def experiment(
     resume : bool
         Continue the experiment in the folder where it stopped.
     """
-    from napari_msunet.jobs.experiment_files import read_experiment
+    from napari_msunet.jobs.experiment_files import read_comparison
 
-    def build() -> ExperimentJob:
-        job = read_experiment(file, data, short)
+    def build() -> ExperimentJob | TuneJob:
+        job = read_comparison(file, data, short)
         changes = {"resume": resume or job.resume} | ({} if out is None else {"out": out})
         return job.model_copy(update=changes)
 
@@ -365,18 +366,20 @@ _DAMAGE = DamageOptions()
 
 @app.command
 def compare(runs: tuple[Path, ...], /, *, out: Path | None = None, json: bool = False) -> None:
-    """Put training runs side by side: scores, time, epochs, and the settings in which they differ.
+    """Put trainings, experiments, cross-validations, studies of context and evaluations side by side.
+
+    It shows scores, intervals, differences to the first on the same images, time, and the settings that differ.
 
     Parameters
     ----------
     runs : tuple of Path
-        Folders of training runs.
+        Their folders.
     out : Path
-        Folder for compare.csv and compare.png.
+        Folder for compare.csv, bars.png and compare.png.
     json : bool
         Print the result as JSON.
     """
-    from napari_msunet.training.comparison.training_runs import compare as compared
+    from napari_msunet.training.comparison.side_by_side import compare as compared
 
     rows = compared(runs, out)
     if json:
@@ -391,7 +394,8 @@ def compare(runs: tuple[Path, ...], /, *, out: Path | None = None, json: bool = 
         cells = (f"{_short(row.get(key)):>{w}}" for row, w in zip(rows, columns, strict=True))
         print(f"{key:<{width}}", *cells)  # noqa: T201
     if out is not None:
-        print(f"wrote {out / 'compare.csv'} and {out / 'compare.png'}")  # noqa: T201
+        written = [str(out / name) for name in ("compare.csv", "compare.png", "bars.png") if (out / name).is_file()]
+        print(f"wrote {', '.join(written)}")  # noqa: T201
 
 
 @app.command
@@ -435,4 +439,6 @@ def _short(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(end, float) for end in value):
+        return f"{value[0]:.3f} to {value[1]:.3f}"
     return str(value) if isinstance(value, str | int) else jsonlib.dumps(value)

@@ -146,6 +146,8 @@ class TrainJob(Versioned):
         validation = self.validation or 0.0
         if validation + self.test >= 1:
             raise ValueError(f"validation {validation:g} and test {self.test:g} leave nothing to train on")
+        if isinstance(self.model, ModelConfig) and self.model.further:
+            raise ValueError("an ensemble is not trained: give the model of one of its networks")
         if self.fold is not None and not 1 <= self.fold[0] <= self.fold[1] >= 2:
             raise ValueError(f"fold {self.fold} is none: give (number, count), the number from 1 to the count")
         return self
@@ -204,8 +206,11 @@ class ExperimentJob(Versioned):
     scored: tuple[Source, ...] | None = None
     """Where the truth is by which held-out images are scored, matched by name, if not by that of the training (which
     may be strokes only)."""
+    test_scales: tuple[Positive, ...] = ()
+    """Also score each variant on the held-out images at these scales of the first variant's resolution, such as 0.25,
+    0.5, 1, 2; with variants that differ in resolution, this gives training scale by test scale."""
     out: Path
-    """Folder: trials/, table.csv, report.json, report.md, bars.png."""
+    """Folder: trials/, table.csv, report.json, report.md, bars.png, curves.png, images.png, scales.png."""
     resume: bool = False
     """Continue where it stopped: finished trials are kept, and a trial that was stopped begins again."""
 

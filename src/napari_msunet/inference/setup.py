@@ -178,6 +178,7 @@ def set_up(slide: Slide, models: Sequence[MSUNet], options: PredictOptions) -> S
     """
     bare = resident()
     check_ensemble(models)
+    models = [member for model in models for member in model.members]  # each in its own, cheaper, tiles
     for model in models:
         check_fitted(model)
     config = models[0].config

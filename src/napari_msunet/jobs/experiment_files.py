@@ -1,4 +1,4 @@
-"""Experiments in files: a job whose images lie in a folder that is named when it starts, with a short mode."""
+"""Experiments and searches in files: their images lie in a folder that is named when they start; a short mode."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from napari_msunet.config import ExperimentJob
+from napari_msunet.config import ExperimentJob, TuneJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.jobs.run import parse_job
 
@@ -19,12 +19,21 @@ def needs_data(file: Path) -> bool:
 
 
 def read_experiment(file: Path, data: Path | None = None, short: bool = False) -> ExperimentJob:
-    """The experiment in a file.
+    """The experiment in a file; see `read_comparison`, `MsunetError` where it is a search."""
+    job = read_comparison(file, data, short)
+    if not isinstance(job, ExperimentJob):
+        raise MsunetError(f"{file} is a search; open it on the command line, or give a file whose job is experiment.")
+    return job
+
+
+def read_comparison(file: Path, data: Path | None = None, short: bool = False) -> ExperimentJob | TuneJob:
+    """The experiment, or the search, in a file.
 
     Parameters
     ----------
     file : Path
-        A JSON file with the fields of an `ExperimentJob`, and perhaps "short": the fields that differ in a first look.
+        A JSON file with the fields of an `ExperimentJob` or a `TuneJob`, and perhaps "short": the fields that differ in
+        a first look.
     data : Path, optional
         The folder that DATA stands for at the beginning of paths.
     short : bool
@@ -47,7 +56,7 @@ def read_experiment(file: Path, data: Path | None = None, short: bool = False) -
     if data is not None:
         text = text.replace(_DATA, json.dumps(f"{data.as_posix()}/")[:-1])
     job = parse_job(text, f"The experiment file {file}")
-    if not isinstance(job, ExperimentJob):
+    if not isinstance(job, ExperimentJob | TuneJob):
         raise MsunetError(f"{file} is a job of another kind ({job.job}); give one whose job is experiment.")
     return job
 

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from math import isfinite, nan
 from pathlib import Path
@@ -26,6 +27,7 @@ from napari_msunet.data.sharing import SharedImages
 from napari_msunet.errors import MsunetError, OutputError, failure
 from napari_msunet.events import Cancelled, Event, Message, Result, TrialDone, progress
 from napari_msunet.events import check as check_stop
+from napari_msunet.labels.lock import WriterLock
 from napari_msunet.models import load_model
 from napari_msunet.training.comparison.experiment_page import (
     Example,
@@ -36,13 +38,14 @@ from napari_msunet.training.comparison.experiment_page import (
     write_page,
     write_tables,
 )
+from napari_msunet.training.evaluate import OutputRow, at_scale
 from napari_msunet.training.fit import train_events
 from napari_msunet.training.prepare import check_memory
 from napari_msunet.training.record import begin_folder
 from napari_msunet.training.scoring import paired_interval, pooled_interval
 from napari_msunet.training.scoring.image import score_item
 from napari_msunet.training.scoring.metrics import SCORES, Confusion, Matrix, mean_score, mean_scores
-from napari_msunet.training.scoring.panels import best_median_worst, item_panel, keep
+from napari_msunet.training.scoring.panels import best_median_worst, draw_scale_matrix, item_panel, keep
 from napari_msunet.training.scoring.uncertainty import DRAWS, Calibration, Interval
 
 _JOB, _TRIAL = "experiment.json", "trial.json"
@@ -110,6 +113,17 @@ class _Setting:
             for item in items:
                 item.release()
 
+    def shown_at(self, trial: Trial, model: ModelConfig) -> dict[str, float]:
+        """The test scales of a trial, relative to its own model's resolution, by their names."""
+        if not self.job.test_scales:
+            return {}
+        first = trial._replace(variant=next(iter(self.job.variants)))
+        base = self.training(first, self.job.out)[0].model.resolution
+        own = model.resolution
+        if own.unit != base.unit:
+            raise MsunetError("Variants in µm and in pixels have no test scales in common; leave test_scales out.")
+        return {f"{scale:g}": scale * own.size / base.size for scale in self.job.test_scales}
+
     def fold(self, trial: Trial) -> tuple[int, int] | None:
         """The fold that is held out, and the number of folds; None where roles decide which images are held out."""
         return (trial.fold, self.job.folds) if self.job.folds else None
@@ -151,16 +165,33 @@ def experiment_events(job: ExperimentJob, peers: Mapping[str, Peer] | None = Non
         If the images cannot be cut into the folds, or cannot be used.
     OutputError
         If `job.out` holds something else, or cannot be written.
+    StoreLockedError
+        If another process runs the experiment in `job.out`.
     """
+    setting = _Setting(job)
+    if not (job.out / _JOB).exists():
+        setting.check_folds()  # before anything is written
     begin_folder(job.out / _JOB, job, "an experiment", _comparable)
-    others = dict(peers or {})
+    lock = WriterLock(job.out, f"The experiment in {job.out}")
+    lock.acquire()
+    try:
+        yield from _run_all(setting, dict(peers or {}))
+    finally:
+        lock.release()
+
+
+def check_folds(job: ExperimentJob) -> None:
+    """`SourceError` if the images of an experiment cannot be cut into its folds."""
+    _Setting(job).check_folds()
+
+
+def _run_all(setting: _Setting, others: Mapping[str, Peer]) -> Iterator[Event]:
+    """Run the trials that are left, in turn, and report after each."""
+    job = setting.job
     names = [*job.variants, *others]
     trials = [Trial(name, fold, seed) for seed in job.seeds for fold in _folds(job) for name in names]
-    setting = _Setting(job)
     started = time.monotonic()
     rows: list[dict[str, Any]] = []
-    if not all((job.out / "trials" / trial.folder / _TRIAL).exists() for trial in trials):
-        setting.check_folds()
     for number, trial in enumerate(trials, start=1):
         file = job.out / "trials" / trial.folder / _TRIAL
         if not file.exists():
@@ -176,6 +207,8 @@ def experiment_events(job: ExperimentJob, peers: Mapping[str, Peer] | None = Non
         yield TrialDone(number=number, row=_told(report, trial.variant))
         yield progress(number, len(trials), "trials", started)
     report["scores"] = every_score(rows, report)
+    if job.test_scales:
+        report["scales"] = _scale_matrix(job, rows)
     files |= write_tables(job.out, report) | _pictures(setting, report, rows)
     files["page"] = write_page(job.out, report)
     yield Message(text=sentence(report))
@@ -223,14 +256,18 @@ def _run(setting: _Setting, trial: Trial, peer: Peer | None) -> Generator[Event,
 
 def _ours(setting: _Setting, trial: Trial, out: Path) -> Generator[Event, None, dict[str, Any]]:
     training, reasons = setting.training(trial, out)
+    shown = setting.shown_at(trial, training.model)
     if (memory := check_memory(training)).level == "warning":  # the system would end the process, and with it the rest
         raise MsunetError(memory.text)
-    found = yield from train_and_score(training, lambda: setting.held_out(trial, training.model))
+    found = yield from train_and_score(training, lambda: setting.held_out(trial, training.model), test_scales=shown)
     return found | {"choices": reasons}
 
 
 def train_and_score(
-    training: SettledTrainJob, held_out: Callable[[], Sequence[Item]], shared: SharedImages | None = None
+    training: SettledTrainJob,
+    held_out: Callable[[], Sequence[Item]],
+    shared: SharedImages | None = None,
+    test_scales: Mapping[str, float] | None = None,
 ) -> Generator[Event, None, dict[str, Any]]:
     """Train, and count what the model says of images that it has not seen.
 
@@ -241,6 +278,8 @@ def train_and_score(
         Gives these images, once the training has ended.
     shared : SharedImages, optional
         The images of earlier trainings of the same work.
+    test_scales : dict of str to float, optional
+        Further scales of the model's own resolution at which the images are shown, by their names in ``"scales"``.
 
     Yields
     ------
@@ -250,8 +289,8 @@ def train_and_score(
     Returns
     -------
     dict
-        ``"groups"``: for each group and output its confusion matrix; ``"images"``: for each image that of the fused
-        output; ``"steps"`` and ``"parameters"``.
+        ``"groups"``: for each group and output its confusion matrix; ``"images"``: for each image its group and
+        that of the fused output; ``"steps"`` and ``"parameters"``.
     """
     result: dict[str, Any] = {}
     for event in train_events(training, shared):
@@ -261,13 +300,20 @@ def train_and_score(
             yield event
     model = load_model(training.out / "model.safetensors")
     groups: dict[str, dict[str, Confusion]] = {}
-    images: dict[str, list[list[int]]] = {}
+    images: dict[str, dict[str, Any]] = {}
     calibration = Calibration()
+    output = OutputRow("fused", model, 1.0)
+    moved = {name: at_scale(output, scale) for name, scale in (test_scales or {}).items()}
+    scales = {name: Confusion(len(model.config.classes) + 1) for name in moved}
     for item in held_out():
         check_stop()
+        for name, other in moved.items():
+            shown = replace(item, resolution=other.config.target)
+            scales[name].merge(score_item(other, shown, training.device).counts["fused"])
+            check_stop()
         found = score_item(model, item, training.device)
         calibration.merge(found.calibration)
-        images[item.name] = found.counts["fused"].matrix.tolist()
+        images[item.name] = {"group": item.group or item.name, "fused": found.counts["fused"].matrix.tolist()}
         counts, own = found.counts, groups.setdefault(item.group or item.name, {})
         for name, confusion in counts.items():
             own.setdefault(name, Confusion(len(model.config.classes) + 1)).merge(confusion)
@@ -278,6 +324,7 @@ def train_and_score(
     return {
         "groups": {group: {name: c.matrix.tolist() for name, c in own.items()} for group, own in groups.items()},
         "images": images,
+        **({"scales": {name: counts.matrix.tolist() for name, counts in scales.items()}} if scales else {}),
         "steps": result["steps"],
         "epochs": result["epochs"],
         "parameters": result["parameters"],
@@ -363,7 +410,7 @@ def summarise(rows: Sequence[dict[str, Any]], names: Sequence[str], metric: Scor
             "trials": len({key[:2] for key in common}),
         }
     trials = [
-        {key: value for key, value in row.items() if key not in ("groups", "images", "train")}
+        {key: value for key, value in row.items() if key not in ("groups", "images", "scales", "train")}
         | {metric: _number(score(pooled(row, "fused"))) if "groups" in row else None}
         for row in rows
     ]
@@ -491,6 +538,9 @@ def _pictures(setting: _Setting, report: dict[str, Any], rows: Sequence[dict[str
         for name in ours
     }
     files: dict[str, str] = {}
+    if "scales" in report:
+        draw_scale_matrix(out / "scales.png", report["scales"], "the first variant's resolution")
+        files["scales"] = str(out / "scales.png")
     if draw_curves(out / "curves.png", runs, report["metric"]):
         files["curves"] = str(out / "curves.png")
     if ours:
@@ -502,6 +552,16 @@ def _pictures(setting: _Setting, report: dict[str, Any], rows: Sequence[dict[str
     return files
 
 
+def _scale_matrix(job: ExperimentJob, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The mean Dice over trials of each variant (rows) at each test scale (columns)."""
+    table = []
+    for name in job.variants:
+        own = [row["scales"] for row in rows if row["variant"] == name and "scales" in row]
+        cells = ([mean_dice(np.asarray(found[f"{scale:g}"])) for found in own] for scale in job.test_scales)
+        table.append([_mean([value for value in values if isfinite(value)]) for values in cells])
+    return {"train": list(job.variants), "test": list(job.test_scales), "dice": table}
+
+
 def _trial(row: dict[str, Any]) -> Trial:
     return Trial(row["variant"], row["fold"], row["seed"])
 
@@ -510,7 +570,7 @@ def _example(setting: _Setting, name: str, rows: Sequence[dict[str, Any]]) -> Ex
     """The best, the median and the worst held-out image of a variant, by the trials of its first seed."""
     job = setting.job
     own = [row for row in rows if row["variant"] == name and row["seed"] == job.seeds[0]]
-    found = [(row, image, matrix) for row in own for image, matrix in row.get("images", {}).items()]
+    found = [(row, image, counts["fused"]) for row in own for image, counts in row.get("images", {}).items()]
     scores = [mean_score(job.metric, np.asarray(matrix)) for _, image, matrix in found]
     panels = []
     for title, number in best_median_worst(scores):

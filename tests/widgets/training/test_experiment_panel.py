@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QPushButton
 from widgets.dock.making import LONG, settle
 
 import napari_msunet as ms
@@ -160,4 +161,21 @@ def test_the_study_of_context_by_mouse(ready, qtbot, messages):
     )
     assert isinstance(names["job"], ContextJob)
     assert names["job"].seconds == 0.4
+    assert not [m for m in messages if m.severity.value == "error"]
+
+
+def test_one_model_of_all_folds_by_mouse(ready, qtbot, tmp_path, messages):
+    step = ready.steps["train"]
+    job = step._job(tmp_path / "run").model_copy(update={"epochs": 1, "steps": 2, "time_limit": None})
+    step.crossval.ask(job, lambda: None)
+    qtbot.waitUntil(lambda: step.crossval.dialog is not None, timeout=LONG)
+    settle(0.3)
+    keep_picture(step.crossval.dialog, "folds")
+    button = step.crossval.dialog.findChild(QPushButton)
+    click(qtbot, button)
+    qtbot.waitUntil(lambda: ready.state.model_path is not None, timeout=60_000)
+    assert ready.state.model_path.is_relative_to(ready.state.project.folder)
+    assert len(ms.load_model(ready.state.model_path).members) == 3
+    step.crossval.dialog.close()
+    settle()
     assert not [m for m in messages if m.severity.value == "error"]

@@ -139,6 +139,9 @@ def write_page(out: Path, report: dict[str, Any]) -> str:
     parts = [sentence(report), table(report).rstrip(), _picture(out, "bars", "Bars with intervals", _BARS)]
     if "scores" in report:
         parts.append("\n".join(_every_score(report)))
+    if "scales" in report:
+        parts.append("\n".join(_by_scale(report["scales"])))
+        parts.append(_picture(out, "scales", "Training scale by test scale", ""))
     parts.append(_picture(out, "curves", "Learning curves", _CURVES))
     parts.append(_picture(out, "images", "Held-out images", _IMAGES))
     write_text(out / "report.md", "\n\n".join(part for part in parts if part) + "\n")
@@ -158,7 +161,19 @@ _IMAGES = (
 
 def _picture(out: Path, name: str, title: str, text: str) -> str:
     """A picture in Markdown below what it shows; empty where it was not drawn."""
-    return f"{text}\n\n![{title}]({name}.png)" if (out / f"{name}.png").is_file() else ""
+    if not (out / f"{name}.png").is_file():
+        return ""
+    return f"{text}\n\n![{title}]({name}.png)" if text else f"![{title}]({name}.png)"
+
+
+def _by_scale(matrix: dict[str, Any]) -> Iterator[str]:
+    """Lines of a table: the Dice of each variant at each test scale."""
+    yield "Dice on held-out images that are shown at other scales (100 % is the first variant's resolution)."
+    yield ""
+    yield f"| trained | {' | '.join(f'tested at {scale:.0%}' for scale in matrix['test'])} |"
+    yield f"|---|{'---|' * len(matrix['test'])}"
+    for name, cells in zip(matrix["train"], matrix["dice"], strict=True):
+        yield f"| {name} | {' | '.join(_text(value) for value in cells)} |"
 
 
 # ----------------------------------------------------------------------------------------------------------------------
