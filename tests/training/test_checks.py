@@ -104,7 +104,7 @@ def test_the_time_follows_from_a_measured_step(tmp_path):
     assert "about 1 s" in check_time(twice, 5, rate).text
     limited = check_time(small.model_copy(update={"time_limit": 5.0}), 5, rate)
     assert limited.level == "warning"
-    assert limited.text == "Takes 5 s: about 10 steps of 0.5 s, 5 in an epoch."
+    assert limited.text == "Takes 5 s: about 10 steps of 0.5 s."
 
 
 def test_some_steps_tell_how_long_a_training_takes(tmp_path):

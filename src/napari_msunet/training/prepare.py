@@ -543,7 +543,7 @@ def check_time(job: SettledTrainJob, steps: int | None, rate: float | None) -> F
     whole = job.epochs * steps * step
     if job.time_limit and whole > job.time_limit:
         total = job.time_limit / step
-        text = f"Takes {duration(job.time_limit)}: about {total:,.0f} steps of {step:.2g} s, {steps} in an epoch."
+        text = f"Takes {duration(job.time_limit)}: about {total:,.0f} steps of {step:.2g} s."
         return Finding("ok" if total >= _FEW_STEPS else "warning", text, "time")
     epochs = f"{job.epochs} epoch{'s' * (job.epochs != 1)} of {steps} steps of about {step:.2g} s"
     return Finding("ok", f"Takes at most {duration(whole)}: {epochs}.", "time")

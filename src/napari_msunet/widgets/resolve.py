@@ -319,6 +319,8 @@ def sources(state: State) -> tuple[Source, ...]:
     """The sources of truth: annotated slides, corrected labels, labelled images from elsewhere."""
     found: list[Source] = []
     for record in state.slides:
+        if record.role == "none":
+            continue
         common: dict[str, Any] = {"slide": record.path, "mpp": record.job_mpp, "role": record.role}
         common |= record.job_numbers
         if record.annotated and record.annotation:
@@ -331,7 +333,12 @@ def sources(state: State) -> tuple[Source, ...]:
 def train_job(state: State, out: Path | None = None, resume: bool = False) -> TrainJob:
     """The training that the Train button starts; `MsunetError` saying what is missing."""
     _needs(state, "train")
-    values = {"model": wanted_model(state), "sources": sources(state), "out": out or state.make_project().new_run()}
+    used = sources(state)
+    if not used:
+        raise MsunetError(
+            "All slides are left out of the training: click one with the right button in the Slide step to use it."
+        )
+    values = {"model": wanted_model(state), "sources": used, "out": out or state.make_project().new_run()}
     return _made(TrainJob, "The training", **values, resume=resume, **dict(state.train_options))
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 from psygnal import Signal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from napari_msunet.app.project import MapsNote, Project, Ring, SlideNote, View, default_folder, note_recent
+from napari_msunet.app.project import MapsNote, Project, Ring, SlideNote, SlideRole, View, default_folder, note_recent
 from napari_msunet.config import (
     ClassicalConfig,
     ContextJob,
@@ -26,7 +26,6 @@ from napari_msunet.config import (
     Optimiser,
     Positive,
     PredictJob,
-    Role,
     TrainJob,
     TuneJob,
     UNetConfig,
@@ -304,7 +303,7 @@ class SlideRecord:
     in_pixels: bool = False
     mpp_note: str = ""
     identity: str | None = None
-    role: Role = "auto"
+    role: SlideRole = "auto"
     annotation: Path | None = None
     labels: Path | None = None
     tissue: Path | None = None
@@ -634,7 +633,7 @@ class State:
         self.sets = list(sets)
         self.emit("sources")
 
-    def set_role(self, record: SlideRecord, role: Role) -> None:
+    def set_role(self, record: SlideRecord, role: SlideRole) -> None:
         """Set what a slide's annotation is for."""
         record.role = role
         self.emit("sources")

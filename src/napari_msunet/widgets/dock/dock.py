@@ -392,6 +392,11 @@ class MultiScaleUNet(QWidget):
         handle: JobHandle = self.step("predict").predict(where)
         return handle
 
+    def predict_all(self) -> JobHandle:
+        """Predict all slides, one after the other; returns at once, with a handle."""
+        handle: JobHandle = self.step("predict").predict_all()
+        return handle
+
     def export(self, path: str | Path, **options: object) -> JobHandle:
         """Write the labels of the active slide to a file; returns at once, with a handle."""
         handle: JobHandle = self.step("export").export(path, **options)

@@ -205,6 +205,8 @@ class TrainStep(Step):
             else "Goes on with a training that was stopped or came to its end; there is none yet."
         )
         self.reserved.setVisible(not self.box.running)
+        for label in (self.estimate, self.live.says):  # so that nothing below them moves; the font is that of the style
+            label.setFixedHeight(2 * label.fontMetrics().lineSpacing() + 2)
         if self.estimate.measuring and (self.state.running or missing is not None):
             self.estimate.stop()
             self._checked = None

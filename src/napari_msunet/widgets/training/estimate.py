@@ -44,7 +44,6 @@ class TrainingEstimate(QLabel):
         self.setWordWrap(True)
         self.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
-        self.setFixedHeight(2 * self.fontMetrics().lineSpacing() + 2)  # so that nothing below it moves
         self.setAccessibleName("How long the training will take")
         self.setToolTip("Measured on this computer. Stop ends a training at any time, and keeps what it has learned.")
 
@@ -85,9 +84,9 @@ class TrainingEstimate(QLabel):
         self.told.emit()
 
     def stop(self) -> None:
-        """Stop measuring, because another job goes first."""
+        """Stop measuring, because another job goes first, and say nothing."""
+        self.setText("")
         if self._handle is not None:
             self._handle.blockSignals(True)
             self._handle.cancel()
             self._handle, self._tried = None, None
-            self.setText("")

@@ -139,7 +139,6 @@ class LivePreview(QWidget):
         self.says.setWordWrap(True)
         self.says.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.says.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
-        self.says.setFixedHeight(2 * self.says.fontMetrics().lineSpacing() + 2)  # so that nothing below it moves
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(2)
