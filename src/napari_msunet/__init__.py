@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     )
     from napari_msunet.labels import LabelStore, open_labels, tissue_labels
     from napari_msunet.models import MSUNet, build_model, load_model, save_model
+    from napari_msunet.models.export_model import export_model
     from napari_msunet.review.queue import review_queue
     from napari_msunet.slide import Slide, build_pyramid, open_slide, slide_from_array, tissue_mask
 
@@ -64,6 +65,7 @@ _HOMES = {
     "jobs.run": "context_study cross_validate evaluate experiment export job_from_json measure run train tune",
     "labels": "LabelStore open_labels tissue_labels",
     "models": "MSUNet build_model load_model save_model",
+    "models.export_model": "export_model",
     "review.queue": "review_queue",
     "slide": "Slide build_pyramid open_slide slide_from_array tissue_mask",
 }
@@ -102,6 +104,7 @@ __all__ = [
     "evaluate",
     "experiment",
     "export",
+    "export_model",
     "job_from_json",
     "load_model",
     "measure",
