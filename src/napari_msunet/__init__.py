@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     )
     from napari_msunet.labels import LabelStore, open_labels, tissue_labels
     from napari_msunet.models import MSUNet, build_model, load_model, save_model
+    from napari_msunet.models.export_model import export_model
     from napari_msunet.review.queue import review_queue
     from napari_msunet.slide import Slide, build_pyramid, open_slide, slide_from_array, tissue_mask
     from napari_msunet.training.comparison.fold_models import model_of_folds
@@ -66,6 +67,7 @@ _HOMES = {
     "jobs.run": "context_study cross_validate evaluate experiment export job_from_json measure run train tune",
     "labels": "LabelStore open_labels tissue_labels",
     "models": "MSUNet build_model load_model save_model",
+    "models.export_model": "export_model",
     "review.queue": "review_queue",
     "training.comparison.fold_models": "model_of_folds",
     "training.comparison.side_by_side": "compare",
@@ -107,6 +109,7 @@ __all__ = [
     "evaluate",
     "experiment",
     "export",
+    "export_model",
     "job_from_json",
     "load_model",
     "measure",

@@ -461,6 +461,16 @@ class ExportJob(Versioned):
     """Where chunks of the labels are damaged: refuse, or leave their pixels out of the result."""
 
 
+class ExportModelJob(Versioned):
+    """Write a whole model for other programs, in a format chosen by the ending of `out`, and check it on real tiles."""
+
+    job: Literal["export_model"] = "export_model"
+    model: Path
+    """The model.safetensors file."""
+    out: Path
+    """A name ending in .onnx, .pt2 (torch.export) or .zip (a bioimage.io package with ONNX weights)."""
+
+
 class PyramidJob(Versioned):
     """Write an image as an OME-Zarr 0.5 pyramid."""
 
@@ -494,6 +504,7 @@ Job = Annotated[
     | TimeTrainingJob
     | MeasureJob
     | ExportJob
+    | ExportModelJob
     | PyramidJob
     | FitHeadJob,
     Field(discriminator="job"),

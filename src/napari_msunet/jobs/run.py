@@ -17,6 +17,7 @@ from napari_msunet.config import (
     EvaluateJob,
     ExperimentJob,
     ExportJob,
+    ExportModelJob,
     FitHeadJob,
     Job,
     MeasureJob,
@@ -56,6 +57,7 @@ _EVENTS_OF: dict[type, str] = {
     PreviewJob: "napari_msunet.inference.image:preview_events",
     MeasureJob: "napari_msunet.annotation:measure_events",
     ExportJob: "napari_msunet.annotation:export_events",
+    ExportModelJob: "napari_msunet.models.export_model:export_model_events",
     FitHeadJob: "napari_msunet.inference.instant:fit_head_events",
     PyramidJob: "napari_msunet.jobs.run:pyramid_events",
 }

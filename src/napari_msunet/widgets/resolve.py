@@ -18,6 +18,7 @@ from napari_msunet.config import (
     AutoModel,
     EvaluateJob,
     ExportJob,
+    ExportModelJob,
     MeasureJob,
     PredictJob,
     Role,
@@ -382,6 +383,13 @@ def evaluate_job(state: State, roles: tuple[Role, ...] | None = ("test",), out: 
 def export_job(state: State, out: Path, record: SlideRecord | None = None, region: Region | None = None) -> ExportJob:
     """The labels of a slide in another format; `MsunetError` saying what is missing."""
     return _made(ExportJob, "The export", labels=_labels(state, record), out=out, region=_box(region))
+
+
+def export_model_job(state: State, out: Path) -> ExportModelJob:
+    """The model for other programs; `MsunetError` where there is none."""
+    if state.model_path is None or not state.model_path.is_file():
+        raise MsunetError(NO_MODEL)
+    return _made(ExportModelJob, "The export", model=state.model_path, out=out)
 
 
 def measure_job(state: State, out: Path, record: SlideRecord | None = None, region: Region | None = None) -> MeasureJob:

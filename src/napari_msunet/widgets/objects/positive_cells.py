@@ -15,6 +15,7 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHeaderView,
     QLabel,
+    QSizePolicy,
     QSlider,
     QTableWidget,
     QTableWidgetItem,
@@ -85,6 +86,7 @@ class PositiveCells(QWidget):
         self.show_points.setToolTip("A point for each object, in the colour of its grade.")
         self.show_points.toggled.connect(self._show_points)
         self._lay_out()
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
         self.hide()
 
     def _slider(self, name: str) -> QSlider:
@@ -267,14 +269,18 @@ def density_layers(
             **over(layer, (height, width)),
         )
     if len(columns["class"]):
+        spot = result.values["hotspots"][0]
+        unit = "um" if "diameter_um" in spot else "px"
+        diameter = spot[f"diameter_{unit}"] * spot["centre_y_px"] / spot[f"centre_y_{unit}"]
         viewer.add_points(
             np.stack([columns["centre_y_px"], columns["centre_x_px"]], 1) - 0.5,
             name="hotspots",
-            symbol="cross",
-            size=40,
-            face_color="white",
-            border_width=0,
+            symbol="disc",
+            size=diameter,
+            face_color="transparent",
+            border_color="white",
+            border_width=0.03,
             features={"objects": [f"{int(n):,}" for n in columns["objects"]]},
-            text={"string": "{objects}", "color": "white", "size": 10, "anchor": "upper_left"},
+            text={"string": "{objects}", "color": "white", "size": 10, "anchor": "center"},
             **over(layer),
         )

@@ -32,7 +32,7 @@ from napari_msunet.widgets.state import changed
 from napari_msunet.widgets.steps.step import Step
 
 if TYPE_CHECKING:
-    from napari_msunet.config import ExportJob
+    from napari_msunet.config import ExportJob, ExportModelJob
     from napari_msunet.widgets.jobs import JobHandle, Jobs
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import State
@@ -43,6 +43,14 @@ FORMATS = {
     ".ome.tif": ("OME-TIFF", "A tiled pyramid of class numbers, for ImageJ, QuPath and others."),
     ".ome.zarr": ("OME-Zarr", "A plain copy of the labels for any reader of OME-Zarr, without the history of edits."),
     ".png": ("PNG of the view", "Class numbers of what the window shows now, in the classes' colours."),
+}
+
+
+MODELS = {
+    ".safetensors": "Model of napari-msunet",
+    ".onnx": "ONNX",
+    ".pt2": "torch.export",
+    ".zip": "bioimage.io package",
 }
 
 
@@ -82,8 +90,11 @@ class ExportStep(Step):
         self.density_button.setToolTip("Adds the density map and the hotspots of the last measurement as layers.")
         self.density_button.clicked.connect(show_errors(lambda *_: self._show_density()))
         self.density_button.hide()
-        self.model_button = QPushButton("Copy the model…")
-        self.model_button.setToolTip("Copies the model file, to use it elsewhere or give it away.")
+        self.model_button = QPushButton("Model…")
+        self.model_button.setToolTip(
+            "Copies the model file; or writes the model for other programs, as ONNX, torch.export or bioimage.io "
+            "package."
+        )
         self.model_button.clicked.connect(show_errors(lambda *_: self._choose_and_copy()))
         self.box = JobBox(state, jobs, "export")
         self.box.ended.connect(self._ended)
@@ -93,7 +104,7 @@ class ExportStep(Step):
         self.open_folder.setToolTip("Shows the file in the file manager.")
         self.open_folder.clicked.connect(self._open_folder)
         self.last: Path | None = None
-        self._last_job: ExportJob | MeasureJob | None = None
+        self._last_job: ExportJob | ExportModelJob | MeasureJob | None = None
         self._result: Result | None = None
         self._shown = state.active
         self._background = Background("msunet-copy", self)
@@ -190,9 +201,26 @@ class ExportStep(Step):
     def _choose_and_copy(self) -> None:
         source = self.state.model_path
         name = None if source is None else re.sub(r"[^\w .-]+", " ", model_name(source, self.state.model_names))
-        path = self._ask("Copy the model", ".safetensors", "Model", name)
-        if path is not None:
+        kinds = ";;".join(f"{name} (*{ending})" for ending, name in MODELS.items())
+        suggested = self._suggested(".safetensors", name)
+        chosen, kind = QFileDialog.getSaveFileName(self, "Write the model", suggested, kinds)
+        if not chosen:
+            return
+        known = Path(chosen).suffix.lower() in MODELS
+        path = Path(chosen if known else chosen + next((e for e in MODELS if f"*{e})" in kind), ".safetensors"))
+        if path.suffix.lower() == ".safetensors":
             self.copy_model(path)
+        else:
+            self.export_model(path)
+
+    def export_model(self, path: str | Path) -> JobHandle:
+        """Write the current model for other programs (.onnx, .pt2, bioimage.io .zip); returns at once."""
+        job = resolve.export_model_job(self.state, Path(path).absolute())
+        self.written.hide()
+        self.open_folder.hide()
+        handle = self.box.start(job, f"Writing {job.out.name}.")
+        self._last_job = job
+        return handle
 
     def export(self, path: str | Path, region: Region | None = None) -> JobHandle:
         """Write the labels of the active slide to a file, whose ending chooses the format; returns at once.
