@@ -26,8 +26,8 @@ from napari_msunet.events import Event, FirstLook, Message, Progress, RegionDone
 from napari_msunet.geometry import Region, Window, as_region
 from napari_msunet.inference.budget import planned_memory
 from napari_msunet.inference.engine import Pass, TileResult
-from napari_msunet.inference.meters import precision_meter, seam_meter
 from napari_msunet.inference.foreign import foreign_events
+from napari_msunet.inference.meters import precision_meter, seam_meter
 from napari_msunet.inference.model_cache import MODEL_CACHE
 from napari_msunet.inference.network import is_out_of_memory
 from napari_msunet.inference.own_grid import ResizedPass
