@@ -15,6 +15,8 @@ SOURCE = ROOT / "src" / "napari_msunet"
 
 NAMED_OTHERWISE = {
     "PIL": "pillow",
+    "bioimageio": "bioimageio.core",
+    "yaml": "pyyaml",
     "openslide": "openslide-python",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
@@ -74,7 +76,9 @@ def _imports(folder):
 
 def test_everything_imported_is_named():
     base, extras = _declared()
-    optional = set().union(*(extras[n] for n in ("encoders", "onnx", "openvino", "parquet", "tracking", "cluster")))
+    optional = set().union(
+        *(extras[n] for n in ("bioimageio", "encoders", "onnx", "openvino", "parquet", "tracking", "cluster"))
+    )
     missing = {
         name: str(path)
         for name, path in _imports(SOURCE).items()
