@@ -74,7 +74,7 @@ def _imports(folder):
     return found
 
 
-EXTRAS = ("encoders", "bioimageio", "dicom", "onnx", "parquet", "tracking", "cluster")
+EXTRAS = ("encoders", "bioimageio", "dicom", "onnx", "openvino", "parquet", "tracking", "cluster")
 """Those that are not the window's."""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from data.making import CONFIG, write_folder
 
-from napari_msunet.config import AnswerRequest, FolderSource, Optimiser, PredictJob, TrainJob
+from napari_msunet.config import AnswerRequest, FolderSource, LiveRequest, Optimiser, PredictJob, TrainJob
 from napari_msunet.events import Event, packed
 from napari_msunet.jobs.client import WorkerClient, WorkerRequest
 
@@ -30,8 +30,9 @@ class Heard:
         self.ends = 0
         self.threads: set[str] = set()
         self._changed = threading.Condition()
-        jobs = not isinstance(job, dict | AnswerRequest)
-        ask = client.submit if jobs else client.inspect if isinstance(job, dict) else client.answer
+        beside = {dict: client.inspect, AnswerRequest: client.answer, LiveRequest: client.live}
+        jobs = type(job) not in beside
+        ask = beside.get(type(job), client.submit)
         if jobs:
             options["on_start"] = lambda: self._note("started")
         self.handle: WorkerRequest = ask(job, self._event, self._end, **options)

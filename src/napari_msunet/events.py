@@ -260,31 +260,35 @@ class FirstLook(_Labelled):
 
 
 class Answered(_Labelled):
-    """The labels of a tile by a head that was fitted to what is annotated so far.
+    """The labels of a tile in view, which are not stored: by a head that was fitted to what is annotated so far, or by
+    the model of a training that runs.
 
     The part is in pixels of a grid over the slide, whose pixels are `pixel` `(y, x)` level-0 pixels large, and of which
-    there are `shape` `(height, width)`.
+    there are `shape` `(height, width)`. Where a training runs, `model` says which of its models gave the labels: they
+    take the place of those of the model before.
     """
 
     event: Literal["answered"] = "answered"
     pixel: tuple[float, float]
     shape: tuple[int, int]
+    model: str = ""
 
     @classmethod
-    def of(cls, grid: Grid, window: Window, labels: npt.NDArray[np.uint8]) -> Answered:
+    def of(cls, grid: Grid, window: Window, labels: npt.NDArray[np.uint8], model: str = "") -> Answered:
         """The event for labels `(height, width)` of a window of a grid."""
-        return cls(pixel=grid.pixel, shape=grid.shape, **_placed(window, labels))
+        return cls(pixel=grid.pixel, shape=grid.shape, model=model, **_placed(window, labels))
 
 
 class TrialDone(_Event):
-    """A trial of a search has ended, here or in another process.
+    """A trial of a search or of an experiment has ended, here or in another process.
 
     Attributes
     ----------
     number : int
-        Its number, from 0.
+        Its number: from 0 in a search, from 1 in an experiment.
     row : dict
-        Its row of the table of trials, as plain values.
+        Plain values: its row of the table of trials of a search; of an experiment, what is known of its variant by now
+        (``"variant"``, ``"trials"``, ``"value"``, ``"interval"``, ``"difference"``, ``"error"``).
     """
 
     event: Literal["trial_done"] = "trial_done"

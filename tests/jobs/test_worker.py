@@ -15,6 +15,7 @@ import pytest
 from worker_helpers import SLIDE, Heard, altered_worker, answering, model_file, prediction, training
 
 from napari_msunet import own_process
+from napari_msunet.config import LiveRequest
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Answered, Message, Metric, Progress, RegionDone, Result
 from napari_msunet.geometry import Region
@@ -125,6 +126,37 @@ def test_an_answer_waits_for_no_job_and_the_newest_replaces_the_others(client, m
     assert long.end is None
     long.handle.cancel("none")
     assert long.ended()[0] == "cancelled"
+
+
+def test_a_training_is_shown_by_its_own_model_while_it_runs(client, tmp_path):
+    long = Heard(client, training(tmp_path))
+    file = tmp_path / "run" / "model.safetensors"
+
+    def asked(**more):
+        given = {"slide": SLIDE, "slide_mpp": 1.0, "view": (400.0, 400.0, 700.0, 700.0), "device": "cpu"}
+        return Heard(client, LiveRequest(model=file, **given | more))
+
+    early = asked()  # it waits for no job: most likely nothing is written yet, and no file is no error
+    assert early.ended() == ("done", None, None)
+    assert wait_until(file.exists)
+    seen = asked()
+    assert seen.ended() == ("done", None, None)
+    *tiles, result = seen.events
+    assert all(isinstance(tile, Answered) for tile in tiles)
+    assert {tile.model for tile in tiles} == {result.values["model"]}
+    assert (result.values["classes"], result.values["whole"]) == (["disc"], True)
+    several = [asked() for _ in range(3)]
+    assert several[-1].ended()[0] == "done"
+    assert {heard.ended()[0] for heard in several[:-1]} <= {"cancelled", "done"}
+    assert long.end is None
+    long.handle.cancel("best")
+    assert long.ended()[0] == "cancelled"
+    last = asked()
+    assert last.ended()[0] == "done"
+    again = asked(known=last.events[-1].values["model"])  # it is in view already
+    assert again.ended()[0] == "done"
+    assert [event.event for event in again.events] == ["result"]
+    assert "gone.svs" in asked(slide=tmp_path / "gone.svs").ended()[1]
 
 
 def test_bad_input_is_one_sentence(client, model, tmp_path):

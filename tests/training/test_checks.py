@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 from data.making import write_folder
 
-from napari_msunet.config import FolderSource, ModelConfig, SettledTrainJob, UNetConfig
+from napari_msunet.config import (
+    ClassicalConfig,
+    FolderSource,
+    ModelConfig,
+    SettledTrainJob,
+    TimeTrainingJob,
+    UNetConfig,
+)
 from napari_msunet.events import Metric
+from napari_msunet.jobs.run import run
 from napari_msunet.training.prepare import (
     check,
     check_classes,
@@ -81,7 +89,8 @@ def test_memory_grows_with_what_costs_memory(tmp_path):
 def test_the_time_follows_from_a_measured_step(tmp_path):
     small = job(tmp_path, epochs=10)
     runs = tmp_path / "runs"
-    assert "known after the first" in check_time(small, 5, None).text
+    assert "known after the first steps" in check_time(small, 5, None).text
+    assert check_time(small, 5, None).about == "time unknown"
     assert measured_rate(runs) is None
     (runs / "damaged").mkdir(parents=True)
     (runs / "damaged" / "result.json").write_text("{")
@@ -90,12 +99,30 @@ def test_the_time_follows_from_a_measured_step(tmp_path):
     (runs / "one" / "result.json").write_text(json.dumps({"seconds_per_step": 0.5}))
     rate = measured_rate(runs)
     assert rate == pytest.approx(0.5 / step_work(small))
-    assert "5 steps of about 0.5 s; all 10 epochs take at most 25 s" in check_time(small, 5, rate).text
+    assert check_time(small, 5, rate).text == "Takes at most 25 s: 10 epochs of 5 steps of about 0.5 s."
     twice = small.model_copy(update={"batch_size": 4})
     assert "about 1 s" in check_time(twice, 5, rate).text
     limited = check_time(small.model_copy(update={"time_limit": 5.0}), 5, rate)
     assert limited.level == "warning"
-    assert "5 s allow about 10 steps" in limited.text
+    assert limited.text == "Takes 5 s: about 10 steps of 0.5 s."
+
+
+def test_some_steps_tell_how_long_a_training_takes(tmp_path):
+    write_folder(tmp_path)
+    training = job(tmp_path, time_limit=600.0)
+    *events, result = run(TimeTrainingJob(training=training, steps=2))
+    values = result.values
+    assert values["seconds_per_step"] > 0
+    assert values["preparing"] > 0
+    assert not training.out.exists()
+    (said,) = [event.text for event in events if event.text.startswith("Takes ")]
+    known = check(training, rate=values["rate"])
+    assert [finding.text for finding in known if finding.about == "time"] == [said]
+    slower = check(training, rate=10 * values["rate"])
+    assert next(finding.text for finding in slower if finding.about == "time") != said
+    classical = ModelConfig(classes=("gland",), mpp=1.0, scales=(1.0,), fusion="mean", branch=ClassicalConfig())
+    *_, result = run(TimeTrainingJob(training=training.model_copy(update={"model": classical})))
+    assert list(result.values) == ["preparing"]
 
 
 def test_a_training_that_goes_well_is_left_alone():

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -386,6 +386,4 @@ def _as_columns(rows: list[dict[str, Any]]) -> Columns:
 def _tissue(job: MeasureJob, slide: Slide) -> PlacedMask:
     """The tissue of a slide: as it was corrected, else as it is found."""
     where: Any = "tissue" if job.tissue is None else InClasses(labels=job.tissue)
-    mask = where_mask(slide, where)
-    assert isinstance(mask, PlacedMask)
-    return mask
+    return cast("PlacedMask", where_mask(slide, where))

@@ -53,8 +53,8 @@ class Spool(AbstractContextManager["Spool"]):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = path.open("w+b")
-        self._count, self._names, self._outlines = 0, (), False
-        self._names: tuple[str, ...]
+        self._count, self._outlines = 0, False
+        self._names: tuple[str, ...] = ()
 
     def add(self, batch: MeasuredBatch) -> None:
         """Keep a batch."""

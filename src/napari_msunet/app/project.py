@@ -61,6 +61,10 @@ class MapsNote(BaseModel):
     visible: tuple[str, ...] = ()
 
 
+SlideRole = Role | Literal["none"]
+"""What a slide is for; "none": nothing of it takes part in a training."""
+
+
 class SlideNote(BaseModel):
     """A slide of the project.
 
@@ -95,7 +99,7 @@ class SlideNote(BaseModel):
     kind: Kind | None = None
     value_range: GivenRange | None = None
     identity: str | None = None
-    role: Role = "auto"
+    role: SlideRole = "auto"
     annotation: FileReference | None = None
     labels: FileReference | None = None
     tissue: FileReference | None = None

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, get_args
 
-from napari_msunet.config import AnswerRequest, Job, PredictJob, TrainJob
+from napari_msunet.config import AnswerRequest, Job, LiveRequest, PredictJob, TrainJob
 from napari_msunet.errors import MsunetError, failure
 from napari_msunet.events import Cancelled, Event, Keep, Result, Stop, View, stoppable
 from napari_msunet.jobs.paths import missing_here
@@ -27,6 +27,7 @@ from napari_msunet.own_process import settle
 
 if TYPE_CHECKING:
     from napari_msunet.inference.instant import Answers
+    from napari_msunet.inference.live import LiveLabels
 # ----------------------------------------------------------------------------------------------------------------------
 # The queue of the worker, and the sentence about a job that was stopped.
 
@@ -42,8 +43,8 @@ class Task:
     job : a job or None
     inspect : dict
         What to inspect, where there is no job.
-    answer : AnswerRequest, optional
-        What to answer while a person paints.
+    answer : AnswerRequest or LiveRequest, optional
+        What to label while a person paints, or while a training runs.
     stop : Stop
     left : tuple of str
         Names of the main files that a training has left.
@@ -52,7 +53,7 @@ class Task:
     id: int
     job: Job | None
     inspect: dict[str, Any] = field(default_factory=dict)
-    answer: AnswerRequest | None = None
+    answer: AnswerRequest | LiveRequest | None = None
     stop: Stop = field(default_factory=Stop)
     left: tuple[str, ...] = ()
 
@@ -187,8 +188,9 @@ class Worker:
     true}`` (with ``"keep": "best" | "last" | "none"`` for a training); ``{"id": n, "inspect": {"path": ...}}`` or
     ``{"machine": true}``, which waits for no job; ``{"id": n, "look": [y, x, height, width] or null}``, the view of a
     person (level-0 pixels); ``{"id": n, "answer": request}``, an `AnswerRequest`, which waits for no job and replaces
-    the one before (null: its features are forgotten); and ``{"ping": n}``. With ``"expected": {path: name}`` beside a
-    job, an inspection or an answer, each path must exist, and an error gives its name on the client's machine.
+    the one before (null: its features are forgotten); ``{"id": n, "live": request}``, a `LiveRequest`, which waits for
+    no job and replaces the one before; and ``{"ping": n}``. With ``"expected": {path: name}`` beside a job, an
+    inspection or an answer, each path must exist, and an error gives its name on the client's machine.
 
     Answers: ``{"ready": {...}}`` once, ``{"warm": true}`` when torch is loaded, ``{"id": n, "started": true}``,
     ``{"id": n, "event": {...}}``, and for each request with an `id` at last ``{"id": n, "end": "done" | "cancelled" |
@@ -208,7 +210,9 @@ class Worker:
         self._tasks = TaskQueue()
         self._inspections = TaskQueue()
         self._painting = TaskQueue()
+        self._live = TaskQueue()
         self._instant: Answers | None = None
+        self._live_labels: LiveLabels | None = None
         # Python's import of one package from two threads at once can fail
         self._importing = threading.Lock()
 
@@ -221,6 +225,7 @@ class Worker:
             threading.Thread(target=self._work, name="jobs", daemon=True),
             self._beside("inspections", self._inspections, self._inspection_events),
             self._beside("answers", self._painting, self._answer_events),
+            self._beside("live", self._live, self._live_events),
         ]
         for thread in threads:
             thread.start()
@@ -266,7 +271,7 @@ class Worker:
             if type(request.get("id")) is not int:
                 raise ValueError("it has no whole number as its id")
             if not {"cancel", "look"} & set(request) and any(
-                request["id"] in queue for queue in (self._tasks, self._inspections, self._painting)
+                request["id"] in queue for queue in (self._tasks, self._inspections, self._painting, self._live)
             ):
                 raise ValueError(f"there is a job {request['id']} already")
             number = request["id"]
@@ -294,14 +299,21 @@ class Worker:
         elif "answer" in request:
             asked = request["answer"]
             task = Task(number, None, answer=None if asked is None else AnswerRequest.model_validate(asked))
-            for older in self._painting.replace(task):
-                self._end(older.id, "cancelled")
+            self._replace(self._painting, task)
+        elif "live" in request:
+            self._replace(self._live, Task(number, None, answer=LiveRequest.model_validate(request["live"])))
         else:
-            raise ValueError('it has neither "run" nor "cancel" nor "look" nor "inspect" nor "answer"')
+            raise ValueError('it has neither "run" nor "cancel" nor "look" nor "inspect" nor "answer" nor "live"')
+
+    def _replace(self, tasks: TaskQueue, task: Task) -> None:
+        """Let a task take the place of those before it."""
+        for older in tasks.replace(task):
+            self._end(older.id, "cancelled")
 
     def _cancel(self, number: int, keep: Keep) -> None:
         """Stop a job that runs, or remove one that waits; for a job that has ended nothing is done."""
-        waiting = self._tasks.cancel(number, keep) or self._painting.cancel(number, keep)
+        queues = (self._tasks, self._painting, self._live)
+        waiting = next((task for queue in queues if (task := queue.cancel(number, keep)) is not None), None)
         if waiting is not None:
             self._end(number, "cancelled", "The job was cancelled before it began.")
 
@@ -404,6 +416,7 @@ class Worker:
         return threading.Thread(target=body, name=name, daemon=True)
 
     def _answer_events(self, task: Task) -> Iterator[Event]:
+        assert not isinstance(task.answer, LiveRequest)  # for the type checker
         if task.answer is None:
             self._instant = None
             give_memory_back()
@@ -418,6 +431,15 @@ class Worker:
         if self._instant is None:
             self._instant = Answers(lambda: self._tasks.busy)
         yield from self._instant.answer(task.answer)
+
+    def _live_events(self, task: Task) -> Iterator[Event]:
+        with self._importing:
+            from napari_msunet.inference.live import LiveLabels
+
+        assert isinstance(task.answer, LiveRequest)  # for the type checker
+        if self._live_labels is None:
+            self._live_labels = LiveLabels()
+        yield from self._live_labels.label(task.answer)
 
     def _inspection_events(self, task: Task) -> Iterator[Event]:
         asked = task.inspect

@@ -24,7 +24,7 @@ from napari_msunet.config.branches import (
     LinkNetConfig,
     UNetConfig,
 )
-from napari_msunet.config.instant import AnswerRequest, FitHeadJob
+from napari_msunet.config.instant import AnswerRequest, FitHeadJob, LiveRequest
 from napari_msunet.config.jobs import (
     ContextJob,
     CrossValidateJob,
@@ -38,6 +38,7 @@ from napari_msunet.config.jobs import (
     PyramidJob,
     ScoreName,
     SettledTrainJob,
+    TimeTrainingJob,
     TrainJob,
     TuneJob,
     with_damaged,
@@ -130,6 +131,7 @@ __all__ = [
     "Job",
     "Kind",
     "LinkNetConfig",
+    "LiveRequest",
     "LossConfig",
     "Margin",
     "MaskValues",
@@ -170,6 +172,7 @@ __all__ = [
     "Source",
     "Stain",
     "TableSource",
+    "TimeTrainingJob",
     "TrainJob",
     "TrainedOn",
     "TuneJob",

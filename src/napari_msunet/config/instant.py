@@ -1,5 +1,5 @@
-"""Light heads on the frozen features of a model: the request for an answer while one paints, and the job that keeps
-one."""
+"""Labels of what is in view, at once: by light heads on frozen features while one paints, and the job that keeps one;
+and by the model of a training that runs."""
 
 from __future__ import annotations
 
@@ -41,6 +41,32 @@ class AnswerRequest(Versioned):
     near: tuple[float, float] | None = None
     memory: Positive = 1.0
     """GB that the kept features may take."""
+    device: Device = "auto"
+
+
+class LiveRequest(Versioned):
+    """What is in view, to be labelled by a model file that a training may be writing.
+
+    Attributes
+    ----------
+    model : Path
+        The model file; while it does not exist, nothing is labelled.
+    view : (y, x, height, width)
+        In level-0 pixels of the slide.
+    seconds : float, optional
+        Time after which no further tile is begun; None: all that is in view is labelled.
+    known : str
+        The fingerprint of the model whose labels are in view already: nothing is labelled while it is the same.
+    """
+
+    model: Path
+    slide: Path
+    slide_mpp: PixelSize | None = None
+    image_kind: Kind | None = None
+    value_range: GivenRange | None = None
+    view: tuple[float, float, float, float]
+    seconds: Positive | None = None
+    known: str = ""
     device: Device = "auto"
 
 

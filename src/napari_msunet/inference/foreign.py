@@ -17,9 +17,9 @@ from napari_msunet.config import PredictOptions
 from napari_msunet.errors import MsunetError, SlideError, StoreError
 from napari_msunet.events import Event, Message, Result, progress
 from napari_msunet.geometry import Grid, Region, Window
+from napari_msunet.inference.meters import NEAR, PLACES
 from napari_msunet.inference.postprocess import decide
 from napari_msunet.inference.postprocess.threshold import threshold_array
-from napari_msunet.inference.seams import NEAR, PLACES
 from napari_msunet.labels import LabelStore, Run, open_labels
 from napari_msunet.labels.area import Mask, where_mask
 from napari_msunet.models.foreign_network import ForeignNetwork, channel_order

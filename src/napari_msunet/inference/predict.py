@@ -27,12 +27,12 @@ from napari_msunet.geometry import Region, Window, as_region
 from napari_msunet.inference.budget import planned_memory
 from napari_msunet.inference.engine import Pass, TileResult
 from napari_msunet.inference.foreign import foreign_events
+from napari_msunet.inference.meters import precision_meter, seam_meter
 from napari_msunet.inference.model_cache import MODEL_CACHE
 from napari_msunet.inference.network import is_out_of_memory
 from napari_msunet.inference.own_grid import ResizedPass
 from napari_msunet.inference.plan import GENERATION, Plan, summary
 from napari_msunet.inference.postprocess import decide, finish, needs_raw
-from napari_msunet.inference.seams import seam_meter
 from napari_msunet.inference.setup import Setup, estimate, on_own_pixels, plan_for, set_up
 from napari_msunet.inference.viewport import CoarseLook, FirstLooks, Work
 from napari_msunet.labels import LabelStore, Run, open_labels
@@ -388,6 +388,8 @@ def prediction(slide: Slide, models: Models, out: Path, options: PredictOptions)
         yield Message(text=f"The run {run.key} is complete already; nothing was computed again.")
     else:
         yield from (Message(level="warning", text=text) for text in setup.doubts)
+        if setup.speed_words:
+            yield Message(text=setup.speed_words)
         with run.writing():
             yield from (Message(level="warning", text=text) for text in run.messages)
             yield from fill(run, setup)
@@ -407,7 +409,7 @@ def result_of(run: Run, setup: Setup, out: Path) -> Result:
         )
     pixels = sum(window.height * window.width for window in run.done.values())
     values = {"run": run.key, "pixels": pixels, "tiles": plan.tiles, "failed": len(run.failed)}
-    values |= {name: run.description[name] for name in ("seam", "measured") if name in run.description}
+    values |= {name: run.description[name] for name in ("seam", "precision", "measured") if name in run.description}
     if lost:
         values["damaged"] = [[w.y, w.x, w.height, w.width] for w in lost.values()]
     return Result(values=values, files={"labels": str(out)})
@@ -433,6 +435,10 @@ def close_run(run: Run, setup: Setup) -> Iterator[Event]:
         seam = seam_meter(run, setup, plan)
         run.note(seam=seam)
         yield Message(text=seam_text(seam, blended))
+    if setup.options.precision != "float32" and "precision" not in run.description and plan.tiles and not setup.inner:
+        precision = precision_meter(setup, plan)
+        run.note(precision=precision)
+        yield Message(text=precision_text(precision))
     if not plan.tiles:
         yield Message(level="warning", text="Nothing was computed: this slide has none of what `where` asks for.")
     failed = {n: why for n, why in run.failed.items() if n in unfinished(run, plan)}
@@ -454,6 +460,14 @@ def seam_text(seam: dict[str, float], blended: bool = False) -> str:
     return (
         f"{why} {seam['near']:.2%} of the labels near tile borders change with the tiling, and "
         f"{seam['elsewhere']:.2%} elsewhere; {cure} it none."
+    )
+
+
+def precision_text(found: dict[str, float]) -> str:
+    """The precision meter in a sentence."""
+    return (
+        f"On {found['pixels']:,.0f} pixels of this slide, {found['changed']:.3%} of the labels differ from those in "
+        f"float32, and probabilities by at most {found['largest']:.3f}; precision='float32' is exact."
     )
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from napari_msunet.config import AnswerRequest, Job
+from napari_msunet.config import AnswerRequest, Job, LiveRequest
 from napari_msunet.events import Event, Keep, View
 from napari_msunet.jobs.link import Link
 from napari_msunet.jobs.paths import PathMap
@@ -223,6 +223,18 @@ class WorkerClient:
         The request waits for no job, and the worker stops the one before. Its events are `Answered`.
         """
         return self._give({"answer": asked}, WorkerRequest(next(self._numbers), asked, on_event, on_end, None))
+
+    def live(
+        self,
+        asked: LiveRequest,
+        on_event: Callable[[Event], None] | None = None,
+        on_end: Callable[[Outcome, str | None, str | None], None] | None = None,
+    ) -> WorkerRequest:
+        """Ask for the labels of what is in view by a model file that a training may be writing.
+
+        The request waits for no job, and the worker stops the one before. Its events are `Answered`.
+        """
+        return self._give({"live": asked}, WorkerRequest(next(self._numbers), asked, on_event, on_end, None))
 
     def _give(self, request: dict[str, Any], handle: WorkerRequest) -> WorkerRequest:
         request = {"id": handle.id, **request}

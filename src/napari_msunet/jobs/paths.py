@@ -51,7 +51,7 @@ class PathMap:
         """A request as it is sent: with the worker's paths, and with the paths that must exist there and their names
         here."""
         out = dict(request)
-        kind = "answer" if "answer" in request else "run"
+        kind = next((name for name in ("answer", "live") if name in request), "run")
         if isinstance(job := request.get(kind), BaseModel):
             out[kind] = self._mapped(job.model_dump(mode="json"), job)
             out["expected"] = self._seen(list(_paths(job)))

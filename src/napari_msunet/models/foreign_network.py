@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, ValidationError
+from scipy.special import expit, softmax
 
 from napari_msunet.config import explain
 from napari_msunet.config.base import Frozen
@@ -392,13 +393,10 @@ def _runner(session: Any, found: dict[str, Any], before: list[Step]) -> Callable
 
 def _probabilities(z: Tiles, output: str, background: bool) -> Tiles:
     """Probabilities with background first, which sum to 1."""
-    if output == "sigmoid":
-        z = 1 / (1 + np.exp(-z))
-    elif output == "logits" and len(z) > 1:
-        z = np.exp(z - z.max(0))
-        z = z / z.sum(0)
-    elif output == "logits":
-        z = 1 / (1 + np.exp(-z))
+    if output == "logits" and len(z) > 1:
+        z = softmax(z, axis=0)
+    elif output in ("sigmoid", "logits"):
+        z = expit(z)
     if not background:
         rest = np.clip(1 - z.max(0), 0, 1)[None] if len(z) > 1 else 1 - z
         z = np.concatenate([rest, z])

@@ -147,7 +147,8 @@ def eccentricities(polygons: Any, mpp: tuple[float, float]) -> Numbers:
     xx, yy, xy = (np.bincount(owner, weights=sign * v, minlength=len(polygons)) for v in (xx, yy, xy))
     spread = np.hypot(xx - yy, 2 * xy)
     longest = xx + yy + spread
-    return np.sqrt(np.clip(2 * spread / np.where(longest > 0, longest, 1), 0, 1))
+    found: npt.NDArray[np.float64] = np.sqrt(np.clip(2 * spread / np.where(longest > 0, longest, 1), 0, 1))
+    return found
 
 
 def solidities(polygons: Any) -> Numbers:

@@ -154,18 +154,19 @@ def _settle(session: TrainingSetup, folder: RunFolder, said: _Said, resume: bool
     from napari_msunet.training.tuner import find_batch_size, find_learning_rate, find_precision
 
     with torch.random.fork_rng():
-        precision, times = ("32", 1.0) if not trial else find_precision(session, partial(_model, session), said.stop)
+        build = partial(first_model, session)
+        precision, times = find_precision(session, build, said.stop) if trial else ("32", 1.0)
         _set(session, precision=precision if job.optimiser.precision == "auto" else None)
         if precision == "bf16":
             said.say(
                 Message(text=f"A step in bfloat16 is {times:.1f} times as fast here: training with precision bf16.")
             )
         if job.find_batch_size:
-            session.set_batch(find_batch_size(session, partial(_model, session), said.stop))
+            session.set_batch(find_batch_size(session, build, said.stop))
             text = f"{session.batches.batch} windows at a time fit into the memory of {session.device}."
             said.say(Message(text=text))
         if job.find_learning_rate:
-            rate = find_learning_rate(session, partial(_model, session), said.stop)
+            rate = find_learning_rate(session, build, said.stop)
             _set(session, learning_rate=rate)
             said.say(Message(text=f"The loss falls fastest at a learning rate of {rate:g}: training begins with it."))
 
@@ -176,7 +177,7 @@ def _set(session: TrainingSetup, **found: Any) -> None:
     session.job = session.job.model_copy(update={"optimiser": session.job.optimiser.model_copy(update=update)})
 
 
-def _model(session: TrainingSetup) -> MSUNet:
+def first_model(session: TrainingSetup) -> MSUNet:
     """The model at the beginning, the same at each call."""
     torch.manual_seed(session.job.seed)
     model = build_model(session.config)
@@ -231,7 +232,7 @@ def _attempt(session: TrainingSetup, folder: RunFolder, said: _Said, resume: boo
         callbacks = [SharedCounts(), watch if said.place.rank == 0 else Following(folder), agreeing]
         fraction, devices = agreeing.fraction, many_devices(job, session.device, said.place)
     with torch.random.fork_rng():
-        model = _model(session)
+        model = first_model(session)
         module = Training(model, job, session.windows, fraction)
         trainer = pl.Trainer(
             **devices,

@@ -367,7 +367,7 @@ _FEW_PIXELS = 500
 _FEW_STEPS = 100
 
 
-def check(job: TrainJob, runs: Path | None = None, devices: bool = True) -> list[Finding]:
+def check(job: TrainJob, runs: Path | None = None, devices: bool = True, rate: float | None = None) -> list[Finding]:
     """Check a training before it starts: its messages, its data and its cost.
 
     The data are prepared by the same functions as in the training: what a training refuses is an error here, and what
@@ -382,6 +382,8 @@ def check(job: TrainJob, runs: Path | None = None, devices: bool = True) -> list
     devices : bool
         Whether to check the job's device, which needs torch. The window leaves this to the worker, which may be on
         another machine.
+    rate : float, optional
+        Seconds for 1e9 multiplications, from a `TimeTrainingJob`, where no earlier run tells.
 
     Returns
     -------
@@ -409,7 +411,8 @@ def check(job: TrainJob, runs: Path | None = None, devices: bool = True) -> list
         findings.append(Finding("error", str(error)))
     try:
         findings.append(check_memory(settled))
-        findings.append(check_time(settled, steps, measured_rate(runs) if runs else None))
+        known = measured_rate(runs) if runs else None
+        findings.append(check_time(settled, steps, rate if known is None else known))
     except MsunetError:
         pass  # the windows are not possible, which is reported above
     return findings
@@ -534,13 +537,13 @@ def check_time(job: SettledTrainJob, steps: int | None, rate: float | None) -> F
     """A finding about how long the training will take at most."""
     limit = f"it ends after {duration(job.time_limit)} at the latest" if job.time_limit else ""
     if steps is None or rate is None:
-        text = "How long a step takes on this computer is known after the first one"
-        return Finding("ok", f"{text}; {limit}." if limit else f"{text}.")
+        text = "How long it takes is known after the first steps"
+        return Finding("ok", f"{text}; {limit}." if limit else f"{text}.", "time unknown")
     step = rate * step_work(job)
     whole = job.epochs * steps * step
-    text = f"An epoch has {steps} steps of about {step:.2g} s"
     if job.time_limit and whole > job.time_limit:
         total = job.time_limit / step
-        text += f"; {duration(job.time_limit)} allow about {total:,.0f} steps"
-        return Finding("ok" if total >= _FEW_STEPS else "warning", f"{text}.")
-    return Finding("ok", f"{text}; all {job.epochs} epochs take at most {duration(whole)}.")
+        text = f"Takes {duration(job.time_limit)}: about {total:,.0f} steps of {step:.2g} s."
+        return Finding("ok" if total >= _FEW_STEPS else "warning", text, "time")
+    epochs = f"{job.epochs} epoch{'s' * (job.epochs != 1)} of {steps} steps of about {step:.2g} s"
+    return Finding("ok", f"Takes at most {duration(whole)}: {epochs}.", "time")

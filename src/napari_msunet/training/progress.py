@@ -25,10 +25,14 @@ Scores: TypeAlias = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence of a check, and its level: "error" means that training refuses, "warning" that it warns."""
+    """One sentence of a check, and its level: "error" means that training refuses, "warning" that it warns.
+
+    `about` is "time" for the sentence about how long it will take, and "time unknown" where that was not measured.
+    """
 
     level: Literal["ok", "warning", "error"]
     text: str
+    about: Literal["", "time", "time unknown"] = ""
 
 
 BY_IOU = WatchedMetric(None, "iou", "fused")

@@ -1,4 +1,5 @@
-"""Short trials before a training: the largest batch that fits, a good learning rate, the faster precision."""
+"""Short trials before a training: the largest batch that fits, a good learning rate, the faster precision, and the time
+of a step."""
 
 from __future__ import annotations
 
@@ -158,13 +159,31 @@ def steepest(rates: Sequence[float], losses: Sequence[float], otherwise: float) 
     return float(f"{exp(log(rates[best])):.2g}") if slopes[best] < 0 else otherwise
 
 
+def step_seconds(session: TrainingSetup, build: Build, stop: Stop, steps: int) -> float:
+    """The median time of a training step, with the wait for its batch, over some steps after a first one.
+
+    Parameters
+    ----------
+    session : TrainingSetup
+    build : callable
+        Gives the model at the beginning of the training.
+    stop : Stop
+    steps : int
+    """
+    trial = _Trial(stop)
+    _try(session, build, session.job, steps + 1, trial, session.batches.batch)
+    return float(np.median(np.diff(trial.ends))) if len(trial.ends) > 1 else inf
+
+
 class _Trial(pl.Callback):
-    """Sets the given learning rate of each step, if any are given, and records the losses until they explode."""
+    """Sets the given learning rate of each step, if any are given, and records the losses until they explode, and when
+    each step has ended."""
 
     def __init__(self, stop: Stop, rates: Sequence[float] = ()) -> None:
         self.stop = stop
         self.rates = list(rates)
         self.losses: list[float] = []
+        self.ends: list[float] = []
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -178,6 +197,7 @@ class _Trial(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loss = float(outputs["loss"])
+        self.ends.append(time.perf_counter())
         if isfinite(loss):
             self.losses.append(loss)
         if self.losses and not loss <= _EXPLODED * max(0.1, min(self.losses)):

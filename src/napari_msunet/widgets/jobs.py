@@ -23,6 +23,7 @@ from napari_msunet.config import (
     EvaluateJob,
     ExperimentJob,
     Job,
+    LiveRequest,
     PlanJob,
     PredictJob,
     PreviewJob,
@@ -334,7 +335,7 @@ class Jobs(QObject):
         self._before.run(before or (lambda: None), prepared, failed)
         return handle
 
-    def _handle(self, job: Job | AnswerRequest | dict[str, object] | None) -> JobHandle:
+    def _handle(self, job: Job | AnswerRequest | LiveRequest | dict[str, object] | None) -> JobHandle:
         handle = JobHandle(next(self._numbers), job, self)
         self._unfinished[handle.number] = handle
         return handle
@@ -421,6 +422,13 @@ class Jobs(QObject):
         handle = self._handle(asked)
         on = _Listening(self, handle)
         handle._request = self.client.answer(asked, on.event, on.end)
+        return handle
+
+    def live(self, asked: LiveRequest) -> JobHandle:
+        """Ask for the labels of what is in view by the model of a training; see `WorkerClient.live`."""
+        handle = self._handle(asked)
+        on = _Listening(self, handle)
+        handle._request = self.client.live(asked, on.event, on.end)
         return handle
 
     def close(self) -> None:

@@ -36,6 +36,11 @@ from napari_msunet.widgets.state import CONFLICTS, OPTIONAL, STEPS, SlideRecord,
 NO_SLIDE = "Choose a slide: a file, or an image layer that is open."
 NO_MODEL = "Train a model first, or load a model file in the Model step."
 
+PREDICT_AGAIN = "The model has learned from your work: predict again, and see what changed."
+SEE_CHANGES = (
+    'Predicted anew. Tick "Show what changed since the last prediction" in Predict; then correct on, or export.'
+)
+
 _RUNNING = {
     "predict": "Predicting.",
     "export": "Working.",
@@ -150,11 +155,15 @@ def advice(state: State) -> str:
         return _unknown_size(state) or NO_SLIDE
     if step == "annotate":
         return missing(state, "annotate") or _no_truth(state) or ""
+    if state.retrained and step in ("correct", "export"):
+        return missing(state, step) or SEE_CHANGES
     return (
         missing(state, step)
         or {
             "train": "Everything is there: press Train.",
-            "predict": "The model is ready: predict what is in view, or the whole slide.",
+            "predict": PREDICT_AGAIN
+            if state.retrained
+            else "The model is ready: predict what is in view, or the whole slide.",
             "correct": "Look at the labels, paint over what is wrong, then train again; or go on and export.",
             "review": _go_on_reviewing(left_to_review(state)),
             "export": "Export the labels or measure them."
@@ -311,6 +320,8 @@ def sources(state: State) -> tuple[Source, ...]:
     """The sources of truth: annotated slides, corrected labels, labelled images from elsewhere."""
     found: list[Source] = []
     for record in state.slides:
+        if record.role == "none":
+            continue
         common: dict[str, Any] = {"slide": record.path, "mpp": record.job_mpp, "role": record.role}
         common |= record.job_numbers
         if record.annotated and record.annotation:
@@ -323,7 +334,12 @@ def sources(state: State) -> tuple[Source, ...]:
 def train_job(state: State, out: Path | None = None, resume: bool = False) -> TrainJob:
     """The training that the Train button starts; `MsunetError` saying what is missing."""
     _needs(state, "train")
-    values = {"model": wanted_model(state), "sources": sources(state), "out": out or state.make_project().new_run()}
+    used = sources(state)
+    if not used:
+        raise MsunetError(
+            "All slides are left out of the training: click one with the right button in the Slide step to use it."
+        )
+    values = {"model": wanted_model(state), "sources": used, "out": out or state.make_project().new_run()}
     return _made(TrainJob, "The training", **values, resume=resume, **dict(state.train_options))
 
 

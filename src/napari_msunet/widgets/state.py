@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 from psygnal import Signal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from napari_msunet.app.project import MapsNote, Project, Ring, SlideNote, View, default_folder, note_recent
+from napari_msunet.app.project import MapsNote, Project, Ring, SlideNote, SlideRole, View, default_folder, note_recent
 from napari_msunet.config import (
     ClassicalConfig,
+    ContextJob,
+    ExperimentJob,
     ImageSet,
     Kind,
     LossConfig,
@@ -24,7 +26,6 @@ from napari_msunet.config import (
     Optimiser,
     Positive,
     PredictJob,
-    Role,
     TrainJob,
     TuneJob,
     UNetConfig,
@@ -74,7 +75,15 @@ if TYPE_CHECKING:
 
         def __init__(self, **options: object) -> None: ...
 
+    class ExperimentChoices(ExperimentJob):
+        def __init__(self, **options: object) -> None: ...
+
+    class ContextChoices(ContextJob):
+        def __init__(self, **options: object) -> None: ...
+
 else:
+    ContextChoices = _taken("ContextChoices", ContextJob)
+    ExperimentChoices = _taken("ExperimentChoices", ExperimentJob)
     TrainChoices = _taken("TrainChoices", TrainJob)
     # two more options, which have rows of their own in the Predict step
     PredictChoices = _taken("PredictChoices", PredictJob, "channels", "where")
@@ -294,7 +303,7 @@ class SlideRecord:
     in_pixels: bool = False
     mpp_note: str = ""
     identity: str | None = None
-    role: Role = "auto"
+    role: SlideRole = "auto"
     annotation: Path | None = None
     labels: Path | None = None
     tissue: Path | None = None
@@ -418,6 +427,10 @@ class State:
         Whether the next training begins with the weights of the model that predicts; None: where corrections count.
     to_review : (Path, int), optional
         Labels with a queue of places, and how many of these are open.
+    predicted : set of Path
+        Labels that the present model has predicted.
+    retrained : bool
+        Whether they were predicted by an earlier model before, and nobody has looked at what changed since.
     running : set of str
         The steps whose jobs run now.
     step : str
@@ -450,6 +463,7 @@ class State:
         self.measure_options: MeasureChoices = MeasureChoices()
         self.running: set[StepName] = set()
         self.predicted: set[Path] = set()
+        self.retrained = False
         self.corrected = False
         self.reviewed = False
         self.to_review: tuple[Path, int] | None = None
@@ -574,6 +588,13 @@ class State:
         self.model_path = path
         self.emit("results")
 
+    def take_trained(self, path: Path) -> None:
+        """Choose the model of a training that has ended; what an earlier model predicted is to be predicted again."""
+        if path != self.model_path and self.predicted:
+            self.predicted.clear()
+            self.retrained = True
+        self.use_model(path)
+
     def start_from_model(self) -> None:
         """Let the next training begin with the weights of the model that predicts, and open its step."""
         self.go_on, self.model_chosen = True, False
@@ -612,7 +633,7 @@ class State:
         self.sets = list(sets)
         self.emit("sources")
 
-    def set_role(self, record: SlideRecord, role: Role) -> None:
+    def set_role(self, record: SlideRecord, role: SlideRole) -> None:
         """Set what a slide's annotation is for."""
         record.role = role
         self.emit("sources")

@@ -312,7 +312,7 @@ def test_a_slide_that_vanished_is_said(dock, slide):
     with pytest.raises(MsunetError):
         dock.start_annotating()
     dock.refresh()
-    assert "(gone)" in dock.steps["slide"].list.item(0).text()
+    assert "gone" in dock.steps["slide"].list.item(0).text()
 
 
 def test_nothing_is_wider_than_the_dock(dock, qtbot, slide):

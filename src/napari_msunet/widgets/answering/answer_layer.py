@@ -11,15 +11,15 @@ from napari.layers import Labels
 
 from napari_msunet.events import Answered
 from napari_msunet.geometry import Window, pyramid_shapes
-from napari_msunet.labels import LabelStore
 from napari_msunet.widgets.layer_slides import KEY
 from napari_msunet.widgets.layers import PassingLayer, add_to_look_at
-from napari_msunet.widgets.paint.class_colours import colormap, features
+from napari_msunet.widgets.paint.class_colours import Legend
 from napari_msunet.widgets.placement import over
 from napari_msunet.widgets.prediction.live import LookedLevel
 from napari_msunet.widgets.prediction.run_maps import redraw
 
 if TYPE_CHECKING:
+    from napari.components import ViewerModel
     from napari.layers import Layer
 NAME = "Answer"
 
@@ -42,11 +42,16 @@ class AnswerMap:
 
     def __init__(self, shape: tuple[int, int], pixel: tuple[float, float]) -> None:
         self.shape, self.pixel = shape, pixel
+        self.model = ""
         self._tiles: OrderedDict[tuple[int, int], tuple[Window, npt.NDArray[np.uint8]]] = OrderedDict()
         self.levels = [LookedLevel(self, level, size) for level, size in enumerate(pyramid_shapes(shape))]
 
     def add(self, answer: Answered) -> None:
-        """Put a tile in the place of the one before."""
+        """Put a tile in the place of the one before; with the first tile of another model, those of the model before
+        go."""
+        if answer.model != self.model:
+            self._tiles.clear()
+            self.model = answer.model
         self._tiles.pop((answer.y, answer.x), None)
         self._tiles[answer.y, answer.x] = Window(answer.y, answer.x, answer.rows, answer.columns), answer.array()
         while len(self._tiles) > MOST_TILES:
@@ -68,9 +73,19 @@ class AnswerMap:
 
 
 class AnswerLayer(PassingLayer):
-    """The layer over the slide and below the annotation; it is not painted on, and goes with the switch."""
+    """The layer over the slide and below the annotation; it is not painted on, and goes with the switch.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    name : str
+    """
 
     answers: AnswerMap | None = None
+
+    def __init__(self, viewer: ViewerModel, name: str = NAME) -> None:
+        super().__init__(viewer)
+        self.name = name
 
     def add(self, answer: Answered) -> None:
         """Take a tile; `draw` shows it."""
@@ -79,33 +94,33 @@ class AnswerLayer(PassingLayer):
             self.answers = AnswerMap(answer.shape, answer.pixel)
         self.answers.add(answer)
 
-    def draw(self, store: LabelStore, slide: Layer, annotation: Layer) -> None:
-        """Draw what came since the last drawing, in the colours of an annotation's classes."""
+    def draw(self, legend: Legend, slide: Layer, below: Layer | None) -> None:
+        """Draw what came since the last drawing, in the colours of the legend, below another layer."""
         if self.answers is None:
             return
         if not self.there:
-            self._show(self.answers, store, slide, annotation)
+            self._show(self.answers, legend, slide, below)
         elif self.layer is not None and self.layer.visible:
             redraw(self.layer)
 
-    def _show(self, answers: AnswerMap, store: LabelStore, slide: Layer, annotation: Layer) -> None:
+    def _show(self, answers: AnswerMap, legend: Legend, slide: Layer, below: Layer | None) -> None:
         several = len(answers.levels) > 1
         self.layer = Labels(
             answers.levels if several else answers.levels[0],
             multiscale=several,
-            name=NAME,
-            colormap=colormap(store),
-            features=features(store),
+            name=self.name,
+            colormap=legend.colormap,
+            features=legend.features,
             opacity=OPACITY,
-            metadata={KEY: {"map": "answer"}},
+            metadata={KEY: {"map": self.name}},
             **over(slide, answers.pixel),
         )
-        add_to_look_at(self.viewer, self.layer, below=annotation)
+        add_to_look_at(self.viewer, self.layer, below=below)
 
-    def recolour(self, store: LabelStore) -> None:
+    def recolour(self, legend: Legend) -> None:
         """Show the present colours of the classes."""
         if self.there and self.layer is not None:
-            self.layer.colormap, self.layer.features = colormap(store), features(store)
+            self.layer.colormap, self.layer.features = legend
 
     def drop(self) -> None:
         """Remove the layer."""

@@ -21,6 +21,7 @@ from napari_msunet.widgets.answering.answer_layer import AnswerLayer
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.napari_internals import camera
+from napari_msunet.widgets.paint.class_colours import legend
 from napari_msunet.widgets.placement import visible_region
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ class Answering(QWidget):
         elif what == "results" and self.features.currentText() == MODEL:
             self._begin() if self.record is None else self.ask(self._near)
         elif what == "classes" and self._samples is not None:
-            self.answer.recolour(self._samples.store)
+            self.answer.recolour(legend(self._samples.store))
             self.ask(self._near)
         elif what == "counts" and self._samples is not None:
             marked = len(self._samples.store.fully_annotated)
@@ -324,7 +325,7 @@ class Answering(QWidget):
             return
         slide = self.layers.slide(self.record)
         if slide is not None:
-            self.answer.draw(self._samples.store, slide, annotation)
+            self.answer.draw(legend(self._samples.store), slide, annotation)
             self._refresh_buttons()
 
     def _annotation(self) -> PyramidLabels | None:

@@ -351,7 +351,7 @@ class SourcesBox(QWidget):
 
     def refresh(self) -> None:
         """Show the present sources."""
-        slides = [record for record in self.state.slides if record.annotation]
+        slides = [record for record in self.state.slides if record.annotation and record.role != "none"]
         shown = [(r.path, r.role) for r in slides] + list(self.state.sets)
         if shown == self._shown:
             return

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
 import numpy as np
 from napari.utils.colormaps import DirectLabelColormap
 
 from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.labels import LabelStore
+from napari_msunet.labels.metadata import Colour, default_colours
 
 GREY = (0.6, 0.6, 0.6, 1.0)
 CLEAR = (0.0, 0.0, 0.0, 0.0)
@@ -41,6 +45,28 @@ def features(store: LabelStore) -> dict[str, list[int] | list[str]] | None:
     if store.kind == "annotation":
         names[ANNOTATED_BACKGROUND] = "background"
     return {"index": list(names), "class": list(names.values())}
+
+
+class Legend(NamedTuple):
+    """The colours of a labels layer, and the table with which napari's status bar names its classes."""
+
+    colormap: DirectLabelColormap | None
+    features: dict[str, list[int] | list[str]] | None
+
+
+def legend(store: LabelStore) -> Legend:
+    """The legend of a store."""
+    return Legend(colormap(store), features(store))
+
+
+def legend_of(classes: Sequence[str], known: Mapping[str, Colour]) -> Legend:
+    """The legend of labels whose classes 1..K have these names, in the colours by which these are known."""
+    colours: dict[int | None, tuple[float, float, float, float]] = {None: CLEAR, 0: CLEAR}
+    for number, (name, usual) in enumerate(zip(classes, default_colours(len(classes)), strict=True), 1):
+        red, green, blue = known.get(name, usual)
+        colours[number] = (red / 255, green / 255, blue / 255, 1.0)
+    names = ["background", *classes]
+    return Legend(DirectLabelColormap(color_dict=colours), {"index": list(range(len(names))), "class": names})
 
 
 def refusal(store: LabelStore, label: int) -> str | None:

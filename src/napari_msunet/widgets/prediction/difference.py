@@ -151,6 +151,8 @@ class DifferenceRow(QWidget):
         before = None if self.found is None else (self.found.old.path, self.found.new.path)
         self.found, self._record = found, record
         self.setVisible(found is not None)
+        if found is None and record.labels in self.state.predicted:  # labels of their own, with nothing before them
+            self._looked()
         if found is None or (found.old.path, found.new.path) != before:
             self._drop()
             self.words.hide()
@@ -173,9 +175,16 @@ class DifferenceRow(QWidget):
         self.layer = add_difference(self.layers.viewer, found, store, self.layers.need_slide(record))
         if not self.tick.isChecked():
             self.tick.setChecked(True)
+        self._looked()
         self.words.setText("Counting what changed…")
         self.words.show()
         self._background.run(found.changes, lambda changes: self._say(found, store, changes))
+
+    def _looked(self) -> None:
+        """Advise no longer to look at what changed."""
+        if self.state.retrained:
+            self.state.retrained = False
+            self.state.emit("review")
 
     def _say(self, found: Differences, store: LabelStore, changes: Changes) -> None:
         if found is self.found and self.layer is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from napari_msunet.config import PostprocessJob, PredictJob, PreviewJob
+from napari_msunet.config import PostprocessJob, PredictJob, PredictManyJob, PreviewJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import FirstLook, Message, Progress, RegionDone, Result
 from napari_msunet.geometry import Region
@@ -27,6 +27,7 @@ from napari_msunet.widgets.prediction.channels import Channel, ChannelsRow
 from napari_msunet.widgets.prediction.difference import DifferenceRow
 from napari_msunet.widgets.prediction.explanation import WhyRow
 from napari_msunet.widgets.prediction.live import LiveMaps
+from napari_msunet.widgets.prediction.many import ManySlides, slides_of
 from napari_msunet.widgets.prediction.merging import Merging, prepare_store
 from napari_msunet.widgets.prediction.models import EnsembleRow, model_name
 from napari_msunet.widgets.prediction.plan import PlanLine, left_words, result_words, stamp_of
@@ -87,6 +88,12 @@ class PredictStep(Step):
         self.region = QPushButton("A rectangle…")
         self.region.setToolTip("Then draw a rectangle on the slide: it is predicted as soon as you let go.")
         self.region.clicked.connect(show_errors(lambda *_: self.draw_region()))
+        self.many = ManySlides(self.state, self.layers, self)
+        self.every = QPushButton("All slides")
+        self.every.setToolTip(
+            "Predicts all slides of the project, one after the other, into their labels; with a table of areas."
+        )
+        self.every.clicked.connect(show_errors(lambda *_: self.predict_all()))
         self.plan = PlanLine(self.state, self.jobs, self.layers)
         self.go_on = ResumePrediction(self.state)
         self.box = JobBox(self.state, self.jobs, "predict")
@@ -111,6 +118,7 @@ class PredictStep(Step):
         self.thresholds.apply_wanted.connect(show_errors(lambda job: self.postprocess(self._whole(job))))
         self.drawing.drawn.connect(show_errors(lambda region: self.predict(region)))
         self.merging.idle.connect(self._merged)
+        self.many.merged.connect(self._all_merged)
         self.state.changed.connect(self._changed)
 
     def _button(self, text: str, tip: str, where: str) -> QPushButton:
@@ -123,6 +131,7 @@ class PredictStep(Step):
         row = QHBoxLayout()
         row.addWidget(self.view)
         row.addWidget(self.region)
+        row.addWidget(self.every)
         together = QWidget()
         inside = QVBoxLayout(together)
         inside.setContentsMargins(0, 0, 0, 0)
@@ -164,8 +173,9 @@ class PredictStep(Step):
         else:
             self.channels.hide()
         ready = missing is None and resolve.blocked_by(self.state, "predict") is None
-        for button in (self.view, self.region, self.slide):
+        for button in (self.view, self.region, self.slide, self.every):
             button.setEnabled(ready)
+        self.every.setVisible(len(slides_of(self.state)) > 1)
         self.why.set_ready(ready)
         self.slide.setText(self.where.verb)
         self.region.setVisible(self.where.kind != "drawn")  # other buttons draw regions then
@@ -330,6 +340,28 @@ class PredictStep(Step):
         self.warning.hide()
         return handle
 
+    def predict_all(self) -> JobHandle:
+        """Predict all slides of the dock, one after the other; returns at once."""
+        self._need()
+        self.drawing.stop()
+        where = self.where.kind
+        job = self.many.job(where)
+        config = model_config(job.settings.models[0])
+        text = f"Preparing the labels of {len(job.slides)} slides."
+        before = self.many.preparing(job, config)
+        handle = self.send(job, text, before=before, ready=lambda outs: self.many.job(where, outs))
+        handle.follow_up = lambda: self.many.busy
+        self.warning.hide()
+        return handle
+
+    def _all_merged(self) -> None:
+        """The labels of all slides are there; those of the active one are shown."""
+        record = self.state.active
+        if record is not None and record.labels is not None and record.labels.exists():
+            self.layers.need_labels(record)
+        self.box.say(f"{self.many.words}; choose one in the Slide step to see it.")
+        self.state.emit("results")
+
     def _show_labels(self, out: Path, record: SlideRecord) -> None:
         """Show the layer of the labels, and merge into it from now on."""
         record.labels = out
@@ -345,6 +377,8 @@ class PredictStep(Step):
 
     def _happened(self, event: Event) -> None:
         job = self.box.job
+        if isinstance(job, PredictManyJob) and not isinstance(event, Message):
+            return
         if isinstance(event, RegionDone):
             self.merging.add(event)
             if isinstance(job, PredictJob):
@@ -366,6 +400,14 @@ class PredictStep(Step):
         job = self.box.job
         if self.box.status.text() == self.plan.text():
             self.box.say("")  # the sentence is shown elsewhere already
+        if isinstance(job, PredictManyJob):
+            counts = result.values if result is not None else {}
+            done = counts.get("done", 0) + counts.get("skipped", 0)
+            self._all_words = (
+                f"{done} of {len(job.slides)} slides are predicted; choose one in the Slide step to see it."
+            )
+            self.box.say("Merging.")
+            self.many.merge(job)
         if isinstance(job, PredictJob | PostprocessJob) and self.merging.layer is not None:
             if outcome == "done":
                 self.box.say("Merging the last tiles.")
@@ -407,6 +449,7 @@ class PredictStep(Step):
         self.plan.closing()
         self.box.closing()
         self.merging.closing()
+        self.many.closing()
         self.live.closing()
         self.go_on.closing()
         self.where.closing()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakSet
 
 from napari.layers import Image, Layer
 from napari.utils.notifications import show_info, show_warning
-from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -17,7 +15,6 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QLineEdit,
-    QListWidget,
     QListWidgetItem,
     QPushButton,
     QVBoxLayout,
@@ -38,8 +35,10 @@ from napari_msunet.widgets.dock.tissue import TissueRow
 from napari_msunet.widgets.layers import Layers
 from napari_msunet.widgets.reader import chosen
 from napari_msunet.widgets.slides.bring_back import bring_back, note_view
+from napari_msunet.widgets.slides.first_try import FirstTry
 from napari_msunet.widgets.slides.known_length import KnownLength
 from napari_msunet.widgets.slides.project_box import ProjectBox
+from napari_msunet.widgets.slides.slide_list import SlideList
 from napari_msunet.widgets.state import STEPS, SlideRecord
 from napari_msunet.widgets.steps.step import Step
 
@@ -48,67 +47,6 @@ if TYPE_CHECKING:
 
     from napari_msunet.widgets.jobs import Jobs
     from napari_msunet.widgets.state import State
-# ----------------------------------------------------------------------------------------------------------------------
-# The list of slides in the Slide step.
-
-ROWS = 4
-
-
-class SlideList(QListWidget):
-    """The slides, and below them the layers without a file; the data of an item is its record or its layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setToolTip(
-            "The slides of this project. The one that is chosen is annotated, predicted and exported; every image "
-            "layer of the viewer is a slide too."
-        )
-        self.setAccessibleName("Slides")
-
-    def thing(self, item: QListWidgetItem | None) -> SlideRecord | Layer | SlideNote | None:
-        """The record, the layer or the lost slide that an item shows."""
-        return None if item is None else item.data(Qt.ItemDataRole.UserRole)
-
-    def show_slides(
-        self,
-        records: Iterable[SlideRecord],
-        waiting: Iterable[Layer],
-        active: SlideRecord | None,
-        lost: Iterable[SlideNote] = (),
-    ) -> None:
-        """Show slides, layers that have no file yet, and slides that are lost, without emitting signals; the active
-        slide is selected."""
-        wanted: list[tuple[SlideRecord | Layer | SlideNote, str, str]] = [(r, *_row(r)) for r in records]
-        wanted += [(w, f"{w.name} (layer without a file)", "Choose it to write it as a slide file.") for w in waiting]
-        for note in lost:
-            where = note.path.absolute or note.path.relative
-            wanted.append((note, f"{Path(where).name} (not found: click to say where it is)", f"It was {where}."))
-        shown = [(self.thing(self.item(n)), self.item(n).text()) for n in range(self.count())]
-        self.blockSignals(True)
-        if shown != [(thing, text) for thing, text, _ in wanted]:
-            self.clear()
-            for thing, text, tip in wanted:
-                item = QListWidgetItem(text)
-                item.setData(Qt.ItemDataRole.UserRole, thing)
-                item.setToolTip(tip)
-                self.addItem(item)
-        row = next((n for n, (thing, _, _) in enumerate(wanted) if thing is active), -1)
-        self.setCurrentRow(row)
-        self.blockSignals(False)
-        self.setVisible(bool(wanted))
-        self.setFixedHeight(8 + 24 * min(max(len(wanted), 1), ROWS))
-
-
-def _row(record: SlideRecord) -> tuple[str, str]:
-    size = "px" if record.in_pixels else "? µm/px" if record.mpp is None else f"{record.mpp[0]:.3g} µm/px"
-    gone = "" if record.path.exists() else "  (gone)"
-    text = f"{record.path.name}   {record.shape[1]} × {record.shape[0]}   {size}{gone}"
-    return text, str(record.path)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The Slide step.
-
 FILES = (
     f"Slides and images ({' '.join(f'*{ending}' for ending in READABLE)});;"
     "OME-Zarr (zarr.json .zattrs .zgroup);;All files (*)"
@@ -135,8 +73,11 @@ class SlideStep(Step):
         self.project.open_wanted.connect(show_errors(lambda folder: self.open_project(Project.open(folder).folder)))
         self.body.addWidget(self.project)
         self.body.addLayout(self._buttons())
+        self.first_try = FirstTry(state)
+        self.body.addWidget(self.first_try)
         self.list = SlideList()
         self.list.currentItemChanged.connect(self._chosen)
+        self.list.role_wanted.connect(self.state.set_role)
         self.body.addWidget(self.list)
         self.about = QWidget()  # of the active slide; nothing of it can be used before there is one
         inside = QVBoxLayout(self.about)
@@ -518,11 +459,12 @@ class SlideStep(Step):
     def refresh(self) -> None:
         """Show the present slides."""
         waiting = [layer for layer in self.viewer.layers if layer in self._waiting]
-        self.list.show_slides(self.state.slides, waiting, self.state.active, self.state.lost)
+        self.list.show_slides(self.state, waiting)
         record = self.state.active
         if self.known_length.active and self.known_length.layer not in self.layers.all_of(record):
             self.known_length.stop()  # another slide is shown now
         self.project.refresh()
+        self.first_try.refresh()
         self.about.setVisible(record is not None)
         self.forget.setEnabled(self.list.currentItem() is not None)
         in_pixels = record is not None and record.in_pixels
@@ -572,6 +514,7 @@ class SlideStep(Step):
         self.viewer.layers.events.removed.disconnect(self._removed)
         for layer in list(self._followed):
             layer.events.data.disconnect(self._replaced)
+        self.list.closing()
         self.tissue.closing()
         self.known_length.close_overlay()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, QTimer
-from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_msunet._io import read_rows
 from napari_msunet.config import AutoModel, TrainJob
@@ -32,6 +32,10 @@ from napari_msunet.widgets.dock.training_views import CrossValidation, Curves, S
 from napari_msunet.widgets.forms import Fold, Form
 from napari_msunet.widgets.state import changed
 from napari_msunet.widgets.steps.step import Step
+from napari_msunet.widgets.training.context_panel import ContextPanel
+from napari_msunet.widgets.training.estimate import TrainingEstimate
+from napari_msunet.widgets.training.experiment_panel import ExperimentPanel
+from napari_msunet.widgets.training.live_preview import LivePreview
 from napari_msunet.widgets.training.search_panel import SearchPanel
 from napari_msunet.wording import in_labels
 
@@ -66,6 +70,8 @@ class TrainStep(Step):
     def __init__(self, state: State, jobs: Jobs, layers: Layers) -> None:
         super().__init__(state, jobs, layers)
         self.form = Form(self.state.train_options)
+        # never squeezed where the dock is just too low: its rows would move once there is a little more room
+        self.form.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
         self.form.valueChanged.connect(self.state.set_train_options)
         self.needed = self.note()
         self.findings: list[Finding] = []
@@ -98,9 +104,22 @@ class TrainStep(Step):
             "Search for the best options", "Tries many trainings, and scores each on what it has not seen."
         )
         self.searching.inside.addWidget(self.search)
+        self.experiment = ExperimentPanel(state, jobs, self._stores_flusher)
+        self.comparing = Fold(
+            "Compare variants", "Trains variants in the same time, and scores what they had not seen."
+        )
+        self.comparing.inside.addWidget(self.experiment)
+        self.context = ContextPanel(state, jobs, self._stores_flusher)
+        self.asking = Fold(
+            "Does context help here?", "Compares one scale with several in the same time, and says which to use."
+        )
+        self.asking.inside.addWidget(self.context)
         self.box = JobBox(state, jobs, "train", _CHOICES)
         self.box.happened.connect(self._happened)
         self.box.ended.connect(self._ended)
+        self.live = LivePreview(state, jobs, layers)
+        self.estimate = TrainingEstimate(jobs)
+        self.estimate.told.connect(self._timed)
         self.curves = Curves(self.viewer.theme)
         self.curves.hide()
         self.problems = QLabel()
@@ -120,9 +139,11 @@ class TrainStep(Step):
         row.addWidget(self.start, 2)
         row.addWidget(self.go_on, 1)
         self.body.addLayout(row)  # on top, so that nothing that comes or goes can move it
+        self.body.addWidget(self.estimate)
+        self.body.addWidget(self.live)
         for widget in (self.reserved, self.box, self.verdict, self.problems, self.scores, self.crossval, self.curves):
             self.body.addWidget(widget)
-        for widget in (self.going_on, self.form, self.windows, self.searching, self.test):
+        for widget in (self.going_on, self.form, self.windows, self.searching, self.comparing, self.asking, self.test):
             self.body.addWidget(widget)
         for label in (self.problems, self.scores, self.crossval):
             label.hide()
@@ -162,11 +183,14 @@ class TrainStep(Step):
         self.needed.setVisible(missing is not None)
         free = resolve.blocked_by(self.state, "train") is None
         self.going_on.refresh()
-        self.search.refresh()
+        for panel in (self.search, self.experiment, self.context):
+            panel.refresh()
         self.interrupted.setText(self._interrupted_words())
         self.interrupted.setVisible(bool(self.interrupted.text()))
-        self.form.setVisible(not self.box.running)  # the options cannot be changed now, and the curves need the room
-        self.windows.setVisible(not self.box.running)
+        # while something runs, options cannot be changed, and curves and tables need the room
+        running = any(box.running for box in self._boxes())
+        for widget in (self.form, self.windows, self.reserved):
+            widget.setVisible(not running)
         self.windows.setEnabled(missing is None and free and not self.windows.busy)
         tested = self.state.model_path is not None and any(s.role == "test" for s in resolve.sources(self.state))
         self.test.setVisible(tested)
@@ -181,6 +205,11 @@ class TrainStep(Step):
             else "Goes on with a training that was stopped or came to its end; there is none yet."
         )
         self.reserved.setVisible(not self.box.running)
+        for label in (self.estimate, self.live.says):  # so that nothing below them moves; the font is that of the style
+            label.setFixedHeight(2 * label.fontMetrics().lineSpacing() + 2)
+        if self.estimate.measuring and (self.state.running or missing is not None):
+            self.estimate.stop()
+            self._checked = None
         self.checks.setVisible(missing is None)
         if missing is None and not self.box.running:
             self._check_timer.start(_CHECK_MS)
@@ -194,8 +223,12 @@ class TrainStep(Step):
         return f"The training of {folder.name} was interrupted after {epochs} epochs: Continue goes on with it."
 
     def summary(self) -> str:
-        running = next((box for box in (self.box, self.search.box) if box.running), None)
+        running = next((box for box in self._boxes() if box.running), None)
         return running.bar.format() if running else ""
+
+    def _boxes(self) -> tuple[JobBox, ...]:
+        """The boxes of all jobs of this step."""
+        return self.box, self.search.box, self.experiment.box, self.context.box
 
     def _restyle(self, event: object = None) -> None:
         self.curves.set_theme(self.viewer.theme)
@@ -219,21 +252,36 @@ class TrainStep(Step):
             self.checks.setText(_CHECKING)  # what was found before need not hold any more
         self._checked = key
         runs = self.state.project.folder / "runs" if self.state.project else None
+        rate = self.estimate.rate
 
         def look() -> list[Finding]:
             from napari_msunet.training.prepare import check  # reading images is imported beside the window
 
-            return check(job, runs, devices=False)
+            return check(job, runs, devices=False, rate=rate)
 
-        self._background.run(look, self._show_findings)
+        self._background.run(look, lambda findings: self._found(job, findings))
+
+    def _found(self, job: TrainJob, findings: list[Finding]) -> None:
+        """Show what the check has found; where it cannot tell the time of a step, some are tried."""
+        self._show_findings(findings)
+        possible = not any(finding.level == "error" for finding in findings)
+        if possible and any(finding.about == "time unknown" for finding in findings) and not self.state.running:
+            self.estimate.measure(job, self._stores_flusher())
+
+    def _timed(self) -> None:
+        """The time of a step is known now."""
+        self._checked = None
+        self._check_timer.start(0)
 
     def _show_findings(self, findings: list[Finding]) -> None:
+        self.estimate.show_time(next((finding for finding in findings if finding.about), None))
         colours = section.colours(self.viewer.theme)
         tints = {"ok": colours["done"], "warning": colours["warning"], "error": colours["warning"]}
+        shown = [finding for finding in findings if not finding.about]  # the time has a place of its own
         rows = [
             f'<tr><td style="color:{tints[f.level]}; padding-right:6px"><b>{_MARKS[f.level]}</b></td>'
             f"<td>{escape(in_labels(f.text))}</td></tr>"
-            for f in sorted(findings, key=lambda f: ("error", "warning", "ok").index(f.level))
+            for f in sorted(shown, key=lambda f: ("error", "warning", "ok").index(f.level))
         ]
         self.findings = findings
         self.checks.setText(f'<table cellspacing="0" cellpadding="1">{"".join(rows)}</table>')
@@ -278,6 +326,7 @@ class TrainStep(Step):
         return self._begin(job.model_copy(update=update), history)
 
     def _begin(self, job: TrainJob, history: TrainingHistory) -> JobHandle:
+        self.estimate.stop()  # which the training would have to wait for
         handle = self.box.start(
             job, "Preparing: the worker loads images and annotations.", before=self._stores_flusher()
         )
@@ -285,6 +334,7 @@ class TrainStep(Step):
         history.decides = watched_metric(job.optimiser.best_metric)
         self.state.training = job.out
         self.state.emit("train")
+        self.live.begin(job)
         self.curves.restart(outputs, history, job.optimiser.stop_loss)
         self.curves.show()
         for widget in (self.verdict, self.problems, self.scores, self.crossval):
@@ -326,6 +376,7 @@ class TrainStep(Step):
         return max(found, key=lambda p: (p / "last.ckpt").stat().st_mtime, default=None)
 
     def _happened(self, event: Event) -> None:
+        self.live.happened(event)
         if isinstance(event, Metric | StepMetrics):
             self.curves.add(event)
             if not self._problem_timer.isActive():
@@ -346,6 +397,7 @@ class TrainStep(Step):
         if outcome != "lost":  # the worker died: what it has done can be continued
             self.state.training = None
         thrown = outcome == "cancelled" and self.box.kept == "none"
+        self.live.end(model if model.is_file() and not thrown else None)
         if thrown:
             self.box.say("The training was thrown away.")
             self.curves.hide()
@@ -354,7 +406,7 @@ class TrainStep(Step):
             if result is None:
                 self._show_scores(model_summary(model))
             chosen = self.verdict.judge(result, model)
-            self.state.use_model(chosen)
+            self.state.take_trained(chosen)
             if chosen != model:
                 self.box.say("Done: the old model stays the chosen one.")
             elif outcome in ("done", "cancelled"):
@@ -389,9 +441,11 @@ class TrainStep(Step):
         self.scores.show()
 
     def as_python(self) -> str:
-        """The training as Python; with the search unfolded, the search."""
-        if self.searching.button.isChecked():
-            return self.search.as_python()
+        """The training as Python; with the search, the experiment or the study unfolded, that."""
+        folds = ((self.searching, self.search), (self.comparing, self.experiment), (self.asking, self.context))
+        for fold, panel in folds:
+            if fold.button.isChecked():
+                return panel.as_python()
         return job_lines(self._job(self.state.project_folder() / "runs" / "run 1"))
 
     def closing(self) -> None:
@@ -399,7 +453,10 @@ class TrainStep(Step):
         self._problem_timer.stop()
         self._background.close()
         self.box.closing()
-        self.search.closing()
+        for panel in (self.search, self.experiment, self.context):
+            panel.closing()
+        self.live.closing()
+        self.estimate.stop()
         self.windows.closing()
         self.test.closing()
         self.crossval.closing()
