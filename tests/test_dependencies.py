@@ -23,6 +23,8 @@ NAMED_OTHERWISE = {
     "pydantic_core": "pydantic",  # the same release, always
     "distributed": "dask",
     "mlflow": "mlflow-skinny",
+    "bioimageio": "bioimageio.core",
+    "yaml": "pyyaml",
 }
 """Packages by the module that they install, where the two names differ."""
 
@@ -74,11 +76,16 @@ def _imports(folder):
     return found
 
 
+EXTRAS = ("encoders", "bioimageio", "dicom", "onnx", "openvino", "parquet", "tracking", "cluster")
+"""Those that are not the window's."""
+
+
 def test_everything_imported_is_named():
     base, extras = _declared()
     optional = set().union(
         *(extras[n] for n in ("bioimageio", "encoders", "onnx", "openvino", "parquet", "tracking", "cluster"))
     )
+    optional = set().union(*(extras[n] for n in EXTRAS))
     missing = {
         name: str(path)
         for name, path in _imports(SOURCE).items()

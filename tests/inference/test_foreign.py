@@ -63,7 +63,7 @@ def test_an_exported_model_predicts_a_slide_as_the_model_does(exported, slide: P
     with ms.predict(slide, path, tmp_path / "onnx.ome.zarr", outputs=("labels", "probabilities")) as labels:
         found, got = np.asarray(labels.levels[0]), np.asarray(labels.probabilities)
         assert labels.classes == ("gland",)
-    assert 0.1 < own.mean() < 0.9
+    assert 0.05 < own.mean() < 0.95
     # the coarse scale is the mean of read pixels here, and read on its own there: half a grey value of 255
     assert np.abs(got - wanted).max() < 0.05
     assert (found != own).mean() < 0.01

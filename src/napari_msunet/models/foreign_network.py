@@ -22,7 +22,7 @@ from scipy.special import expit, softmax
 from napari_msunet.config import explain
 from napari_msunet.config.base import Frozen
 from napari_msunet.errors import ModelError
-from napari_msunet.models.export_model import KEY
+from napari_msunet.models.whole_model import KEY
 from napari_msunet.names import printable
 
 Tiles = npt.NDArray[np.float32]
