@@ -23,8 +23,6 @@ NAMED_OTHERWISE = {
     "pydantic_core": "pydantic",  # the same release, always
     "distributed": "dask",
     "mlflow": "mlflow-skinny",
-    "bioimageio": "bioimageio.core",
-    "yaml": "pyyaml",
 }
 """Packages by the module that they install, where the two names differ."""
 
@@ -82,9 +80,6 @@ EXTRAS = ("encoders", "bioimageio", "dicom", "onnx", "openvino", "parquet", "tra
 
 def test_everything_imported_is_named():
     base, extras = _declared()
-    optional = set().union(
-        *(extras[n] for n in ("bioimageio", "encoders", "onnx", "openvino", "parquet", "tracking", "cluster"))
-    )
     optional = set().union(*(extras[n] for n in EXTRAS))
     missing = {
         name: str(path)

@@ -36,7 +36,7 @@ class ImageScore(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Compared:
+class RunScores:
     """One row of a comparison.
 
     Attributes
@@ -90,7 +90,7 @@ def compare(folders: Sequence[str | Path], out: str | Path | None = None) -> lis
     places = [Path(folder) for folder in folders]
     if not places:
         raise OutputError("There is nothing to compare; give folders of trainings, experiments or evaluations.")
-    found: list[tuple[str, Compared]] = []
+    found: list[tuple[str, RunScores]] = []
     for name, place in zip(_told_apart(places), places, strict=True):
         found += [(f"{name}: {one.name}" if one.name else name, one) for one in read_results(place)]
     settings = [one.settings for _, one in found if one.settings]
@@ -120,7 +120,7 @@ def compare(folders: Sequence[str | Path], out: str | Path | None = None) -> lis
 # What a folder holds.
 
 
-def read_results(folder: Path) -> list[Compared]:
+def read_results(folder: Path) -> list[RunScores]:
     """What a folder holds, in the order of its table.
 
     Raises
@@ -128,7 +128,7 @@ def read_results(folder: Path) -> list[Compared]:
     OutputError
         If it holds nothing that can be compared, or it cannot be read.
     """
-    readers: dict[str, Callable[[Path], list[Compared]]] = {
+    readers: dict[str, Callable[[Path], list[RunScores]]] = {
         "context.json": lambda place: _experiment(place / "experiment"),
         "experiment.json": _experiment,
         "crossval.json": _cross_validation,
@@ -154,15 +154,15 @@ def read_results(folder: Path) -> list[Compared]:
     )
 
 
-def _training(folder: Path) -> list[Compared]:
+def _training(folder: Path) -> list[RunScores]:
     run = read_run(folder)
     numbers = {key: value for key, value in run.summary.items() if key != "run"}
     scores = {name: numbers.get(column("validation", name, "fused")) for name in ("dice", "iou")}
     known = {name: value for name, value in scores.items() if value is not None}
-    return [Compared("", "training", known | numbers, _settings(run.job), run=run)]
+    return [RunScores("", "training", known | numbers, _settings(run.job), run=run)]
 
 
-def _experiment(folder: Path) -> list[Compared]:
+def _experiment(folder: Path) -> list[RunScores]:
     job = ExperimentJob.model_validate(read_json(folder / "experiment.json"))
     report = read_json(folder / "report.json")
     trials = [read_json(file) for file in sorted(folder.glob("trials/*/trial.json"))]
@@ -179,7 +179,7 @@ def _experiment(folder: Path) -> list[Compared]:
             settings = _settings(_chosen(folder / "trials", f"{file_word(name)}-fold*", given), _BY_FOLD)
         images = _images_of_trials([row for row in trials if row["variant"] == name])
         kept = {key: value for key, value in numbers.items() if value is not None}
-        found.append(Compared(name, "experiment", kept, settings, images))
+        found.append(RunScores(name, "experiment", kept, settings, images))
     return found
 
 
@@ -194,21 +194,21 @@ def _images_of_trials(rows: Sequence[Mapping[str, Any]]) -> dict[str, ImageScore
     return {name: ImageScore(groups[name], float(np.mean(values))) for name, values in each.items()}
 
 
-def _cross_validation(folder: Path) -> list[Compared]:
+def _cross_validation(folder: Path) -> list[RunScores]:
     job, report = read_json(folder / "crossval.json"), read_json(folder / "report.json")
     mean, spread = report["mean"]["fused"], report["std"]["fused"]
     numbers = {"dice": mean["dice"], "iou": mean["iou"], "deviation": spread["dice"], "folds": len(report["folds"])}
     images = {name: score for fold in report["folds"] for name, score in _images(fold["images"]).items()}
     settings = _settings(_chosen(folder, "fold*", job["training"]), _BY_FOLD)
-    return [Compared("", "cross-validation", numbers, settings, images)]
+    return [RunScores("", "cross-validation", numbers, settings, images)]
 
 
-def _evaluation(folder: Path) -> list[Compared]:
+def _evaluation(folder: Path) -> list[RunScores]:
     report = read_json(folder / "report.json")
     pooled, images = report["pooled"]["fused"], _images(report["images"])
     numbers = {"dice": pooled["dice"], "iou": pooled["iou"], "interval": report["intervals"]["dice"]["pooled"]}
     numbers |= {"scored": len(report["images"]), "parameters": report["model"]["parameters"]}
-    return [Compared("", "evaluation", numbers | {"model": report["model"]["path"]}, {}, images)]
+    return [RunScores("", "evaluation", numbers | {"model": report["model"]["path"]}, {}, images)]
 
 
 def _images(reports: Sequence[Mapping[str, Any]]) -> dict[str, ImageScore]:
@@ -230,7 +230,7 @@ def _settings(job: Mapping[str, Any], left_out: frozenset[str] = frozenset()) ->
     return flat_settings({key: value for key, value in job.items() if key not in _OWN | left_out})
 
 
-def _difference(first: Compared, other: Compared) -> dict[str, Any]:
+def _difference(first: RunScores, other: RunScores) -> dict[str, Any]:
     """The mean Dice of the images that both scored, minus that of the first, with its interval over groups."""
     shared = sorted(
         name
