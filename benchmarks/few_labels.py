@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import label
 from training_parts.sets import SETS, STROKE_VALUES, Picture, Set, draw_strokes, source
 
 from napari_msunet.config import AutoModel, ExperimentJob, FolderSource, TrainJob
@@ -29,23 +30,17 @@ MOST_STROKES = 2000
 
 
 def painted(truth: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Strokes on a truth `(h, w)` until a share of its pixels is painted."""
-    found = np.zeros(truth.shape, np.uint8)
-    radius = 3 if share < 0.01 else 8
-    for number in range(MOST_STROKES):
-        missing = share * truth.size - np.count_nonzero(found)
-        if missing <= 0:
-            break
-        values = np.unique(truth)
-        value = values[number % len(values)]
-        alone = np.where(truth == value, truth, 255)  # the stroke of this turn, of one class
-        stroke = draw_strokes(alone.astype(np.uint8), 1, 10_000 * seed + number, radius)
-        if np.count_nonzero(stroke) > max(missing, 40):  # the last one ends where enough is painted
-            places = np.argwhere(stroke)[: int(max(missing, 1))]
-            short = np.zeros_like(stroke)
-            short[tuple(places.T)] = stroke[tuple(places.T)]
-            stroke = short
-        found = np.where(stroke, stroke, found)
+    """Strokes on a truth `(h, w)` that cover about a share of its pixels."""
+    wanted, count, radius = share * truth.size, 4, 3 if share < 0.01 else 8
+    found = draw_strokes(truth, count, seed, radius)
+    while np.count_nonzero(found) < wanted and count < MOST_STROKES:
+        count *= 2
+        found = draw_strokes(truth, count, seed, radius)
+    pieces, last = label(found > 0)
+    for number in np.random.default_rng(seed).permutation(last) + 1:
+        size = np.count_nonzero(pieces == number)
+        if np.count_nonzero(found) - size >= wanted:  # without this piece there is still enough
+            found[pieces == number] = 0
     return found
 
 
