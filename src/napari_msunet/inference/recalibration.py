@@ -134,7 +134,9 @@ def likeness(model: MSUNet, slide: Slide) -> Likeness:
         If the slide does not fit the model, or cannot be read.
     """
     inputs = sample_inputs(model, slide, matched_channels(model, slide))
-    colours, trained, here = nan, (), ()
+    colours = nan
+    trained: tuple[float, ...] = ()
+    here: tuple[float, ...] = ()
     known = model.config.normalisation
     if known is not None and not isinstance(known, tuple) and model.config.own_statistics is None:
         means = inputs[0].mean((0, 2, 3))
