@@ -28,7 +28,8 @@ from training_parts.sets import SETS, STROKES, Set, source
 from napari_msunet.config import AutoModel, ExperimentJob, TrainJob
 from napari_msunet.events import Message, Result
 from napari_msunet.own_process import keep_freed_memory
-from napari_msunet.training.experiments import experiment_events, table
+from napari_msunet.training.comparison.experiment_page import table
+from napari_msunet.training.experiments import experiment_events
 
 PEER = "BasicUNet"
 STROKE_SETS = {"glands, strokes": ("glands", False), "nuclei, strokes on one image": ("nuclei", True)}

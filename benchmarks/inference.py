@@ -6,7 +6,8 @@ network     share of the time that is the network's own; pixels through it; usef
 others      the same network in MONAI and in TIAToolbox, where `make bench-env-monai bench-env-tiatoolbox` was done
 memory      the peak on 100,000 x 100,000 and on 20,000 x 20,000 pixels with 5 % tissue
 tissue      40 % tissue beside all tissue
-kills       ten kills at random moments
+fast        precision="fast" over exact, end to end, and each engine and precision; labels that it changes on --models
+kills       ten kills at random moments, with each engine and precision
 cluster     two Dask workers beside two processes without Dask; a killed worker
 view        1024 x 1024 pixels in view, through the worker process of the window
 gpu         the same on a graphics card, where there is one
@@ -31,6 +32,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from inference_parts.cluster import cluster
+from inference_parts.fast import fast
 from inference_parts.gpu import gpu
 from inference_parts.kills import kills
 from inference_parts.memory import memory
@@ -46,6 +48,7 @@ PARTS: dict[str, Callable[[Setting], list[Row]]] = {
     "others": others,
     "memory": memory,
     "tissue": tissue,
+    "fast": fast,
     "kills": kills,
     "cluster": cluster,
     "view": view,
@@ -59,6 +62,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small slides, to see that everything works")
     parser.add_argument("--out", type=Path, help="folder for inference.json and inference.txt; other parts in it stay")
     parser.add_argument("--folder", type=Path, help="for slides and stores; kept, where a temporary one is removed")
+    parser.add_argument("--models", type=Path, nargs="*", default=[], help="trained models, for the part fast")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
@@ -69,7 +73,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for store in folder.glob("*.zarr"):
             shutil.rmtree(store)  # of an earlier run, which would only go on
-        setting = Setting(folder.absolute(), options.quick, Path(__file__).parents[1] / "build")
+        setting = Setting(folder.absolute(), options.quick, Path(__file__).parents[1] / "build", tuple(options.models))
         results: dict[str, list[Row]] = {}
         for name in options.parts or PARTS:
             begin = time.perf_counter()

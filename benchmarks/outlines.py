@@ -1,8 +1,10 @@
-"""Half a million objects as outlines: exporting a label store as GeoJSON, COCO or ASAP, and reading the file again.
+"""Half a million objects as outlines: exporting a label store as GeoJSON, COCO or ASAP, and reading the file again; and
+a million objects measured.
 
 Each step runs in a process of its own, whose largest memory is measured (Linux: its own peak, not the parent's).
 
     python benchmarks/outlines.py --objects 500000 --formats .geojson
+    python benchmarks/outlines.py --objects 1000000 --formats --measure .csv .parquet
 """
 
 from __future__ import annotations
@@ -55,6 +57,16 @@ def export(store: Path, file: Path) -> dict[str, float]:
     return {"megabytes": file.stat().st_size / 1e6}
 
 
+def measure(store: Path, file: Path) -> dict[str, float]:
+    """Measure all objects, with their neighbours and a density map."""
+    import napari_msunet as ms
+
+    began = time.process_time()
+    found = ms.measure(ms.MeasureJob(labels=store, out=file, density=200))
+    objects = sum(row["objects"] for row in found.classes)
+    return {"objects": objects, "processor": time.process_time() - began, "megabytes": file.stat().st_size / 1e6}
+
+
 def read(file: Path) -> dict[str, float]:
     """Read the file."""
     from napari_msunet.annotation import read_shape_file
@@ -88,7 +100,8 @@ def step(work: Callable[..., dict[str, float]], *arguments: object) -> dict[str,
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--objects", type=int, default=500_000)
-    parser.add_argument("--formats", nargs="+", choices=(".geojson", ".json", ".xml"), default=[".geojson"])
+    parser.add_argument("--formats", nargs="*", choices=(".geojson", ".json", ".xml"), default=[".geojson"])
+    parser.add_argument("--measure", nargs="*", choices=(".csv", ".parquet", ".geojson"), default=[])
     parser.add_argument("--json", type=Path, help="file for the numbers")
     given = parser.parse_args()
     rows = {}
@@ -100,6 +113,8 @@ def main() -> int:
             rows[f"{ending} out"] = step(export, store, file)
             rows[f"{ending} in"] = step(read, file)
             file.unlink()
+        for ending in given.measure:
+            rows[f"measure {ending}"] = step(measure, store, Path(folder) / f"objects{ending}")
     for name, row in rows.items():
         print(f"{name:14}" + "  ".join(f"{key} {value:,.2f}".removesuffix(".00") for key, value in row.items()))
     if given.json is not None:

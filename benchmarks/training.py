@@ -4,9 +4,11 @@
 
 share     the share of a real training's steps that is the network's (forward, loss, backward, optimiser), and the same
           step on a batch that lies in memory
+peer      a step of the default for 400 s on glands beside one of MONAI's BasicUNet, by turns: seconds, pixels and
+          tissue a second, and the share of a real step that is the network's (needs ../shared/data and monai)
 scales    a step with scales 1, 1/2, 1/4 of the same field beside one with scale 1 of the same widths, by turns
 
-Without a part, all are run, on two threads and with the allocator's settings of the worker.
+Without a part, share and scales are run, on two threads and with the allocator's settings of the worker.
 """
 
 from __future__ import annotations
@@ -26,12 +28,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import psutil
 import torch
 from inference_parts.report import Row, row, table
+from training_parts.beside_peer import beside_peer
 from training_parts.scales import scales
 from training_parts.share import share
 
 from napari_msunet.own_process import keep_freed_memory
 
-PARTS: dict[str, Callable[[bool, str], list[Row]]] = {"share": share, "scales": scales}
+PARTS: dict[str, Callable[[bool, str], list[Row]]] = {"share": share, "scales": scales, "peer": beside_peer}
 
 
 def main() -> None:
@@ -51,7 +54,7 @@ def main() -> None:
         torch.set_num_threads(2)
     file = options.out / "training.json" if options.out else None
     kept = json.loads(file.read_text()) if file and file.exists() else {}
-    for name in options.parts or PARTS:
+    for name in options.parts or ("share", "scales"):
         begin = time.perf_counter()
         kept[name] = PARTS[name](options.quick, options.device)
         kept[name].append(row("(this part took)", time.perf_counter() - begin, "s"))

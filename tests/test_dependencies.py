@@ -15,12 +15,16 @@ SOURCE = ROOT / "src" / "napari_msunet"
 
 NAMED_OTHERWISE = {
     "PIL": "pillow",
+    "bioimageio": "bioimageio.core",
+    "yaml": "pyyaml",
     "openslide": "openslide-python",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     "pydantic_core": "pydantic",  # the same release, always
     "distributed": "dask",
     "mlflow": "mlflow-skinny",
+    "bioimageio": "bioimageio.core",
+    "yaml": "pyyaml",
 }
 """Packages by the module that they install, where the two names differ."""
 
@@ -72,9 +76,16 @@ def _imports(folder):
     return found
 
 
+EXTRAS = ("encoders", "bioimageio", "dicom", "onnx", "openvino", "parquet", "tracking", "cluster")
+"""Those that are not the window's."""
+
+
 def test_everything_imported_is_named():
     base, extras = _declared()
-    optional = set().union(*(extras[n] for n in ("encoders", "onnx", "tracking", "cluster")))
+    optional = set().union(
+        *(extras[n] for n in ("bioimageio", "encoders", "onnx", "openvino", "parquet", "tracking", "cluster"))
+    )
+    optional = set().union(*(extras[n] for n in EXTRAS))
     missing = {
         name: str(path)
         for name, path in _imports(SOURCE).items()

@@ -21,11 +21,14 @@ class Setting:
         Small slides, to see that everything works; the numbers mean little.
     environments : Path
         Folder of the environments of other tools, made by `make bench-env-monai` and `make bench-env-tiatoolbox`.
+    models : tuple of Path
+        Trained models.
     """
 
     folder: Path
     quick: bool
     environments: Path
+    models: tuple[Path, ...] = ()
 
     @property
     def side(self) -> int:

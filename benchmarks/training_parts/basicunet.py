@@ -1,4 +1,4 @@
-"""MONAI's `BasicUNet` in the plain loop of a tutorial: the peer that the defaults must not fall behind.
+"""MONAI's `BasicUNet` and `AttentionUnet` in the plain loop of a tutorial, peers for the defaults.
 
 It needs monai without what it installs beside itself: ``pip install --no-deps --target build/monai-alone monai``.
 """
@@ -30,18 +30,32 @@ FEATURES = (16, 16, 32, 64, 128, 16)
 SIZE, BATCH, RATE, RISE = 208, 8, 1e-3, 0.3
 
 
-def peer(mpp: float) -> Any:
+def _basic(channels: int, outputs: int) -> Any:
+    from monai.networks.nets import BasicUNet  # type: ignore[import-not-found]
+
+    return BasicUNet(2, channels, outputs, features=FEATURES)
+
+
+def _attention(channels: int, outputs: int) -> Any:
+    from monai.networks.nets import AttentionUnet
+
+    return AttentionUnet(2, channels, outputs, channels=(16, 32, 64, 128), strides=(2, 2, 2))
+
+
+NETWORKS = {"BasicUNet": _basic, "AttentionUnet": _attention}
+"""The networks by their names; both have half a million parameters."""
+
+
+def peer(mpp: float, name: str = "BasicUNet") -> Any:
     """The loop, at so many µm per pixel: AdamW, one cycle, batches of 8 windows of 208 px, flips, quarter turns and
     light changes of colour, cross-entropy and Dice."""
 
     def train(job: SettledTrainJob, items: Sequence[Item], seconds: float) -> tuple[Predict, int]:
-        from monai.networks.nets import BasicUNet  # type: ignore[import-not-found]
-
         outputs, channels = len(job.model.classes) + 1, job.model.channels
         data = [_read(item, mpp) for item in items]
         torch.manual_seed(job.seed)
         rng = np.random.default_rng(job.seed)
-        network = BasicUNet(2, channels, outputs, features=FEATURES)
+        network = NETWORKS[name](channels, outputs)
         optimiser = torch.optim.AdamW(network.parameters(), RATE)
         began, steps = time.process_time(), 0
         while (done := (time.process_time() - began) / seconds) < 1:
@@ -49,7 +63,7 @@ def peer(mpp: float) -> Any:
                 group["lr"] = RATE * _one_cycle(done)
             images, truths = zip(*(_window(*data[rng.integers(len(data))], rng) for _ in range(BATCH)), strict=True)
             optimiser.zero_grad()
-            _loss(network(torch.stack(images)), torch.stack(truths)).backward()
+            plain_loss(network(torch.stack(images)), torch.stack(truths)).backward()
             optimiser.step()
             steps += 1
         network.eval()
@@ -98,7 +112,7 @@ def _window(image: torch.Tensor, truth: torch.Tensor, rng: np.random.Generator) 
     return image * float(rng.uniform(0.9, 1.1)) + shift, truth
 
 
-def _loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+def plain_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     known = truth != IGNORED
     entropy = functional.cross_entropy(logits, truth, ignore_index=IGNORED)
     wanted = functional.one_hot(truth.where(known, torch.zeros_like(truth)), logits.shape[1]).movedim(-1, 1)

@@ -47,8 +47,11 @@ if TYPE_CHECKING:
     )
     from napari_msunet.labels import LabelStore, open_labels, tissue_labels
     from napari_msunet.models import MSUNet, build_model, load_model, save_model
+    from napari_msunet.models.export_model import export_model
     from napari_msunet.review.queue import review_queue
     from napari_msunet.slide import Slide, build_pyramid, open_slide, slide_from_array, tissue_mask
+    from napari_msunet.training.comparison.fold_models import model_of_folds
+    from napari_msunet.training.comparison.side_by_side import compare
 
     __version__: str
 
@@ -64,7 +67,10 @@ _HOMES = {
     "jobs.run": "context_study cross_validate evaluate experiment export job_from_json measure run train tune",
     "labels": "LabelStore open_labels tissue_labels",
     "models": "MSUNet build_model load_model save_model",
+    "models.export_model": "export_model",
     "review.queue": "review_queue",
+    "training.comparison.fold_models": "model_of_folds",
+    "training.comparison.side_by_side": "compare",
     "slide": "Slide build_pyramid open_slide slide_from_array tissue_mask",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -97,14 +103,17 @@ __all__ = [
     "UNetConfig",
     "build_model",
     "build_pyramid",
+    "compare",
     "context_study",
     "cross_validate",
     "evaluate",
     "experiment",
     "export",
+    "export_model",
     "job_from_json",
     "load_model",
     "measure",
+    "model_of_folds",
     "open_labels",
     "open_slide",
     "predict",

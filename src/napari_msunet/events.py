@@ -280,14 +280,15 @@ class Answered(_Labelled):
 
 
 class TrialDone(_Event):
-    """A trial of a search has ended, here or in another process.
+    """A trial of a search or of an experiment has ended, here or in another process.
 
     Attributes
     ----------
     number : int
-        Its number, from 0.
+        Its number: from 0 in a search, from 1 in an experiment.
     row : dict
-        Its row of the table of trials, as plain values.
+        Plain values: its row of the table of trials of a search; of an experiment, what is known of its variant by now
+        (``"variant"``, ``"trials"``, ``"value"``, ``"interval"``, ``"difference"``, ``"error"``).
     """
 
     event: Literal["trial_done"] = "trial_done"

@@ -30,7 +30,7 @@ def measured(job: MeasureJob) -> Result:
 
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf8") as file:
-        return list(csv.DictReader(file))
+        return list(csv.DictReader(line for line in file if not line.startswith("#")))
 
 
 def test_every_object_and_class(make_store: Make, tmp_path: Path):
@@ -79,8 +79,8 @@ def test_a_region_measures_what_is_inside(make_store: Make, tmp_path: Path):
     store = make_store(values, mpp=1.0)
     result = measured(MeasureJob(labels=store.path, out=tmp_path / "o.csv", region=(20, 20, 100, 10)))
     gland, nucleus = result.values["classes"]
-    assert gland == {"class": "gland", "area_um2": 100.0, "share": 100 / 300, "objects": 1}
-    assert nucleus == {"class": "nucleus", "area_um2": 0.0, "share": 0.0, "objects": 0}
+    assert gland == {"class": "gland", "area_um2": 100.0, "share": 100 / 300, "objects": 1, "per_mm2": 1e6 / 300}
+    assert nucleus == {"class": "nucleus", "area_um2": 0.0, "share": 0.0, "objects": 0, "per_mm2": 0.0}
     (row,) = rows(tmp_path / "o.csv")
     assert (float(row["box_y_px"]), float(row["box_x_px"])) == (20, 20)
 
@@ -100,8 +100,7 @@ def test_without_micrometres_measures_are_in_pixels_and_say_so(make_store: Make,
     store = make_store(values, "without")
     result = measured(MeasureJob(labels=store.path, out=tmp_path / "o.csv"))
     assert (result.values["area_px2"], result.values["classes"][0]["area_px2"]) == (900, 40)
-    with (tmp_path / "o.csv").open(encoding="utf8") as file:
-        (row,) = csv.DictReader(file)
+    (row,) = rows(tmp_path / "o.csv")
     assert not any("um" in name for name in row)
     assert (float(row["area_px2"]), float(row["centroid_y_px"]), float(row["box_width_px"])) == (40, 7, 10)
     assert "area_px2" in (tmp_path / "o.classes.csv").read_text(encoding="utf8")

@@ -1,6 +1,7 @@
 """Files that are no image, damaged files, and files cut short: one clear sentence each."""
 
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -70,8 +71,9 @@ def test_the_broken_svs(shared_data):
     assert "no image" in sentence_of(shared_data / "slides" / "broken.svs")
 
 
-def test_dicom_is_said_to_come_later(shared_data):
-    assert "DICOM" in sentence_of(shared_data / "slides" / "dicom-wsm.dcm")
+def test_dicom_without_its_package_is_said(shared_data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    assert "napari-msunet[dicom]" in sentence_of(shared_data / "slides" / "dicom-wsm.dcm")
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.9])

@@ -5,13 +5,17 @@ import json
 
 import numpy as np
 import pytest
+from data.making import write_folder
 
+import napari_msunet as ms
 from napari_msunet.cli import execute
+from napari_msunet.config import CrossValidateJob
 from napari_msunet.errors import OutputError, StoreError
 from napari_msunet.geometry import Region
+from napari_msunet.jobs.run import cross_validate
 from napari_msunet.labels import LabelStore
 from napari_msunet.training.agreement import agreement, kappa
-from napari_msunet.training.run_comparison import compare
+from napari_msunet.training.comparison.side_by_side import compare, read_results
 
 
 def run_folder(path, fusion, iou, result=True):
@@ -48,6 +52,74 @@ def test_runs_side_by_side(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(OutputError, match=r"job\.json"):
         compare([*runs, tmp_path / "empty"])
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A cross-validation, an experiment of two variants, and an evaluation, all on the same images of discs."""
+    place = tmp_path_factory.mktemp("results")
+    images, masks = write_folder(place / "discs", 6, (48, 48))
+    source = ms.FolderSource(images=images, masks=masks, mpp=1.0)
+    config = ms.ModelConfig(
+        classes=("disc",), mpp=1.0, scales=(1.0,), fusion="mean", branch=ms.UNetConfig(depth=2, width=4)
+    )
+    options = {"size": 32, "batch_size": 2, "steps": 2, "epochs": 1, "device": "cpu"}
+    training = ms.TrainJob(model=config, sources=(source,), out=place / "unused", **options)
+    cross_validate(CrossValidateJob(training=training, folds=2, out=place / "crossval"))
+    variants = {"plain": {}, "fast": {"optimiser.learning_rate": 0.02}}
+    again = training.model_copy(update={"epochs": None})
+    ms.experiment(
+        ms.ExperimentJob(training=again, variants=variants, folds=2, seconds=0.5, threads=1, out=place / "experiment")
+    )
+    model = place / "crossval" / "fold1" / "model.safetensors"
+    ms.evaluate(ms.EvaluateJob(model=model, sources=(source,), out=place / "evaluation", device="cpu"))
+    return place
+
+
+def test_experiments_cross_validations_and_evaluations_side_by_side(results, tmp_path):
+    places = [results / name for name in ("experiment", "crossval", "evaluation", "crossval/fold2")]
+    rows = ms.compare(places, tmp_path / "out")
+    kinds = ["experiment", "experiment", "cross-validation", "evaluation", "training"]
+    assert [row["kind"] for row in rows] == kinds
+    assert [row["run"] for row in rows[:3]] == ["experiment: plain", "experiment: fast", "crossval"]
+    assert all(0 <= row["dice"] <= 1 for row in rows[:4])
+    assert "difference" not in rows[0]
+    assert [row["images"] for row in rows[1:4]] == [6, 6, 6]
+    assert "difference" not in rows[4]  # which says nothing of single images
+    report = json.loads((results / "experiment" / "report.json").read_bytes())
+    assert rows[1]["dice"] == report["variants"]["fast"]["dice"]
+    low, high = rows[1]["difference_interval"]
+    assert low <= rows[1]["difference"] <= high
+    assert [row["optimiser.learning_rate"] for row in rows[:2]] == [0.003, 0.02]
+    assert rows[3]["optimiser.learning_rate"] is None
+    for name in ("compare.csv", "bars.png", "compare.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 100
+
+
+def test_the_differences_are_those_of_the_images(results):
+    """An evaluation against itself does not differ, and against another one by the mean over their images."""
+    place = results / "evaluation"
+    assert ms.compare([place, place])[1]["difference"] == 0
+    one, other = read_results(results / "crossval")[0], read_results(place)[0]
+    expected = np.mean([other.images[name].dice - one.images[name].dice for name in one.images])
+    assert ms.compare([results / "crossval", place])[1]["difference"] == pytest.approx(expected)
+
+
+def test_folders_that_cannot_be_compared_are_one_sentence(results, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "crossval.json").write_text("{}")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "report.json").write_text("[]")
+    for place, sentence in (
+        ("empty", "is no training run, experiment, cross-validation or evaluation"),
+        ("begun", "has no result yet"),
+        ("other", "cannot be read"),
+    ):
+        with pytest.raises(OutputError, match=sentence):
+            ms.compare([results / "evaluation", tmp_path / place])
+    with pytest.raises(OutputError, match="nothing to compare"):
+        ms.compare([])
 
 
 def test_the_verbs(tmp_path, capsys):

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from data.making import write_folder
 
-from napari_msunet.config import AutoModel, ExperimentJob, FolderSource, TrainJob, UNetConfig
-from napari_msunet.errors import OutputError
+from napari_msunet.config import AutoModel, ContextJob, ExperimentJob, FolderSource, TrainJob, UNetConfig
+from napari_msunet.errors import OutputError, SourceError, StoreLockedError
 from napari_msunet.events import Message, Result
-from napari_msunet.jobs.run import experiment
-from napari_msunet.training.experiments import experiment_events, summarise
+from napari_msunet.jobs.run import context_study, experiment
+from napari_msunet.training.comparison.experiment_page import _outlined
+from napari_msunet.training.experiments import experiment_events, reason_of_failure, summarise
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -24,7 +25,7 @@ def source(tmp_path_factory):
 
 def make(source, out, **options):
     model = AutoModel(classes=("disc",), mpp=1.0, branch=UNetConfig(depth=2, width=4))
-    training = TrainJob(model=model, sources=(source,), out=out, batch_size=2, device="cpu")
+    training = TrainJob(model=model, sources=(source,), out=out, batch_size=2, steps=2, device="cpu")
     values = {
         "training": training,
         "variants": {"plain": {}, "fast": {"optimiser.learning_rate": 0.01}, "wrong": {"model.channels": 1}},
@@ -75,6 +76,86 @@ def test_what_cannot_be_trained_is_a_row_with_its_sentence(finished):
         rows = list(csv.DictReader(file))
     assert [row["error"] != "" for row in rows] == [row["variant"] == "wrong" for row in rows]
     assert "| wrong | 0 |" in (job.out / "report.md").read_text()
+
+
+def test_the_page_has_every_score_and_the_pictures(finished):
+    """Every score has its interval and its paired difference, and the page shows curves and outlines."""
+    job, result = finished
+    scores = result.report["scores"]
+    assert set(scores) == {"plain", "fast"}
+    for score in ("dice", "iou", "precision", "recall", "accuracy"):
+        low, high = scores["fast"][score]["interval"]
+        assert low <= high
+        assert len(scores["fast"][score]["difference_interval"]) == 2
+        assert "difference" not in scores["plain"][score]
+    found = result.report["differences"]["fast"]
+    assert scores["fast"]["dice"]["difference"] == pytest.approx(found["dice"])
+    assert scores["fast"]["dice"]["difference_interval"] == pytest.approx(found["interval"], abs=0.03)
+    page = (job.out / "report.md").read_text()
+    assert page.startswith("Compared with plain: fast")
+    for name in ("bars", "curves", "images"):
+        assert f"({name}.png)" in page
+        assert (job.out / f"{name}.png").stat().st_size > 2000
+    assert "| fast | " in page.partition("paired by group")[2]
+
+
+def test_the_small_pictures_show_the_outlines_of_truth_and_prediction():
+    image = np.full((40, 60, 3), 200, np.uint8)
+    truth, predicted = np.zeros((40, 60), np.uint8), np.zeros((40, 60), np.uint8)
+    truth[10:30, 10:30] = 1
+    predicted[10:30, 30:50] = 1
+    plain, first, second = np.split(_outlined(("", image, truth, predicted)), 3, axis=1)
+    assert (plain[:, :200] == 200).all()
+    changed = [np.flatnonzero((picture[:, :200] != 200).any((0, 2))) for picture in (first, second)]
+    assert changed[0].max() < 110 < changed[1].max()
+    assert not (first[60:70, 60:70] != 200).any()  # the inside stays visible
+
+
+def test_images_of_one_group_are_refused_before_anything_is_trained(tmp_path):
+    images, masks = write_folder(tmp_path / "one", 3, (48, 48))
+    (tmp_path / "table.csv").write_text("name,patient\n" + "".join(f"name{n},same\n" for n in range(3)))
+    source = FolderSource(images=images, masks=masks, mpp=1.0, table=tmp_path / "table.csv", group="patient")
+    with pytest.raises(SourceError, match="one group same, which cannot be cut into 2 folds"):
+        list(experiment_events(make(source, tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+    study = ContextJob(training=make(source, tmp_path / "x").training, seconds=1, folds=2, out=tmp_path / "study")
+    with pytest.raises(SourceError, match="one group same"):
+        context_study(study)
+    assert not (tmp_path / "study").exists()
+
+
+def test_two_processes_do_not_run_one_experiment(source, tmp_path):
+    job = make(source, tmp_path / "twice", variants={"plain": {}}, only_folds=(1,))
+    events = experiment_events(job)
+    next(events)
+    with pytest.raises(StoreLockedError, match="is being written by"):
+        list(experiment_events(job.model_copy(update={"resume": True})))
+    events.close()
+    assert experiment(job.model_copy(update={"resume": True})).report["variants"]["plain"]["trials"] == 1
+
+
+def test_a_variant_that_runs_out_of_memory_is_a_row_and_the_rest_goes_on(source, tmp_path):
+    variants = {"plain": {}, "huge": {"size": 4096, "batch_size": 4096}}
+    result = experiment(make(source, tmp_path / "memory", variants=variants, only_folds=(1,)))
+    assert "memory" in result.report["variants"]["huge"]["error"]
+    assert result.report["variants"]["plain"]["trials"] == 1
+    assert reason_of_failure(RuntimeError("DefaultCPUAllocator: can't allocate memory")).startswith("There is not")
+
+
+def test_a_full_disk_ends_it_and_no_row_is_written(source, tmp_path, monkeypatch):
+    job = make(source, tmp_path / "full", variants={"plain": {}}, only_folds=(1,))
+
+    def full(*_, **__):
+        raise OutputError("There is no space left on the disk.")
+        yield
+
+    monkeypatch.setattr("napari_msunet.training.experiments.train_events", full)
+    with pytest.raises(OutputError, match="no space"):
+        list(experiment_events(job))
+    assert not list(job.out.rglob("trial.json"))
+    monkeypatch.undo()
+    result = experiment(job.model_copy(update={"resume": True}))
+    assert result.report["variants"]["plain"]["trials"] == 1
 
 
 def test_it_goes_on_where_it_was_stopped(source, tmp_path):
@@ -133,3 +214,31 @@ def test_differences_are_paired_by_group():
     assert 0 < low < high < 0.1
     a, b = (report["variants"][name]["interval"] for name in "ab")
     assert a[1] > b[0]  # unpaired, the intervals overlap
+
+
+def test_training_scale_by_test_scale(source, tmp_path):
+    """At the scale of its training a variant scores as on the held-out images themselves; other scales differ."""
+    variants = {"whole": {"model.mpp": 1.0}, "half": {"model.mpp": 2.0}}
+    job = make(source, tmp_path / "scales", variants=variants, only_folds=(1,), test_scales=(0.5, 1.0, 2.0), seconds=2)
+    result = experiment(job)
+    matrix = result.report["scales"]
+    assert matrix["train"] == ["whole", "half"]
+    assert matrix["test"] == [0.5, 1.0, 2.0]
+    own = result.report["variants"]
+    assert matrix["dice"][0][1] == pytest.approx(own["whole"]["dice"], abs=1e-6)
+    assert matrix["dice"][1][0] == pytest.approx(own["half"]["dice"], abs=1e-6)
+    assert len({round(value, 6) for value in matrix["dice"][0]}) > 1
+    assert "| half | " in (job.out / "report.md").read_text().partition("tested at 50%")[2]
+    assert result.files["scales"].stat().st_size > 1000
+
+
+def test_variants_with_sources_of_their_own_are_scored_on_the_same_test_images(source, tmp_path):
+    """As for learning from fewer images: roles decide what is held out."""
+    few, _ = write_folder(tmp_path / "few", 2, (40, 56))
+    fewer = source.model_copy(update={"images": few, "masks": few.parent / "masks", "role": "train"})
+    test = source.model_copy(update={"role": "test"})
+    training = make(source, tmp_path).training.model_copy(update={"sources": (fewer, test)})
+    one = {"sources": [fewer.model_dump(mode="json"), test.model_dump(mode="json")]}
+    job = make(source, tmp_path / "out", training=training, variants={"all": {}, "few": one}, folds=None)
+    report = experiment(job).report
+    assert report["differences"]["few"]["groups"] == 6

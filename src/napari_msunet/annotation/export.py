@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -24,6 +25,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from napari_msunet._io import output_aside
 from napari_msunet.annotation.outline_writers import IGNORED_NAME, Written, positions, write_asap, write_coco
+from napari_msunet.annotation.provenance import KEY, provenance
 from napari_msunet.config import ExportJob
 from napari_msunet.constants import CHUNK
 from napari_msunet.errors import OutputError
@@ -38,13 +40,18 @@ from napari_msunet.slide.ngff import label_attributes
 # ----------------------------------------------------------------------------------------------------------------------
 # Shapes as QuPath's GeoJSON: annotations in the slide's level-0 pixels, ``x, y``.
 
-HEAD = '{"type":"FeatureCollection","features":['
 TAIL = "\n]}\n"
 
 
-def object_id(name: str, look: ClassLook, shape: LabelShape) -> str:
-    """A UUID that is the same each time that the same object of the store `name` is exported or measured."""
-    x, y = shape.polygon.exterior.coords[0]
+def geojson_head(origin: dict[str, Any]) -> str:
+    """The beginning of a GeoJSON, with where it comes from; readers pass over members that they do not know."""
+    said = json.dumps(origin, ensure_ascii=False, separators=(",", ":"))
+    return f'{{"type":"FeatureCollection","{KEY}":{said},"features":['
+
+
+def object_id(name: str, look: ClassLook, x: float, y: float) -> str:
+    """A UUID that is the same each time that the same object of the store `name` is exported or measured; `x, y` is the
+    first point of its outline."""
     return str(uuid5(NAMESPACE_URL, f"napari-msunet/{name}/{look.name}/{y:.0f}/{x:.0f}"))
 
 
@@ -70,7 +77,7 @@ def feature(
     rings = [positions(shapely.get_coordinates(ring), pixel, extent) for ring in (polygon.exterior, *polygon.interiors)]
     return {
         "type": "Feature",
-        "id": object_id(name, look, shape),
+        "id": object_id(name, look, *shape.polygon.exterior.coords[0]),
         "geometry": {"type": "Polygon", "coordinates": rings},
         "properties": {
             "objectType": "annotation",
@@ -274,8 +281,9 @@ def export_events(job: ExportJob) -> Iterator[Event]:
     if objects.lost and hole and write not in OUTLINES and objects.image.dtype == np.uint8:
         objects.looks[hole] = ClassLook("damaged", (128, 128, 128))
     yield from (Message(level="warning", text=f"{text} {_filled(write, hole)}") for text in objects.left_out)
+    told = partial(_geojson, origin=provenance(store, job, job.instances)) if write is _geojson else write
     with output_aside(job.out) as temporary:
-        count = yield from write(store, window, objects, temporary, job.out.name)
+        count = yield from told(store, window, objects, temporary, job.out.name)
     place = {"y": window.y, "x": window.x, "height": window.height, "width": window.width}
     values: dict[str, Any] = place if count is None else place | {"objects": count}
     if objects.lost:
@@ -301,11 +309,13 @@ def _writer(path: Path) -> Exporter:
     raise OutputError(f"{path} has none of the endings {', '.join(WRITERS)}; the ending says which format to write.")
 
 
-def _geojson(store: LabelStore, window: Window, objects: Objects, file: Path, name: str) -> Written:
-    """Write features, one per line; the value is their number."""
+def _geojson(
+    store: LabelStore, window: Window, objects: Objects, file: Path, name: str, origin: dict[str, Any] | None = None
+) -> Written:
+    """Write features, one per line, after where they come from; the value is their number."""
     started, count = time.monotonic(), 0
     with file.open("w", encoding="utf8") as stream:
-        stream.write(HEAD)
+        stream.write(geojson_head(origin or {}))
         for step in walk_polygons(objects.image.read, window):
             for shape in step.shapes:
                 look = objects.looks.get(objects.kind(shape.value))
@@ -315,13 +325,13 @@ def _geojson(store: LabelStore, window: Window, objects: Objects, file: Path, na
                     count += 1
             yield progress(step.done, step.total, "windows", started)
         for lost in objects.lost_in(window):
-            stream.write(feature_line(_ignored(lost, store.pixel), first=count == 0))
+            stream.write(feature_line(ignored_feature(lost, store.pixel), first=count == 0))
             count += 1
         stream.write(TAIL)
     return count
 
 
-def _ignored(window: Window, pixel: tuple[float, float]) -> dict[str, Any]:
+def ignored_feature(window: Window, pixel: tuple[float, float]) -> dict[str, Any]:
     """A damaged part as a shape that QuPath leaves out of measurements and of training."""
     (y0, y1), (x0, x1) = (
         (first * side, last * side) for first, last, side in zip((window.y, window.x), window.stop, pixel, strict=True)

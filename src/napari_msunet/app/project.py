@@ -145,6 +145,7 @@ class ProjectNote(BaseModel):
     ensemble: tuple[FileReference, ...] = ()
     train: dict[str, Any] = Field(default_factory=dict)
     predict: dict[str, Any] = Field(default_factory=dict)
+    measure: dict[str, Any] = Field(default_factory=dict)
     active: FileReference | None = None
     step: str = ""
     training: FileReference | None = None

@@ -18,7 +18,7 @@ from napari_msunet.cli.options import (
     parse_names,
 )
 from napari_msunet.cli.running import app, run_or_print, warn_of
-from napari_msunet.config import ExportJob, MeasureJob, PostprocessJob
+from napari_msunet.config import ExportJob, ExportModelJob, MeasureJob, PostprocessJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.names import printable
 
@@ -42,30 +42,36 @@ def postprocess(labels: Path, *, postprocessing: PostprocessOptions = _POST, opt
 
 @app.command
 def measure(labels: Path, *, out: Path, measuring: MeasureOptions = _MEASURE, options: RunOptions = _RUN) -> None:
-    """Measure a label store: area of each class; area, perimeter and place of each object.
+    """Measure a label store: area of each class; area, shape, stain, place and neighbours of each object.
 
     Parameters
     ----------
     labels : Path
         The label store.
     out : Path
-        CSV of the objects, such as objects.csv; objects.classes.csv is written beside it.
+        The table of objects, such as objects.csv, objects.parquet, or objects.geojson (outlines with measurements);
+        objects.classes.csv is written beside it.
     """
     run_or_print(lambda: MeasureJob(labels=labels, out=out, **measuring.values()), options)
 
 
 @app.command
 def export(labels: Path, *, out: Path, exporting: ExportOptions = _EXPORT, options: RunOptions = _RUN) -> None:
-    """Write labels in another format, chosen by the ending of --out.
+    """Write labels, or a model, in another format, chosen by the ending of --out.
 
     Parameters
     ----------
     labels : Path
-        The label store.
+        The label store; or a model file (.safetensors), which is then written as .onnx, .pt2 or .zip (bioimage.io).
     out : Path
         A name ending in .geojson (QuPath), .json (COCO), .xml (ASAP), .ome.tif (tiled pyramid), .ome.zarr (plain copy)
         or .png (best of a region).
     """
+    if labels.suffix.lower() == ".safetensors":
+        if exporting.values():
+            raise MsunetError("A model is exported whole: leave out the options of labels.")
+        run_or_print(lambda: ExportModelJob(model=labels, out=out), options)
+        return
     run_or_print(lambda: ExportJob(labels=labels, out=out, **exporting.values()), options)
 
 

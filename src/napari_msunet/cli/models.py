@@ -1,5 +1,5 @@
-"""The verbs `model split`, `combine`, `scales` and `classical`: take models apart, put them together, make them without
-training."""
+"""The verbs `model split`, `combine`, `folds`, `scales` and `classical`: models apart, together, of all folds, and
+without training."""
 
 from __future__ import annotations
 
@@ -71,6 +71,32 @@ def combine(
     from napari_msunet.models import combine_models, load_model
 
     _written({out: combine_models([load_model(file) for file in files], fusion, mpp)}, json)
+
+
+@model.command
+def folds(folder: Path, *, out: Path, variant: str | None = None, json: bool = False) -> None:
+    """Write one model of all folds, which predicts with the mean of their probabilities.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of a cross-validation or of an experiment.
+    out : Path
+        The new model file.
+    variant : str
+        The variant of an experiment; without it, the one with the best mean.
+    json : bool
+        Print the result as JSON.
+    """
+    from napari_msunet.models import load_model
+    from napari_msunet.training.comparison.fold_models import model_of_folds
+
+    made = load_model(model_of_folds(folder, out, variant))
+    count = len(made.members)
+    if json:
+        print(jsonlib.dumps({"path": str(out), "networks": count}))  # noqa: T201 (the result that --json asks for)
+        return
+    print(f"{out}: the mean of {count} networks")  # noqa: T201
 
 
 @model.command

@@ -3,7 +3,6 @@ agree."""
 
 from __future__ import annotations
 
-import json
 import json as jsonlib
 from pathlib import Path
 from typing import Annotated, Any
@@ -145,7 +144,8 @@ def experiment(
     Parameters
     ----------
     file : Path
-        A JSON file: the training (as `train --print-job` prints it), the variants, folds, seeds and seconds.
+        A JSON file: the training (as `train --print-job` prints it), the variants, folds, seeds and seconds. It may
+        also be a search, with the fields of `tune`.
     data : Path
         The folder that DATA stands for at the beginning of paths in the file.
     short : bool
@@ -155,34 +155,14 @@ def experiment(
     resume : bool
         Continue the experiment in the folder where it stopped.
     """
-    from napari_msunet.jobs.run import parse_job
+    from napari_msunet.jobs.experiment_files import read_comparison
 
-    def build() -> ExperimentJob:
-        job = parse_job(_experiment_text(file, data, short), f"The experiment file {file}")
-        if not isinstance(job, ExperimentJob):
-            raise MsunetError(f"{file} is a job of another kind ({job.job}); give one whose job is experiment.")
+    def build() -> ExperimentJob | TuneJob:
+        job = read_comparison(file, data, short)
         changes = {"resume": resume or job.resume} | ({} if out is None else {"out": out})
         return job.model_copy(update=changes)
 
     run_or_print(build, options)
-
-
-def _experiment_text(file: Path, data: Path | None, short: bool) -> str:
-    """The JSON of an experiment, with the folder of its data, and short where that is wanted."""
-    try:
-        values = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise MsunetError(f"The experiment file {file} cannot be read ({error}); give a JSON file.") from error
-    if isinstance(values, dict):
-        fewer = values.pop("short", None)
-        if short and not isinstance(fewer, dict):
-            raise MsunetError(f'{file} does not say what is different in short: give it an object "short".')
-        if short and fewer:
-            values |= fewer
-    text = json.dumps(values)
-    if '"DATA/' in text and data is None:
-        raise MsunetError(f"{file} has its images in DATA/...: give the folder that this is with --data.")
-    return text if data is None else text.replace('"DATA/', json.dumps(f"{data.as_posix()}/")[:-1])
 
 
 @app.command
@@ -386,18 +366,20 @@ _DAMAGE = DamageOptions()
 
 @app.command
 def compare(runs: tuple[Path, ...], /, *, out: Path | None = None, json: bool = False) -> None:
-    """Put training runs side by side: scores, time, epochs, and the settings in which they differ.
+    """Put trainings, experiments, cross-validations, studies of context and evaluations side by side.
+
+    It shows scores, intervals, differences to the first on the same images, time, and the settings that differ.
 
     Parameters
     ----------
     runs : tuple of Path
-        Folders of training runs.
+        Their folders.
     out : Path
-        Folder for compare.csv and compare.png.
+        Folder for compare.csv, bars.png and compare.png.
     json : bool
         Print the result as JSON.
     """
-    from napari_msunet.training.run_comparison import compare as compared
+    from napari_msunet.training.comparison.side_by_side import compare as compared
 
     rows = compared(runs, out)
     if json:
@@ -412,7 +394,8 @@ def compare(runs: tuple[Path, ...], /, *, out: Path | None = None, json: bool = 
         cells = (f"{_short(row.get(key)):>{w}}" for row, w in zip(rows, columns, strict=True))
         print(f"{key:<{width}}", *cells)  # noqa: T201
     if out is not None:
-        print(f"wrote {out / 'compare.csv'} and {out / 'compare.png'}")  # noqa: T201
+        written = [str(out / name) for name in ("compare.csv", "compare.png", "bars.png") if (out / name).is_file()]
+        print(f"wrote {', '.join(written)}")  # noqa: T201
 
 
 @app.command
@@ -456,4 +439,6 @@ def _short(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(end, float) for end in value):
+        return f"{value[0]:.3f} to {value[1]:.3f}"
     return str(value) if isinstance(value, str | int) else jsonlib.dumps(value)

@@ -31,8 +31,8 @@ from napari_msunet.config.jobs import (
     EvaluateJob,
     ExperimentJob,
     ExportJob,
+    ExportModelJob,
     Job,
-    MeasureJob,
     NormaliseBy,
     PreviewAugmentationJob,
     PyramidJob,
@@ -43,6 +43,7 @@ from napari_msunet.config.jobs import (
     TuneJob,
     with_damaged,
 )
+from napari_msunet.config.measuring import MeasureJob, Stain
 from napari_msunet.config.model import (
     FUSIONS,
     MAX_CLASSES,
@@ -117,6 +118,7 @@ __all__ = [
     "EvaluateJob",
     "ExperimentJob",
     "ExportJob",
+    "ExportModelJob",
     "FiltersConfig",
     "FitHeadJob",
     "FolderSource",
@@ -169,6 +171,7 @@ __all__ = [
     "Share",
     "SlideSource",
     "Source",
+    "Stain",
     "TableSource",
     "TimeTrainingJob",
     "TrainJob",

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from napari_msunet.config.base import Damaged, Device, GivenRange, Kind, Option, PixelSize, Positive, Share, Versioned
 from napari_msunet.config.instant import FitHeadJob, RecalibrateJob
+from napari_msunet.config.measuring import MeasureJob
 from napari_msunet.config.model import AnyModel, ModelConfig
 from napari_msunet.config.prediction import REGION, PlanJob, PostprocessJob, PredictJob, PredictManyJob, PreviewJob
 from napari_msunet.config.search import SearchSpace, check_space, default_space, parse_space, some_points
@@ -20,7 +21,7 @@ NormaliseBy: TypeAlias = Literal["z-score", "0-1", "-1-1", "percentile", "image-
 
 
 _TIME, _WINDOWS, _SPLIT, _BEFORE, _MACHINE = "Time", "Windows", "Split", "Earlier models", "Machine"
-_STUDY = "Study of context"
+_STUDY, _COMPARE = "Study of context", "Experiment"
 
 ScoreName: TypeAlias = Literal["dice", "iou", "f1", "precision", "recall", "accuracy"]
 
@@ -145,6 +146,8 @@ class TrainJob(Versioned):
         validation = self.validation or 0.0
         if validation + self.test >= 1:
             raise ValueError(f"validation {validation:g} and test {self.test:g} leave nothing to train on")
+        if isinstance(self.model, ModelConfig) and self.model.further:
+            raise ValueError("an ensemble is not trained: give the model of one of its networks")
         if self.fold is not None and not 1 <= self.fold[0] <= self.fold[1] >= 2:
             raise ValueError(f"fold {self.fold} is none: give (number, count), the number from 1 to the count")
         return self
@@ -183,23 +186,31 @@ class ExperimentJob(Versioned):
     variants: dict[str, dict[str, Any]] = Field(min_length=1)
     """For each name the fields of the training that differ, such as ``{"optimiser.learning_rate": 0.005}``; names with
     dots reach inside. The first is what the others are compared with."""
-    folds: Annotated[int, Field(ge=2, le=50)] | None = 3
+    folds: Annotated[
+        Annotated[int, Field(ge=2, le=50)] | None, Option(group=_COMPARE, advanced=False, none="by role")
+    ] = 3
     """The groups (patients, slides) are cut into this many parts; each is held out once. None: the sources with the
     role "test" are held out."""
     only_folds: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     """Which of the folds are run, counted from 1; None: all."""
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
-    seconds: Positive
+    seeds: Annotated[tuple[int, ...], Option(group=_COMPARE, example="numbers with commas")] = Field((0,), min_length=1)
+    """Each training is repeated with each of these."""
+    seconds: Annotated[Positive, Option("Each training", _COMPARE, False, "s", 10)]
     """Processor time of each training, of all processors together."""
     threads: int | None = Field(None, ge=1)
     """Threads of each training. None: as many as there are processors."""
-    metric: ScoreName = "dice"
+    metric: Annotated[
+        ScoreName, Option("Compare by", _COMPARE, False, words={"dice": "Dice", "iou": "IoU", "f1": "F1"})
+    ] = "dice"
     """What the variants are compared by, mean over the classes: dice, iou, f1, precision, recall or accuracy."""
     scored: tuple[Source, ...] | None = None
     """Where the truth is by which held-out images are scored, matched by name, if not by that of the training (which
     may be strokes only)."""
+    test_scales: tuple[Positive, ...] = ()
+    """Also score each variant on the held-out images at these scales of the first variant's resolution, such as 0.25,
+    0.5, 1, 2; with variants that differ in resolution, this gives training scale by test scale."""
     out: Path
-    """Folder: trials/, table.csv, report.json, report.md, bars.png."""
+    """Folder: trials/, table.csv, report.json, report.md, bars.png, curves.png, images.png, scales.png."""
     resume: bool = False
     """Continue where it stopped: finished trials are kept, and a trial that was stopped begins again."""
 
@@ -207,13 +218,21 @@ class ExperimentJob(Versioned):
     def _trials(self) -> Self:
         if self.only_folds and max(self.only_folds) > (self.folds or 0):
             raise ValueError(f"there is no fold {max(self.only_folds)} of {self.folds or 0}")
+        words: dict[str, str] = {}
         for name in self.variants:
             self.variant(name)
+            if (other := words.setdefault(file_word(name).lower(), name)) != name:
+                raise ValueError(f"the variants {other!r} and {name!r} would share a folder; give one another name")
         return self
 
     def variant(self, name: str) -> TrainJob:
         """The training of a variant; `ValueError` where its fields do not fit."""
         return with_changes(self.training, self.variants[name], f"the variant {name!r}")
+
+
+def file_word(name: str) -> str:
+    """A name as part of a folder's name: letters, digits, points and hyphens stay."""
+    return "".join(c if c.isalnum() or c in ".-" else "_" for c in name)
 
 
 def with_changes(training: TrainJob, changes: Mapping[str, Any], what: str) -> TrainJob:
@@ -424,23 +443,6 @@ class EvaluateJob(Versioned):
     """Where it computes: auto, cpu, cuda, cuda:1 or mps."""
 
 
-class MeasureJob(Versioned):
-    """Area of each class, and area, perimeter and place of each object of a label store, as CSV."""
-
-    job: Literal["measure"] = "measure"
-    labels: Path
-    """The label store."""
-    out: Path
-    """The CSV file."""
-    region: Annotated[tuple[float, float, float, float] | None, Option(example=REGION)] = None
-    """y,x,height,width in the store's level-0 pixels; without it, the whole store."""
-    instances: Annotated[str | None, Option()] = None
-    """Run with instances to measure: its key, or newest. The objects are then its instances, each with the class of
-    most of its pixels."""
-    damaged: Damaged = "refuse"
-    """Where chunks of the labels are damaged: refuse, or leave their pixels out of the result."""
-
-
 class ExportJob(Versioned):
     """Write labels in another format, chosen by the ending of `out`."""
 
@@ -457,6 +459,16 @@ class ExportJob(Versioned):
     """Run with instances to export instead of the classes: its key, or newest."""
     damaged: Damaged = "refuse"
     """Where chunks of the labels are damaged: refuse, or leave their pixels out of the result."""
+
+
+class ExportModelJob(Versioned):
+    """Write a whole model for other programs, in a format chosen by the ending of `out`, and check it on real tiles."""
+
+    job: Literal["export_model"] = "export_model"
+    model: Path
+    """The model.safetensors file."""
+    out: Path
+    """A name ending in .onnx, .pt2 (torch.export) or .zip (a bioimage.io package with ONNX weights)."""
 
 
 class PyramidJob(Versioned):
@@ -492,6 +504,7 @@ Job = Annotated[
     | TimeTrainingJob
     | MeasureJob
     | ExportJob
+    | ExportModelJob
     | PyramidJob
     | FitHeadJob
     | RecalibrateJob,

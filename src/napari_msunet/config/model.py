@@ -170,6 +170,9 @@ class ModelConfig(Versioned):
         Option("Weights of the mean", _GROUP, none="learned", example="numbers with commas, such as 1,2,1"),
     ] = None
     """For the fusion weighted: the weight of each scale, in place of learned ones; only their ratios matter."""
+    further: tuple[Normalisation | tuple[Normalisation, ...] | None, ...] = ()
+    """Of an ensemble in one file: the normalisation of each network after the first. They have the same scales, fusion
+    and branches, and the output is the mean of their probabilities."""
 
     def __init__(self, **values: Any) -> None:
         # Class names are checked only in configs made by code, so that files older than this check still open.
@@ -380,7 +383,7 @@ class ModelConfig(Versioned):
     @property
     def joint(self) -> bool:
         """Whether the branches must be computed together, not each on its own grid; see `MSUNet.run_joint`."""
-        return self.fusion in JOINED or self.upscale > 1 or max(self.enlarged) > 1
+        return self.fusion in JOINED or self.upscale > 1 or max(self.enlarged) > 1 or bool(self.further)
 
     @property
     def own(self) -> tuple[int, ...]:

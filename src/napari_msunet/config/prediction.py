@@ -231,17 +231,25 @@ class PredictOptions(Frozen):
     batch_size: Annotated[int, Option("Tiles at once", _MACHINE)] = Field(1, ge=1)
     """Tiles computed together. More than one pays on graphics cards only."""
     precision: Annotated[
-        Literal["float32", "bfloat16", "float16"],
+        Literal["float32", "fast", "bfloat16", "float16"],
         Option(
             group=_MACHINE,
-            words={"float32": "full", "bfloat16": "half (bfloat16)", "float16": "half (float16)"},
+            words={
+                "float32": "full (exact)",
+                "fast": "the fastest here",
+                "bfloat16": "half (bfloat16)",
+                "float16": "half (float16)",
+            },
         ),
     ] = "float32"
-    """Precision of the network's arithmetic. The half precisions are for graphics cards; results are then not exact."""
+    """Precision of the network's arithmetic: float32 is exact. fast measures once which precision and engine is the
+    fastest on this machine; with it and the half precisions, the run says how many labels differ from float32's."""
     engine: Annotated[
-        Literal["torch", "onnx"], Option(group=_MACHINE, words={"torch": "PyTorch", "onnx": "ONNX Runtime"})
+        Literal["torch", "onnx", "openvino"],
+        Option(group=_MACHINE, words={"torch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}),
     ] = "torch"
-    """What runs the network. ONNX Runtime is a package of its own (the extra onnx)."""
+    """What runs the network. ONNX Runtime and OpenVINO (for processors) are packages of their own (the extras onnx and
+    openvino)."""
     compile: Annotated[bool, Option("Compile the network first", _MACHINE)] = False
     """Compile the network first: takes a minute at the beginning and pays on long predictions."""
     postprocess: Annotated[Postprocess, Option(flag=None)] = Postprocess()

@@ -194,7 +194,7 @@ def is_whole(fields: Sequence[FieldInfo]) -> bool:
     return kinds == {int}
 
 
-def _takes(fields: Sequence[FieldInfo], value: Any) -> str | None:
+def takes(fields: Sequence[FieldInfo], value: Any) -> str | None:
     """Why no field can have this value; None where one can."""
     reason = None
     for info in fields:
@@ -228,7 +228,7 @@ def check_space(space: SearchSpace, config: type[BaseModel]) -> None:
         if isinstance(entry, SearchRange) and is_whole(found) and any(v != int(v) for v in [*values, entry.step or 1]):
             raise ValueError(f"{name} takes whole numbers; give a whole low, high and step")
         for value in values:
-            if (reason := _takes(found, value)) is not None:
+            if (reason := takes(found, value)) is not None:
                 raise ValueError(f"{name} cannot be {label_of(value)}: {reason}")
 
 

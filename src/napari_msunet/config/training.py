@@ -70,13 +70,13 @@ class Augmentation(Frozen):
     """Largest local displacement in target pixels; it varies smoothly, over several times that length."""
     perspective: Annotated[Half, Option(group=_CHANGES)] = 0.0
     """Largest change of size from the window's middle to its edge, as if it were seen at a slant."""
-    brightness: Annotated[Share, Option(group=_CHANGES)] = 0.1
+    brightness: Annotated[Share, Option(group=_CHANGES)] = 0.2
     """Largest relative change of brightness, 0 to 1. Raise it for uneven scanners."""
-    contrast: Annotated[Share, Option(group=_CHANGES)] = 0.1
+    contrast: Annotated[Share, Option(group=_CHANGES)] = 0.2
     """Largest relative change of contrast, 0 to 1. Raise it for uneven scanners."""
-    saturation: Annotated[Share, Option(group=_CHANGES)] = 0.0
+    saturation: Annotated[Share, Option(group=_CHANGES)] = 0.2
     """Largest relative change of how colourful the image is (RGB only)."""
-    stain: Annotated[Share, Option(group=_CHANGES)] = 0.1
+    stain: Annotated[Share, Option(group=_CHANGES)] = 0.25
     """Largest relative change of haematoxylin, eosin and residual in optical density (RGB only), 0 to 1. Raise it for
     slides of other laboratories."""
     blur: Annotated[float, Field(ge=0, le=8), Option(group=_CHANGES, unit="px")] = 0.0
@@ -103,7 +103,7 @@ class Augmentation(Frozen):
     @classmethod
     def none(cls) -> Augmentation:
         """No change at all."""
-        return cls(flip=False, rotate=0, scale=0, brightness=0, contrast=0, stain=0)
+        return cls(flip=False, rotate=0, scale=0, brightness=0, contrast=0, saturation=0, stain=0)
 
 
 def parse_augmentation(text: str) -> dict[str, Any]:

@@ -242,6 +242,11 @@ def _folds(
     if _one_image(items):
         return _strip_fold(items, fold, messages)
     groups = _groups(items, messages)
+    if len(groups) == 1:
+        raise SourceError(
+            f"All images are of the one group {items[0].group}, which cannot be cut into {count} folds; give images of "
+            "more groups (patients, slides), or leave the group out."
+        )
     if len(groups) < count:
         raise SourceError(
             f"{len(groups)} groups cannot be cut into {count} folds; give at most {len(groups)} folds, or more images."

@@ -1,4 +1,5 @@
-"""The size of tiles: the largest that the memory allows, and of those the one that is fastest by measurement."""
+"""The size of tiles, the largest that the memory allows and of those the fastest by measurement; and the fastest engine
+and precision."""
 
 from __future__ import annotations
 
@@ -9,7 +10,10 @@ import time
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +24,11 @@ from torch.utils._pytree import tree_leaves
 
 from napari_msunet import events
 from napari_msunet._io import read_json, write_json
-from napari_msunet.config import ModelConfig
-from napari_msunet.errors import ModelError, OutputError
+from napari_msunet.config import ModelConfig, PredictOptions
+from napari_msunet.errors import ModelError, MsunetError, OutputError
 from napari_msunet.geometry import Window
 from napari_msunet.inference.engine import AHEAD
-from napari_msunet.inference.network import EngineNetwork
+from napari_msunet.inference.network import ENGINES, EngineNetwork, check_engine, network_for
 from napari_msunet.models import MSUNet, build_model
 from napari_msunet.models.strip_inference import folded
 
@@ -48,6 +52,15 @@ SIDES = (512, 1024, 2048)
 
 FRESH = 86_400.0
 """Seconds for which a measured speed is used."""
+
+TRIED = 768
+"""Side of the tile with which engines and precisions are compared."""
+
+TRIALS = 3
+"""How often each is timed; the best time counts."""
+
+WORTH = 1.1
+"""How many times as fast as float32 another engine or precision has to be to be taken."""
 
 LONG = 3e7
 """Fewest pixels of a prediction for which speeds are measured first."""
@@ -188,6 +201,7 @@ class Speeds:
 
     def __init__(self, network: EngineNetwork, model: MSUNet, device: torch.device, threads: int, what: str) -> None:
         self.network = network
+        self.what = what
         self.config = model.config
         self.branch, self.stride = 0, model.config.size_multiple
         if not self.config.joint:
@@ -236,10 +250,92 @@ class Speeds:
         best = max(sides, key=useful)
         return limit if best == largest else best * best
 
+    def once(self) -> float:
+        """Seconds for one tile of `TRIED` pixels a side."""
+        pixels = max(TRIED // self.stride, 1) * self.stride
+        started = time.perf_counter()
+        with torch.inference_mode():
+            self._run(pixels, Window(0, 0, pixels, pixels))
+        return time.perf_counter() - started
+
     @property
     def rate(self) -> float:
         """Pixels per second through the network, for the largest tile that was measured; 0 where none was."""
         return self.known[max(self.known)] if self.known else 0.0
+
+
+@dataclass(frozen=True)
+class FastChoice:
+    """The engine and the precision that were the fastest on this machine.
+
+    Attributes
+    ----------
+    options : dict
+        Of `PredictOptions`: engine and precision.
+    words : str
+        What was chosen and why, in a sentence.
+    """
+
+    options: dict[str, str]
+    words: str
+
+
+def fastest(model: MSUNet, device: torch.device, options: PredictOptions) -> FastChoice:
+    """The fastest engine and precision for a network, measured on this machine the first time that it is asked for.
+
+    All candidates are timed in turn, so that a busy machine hurts all alike. What was chosen is kept for good, so that
+    a prediction that was stopped goes on with the same arithmetic.
+    """
+    candidates = _candidates(device, options)
+    shape = model.config.model_dump_json(include={"branch", "channels", "fusion", "scales"})
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.node()
+    text = json.dumps([shape, machine, str(device), torch.get_num_threads(), candidates, torch.__version__])
+    file = _folder() / f"fastest-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    with suppress(OSError, ValueError, KeyError, MsunetError):
+        kept = read_json(file)
+        return FastChoice({name: str(kept["options"][name]) for name in ("engine", "precision")}, str(kept["words"]))
+    choice = _try(model, device, options, candidates)
+    with suppress(OSError, OutputError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"options": choice.options, "words": choice.words})
+    return choice
+
+
+def _candidates(device: torch.device, options: PredictOptions) -> list[tuple[str, str]]:
+    """Engines and precisions to try; the first one is exact."""
+    if device.type != "cpu":
+        halves = ("float16", "bfloat16") if device.type == "cuda" else ("float16",)
+        return [("torch", "float32"), *(("torch", half) for half in halves)]
+    there = options.engine == "openvino" or (options.engine == "torch" and not options.compile)
+    openvino = there and find_spec("openvino") is not None
+    found = [("torch", "float32"), ("torch", "bfloat16")]
+    return [*found, ("openvino", "float32"), ("openvino", "bfloat16")] if openvino else found
+
+
+def _try(model: MSUNet, device: torch.device, options: PredictOptions, candidates: list[tuple[str, str]]) -> FastChoice:
+    """Time all candidates that work here."""
+    speeds: dict[tuple[str, str], Speeds] = {}
+    for engine, precision in candidates:
+        asked = options.model_copy(update={"engine": engine, "precision": precision})
+        with suppress(ModelError, RuntimeError):  # what does not work here is not the fastest
+            check_engine([model], asked, [device])
+            network = network_for(model, device, asked)
+            speeds[engine, precision] = Speeds(network, model, device, torch.get_num_threads(), f"{engine}{precision}")
+            speeds[engine, precision].once()
+    times = dict.fromkeys(speeds, inf)
+    for _ in range(TRIALS):
+        for name, speed in speeds.items():
+            events.check()
+            times[name] = min(times[name], speed.once())
+    exact = candidates[0]
+    best = min(times, key=lambda name: times[name])
+    times_as_fast = times[exact] / times[best]
+    if times_as_fast < WORTH:
+        best, words = exact, "Nothing is faster than float32 in PyTorch here, so this prediction is exact."
+    else:
+        engine = {"torch": "PyTorch", **ENGINES}[best[0]]
+        words = f"Predicting in {best[1]} with {engine}: measured as {times_as_fast:.1f} times as fast as float32 here."
+    return FastChoice({"engine": best[0], "precision": best[1]}, words)
 
 
 def _folder() -> Path:

@@ -326,7 +326,10 @@ def predict_on(job: PredictJob, workers: Workers) -> Iterator[Event]:
             yield Message(text=f"The run {run.key} is complete already; nothing was computed again.")
         else:
             yield from (Message(level="warning", text=text) for text in setup.doubts)
-            yield from _Fill(job, workers, run, setup.grid).events()
+            if setup.speed_words:
+                yield Message(text=setup.speed_words)
+            settled = {name: getattr(setup.options, name) for name in ("engine", "precision")}
+            yield from _Fill(job.model_copy(update=settled), workers, run, setup.grid).events()
             with run.writing():
                 yield from close_run(run, setup)
         yield from merge(store, run)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any, Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -74,7 +78,7 @@ def exact_arithmetic(threads: int) -> Iterator[None]:
 
 
 class EngineNetwork(Protocol):
-    """The interface of a network for the engine, in PyTorch or ONNX Runtime."""
+    """The interface of a network for the engine, in PyTorch, ONNX Runtime or OpenVINO."""
 
     def run(self, branch: int, x: Tensor, keep: Window) -> Tensor:
         """`(B, Z, h, w)` float32: the part `keep` of a branch's output for inputs `(B, C, H, W)` on the CPU."""
@@ -206,41 +210,79 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# A model whose branches run in ONNX Runtime (extra `onnx`); their fusion stays in PyTorch.
+# A model whose branches run in another engine; their fusion stays in PyTorch.
 
 _EXPORTED: OrderedDict[str, tuple[bytes, ...]] = OrderedDict()
 """Exported branches by the model's fingerprint, because the export takes seconds and a worker keeps its models."""
 
 _KEPT = 4
 
+ENGINES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
+"""The engines beside PyTorch, by the name of their extra. They make all maps of a tile as a whole, not in strips."""
 
-def check_onnx(models: Sequence[MSUNet], options: PredictOptions, devices: Sequence[torch.device]) -> None:
-    """Raise where a prediction cannot be made in ONNX Runtime.
+
+def check_engine(models: Sequence[MSUNet], options: PredictOptions, devices: Sequence[torch.device]) -> None:
+    """Raise where a prediction cannot be made in the engine that the options name.
 
     Raises
     ------
     ModelError
-        If a package is not installed, ONNX Runtime does not know a device, a model's branches cannot be computed one by
-        one, or the options are for PyTorch.
+        If a package is not installed, the engine does not know a device or a precision, a model's branches cannot be
+        computed one by one, or the options are for PyTorch.
     """
-    if options.precision != "float32" or options.compile:
-        raise ModelError("engine='onnx' computes in float32 and compiles itself; leave out precision and compile.")
-    known = _runtime().get_available_providers()
+    if options.engine == "torch":
+        return
+    if options.compile:
+        raise ModelError(f"{ENGINES[options.engine]} compiles the network itself: leave out compile.")
+    (_check_onnx if options.engine == "onnx" else _check_openvino)(options, devices)
+    for model in models:
+        check_exportable(model)
+
+
+def _check_onnx(options: PredictOptions, devices: Sequence[torch.device]) -> None:
+    if options.precision != "float32":
+        raise ModelError("engine='onnx' computes in float32: leave out the precision, or take engine='openvino'.")
+    known = _onnx_runtime().get_available_providers()
     for device in devices:
         if _provider(device)[0] not in known:
             raise ModelError(
                 f"ONNX Runtime as it is installed here cannot use the device {str(device)!r} (it has "
                 f"{', '.join(known)}); use device='cpu', or engine='torch'."
             )
-    for model in models:
-        check_exportable(model)
 
 
-def _runtime() -> Any:
+def _check_openvino(options: PredictOptions, devices: Sequence[torch.device]) -> None:
+    _openvino_core()
+    if options.precision == "float16":
+        raise ModelError("engine='openvino' computes in float32 or bfloat16 on a processor, not in float16.")
+    for device in devices:
+        if device.type != "cpu":
+            raise ModelError(f"engine='openvino' is for processors, not for {device}: give device='cpu', or 'torch'.")
+    if options.precision == "bfloat16" and not openvino_has_bfloat16():
+        raise ModelError("This processor has no bfloat16 in OpenVINO: leave out the precision.")
+
+
+def openvino_has_bfloat16() -> bool:
+    """Whether OpenVINO computes in bfloat16 on this processor; `ModelError` where it is not installed."""
+    return "BF16" in _openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _onnx_runtime() -> Any:
     try:
         return import_module("onnxruntime")
     except ImportError as error:
         raise ModelError(MISSING.format("onnxruntime")) from error
+
+
+@cache
+def _openvino_core() -> Any:
+    try:
+        return import_module("openvino").Core()
+    except ImportError as error:
+        raise ModelError(
+            "engine='openvino' needs openvino, which is not installed; install it: pip install "
+            "'napari-msunet[openvino]', or use engine='torch'."
+        ) from error
 
 
 def _provider(device: torch.device) -> tuple[str, dict[str, Any]]:
@@ -250,7 +292,34 @@ def _provider(device: torch.device) -> tuple[str, dict[str, Any]]:
     return names.get(device.type, f"{device.type}ExecutionProvider"), options
 
 
-class OnnxNetwork(TorchNetwork):
+class _ExportedNetwork(TorchNetwork, ABC):
+    """A model whose branches are exported and run elsewhere."""
+
+    def __init__(self, model: MSUNet, device: torch.device) -> None:
+        super().__init__(model, device)
+        self._branches = exported(model)
+        self._made: dict[tuple[int, int], Any] = {}
+
+    def run(self, branch: int, x: Tensor, keep: Window) -> Tensor:
+        """See `EngineNetwork`."""
+        # of its own for each number of threads, which changes the last bits
+        key = branch, torch.get_num_threads()
+        if key not in self._made:
+            self._made[key] = self._make(self._branches[branch], key[1])
+        found = self._infer(self._made[key], x.contiguous().numpy())
+        # a copy, because a view would keep the margins in memory as long as the piece waits for its tiles
+        return torch.from_numpy(found)[(..., *keep.slices())].clone().to(self.device)
+
+    @abstractmethod
+    def _make(self, branch: bytes, threads: int) -> Any:
+        """What runs a branch with so many threads."""
+
+    @abstractmethod
+    def _infer(self, made: Any, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """`(B, Z, H, W)`: a branch's whole output."""
+
+
+class OnnxNetwork(_ExportedNetwork):
     """A model in ONNX Runtime, in float32.
 
     Parameters
@@ -258,34 +327,56 @@ class OnnxNetwork(TorchNetwork):
     model : MSUNet
         It is copied, not changed.
     device : torch.device
-        The CPU, or a GPU where the installed ONNX Runtime has CUDA; see `check_onnx`.
+        The CPU, or a GPU where the installed ONNX Runtime has CUDA; see `check_engine`.
     """
 
-    def __init__(self, model: MSUNet, device: torch.device) -> None:
+    def _make(self, branch: bytes, threads: int) -> Any:
+        runtime = _onnx_runtime()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.enable_cpu_mem_arena = False  # the arena would keep the blocks of every size of tile
+        options.enable_mem_pattern = False
+        options.log_severity_level = 3
+        return runtime.InferenceSession(branch, options, providers=[_provider(self.device)])
+
+    def _infer(self, made: Any, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        found: npt.NDArray[np.float32] = made.run(None, {"x": x})[0]
+        return found
+
+
+class OpenVinoNetwork(_ExportedNetwork):
+    """A model in OpenVINO on a processor, in float32 or bfloat16.
+
+    Parameters
+    ----------
+    model : MSUNet
+        It is copied, not changed.
+    device : torch.device
+        The CPU.
+    precision : str
+        "float32" or "bfloat16".
+    """
+
+    def __init__(self, model: MSUNet, device: torch.device, precision: Precision = "float32") -> None:
         super().__init__(model, device)
-        self._runtime = _runtime()
-        self._branches = exported(model)
-        self._sessions: dict[tuple[int, int], Any] = {}
+        self.precision = precision
 
-    def run(self, branch: int, x: Tensor, keep: Window) -> Tensor:
-        """See `EngineNetwork`."""
-        (found,) = self._session(branch).run(None, {"x": x.contiguous().numpy()})
-        # a copy, because a view would keep the margins in memory as long as the piece waits for its tiles
-        return torch.from_numpy(found)[(..., *keep.slices())].clone().to(self.device)
+    def _make(self, branch: bytes, threads: int) -> Any:
+        core = _openvino_core()
+        return core.compile_model(
+            core.read_model(branch),
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[self.precision],
+                "INFERENCE_NUM_THREADS": threads,
+                "NUM_STREAMS": 1,
+                "ENABLE_CPU_PINNING": False,  # the cores are shared with reading and writing
+            },
+        )
 
-    def _session(self, branch: int) -> Any:
-        """The session of a branch for the present number of threads, which changes the last bits."""
-        key = branch, torch.get_num_threads()
-        if key not in self._sessions:
-            options = self._runtime.SessionOptions()
-            options.intra_op_num_threads = key[1]
-            options.enable_cpu_mem_arena = False  # the arena would keep the blocks of every size of tile
-            options.enable_mem_pattern = False
-            options.log_severity_level = 3
-            self._sessions[key] = self._runtime.InferenceSession(
-                self._branches[branch], options, providers=[_provider(self.device)]
-            )
-        return self._sessions[key]
+    def _infer(self, made: Any, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        found: npt.NDArray[np.float32] = made([x])[0]
+        return found
 
 
 def exported(model: MSUNet) -> tuple[bytes, ...]:
@@ -297,3 +388,13 @@ def exported(model: MSUNet) -> tuple[bytes, ...]:
         while len(_EXPORTED) > _KEPT:
             _EXPORTED.popitem(last=False)
     return _EXPORTED[key]
+
+
+def network_for(model: MSUNet, device: torch.device, options: PredictOptions) -> EngineNetwork:
+    """A model prepared for prediction in the engine and the precision that the options name, which is not "fast"."""
+    precision: Precision = "float32" if options.precision == "fast" else options.precision
+    if options.engine == "onnx":
+        return OnnxNetwork(model, device)
+    if options.engine == "openvino":
+        return OpenVinoNetwork(model, device, precision)
+    return TorchNetwork(model, device, precision, options.compile)

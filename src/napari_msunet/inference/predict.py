@@ -21,17 +21,18 @@ from pydantic import ValidationError
 
 from napari_msunet.config import PlanJob, PredictJob, PredictOptions, explain
 from napari_msunet.constants import IGNORED
-from napari_msunet.errors import MsunetError, SlideError, StoreError, StoreLockedError, as_path
+from napari_msunet.errors import ModelError, MsunetError, SlideError, StoreError, StoreLockedError, as_path
 from napari_msunet.events import Event, FirstLook, Message, Progress, RegionDone, Result
 from napari_msunet.geometry import Region, Window, as_region
 from napari_msunet.inference.budget import planned_memory
 from napari_msunet.inference.engine import Pass, TileResult
+from napari_msunet.inference.foreign import foreign_events
+from napari_msunet.inference.meters import precision_meter, seam_meter
 from napari_msunet.inference.model_cache import MODEL_CACHE
 from napari_msunet.inference.network import is_out_of_memory
 from napari_msunet.inference.own_grid import ResizedPass
 from napari_msunet.inference.plan import GENERATION, Plan, summary
 from napari_msunet.inference.postprocess import decide, finish, needs_raw
-from napari_msunet.inference.seams import seam_meter
 from napari_msunet.inference.setup import Setup, estimate, on_own_pixels, plan_for, set_up
 from napari_msunet.inference.viewport import CoarseLook, FirstLooks, Work
 from napari_msunet.labels import LabelStore, Run, open_labels
@@ -39,6 +40,7 @@ from napari_msunet.labels.area import left_out
 from napari_msunet.labels.checks import same_pixels, size_of
 from napari_msunet.labels.corrupt_chunks import NAMED
 from napari_msunet.models import MSUNet, load_model
+from napari_msunet.models.foreign_network import ForeignNetwork, is_foreign, load_foreign
 from napari_msunet.slide import Slide, open_slide
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -289,9 +291,22 @@ def options_of(job: PredictOptions) -> PredictOptions:
 
 def predict_events(job: PredictJob) -> Iterator[Event]:
     """Run a prediction job; see `napari_msunet.run`."""
+    if (foreign := _foreign(job.models)) is not None:
+        with MODEL_CACHE.slide(job.slide, job.slide_mpp, job.image_kind, job.value_range) as slide:
+            yield from foreign_events(slide, foreign, job.out, options_of(job))
+        return
     models = [MODEL_CACHE.model(path) for path in job.models]
     with MODEL_CACHE.slide(job.slide, job.slide_mpp, job.image_kind, job.value_range) as slide:
         yield from prediction(slide, models, job.out, options_of(job))
+
+
+def _foreign(paths: Sequence[Path]) -> ForeignNetwork | None:
+    """The model of another program in these files; `ModelError` where it is one of several."""
+    if not any(is_foreign(path) for path in paths):
+        return None
+    if len(paths) > 1:
+        raise ModelError("A model of another program cannot be part of an ensemble; give it alone.")
+    return load_foreign(paths[0])
 
 
 def predict(
@@ -311,7 +326,8 @@ def predict(
     ----------
     slide : Slide or path
     model : MSUNet or path of a model file, or several
-        Several are an ensemble: the mean of their probabilities.
+        Several are an ensemble: the mean of their probabilities. Also a model of another program: .onnx, or the ONNX
+        weights of a bioimage.io package (.zip).
     out : path
         The label store (OME-Zarr), which is made where it does not exist.
     region : Region, or y, x, height, width; optional
@@ -348,9 +364,14 @@ def predict(
         raise explain(error, "The options of predict") from error
     given = model if isinstance(model, Sequence) and not isinstance(model, str) else [model]
     opened = slide if isinstance(slide, Slide) else open_slide(slide)
-    networks = [m if isinstance(m, MSUNet) else load_model(m) for m in given]
+    foreign = _foreign([Path(m) for m in given if not isinstance(m, MSUNet)])
     try:
-        for _ in prediction(opened, networks, path, how):
+        if foreign is not None:
+            events = foreign_events(opened, foreign, path, how)
+        else:
+            networks = [m if isinstance(m, MSUNet) else load_model(m) for m in given]
+            events = prediction(opened, networks, path, how)
+        for _ in events:
             pass
     finally:
         if opened is not slide:
@@ -367,6 +388,8 @@ def prediction(slide: Slide, models: Models, out: Path, options: PredictOptions)
         yield Message(text=f"The run {run.key} is complete already; nothing was computed again.")
     else:
         yield from (Message(level="warning", text=text) for text in setup.doubts)
+        if setup.speed_words:
+            yield Message(text=setup.speed_words)
         with run.writing():
             yield from (Message(level="warning", text=text) for text in run.messages)
             yield from fill(run, setup)
@@ -386,7 +409,7 @@ def result_of(run: Run, setup: Setup, out: Path) -> Result:
         )
     pixels = sum(window.height * window.width for window in run.done.values())
     values = {"run": run.key, "pixels": pixels, "tiles": plan.tiles, "failed": len(run.failed)}
-    values |= {name: run.description[name] for name in ("seam", "measured") if name in run.description}
+    values |= {name: run.description[name] for name in ("seam", "precision", "measured") if name in run.description}
     if lost:
         values["damaged"] = [[w.y, w.x, w.height, w.width] for w in lost.values()]
     return Result(values=values, files={"labels": str(out)})
@@ -412,6 +435,10 @@ def close_run(run: Run, setup: Setup) -> Iterator[Event]:
         seam = seam_meter(run, setup, plan)
         run.note(seam=seam)
         yield Message(text=seam_text(seam, blended))
+    if setup.options.precision != "float32" and "precision" not in run.description and plan.tiles and not setup.inner:
+        precision = precision_meter(setup, plan)
+        run.note(precision=precision)
+        yield Message(text=precision_text(precision))
     if not plan.tiles:
         yield Message(level="warning", text="Nothing was computed: this slide has none of what `where` asks for.")
     failed = {n: why for n, why in run.failed.items() if n in unfinished(run, plan)}
@@ -433,6 +460,14 @@ def seam_text(seam: dict[str, float], blended: bool = False) -> str:
     return (
         f"{why} {seam['near']:.2%} of the labels near tile borders change with the tiling, and "
         f"{seam['elsewhere']:.2%} elsewhere; {cure} it none."
+    )
+
+
+def precision_text(found: dict[str, float]) -> str:
+    """The precision meter in a sentence."""
+    return (
+        f"On {found['pixels']:,.0f} pixels of this slide, {found['changed']:.3%} of the labels differ from those in "
+        f"float32, and probabilities by at most {found['largest']:.3f}; precision='float32' is exact."
     )
 
 

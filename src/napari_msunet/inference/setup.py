@@ -15,9 +15,9 @@ import torch
 from napari_msunet.config import ModelConfig, PredictOptions
 from napari_msunet.errors import ModelError, MsunetError
 from napari_msunet.geometry import Grid, Region, Window, round_up
-from napari_msunet.inference.budget import LONG, Speeds, limit_for, planned_memory
+from napari_msunet.inference.budget import LONG, Speeds, fastest, limit_for, planned_memory
 from napari_msunet.inference.engine import Pass, RequestedMaps
-from napari_msunet.inference.network import VARIANTS, EngineNetwork, TorchNetwork, pick_devices
+from napari_msunet.inference.network import ENGINES, VARIANTS, EngineNetwork, check_engine, network_for, pick_devices
 from napari_msunet.inference.own_grid import ResizedPass
 from napari_msunet.inference.plan import UNIT, Plan, Request, make_plan
 from napari_msunet.inference.postprocess import threshold_array
@@ -69,6 +69,8 @@ class Setup:
         Bytes that the process had before this prediction.
     inner : Grid, optional
         The grid of the networks, where the whole image is brought to one size; `grid` is then the image's own.
+    speed_words : str
+        Which precision and engine was the fastest, in a sentence; empty where nobody asked for it.
     """
 
     slide: Slide
@@ -83,6 +85,7 @@ class Setup:
     seen: tuple[SeenByModel, ...] = ()
     bare: int = field(default_factory=resident)
     inner: Grid | None = None
+    speed_words: str = ""
 
     def key(self) -> tuple[str, dict[str, Any]]:
         """The key of the run of these options, and the values of which it is the hash: all that can change the
@@ -161,15 +164,6 @@ class Setup:
         return list(dict.fromkeys(text for seen in self.seen for text in seen.doubts))
 
 
-def network_for(model: MSUNet, device: torch.device, options: PredictOptions) -> EngineNetwork:
-    """A model prepared for prediction in the engine that the options name."""
-    if options.engine == "onnx":
-        from napari_msunet.inference.network import OnnxNetwork
-
-        return OnnxNetwork(model, device)
-    return TorchNetwork(model, device, options.precision, options.compile)
-
-
 def set_up(slide: Slide, models: Sequence[MSUNet], options: PredictOptions) -> Setup:
     """Check everything about a prediction.
 
@@ -184,6 +178,7 @@ def set_up(slide: Slide, models: Sequence[MSUNet], options: PredictOptions) -> S
     """
     bare = resident()
     check_ensemble(models)
+    models = [member for model in models for member in model.members]  # each in its own, cheaper, tiles
     for model in models:
         check_fitted(model)
     config = models[0].config
@@ -195,13 +190,16 @@ def set_up(slide: Slide, models: Sequence[MSUNet], options: PredictOptions) -> S
             "This model has one scale or one output only, so its scales cannot disagree; ask for entropy instead."
         )
     devices = pick_devices(options.device)
-    if options.engine == "onnx":
-        from napari_msunet.inference.network import check_onnx
-
-        check_onnx(models, options, devices)
+    words = ""
+    if options.precision == "fast":
+        choice = fastest(models[0], devices[0], options)
+        options, words = options.model_copy(update=choice.options), choice.words
+    check_engine(models, options, devices)
     mask = where_mask(slide, options.where)
     seen = tuple(seen_by(model.config.trained_on, slide) for model in models)
-    setup = Setup(slide, tuple(models), options, grid, window, mask, devices, channels, seen=seen, bare=bare)
+    setup = Setup(
+        slide, tuple(models), options, grid, window, mask, devices, channels, seen=seen, bare=bare, speed_words=words
+    )
     _ = setup.thresholds  # raises now for names that are no class
     return setup
 
@@ -328,7 +326,7 @@ def plan_for(setup: Setup, unit: int | None = None, halvings: int = 0) -> Plan:
     memory = options.memory * 1e9
     small = setup.window.height * setup.window.width <= SMALL
     counted = not small or memory < 2e9
-    whole = options.engine == "onnx"
+    whole = options.engine in ENGINES
     limit = limit_for(configs, memory, variants, setup.devices[0], whole) if counted else SMALL_LIMIT
     batch = max(1, options.batch_size >> halvings)
     limit >>= max(0, halvings - (options.batch_size.bit_length() - 1))

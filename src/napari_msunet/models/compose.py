@@ -60,7 +60,7 @@ def branch_model(model: MSUNet, i: int) -> MSUNet:
         If there is no such scale, or it has no output of its own (the finest of ``fusion="inject"``, all of
         ``"pyramid"``).
     """
-    config = model.config
+    config = _one_network(model).config
     if i not in config.own:
         known = ", ".join(f"{j} (scale {config.ratios[j]})" for j in config.own) or "none"
         raise ModelError(
@@ -106,6 +106,8 @@ def combine_models(models: Sequence[MSUNet], fusion: Fusion = "mean", mpp: float
     ModelError
         If the models cannot be combined.
     """
+    for model in models:
+        _one_network(model)
     if not models or any(len(m.config.scales) != 1 for m in models):
         raise ModelError(
             "A model is put together from models of one scale each; these have "
@@ -173,6 +175,53 @@ def _trained_on(models: Sequence[MSUNet]) -> TrainedOn | None:
     return TrainedOn(kind=kinds.pop() if len(kinds) == 1 else None, ranges=ranges)
 
 
+def ensemble_model(models: Sequence[MSUNet]) -> MSUNet:
+    """One model from several that were trained alike, such as those of all folds: the mean of their probabilities.
+
+    Parameters
+    ----------
+    models : sequence of MSUNet
+        Models of the same classes, resolution, scales, fusion and branches. Their normalisations may differ.
+
+    Returns
+    -------
+    MSUNet
+        The ensemble in evaluation mode, one file when it is saved.
+
+    Raises
+    ------
+    ModelError
+        If there is no model, or they differ.
+    """
+    if not models:
+        raise ModelError("An ensemble needs at least one model; give the models to average.")
+    first = models[0].config
+    for model in models:
+        config = _one_network(model).config
+        for name in type(config).model_fields:
+            if name in ("normalisation", "trained_on") or getattr(config, name) == getattr(first, name):
+                continue
+            raise ModelError(
+                f"The models of an ensemble differ in {name}: {getattr(first, name)} and {getattr(config, name)}; give "
+                "models that were trained alike."
+            )
+    further = tuple(model.config.normalisation for model in models[1:])
+    made = build_model(first.model_copy(update={"further": further, "trained_on": _trained_on(models)})).eval()
+    state = dict(models[0].state_dict())
+    for number, model in enumerate(models[1:]):
+        state |= {f"further.{number}.{name}": tensor for name, tensor in model.state_dict().items()}
+    made.load_state_dict(state)
+    return arrange(made)
+
+
+def _one_network(model: MSUNet) -> MSUNet:
+    """The model; `ModelError` if it is an ensemble, which has no branches of its own to take apart."""
+    if model.config.further:
+        count = 1 + len(model.config.further)
+        raise ModelError(f"This model is an ensemble of {count} networks; give one of the models that it was made of.")
+    return model
+
+
 def with_scales(model: MSUNet, scales: Sequence[float], fusion: Fusion | None = None) -> MSUNet:
     """The model with other scales: branches of scales that it has keep their weights, others get random weights.
 
@@ -195,7 +244,7 @@ def with_scales(model: MSUNet, scales: Sequence[float], fusion: Fusion | None = 
     ModelError
         If a scale cannot be used, or the branches do not fit.
     """
-    old = model.config
+    old = _one_network(model).config
     wanted = [as_scale(s) for s in scales]
     nearest = [min(range(len(old.ratios)), key=lambda i: abs(float(old.ratios[i] / r) - 1)) for r in wanted]
     given = old.scale_weights if fusion in (None, old.fusion) and set(wanted) <= set(old.ratios) else None

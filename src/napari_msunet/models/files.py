@@ -127,10 +127,10 @@ def _assembled(config: ModelConfig, tensors: dict[str, Tensor], path: Path) -> M
     It is built on the meta device first and compared with the weights, so that a damaged header cannot request more
     memory than the file has weights, and loading draws no random numbers.
     """
-    from napari_msunet.models.msunet import MSUNet
+    from napari_msunet.models.msunet import empty_model
 
     with torch.device("meta"):
-        model = MSUNet(config)
+        model = empty_model(config)
     expected = {name: (tuple(t.shape), t.dtype) for name, t in model.state_dict().items()}
     found = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
     if expected != found:

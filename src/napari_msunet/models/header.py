@@ -14,8 +14,12 @@ from safetensors import SafetensorError, safe_open
 
 from napari_msunet.config import SCHEMA_VERSION, ModelConfig
 from napari_msunet.errors import ModelError, as_path
+from napari_msunet.names import printable
 
 FORMAT = "napari-msunet model"
+
+PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".tar")
+TORCHSCRIPT = (".torchscript", ".ts", ".jit")
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,27 @@ def read_header(path: str | Path) -> ModelHeader:
     return ModelHeader(header_config(header, path), header_summary(header, path))
 
 
+def refuse_pickles(path: Path) -> None:
+    """`ModelError` that says how to convert, where a file holds pickled weights or TorchScript."""
+    ending = path.suffix.lower()
+    if ending in TORCHSCRIPT:
+        raise ModelError(
+            f"{printable(path)} is TorchScript, which can run any code and is not read: in the program that made it, "
+            "write ONNX with torch.onnx.export(model, example, 'model.onnx'), and give that."
+        )
+    if ending in PICKLED:
+        raise ModelError(
+            f"{printable(path)} may hold pickled weights, which can run any code and are not read: where you trust it, "
+            "convert it with safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors'), or "
+            "write ONNX with torch.onnx.export."
+        )
+
+
 @contextmanager
 def open_safetensors(path: Path, framework: str) -> Iterator[Any]:
     """A safetensors file, open for reading; `ModelError` where the file is none."""
+    if path.suffix.lower() != ".safetensors":
+        refuse_pickles(path)
     if not path.is_file():
         raise ModelError(f"There is no model file at {path}; give a .safetensors file that napari-msunet has written.")
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from math import lcm
+from math import lcm, log
 from typing import Any, Self
 
 import torch
@@ -316,6 +316,11 @@ class MSUNet(ReceptiveField):
         fused, *own = torch.split(z, len(self.config.classes) + 1, dim=1)
         return fused, own
 
+    @property
+    def members(self) -> tuple[MSUNet, ...]:
+        """The networks whose probabilities are averaged: this one, unless it is an ensemble."""
+        return (self,)
+
     def train(self, mode: bool = True) -> Self:
         """Set the training mode; a branch that does not learn keeps its statistics and has no dropout."""
         super().train(mode)
@@ -422,6 +427,65 @@ class MSUNet(ReceptiveField):
         return part_to_target(z[..., : size[0], : size[1]], self.config.ratios[i], (y, x), size)
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# Several networks in one model.
+
+
+class Ensemble(MSUNet):
+    """Several networks of the same config as one model, whose output is the mean of their probabilities.
+
+    It is computed as a joint model, each network after the other; predictions of slides compute its `members` like
+    several model files.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        With the normalisation of each network after the first in `further`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        alone = [config.model_copy(update={"further": (), "normalisation": one}) for one in config.further]
+        self.further = nn.ModuleList(MSUNet(one) for one in alone)
+
+    @property
+    def members(self) -> tuple[MSUNet, ...]:
+        """The networks, with the weights of this model."""
+        with torch.device("meta"):
+            first = MSUNet(self.config.model_copy(update={"further": ()}))
+        own = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("further.")}
+        first.load_state_dict(own, assign=True)
+        first.train(self.training)
+        others = [one for one in self.further if isinstance(one, MSUNet)]
+        return (arrange(first), *others)
+
+    def outputs(
+        self,
+        inputs: Sequence[Tensor],
+        size: Size | None = None,
+        field: Field | None = None,
+        detach: Sequence[bool] | None = None,
+        separate: bool = False,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """See `MSUNet.outputs`: the logarithms of mean probabilities."""
+        options = (inputs, size, field, detach, separate)
+        found = [super().outputs(*options)]
+        found += [one.outputs(*options) for one in self.further if isinstance(one, MSUNet)]
+        fused, own = zip(*found, strict=True)
+        return _log_mean(fused), [_log_mean(each) for each in zip(*own, strict=True)]
+
+
+def _log_mean(logits: Sequence[Tensor]) -> Tensor:
+    """The logarithm of the mean of probabilities, from logits `(B, K+1, H, W)`."""
+    each = torch.stack([F.log_softmax(z.float(), dim=1) for z in logits])
+    return torch.logsumexp(each, dim=0) - log(len(logits))
+
+
+def empty_model(config: ModelConfig) -> MSUNet:
+    """A model of the class that its config needs, before any weights are loaded."""
+    return Ensemble(config) if config.further else MSUNet(config)
+
+
 def build_model(config: ModelConfig) -> MSUNet:
     """A new model with random weights (set ``torch.manual_seed`` before for the same ones), in training mode.
 
@@ -444,7 +508,7 @@ def build_model(config: ModelConfig) -> MSUNet:
     """
     if not isinstance(config, ModelConfig):
         raise ModelError(f"{config!r} is no ModelConfig; make one such as ModelConfig(classes=('gland',), mpp=0.5).")
-    model = MSUNet(config)
+    model = empty_model(config)
     for module in model.modules():
         if isinstance(module, EncoderNetwork):
             module.load_pretrained()

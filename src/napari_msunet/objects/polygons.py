@@ -7,8 +7,8 @@ covers ``[0, 1] x [0, 1]``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,13 @@ from napari_msunet.objects.components import RowJoiner, Sides, connected, sides_
 
 Labels = npt.NDArray[Any]
 Polygons = npt.NDArray[Any]
-Parts = list[tuple[int, list[Any]]]
+Sums = npt.NDArray[np.float64]
+Parts = list[tuple[int, list[Any], Sums]]
+
+NO_SUMS: Sums = np.zeros(0)
+
+PixelSums = Callable[[Window, Labels], Sequence[npt.NDArray[Any]]]
+"""Gives planes `(h, w)` for the labels of a window, whose sums over the pixels of each object are wanted."""
 
 WINDOW = 2048
 """Side of the windows in which a store is read, in its pixels."""
@@ -36,10 +42,13 @@ class LabelShape:
         Its number in the label array, never 0.
     polygon : shapely.Polygon
         Outline and holes, ``x, y`` in pixels of the array; no vertex on a straight line; in GEOS's normal form.
+    sums : (m,) float64
+        Sums of planes over its pixels, where they were asked for.
     """
 
     value: int
     polygon: Any
+    sums: Sums = field(default_factory=lambda: NO_SUMS, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,9 @@ def label_polygons(values: Labels, origin: tuple[int, int] = (0, 0)) -> list[Lab
     return [LabelShape(int(n), p) for n, p in zip(numbers, _tidied(faces), strict=True)]
 
 
-def walk_polygons(read: Callable[[Window], Labels], whole: Window, side: int = WINDOW) -> Iterator[PolygonStep]:
+def walk_polygons(
+    read: Callable[[Window], Labels], whole: Window, side: int = WINDOW, planes: PixelSums | None = None
+) -> Iterator[PolygonStep]:
     """All objects of a label image of any size, as polygons, in bounded memory.
 
     The result does not depend on `side`: parts of an object in several windows become one polygon. What is held at a
@@ -79,6 +90,8 @@ def walk_polygons(read: Callable[[Window], Labels], whole: Window, side: int = W
         What to cover; objects are cut at its edge.
     side : int
         Side of a window in pixels.
+    planes : callable, optional
+        Gives planes of numbers for a window and its labels; each shape has their sums over its pixels.
 
     Yields
     ------
@@ -94,9 +107,9 @@ def walk_polygons(read: Callable[[Window], Labels], whole: Window, side: int = W
         joiner.begin_row()
         for x in columns:
             window = Window(y, x, side, side).intersection(whole)
-            inner, touching, numbers, values = _window(read(window), window)
+            inner, touching, numbers, values = _window(read(window), window, planes)
             joiner.add(Window(y, x - whole.x, *window.shape), numbers, values, len(touching))
-            parts += [(shape.value, [shape.polygon]) for shape in touching]
+            parts += [(shape.value, [shape.polygon], shape.sums) for shape in touching]
             done += 1
             if x == columns[-1]:
                 parts, closed = _joined(parts, *joiner.end_row(), last=y == rows[-1])
@@ -108,19 +121,22 @@ def _joined(
     parts: Parts, owner: npt.NDArray[np.int64], is_open: npt.NDArray[np.bool_], last: bool
 ) -> tuple[Parts, list[LabelShape]]:
     """Objects of a row of windows: the parts of those that go on, and those that are whole."""
-    groups: Parts = [(0, []) for _ in is_open]
-    for (value, polygons), number in zip(parts, owner.tolist(), strict=True):
-        groups[number] = (value, groups[number][1] + polygons)
+    groups: Parts = [(0, [], NO_SUMS) for _ in is_open]
+    for (value, polygons, sums), number in zip(parts, owner.tolist(), strict=True):
+        _, others, added = groups[number]
+        groups[number] = (value, others + polygons, sums + added if others else sums)
     if last:
         is_open = np.zeros_like(is_open)
     whole = [group for group, goes_on in zip(groups, is_open, strict=True) if not goes_on]
-    polygons = [shapely.union_all(group) if len(group) > 1 else group[0] for _, group in whole]
+    polygons = [shapely.union_all(group) if len(group) > 1 else group[0] for _, group, _ in whole]
     shapes = zip(whole, _tidied(np.array(polygons, object)), strict=True)
     left = [group for group, goes_on in zip(groups, is_open, strict=True) if goes_on]
-    return left, [LabelShape(value, polygon) for (value, _), polygon in shapes]
+    return left, [LabelShape(value, polygon, sums) for (value, _, sums), polygon in shapes]
 
 
-def _window(values: Labels, window: Window) -> tuple[list[LabelShape], list[LabelShape], Sides, Sides]:
+def _window(
+    values: Labels, window: Window, planes: PixelSums | None
+) -> tuple[list[LabelShape], list[LabelShape], Sides, Sides]:
     """The complete objects inside a window; the parts that touch its sides; their numbers and the values there."""
     numbers, faces, first = _faces(values, (window.y, window.x))
     components = connected(values)
@@ -129,8 +145,12 @@ def _window(values: Labels, window: Window) -> tuple[list[LabelShape], list[Labe
     touching = np.isin(own, np.unique(np.concatenate([top, left, bottom, right])))
     parts = np.full(int(components.max(initial=0)) + 1, -1, np.int64)
     parts[own[touching]] = np.arange(touching.sum())
+    sums = np.zeros((len(own), 0))
+    if planes is not None:
+        found = [np.bincount(components.ravel(), weights=plane.ravel())[own] for plane in planes(window, values)]
+        sums = np.stack(found, 1)
     inner, outer = (
-        [LabelShape(int(n), p) for n, p in zip(numbers[which], polygons, strict=True)]
+        [LabelShape(int(n), p, s) for n, p, s in zip(numbers[which], polygons, sums[which], strict=True)]
         for which, polygons in ((~touching, _tidied(faces[~touching])), (touching, faces[touching]))
     )
     return inner, outer, (parts[top], parts[left], parts[bottom], parts[right]), sides_of(values)

@@ -112,6 +112,52 @@ def perimeters(polygons: Any, mpp: tuple[float, float]) -> Numbers:
     return np.bincount(owner, weights=lengths, minlength=len(polygons)).astype(np.float64)
 
 
+def eccentricities(polygons: Any, mpp: tuple[float, float]) -> Numbers:
+    """Eccentricity of the ellipse with the same second moments as each polygon, holes left out: 0 a disc, 1 a line.
+
+    The moments are those of the area itself, by Green's theorem over its outline, so a single pixel has 0.
+
+    Parameters
+    ----------
+    polygons : sequence of shapely.Polygon
+        ``x, y`` in pixels.
+    mpp : (y, x)
+        µm per pixel.
+    """
+    polygons = np.asarray(polygons, object)
+    if not len(polygons):
+        return np.zeros(0)
+    rings, owner = shapely.get_rings(polygons, return_index=True)
+    points, ring = shapely.get_coordinates(rings, return_index=True)
+    middles = shapely.get_coordinates(shapely.centroid(polygons))
+    points = (points - middles[owner[ring]]) * (mpp[1], mpp[0])
+    inner = ring[1:] == ring[:-1]
+    (x0, y0), (x1, y1) = points[:-1][inner].T, points[1:][inner].T
+    ring = ring[1:][inner]
+    cross = x0 * y1 - x1 * y0
+    terms = (
+        cross / 2,
+        (x0 * x0 + x0 * x1 + x1 * x1) * cross / 12,
+        (y0 * y0 + y0 * y1 + y1 * y1) * cross / 12,
+        (x0 * y1 + 2 * x0 * y0 + 2 * x1 * y1 + x1 * y0) * cross / 24,
+    )
+    area, xx, yy, xy = (np.bincount(ring, weights=term, minlength=len(rings)) for term in terms)
+    # an outline counts as positive whichever way round it runs, and a hole as negative
+    sign = np.where(np.r_[True, owner[1:] != owner[:-1]], 1, -1) * np.sign(area)
+    xx, yy, xy = (np.bincount(owner, weights=sign * v, minlength=len(polygons)) for v in (xx, yy, xy))
+    spread = np.hypot(xx - yy, 2 * xy)
+    longest = xx + yy + spread
+    found: npt.NDArray[np.float64] = np.sqrt(np.clip(2 * spread / np.where(longest > 0, longest, 1), 0, 1))
+    return found
+
+
+def solidities(polygons: Any) -> Numbers:
+    """Area of each polygon, holes left out, as a share of that of its convex hull, 0..1."""
+    polygons = np.asarray(polygons, object)
+    found: Numbers = shapely.area(polygons) / np.maximum(shapely.area(shapely.convex_hull(polygons)), 1e-12)
+    return np.minimum(found, 1.0)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Objects of a label store as columns of numbers: what tables, histograms and the review queue work on.
 

@@ -117,6 +117,12 @@ def check_foreign(path: Path, start: bytes) -> None:
                 raise SlideError(f"{path} is no image: it holds {what}; {_OUTLINES}.")
 
 
+def is_dicom_slide(start: bytes) -> bool:
+    """Whether a file is of a DICOM slide, by its first bytes."""
+    found = _dicom(start)
+    return found is not None and found.startswith("a DICOM slide")
+
+
 def _dicom(start: bytes) -> str | None:
     """A description of a DICOM file, with or without its preamble; None for other files."""
     if start[128:132] != b"DICM":

@@ -17,9 +17,9 @@ from napari_msunet.constants import CHUNK
 from napari_msunet.errors import OutputError, as_path
 from napari_msunet.geometry import Window, pyramid_shapes
 from napari_msunet.slide import ngff
-from napari_msunet.slide.array_backend import checked_array, is_lazy
 from napari_msunet.slide.backend import Pixels
 from napari_msunet.slide.pixel_size import given_mpp
+from napari_msunet.slide.raster_backend import checked_array, is_lazy
 from napari_msunet.slide.resample import area_average
 from napari_msunet.slide.slide import Slide, open_slide, slide_from_array
 from napari_msunet.slide.zarr_backend import BACKGROUND, OWN_KEY

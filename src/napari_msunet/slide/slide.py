@@ -30,9 +30,8 @@ from napari_msunet.geometry import (
     pixel_centres,
 )
 from napari_msunet.names import true_path
-from napari_msunet.slide.array_backend import ArrayBackend
 from napari_msunet.slide.backend import Backend, Pixels, SlideInfo
-from napari_msunet.slide.foreign import START, check_foreign
+from napari_msunet.slide.foreign import START, check_foreign, is_dicom_slide
 from napari_msunet.slide.identity import METADATA, fingerprint, path_identity
 from napari_msunet.slide.numbers import (
     Numbers,
@@ -47,7 +46,7 @@ from napari_msunet.slide.numbers import (
 from napari_msunet.slide.openslide_backend import TIFF_STARTS, OpenSlideBackend
 from napari_msunet.slide.pixel_size import believed, checked_mpp, given_mpp
 from napari_msunet.slide.plane import CHUNKS, LevelPlane
-from napari_msunet.slide.raster_backend import RasterBackend
+from napari_msunet.slide.raster_backend import ArrayBackend, RasterBackend
 from napari_msunet.slide.resample import area_average, settled_ratio, source_span
 from napari_msunet.slide.tiff_backend import TiffBackend
 from napari_msunet.slide.zarr_backend import ZarrBackend
@@ -528,8 +527,8 @@ def open_slide(
     Parameters
     ----------
     path : path
-        A whole-slide file that OpenSlide reads (not DICOM yet), a TIFF or OME-TIFF file, an OME-Zarr folder (0.4 or
-        0.5, also as bioformats2raw writes it), a PNG or a JPEG.
+        A whole-slide file that OpenSlide reads, a file of a DICOM slide, a TIFF or OME-TIFF file, an OME-Zarr folder
+        (0.4 or 0.5, also as bioformats2raw writes it), a PNG or a JPEG.
     mpp : float, (y, x) or "px", optional
         µm per level-0 pixel, where the file has none or a wrong one; any number above zero is accepted. "px": the size
         in the file is ignored, and the image is used in its own pixels (by models with ``mpp=None``). None: the size in
@@ -612,7 +611,9 @@ def open_backend(path: Path) -> Backend:
         raise input_error(path, error, "check its permissions", SlideError) from error
     except openslide.OpenSlideError:
         vendor = None
-    if vendor in (None, "generic-tiff", "dicom"):
+    if vendor == "dicom" or is_dicom_slide(start):
+        return _dicom(path)
+    if vendor in (None, "generic-tiff"):
         check_foreign(path, start)
     if vendor not in (None, "generic-tiff"):
         return OpenSlideBackend(path)
@@ -625,3 +626,13 @@ def open_backend(path: Path) -> Backend:
     if start.startswith(TIFF_STARTS):
         return TiffBackend(path)
     raise SlideError(f"{path} is no image that can be read, or it is damaged; give {KINDS}.")
+
+
+def _dicom(path: Path) -> Backend:
+    """The reader of a DICOM slide: OpenSlide, or pydicom for what it refuses."""
+    try:
+        return OpenSlideBackend(path)
+    except SlideError:
+        from napari_msunet.slide.dicom_backend import DicomBackend
+
+        return DicomBackend(path)

@@ -148,6 +148,11 @@ def glass_colour(picture: npt.NDArray[Any], background: npt.NDArray[Any]) -> npt
     return np.array([np.median(glass[:, c]) for c in range(len(nominal))], np.float64)
 
 
+def slide_glass(slide: Slide) -> npt.NDArray[np.float64]:
+    """The colour `(c,)` of a slide's empty glass, in its own values, from the image that its tissue is found on."""
+    return glass_colour(_overview(slide, coarse_grid(slide), None), slide.background)
+
+
 def stained(
     picture: npt.NDArray[Any], white: npt.NDArray[np.float64], pen: bool
 ) -> tuple[Bools, npt.NDArray[np.uint8]]:

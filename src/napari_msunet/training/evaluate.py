@@ -69,7 +69,7 @@ def rows_of(model: MSUNet) -> list[OutputRow]:
 
 def own(model: MSUNet) -> Sequence[int]:
     """The branches with an output of their own, which can be made a model of their own."""
-    return model.config.own if len(model.config.scales) > 1 else ()
+    return model.config.own if len(model.config.scales) > 1 and not model.config.further else ()
 
 
 def at_scale(row: OutputRow, scale: float) -> MSUNet:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, NamedTuple, TypeAlias
@@ -16,23 +18,35 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from napari_msunet._io import read_json, read_rows, table_text, write_json, write_text
+from napari_msunet._io import read_json, read_rows, write_json
 from napari_msunet.config import ExperimentJob, ModelConfig, ScoreName, SettledTrainJob
-from napari_msunet.constants import OUTPUT_COLOURS
+from napari_msunet.config.jobs import file_word
 from napari_msunet.data import Item, Split, load_sources, split
 from napari_msunet.data.recipe import settle
 from napari_msunet.data.sharing import SharedImages
-from napari_msunet.errors import MsunetError
-from napari_msunet.events import Event, Message, Result, progress
+from napari_msunet.errors import MsunetError, OutputError, failure
+from napari_msunet.events import Cancelled, Event, Message, Result, TrialDone, progress
 from napari_msunet.events import check as check_stop
+from napari_msunet.labels.lock import WriterLock
 from napari_msunet.models import load_model
+from napari_msunet.training.comparison.experiment_page import (
+    Example,
+    draw_curves,
+    draw_examples,
+    heading,
+    sentence,
+    write_page,
+    write_tables,
+)
+from napari_msunet.training.evaluate import OutputRow, at_scale
 from napari_msunet.training.fit import train_events
+from napari_msunet.training.prepare import check_memory
 from napari_msunet.training.record import begin_folder
 from napari_msunet.training.scoring import paired_interval, pooled_interval
 from napari_msunet.training.scoring.image import score_item
-from napari_msunet.training.scoring.metrics import SCORES, Confusion, Matrix, mean_score
-from napari_msunet.training.scoring.panels import figure_of, save
-from napari_msunet.training.scoring.uncertainty import Calibration
+from napari_msunet.training.scoring.metrics import SCORES, Confusion, Matrix, mean_score, mean_scores
+from napari_msunet.training.scoring.panels import best_median_worst, draw_scale_matrix, item_panel, keep
+from napari_msunet.training.scoring.uncertainty import DRAWS, Calibration, Interval
 
 _JOB, _TRIAL = "experiment.json", "trial.json"
 _FREE = {"out", "resume", "threads"}
@@ -55,8 +69,7 @@ class Trial(NamedTuple):
     @property
     def folder(self) -> str:
         """The name of its folder."""
-        word = "".join(c if c.isalnum() or c in ".-" else "_" for c in self.variant)
-        return f"{word}-fold{self.fold}-seed{self.seed}"
+        return f"{file_word(self.variant)}-fold{self.fold}-seed{self.seed}"
 
 
 class _Setting:
@@ -82,6 +95,34 @@ class _Setting:
         items = load_sources(self.job.training.sources, model)
         sides = split(items, 0.0, self.job.training.seed, 0.0, self.fold(trial), model.classes)
         return sides if self.job.folds else sides._replace(validate=sides.test)
+
+    def check_folds(self) -> None:
+        """`SourceError` if the images cannot be cut into the folds, before anything is trained."""
+        first = Trial(next(iter(self.job.variants)), 1, self.job.seeds[0])
+        try:
+            settled, _ = self.training(first, self.job.out)
+            items = load_sources(self.job.training.sources, settled.model)
+        except MsunetError:
+            return  # what is wrong with one variant stands in its row
+        try:
+            for fold in _folds(self.job) if self.job.folds else ():
+                split(
+                    items, 0.0, self.job.training.seed, 0.0, self.fold(first._replace(fold=fold)), settled.model.classes
+                )
+        finally:
+            for item in items:
+                item.release()
+
+    def shown_at(self, trial: Trial, model: ModelConfig) -> dict[str, float]:
+        """The test scales of a trial, relative to its own model's resolution, by their names."""
+        if not self.job.test_scales:
+            return {}
+        first = trial._replace(variant=next(iter(self.job.variants)))
+        base = self.training(first, self.job.out)[0].model.resolution
+        own = model.resolution
+        if own.unit != base.unit:
+            raise MsunetError("Variants in µm and in pixels have no test scales in common; leave test_scales out.")
+        return {f"{scale:g}": scale * own.size / base.size for scale in self.job.test_scales}
 
     def fold(self, trial: Trial) -> tuple[int, int] | None:
         """The fold that is held out, and the number of folds; None where roles decide which images are held out."""
@@ -124,12 +165,31 @@ def experiment_events(job: ExperimentJob, peers: Mapping[str, Peer] | None = Non
         If the images cannot be cut into the folds, or cannot be used.
     OutputError
         If `job.out` holds something else, or cannot be written.
+    StoreLockedError
+        If another process runs the experiment in `job.out`.
     """
+    setting = _Setting(job)
+    if not (job.out / _JOB).exists():
+        setting.check_folds()  # before anything is written
     begin_folder(job.out / _JOB, job, "an experiment", _comparable)
-    others = dict(peers or {})
+    lock = WriterLock(job.out, f"The experiment in {job.out}")
+    lock.acquire()
+    try:
+        yield from _run_all(setting, dict(peers or {}))
+    finally:
+        lock.release()
+
+
+def check_folds(job: ExperimentJob) -> None:
+    """`SourceError` if the images of an experiment cannot be cut into its folds."""
+    _Setting(job).check_folds()
+
+
+def _run_all(setting: _Setting, others: Mapping[str, Peer]) -> Iterator[Event]:
+    """Run the trials that are left, in turn, and report after each."""
+    job = setting.job
     names = [*job.variants, *others]
     trials = [Trial(name, fold, seed) for seed in job.seeds for fold in _folds(job) for name in names]
-    setting = _Setting(job)
     started = time.monotonic()
     rows: list[dict[str, Any]] = []
     for number, trial in enumerate(trials, start=1):
@@ -140,13 +200,27 @@ def experiment_events(job: ExperimentJob, peers: Mapping[str, Peer] | None = Non
             row = yield from _run(setting, trial, others.get(trial.variant))
             write_json(file, row)
         rows.append(read_json(file))
-        if sentence := rows[-1].get("error"):
-            yield Message(level="warning", text=f"{trial.variant} cannot be trained: {sentence}")
+        if reason := rows[-1].get("error"):
+            yield Message(level="warning", text=f"{trial.variant} cannot be trained: {reason}")
         report = summarise(rows, names, job.metric)
-        files = _write(job.out, report)
+        files = write_tables(job.out, report) | {"page": write_page(job.out, report)}
+        yield TrialDone(number=number, row=_told(report, trial.variant))
         yield progress(number, len(trials), "trials", started)
-    yield Message(text=_sentence(report))
+    report["scores"] = every_score(rows, report)
+    if job.test_scales:
+        report["scales"] = _scale_matrix(job, rows)
+    files |= write_tables(job.out, report) | _pictures(setting, report, rows)
+    files["page"] = write_page(job.out, report)
+    yield Message(text=sentence(report))
     yield Result(values=report, files=files)
+
+
+def _told(report: dict[str, Any], name: str) -> dict[str, Any]:
+    """What an event tells of a variant after a trial, for a table that fills."""
+    own = report["variants"][name]
+    found = {"variant": name, "metric": report["metric"], "value": own.get(report["metric"])}
+    found |= {key: own.get(key) for key in ("trials", "interval", "error")}
+    return found | {"difference": report["differences"].get(name)}
 
 
 def _folds(job: ExperimentJob) -> Sequence[int]:
@@ -163,7 +237,7 @@ def _comparable(job: ExperimentJob) -> dict[str, Any]:
 
 
 def _run(setting: _Setting, trial: Trial, peer: Peer | None) -> Generator[Event, None, dict[str, Any]]:
-    """Train and score a trial, and return its row. A variant that cannot be trained gives a row with the error."""
+    """Train and score a trial, and return its row; every error but a full disk is a row with its sentence."""
     row: dict[str, Any] = {"variant": trial.variant, "fold": trial.fold, "seed": trial.seed}
     job = setting.job
     out = job.out / "trials" / trial.folder
@@ -172,20 +246,28 @@ def _run(setting: _Setting, trial: Trial, peer: Peer | None) -> Generator[Event,
     try:
         with using_threads(job.threads):
             found = yield from (_peer(setting, trial, peer, out) if peer else _ours(setting, trial, out))
-    except MsunetError as error:
-        found = {"error": str(error)}
+    except (Cancelled, OutputError):
+        raise
+    except Exception as error:
+        found = {"error": reason_of_failure(error)}
     out.mkdir(parents=True, exist_ok=True)
     return row | found | {"processor_seconds": round(time.process_time() - before, 1)}
 
 
 def _ours(setting: _Setting, trial: Trial, out: Path) -> Generator[Event, None, dict[str, Any]]:
     training, reasons = setting.training(trial, out)
-    found = yield from train_and_score(training, lambda: setting.held_out(trial, training.model))
+    shown = setting.shown_at(trial, training.model)
+    if (memory := check_memory(training)).level == "warning":  # the system would end the process, and with it the rest
+        raise MsunetError(memory.text)
+    found = yield from train_and_score(training, lambda: setting.held_out(trial, training.model), test_scales=shown)
     return found | {"choices": reasons}
 
 
 def train_and_score(
-    training: SettledTrainJob, held_out: Callable[[], Sequence[Item]], shared: SharedImages | None = None
+    training: SettledTrainJob,
+    held_out: Callable[[], Sequence[Item]],
+    shared: SharedImages | None = None,
+    test_scales: Mapping[str, float] | None = None,
 ) -> Generator[Event, None, dict[str, Any]]:
     """Train, and count what the model says of images that it has not seen.
 
@@ -196,6 +278,8 @@ def train_and_score(
         Gives these images, once the training has ended.
     shared : SharedImages, optional
         The images of earlier trainings of the same work.
+    test_scales : dict of str to float, optional
+        Further scales of the model's own resolution at which the images are shown, by their names in ``"scales"``.
 
     Yields
     ------
@@ -205,7 +289,8 @@ def train_and_score(
     Returns
     -------
     dict
-        ``"groups"``: for each group and output its confusion matrix; ``"steps"`` and ``"parameters"``.
+        ``"groups"``: for each group and output its confusion matrix; ``"images"``: for each image its group and
+        that of the fused output; ``"steps"`` and ``"parameters"``.
     """
     result: dict[str, Any] = {}
     for event in train_events(training, shared):
@@ -215,11 +300,20 @@ def train_and_score(
             yield event
     model = load_model(training.out / "model.safetensors")
     groups: dict[str, dict[str, Confusion]] = {}
+    images: dict[str, dict[str, Any]] = {}
     calibration = Calibration()
+    output = OutputRow("fused", model, 1.0)
+    moved = {name: at_scale(output, scale) for name, scale in (test_scales or {}).items()}
+    scales = {name: Confusion(len(model.config.classes) + 1) for name in moved}
     for item in held_out():
         check_stop()
+        for name, other in moved.items():
+            shown = replace(item, resolution=other.config.target)
+            scales[name].merge(score_item(other, shown, training.device).counts["fused"])
+            check_stop()
         found = score_item(model, item, training.device)
         calibration.merge(found.calibration)
+        images[item.name] = {"group": item.group or item.name, "fused": found.counts["fused"].matrix.tolist()}
         counts, own = found.counts, groups.setdefault(item.group or item.name, {})
         for name, confusion in counts.items():
             own.setdefault(name, Confusion(len(model.config.classes) + 1)).merge(confusion)
@@ -229,6 +323,8 @@ def train_and_score(
             file.unlink()
     return {
         "groups": {group: {name: c.matrix.tolist() for name, c in own.items()} for group, own in groups.items()},
+        "images": images,
+        **({"scales": {name: counts.matrix.tolist() for name, counts in scales.items()}} if scales else {}),
         "steps": result["steps"],
         "epochs": result["epochs"],
         "parameters": result["parameters"],
@@ -260,6 +356,18 @@ def _peer(setting: _Setting, trial: Trial, peer: Peer, out: Path) -> Generator[E
         item.release()
     yield Message(text=f"{steps} steps.")
     return {"groups": {group: {"fused": c.matrix.tolist()} for group, c in groups.items()}, "steps": steps}
+
+
+def reason_of_failure(error: BaseException) -> str:
+    """Why a training failed, in one sentence; memory that it held is free again."""
+    if isinstance(error, MsunetError):
+        return str(error)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if isinstance(error, MemoryError) or "allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
+        return "There is not enough memory for it; give smaller windows, batches or networks."
+    return failure(error)[0]
 
 
 @contextmanager
@@ -302,7 +410,7 @@ def summarise(rows: Sequence[dict[str, Any]], names: Sequence[str], metric: Scor
             "trials": len({key[:2] for key in common}),
         }
     trials = [
-        {key: value for key, value in row.items() if key not in ("groups", "train")}
+        {key: value for key, value in row.items() if key not in ("groups", "images", "scales", "train")}
         | {metric: _number(score(pooled(row, "fused"))) if "groups" in row else None}
         for row in rows
     ]
@@ -378,108 +486,105 @@ def _number(value: float) -> float | None:
     return value if isfinite(value) else None
 
 
-def _text(value: float | None, sign: str = "") -> str:
-    return "–" if value is None else f"{value:{sign}.3f}"
-
-
-def _between(interval: Sequence[float] | None, sign: str = "") -> str:
-    return "–" if interval is None else f"{interval[0]:{sign}.3f} to {interval[1]:{sign}.3f}"
-
-
-def table(report: dict[str, Any]) -> str:
-    """The report as a table in Markdown."""
-    lines = [
-        f"| variant | trials | {named(report)} | its deviation | 95 % over groups | minus the first | 95 % over groups "
-        "| steps |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+def every_score(rows: Sequence[dict[str, Any]], report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """For each variant and score its value and interval, and its difference to the first one, paired by group."""
+    first = report["first"]
+    counts = {name: variant_counts(rows, name) for name in report["variants"]}
+    found: dict[str, dict[str, Any]] = {}
     for name, own in report["variants"].items():
         if not own["trials"]:
-            lines.append(f"| {name} | 0 | {own['error']} | | | | | |")
             continue
-        difference = report["differences"].get(name, {})
-        cells = [
-            *(
-                name,
-                str(own["trials"]),
-                _text(own[report["metric"]]),
-                _text(own["deviation"]),
-                _between(own["interval"]),
-            ),
-            *(
-                _text(difference.get(report["metric"]), "+"),
-                _between(difference.get("interval"), "+"),
-                str(own["steps"]),
-            ),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *_all_numbers(report)]) + "\n"
+        spread = _drawn_scores([_by_group(counts[name])])
+        found[name] = {
+            score: {"value": own["held_out"][score], "interval": _quantiles(spread[0][score])} for score in SCORES
+        }
+        if common := sorted(set(counts[first]) & set(counts[name])) if name != first else []:
+            pair = [_by_group({key: counts[v][key] for key in common}) for v in (first, name)]
+            before, after = (mean_scores(groups.sum(0)) for groups in pair)
+            drawn = _drawn_scores(pair)
+            for score in SCORES:
+                found[name][score] |= {
+                    "difference": _number(float(after[score] - before[score])),
+                    "difference_interval": _quantiles(drawn[1][score] - drawn[0][score]),
+                }
+    return found
 
 
-def named(report: dict[str, Any]) -> str:
-    """The metric of a report as a heading."""
-    return {"iou": "IoU", "f1": "F1"}.get(report["metric"], str(report["metric"]).capitalize())
+def _drawn_scores(stacks: Sequence[Matrix]) -> list[dict[str, npt.NDArray[np.float64]]]:
+    """All scores of pooled counts when groups are drawn again, the same groups of each stack."""
+    groups = len(stacks[0])
+    drawn = np.random.default_rng(0).multinomial(groups, np.full(groups, 1 / groups), DRAWS)  # how often each
+    return (
+        [mean_scores(np.tensordot(drawn, stack, 1)) for stack in stacks]
+        if groups > 1
+        else [dict.fromkeys(SCORES, np.array(nan)) for _ in stacks]
+    )
 
 
-def _all_numbers(report: dict[str, Any]) -> Iterator[str]:
-    """Lines of a second table: what each variant reached in training and on the held-out images."""
-    names = ("iou", "f1", "accuracy")
-    yield "In training (changed windows, last epoch) and on held-out images; the log loss is comparable between losses."
-    yield ""
-    yield "| variant | loss, IoU, F1, accuracy in training | log loss, IoU, F1, accuracy held out | epochs | seconds |"
-    yield "|---|---|---|---|---|"
-    for name, own in report["variants"].items():
-        if own["trials"]:
-            trained = ", ".join(_text(own["train"].get(key)) for key in ("loss", *names))
-            held = ", ".join(_text(own["held_out"].get(key)) for key in ("log_loss", *names))
-            epochs = "–" if own["epochs"] is None else f"{own['epochs']:.0f}"
-            yield f"| {name} | {trained} | {held} | {epochs} | {own['processor_seconds']} |"
+def _quantiles(values: npt.NDArray[np.float64]) -> Interval | None:
+    known = values[np.isfinite(values)]
+    return [float(v) for v in np.quantile(known, (0.025, 0.975))] if known.size else None
 
 
-def draw_bars(path: Path, report: dict[str, Any]) -> None:
-    """Draw a bar with its interval for each variant, and a dot for each scale alone."""
-    shown = {name: own for name, own in report["variants"].items() if own["trials"]}
-    figure = figure_of(7.5, 0.9 + 0.42 * max(1, len(shown)))
-    axes = figure.subplots()
-    for place, own in enumerate(shown.values()):
-        value = own[report["metric"]]
-        if value is None:
+# ------------------------------------------------------------------------------------------------------- the pictures
+
+
+def _pictures(setting: _Setting, report: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Draw curves.png and images.png, where there is something to draw."""
+    out, variants = setting.job.out, report["variants"]
+    ours = [name for name in setting.job.variants if variants[name]["trials"]]
+    runs = {
+        name: [out / "trials" / _trial(row).folder for row in rows if row["variant"] == name and "groups" in row]
+        for name in ours
+    }
+    files: dict[str, str] = {}
+    if "scales" in report:
+        draw_scale_matrix(out / "scales.png", report["scales"], "the first variant's resolution")
+        files["scales"] = str(out / "scales.png")
+    if draw_curves(out / "curves.png", runs, report["metric"]):
+        files["curves"] = str(out / "curves.png")
+    if ours:
+        best = max(ours, key=lambda name: variants[name][report["metric"]] or 0.0)
+        examples = [_example(setting, name, rows) for name in dict.fromkeys((ours[0], best))]
+        if shown := [example for example in examples if example.panels]:
+            draw_examples(out / "images.png", shown, setting.job.training.model.classes)
+            files["images"] = str(out / "images.png")
+    return files
+
+
+def _scale_matrix(job: ExperimentJob, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The mean Dice over trials of each variant (rows) at each test scale (columns)."""
+    table = []
+    for name in job.variants:
+        own = [row["scales"] for row in rows if row["variant"] == name and "scales" in row]
+        cells = ([mean_dice(np.asarray(found[f"{scale:g}"])) for found in own] for scale in job.test_scales)
+        table.append([_mean([value for value in values if isfinite(value)]) for values in cells])
+    return {"train": list(job.variants), "test": list(job.test_scales), "dice": table}
+
+
+def _trial(row: dict[str, Any]) -> Trial:
+    return Trial(row["variant"], row["fold"], row["seed"])
+
+
+def _example(setting: _Setting, name: str, rows: Sequence[dict[str, Any]]) -> Example:
+    """The best, the median and the worst held-out image of a variant, by the trials of its first seed."""
+    job = setting.job
+    own = [row for row in rows if row["variant"] == name and row["seed"] == job.seeds[0]]
+    found = [(row, image, counts["fused"]) for row in own for image, counts in row.get("images", {}).items()]
+    scores = [mean_score(job.metric, np.asarray(matrix)) for _, image, matrix in found]
+    panels = []
+    for title, number in best_median_worst(scores):
+        row, image, _ = found[number]
+        model_file = job.out / "trials" / _trial(row).folder / "model.safetensors"
+        if not model_file.exists():
             continue
-        low, high = own["interval"] or (value, value)
-        axes.barh(place, value, color=OUTPUT_COLOURS[1], alpha=0.75)
-        axes.plot([low, high], [place, place], color="black", linewidth=1.4)
-        scales = [v for name, v in own["outputs"].items() if name != "fused" and v is not None]
-        axes.plot(scales, [place] * len(scales), "o", color="white", markeredgecolor="black", markersize=4)
-    axes.set_yticks(range(len(shown)), list(shown))
-    axes.invert_yaxis()
-    axes.set(xlabel=f"{named(report)} on held-out groups, 95 % interval; dots: each scale alone", xlim=(0, 1))
-    save(figure, path)
-
-
-def _write(out: Path, report: dict[str, Any]) -> dict[str, str]:
-    """report.json, report.md, and table.csv with a row for each trial."""
-    columns = ("variant", "fold", "seed", report["metric"], "log_loss", "steps", "epochs", "processor_seconds", "error")
-    write_text(out / "table.csv", table_text(report["trials"], columns))
-    write_json(out / "report.json", report)
-    write_text(out / "report.md", table(report))
-    draw_bars(out / "bars.png", report)
-    names = {"table": "table.csv", "report": "report.json", "page": "report.md", "bars": "bars.png"}
-    return {name: str(out / file) for name, file in names.items()}
-
-
-def _sentence(report: dict[str, Any]) -> str:
-    """The main result as a sentence, which claims no difference that lies within the noise."""
-    first, metric = report["first"], report["metric"]
-    parts = []
-    for name, found in report["differences"].items():
-        interval = found["interval"]
-        if interval is None:
-            parts.append(f"{name} {_text(found[metric], '+')} (one group: nothing is known of its spread)")
-        elif interval[0] <= 0 <= interval[1]:
-            parts.append(f"{name} is not told apart ({_text(found[metric], '+')}, {_between(interval, '+')})")
-        else:
-            word = "better" if found[metric] > 0 else "worse"
-            parts.append(f"{name} is {word} by {abs(found[metric]):.3f} ({_between(interval, '+')})")
-    if not parts:
-        return f"{first}: {named(report)} {_text(report['variants'][first].get(metric))}."
-    return f"Compared with {first}: {'; '.join(parts)}."
+        model = load_model(model_file)
+        item = next((i for i in setting.held_out(_trial(row), model.config) if i.name == image), None)
+        if item is None:
+            continue
+        scored = score_item(model, item, job.training.device, whole=True)
+        if scored.truth is not None and scored.predicted is not None:
+            text = f"{title}, {image[:36]}, {heading(job.metric)} {scores[number]:.3f}"
+            panels.append(item_panel(text, item, keep(scored.truth, scored.predicted)))
+        item.release()
+    return Example(name, panels)

@@ -19,8 +19,8 @@ from qtpy.QtCore import QTimer, Signal
 from napari_msunet.errors import MsunetError, SlideError
 from napari_msunet.geometry import Grid, Region, Window
 from napari_msunet.slide import Slide, build_pyramid, open_slide, slide_from_array
-from napari_msunet.slide.array_backend import is_lazy
 from napari_msunet.slide.pixel_size import PIXELS, believed
+from napari_msunet.slide.raster_backend import is_lazy
 from napari_msunet.widgets.napari_internals import shown_point
 from napari_msunet.widgets.placement import layer_mpp
 from napari_msunet.widgets.slide_levels import OpenSlide, SlideLevel

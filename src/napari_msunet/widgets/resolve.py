@@ -18,6 +18,7 @@ from napari_msunet.config import (
     AutoModel,
     EvaluateJob,
     ExportJob,
+    ExportModelJob,
     MeasureJob,
     PredictJob,
     Role,
@@ -384,9 +385,21 @@ def export_job(state: State, out: Path, record: SlideRecord | None = None, regio
     return _made(ExportJob, "The export", labels=_labels(state, record), out=out, region=_box(region))
 
 
+def export_model_job(state: State, out: Path) -> ExportModelJob:
+    """The model for other programs; `MsunetError` where there is none."""
+    if state.model_path is None or not state.model_path.is_file():
+        raise MsunetError(NO_MODEL)
+    return _made(ExportModelJob, "The export", model=state.model_path, out=out)
+
+
 def measure_job(state: State, out: Path, record: SlideRecord | None = None, region: Region | None = None) -> MeasureJob:
     """The measures of a slide's labels; `MsunetError` saying what is missing."""
-    return _made(MeasureJob, "The measurement", labels=_labels(state, record), out=out, region=_box(region))
+    labels = _labels(state, record)
+    record = record or state.active
+    assert record is not None
+    values = {"slide": record.path, "slide_mpp": record.job_mpp, "tissue": record.tissue, **record.job_numbers}
+    options = dict(state.measure_options)
+    return _made(MeasureJob, "The measurement", labels=labels, out=out, region=_box(region), **values, **options)
 
 
 def _labels(state: State, record: SlideRecord | None) -> Path:

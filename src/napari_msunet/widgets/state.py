@@ -16,9 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from napari_msunet.app.project import MapsNote, Project, Ring, SlideNote, SlideRole, View, default_folder, note_recent
 from napari_msunet.config import (
     ClassicalConfig,
+    ContextJob,
+    ExperimentJob,
     ImageSet,
     Kind,
     LossConfig,
+    MeasureJob,
     ModelConfig,
     Optimiser,
     Positive,
@@ -64,15 +67,28 @@ if TYPE_CHECKING:
     class PredictChoices(PredictJob):
         def __init__(self, **options: object) -> None: ...
 
+    class MeasureChoices(MeasureJob):
+        def __init__(self, **options: object) -> None: ...
+
     class TuneChoices(TuneJob):
         seconds: float
 
         def __init__(self, **options: object) -> None: ...
 
+    class ExperimentChoices(ExperimentJob):
+        def __init__(self, **options: object) -> None: ...
+
+    class ContextChoices(ContextJob):
+        def __init__(self, **options: object) -> None: ...
+
 else:
+    ContextChoices = _taken("ContextChoices", ContextJob)
+    ExperimentChoices = _taken("ExperimentChoices", ExperimentJob)
     TrainChoices = _taken("TrainChoices", TrainJob)
     # two more options, which have rows of their own in the Predict step
     PredictChoices = _taken("PredictChoices", PredictJob, "channels", "where")
+    # the thresholds have sliders
+    MeasureChoices = _taken("MeasureChoices", MeasureJob, "thresholds")
     TuneChoices = create_model(
         "TuneChoices",
         __base__=_taken("TuneChoices", TuneJob),
@@ -405,7 +421,7 @@ class State:
         The model that predicts: the last one trained, or one that was loaded.
     ensemble : tuple of Path
         Models that predict together with `model_path`.
-    train_options, predict_options : TrainChoices, PredictChoices
+    train_options, predict_options, measure_options : TrainChoices, PredictChoices, MeasureChoices
         Fields of the jobs.
     go_on : bool, optional
         Whether the next training begins with the weights of the model that predicts; None: where corrections count.
@@ -444,6 +460,7 @@ class State:
         self.go_on: bool | None = None
         self.train_options = TrainChoices(time_limit=TIME_LIMIT)
         self.predict_options: PredictChoices = PredictChoices()
+        self.measure_options: MeasureChoices = MeasureChoices()
         self.running: set[StepName] = set()
         self.predicted: set[Path] = set()
         self.retrained = False
@@ -605,6 +622,11 @@ class State:
         """Choose how to predict."""
         self.predict_options = options
         self.emit("predict")
+
+    def set_measure_options(self, options: MeasureChoices) -> None:
+        """Choose what is measured."""
+        self.measure_options = options
+        self.emit("export")
 
     def set_sets(self, sets: Sequence[ImageSet]) -> None:
         """Choose the labelled images from elsewhere."""

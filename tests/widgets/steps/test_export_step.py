@@ -80,7 +80,7 @@ def test_every_format_by_mouse(ready, step, qtbot, chosen, tmp_path, messages):
     assert 0 < seen.size <= labels.size
     export(step, qtbot, chosen, tmp_path / "l.csv", step.measure_button)
     with (tmp_path / "l.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == len(features)
+        assert len(list(csv.DictReader(line for line in file if line[0] != "#"))) == len(features)
     export(step, qtbot, chosen, tmp_path / "m.safetensors", step.model_button)
     assert (tmp_path / "m.safetensors").read_bytes() == ready.state.model_path.read_bytes()
     assert tmp_path / "l.geojson" in ready.state.exported
@@ -126,3 +126,34 @@ def test_what_is_damaged_is_left_out_only_when_told_to(ready, step, qtbot, chose
     qtbot.waitUntil(lambda: step.last == tmp_path / "l.csv", timeout=LONG)
     settle()
     assert not step.box.without.isVisible()
+
+
+def test_positive_cells_follow_the_sliders(ready, step, qtbot, chosen, tmp_path, messages):
+    step.measured.button.setChecked(True)
+    step.options.setValue(step.options.value().model_copy(update={"thresholds": (0.01, 0.4, 0.6)}))
+    step.options.editors["stain"].setValue("haematoxylin-dab")
+    step.options.editors["density"].setValue(200.0)
+    assert ready.state.measure_options.stain == "haematoxylin-dab"
+    export(step, qtbot, chosen, tmp_path / "cells.csv", step.measure_button)
+    box = step.positive
+    qtbot.waitUntil(box.isVisible, timeout=LONG)
+    settle()
+    with (tmp_path / "cells.csv").open() as file:
+        found = [float(row["dab_od"]) for row in csv.DictReader(line for line in file if line[0] != "#")]
+    assert len(box.density) == len(found)
+    for value in (0.02, 0.05, 0.3):
+        box.sliders[0].setValue(round(value * 100))
+        assert box.thresholds[0] == pytest.approx(value)
+        assert box.thresholds[0] <= box.thresholds[1] <= box.thresholds[2]
+        count = sum(density >= value for density in found)
+        assert box.table.item(0, 1).text().startswith(f"{count:,} (")
+    box.show_points.setChecked(True)
+    assert len(ready.viewer.layers["positive cells"].data) == len(found)
+    qtbot.waitUntil(lambda: ready.state.measure_options.thresholds == box.thresholds, timeout=LONG)
+    assert 'stain="haematoxylin-dab"' in ready.as_python("export")
+    click(qtbot, step.density_button)
+    qtbot.waitUntil(lambda: "hotspots" in ready.viewer.layers, timeout=LONG)
+    assert any(layer.name.startswith("density of") for layer in ready.viewer.layers)
+    box.show_points.setChecked(False)
+    assert "positive cells" not in ready.viewer.layers
+    assert not [m for m in messages if m.severity.value == "error"]

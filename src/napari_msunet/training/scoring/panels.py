@@ -201,8 +201,8 @@ def draw_reliability(path: Path, report: dict[str, Any]) -> None:
     save(figure, path)
 
 
-def draw_scale_matrix(path: Path, matrix: dict[str, Any]) -> None:
-    """Draw the Dice of each output (rows) at each test scale (columns)."""
+def draw_scale_matrix(path: Path, matrix: dict[str, Any], whole: str = "the model's own resolution") -> None:
+    """Draw the Dice of each output (rows) at each test scale (columns); `whole` says what 100 % is."""
     values = np.array([[np.nan if v is None else v for v in row] for row in matrix["dice"]], float)
     figure = figure_of(1.1 * values.shape[1] + 2.2, 0.55 * values.shape[0] + 1.6)
     axes = figure.subplots()
@@ -218,5 +218,5 @@ def draw_scale_matrix(path: Path, matrix: dict[str, Any]) -> None:
         )
     axes.set_xticks(range(values.shape[1]), [f"{t:.0%}" for t in matrix["test"]])
     axes.set_yticks(range(values.shape[0]), matrix["train"])
-    axes.set(xlabel="tested at (100 % is the model's own resolution)", title="Dice by scale")
+    axes.set(xlabel=f"tested at (100 % is {whole})", title="Dice by scale")
     save(figure, path)

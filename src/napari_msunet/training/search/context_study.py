@@ -13,11 +13,12 @@ from napari_msunet.config import ContextJob, ExperimentJob, ModelConfig
 from napari_msunet.data.recipe import settle
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Event, Message, Result
+from napari_msunet.training.comparison.experiment_page import table
 from napari_msunet.training.experiments import (
     Key,
+    check_folds,
     experiment_events,
     mean_dice,
-    table,
     trial_rows,
     variant_counts,
 )
@@ -60,8 +61,10 @@ def context_events(job: ContextJob) -> Iterator[Event]:
     MsunetError
         If no variant of one side could be trained.
     """
-    begin_folder(job.out / _JOB, job, "a study of context", _comparable)
     experiment, one, several = study(job)
+    if not (job.out / _JOB).exists():
+        check_folds(experiment)  # before anything is written
+    begin_folder(job.out / _JOB, job, "a study of context", _comparable)
     yield Message(text=f"One scale: {'; '.join(one)}. Several: {'; '.join(several)}.")
     report: dict[str, Any] = {}
     files: dict[str, str] = {}

@@ -12,7 +12,6 @@ from shutil import rmtree
 from typing import Any
 
 import numpy as np
-import torch
 
 from napari_msunet._io import read_json, write_json
 from napari_msunet.config import AutoModel, SettledTrainJob, TrainJob, TuneJob
@@ -21,10 +20,10 @@ from napari_msunet.config.search import values_of
 from napari_msunet.data import Item, split
 from napari_msunet.data.recipe import ImageStatistics, look_for, settle
 from napari_msunet.data.sharing import SharedImages
-from napari_msunet.errors import MsunetError, OutputError, SourceError, failure
+from napari_msunet.errors import MsunetError, OutputError, SourceError
 from napari_msunet.events import Cancelled, Event
 from napari_msunet.inference.network import pick_device
-from napari_msunet.training.experiments import mean_dice, pooled, train_and_score, using_threads
+from napari_msunet.training.experiments import mean_dice, pooled, reason_of_failure, train_and_score, using_threads
 from napari_msunet.training.held_out import load_items
 from napari_msunet.training.prepare import check_memory
 
@@ -194,11 +193,8 @@ def run_trial(work: SharedWork, known: Row, is_bad: Callable[[float, int], bool]
             yield from _folds_of(work, row, groups, is_bad)
     except (Cancelled, OutputError):
         raise
-    except MsunetError as error:
-        row["error"] = str(error)
     except Exception as error:
-        row["error"] = _sentence(error)
-        _forget_memory()
+        row["error"] = reason_of_failure(error)
     row["processor_seconds"] = round(time.process_time() - before, 2)
     row["seconds"] = round(time.monotonic() - began, 2)
     if row["folds"]:
@@ -244,22 +240,6 @@ def _folds_of(
             row["outcome"] = "pruned"
             return
     row["outcome"] = "scored"
-
-
-def _sentence(error: BaseException) -> str:
-    """An error that is not ours in one sentence."""
-    text = str(error)
-    if isinstance(error, MemoryError) or "allocate memory" in text or type(error).__name__ == "OutOfMemoryError":
-        return "There is not enough memory for it; let smaller windows, batches or networks be tried."
-    return failure(error)[0]
-
-
-def _forget_memory() -> None:
-    import gc
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def training_of_trial(work: SharedWork, point: Mapping[str, Any], out: Path) -> TrainJob:

@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_msunet.app.shipped import shipped_model
 from napari_msunet.config import PredictJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import View
@@ -32,11 +33,14 @@ from napari_msunet.widgets.dock.project_sync import remember
 from napari_msunet.widgets.dock.section import WIDTH, Section, stylesheet
 from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.jobs import JobHandle, Jobs
+from napari_msunet.widgets.layer_slides import slide_of
 from napari_msunet.widgets.layers import Layers
 from napari_msunet.widgets.napari_internals import drop_brush_box, dropped_on, main_window
 from napari_msunet.widgets.placement import visible_region
 from napari_msunet.widgets.reader import chosen, is_project
+from napari_msunet.widgets.samples import annotated_copy
 from napari_msunet.widgets.slides.bring_back import note_view
+from napari_msunet.widgets.slides.first_try import piece_to_try
 from napari_msunet.widgets.state import STEPS, State, StepName
 from napari_msunet.widgets.steps.step import Step
 
@@ -175,6 +179,7 @@ class MultiScaleUNet(QWidget):
         self._saving.timeout.connect(show_errors(self.save_project))
         self.state.changed.connect(self._changed)
         self.state.wanted.connect(self.show_step)
+        self.steps["slide"].first_try.wanted.connect(show_errors(lambda: self.try_shipped_model()))
         self.steps["export"].numbers.table_wanted.connect(show_errors(self._show_objects))
         self.steps["correct"].train_wanted.connect(show_errors(self._train_on_corrections))
         for layer in list(viewer.layers):  # layers that were there before the dock
@@ -323,6 +328,28 @@ class MultiScaleUNet(QWidget):
     def open_slide(self, path: str | Path, mpp: float | tuple[float, float] | None = None) -> Image:
         """Open a slide, or use one that is open; gives its layer."""
         return self.step("slide").open_slide(path, mpp)
+
+    def try_shipped_model(self) -> JobHandle:
+        """Label nuclei with the model that comes with the package, on the active slide or, without one, on a sample;
+        returns at once.
+
+        Of a large view, the square with the most tissue is labelled.
+
+        Raises
+        ------
+        MsunetError
+            If no model comes with this copy, or the slide's µm per pixel are not known.
+        """
+        model = shipped_model()
+        if self.state.active is None:
+            self.open_slide(annotated_copy()[0])
+        layer = self.layers.need_slide(self.state.active)
+        slide = slide_of(layer)
+        if slide is None or slide.mpp is None:
+            raise MsunetError("The size of this slide's pixels is not known; give it in the Slide step.")
+        self.load_model(model)
+        self.show_step("predict")
+        return self.predict(piece_to_try(slide, visible_region(self.viewer, layer)))
 
     def open_project(self, folder: str | Path) -> None:
         """Open a project with its slides and annotations, or make one there."""

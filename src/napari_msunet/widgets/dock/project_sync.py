@@ -13,7 +13,7 @@ from napari_msunet.app.project import FILE, FileReference, ModelName, Project, P
 from napari_msunet.errors import MsunetError
 from napari_msunet.slide import open_slide
 from napari_msunet.slide.identity import path_identity
-from napari_msunet.widgets.state import PredictChoices, SlideRecord, State, TrainChoices
+from napari_msunet.widgets.state import MeasureChoices, PredictChoices, SlideRecord, State, TrainChoices
 
 
 def record_of(path: Path, mpp: tuple[float, float] | Literal["px"] | None = None) -> SlideRecord:
@@ -71,6 +71,7 @@ def remember(state: State) -> None:
         ensemble=tuple(project.place(path) for path in state.ensemble),
         train=_differences(state.train_options),
         predict=_differences(state.predict_options),
+        measure=_differences(state.measure_options),
         active=place(state.active.path if state.active else None),
         step=state.step,
         training=place(state.training),
@@ -114,7 +115,7 @@ def recall(state: State, project: Project) -> list[str]:
         state.set_model(note.model)
     state.model_path = None if note.model_path is None else project.find(note.model_path)
     state.ensemble = tuple(path for path in map(project.find, note.ensemble) if path.is_file())
-    for name, kind in (("train", TrainChoices), ("predict", PredictChoices)):
+    for name, kind in (("train", TrainChoices), ("predict", PredictChoices), ("measure", MeasureChoices)):
         try:
             setattr(state, f"{name}_options", kind.model_validate(getattr(note, name)))
         except ValidationError:

@@ -17,6 +17,9 @@ WIDTH = 100
 VERBS = {
     "train": "train",
     "tune": "tune",
+    "experiment": "experiment",
+    "context": "context_study",
+    "crossval": "cross_validate",
     "evaluate": "evaluate",
     "measure": "measure",
     "export": "export",

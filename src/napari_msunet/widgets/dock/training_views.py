@@ -20,8 +20,9 @@ from napari_msunet.constants import MEAN_COLOUR, output_colour
 from napari_msunet.events import Metric, Result, StepMetrics
 from napari_msunet.training.progress import TrainingHistory
 from napari_msunet.widgets import resolve
+from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.fields import ChoiceField
-from napari_msunet.widgets.dock.show_errors import notify_error
+from napari_msunet.widgets.dock.show_errors import notify_error, show_errors
 
 if TYPE_CHECKING:
     from napari_msunet.config import Job
@@ -349,6 +350,7 @@ class CrossValidation(Asking):
             "Scores of a cross-validation",
             tip,
         )
+        self._background = Background("msunet-folds", self)
 
     def ask(self, job: TrainJob, flush: Callable[[], None]) -> None:
         """Cross-validate a training."""
@@ -371,7 +373,27 @@ class CrossValidation(Asking):
         )
         table.setWordWrap(True)
         table.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        return [table]
+        folder = Path(result.files["folds"]).parent
+        use = QPushButton("Use one model of all folds")
+        use.setToolTip("Writes the trained models as one, which predicts with the mean of their probabilities.")
+        use.clicked.connect(show_errors(lambda *_: self.use_all_folds(folder)))
+        return [table, use]
+
+    def use_all_folds(self, folder: Path) -> None:
+        """Write one model of all folds into the project, and choose it; returns at once."""
+        out = self.state.make_project().model_path("all folds")
+
+        def write() -> Path:
+            from napari_msunet.training.comparison.fold_models import model_of_folds  # torch, beside the window
+
+            return model_of_folds(folder, out)
+
+        self._background.run(write, self.state.use_model)
+
+    def closing(self) -> None:
+        """Stop listening, let a model be written to its end, and close the window."""
+        self._background.close()
+        super().closing()
 
 
 def picture(path: str | Path, name: str) -> QLabel:

@@ -12,6 +12,8 @@ from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QComboBox, QFileDialog, QGridLayout, QHBoxLayout, QLabel, QPushButton
 
 from napari_msunet._io import aside
+from napari_msunet.annotation.measure_tables import ENDINGS
+from napari_msunet.config import MeasureJob
 from napari_msunet.errors import MsunetError
 from napari_msunet.events import Result
 from napari_msunet.geometry import Region
@@ -21,13 +23,16 @@ from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.job_box import JobBox
 from napari_msunet.widgets.dock.python_lines import job_lines
 from napari_msunet.widgets.dock.show_errors import show_errors
+from napari_msunet.widgets.forms import Fold, Form
 from napari_msunet.widgets.objects.class_numbers import NumbersBox
+from napari_msunet.widgets.objects.positive_cells import PositiveCells, density_layers, read_density
 from napari_msunet.widgets.placement import visible_region
 from napari_msunet.widgets.prediction.models import model_name
+from napari_msunet.widgets.state import changed
 from napari_msunet.widgets.steps.step import Step
 
 if TYPE_CHECKING:
-    from napari_msunet.config import ExportJob, MeasureJob
+    from napari_msunet.config import ExportJob, ExportModelJob
     from napari_msunet.widgets.jobs import JobHandle, Jobs
     from napari_msunet.widgets.layers import Layers
     from napari_msunet.widgets.state import State
@@ -38,6 +43,14 @@ FORMATS = {
     ".ome.tif": ("OME-TIFF", "A tiled pyramid of class numbers, for ImageJ, QuPath and others."),
     ".ome.zarr": ("OME-Zarr", "A plain copy of the labels for any reader of OME-Zarr, without the history of edits."),
     ".png": ("PNG of the view", "Class numbers of what the window shows now, in the classes' colours."),
+}
+
+
+MODELS = {
+    ".safetensors": "Model of napari-msunet",
+    ".onnx": "ONNX",
+    ".pt2": "torch.export",
+    ".zip": "bioimage.io package",
 }
 
 
@@ -62,13 +75,26 @@ class ExportStep(Step):
         self.write.setToolTip("Asks for the file, then writes it.")
         self.write.clicked.connect(show_errors(lambda *_: self._choose_and_export()))
         self.numbers = NumbersBox(self.viewer.theme)
-        self.measure_button = QPushButton("Measures as CSV…")
+        self.measure_button = QPushButton("Measures…")
         self.measure_button.setToolTip(
-            "Area in µm² of each class, and area, perimeter and place of each object, as two CSV tables."
+            "Tables of classes and objects, as CSV, Parquet or GeoJSON: area, shape, stain, place and neighbours."
         )
         self.measure_button.clicked.connect(show_errors(lambda *_: self._choose_and_measure()))
-        self.model_button = QPushButton("Copy the model…")
-        self.model_button.setToolTip("Copies the model file, to use it elsewhere or give it away.")
+        self.options = Form(state.measure_options, folded="More measures")
+        self.options.valueChanged.connect(state.set_measure_options)
+        self.measured = Fold("What is measured", "Stain, positive cells, neighbours, densities, regions.")
+        self.measured.inside.addWidget(self.options)
+        self.positive = PositiveCells(self.viewer)
+        self.positive.thresholds_changed.connect(self._thresholds)
+        self.density_button = QPushButton("Show density and hotspots")
+        self.density_button.setToolTip("Adds the density map and the hotspots of the last measurement as layers.")
+        self.density_button.clicked.connect(show_errors(lambda *_: self._show_density()))
+        self.density_button.hide()
+        self.model_button = QPushButton("Model…")
+        self.model_button.setToolTip(
+            "Copies the model file; or writes the model for other programs, as ONNX, torch.export or bioimage.io "
+            "package."
+        )
         self.model_button.clicked.connect(show_errors(lambda *_: self._choose_and_copy()))
         self.box = JobBox(state, jobs, "export")
         self.box.ended.connect(self._ended)
@@ -78,7 +104,9 @@ class ExportStep(Step):
         self.open_folder.setToolTip("Shows the file in the file manager.")
         self.open_folder.clicked.connect(self._open_folder)
         self.last: Path | None = None
-        self._last_job: ExportJob | MeasureJob | None = None
+        self._last_job: ExportJob | ExportModelJob | MeasureJob | None = None
+        self._result: Result | None = None
+        self._shown = state.active
         self._background = Background("msunet-copy", self)
         self._lay_out()
         self._describe()
@@ -100,8 +128,9 @@ class ExportStep(Step):
         self.body.addLayout(grid)
         self.body.addWidget(self.about)
         self.body.addWidget(self.write)
+        self.body.addWidget(self.measured)
         self.body.addLayout(row)
-        for widget in (self.box, self.written, self.open_folder):
+        for widget in (self.box, self.written, self.open_folder, self.density_button, self.positive):
             self.body.addWidget(widget)
         self.written.hide()
         self.open_folder.hide()
@@ -116,6 +145,12 @@ class ExportStep(Step):
         self.write.setEnabled(ready)
         self.measure_button.setEnabled(ready)
         active = self.state.active
+        if self.options.value() != self.state.measure_options:
+            self.options.setValue(self.state.measure_options)
+        if self._shown is not active:  # of another slide
+            self._shown, self._result = active, None
+            self.positive.forget()
+            self.density_button.hide()
         layer = None if missing or active is None else self.layers.of_store(active.labels)
         self.numbers.set_labels(active, layer)
         path = self.state.model_path
@@ -156,16 +191,36 @@ class ExportStep(Step):
             self.export(path)
 
     def _choose_and_measure(self) -> None:
-        path = self._ask("Measure the labels", ".csv", "Table")
-        if path is not None:
-            self.measure(path)
+        kinds = "CSV (*.csv);;Parquet (*.parquet);;GeoJSON with measurements (*.geojson)"
+        chosen, kind = QFileDialog.getSaveFileName(self, "Measure the labels", self._suggested(".csv"), kinds)
+        if chosen:
+            known = Path(chosen).suffix.lower() in ENDINGS
+            ending = next((e for e in ENDINGS if f"*{e})" in kind), ".csv")
+            self.measure(chosen if known else f"{chosen}{ending}")
 
     def _choose_and_copy(self) -> None:
         source = self.state.model_path
         name = None if source is None else re.sub(r"[^\w .-]+", " ", model_name(source, self.state.model_names))
-        path = self._ask("Copy the model", ".safetensors", "Model", name)
-        if path is not None:
+        kinds = ";;".join(f"{name} (*{ending})" for ending, name in MODELS.items())
+        suggested = self._suggested(".safetensors", name)
+        chosen, kind = QFileDialog.getSaveFileName(self, "Write the model", suggested, kinds)
+        if not chosen:
+            return
+        known = Path(chosen).suffix.lower() in MODELS
+        path = Path(chosen if known else chosen + next((e for e in MODELS if f"*{e})" in kind), ".safetensors"))
+        if path.suffix.lower() == ".safetensors":
             self.copy_model(path)
+        else:
+            self.export_model(path)
+
+    def export_model(self, path: str | Path) -> JobHandle:
+        """Write the current model for other programs (.onnx, .pt2, bioimage.io .zip); returns at once."""
+        job = resolve.export_model_job(self.state, Path(path).absolute())
+        self.written.hide()
+        self.open_folder.hide()
+        handle = self.box.start(job, f"Writing {job.out.name}.")
+        self._last_job = job
+        return handle
 
     def export(self, path: str | Path, region: Region | None = None) -> JobHandle:
         """Write the labels of the active slide to a file, whose ending chooses the format; returns at once.
@@ -184,7 +239,7 @@ class ExportStep(Step):
         return self._start(job, f"Writing {path.name}.")
 
     def measure(self, path: str | Path) -> JobHandle:
-        """Measure the labels of the active slide into a CSV; returns at once."""
+        """Measure the labels of the active slide into .csv, .parquet or .geojson; returns at once."""
         job = resolve.measure_job(self.state, Path(path).absolute())
         return self._start(job, "Measuring.")
 
@@ -213,6 +268,33 @@ class ExportStep(Step):
         objects = result.values.get("objects")
         found = f" ({objects:,} objects)" if objects is not None else ""
         self._wrote(files, found)
+        job = self._last_job
+        if isinstance(job, MeasureJob):
+            self._show_measured(job, result)
+
+    def _show_measured(self, job: MeasureJob, result: Result) -> None:
+        """Offer what a measurement can show in the view."""
+        self._result = result
+        self.density_button.setVisible("density" in result.files)
+        record = self.state.active
+        if job.stain != "haematoxylin-dab" or record is None or record.labels != job.labels:
+            self.positive.forget()
+            return
+        self.positive.load(job, Path(result.files["objects"]), self.layers.need_slide(record))
+
+    def _thresholds(self, values: tuple[float, float, float]) -> None:
+        """Keep the thresholds for the next measurement."""
+        self.state.set_measure_options(changed(self.state.measure_options, thresholds=values))
+        self.options.setValue(self.state.measure_options)
+
+    def _show_density(self) -> None:
+        result, record = self._result, self.state.active
+        if result is None or record is None:
+            return
+        layer = self.layers.need_slide(record)
+        self._background.run(
+            lambda: read_density(result.files), lambda found: density_layers(self.viewer, layer, result, found)
+        )
 
     def _wrote(self, files: list[Path], found: str = "") -> None:
         self.last = files[0]
@@ -246,5 +328,6 @@ class ExportStep(Step):
     def closing(self) -> None:
         self.box.closing()
         self.numbers.closing()
+        self.positive.closing()
         self.viewer.events.theme.disconnect(self._restyle)
         self._background.close()

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from napari_msunet.widgets.state import State
 
 
+OWN_CHOICE = "None of these: your own choice."
+"""Where the model is none of the presets."""
+
 DRAWN = 3
 """Scales in the drawings of the fusions; of a model with others they would tell something wrong."""
 
@@ -57,9 +60,12 @@ class ModelStep(Step):
         self._add_preset(AUTOMATIC, AUTOMATIC_SENTENCE, len(PRESETS), self.state.leave_model_open)
         for number, preset in enumerate(PRESETS):
             self._add_preset(preset.name, preset.sentence, number, lambda p=preset: self.use_preset(p))
+        self.sentence = self.note()
+        self.body.addWidget(self.sentence)
         self.classical = Form(ClassicalConfig())
         self.classical.valueChanged.connect(self.use_method)
         self.untrained = QPushButton("Use without training")
+        self.untrained.setObjectName("primary")
         self.untrained.setToolTip(
             "Makes a model of this method at once, for the Predict step: a first annotation to correct."
         )
@@ -75,15 +81,12 @@ class ModelStep(Step):
         self.body.addLayout(self._buttons())
 
     def _add_preset(self, name: str, text: str, number: int, chosen: Callable[[], object]) -> None:
-        """Add a choice with its sentence below."""
+        """Add a choice; its sentence stands below all of them once it is chosen."""
         button = QRadioButton(name)
         button.setToolTip(text)
         button.clicked.connect(lambda *_: chosen())
         self.presets.addButton(button, number)
         self.body.addWidget(button)
-        sentence = self.note(text)
-        sentence.setIndent(22)
-        self.body.addWidget(sentence)
 
     def _resolutions(self) -> QHBoxLayout:
         """A row of buttons with the usual resolutions for some kinds of objects."""
@@ -243,6 +246,8 @@ class ModelStep(Step):
         for button in self.presets.buttons():
             button.setChecked(self.presets.id(button) == fitting)
         self.presets.setExclusive(True)
+        chosen = self.presets.checkedButton()
+        self.sentence.setText(OWN_CHOICE if chosen is None else chosen.toolTip())
         self.suggestion.setText(self._resolution_words())
         self.suggestion.setVisible(bool(self.suggestion.text()))
         path = self.state.model_path

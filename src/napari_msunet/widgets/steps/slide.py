@@ -35,6 +35,7 @@ from napari_msunet.widgets.dock.tissue import TissueRow
 from napari_msunet.widgets.layers import Layers
 from napari_msunet.widgets.reader import chosen
 from napari_msunet.widgets.slides.bring_back import bring_back, note_view
+from napari_msunet.widgets.slides.first_try import FirstTry
 from napari_msunet.widgets.slides.known_length import KnownLength
 from napari_msunet.widgets.slides.project_box import ProjectBox
 from napari_msunet.widgets.slides.slide_list import SlideList
@@ -72,6 +73,8 @@ class SlideStep(Step):
         self.project.open_wanted.connect(show_errors(lambda folder: self.open_project(Project.open(folder).folder)))
         self.body.addWidget(self.project)
         self.body.addLayout(self._buttons())
+        self.first_try = FirstTry(state)
+        self.body.addWidget(self.first_try)
         self.list = SlideList()
         self.list.currentItemChanged.connect(self._chosen)
         self.list.role_wanted.connect(self.state.set_role)
@@ -461,6 +464,7 @@ class SlideStep(Step):
         if self.known_length.active and self.known_length.layer not in self.layers.all_of(record):
             self.known_length.stop()  # another slide is shown now
         self.project.refresh()
+        self.first_try.refresh()
         self.about.setVisible(record is not None)
         self.forget.setEnabled(self.list.currentItem() is not None)
         in_pixels = record is not None and record.in_pixels

@@ -32,7 +32,9 @@ from napari_msunet.widgets.dock.training_views import CrossValidation, Curves, S
 from napari_msunet.widgets.forms import Fold, Form
 from napari_msunet.widgets.state import changed
 from napari_msunet.widgets.steps.step import Step
+from napari_msunet.widgets.training.context_panel import ContextPanel
 from napari_msunet.widgets.training.estimate import TrainingEstimate
+from napari_msunet.widgets.training.experiment_panel import ExperimentPanel
 from napari_msunet.widgets.training.live_preview import LivePreview
 from napari_msunet.widgets.training.search_panel import SearchPanel
 from napari_msunet.wording import in_labels
@@ -102,6 +104,16 @@ class TrainStep(Step):
             "Search for the best options", "Tries many trainings, and scores each on what it has not seen."
         )
         self.searching.inside.addWidget(self.search)
+        self.experiment = ExperimentPanel(state, jobs, self._stores_flusher)
+        self.comparing = Fold(
+            "Compare variants", "Trains variants in the same time, and scores what they had not seen."
+        )
+        self.comparing.inside.addWidget(self.experiment)
+        self.context = ContextPanel(state, jobs, self._stores_flusher)
+        self.asking = Fold(
+            "Does context help here?", "Compares one scale with several in the same time, and says which to use."
+        )
+        self.asking.inside.addWidget(self.context)
         self.box = JobBox(state, jobs, "train", _CHOICES)
         self.box.happened.connect(self._happened)
         self.box.ended.connect(self._ended)
@@ -131,7 +143,7 @@ class TrainStep(Step):
         self.body.addWidget(self.live)
         for widget in (self.reserved, self.box, self.verdict, self.problems, self.scores, self.crossval, self.curves):
             self.body.addWidget(widget)
-        for widget in (self.going_on, self.form, self.windows, self.searching, self.test):
+        for widget in (self.going_on, self.form, self.windows, self.searching, self.comparing, self.asking, self.test):
             self.body.addWidget(widget)
         for label in (self.problems, self.scores, self.crossval):
             label.hide()
@@ -171,11 +183,14 @@ class TrainStep(Step):
         self.needed.setVisible(missing is not None)
         free = resolve.blocked_by(self.state, "train") is None
         self.going_on.refresh()
-        self.search.refresh()
+        for panel in (self.search, self.experiment, self.context):
+            panel.refresh()
         self.interrupted.setText(self._interrupted_words())
         self.interrupted.setVisible(bool(self.interrupted.text()))
-        self.form.setVisible(not self.box.running)  # the options cannot be changed now, and the curves need the room
-        self.windows.setVisible(not self.box.running)
+        # while something runs, options cannot be changed, and curves and tables need the room
+        running = any(box.running for box in self._boxes())
+        for widget in (self.form, self.windows, self.reserved):
+            widget.setVisible(not running)
         self.windows.setEnabled(missing is None and free and not self.windows.busy)
         tested = self.state.model_path is not None and any(s.role == "test" for s in resolve.sources(self.state))
         self.test.setVisible(tested)
@@ -208,8 +223,12 @@ class TrainStep(Step):
         return f"The training of {folder.name} was interrupted after {epochs} epochs: Continue goes on with it."
 
     def summary(self) -> str:
-        running = next((box for box in (self.box, self.search.box) if box.running), None)
+        running = next((box for box in self._boxes() if box.running), None)
         return running.bar.format() if running else ""
+
+    def _boxes(self) -> tuple[JobBox, ...]:
+        """The boxes of all jobs of this step."""
+        return self.box, self.search.box, self.experiment.box, self.context.box
 
     def _restyle(self, event: object = None) -> None:
         self.curves.set_theme(self.viewer.theme)
@@ -422,9 +441,11 @@ class TrainStep(Step):
         self.scores.show()
 
     def as_python(self) -> str:
-        """The training as Python; with the search unfolded, the search."""
-        if self.searching.button.isChecked():
-            return self.search.as_python()
+        """The training as Python; with the search, the experiment or the study unfolded, that."""
+        folds = ((self.searching, self.search), (self.comparing, self.experiment), (self.asking, self.context))
+        for fold, panel in folds:
+            if fold.button.isChecked():
+                return panel.as_python()
         return job_lines(self._job(self.state.project_folder() / "runs" / "run 1"))
 
     def closing(self) -> None:
@@ -432,9 +453,10 @@ class TrainStep(Step):
         self._problem_timer.stop()
         self._background.close()
         self.box.closing()
+        for panel in (self.search, self.experiment, self.context):
+            panel.closing()
         self.live.closing()
         self.estimate.stop()
-        self.search.closing()
         self.windows.closing()
         self.test.closing()
         self.crossval.closing()

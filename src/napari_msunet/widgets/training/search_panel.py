@@ -34,6 +34,7 @@ from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.dock.training_views import picture
 from napari_msunet.widgets.forms import Form
 from napari_msunet.widgets.state import TuneChoices, changed
+from napari_msunet.widgets.training.project_folders import newest_folder, next_folder
 
 if TYPE_CHECKING:
     from napari_msunet.widgets.jobs import JobHandle, Jobs
@@ -147,10 +148,8 @@ class SearchPanel(QWidget):
 
     def search(self) -> JobHandle:
         """Start a search; returns at once."""
-        folder = self.state.make_project().folder / "searches"
-        number = 1 + max([int(p.name.rpartition(" ")[2]) for p in folder.glob("search [0-9]*")], default=0)
         self.table.fill(())
-        return self._begin(self.job(folder / f"search {number}"))
+        return self._begin(self.job(next_folder(self.state, "searches", "search")))
 
     def resume(self) -> JobHandle:
         """Go on with the last search, with more trials where the form says so; returns at once."""
@@ -170,10 +169,7 @@ class SearchPanel(QWidget):
 
     def last_search(self) -> Path | None:
         """The newest search of the project."""
-        if self.state.project is None:
-            return None
-        found = [p.parent for p in (self.state.project.folder / "searches").glob("*/search.json")]
-        return max(found, key=lambda p: (p / "search.json").stat().st_mtime, default=None)
+        return newest_folder(self.state, "searches", "search.json")
 
     def as_python(self) -> str:
         """The search as Python."""

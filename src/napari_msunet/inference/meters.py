@@ -1,4 +1,5 @@
-"""The seam meter: how much labels depend on the places of tiles, where the margin is not exact."""
+"""How much labels depend on the places of tiles, where the margin is not exact, and on the precision, where it is not
+float32."""
 
 from __future__ import annotations
 
@@ -20,6 +21,12 @@ NEAR = 16
 PLACES = 6
 """Number of corners of tiles that are examined, spread evenly over the plan."""
 
+PRECISION_SIDE = 384
+"""Side of a window that is computed in both precisions."""
+
+SAMPLED = 0.03
+"""Share of the pixels that is computed in both precisions."""
+
 SIDE = 1024
 """Largest side of a window that is computed again around a corner."""
 
@@ -37,7 +44,7 @@ def seam_meter(run: Run, setup: Setup, plan: Plan) -> dict[str, float]:
     """
     differ, counts = np.zeros(2), np.zeros(2)
     for window in _around_corners(plan):
-        shifted = _labels(setup, plan, window)
+        shifted = decide(np.nan_to_num(compute_window(setup, plan, window)), setup.thresholds)
         known = run.read(window, output="raw" if "raw" in run.outputs else "labels")
         near = _near_borders(plan, window)
         inner = np.zeros(window.shape, bool)
@@ -49,6 +56,52 @@ def seam_meter(run: Run, setup: Setup, plan: Plan) -> dict[str, float]:
             counts[n] += np.count_nonzero(where)
     shares = differ / np.maximum(counts, 1)
     return {"near": float(shares[0]), "elsewhere": float(shares[1])}
+
+
+def precision_meter(setup: Setup, plan: Plan) -> dict[str, float]:
+    """How far a prediction is from float32 in PyTorch, on some windows of it.
+
+    The windows lie in the middle of tiles that are spread evenly over the plan, and take about 3 % of its pixels.
+
+    Returns
+    -------
+    dict
+        "changed": the share of labels that differ; "largest": the largest difference in probability; "pixels": how many
+        pixels were compared.
+    """
+    exact = replace(setup, options=setup.options.model_copy(update={"engine": "torch", "precision": "float32"}))
+    changed = pixels = 0
+    largest = 0.0
+    for window in _inside_tiles(setup, plan):
+        fast, full = (compute_window(one, plan, window) for one in (setup, exact))
+        known = np.isfinite(fast).all(0) & np.isfinite(full).all(0)
+        if setup.mask is not None:
+            known &= setup.mask.on(setup.grid, window)
+        if not known.any():
+            continue
+        differ = decide(np.nan_to_num(fast), setup.thresholds) != decide(np.nan_to_num(full), setup.thresholds)
+        changed += int((differ & known).sum())
+        pixels += int(known.sum())
+        largest = max(largest, float(np.abs(fast - full)[:, known].max()))
+    return {"changed": changed / max(pixels, 1), "largest": largest, "pixels": pixels}
+
+
+def _inside_tiles(setup: Setup, plan: Plan) -> list[Window]:
+    """Windows in the middle of some tiles."""
+    tiles = [t for box in (b for unit in plan.units for b in unit.tiles) if not (t := _wanted(box, plan)).empty]
+    total = sum(t.height * t.width for t in tiles)
+    count = int(np.clip(total * SAMPLED / PRECISION_SIDE**2, 1, PLACES))
+    found = []
+    for tile in tiles[:: max(1, len(tiles) // count)][:count]:
+        side = min(PRECISION_SIDE, *tile.shape)
+        y, x = ((start + (stop - side - start) // 2) for start, stop in zip((tile.y, tile.x), tile.stop, strict=True))
+        top, left = (v // plan.alignment * plan.alignment for v in (y, x))
+        found.append(Window(top, left, side, side).intersection(tile))
+    return [window for window in found if not window.empty]
+
+
+def _wanted(box: tuple[int, int, int, int], plan: Plan) -> Window:
+    return Window(*box).intersection(plan.target)
 
 
 def _tiles(plan: Plan) -> list[Window]:
@@ -76,8 +129,8 @@ def _around_corners(plan: Plan) -> list[Window]:
     return found[:: max(1, len(found) // PLACES)][:PLACES]
 
 
-def _labels(setup: Setup, plan: Plan, window: Window) -> npt.NDArray[np.uint8]:
-    """Labels of a window, computed in tiles of its own."""
+def compute_window(setup: Setup, plan: Plan, window: Window) -> npt.NDArray[np.float32]:
+    """`(K+1, h, w)` probabilities of a window, computed in tiles of its own; NaN where it could not be computed."""
     request = Request(
         configs=[model.config for model in setup.models],
         exact_margins=[margins_of(model) for model in setup.models],
@@ -93,15 +146,16 @@ def _labels(setup: Setup, plan: Plan, window: Window) -> npt.NDArray[np.uint8]:
     )
     single = replace(setup, window=window, mask=None)
     again = make_plan(request)
-    out = np.zeros(window.shape, np.uint8)
+    out = np.full((len(setup.models[0].config.classes) + 1, *window.shape), np.nan, np.float32)
     work = single.passes(again, setup.devices[0])
     for results in work.run(work.works(None, ())):
         for result in results:
             part = result.tile.window.intersection(window)
             if result.maps is not None:
                 source = part.slices((result.tile.window.y, result.tile.window.x))
-                values = decide(result.maps.probabilities[(slice(None), *source)], setup.thresholds)
-                out[part.slices((window.y, window.x))] = values
+                out[(slice(None), *part.slices((window.y, window.x)))] = result.maps.probabilities[
+                    (slice(None), *source)
+                ]
     return out
 
 

@@ -1,22 +1,18 @@
-"""Comparing training runs: their settings, their curves and their cost."""
+"""Training runs read from their folders: their settings, their curves and their cost."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from napari_msunet._io import make_folder, read_json, read_rows, table_text, write_text
+from napari_msunet._io import read_json, read_rows
 from napari_msunet.config.training import watched_metric
 from napari_msunet.constants import OUTPUT_COLOURS
 from napari_msunet.errors import OutputError
-from napari_msunet.training.record import column, flat_settings
+from napari_msunet.training.record import column
 from napari_msunet.training.scoring.panels import figure_of, save
-
-_OWN = {"out", "resume", "schema_version", "job", "device"}
-"""Fields of a job that have no influence on what it learns."""
 
 
 @dataclass(frozen=True)
@@ -80,61 +76,7 @@ def read_run(folder: Path) -> TrainingRun:
     return TrainingRun(folder.name, job, result, [row for row in rows if "epoch" in row])
 
 
-def compare(folders: Sequence[str | Path], out: str | Path | None = None) -> list[dict[str, Any]]:
-    """Put training runs side by side.
-
-    Parameters
-    ----------
-    folders : sequence of path
-        Folders of training runs; one still under way may be among them.
-    out : path, optional
-        Folder for compare.csv and compare.png.
-
-    Returns
-    -------
-    list of dict
-        For each run: "run", "epochs", "best_epoch"; loss and IoU of the kept epoch, by the columns of metrics.csv;
-        "seconds", "seconds_per_epoch", "seconds_per_step", "parameters", "peak_memory_mb", "stopped"; and each setting
-        in which the runs differ, such as "model.fusion".
-
-    Raises
-    ------
-    OutputError
-        If a folder holds no run, or `out` cannot be written.
-    """
-    runs = [read_run(Path(folder)) for folder in folders]
-    names = _told_apart([Path(folder) for folder in folders])
-    settings = [flat_settings({k: v for k, v in run.job.items() if k not in _OWN}) for run in runs]
-    keys = list(dict.fromkeys(key for setting in settings for key in setting))
-    different = [key for key in keys if len({json.dumps(s.get(key)) for s in settings}) > 1]
-    rows = [
-        run.summary | {"run": name} | {key: setting.get(key) for key in different}
-        for run, name, setting in zip(runs, names, settings, strict=True)
-    ]
-    if out is not None:
-        folder = Path(out)
-        make_folder(folder)
-        write_text(folder / "compare.csv", _csv(rows))
-        _draw(folder / "compare.png", runs, names)
-    return rows
-
-
-def _told_apart(folders: Sequence[Path]) -> list[str]:
-    """Short names for folders, with as many parents as are needed to distinguish them."""
-    for depth in range(1, max(len(f.parts) for f in folders) + 1):
-        names = ["/".join(f.absolute().parts[-depth:]) for f in folders]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{f.name} ({n})" for n, f in enumerate(folders, start=1)]
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    plain = ({k: v if isinstance(v, str | int | float | None) else json.dumps(v) for k, v in r.items()} for r in rows)
-    return table_text(plain, columns)
-
-
-def _draw(path: Path, runs: Sequence[TrainingRun], names: Sequence[str]) -> None:
+def draw_runs(path: Path, runs: Sequence[TrainingRun], names: Sequence[str]) -> None:
     """Draw the validation loss by epoch, and the IoU by epoch and by minutes; those of training without validation."""
     figure = figure_of(14, 4.6)
     panels = figure.subplots(1, 3)

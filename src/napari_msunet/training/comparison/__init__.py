@@ -1,0 +1,1 @@
+"""What trainings, experiments, cross-validations and evaluations found: pages, pictures and tables side by side."""
