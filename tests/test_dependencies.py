@@ -23,8 +23,6 @@ NAMED_OTHERWISE = {
     "pydantic_core": "pydantic",  # the same release, always
     "distributed": "dask",
     "mlflow": "mlflow-skinny",
-    "bioimageio": "bioimageio.core",
-    "yaml": "pyyaml",
 }
 """Packages by the module that they install, where the two names differ."""
 
