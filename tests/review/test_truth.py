@@ -177,6 +177,34 @@ def test_truth_finer_than_the_prediction(tmp_path):
     assert (np.diff(loss[17:20]) > 0).all()
 
 
+def test_several_answers_are_one_stroke_and_places_are_grouped_by_their_change(tmp_path, monkeypatch):
+    monkeypatch.setattr(label_issues, "TILE", 64)  # places and their windows lie across tiles
+    rng = np.random.default_rng(3)
+    values = random_blobs(rng, (160, 160), [0, 1, 255], 6)
+    labels = store_of(tmp_path / "t.ome.zarr", values, where=values > 0)
+    model = predicted(tmp_path / "m.ome.zarr", random_blobs(rng, (160, 160), [0, 1, 2], 6))
+    pair = review.Pair(labels, model)
+    whole = Window(0, 0, 160, 160)
+    before = labels.read(whole)
+    found = review.review_truth(pair).suspects
+    counts = review.transitions(found)
+    assert sum(counts.values()) == len(found)
+    assert list(counts.values()) == sorted(counts.values(), reverse=True)
+    change = next(iter(counts))
+    places = [place for place in found if (place.truth, place.model) == change]
+    assert len(places) > 1
+    expected = before.copy()
+    for place in places:
+        mask = review.place_mask(pair, place)
+        said = pair.model(place.window)
+        expected[place.window.slices()][mask] = np.where(said == 0, 255, said)[mask]
+    assert review.take_answers(pair, places) > 0
+    np.testing.assert_array_equal(labels.read(whole), expected)
+    assert review.take_answers(pair, places) == 0
+    labels.undo()
+    np.testing.assert_array_equal(labels.read(whole), before)
+
+
 def test_taking_the_answer_is_one_stroke_and_one_undo_restores(tmp_path):
     rng = np.random.default_rng(3)
     values = random_blobs(rng, (160, 160), [0, 1, 255], 6)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from napari_msunet.config import FolderSource, LossConfig, ModelConfig, Optimiser, TrainJob, UNetConfig
 from napari_msunet.errors import ModelError, MsunetError
 from napari_msunet.events import Message, Metric, Result
+from napari_msunet.inference.recalibration import recalibrate
 from napari_msunet.models import build_model, load_model
 from napari_msunet.training import fit, tuner
 from napari_msunet.training.fit import train_events
@@ -22,7 +23,6 @@ from napari_msunet.training.optimisers import (
     make_optimiser,
     make_schedule,
     one_cycle,
-    recalibrate,
     restarts,
     warm,
 )

@@ -24,7 +24,7 @@ from napari_msunet.config.branches import (
     LinkNetConfig,
     UNetConfig,
 )
-from napari_msunet.config.instant import AnswerRequest, FitHeadJob, LiveRequest
+from napari_msunet.config.instant import AnswerRequest, FitHeadJob, LiveRequest, RecalibrateJob
 from napari_msunet.config.jobs import (
     ContextJob,
     CrossValidateJob,
@@ -158,6 +158,7 @@ __all__ = [
     "PreviewJob",
     "PublishedSource",
     "PyramidJob",
+    "RecalibrateJob",
     "Role",
     "Sampling",
     "Schedule",

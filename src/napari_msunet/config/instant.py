@@ -92,3 +92,22 @@ class FitHeadJob(Versioned):
     """The values that are black and white, such as 0 4095, where the file does not give them."""
     device: Device = "auto"
     """Where it computes: auto, cpu, cuda, cuda:1 or mps."""
+
+
+class RecalibrateJob(Versioned):
+    """Compare a slide with the training slides of a model, and adapt the model's batch normalisation to the slide's
+    tissue, without labels."""
+
+    job: Literal["recalibrate"] = "recalibrate"
+    model: Path
+    """The model; it stays as it is."""
+    slide: Path
+    """The slide."""
+    out: Path | None = None
+    """The adapted model; None: the slide is only compared."""
+    slide_mpp: PixelSize | None = None
+    """µm per pixel, when the file does not give it; "px": the slide is used in its own pixels."""
+    image_kind: Kind | None = None
+    """What the image is, where the file does not say it."""
+    value_range: GivenRange | None = None
+    """The values that are black and white."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from napari_msunet.config.base import Damaged, Device, GivenRange, Kind, Option, PixelSize, Positive, Share, Versioned
-from napari_msunet.config.instant import FitHeadJob
+from napari_msunet.config.instant import FitHeadJob, RecalibrateJob
 from napari_msunet.config.measuring import MeasureJob
 from napari_msunet.config.model import AnyModel, ModelConfig
 from napari_msunet.config.prediction import REGION, PlanJob, PostprocessJob, PredictJob, PredictManyJob, PreviewJob
@@ -506,7 +506,8 @@ Job = Annotated[
     | ExportJob
     | ExportModelJob
     | PyramidJob
-    | FitHeadJob,
+    | FitHeadJob
+    | RecalibrateJob,
     Field(discriminator="job"),
 ]
 """Any job."""

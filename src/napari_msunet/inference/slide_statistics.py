@@ -193,6 +193,12 @@ def _side(model: MSUNet) -> int:
     return round_up(min(trained, LARGEST), window_multiple(model.config))
 
 
+def sample_inputs(model: MSUNet, slide: Slide, channels: Sequence[int] | None = None) -> list[Tensor]:
+    """A sample of a slide's tissue as a model sees it: for each scale `(n, C, h, w)`, 0..1."""
+    scale = seen_by(model.config.trained_on, slide).scale
+    return _sample(model.config, [slide], _side(model), channels, [scale])
+
+
 def _sample(
     config: ModelConfig, slides: Sequence[Slide], side: int, channels: Sequence[int] | None, scales: Sequence[Scale]
 ) -> list[Tensor]:

@@ -28,6 +28,7 @@ from napari_msunet.config import (
     PreviewAugmentationJob,
     PreviewJob,
     PyramidJob,
+    RecalibrateJob,
     TimeTrainingJob,
     TrainJob,
     TuneJob,
@@ -59,6 +60,7 @@ _EVENTS_OF: dict[type, str] = {
     ExportJob: "napari_msunet.annotation:export_events",
     ExportModelJob: "napari_msunet.models.export_model:export_model_events",
     FitHeadJob: "napari_msunet.inference.instant:fit_head_events",
+    RecalibrateJob: "napari_msunet.inference.recalibration:recalibrate_events",
     PyramidJob: "napari_msunet.jobs.run:pyramid_events",
 }
 """The module and the function that run a job; loaded when one is run, since measuring must not wait for

@@ -10,6 +10,8 @@ from napari_msunet.review.label_issues import (
     remove_kept,
     review_truth,
     take_answer,
+    take_answers,
+    transitions,
     write_confusion,
     write_label_issues,
 )
@@ -26,6 +28,8 @@ __all__ = [
     "remove_kept",
     "review_truth",
     "take_answer",
+    "take_answers",
+    "transitions",
     "write_confusion",
     "write_label_issues",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import isnan, prod
 from pathlib import Path
@@ -186,6 +187,12 @@ class TruthPlace:
 def area_unit(store: LabelStore) -> str:
     """The unit of areas of a store, for names of columns."""
     return "px2" if store.mpp is None else "um2"
+
+
+def transitions(places: Iterable[TruthPlace]) -> dict[tuple[str, str], int]:
+    """How many places there are for each pair of the truth's and the model's class, the most frequent first."""
+    counts = Counter((place.truth, place.model) for place in places)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 @dataclass(frozen=True)
@@ -499,13 +506,49 @@ def take_answer(pair: Pair, where: TruthPlace | npt.ArrayLike, edge: float = EDG
                 f"{LARGEST_SHAPE} a side; draw a smaller one."
             )
         parts = list(_parts(shape, shape.window.intersection(pair.store.grid.whole)))
+    strokes = _strokes(pair, parts)
+    return pair.store.write_parts(strokes) if strokes else 0
+
+
+def take_answers(pair: Pair, places: Sequence[TruthPlace], edge: float = EDGE) -> int:
+    """Write the model's answer into the truth at several places, all as one stroke, which one `undo` takes back.
+
+    Parameters
+    ----------
+    pair : Pair
+    places : sequence of TruthPlace
+        Of the same pair; those that were changed since are left out.
+    edge : float
+        As the places were found with.
+
+    Returns
+    -------
+    int
+        Number of the stroke; 0 if nothing differs.
+    """
+    wanted: dict[tuple[int, int], tuple[Window, Bools]] = {}
+    for place in places:
+        mask, window = place_mask(pair, place, edge), place.window
+        for row in range(window.y // TILE, -(-window.stop[0] // TILE)):
+            for column in range(window.x // TILE, -(-window.stop[1] // TILE)):
+                # places lie in each other's windows, and the parts of a stroke must not overlap
+                tile = Window(row * TILE, column * TILE, TILE, TILE).intersection(pair.store.grid.whole)
+                part = tile.intersection(window)
+                whole = wanted.setdefault((row, column), (tile, np.zeros(tile.shape, np.bool_)))[1]
+                whole[part.slices((tile.y, tile.x))] |= mask[part.slices((window.y, window.x))]
+    strokes = _strokes(pair, wanted.values())
+    return pair.store.write_parts(strokes) if strokes else 0
+
+
+def _strokes(pair: Pair, parts: Iterable[tuple[Window, Any]]) -> list[tuple[Window, Bytes, Bools]]:
+    """The parts of a stroke that writes the model's answer where the masks say, and the truth is known and differs."""
     strokes = []
     for window, mask in parts:
         truth, model = pair.truth(window), pair.model(window)
-        mask = mask & (truth != IGNORED) & (model != IGNORED) & (truth != model)
-        if mask.any():
-            strokes.append((window, _values(pair, model, mask), mask))
-    return pair.store.write_parts(strokes) if strokes else 0
+        differing = mask & (truth != IGNORED) & (model != IGNORED) & (truth != model)
+        if differing.any():
+            strokes.append((window, _values(pair, model, differing), differing))
+    return strokes
 
 
 def keep_truth(pair: Pair, place: TruthPlace) -> None:

@@ -23,9 +23,10 @@ from napari_msunet.data.loader import Batch
 from napari_msunet.data.sampling import HardExamples, window_losses
 from napari_msunet.errors import MsunetError
 from napari_msunet.geometry import Window
+from napari_msunet.inference.recalibration import recalibrate
 from napari_msunet.models import MSUNet, SegmentationLoss, input_windows
 from napari_msunet.models.blocks import of_the_batch
-from napari_msunet.training.optimisers import Average, decay_of, make_optimiser, make_schedule, recalibrate, warm
+from napari_msunet.training.optimisers import Average, decay_of, make_optimiser, make_schedule, warm
 from napari_msunet.training.scoring.metrics import Confusion, class_scores, mean_iou, mean_scores
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from math import cos, pi
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from napari_msunet.config import Optimiser
@@ -18,13 +17,7 @@ from napari_msunet.errors import ModelError
 from napari_msunet.models import MSUNet
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The weights that are validated and kept: the last ones or an average, with batch-norm statistics that fit them.
-
-_FOLLOWING = (nn.BatchNorm2d, nn.SyncBatchNorm)
-"""Layers whose running statistics follow the batches, but do not influence the training."""
-
-Inputs = Sequence[Sequence[Tensor]]
-"""Batches of inputs, each one tensor per scale."""
+# The weights that are validated and kept: the last ones or an average.
 
 
 class Average(nn.Module):
@@ -66,48 +59,6 @@ class Average(nn.Module):
         for kept, now in zip(self.model.buffers(), model.buffers(), strict=True):
             kept.copy_(now)
         self.count += 1
-
-
-@torch.no_grad()
-def recalibrate(model: MSUNet, batches: Inputs, run: Callable[[MSUNet, Sequence[Tensor]], object]) -> int:
-    """Set the running statistics of batch normalisation to the means over these batches, at the present weights.
-
-    In training, statistics lag behind weights that change at each step. So after few steps they do not fit, nor do they
-    for averaged weights, with which no batch was ever seen.
-
-    Parameters
-    ----------
-    model : MSUNet
-        The model; its training mode is restored.
-    batches : sequence of sequences of tensors
-    run : callable
-        Runs the model on a batch.
-
-    Returns
-    -------
-    int
-        How many layers have new statistics.
-    """
-    # Not `torch.optim.swa_utils.update_bn`: it puts the whole model into training mode, dropout too.
-    modes = {module: module.training for module in model.modules()}
-    layers = [m for m in modes if isinstance(m, _BatchNorm) and type(m) in _FOLLOWING]
-    if not layers:
-        return 0
-    momenta = [layer.momentum for layer in layers]
-    model.eval()
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # a plain mean over the batches
-        layer.train()
-    try:
-        for inputs in batches:
-            run(model, inputs)
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-        for module, mode in modes.items():
-            module.training = mode
-    return len(layers)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -126,6 +126,39 @@ def test_suspects_by_mouse_and_keys_and_the_camera_goes_there(panel, qtbot, view
     np.testing.assert_array_equal(layer.store.read(WHOLE), wrong())  # looking changes nothing
 
 
+def test_a_change_of_class_is_taken_or_kept_in_all_places_above_a_confidence(panel, qtbot):
+    find(panel, qtbot)
+    row, layer = panel.transitions, panel.truth_layer()
+    texts = [row.choice.itemText(n) for n in range(row.choice.count())]
+    suspects = list(panel.finding.review.suspects)
+    assert texts[0] == f"All changes, {len(suspects)} places"
+    added = sum(p.model == "blob" for p in suspects)
+    assert any(text.startswith(f"background → blob, {added} place") for text in texts)
+    row.choice.setCurrentIndex(row.choice.findData("background → blob"))
+    row.choice.activated.emit(row.choice.currentIndex())
+    assert {(p.truth, p.model) for p in panel.model.places} == {("background", "blob")}
+    row.slider.setValue(90)  # only the upper part of the slide is that sure
+    assert row.sure.text() == "sure at least 90 %"
+    sure = list(panel.model.places)
+    assert sure == [p for p in suspects if p.model == "blob" and p.confidence >= 0.9]
+    assert 0 < len(sure) < len(suspects)
+    before = layer.store.read(WHOLE).copy()
+    click(qtbot, row.take)
+    qtbot.waitUntil(lambda: (layer.store.read(WHOLE) != before).any(), timeout=5000)
+    settle(0.1)
+    assert all(panel.model.states[place] == "changed" for place in sure)
+    assert not row.take.isEnabled()
+    now = layer.store.read(WHOLE)
+    assert set(np.unique(now[now != before])) == {1}
+    layer.undo()  # all of it is one step
+    np.testing.assert_array_equal(layer.store.read(WHOLE), before)
+    qtbot.waitUntil(lambda: not panel.model.states, timeout=5000)
+    click(qtbot, row.keep)
+    settle(0.2)
+    qtbot.waitUntil(lambda: len(load_kept(layer.store).kept) == len(sure), timeout=5000)
+    np.testing.assert_array_equal(layer.store.read(WHOLE), before)
+
+
 def test_sorting_by_a_column_keeps_the_place(panel, qtbot):
     find(panel, qtbot)
     ranked, place = list(panel.model.places), panel.current

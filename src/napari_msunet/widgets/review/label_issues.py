@@ -279,6 +279,23 @@ class Decisions(QObject):
         self._take(place, place.window, layer, partial(self._refused, place))
         self.model.mark(place, "changed")
 
+    def take_all(self, places: list[TruthPlace], layer: PyramidLabels) -> None:
+        """Write the model's answer into the truth in all these places, as one step of undo."""
+        layer.end_stroke()
+        low = np.min([(place.window.y, place.window.x) for place in places], axis=0)
+        high = np.max([place.window.stop for place in places], axis=0)
+        window = Window.between((int(low[0]), int(low[1])), (int(high[0]), int(high[1])))
+
+        def failed(error: BaseException) -> None:
+            for place in places:
+                self.model.mark(place, None)
+            self.changed.emit()
+            notify_error(str(error))
+
+        self._write(partial(review.take_answers, self.pair, places), window, layer, failed)
+        for place in places:
+            self.model.mark(place, "changed")
+
     def take_in(self, corners: npt.NDArray[np.float64], layer: PyramidLabels) -> None:
         """Write the model's answer into the truth inside a lasso, `(n, 2)` of `y, x`, as one step of undo."""
         low, high = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int)
@@ -311,6 +328,12 @@ class Decisions(QObject):
         failed: Callable[[BaseException], None],
     ) -> None:
         layer.end_stroke()
+        self._write(partial(review.take_answer, self.pair, where), window, layer, failed)
+
+    def _write(
+        self, work: Callable[[], int], window: Window, layer: PyramidLabels, failed: Callable[[BaseException], None]
+    ) -> None:
+        """Make a stroke in the thread, and show it."""
         region = Region(window.y, window.x, *window.shape)
 
         def show(number: int) -> None:
@@ -321,7 +344,7 @@ class Decisions(QObject):
             layer.refresh_window(region)
             layer.events.stroke(region=region, number=number)
 
-        self._background.run(partial(review.take_answer, self.pair, where), show, failed)
+        self._background.run(work, show, failed)
 
     def _refused(self, place: TruthPlace, error: BaseException) -> None:
         """Reopen a place whose decision could not be stored, because of the disk or another writer."""

@@ -40,6 +40,7 @@ from napari_msunet.widgets.review.label_issues import (
 )
 from napari_msunet.widgets.review.label_issues_table import PlaceModel
 from napari_msunet.widgets.review.lasso import Lasso
+from napari_msunet.widgets.review.transitions import TransitionRow
 from napari_msunet.widgets.state import changed
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ class TruthPanel(QWidget):
         for column in (1, 2):
             header.setSectionResizeMode(column, QHeaderView.ResizeMode.Stretch)
         self.matrix = MatrixView(self.viewer.theme)
+        self.transitions = TransitionRow()
         self._arrange()
 
     def _arrange(self) -> None:
@@ -213,6 +215,7 @@ class TruthPanel(QWidget):
         column.addLayout(top)
         column.addWidget(self.bar)
         column.addLayout(missing)
+        column.addWidget(self.transitions)
         column.addLayout(middle, 1)
 
     def _connect(self) -> None:
@@ -232,6 +235,9 @@ class TruthPanel(QWidget):
         self.table.doubleClicked.connect(lambda at: show_errors(self.go)(at.row()))
         self.table.horizontalHeader().sortIndicatorChanged.connect(self._sort)
         self.table.pressed.connect(show_errors(lambda name: self.actions[name]()))
+        self.transitions.changed.connect(self._filter)
+        self.transitions.take_wanted.connect(show_errors(lambda: self.take_all()))
+        self.transitions.keep_wanted.connect(show_errors(lambda: self.keep_all()))
         self.matrix.chosen.connect(show_errors(self.show_cell))
         self.lasso.drawn.connect(show_errors(lambda corners: self.decisions.take_in(corners, self.truth_layer())))
         self.lasso.ended.connect(self._enable)
@@ -341,6 +347,10 @@ class TruthPanel(QWidget):
         self.buttons["truth.keep"].setEnabled(free and self.model.states.get(place) != "kept")
         self.buttons["truth.take"].setEnabled(free and self.model.states.get(place) != "changed")
         self.draw.setEnabled(self.finding.pair is not None and writable)
+        self.transitions.setVisible(self.finding.review is not None and self.cell is None)
+        undecided = bool(self.undecided)
+        self.transitions.take.setEnabled(writable and undecided)
+        self.transitions.keep.setEnabled(writable and undecided)
         self.draw.setText("Cancel the lasso" if self.lasso.active else "Take it in a lasso")
         for button in (self.save, self.copy):
             button.setEnabled(self.finding.review is not None)
@@ -363,11 +373,24 @@ class TruthPanel(QWidget):
             raise MsunetError(NOT_COMPARED)
         self.cell, self.index = cell, -1
         places = review.suspects if cell is None else review.confusion.places.get(cell, [])
+        if cell is None:
+            self.transitions.offer(places)
+            places = self.transitions.chosen(places)
         header = self.table.horizontalHeader()
         self.model.show(places, pair.store)
         self.model.sort(header.sortIndicatorSection(), header.sortIndicatorOrder())
         self.outline.hide()
         self._show()
+
+    def _filter(self) -> None:
+        """Show the suspects that are chosen by their classes and confidence."""
+        if self.finding.review is not None and self.cell is None:
+            self._show_places(None)
+
+    @property
+    def undecided(self) -> list[TruthPlace]:
+        """The places of the table that nobody has decided."""
+        return [p for p in self.model.places if p.truth != p.model and p not in self.model.states]
 
     @property
     def current(self) -> TruthPlace | None:
@@ -441,6 +464,24 @@ class TruthPanel(QWidget):
         once."""
         self.decisions.take(self._open_place(), self.truth_layer())
         self._go_on()
+
+    def take_all(self) -> None:
+        """Write the model's answer into the truth in all places of the table that are not decided, as one step of
+        undo; returns at once."""
+        places = self._some_undecided()
+        self.decisions.take_all(places, self.truth_layer())
+        self._enable()
+
+    def keep_all(self) -> None:
+        """Note that the truth is right in all places of the table that are not decided; returns at once."""
+        for place in self._some_undecided():
+            self.decisions.keep(place)
+        self._enable()
+
+    def _some_undecided(self) -> list[TruthPlace]:
+        if not self.undecided:
+            raise MsunetError("There is no undecided place in the table: find suspects, or choose other changes.")
+        return self.undecided
 
     def start_lasso(self) -> None:
         """Wait for a lasso in which the truth takes the model's answer."""

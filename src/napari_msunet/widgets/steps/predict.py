@@ -26,6 +26,7 @@ from napari_msunet.widgets.placement import visible_region
 from napari_msunet.widgets.prediction.channels import Channel, ChannelsRow
 from napari_msunet.widgets.prediction.difference import DifferenceRow
 from napari_msunet.widgets.prediction.explanation import WhyRow
+from napari_msunet.widgets.prediction.likeness import LikenessRow
 from napari_msunet.widgets.prediction.live import LiveMaps
 from napari_msunet.widgets.prediction.many import ManySlides, slides_of
 from napari_msunet.widgets.prediction.merging import Merging, prepare_store
@@ -99,6 +100,7 @@ class PredictStep(Step):
         self.box = JobBox(self.state, self.jobs, "predict")
         self.warning = self.note()
         self.warning.setObjectName("problem")
+        self.likeness = LikenessRow(self.state, self.jobs)
         self.thresholds = ThresholdPanel(self.state, self.layers)
         self.why = WhyRow(self.state, self.layers)
         self.why.wanted.connect(show_errors(self.show_maps))
@@ -145,6 +147,7 @@ class PredictStep(Step):
         self.body.addWidget(self.plan)  # below the buttons, which it must not move when it comes
         for widget in (self.go_on, self.box, self.warning, self.difference, self.thresholds, self.why):
             self.body.addWidget(widget)
+        self.body.addWidget(self.likeness)  # last, so that it moves nothing of this step
         self.warning.hide()
 
     # ----------------------------------------------------------------------------------------------------- what shows
@@ -183,6 +186,7 @@ class PredictStep(Step):
         self.go_on.refresh(ready)
         self.difference.refresh()
         self._plan(ready)
+        self.likeness.refresh(ready)
         self.thresholds.refresh()
         self.thresholds.look()
 
@@ -315,6 +319,7 @@ class PredictStep(Step):
     def send(self, job: Job, text: str, **more: Callable[..., object]) -> JobHandle:
         """Give a job to the worker, and stop a plan that it would have to wait for."""
         self.plan.stop()
+        self.likeness.stop()
         return self.box.start(job, text, **more)
 
     def start(self, job: PredictJob) -> JobHandle:
@@ -447,6 +452,7 @@ class PredictStep(Step):
         self.state.changed.disconnect(self._changed)
         self.drawing.stop()
         self.plan.closing()
+        self.likeness.closing()
         self.box.closing()
         self.merging.closing()
         self.many.closing()
