@@ -54,8 +54,8 @@ class DicomBackend(Backend):
             import pydicom
         except ImportError as error:
             raise SlideError(MISSING.format(path)) from error
-        self._path, self._lock, self._files = path, Lock(), {}
-        self._files: dict[Path, Any]
+        self._path, self._lock = path, Lock()
+        self._files: dict[Path, Any] = {}
         first = _header(pydicom, path)
         if first.get("SOPClassUID") != SLIDE:
             raise SlideError(f"{path} is a DICOM file without a slide in it; give one of a slide.")
