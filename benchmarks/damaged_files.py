@@ -21,6 +21,7 @@ Damage is drawn with fixed seeds. Of folders (OME-Zarr, label stores) the files 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -123,6 +124,11 @@ def make_svs(folder: Path) -> Path:
 def make_ndpi(folder: Path) -> Path | None:
     found = sorted(DATA.glob("**/*.ndpi"), key=lambda path: path.stat().st_size)
     return Path(shutil.copy(found[0], folder)) if found and found[0].stat().st_size < 20e6 else None
+
+
+def make_dicom(folder: Path) -> Path | None:
+    found = sorted(DATA.glob("**/dicom-wsm.dcm"))
+    return Path(shutil.copy(found[0], folder)) if found and importlib.util.find_spec("pydicom") else None
 
 
 def make_tiff(codec: str, folder: Path) -> Path:
@@ -334,6 +340,7 @@ class Format:
 FORMATS = {
     "svs": Format(make_svs),
     "ndpi": Format(make_ndpi, read_parts),
+    "dicom": Format(make_dicom, read_parts),
     **{f"tiff-{codec}": Format(partial(make_tiff, codec)) for codec in ("none", "lzw", "jpeg", "webp", "packbits")},
     "tiff-zlib": Format(partial(make_tiff, "zlib")),
     "ome-tiff": Format(make_ome_tiff),
