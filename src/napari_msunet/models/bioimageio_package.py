@@ -129,7 +129,6 @@ def _description(whole: WholeModel, written: ExportedModel, folder: Path) -> dic
         "description": f"Segments {names} in histology images, with napari-msunet.",
         "authors": [{"name": "A user of napari-msunet"}],
         "documentation": "README.md",
-        "license": "CC-BY-4.0",
         "tags": ["segmentation", "histology", "unet", "napari-msunet"],
         "version": "0.1.0",
         "inputs": [_input(whole, written, values.dtype, (low, high))],
