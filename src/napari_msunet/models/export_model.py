@@ -65,8 +65,8 @@ def export_model_events(job: ExportModelJob) -> Iterator[Event]:
         )
     if job.out.suffix.lower() == ".zip":
         yield Message(
-            text="The package names no licence, and its author is a placeholder: write both into its rdf.yaml before you "
-            "share it."
+            text="The package names no licence, and its author is a placeholder: write both into its rdf.yaml before "
+            "you share it."
         )
     values = {"difference": found.difference, "any_size": found.any_size, "multiple": found.multiple}
     yield Result(values=values | {"size": found.size}, files={"model": str(job.out)})
