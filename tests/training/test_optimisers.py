@@ -292,6 +292,19 @@ def test_recalibrated_statistics_are_those_of_the_batches():
     assert first.momentum is not None
 
 
+def test_a_model_that_is_kept_while_it_trains_has_statistics_of_its_own_weights(folders, tmp_path):
+    """It is what the preview of a training shows, where nothing validates."""
+    source = FolderSource(images=folders[0], masks=folders[1], mpp=1.0, role="train")
+    given = {"size": 16, "batch_size": 2, "epochs": 50, "steps": 5, "device": "cpu", "model": TINY}
+    events = train_events(TrainJob(sources=(source,), out=tmp_path, **given, **optimiser(average="ema")))
+    while not (tmp_path / "model.safetensors").exists():
+        next(events)
+    early = load_model(tmp_path / "model.safetensors")
+    events.close()
+    (tracked, *_) = (m.num_batches_tracked for m in early.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert int(tracked) == 2  # batches of the statistics, not steps of the training
+
+
 # ------------------------------------------------------------------------------------------------ stopping, own grid
 
 

@@ -397,6 +397,8 @@ class ProgressCallback(pl.Callback):
         standing = self.standing
         if not isfinite(row.get(column("validation", "loss", "fused"), float("inf"))):
             if self._keeping.due:
+                if module.average is not None:
+                    module.windows.calibration()  # read once, and needed at the end anyway
                 with self._keeping.doing():
                     self._keep(module, row, finished=False)
             return
@@ -417,14 +419,15 @@ class ProgressCallback(pl.Callback):
         return sum(values) / len(values) if values else None
 
     def _keep(self, module: Training, row: dict[str, float], finished: bool) -> None:
-        """Save the present model; unless `finished`, without new batch-norm statistics, which take time."""
+        """Save the present model; unless `finished`, with batch-norm statistics of a few batches only."""
         self.standing.best_epoch = self.standing.epochs
         self.summary |= {
             "best_epoch": self.standing.best_epoch,
             "validation": self.scores("validation", row),
             "train": self.scores("train", row),
         }
-        save_model(module.kept() if finished else module.average_now(), self.folder.model, dict(self.summary))
+        model = module.kept() if finished else module.kept_for_now(alone=module.trainer.world_size == 1)
+        save_model(model, self.folder.model, dict(self.summary))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Training)

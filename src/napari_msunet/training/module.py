@@ -66,6 +66,9 @@ class Windows:
     hard: HardExamples | None = None
 
 
+_FEW = 2
+"""Batches for the statistics of a model that is kept between two validations."""
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Finding the step at which the loss became NaN or infinite, and the reason.
 
@@ -371,8 +374,11 @@ class Training(pl.LightningModule):
                 recalibrate(self._chosen, self._calibration(), self._outputs)
         return self._chosen
 
-    def average_now(self) -> MSUNet:
-        """The same model with the present statistics, which takes no time."""
+    def kept_for_now(self, alone: bool) -> MSUNet:
+        """The same model between two validations. `alone`: no other process trains it too, so that an average can get
+        statistics of a few batches: without them it predicts nothing in its first minutes."""
+        if alone and self.average is not None and int(self.average.count):
+            recalibrate(self._chosen, self._calibration()[:_FEW], self._outputs)
         return self._chosen
 
     def validation_groups(self) -> dict[str, dict[str, float]]:
