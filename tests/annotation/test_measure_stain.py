@@ -184,7 +184,7 @@ def test_no_objects_have_no_neighbours():
 
 def test_each_file_says_where_it_comes_from(make_store: Make, tmp_path: Path):
     store = make_store(blobs((60, 80)), mpp=1.0)
-    ran(labels=store.path, out=tmp_path / "o.csv", neighbours=20)
+    ran(labels=store.path, out=tmp_path / "o.csv", neighbours=20, header=True)
     for name in ("o.csv", "o.classes.csv"):
         lines = (tmp_path / name).read_text(encoding="utf8").splitlines()
         said = dict(line[2:].split(": ", 1) for line in lines if line.startswith("#"))
@@ -192,8 +192,11 @@ def test_each_file_says_where_it_comes_from(make_store: Make, tmp_path: Path):
         assert said["labels"] == store.path.name
         assert json.loads(said["settings"])["neighbours"] == 20
         assert str(tmp_path) not in "".join(said.values())
-    ran(labels=store.path, out=tmp_path / "plain.csv", header=False)
+    ran(labels=store.path, out=tmp_path / "plain.csv", neighbours=20)
     assert (tmp_path / "plain.csv").read_text(encoding="utf8").startswith("id,")
+    beside = json.loads((tmp_path / "plain.csv-metadata.json").read_text(encoding="utf8"))
+    assert beside["tables"] == [{"url": "plain.csv"}, {"url": "plain.classes.csv"}]
+    assert {"slide", "model", "run", "settings", "version"} <= beside["napari_msunet"].keys()
     ran(labels=store.path, out=tmp_path / "o.geojson")
     found = json.loads((tmp_path / "o.geojson").read_text(encoding="utf8"))
     assert found["napari_msunet"]["version"].startswith("napari-msunet ")

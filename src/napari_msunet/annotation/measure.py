@@ -32,6 +32,7 @@ from napari_msunet.annotation.measure_tables import (
     table_beside,
     table_ending,
     table_writer,
+    write_csv_metadata,
 )
 from napari_msunet.annotation.provenance import provenance
 from napari_msunet.config import InClasses, MeasureJob
@@ -132,7 +133,10 @@ def measure_events(job: MeasureJob) -> Iterator[Event]:
         work.write(spool, tables)
         if job.density is not None:
             work.write_density(files["density"])
-    yield Result(values=work.values(), files={name: str(path) for name, path in work.paths.items()})
+        if "metadata" in files:
+            write_csv_metadata(files["metadata"], work.paths, work.origin)
+    files = {name: str(path) for name, path in work.paths.items() if name != "metadata"}
+    yield Result(values=work.values(), files=files)
 
 
 def _slide(job: MeasureJob, store: LabelStore, stack: ExitStack) -> Slide | None:
@@ -188,6 +192,8 @@ class _Measuring:
     def _paths(self) -> dict[str, Path]:
         out = self.job.out
         paths = {"objects": out, "classes": table_beside(out, "classes")}
+        if self.ending == ".csv" and not self.job.header:
+            paths["metadata"] = out.with_name(f"{out.name}-metadata.json")
         if self.job.regions is not None:
             paths["regions"] = table_beside(out, "regions")
         if self.job.density is not None:
@@ -205,7 +211,7 @@ class _Measuring:
         tables = {
             name: table_writer(file, self.ending if name == "objects" else beside, origin, stack)
             for name, file in files.items()
-            if name != "density"
+            if name not in ("density", "metadata")
         }
         return files, tables
 

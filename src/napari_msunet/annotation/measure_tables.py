@@ -11,7 +11,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from napari_msunet._io import append_rows
+from napari_msunet._io import append_rows, write_json
 from napari_msunet.annotation.export import TAIL, feature_line, geojson_head
 from napari_msunet.annotation.provenance import KEY
 from napari_msunet.errors import OutputError
@@ -52,8 +52,15 @@ def table_beside(path: Path, what: str) -> Path:
     return path.with_name(f"{path.stem}.{what}{ending}")
 
 
+def write_csv_metadata(file: Path, tables: Mapping[str, Path], origin: dict[str, Any]) -> None:
+    """Write what CSVs cannot say themselves: where they come from, by the name that the W3C's "CSV on the Web" gives it
+    (``cells.csv-metadata.json`` beside ``cells.csv``)."""
+    names = [{"url": path.name} for path in tables.values() if path.suffix.lower() == ".csv"]
+    write_json(file, {"@context": "http://www.w3.org/ns/csvw", "tables": names, KEY: origin})
+
+
 class CsvTable(AbstractContextManager["CsvTable"]):
-    """A CSV, with lines of ``#`` before its header that say where it comes from."""
+    """A CSV, if wanted with lines of ``#`` before its header that say where it comes from."""
 
     def __init__(self, path: Path, origin: dict[str, Any] | None) -> None:
         self._file: IO[str] = path.open("w", newline="", encoding="utf8")

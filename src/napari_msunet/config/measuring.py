@@ -83,9 +83,9 @@ class MeasureJob(Versioned):
     measured) that do not overlap."""
     hotspots: Annotated[int, Option(group=_AROUND)] = Field(5, ge=1, le=1000)
     """How many hotspots of each class are listed, where densities are measured."""
-    header: Annotated[bool, Option("Say where it comes from", "The file")] = True
-    """Begin each CSV with lines of # that say slide, model, run, settings and version. Parquet and GeoJSON always keep
-    these in their metadata."""
+    header: Annotated[bool, Option("Say it in the CSV itself", "The file")] = False
+    """Begin each CSV with lines of # that say slide, model, run, settings and version. Without it, a file
+    .csv-metadata.json beside it says this. Parquet and GeoJSON always keep it in their metadata."""
     damaged: Damaged = "refuse"
     """Where chunks of the labels are damaged: refuse, or leave their pixels out of the result."""
 
