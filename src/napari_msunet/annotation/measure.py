@@ -135,8 +135,8 @@ def measure_events(job: MeasureJob) -> Iterator[Event]:
             work.write_density(files["density"])
         if "metadata" in files:
             write_csv_metadata(files["metadata"], work.paths, work.origin)
-    files = {name: str(path) for name, path in work.paths.items() if name != "metadata"}
-    yield Result(values=work.values(), files=files)
+    written = {name: str(path) for name, path in work.paths.items() if name != "metadata"}
+    yield Result(values=work.values(), files=written)
 
 
 def _slide(job: MeasureJob, store: LabelStore, stack: ExitStack) -> Slide | None:

@@ -122,6 +122,12 @@ class DicomBackend(Backend):
 
 def _header(pydicom: Any, path: Path) -> Any:
     """The attributes of a file without its pixels."""
+    with path.open("rb") as file:
+        if file.read(132)[128:] != b"DICM":
+            raise SlideError(
+                f"{path} is a DICOM slide without the preamble that files have (it was sent, not saved); export it as a "
+                "file, or convert it to OME-TIFF."
+            )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom warns about values that are longer than the standard allows
@@ -169,7 +175,10 @@ def _instance(path: Path, header: Any) -> _Instance:
         bits, count = int(header.BitsAllocated), int(header.get("NumberOfFrames") or 1)
         syntax = str(header.file_meta.TransferSyntaxUID)
     except (AttributeError, TypeError, ValueError) as error:
-        raise SlideError(f"{path} is a DICOM slide without {error}: it is damaged; copy it again.") from error
+        raise SlideError(
+            f"{path} is a DICOM slide that does not say the size or the coding of its tiles; export it again, or convert "
+            "it to OME-TIFF."
+        ) from error
     if bits != 8 or channels not in (1, 3):
         raise not_supported(path, f"{channels} samples of {bits} bits a pixel")
     if header.get("ConcatenationUID"):
