@@ -125,8 +125,8 @@ def _header(pydicom: Any, path: Path) -> Any:
     with path.open("rb") as file:
         if file.read(132)[128:] != b"DICM":
             raise SlideError(
-                f"{path} is a DICOM slide without the preamble that files have (it was sent, not saved); export it as a "
-                "file, or convert it to OME-TIFF."
+                f"{path} is a DICOM slide without the preamble that files have (it was sent, not saved); export it as "
+                "a file, or convert it to OME-TIFF."
             )
     try:
         with warnings.catch_warnings():
@@ -176,8 +176,8 @@ def _instance(path: Path, header: Any) -> _Instance:
         syntax = str(header.file_meta.TransferSyntaxUID)
     except (AttributeError, TypeError, ValueError) as error:
         raise SlideError(
-            f"{path} is a DICOM slide that does not say the size or the coding of its tiles; export it again, or convert "
-            "it to OME-TIFF."
+            f"{path} is a DICOM slide that does not say the size or the coding of its tiles (it may be cut short); "
+            "export it again, or convert it to OME-TIFF."
         ) from error
     if bits != 8 or channels not in (1, 3):
         raise not_supported(path, f"{channels} samples of {bits} bits a pixel")
