@@ -9,7 +9,7 @@ SCREEN := $(call screen,99)
 # Without this, glibc hands every layer's memory back to the system: half of the time of a network on the CPU.
 ALLOCATOR := MALLOC_MMAP_THRESHOLD_=134217728 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_ARENA_MAX=1
 
-.PHONY: setup demo test test-core test-window test-napari-old test-encoders bench-env-monai bench-env-tiatoolbox fast lint docs clean
+.PHONY: setup demo test test-core test-window test-napari-old test-encoders bench-env-monai bench-env-tiatoolbox fast lint docs screenshots clean
 
 setup: .venv/ready
 
@@ -102,6 +102,10 @@ lint: setup
 
 docs: setup
 	$(BIN)/mkdocs build --strict
+
+# The pictures of the tutorial, by the real window: docs/images/tutorial-*.jpg.
+screenshots: setup
+	$(ALLOCATOR) $(SCREEN) $(BIN)/python docs/screenshots.py
 
 clean:
 	rm -rf .venv demo-output site $(OLD) build/bench-*
