@@ -85,7 +85,7 @@ def job(options: argparse.Namespace) -> TrainJob:
         branch=ms.UNetConfig(depth=options.depth, width=options.width),
     )
     changes = Augmentation(
-        scale=0.35, brightness=0.2, contrast=0.25, saturation=0.3, stain=0.4, blur=1.0, noise=0.03, jpeg=0.3
+        scale=0.35, brightness=0.3, contrast=0.4, saturation=1.0, stain=0.5, blur=1.0, noise=0.03, jpeg=0.3
     )
     optimiser = Optimiser(learning_rate=2e-3, schedule="cosine", average="ema", warmup=50, weight_decay=0.02)
     return TrainJob(
@@ -97,6 +97,7 @@ def job(options: argparse.Namespace) -> TrainJob:
         augmentation=changes,
         optimiser=optimiser,
         loss=LossConfig.model_validate("ce+dice"),
+        normalise=options.normalise,
         device="auto",
         seed=0,
         **({"epochs": options.epochs, "steps": 50} if options.epochs else {"time_limit": options.minutes * 60}),
@@ -179,6 +180,7 @@ def main() -> None:
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 0.5])
     parser.add_argument("--depth", type=int, default=3)
     parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--normalise", default="image-z-score")
     parser.add_argument("--model", type=Path)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--most", type=int, default=60, help="images of a set that are scored")
