@@ -27,7 +27,7 @@ EPOCHS = 8
 
 ZOOM, BRUSH = 1.6, 10
 CORRECTIONS = ((0, (-60, 145), (90, 105)), (0, (76, -145), (182, -161)))
-"""Strokes of background, inside the tissue and at its edge: the class, and both ends in µm from the middle of the slide."""
+"""Strokes of background, inside the tissue and at its edge: the class, both ends in µm from the middle of the slide."""
 
 
 def file_name(name: str) -> str:
