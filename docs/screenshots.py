@@ -22,12 +22,12 @@ SIZE = (1280, 800)
 LARGEST = 150_000
 """Bytes of the largest picture."""
 
-EPOCHS = 15
+EPOCHS = 8
 """Epochs of the training, so that the pictures are about the same on a slow or busy machine."""
 
 ZOOM, BRUSH = 1.6, 10
-CORRECTIONS = ((0, (-60, 145), (90, 105)), (2, (100, -120), (215, -100)))
-"""A stroke of background and one of stroma: the class, and both ends in µm from the middle of the slide."""
+CORRECTIONS = ((0, (-60, 145), (90, 105)), (0, (76, -145), (182, -161)))
+"""Strokes of background, inside the tissue and at its edge: the class, both ends in µm from the middle of the slide."""
 
 
 def file_name(name: str) -> str:
@@ -118,7 +118,7 @@ class Tutorial:
         self.picture("predict")
 
     def correct(self) -> None:
-        """A stroke of background and one of a class on the labels, close up."""
+        """Two strokes on the labels, close up."""
         self.dock.show_step("correct")
         layer = self.dock.steps["correct"].start()
         middle = layer.data_to_world([0.5 * side for side in layer.data[0].shape])

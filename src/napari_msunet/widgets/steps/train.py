@@ -206,7 +206,7 @@ class TrainStep(Step):
         )
         self.reserved.setVisible(not self.box.running)
         for label in (self.estimate, self.live.says):  # so that nothing below them moves; the font is that of the style
-            label.setFixedHeight(2 * label.fontMetrics().lineSpacing() + 2)
+            label.setFixedHeight(2 * label.fontMetrics().lineSpacing() + 10)  # two lines and napari's padding
         if self.estimate.measuring and (self.state.running or missing is not None):
             self.estimate.stop()
             self._checked = None
