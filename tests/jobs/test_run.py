@@ -96,7 +96,9 @@ def test_pyramid_measure_and_export(tmp_path: Path):
     store.write(ms.Region(3, 4, 10, 20), 1)
     heard = []
     measured = ms.measure(ms.MeasureJob(labels=store.path, out=tmp_path / "o.csv"), heard.append)
-    assert measured.classes == [{"class": "gland", "area_um2": 50.0, "share": 200 / 1200, "objects": 1}]
+    (gland,) = measured.classes
+    assert gland.pop("per_mm2") == pytest.approx(1 / (1200 * 0.25e-6))
+    assert gland == {"class": "gland", "area_um2": 50.0, "share": 200 / 1200, "objects": 1}
     assert all(file.is_file() for file in measured.files.values())
     assert isinstance(heard[-1], Result)
     exported = ms.export(ms.ExportJob(labels=store.path, out=tmp_path / "o.png"))
