@@ -364,7 +364,7 @@ def predict(
         raise explain(error, "The options of predict") from error
     given = model if isinstance(model, Sequence) and not isinstance(model, str) else [model]
     opened = slide if isinstance(slide, Slide) else open_slide(slide)
-    foreign = _foreign([Path(m) for m in given if not isinstance(m, MSUNet)])
+    foreign = _foreign([as_path(m, "the model file") for m in given if not isinstance(m, MSUNet)])
     try:
         if foreign is not None:
             events = foreign_events(opened, foreign, path, how)

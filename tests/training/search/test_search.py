@@ -14,6 +14,7 @@ from napari_msunet.config import FolderSource, TrainJob
 from napari_msunet.errors import MsunetError, OutputError, SourceError, StoreLockedError
 from napari_msunet.events import Cancelled, Message, Result, Stop, TrialDone, stoppable
 from napari_msunet.jobs.run import job_from_json, tune
+from napari_msunet.training.experiments import reason_of_failure
 from napari_msunet.training.search import study as study_module
 from napari_msunet.training.search import trials as trials_module
 from napari_msunet.training.search.search import tune_events
@@ -265,7 +266,7 @@ def test_a_trial_that_needs_more_memory_than_there_is(source, tmp_path):
 def test_memory_that_is_not_there_is_a_sentence():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(10**15)
-    assert trials_module._sentence(caught.value).startswith("There is not enough memory for it")
+    assert reason_of_failure(caught.value).startswith("There is not enough memory for it")
 
 
 def test_the_password_of_a_database_is_kept_nowhere(source, tmp_path):
