@@ -103,7 +103,7 @@ lint: setup
 docs: setup
 	$(BIN)/mkdocs build --strict
 
-# The pictures of the tutorial, by the real window: docs/images/tutorial-*.jpg.
+# The pictures of the tutorial and the README, by the real window: docs/images/tutorial-*.jpg and tour.webp.
 screenshots: setup
 	$(ALLOCATOR) $(SCREEN) $(BIN)/python docs/screenshots.py
 

@@ -30,6 +30,10 @@ CORRECTIONS = ((0, (-60, 145), (90, 105)), (0, (76, -145), (182, -161)))
 """Strokes of background, inside the tissue and at its edge: the class, both ends in µm from the middle of the slide."""
 
 
+MOVING = "tour.webp"
+"""All pictures one after the other, for the README."""
+
+
 def file_name(name: str) -> str:
     """The file of a picture."""
     return f"tutorial-{NAMES.index(name) + 1}-{name}.jpg"
@@ -190,6 +194,14 @@ class Tutorial:
         (self.out / file_name(name)).write_bytes(held.getvalue())
 
 
+def join(out: Path) -> None:
+    """Make the moving picture of the pictures in a folder."""
+    from PIL import Image
+
+    frames = [Image.open(out / file_name(name)).resize((960, 600), Image.Resampling.LANCZOS) for name in NAMES]
+    frames[0].save(out / MOVING, save_all=True, append_images=frames[1:], duration=2000, loop=0, quality=60)
+
+
 def main() -> None:
     """Make all pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -202,6 +214,7 @@ def main() -> None:
         os.environ["XDG_CONFIG_HOME"] = os.environ["NAPARI_CONFIG"] = str(Path(folder) / "settings")
         os.environ["NAPARI_CONFIG"] += "/napari.yaml"
         Tutorial(Path(folder), given.out.resolve()).run(given.epochs)
+    join(given.out)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def main():
         labels=OUT / "measured.ome.zarr", out=OUT / "objects.csv", slide=slide, stain="haematoxylin-eosin"
     )
     files = ms.measure(job).files
-    objects = pd.read_csv(OUT / "objects.csv", comment="#")  # lines of # say where the numbers come from
+    objects = pd.read_csv(OUT / "objects.csv")
     print("Files:", ", ".join(path.name for path in files.values()))
     nuclei = objects[objects["area_um2"] >= 10]  # smaller ones are dust
     print(nuclei.groupby("class")["area_um2"].agg(["count", "mean", "median"]).round(1))

@@ -57,13 +57,22 @@ def test_it_names_what_the_window_has():
         assert f'"{words}"' in source, words
 
 
+def test_the_readme_shows_them_one_after_the_other(screenshots):
+    shown = DOCS / "images" / screenshots.MOVING
+    assert f"](docs/images/{screenshots.MOVING})" in (DOCS.parent / "README.md").read_text(encoding="utf8")
+    assert shown.stat().st_size < 500_000
+    with Image.open(shown) as moving:
+        assert moving.n_frames == len(screenshots.NAMES)
+
+
 @pytest.mark.slow
 def test_one_command_makes_the_pictures(screenshots, tmp_path):
     pytest.importorskip("napari")
     command = [sys.executable, SCRIPT, "--out", tmp_path / "images", "--epochs", "1"]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=290)
     assert done.returncode == 0, done.stderr
-    made = sorted((tmp_path / "images").iterdir())
+    assert (tmp_path / "images" / screenshots.MOVING).is_file()
+    made = sorted((tmp_path / "images").glob("*.jpg"))
     assert [path.name for path in made] == [screenshots.file_name(name) for name in screenshots.NAMES]
     for path in made:
         looks(path, screenshots)
