@@ -9,6 +9,7 @@ import pytest
 import tifffile
 from scipy.ndimage import binary_dilation, distance_transform_edt, label
 
+import napari_msunet as ms
 from napari_msunet import LabelStore
 from napari_msunet.annotation import measure, measure_events, read_shape_file
 from napari_msunet.config import MeasureJob
@@ -125,8 +126,12 @@ def test_share_of_tissue_and_regions(make_store: Make, tmp_path: Path):
     events = list(measure_events(MeasureJob(labels=store.path, out=tmp_path / "o.csv", slide=path, regions=file)))
     assert any("lie outside" in event.text for event in events if hasattr(event, "text"))
     whole = events[-1].values["classes"]
-    (tissue,) = {round(row["area_um2"] / row["share_of_tissue"]) for row in whole}
+    (tissue,) = {round(row["objects"] * 1e6 / row["per_mm2_of_tissue"]) for row in whole}
     assert 0.5 < tissue / (values.size * 0.25) < 1
+    with ms.open_slide(path) as slide:
+        mask = ms.tissue_mask(slide).on(store.grid, store.grid.whole)
+    for value, row in enumerate(whole, 1):
+        assert row["share_of_tissue"] == pytest.approx((mask & (values == value)).sum() / mask.sum(), abs=0.02)
     fine = np.zeros((2400, 2800), bool)
     fine[321:1200, 402:1600] = True  # the square, in quarters of pixels
     enlarged = np.kron(values, np.ones((4, 4), np.uint8))
@@ -141,7 +146,16 @@ def test_share_of_tissue_and_regions(make_store: Make, tmp_path: Path):
         count = sum(80.25 < y < 300 and 100.5 < x < 400 for y, x in centres)
         assert int(row["objects"]) == count
         assert float(row["per_mm2"]) == pytest.approx(count * 1e6 / (fine.sum() / 64))
-        assert 0 < float(row["share_of_tissue"]) <= 1.1
+        assert 0 < float(row["share_of_tissue"]) <= 1
+
+
+def test_what_was_labelled_beside_the_tissue_is_no_share_of_it(make_store: Make, tmp_path: Path):
+    """Labels that are wider than the tissue covered 113 % of it."""
+    values, _, path = ihc(tmp_path, (600, 700))
+    store = make_store(np.ones_like(values), mpp=0.5)
+    (row, *_) = ran(labels=store.path, out=tmp_path / "o.csv", slide=path).values["classes"]
+    assert row["share_of_tissue"] == pytest.approx(1)
+    assert row["share"] == 1
 
 
 def test_neighbours_density_and_hotspots(make_store: Make, tmp_path: Path):

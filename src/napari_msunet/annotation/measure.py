@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from math import prod
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from napari_msunet.annotation.measure_sums import (
     RegionTable,
     class_numbers,
     read_regions,
+    slide_tissue,
     tissue_area,
     window_box,
 )
@@ -35,20 +36,18 @@ from napari_msunet.annotation.measure_tables import (
     write_csv_metadata,
 )
 from napari_msunet.annotation.provenance import provenance
-from napari_msunet.config import InClasses, MeasureJob
+from napari_msunet.config import MeasureJob
 from napari_msunet.constants import ANNOTATED_BACKGROUND
 from napari_msunet.errors import OutputError, StoreError
 from napari_msunet.events import Event, Message, Result, progress
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore, open_labels
-from napari_msunet.labels.area import where_mask
 from napari_msunet.objects.density import density_map, hotspots, neighbours, smallest_disc
 from napari_msunet.objects.instances import Objects, objects_of, window_of
 from napari_msunet.objects.polygons import LabelShape, walk_polygons
 from napari_msunet.objects.stain import StainPlanes, grades, means, stain_planes
 from napari_msunet.objects.table import eccentricities, measure_polygons, solidities
 from napari_msunet.slide import Slide, open_slide
-from napari_msunet.slide.placed import PlacedMask
 
 PLACE_COLUMNS = (
     "centroid_y_px",
@@ -162,7 +161,7 @@ class _Measuring:
         self.lost = sum(w.height * w.width for w in objects.lost_in(window))
         self.unit, self.pixel = area_unit(store), prod(store.spacing)
         self.total = (window.height * window.width - self.lost) * self.pixel
-        self.tissue = None if slide is None else _tissue(job, slide)
+        self.tissue = None if slide is None else slide_tissue(slide, job.tissue)
         self.stains: StainPlanes | None = None
         if slide is not None and job.stain != "none":
             self.stains = stain_planes(slide, store, objects.image, job.stain, job.ring)
@@ -307,7 +306,7 @@ class _Measuring:
                 f"area_{self.unit}": self.sums[value].area,
                 "share": self.sums[value].area / self.total if self.total else 0.0,
                 "objects": self.sums[value].objects,
-                **class_numbers(self.sums[value], self.total, tissue, self.store.mpp is not None, self.graded),
+                **class_numbers(value, self.sums[value], self.total, tissue, self.store.mpp is not None, self.graded),
             }
             for value, look in self.objects.looks.items()
         ]
@@ -387,9 +386,3 @@ class _Measuring:
 def _as_columns(rows: list[dict[str, Any]]) -> Columns:
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
-
-
-def _tissue(job: MeasureJob, slide: Slide) -> PlacedMask:
-    """The tissue of a slide: as it was corrected, else as it is found."""
-    where: Any = "tissue" if job.tissue is None else InClasses(labels=job.tissue)
-    return cast("PlacedMask", where_mask(slide, where))

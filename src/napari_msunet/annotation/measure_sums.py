@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,15 @@ import shapely
 
 from napari_msunet.annotation.formats import read_shape_file
 from napari_msunet.annotation.measure_spool import MeasuredBatch
+from napari_msunet.config import InClasses
 from napari_msunet.errors import ShapeFileError
 from napari_msunet.geometry import Window
 from napari_msunet.labels import LabelStore
+from napari_msunet.labels.area import where_mask
 from napari_msunet.labels.levels import tiles
 from napari_msunet.names import printable
 from napari_msunet.objects.stain import HIGH_POSITIVE, h_score
+from napari_msunet.slide import Slide
 from napari_msunet.slide.placed import PlacedMask
 
 SQUARE_MILLIMETRE = 1e6
@@ -52,14 +55,20 @@ class ClassSums:
         self.grades = [a + int(b) for a, b in zip(self.grades, counts, strict=True)]
 
 
-def class_numbers(sums: ClassSums, area: float, tissue: float | None, known: bool, graded: bool) -> dict[str, Any]:
+def class_numbers(
+    value: int, sums: ClassSums, area: float, tissue: TissueArea | None, known: bool, graded: bool
+) -> dict[str, Any]:
     """Densities, shares of tissue, and positive objects, of a class in an area.
 
     Parameters
     ----------
+    value : int
+        Its label.
     sums : ClassSums
-    area, tissue : float
+    area : float
         µm².
+    tissue : TissueArea, optional
+        What of the class lies on it counts for its share, which is at most 1.
     known : bool
         Whether the size in µm is known.
     graded : bool
@@ -69,9 +78,9 @@ def class_numbers(sums: ClassSums, area: float, tissue: float | None, known: boo
     if known:
         row["per_mm2"] = sums.objects * SQUARE_MILLIMETRE / area if area else None
     if tissue is not None:
-        row["share_of_tissue"] = sums.area / tissue if tissue else None
+        row["share_of_tissue"] = tissue.by_value.get(value, 0.0) / tissue.total if tissue.total else None
         if known:
-            row["per_mm2_of_tissue"] = sums.objects * SQUARE_MILLIMETRE / tissue if tissue else None
+            row["per_mm2_of_tissue"] = sums.objects * SQUARE_MILLIMETRE / tissue.total if tissue.total else None
     if graded:
         positive = sum(sums.grades[1:])
         row |= {"negative": sums.grades[0], "weak": sums.grades[1], "moderate": sums.grades[2]}
@@ -119,22 +128,60 @@ def window_box(window: Window) -> Any:
     return shapely.box(window.x, window.y, window.stop[1], window.stop[0])
 
 
-def tissue_area(tissue: PlacedMask, store: LabelStore, polygon: Any) -> float:
-    """The area of tissue in a polygon ``x, y`` (pixels of the store), in the unit of the store's areas.
+def slide_tissue(slide: Slide, corrected: Path | None) -> PlacedMask:
+    """The tissue of a slide: as it was corrected in a label store, else as it is found."""
+    where: Any = "tissue" if corrected is None else InClasses(labels=corrected)
+    return cast("PlacedMask", where_mask(slide, where))
 
-    The pixels of the tissue mask count whose centre lies inside; they are some 8 µm large.
+
+@dataclass(frozen=True)
+class TissueArea:
+    """The tissue of an area, in the unit of the store's areas.
+
+    Attributes
+    ----------
+    total : float
+    by_value : dict of float
+        How much of it has each label.
+    """
+
+    total: float
+    by_value: dict[int, float]
+
+
+def tissue_area(tissue: PlacedMask, store: LabelStore, polygon: Any) -> TissueArea:
+    """The tissue in a polygon ``x, y`` (pixels of the store), and the labels on it.
+
+    The pixels of the tissue mask count whose centre lies inside; they are some 8 µm large. Each has the label at its
+    centre, in the coarsest level of the labels that is no coarser than the mask.
     """
     grid = tissue.grid
     step = np.array(grid.pixel) / store.pixel  # pixels of the store along one of the mask
+    level = int(np.clip(np.floor(np.log2(max(1.0, step.min()))), 0, len(store.levels) - 1))
     x0, y0, x1, y1 = polygon.bounds
     first = np.maximum(np.floor([y0, x0] / step).astype(int), 0)
     last = np.minimum(np.ceil([y1, x1] / step).astype(int), grid.shape)
-    count = 0
+    total, by_value = 0, np.zeros(256, np.int64)
     for tile in tiles(Window.between(tuple(first.tolist()), tuple(last.tolist())), _TILE):
         rows, columns = np.nonzero(tissue.read(tile))
         y, x = (rows + tile.y + 0.5) * step[0], (columns + tile.x + 0.5) * step[1]
-        count += int(shapely.contains_xy(polygon, x, y).sum())
-    return count * float(prod(step)) * prod(store.spacing)
+        inside = shapely.contains_xy(polygon, x, y)
+        total += int(inside.sum())
+        if inside.any():
+            by_value += np.bincount(_labels_at(store.levels[level], y[inside], x[inside], 2**level), minlength=256)
+    pixel = float(prod(step)) * prod(store.spacing)
+    return TissueArea(
+        total * pixel, {value: int(by_value[value]) * pixel for value in np.flatnonzero(by_value).tolist()}
+    )
+
+
+def _labels_at(values: Any, y: npt.NDArray[np.float64], x: npt.NDArray[np.float64], factor: int) -> npt.NDArray[Any]:
+    """The labels at places (level-0 pixels of the store) of a level that is coarser by a factor."""
+    at = [np.clip(v // factor, 0, n - 1).astype(int) for v, n in zip((y, x), values.shape, strict=True)]
+    low = [int(v.min()) for v in at]
+    part = np.asarray(values[low[0] : int(at[0].max()) + 1, low[1] : int(at[1].max()) + 1])
+    found: npt.NDArray[Any] = part[at[0] - low[0], at[1] - low[1]]
+    return found
 
 
 class RegionTable:
@@ -188,5 +235,5 @@ class RegionTable:
                 sums = self._sums.get((number, value), ClassSums())
                 row = {"region": number + 1, "name": region.name, f"region_area_{unit}": area, "class": name}
                 row |= {f"area_{unit}": sums.area, "share": sums.area / area, "objects": sums.objects}
-                rows.append(row | class_numbers(sums, area, self._tissue[number], self._known, graded))
+                rows.append(row | class_numbers(value, sums, area, self._tissue[number], self._known, graded))
         return rows

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -20,9 +19,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_msunet.labels import open_labels
+from napari_msunet.annotation.measure_sums import TissueArea, slide_tissue, tissue_area, window_box
 from napari_msunet.slide import open_slide
-from napari_msunet.slide.tissue import tissue_mask
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.fields import NumberField
 from napari_msunet.widgets.objects.histogram import Histogram
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
 
     from napari.utils.events import Event
 
+    from napari_msunet.labels import LabelStore
     from napari_msunet.objects.table import ObjectTable
     from napari_msunet.widgets.paint import PyramidLabels
     from napari_msunet.widgets.state import SlideRecord
@@ -49,7 +48,7 @@ class ClassNumbers:
     area : float
         µm²; pixels where the µm per pixel are not known.
     share : float, optional
-        Its share of the tissue, 0..1; None where the tissue is not known.
+        The share of the tissue that it covers, 0..1; None where the tissue is not known.
     objects : int
     density : float, optional
         Objects per mm² of tissue.
@@ -63,7 +62,7 @@ class ClassNumbers:
 
 
 def class_numbers(
-    table: ObjectTable, classes: tuple[str, ...], tissue: float | None, smallest: float = 0.0
+    table: ObjectTable, classes: tuple[str, ...], tissue: TissueArea | None, smallest: float = 0.0
 ) -> list[ClassNumbers]:
     """The numbers of each class, from its objects of at least `smallest`.
 
@@ -72,34 +71,32 @@ def class_numbers(
     table : ObjectTable
         Of class labels.
     classes : tuple of str
-    tissue : float, optional
-        The area of the tissue in µm².
+    tissue : TissueArea, optional
+        In µm².
     smallest : float
         µm² (pixels where the µm per pixel are not known); smaller objects count as dust, and so does their area.
     """
     found = []
     for value, name in enumerate(classes, 1):
-        areas = table.area[(table.kind == value) & (table.area >= smallest)]
+        every = table.area[table.kind == value]
+        areas = every[every >= smallest]
         area = float(areas.sum())
-        share = area / tissue if tissue else None
-        density = len(areas) * SQUARE_MILLIMETRE / tissue if tissue else None
+        share = density = None
+        if tissue is not None and tissue.total:
+            counted = area / float(every.sum()) if len(areas) else 0.0  # all but the dust
+            share = tissue.by_value.get(value, 0.0) * counted / tissue.total
+            density = len(areas) * SQUARE_MILLIMETRE / tissue.total
         found.append(ClassNumbers(name, area, share, len(areas), density))
     return found
 
 
-def tissue_area(slide: Path, options: dict[str, Any], tissue: Path | None) -> float | None:
-    """The area of a slide's tissue in µm², as it was corrected, else as it is found; None where no size is known."""
-    if tissue is not None:
-        store = open_labels(tissue)
-        if store.mpp is None:
-            return None
-        return float(np.count_nonzero(np.asarray(store.levels[0]) == 1)) * store.mpp[0] * store.mpp[1]
+def tissue_of_labels(store: LabelStore, slide: Path, options: dict[str, Any], tissue: Path | None) -> TissueArea | None:
+    """The tissue of a slide, as it was corrected, else as it is found, and the labels on it, in µm²; None where no size
+    is known."""
     with open_slide(slide, **options) as opened:
-        if opened.mpp is None:
+        if opened.mpp is None or store.mpp is None:
             return None
-        mask = tissue_mask(opened)
-        pixel = [side * mpp for side, mpp in zip(mask.grid.pixel, opened.mpp, strict=True)]
-        return float(np.count_nonzero(mask.mask)) * pixel[0] * pixel[1]
+        return tissue_area(slide_tissue(opened, tissue), store, window_box(store.grid.whole))
 
 
 class NumbersBox(QWidget):
@@ -122,7 +119,7 @@ class NumbersBox(QWidget):
         super().__init__()
         self.layer: PyramidLabels | None = None
         self.record: SlideRecord | None = None
-        self.tissue: float | None = None
+        self.tissue: TissueArea | None = None
         self.measuring = Measuring(self)
         self.model = ObjectModel(self)
         self._background = Background("msunet-tissue-area", self)
@@ -193,10 +190,11 @@ class NumbersBox(QWidget):
             self.measuring.stop()
         elif self.layer is not None and self.record is not None:
             self.measuring.measure()
-            work = partial(tissue_area, self.record.path, self.record.open_options, self.record.tissue)
+            record, store = self.record, self.layer.store
+            work = partial(tissue_of_labels, store, record.path, record.open_options, record.tissue)
             self._background.run(work, partial(self._found_tissue, self.record), lambda _: None)
 
-    def _found_tissue(self, record: SlideRecord, area: float | None) -> None:
+    def _found_tissue(self, record: SlideRecord, area: TissueArea | None) -> None:
         if record is self.record:
             self.tissue = area
             self._show()
@@ -226,7 +224,7 @@ class NumbersBox(QWidget):
         self.model.set_filter(Filter(low=self.smallest.value()))
         self.histogram.store = layer.store
         self.histogram.redraw()
-        tissue = "" if not self.tissue else f"{self.tissue / SQUARE_MILLIMETRE:,.3g} mm² of tissue. "
+        tissue = "" if not self.tissue else f"{self.tissue.total / SQUARE_MILLIMETRE:,.3g} mm² of tissue. "
         self.say.setText(f"{tissue}{self.measuring.stale}")
         self.say.setVisible(bool(self.say.text()))
 
