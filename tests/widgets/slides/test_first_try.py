@@ -23,7 +23,16 @@ def test_of_a_large_view_the_square_with_the_most_tissue_is_tried():
         assert piece_to_try(slide, small) == small
 
 
+def no_model_ships() -> bool:
+    try:
+        shipped_model()
+    except ModelError:
+        return True
+    return False
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(no_model_ships(), reason="no model ships yet")
 def test_one_click_in_an_empty_window_gives_labels_of_nuclei(dock, qtbot, monkeypatch, tmp_path):
     monkeypatch.setattr("platformdirs.user_data_path", lambda *names, **more: tmp_path)
     dock.show_step("slide")
