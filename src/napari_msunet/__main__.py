@@ -16,7 +16,7 @@ def main() -> None:
         if (code := ENDING.code(error)) is None:
             raise
         ENDING.say()
-        raise SystemExit(code) from None
+        ENDING.leave(code)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import platform
@@ -13,6 +14,7 @@ from collections.abc import Callable, Hashable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Keeping freed memory. Giving it back and requesting it again after each layer takes half of a network's time on CPUs.
@@ -195,6 +197,18 @@ class Ending:
             self.told = True
             with suppress(Exception):  # no error may keep the process from ending
                 print(f"Stopped. {self.left()}".rstrip(), file=sys.stderr, flush=True)  # noqa: T201
+
+    def leave(self, code: int) -> NoReturn:
+        """End the process, after everything is closed and said.
+
+        Python's own ending stops threads where they are; one inside a library's C++ code, such as one that imports
+        torch, then aborts the process.
+        """
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+        os._exit(code)
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
         if not self._number:  # only the first signal, since another one would interrupt the closing

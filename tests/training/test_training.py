@@ -85,7 +85,8 @@ def test_the_result_says_what_was_trained(trained):
     result = values(events)
     ious = metric(events, "iou", "validation")
     assert result["validation"]["fused"]["iou"] == pytest.approx(ious[result["best_epoch"] - 1])
-    assert result["validation"]["fused"]["iou"] >= max(ious) - 1e-3
+    smoothed = [np.mean(ious[max(0, n - 4) : n + 1]) for n in range(len(ious))]
+    assert smoothed[result["best_epoch"] - 1] >= max(smoothed) - 1e-3
     assert set(result["validation"]) == {*CONFIG.outputs, "mean of scales"}
     assert result["epochs"] == 8
     assert result["steps"] == 32
