@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -295,7 +296,7 @@ class _Measuring:
             looks_by_value = {value: look.name for value, look in self.objects.looks.items()}
             tables["regions"].write(_as_columns(self.regions.rows(looks_by_value, self.unit, self.graded)))
         if self.job.density is not None:
-            tables["hotspots"].write(_as_columns(self.hotspot_rows()))
+            tables["hotspots"].write(_as_columns(self.hotspot_rows))
 
     def rows(self) -> list[dict[str, Any]]:
         """The table of classes."""
@@ -322,7 +323,7 @@ class _Measuring:
             "objects": sum(sums.objects for sums in self.sums.values()),
         }
         if self.job.density is not None:
-            found["hotspots"] = self.hotspot_rows()
+            found["hotspots"] = self.hotspot_rows
             sizes = zip(self.store.pixel, self.store.spacing, strict=True)
             found["density_pixel"] = [self._density_side * pixel / size for pixel, size in sizes]
         if self.lost:
@@ -345,27 +346,26 @@ class _Measuring:
         height, width = (n * size for n, size in zip(self.store.shape, self.store.spacing, strict=True))
         return height, width
 
+    @cached_property
     def hotspot_rows(self) -> list[dict[str, Any]]:
-        """The table of hotspots; it is made once."""
-        if not hasattr(self, "_hotspots"):
-            assert self.job.density is not None
-            unit, square = ("px", 1.0) if self.store.mpp is None else ("um", SQUARE_MILLIMETRE)
-            scale = [pixel / size for pixel, size in zip(self.store.pixel, self.store.spacing, strict=True)]
-            self._hotspots = [
-                {
-                    "class": name,
-                    f"centre_y_{unit}": spot.y,
-                    f"centre_x_{unit}": spot.x,
-                    "centre_y_px": spot.y * scale[0],
-                    "centre_x_px": spot.x * scale[1],
-                    f"diameter_{unit}": self.job.density,
-                    "objects": spot.objects,
-                    "per_mm2" if square > 1 else "per_px2": spot.density * square,
-                }
-                for name, places in self._counted()
-                for spot in hotspots(places, self._extent, self.job.density, self.job.hotspots)
-            ]
-        return self._hotspots
+        """The table of hotspots."""
+        assert self.job.density is not None
+        unit, square = ("px", 1.0) if self.store.mpp is None else ("um", SQUARE_MILLIMETRE)
+        scale = [pixel / size for pixel, size in zip(self.store.pixel, self.store.spacing, strict=True)]
+        return [
+            {
+                "class": name,
+                f"centre_y_{unit}": spot.y,
+                f"centre_x_{unit}": spot.x,
+                "centre_y_px": spot.y * scale[0],
+                "centre_x_px": spot.x * scale[1],
+                f"diameter_{unit}": self.job.density,
+                "objects": spot.objects,
+                "per_mm2" if square > 1 else "per_px2": spot.density * square,
+            }
+            for name, places in self._counted()
+            for spot in hotspots(places, self._extent, self.job.density, self.job.hotspots)
+        ]
 
     def write_density(self, file: Path) -> None:
         """Write the density map: a channel for each class, objects per mm² (per pixel² where there are no µm)."""

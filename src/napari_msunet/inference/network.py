@@ -391,8 +391,10 @@ def exported(model: MSUNet) -> tuple[bytes, ...]:
 
 
 def network_for(model: MSUNet, device: torch.device, options: PredictOptions) -> EngineNetwork:
-    """A model prepared for prediction in the engine and the precision that the options name, which is not "fast"."""
-    precision: Precision = "float32" if options.precision == "fast" else options.precision
+    """A model prepared for prediction in the engine and the precision that the options name; `set_up` has put what it
+    chose in the place of "fast"."""
+    precision = options.precision
+    assert precision != "fast"
     if options.engine == "onnx":
         return OnnxNetwork(model, device)
     if options.engine == "openvino":

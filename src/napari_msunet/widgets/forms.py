@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import reduce
 from types import NoneType
 from typing import Any, Literal, get_origin
@@ -29,6 +29,7 @@ from napari_msunet.widgets.dock.fields import (
     TextField,
     WholeField,
 )
+from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.wording import in_labels
 
 _LARGE = 1_000_000
@@ -267,8 +268,10 @@ def swatch(colour: tuple[int, int, int], side: int = 10) -> QPixmap:
     return picture
 
 
-def button_of(text: str, tip: str = "") -> QPushButton:
-    """A button with a text and a tip."""
+def button_of(text: str, tip: str = "", action: Callable[[], object] | None = None) -> QPushButton:
+    """A button with a text and a tip, and what it does; errors of that are shown."""
     button = QPushButton(text)
     button.setToolTip(tip)
+    if action is not None:
+        button.clicked.connect(show_errors(lambda *_: action()))
     return button

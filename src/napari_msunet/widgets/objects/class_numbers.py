@@ -19,7 +19,6 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_msunet.annotation.measure_sums import TissueArea, slide_tissue, tissue_area, window_box
 from napari_msunet.slide import open_slide
 from napari_msunet.widgets.dock.background import Background
 from napari_msunet.widgets.dock.fields import NumberField
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from napari.utils.events import Event
 
+    from napari_msunet.annotation.measure_sums import TissueArea
     from napari_msunet.labels import LabelStore
     from napari_msunet.objects.table import ObjectTable
     from napari_msunet.widgets.paint import PyramidLabels
@@ -93,6 +93,8 @@ def class_numbers(
 def tissue_of_labels(store: LabelStore, slide: Path, options: dict[str, Any], tissue: Path | None) -> TissueArea | None:
     """The tissue of a slide, as it was corrected, else as it is found, and the labels on it, in µm²; None where no size
     is known."""
+    from napari_msunet.annotation.measure_sums import slide_tissue, tissue_area, window_box
+
     with open_slide(slide, **options) as opened:
         if opened.mpp is None or store.mpp is None:
             return None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
 from napari_msunet._io import read_json
 from napari_msunet.config import ContextJob, TrainJob, explain
@@ -16,7 +16,6 @@ from napari_msunet.events import Event, Result, TrialDone
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.job_box import JobBox
 from napari_msunet.widgets.dock.python_lines import job_lines
-from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.forms import Form, button_of
 from napari_msunet.widgets.state import ContextChoices
 from napari_msunet.widgets.training.project_folders import newest_folder, next_folder
@@ -43,13 +42,13 @@ class ContextPanel(QWidget):
         super().__init__()
         self.state, self._flusher = state, flusher
         self.form = Form(ContextChoices(), folded="More of the study")
-        self.start = self._button("Does context help here?", self.ask)
-        self.go_on = self._button("Continue", self.resume)
+        self.start = button_of("Does context help here?", "", self.ask)
+        self.go_on = button_of("Continue", "", self.resume)
         self.go_on.setToolTip("Goes on with the last study: what is finished stays.")
         self.answer = QLabel()
         self.answer.setWordWrap(True)
         self.answer.setAccessibleName("The answer")
-        self.use = self._button("Use this", self.use_advised)
+        self.use = button_of("Use this", "", self.use_advised)
         self.use.setToolTip("Sets the Model step and the options of the training to those that the answer advises.")
         self.table = VariantTable("Variants of the study")
         self.box = JobBox(state, jobs, "train")
@@ -59,11 +58,6 @@ class ContextPanel(QWidget):
         self._folder: Path | None = None
         self._lay_out()
         self.refresh()
-
-    def _button(self, text: str, action: Callable[[], object]) -> QPushButton:
-        button = button_of(text)
-        button.clicked.connect(show_errors(lambda *_: action()))
-        return button
 
     def _lay_out(self) -> None:
         column = QVBoxLayout(self)

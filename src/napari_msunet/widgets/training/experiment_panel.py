@@ -14,7 +14,6 @@ from qtpy.QtWidgets import (
     QFormLayout,
     QHBoxLayout,
     QLineEdit,
-    QPushButton,
     QVBoxLayout,
     QWidget,
 )
@@ -28,7 +27,6 @@ from napari_msunet.jobs.experiment_files import needs_data, read_experiment
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.job_box import JobBox
 from napari_msunet.widgets.dock.python_lines import job_lines
-from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.forms import Form, button_of
 from napari_msunet.widgets.state import ExperimentChoices
 from napari_msunet.widgets.training.project_folders import newest_folder, next_folder
@@ -68,12 +66,12 @@ class ExperimentPanel(QWidget):
         )
         self.field.currentTextChanged.connect(self._suggest)
         self.form = Form(ExperimentChoices(seconds=SECONDS), folded="More of the comparison")
-        self.start = self._button("Compare", "", self.compare)
-        self.go_on = self._button("Continue", "Goes on with the last experiment: what is finished stays.", self.resume)
-        self.from_file = self._button("From a file…", "Starts an experiment that a file describes.", self.ask_file)
+        self.start = button_of("Compare", "", self.compare)
+        self.go_on = button_of("Continue", "Goes on with the last experiment: what is finished stays.", self.resume)
+        self.from_file = button_of("From a file…", "Starts an experiment that a file describes.", self.ask_file)
         self.short = QCheckBox("short")
         self.short.setToolTip('With what the file gives under "short": a first look instead of a result.')
-        self.use = self._button(
+        self.use = button_of(
             "Use this one",
             "Sets the Model step and the options of the training to those of the chosen row, else of the best one.",
             self.use_chosen,
@@ -86,11 +84,6 @@ class ExperimentPanel(QWidget):
         self._lay_out()
         self._suggest()
         self.refresh()
-
-    def _button(self, text: str, tip: str, action: Callable[[], object]) -> QPushButton:
-        button = button_of(text, tip)
-        button.clicked.connect(show_errors(lambda *_: action()))
-        return button
 
     def _lay_out(self) -> None:
         column = QVBoxLayout(self)

@@ -14,7 +14,6 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QHeaderView,
     QLabel,
-    QPushButton,
     QScrollArea,
     QTableWidget,
     QTableWidgetItem,
@@ -30,9 +29,8 @@ from napari_msunet.events import Event, Result, TrialDone
 from napari_msunet.widgets import resolve
 from napari_msunet.widgets.dock.job_box import JobBox
 from napari_msunet.widgets.dock.python_lines import job_lines
-from napari_msunet.widgets.dock.show_errors import show_errors
 from napari_msunet.widgets.dock.training_views import picture
-from napari_msunet.widgets.forms import Form
+from napari_msunet.widgets.forms import Form, button_of
 from napari_msunet.widgets.state import TuneChoices, changed
 from napari_msunet.widgets.training.project_folders import newest_folder, next_folder
 
@@ -62,18 +60,14 @@ class SearchPanel(QWidget):
         self.note = QLabel("Scales, fusion, network, loss and rates vary, as far as you have not set them yourself.")
         self.note.setObjectName("note")
         self.note.setWordWrap(True)
-        self.start = self._button(
-            "Search", "Trains and scores one trial after the other, in the background.", self.search
-        )
-        self.go_on = self._button(
-            "Go on", "Goes on with the last search, up to the number of trials above.", self.resume
-        )
-        self.use = self._button(
+        self.start = button_of("Search", "Trains and scores one trial after the other, in the background.", self.search)
+        self.go_on = button_of("Go on", "Goes on with the last search, up to the number of trials above.", self.resume)
+        self.use = button_of(
             "Use the best",
             "Sets the Model step and the options of the training to those of the best trial.",
             self.use_best,
         )
-        self.pictures = self._button(
+        self.pictures = button_of(
             "Pictures…", "Shows which options matter, and the score of each trial.", self.show_pictures
         )
         self.table = _TrialTable()
@@ -84,12 +78,6 @@ class SearchPanel(QWidget):
         self._folder: Path | None = None
         self._lay_out()
         self.refresh()
-
-    def _button(self, text: str, tip: str, action: Callable[[], object]) -> QPushButton:
-        button = QPushButton(text)
-        button.setToolTip(tip)
-        button.clicked.connect(show_errors(lambda *_: action()))
-        return button
 
     def _lay_out(self) -> None:
         column = QVBoxLayout(self)
